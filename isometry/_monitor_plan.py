@@ -247,22 +247,30 @@ def num_rows(xs: PyTree[Array]) -> int:
 
 
 def labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
-    """Return pairs of a label and a span."""
+    """Return (label, span) pairs from one span, a list of spans, or spans by label.
+
+    A tuple is one span, from point to point. A single span has the label "".
+
+    Raises:
+        InputError: There is no span, or two have the same label.
+    """
     if isinstance(span, Mapping):
-        by_label = {str(label): one for label, one in span.items()}
+        pairs = [(str(label), value) for label, value in span.items()]
     elif isinstance(span, list):
-        by_label = {}
-        for one in span:
-            label = _label(one)
-            if label in by_label:
-                raise InputError(f"span holds {label!r} twice; write each span once.")
-            by_label[label] = one
+        pairs = [(_label(value), value) for value in span]
     else:
-        # A single span has no label.
-        by_label = {"": span}
-    if not by_label:
+        pairs = [("", span)]
+    if not pairs:
         raise InputError('span is empty; write ["end_to_end", "hidden"].')
-    return tuple((label, _resolution.canonical(one)) for label, one in by_label.items())
+    labels = set()
+    for label, _ in pairs:
+        # In the records, the second would silently replace the first.
+        if label in labels:
+            raise InputError(
+                f"span holds {label!r} twice; write each span and each label once."
+            )
+        labels.add(label)
+    return tuple((label, _resolution.canonical(value)) for label, value in pairs)
 
 
 def _label(span: Span) -> str:
@@ -279,25 +287,30 @@ def _written(end: End) -> str:
 
 
 def named(statistics: Statistics) -> dict[str, str | Statistic]:
-    """Return a dict from names to statistics, of whatever form the user gave."""
+    """Return the statistics by name, from a sequence or a mapping.
+
+    Raises:
+        InputError: There is no statistic, or two have the same name.
+    """
     if isinstance(statistics, str) or not isinstance(statistics, Iterable):
         raise InputError(
             f"statistics={checks.show(statistics)} is no sequence; write "
             '["isometry_deviation"].'
         )
-    by_name: dict[str, str | Statistic] = {}
     if isinstance(statistics, Mapping):
-        by_name |= {str(name): one for name, one in statistics.items()}
+        pairs = [(str(name), statistic) for name, statistic in statistics.items()]
     else:
+        pairs = [(_name(statistic), statistic) for statistic in statistics]
+    by_name: dict[str, str | Statistic] = {}
+    for name, statistic in pairs:
         # Records are read by name: the second of two with one name would silently
         # replace the first.
-        for statistic in statistics:
-            name = _name(statistic)
-            if name in by_name:
-                raise InputError(
-                    f"two statistics are called {name!r}; write a mapping of names."
-                )
-            by_name[name] = statistic
+        if name in by_name:
+            raise InputError(
+                f"two statistics are called {name!r}; write a mapping with a name "
+                "for each."
+            )
+        by_name[name] = statistic
     if not by_name:
         raise InputError('statistics is empty; write ["isometry_deviation"].')
     return by_name

@@ -35,7 +35,7 @@ Targets = Int[Array, "examples"] | Float[Array, "examples outputs"] | None
 
 
 class Data(NamedTuple):
-    """Hold inputs and what a network should make of them.
+    """Inputs of a task, and the targets that a network should return for them.
 
     Attributes:
         xs: The inputs, in float32.
@@ -76,7 +76,7 @@ def digits(pooled: bool = False) -> Data:
     sklearn_datasets = checks.extra("sklearn.datasets", "data")
     images, labels = sklearn_datasets.load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8) / _DIGITS_WHITE
-    # Averaging neighbours keeps the classes apart and makes the smallest real task.
+    # Averages of neighbours keep the classes apart, with a quarter of the features.
     if pooled:
         images = images.reshape(-1, 4, 2, 4, 2).mean((2, 4))
     xs = images.reshape(len(images), -1)
@@ -90,11 +90,11 @@ def digits(pooled: bool = False) -> Data:
 def gaussian(key: Key, examples: int, features: int, classes: int = 10) -> Data:
     """Draw standard normal vectors and label them by random linear scores.
 
-    The label is the class of the largest score, so the task can be learned although the
-    inputs have no structure.
+    The label is the class with the largest score, so the task can be learned although
+    the inputs have no structure.
 
     Args:
-        key: Decides inputs and scores.
+        key: A random key, which decides inputs and scores.
         examples: Number of inputs.
         features: Entries of each input.
         classes: Number of labels, at least two.
@@ -125,16 +125,16 @@ def gaussian(key: Key, examples: int, features: int, classes: int = 10) -> Data:
 
 @public("data.normalize")
 def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
-    """Rescale each input to mean square q, so that all inputs have the same law.
+    """Rescale each input to mean square q, as theory assumes of all inputs.
 
-    Here q is of the inputs. The pre-activations of the first layer have variance
-    sigma_w^2 q + sigma_b^2, or sigma_w^2 q n/m + sigma_b^2 where orthogonal weights
-    widen from n to m. To start a network at its fixed point q*, give
-    (q* - sigma_b^2) / sigma_w^2.
+    Here q is the mean square of the inputs. The pre-activations of the first layer then
+    have variance sigma_w^2 q + sigma_b^2, or sigma_w^2 q n/m + sigma_b^2 where
+    orthogonal weights widen from n to m. To start a network at its fixed point q*,
+    write q = (q* - sigma_b^2) / sigma_w^2.
 
     Args:
         xs: Floating inputs along the first axis, each of any shape.
-        q: Positive.
+        q: The mean square of each input. Positive.
 
     Returns:
         The inputs, in the dtype of `xs`.
@@ -178,7 +178,7 @@ def _num_zero(xs: Array) -> Int[Array, ""]:
 def _rescaled(
     xs: Float[Array, "inputs *axes"], q: Float[Array, ""]
 ) -> Float[Array, "inputs *axes"]:
-    """Rescale inputs of which none is zero."""
+    """Return inputs, of which none is zero, rescaled to mean square q."""
     axes = tuple(range(1, xs.ndim))
     # Entries are brought to order 1 first, so that no square leaves the dtype's range.
     # By a power of two: the reciprocals of the largest numbers are flushed to zero.
@@ -240,7 +240,7 @@ def load(path: str | os.PathLike[str]) -> Data:
 
 
 def _load_arrays(path: pathlib.Path) -> Data:
-    """Load a .npy or .npz file."""
+    """Load the inputs and targets of a .npy or .npz file."""
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}.")
     try:
@@ -266,6 +266,7 @@ def _load_arrays(path: pathlib.Path) -> Data:
 
 
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a .npz file by name; of a .npy file its array, named x."""
     with path.open("rb") as file:
         stored = np.load(file, allow_pickle=False)
         is_archive = isinstance(stored, np.lib.npyio.NpzFile)
@@ -278,7 +279,13 @@ def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _real_numbers(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarray:
-    """Return `array` if it holds finite real numbers or booleans, else refuse it."""
+    """Return an array from a file; refuse what is not finite real numbers or booleans.
+
+    Args:
+        path: The file, for the message.
+        name: The name of the array in the file, likewise.
+        array: The array.
+    """
     if not (checks.is_real(array.dtype) or array.dtype == bool):
         raise InputError(
             f"{name} in {str(path)!r} has dtype {array.dtype}; it must be real numbers."
@@ -295,7 +302,7 @@ def _real_numbers(path: pathlib.Path, name: str, array: np.ndarray) -> np.ndarra
 
 
 def _as_targets(path: pathlib.Path, y: np.ndarray, num_examples: int) -> Targets:
-    """Return whole numbers along one axis as labels, all else as float outputs."""
+    """Return y as targets: whole numbers along one axis are labels, others outputs."""
     y = _real_numbers(path, "y", y)
     if y.ndim == 0 or len(y) != num_examples or y.size == 0:
         raise InputError(

@@ -1,14 +1,15 @@
 """Results on disk, whole or not at all.
 
-Everything is written to a temporary file beside its place, which a rename then makes
-the result. A crash, a full disk or Ctrl-C leaves the old file as it was.
+A result is written to a temporary file in its own directory, which is then renamed. A
+crash, a full disk or Ctrl-C leaves the old file as it was.
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from isometry._internal import checks, strict_json
@@ -30,10 +31,10 @@ def prepare(directory: Path) -> pathlib.Path:
     """Make a directory, and find out now whether it can be written to.
 
     Args:
-        directory: May exist. Its parents are made with it.
+        directory: The directory, which may exist. Its parents are made with it.
 
     Returns:
-        Its path.
+        The path of the directory.
 
     Raises:
         InputError: It is a file, or cannot be made or written to.
@@ -77,20 +78,33 @@ def atomically(path: Path, write: Write) -> pathlib.Path:
 
 
 def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
-    """Write several files; all are complete before the first takes its place."""
+    """Write several files; all are complete before the first takes its place.
+
+    Returns:
+        The paths.
+
+    Raises:
+        InputError: The system refuses a file. None has taken its place, except those
+            that the message calls written.
+    """
     parts: dict[pathlib.Path, str] = {}
+    in_place: list[pathlib.Path] = []
     try:
         for path, write in writes.items():
-            handle, parts[path] = tempfile.mkstemp(
+            # The usual reason why a rename fails, known before anything is written.
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            handle, part = tempfile.mkstemp(
                 dir=path.parent,
                 prefix=f".{path.name}.",
                 suffix=".part",
             )
+            parts[path] = part
             with os.fdopen(handle, "wb") as file:
                 write(file)
                 file.flush()
-                # Without it, a crash of the machine after the rename could leave a file
-                # that is complete in name only.
+                # The contents go to the disk before the name does: a crash of the
+                # machine after the rename would leave an empty file of that name.
                 os.fsync(file.fileno())
         # mkstemp lets nobody else read; a result is as readable as any other file.
         umask = os.umask(0)
@@ -98,16 +112,24 @@ def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
         for path, part in parts.items():
             os.chmod(part, 0o666 & ~umask)
             os.replace(part, path)
+            in_place.append(path)
     except BaseException as error:  # Ctrl-C too leaves no half-written file behind
         for part in parts.values():
             with contextlib.suppress(OSError):
                 os.unlink(part)
         if isinstance(error, OSError) and error.errno is not None:
-            names = " and ".join(repr(str(path)) for path in writes)
-            message = f"{names} cannot be written: {error.strerror}."
+            refused = [path for path in writes if path not in in_place]
+            message = f"{_listed(refused)} cannot be written: {error.strerror}."
+            if in_place:
+                message = f"{message[:-1]}; {_listed(in_place)} is written."
             raise InputError(message) from error
         raise
-    return list(parts)
+    return in_place
+
+
+def _listed(paths: Iterable[pathlib.Path]) -> str:
+    """Return the paths as they stand in a message, with "and" between them."""
+    return " and ".join(repr(str(path)) for path in paths)
 
 
 @public("store.write_json")
@@ -179,10 +201,10 @@ def write_report(
     value: object,
     figure: "Figure | None" = None,
 ) -> list[pathlib.Path]:
-    """Write a result and its figure, both or neither.
+    """Write a result and its figure; files of the same names are replaced.
 
-    Files of the same names are replaced. If one of the two cannot be written, neither
-    is left behind.
+    If one of the two cannot be written, neither is. If the disk fails between the two
+    renames, the figure alone is new, and the message says so.
 
     Args:
         stem: Path without the suffix. A dot in it is part of the name.

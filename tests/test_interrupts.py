@@ -36,7 +36,7 @@ FILES = {
 LOST = """
 import signal, sys, time
 from isometry._internal import interrupts
-interrupts.AGAIN = 0.1
+interrupts.REPEAT_SECONDS = 0.1
 class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)

@@ -513,6 +513,8 @@ REFUSED = {
     "span": ({"span": "middle"}, "span='middle'"),
     "no span": ({"span": []}, "span is empty"),
     "span twice": ({"span": ["hidden", "hidden"]}, "span holds 'hidden' twice"),
+    # A number and its text are two keys of a mapping, and one label of the records.
+    "label twice": ({"span": {1: "hidden", "1": "end_to_end"}}, "span holds '1' twice"),
     "state": ({"state": PARAMS}, "state=.* is not a function"),
 }
 

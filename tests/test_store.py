@@ -63,6 +63,31 @@ def test_full_disk_leaves_neither_report_nor_figure(tmp_path):
     assert (tmp_path / "r.json").read_bytes() == b"old"
 
 
+def test_folder_in_the_place_of_the_report_leaves_no_figure(tmp_path):
+    (tmp_path / "r.json").mkdir()
+    with pytest.raises(InputError, match=r"r\.json' cannot be written: Is a directory"):
+        store.write_report(tmp_path / "r", {"a": 1}, Figure())
+    assert os.listdir(tmp_path) == ["r.json"]
+
+
+def test_message_says_which_file_was_replaced_before_the_disk_failed(
+    tmp_path, monkeypatch
+):
+    """No rename of two files is atomic, so the message tells what is where."""
+    replace = os.replace
+
+    def replace_figure_alone(source, target):
+        if str(target).endswith(".json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_figure_alone)
+    words = r": '[^']*r\.json' cannot be written: .*; '[^']*r\.png' is written\."
+    with pytest.raises(InputError, match=words):
+        store.write_report(tmp_path / "r", {"a": 1}, Figure())
+    assert os.listdir(tmp_path) == ["r.png"]
+
+
 def test_report_is_json_and_figure(tmp_path):
     paths = store.write_report(tmp_path / "r", {"a": -math.inf}, Figure())
     assert paths == [tmp_path / "r.png", tmp_path / "r.json"]

@@ -1,4 +1,4 @@
-"""The threads of BLAS, which factorizations of small matrices are better without."""
+"""Limits BLAS to one thread, with which factorizations of small matrices are faster."""
 
 import contextlib
 import functools
@@ -16,9 +16,11 @@ _limited = threading.Lock()
 
 @functools.cache
 def _libraries() -> "threadpoolctl.ThreadpoolController":
-    """Find the BLAS libraries of this process, which takes 3 milliseconds."""
-    # Not with the package: threadpoolctl sets an environment variable when it is
-    # imported.
+    """Return a controller of the BLAS libraries that this process has loaded.
+
+    Cached, because the search takes 3 milliseconds.
+    """
+    # Imported here and not with the package: the import sets an environment variable.
     import threadpoolctl
 
     # XLA calls SciPy's BLAS on a CPU. It can only be found once SciPy has loaded it.
@@ -34,10 +36,10 @@ def single_threaded() -> Iterator[None]:
     spin while they wait for one another. Where another thread or process holds one of
     the cores, 16 singular value decompositions of order 256 took 8 s instead of 0.2 s.
 
-    Blocks may be nested, and may overlap in several threads. The first to begin limits
-    the number, and restores it when it ends, also after an exception. One that still
-    runs in another thread then goes on without the limit: threadpoolctl lets no other
-    thread restore it, and a process must not be left with one thread for good.
+    Blocks may be nested, and may overlap in several threads. The block that begins
+    first sets the limit, and removes it when it ends, also after an exception. A block
+    that still runs in another thread then goes on without the limit: threadpoolctl lets
+    only the thread that set it remove it, and the process must not keep it for good.
     """
     if not _limited.acquire(blocking=False):
         yield

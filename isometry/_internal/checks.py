@@ -1,9 +1,9 @@
 """Checks of what a user passes, and the sentences that refuse it.
 
-A check takes the argument's name and its value, and returns the value in the form in
-which the caller goes on with it. The decorator `errors.public` puts the function's name
-before the message. A traced value has no number to judge, so checks of numbers let it
-pass.
+A check takes the argument's name and its value. It returns the value, in the form that
+its docstring names, or raises `InputError`; the decorator `errors.public` puts the name
+of the public function before the message. A traced value has no number to judge, so
+checks of numbers let it pass, unless they say otherwise.
 """
 
 import difflib
@@ -58,7 +58,11 @@ def is_traced(value: object) -> bool:
 
 
 def on_host(name: str, value: T) -> T:
-    """Refuse tracers, for a function that needs numbers."""
+    """Refuse a value with tracers, for a function that needs numbers.
+
+    Raises:
+        TracedError: The value, or a leaf of it, is traced.
+    """
     if is_traced(value):
         raise TracedError(
             f"{name} is traced; this function runs on the host. Call it outside jit, "
@@ -68,7 +72,7 @@ def on_host(name: str, value: T) -> T:
 
 
 def one_of(name: str, value: object, known: Iterable[str]) -> str:
-    """Require one of the names in `known`; suggest the nearest one otherwise."""
+    """Require one of the names in `known`; the message suggests the nearest ones."""
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
@@ -101,19 +105,26 @@ def number(
     high: float = math.inf,
     above: float | None = None,
 ) -> T:
-    """Require a finite number in [low, high], or in (above, high] if `above` is set.
+    """Require a finite number in [low, high], greater than `above` if that is given.
 
-    NumPy's and JAX's scalars become Python's numbers: arithmetic of uint8 wraps around,
-    and that of float16 rounds to zero.
+    Returns:
+        The number; a scalar of NumPy or JAX as an int or a float of Python, because
+        arithmetic of uint8 wraps around and that of float16 rounds to zero. A traced
+        value is returned as it is, unchecked.
+
+    Raises:
+        InputError: The value is not a number, or outside these bounds.
     """
     if is_traced(value):
         return value
     as_float = _as_float(name, value)
     is_inside = low <= as_float <= high and (above is None or as_float > above)
     if math.isfinite(as_float) and is_inside:
-        is_python = isinstance(value, (int, float))
-        return value if is_python else cast(T, as_float)
-    if above is not None:
+        # NumPy's float64 too: it is a float, but divides by zero without an error.
+        is_scalar = hasattr(value, "dtype")
+        return cast(T, np.asarray(value).item()) if is_scalar else value
+    # The message names the narrower of the two lower bounds.
+    if above is not None and above >= low:
         opening = f"({above:g}"
     elif low == -math.inf:
         opening = "(-inf"
@@ -128,7 +139,11 @@ def number(
 
 
 def _as_float(name: str, value: Any) -> float:
-    """Return `value` as a float, infinite where a whole number is beyond all floats."""
+    """Return a number as a float; infinity for an int that no float can hold.
+
+    Raises:
+        InputError: The value is not a real number: a bool, a string, an array.
+    """
     dtype = getattr(value, "dtype", None)
     if isinstance(value, jax.ShapeDtypeStruct):
         is_number = False
@@ -148,7 +163,7 @@ def _as_float(name: str, value: Any) -> float:
 
 
 def is_real(dtype: Any) -> bool:
-    """Tell whether a dtype is of whole or floating numbers."""
+    """Tell whether a dtype is of integers or of floating numbers; booleans are not."""
     # NumPy counts differences of times among its whole numbers.
     is_time = getattr(dtype, "kind", "") == "m"
     is_whole = jnp.issubdtype(dtype, np.integer) and not is_time
@@ -156,7 +171,14 @@ def is_real(dtype: Any) -> bool:
 
 
 def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
-    """Require a whole number between `low` and `high`, both included."""
+    """Require an integer in [low, high]: of Python, or a scalar of NumPy or JAX.
+
+    Returns:
+        The integer, as an int of Python.
+
+    Raises:
+        InputError: The value is out of bounds, a float (even 3.0), a bool or traced.
+    """
     try:
         whole = operator.index(value)
     except TypeError:
@@ -171,16 +193,19 @@ def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> 
 
 
 def instance(name: str, value: object, kind: type[T]) -> T:
-    """Require an object of this class."""
+    """Require an object of the class `kind`."""
     if not isinstance(value, kind):
         raise InputError(f"{name}={show(value)} is not a {kind.__name__}.")
     return value
 
 
 def array(name: str, value: Any) -> jax.Array:
-    """Return numbers, nested lists of them, or an array of any library as a JAX array.
+    """Return a number, nested lists, or an array of any library as a JAX array.
 
-    What the array's dtype overflows is infinite.
+    Numbers beyond the dtype of the JAX array become infinite.
+
+    Raises:
+        InputError: The value does not hold numbers or booleans.
     """
     try:
         with np.errstate(over="ignore"):
@@ -203,7 +228,7 @@ def array(name: str, value: Any) -> jax.Array:
 
 
 def holds_numbers(value: Any) -> bool:
-    """Tell whether an array, a shape or a number is of numbers or booleans."""
+    """Tell whether a number, an array or a shape with dtype is numeric or boolean."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return isinstance(value, (bool, int, float, complex))
@@ -212,9 +237,15 @@ def holds_numbers(value: Any) -> bool:
 
 
 def points(name: str, value: Any, dtype: Any) -> jax.Array:
-    """Return a real number or a sequence of them as one axis in `dtype`.
+    """Return a real number, or a sequence of real numbers, as an array of one axis.
 
-    Infinity is a point, NaN is not.
+    Args:
+        name: The argument's name.
+        value: The numbers. Infinity is allowed, NaN is not.
+        dtype: The dtype of the result.
+
+    Raises:
+        InputError: The value is not real, holds NaN, or has more than one axis.
     """
     try:
         given = value
@@ -244,9 +275,15 @@ def points(name: str, value: Any, dtype: Any) -> jax.Array:
 
 
 def shape(value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:
-    """Return a shape of positive axes as a tuple; Haiku passes lists.
+    """Require a shape: a sequence of positive integers.
 
-    `why` ends the message where there are fewer than `least` axes.
+    Args:
+        value: The shape; Haiku passes lists.
+        least: The least number of axes.
+        why: The end of the message where there are fewer.
+
+    Returns:
+        The shape as a tuple of Python's integers.
     """
     try:
         axes = tuple(operator.index(size) for size in value)
@@ -268,7 +305,11 @@ def shape(value: Any, *, least: int = 0, why: str = "") -> tuple[int, ...]:
 
 
 def float_dtype(dtype: Any) -> np.dtype:
-    """Return a real floating dtype; None and Python's float are JAX's default."""
+    """Require a real floating dtype; None and Python's float are JAX's default.
+
+    Raises:
+        InputError: The dtype is another, or float64 while 64-bit mode is off.
+    """
     if dtype is None or dtype is float:
         return jnp.result_type(float)
     # jnp.dtype would take an array's own dtype.
@@ -294,7 +335,11 @@ def float_dtype(dtype: Any) -> np.dtype:
 
 
 def is_key(value: Any) -> bool:
-    """Tell whether `value` is a PRNG key or an array of them, typed or old uint32."""
+    """Tell whether `value` is a PRNG key or an array of keys, typed or old.
+
+    An old key has the dtype uint32 and two or four words on its last axis. So has any
+    other array of that dtype and shape, which cannot be told from a key.
+    """
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return False
@@ -306,14 +351,14 @@ def is_key(value: Any) -> bool:
 
 
 def _key_axes(value: Any) -> int:
-    """Return the number of axes of an array of keys, without the words of old ones."""
+    """Return the number of axes of an array of keys; the words of old keys are none."""
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return value.ndim
     return value.ndim - 1
 
 
 def key(name: str, value: Any) -> jax.Array:
-    """Require a single random key."""
+    """Require a single random key, typed or an old one of uint32 words."""
     if not is_key(value):
         came = show(value)
     elif _key_axes(value) != 0:
@@ -328,7 +373,7 @@ def key(name: str, value: Any) -> jax.Array:
 def keys(name: str, value: Any) -> jax.Array:
     """Require a one-dimensional array of random keys, at least one.
 
-    Old keys count as well: of those, an array of shape (n, 2).
+    The keys are typed, or old ones: an array (n, 2) or (n, 4) of uint32.
     """
     wanted = "not a one-dimensional array of random keys"
     advice = "write jax.random.split(jax.random.key(0), 8)."
@@ -342,10 +387,7 @@ def keys(name: str, value: Any) -> jax.Array:
 
 
 def all_finite(name: str, value: T) -> T:
-    """Refuse a tree with NaN or infinity in a floating leaf.
-
-    A traced leaf passes: its values are not known.
-    """
+    """Refuse a tree with NaN or infinity in a floating leaf; traced leaves pass."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         is_floating = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
         if is_traced(leaf) or not is_floating:
@@ -364,7 +406,7 @@ def num_not_finite(array: jax.typing.ArrayLike) -> int:
     if _in_host_memory(array):
         # Three programs would be compiled for it: 80 ms, a sixth of a first small call.
         return int(np.count_nonzero(~np.isfinite(np.asarray(array))))
-    # Inside jit of other arguments, this array must still be evaluated now.
+    # The call may be inside a jit that traces other arrays; this one is known now.
     with jax.ensure_compile_time_eval():
         return int((~jnp.isfinite(array)).sum())
 
@@ -377,7 +419,7 @@ def _in_host_memory(array: jax.typing.ArrayLike) -> bool:
 
 
 def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
-    """Require a finite floating array (n, *shape): n >= 1 examples of `shape`."""
+    """Require a finite floating array of shape (n, *shape), with n >= 1 examples."""
     dtype = getattr(value, "dtype", None)
     came = tuple(getattr(value, "shape", ()))
     is_floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
@@ -405,7 +447,13 @@ def not_abstract(name: str, value: T) -> T:
 
 
 def real(name: str, value: T) -> T:
-    """Require trees of real arrays, numbers or their shapes; keys pass."""
+    """Require a tree whose leaves are real: arrays, numbers or `ShapeDtypeStruct`.
+
+    Integers and booleans are real too. PRNG keys and tracers are let through.
+
+    Raises:
+        InputError: A leaf is complex, or is no array. The message tells its path.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         where = name + jax.tree_util.keystr(path)
         if not (is_traced(leaf) or is_key(leaf) or holds_numbers(leaf)):
@@ -423,10 +471,14 @@ def real(name: str, value: T) -> T:
 
 
 def elementwise(name: str, function: Callable[[Any], Any]) -> None:
-    """Require a real function that treats each entry alike, whatever the others are.
+    """Require a real function that maps each entry by itself, whatever the others are.
 
-    The function is tried on 64 points, and on the same points among five others that
-    move the first and last entry, the mean and the median.
+    The function is tried on 64 points, and on the same points with five others between
+    them, which change the first and last entry, the mean and the median.
+
+    Raises:
+        InputError: The function fails on arrays, changes their shape, does not return
+            real floating numbers, or its values change with the other entries.
     """
     alone = np.random.default_rng(0).permutation(np.linspace(-3.1, 2.7, 64))
     among = np.insert(alone, [0, 9, 30, 51, 64], [9.0, 4.0, -6.0, 7.0, 5.0])
@@ -477,7 +529,15 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
 
 
 def extra(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency, or say which extra brings it."""
+    """Import and return a module of an optional dependency.
+
+    Args:
+        module: The module, such as "sklearn.datasets".
+        extra: The extra of this package that installs it.
+
+    Raises:
+        MissingExtra: The dependency is not installed.
+    """
     package = module.split(".")[0]
     try:
         return importlib.import_module(module)

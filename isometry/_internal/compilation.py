@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 _OPTION = "xla_cpu_experimental_ynn_fusion_type"
 
-# Any number will do.
+# What `_inside_program` copies. Any number will do.
 _NUMBER = np.zeros((), np.float32)
 
 # XLA of jaxlib 0.10.2 and 0.11.0 hands sums on a CPU to the library YNNPACK, along with
@@ -22,7 +22,7 @@ _NUMBER = np.zeros((), np.float32)
 # -1)[..., None] * b[:, None] in float32, for t, a and b of shapes (320, 8, 16),
 # (2, 8, 16) and (2, 8, 16), is off by as much as its largest entry. It occurs in the
 # derivative of a layer norm, pushed along directions that all inputs share, as those of
-# a Jacobian are. Others are told of in jax issues 39103 (wrong) and 39257 (crashes).
+# a Jacobian are. jax issues 39103 (wrong sums) and 39257 (crashes) report other cases.
 # Products of matrices alone are right, and stay with the library.
 OPTIONS = {_OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
@@ -30,7 +30,8 @@ OPTIONS = {_OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 class Compiled(Generic[P, R]):
     """A function that is compiled as by `jax.jit`, with sums computed right.
 
-    Inside a program of the user's it becomes a part of that, whose options are theirs.
+    Called inside a program of the user, it becomes a part of that program, which is
+    compiled with the user's options.
     """
 
     def __init__(self, function: Callable[P, R], **settings: Any):
@@ -49,7 +50,7 @@ class Compiled(Generic[P, R]):
         return self._inner(*args, **kwargs)
 
     def ahead(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Compiled:
-        """Compile for arguments of these shapes, without a call."""
+        """Return the program compiled for arguments of these shapes, without a call."""
         try:
             return self._outermost.lower(*args, **kwargs).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -62,9 +63,9 @@ class Compiled(Generic[P, R]):
 
 
 def _require_refusal(error: Exception) -> None:
-    """Raise an error again unless it says that the option is not taken.
+    """Raise an error again, unless it says that the compiler refuses the option.
 
-    A compiler that does not know the option has not the fault.
+    A compiler that does not know the option does not have the fault.
     """
     if _OPTION not in str(error):
         raise error

@@ -8,12 +8,12 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Of rooms that write the function's name themselves: "mlp(): sizes=[] is empty."
+# The beginning of a message that names the function itself: "mlp(): sizes=[] is empty."
 _NAMED = re.compile(r"([A-Za-z_][\w.]*)\(\): ", re.ASCII)
 
 
 class FromCall(Exception):
-    """An error that says which public function refused the call.
+    """An error whose message begins with the public function that refused the call.
 
     Attributes:
         message: The text without the function's name.
@@ -118,10 +118,10 @@ class BatchWarning(UserWarning):
 
 
 class ZeroJacobianWarning(UserWarning):
-    """A Jacobian is exactly zero; the message says what stops a perturbation of x.
+    """A Jacobian is exactly zero; the message says why no perturbation of x passes.
 
-    It is a weight that is zero, x cast to integers, a stop_gradient, units of which
-    none is active, or an f that ignores x.
+    A weight is zero, x is cast to integers, no unit of a layer is active, f holds a
+    stop_gradient, or f ignores x.
 
     Example:
         >>> import warnings

@@ -21,6 +21,7 @@ _BATCHES = 5
 _CLASSES = 10
 _PIXELS = 3 * 32 * 32  # the red plane row by row, then green, then blue
 
+# The images, bytes of shape (n, ...), and their labels, (n,).
 Images = tuple[np.ndarray, np.ndarray]
 
 
@@ -102,7 +103,7 @@ def _read_idx_pair(path: pathlib.Path) -> Images:
 
 
 def _read_idx(path: pathlib.Path, num_axes: int) -> np.ndarray:
-    """Read unsigned bytes behind a header.
+    """Return the array of unsigned bytes that a file holds after its header.
 
     The header is 0, 0, 8 (for unsigned bytes), the number of axes, and the length of
     each axis in four bytes, big-endian.
@@ -152,6 +153,7 @@ def _read_binary(path: pathlib.Path) -> Images:
 
 
 def _checked_labels(path: pathlib.Path, labels: np.ndarray) -> np.ndarray:
+    """Return labels of CIFAR-10; refuse one that is not 0 to 9."""
     beyond = labels[(labels < 0) | (labels >= _CLASSES)]
     if beyond.size:
         raise InputError(
@@ -173,7 +175,7 @@ class _Inert:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickles plain containers and the bytes of arrays alone.
+    """An unpickler of plain containers and of the bytes of arrays, and of nothing else.
 
     A pickle can import and call whatever it names, and a downloaded file is not
     trusted. So any other name raises UnpicklingError.

@@ -6,35 +6,37 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# Seconds until an interrupt that has not come out is raised again. Ten times shorter
-# would break into the removal of half-written files; ten times longer would seem to
+# Seconds after which an interrupt is raised again, if the block still runs. Ten times
+# fewer would break into the removal of half-written files; ten times more would seem to
 # hang.
-AGAIN = 2.0
+REPEAT_SECONDS = 2.0
 
 
 class Stopped(Exception):
     """Ctrl-C during a command.
 
-    It is no KeyboardInterrupt, of which typer would print an empty line and make
-    another.
+    Not a KeyboardInterrupt, for which typer would print an empty line and raise an
+    exception of its own.
     """
 
 
 @contextlib.contextmanager
 def insistent() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt after Ctrl-C again and again, until one leaves the block.
+    """After Ctrl-C, raise KeyboardInterrupt every two seconds until the block ends.
 
-    One may be lost: Python drops exceptions that are raised inside finalizers and
-    inside callbacks of the garbage collector, of which JAX has one. A command
-    interrupted there would run on to its end. And during the import of an extension
-    module an interrupt becomes an ImportError, so any exception that leaves the block
-    after Ctrl-C is replaced by a KeyboardInterrupt.
+    A single KeyboardInterrupt can be lost: Python drops exceptions that are raised
+    inside finalizers, and inside callbacks of the garbage collector, such as JAX's. The
+    command would run on to its end. During the import of an extension module a
+    KeyboardInterrupt becomes an ImportError. So any `Exception` that leaves the block
+    after Ctrl-C is replaced by a KeyboardInterrupt; a SystemExit, which ends the
+    program too, is not.
 
-    Does nothing outside the main thread, where the caller has installed a handler or a
-    timer, and on systems without POSIX timers.
+    Does nothing in three cases: outside the main thread; if the caller has installed a
+    handler or a timer; and on systems without POSIX timers.
 
     Yields:
-        A list of the signals received, which grows as they come.
+        A list of the signals received, SIGINT and then a SIGALRM for each repetition,
+        which grows as they come.
     """
     is_main_thread = threading.current_thread() is threading.main_thread()
     if not is_main_thread or not hasattr(signal, "setitimer") or not _is_free():
@@ -42,9 +44,9 @@ def insistent() -> Iterator[list[int]]:
         return
     signals: list[int] = []
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+    def stop(signum: int, frame: FrameType | None) -> None:
+        signals.append(signum)
+        signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
         raise KeyboardInterrupt
 
     alarm_before = signal.signal(signal.SIGALRM, stop)

@@ -69,11 +69,11 @@ _LINE_BYTES = 64
 
 
 class Held(NamedTuple):
-    """Count the bytes of what the equations of a program return.
+    """Bytes of the results of a program's equations.
 
     Attributes:
         at_once: The most that is alive at once, if equations run in the order written.
-        in_all: All of it. A loop returns something in every turn.
+        in_all: All results together, those of a scan's body once for each iteration.
     """
 
     at_once: int
@@ -81,11 +81,11 @@ class Held(NamedTuple):
 
 
 class ScanParts(NamedTuple):
-    """Count what a scan takes: its operands are constants, states, then arrays.
+    """How many operands of a scan are what: constants first, then the carry, then xs.
 
     Attributes:
-        num_consts: Operands that every iteration sees whole.
-        num_carry: States, which are also its first results.
+        num_consts: The number of constants, which every iteration sees whole.
+        num_carry: The number of arrays in the carry, which are the first results too.
     """
 
     num_consts: int
@@ -93,17 +93,19 @@ class ScanParts(NamedTuple):
 
 
 def scan_parts(eqn: core.JaxprEqn) -> ScanParts:
-    """Count the constants and states of a scan.
+    """Count the constants of a scan, and the arrays in its carry.
 
     Versions of JAX keep these numbers in different parameters. They can be told from
-    the shapes: an array has one axis more than the slice that an iteration sees of it.
+    the shapes: a scanned array has one axis more than the slice that an iteration sees.
     """
-    body = eqn.params["jaxpr"]
-    body = getattr(body, "jaxpr", body)
-    num_arrays = _num_sliced(eqn.invars, body.invars)
+    closed = eqn.params["jaxpr"]
+    # In some versions of JAX the body is a jaxpr without constants of its own.
+    body = getattr(closed, "jaxpr", closed)
+    num_scanned = _num_sliced(eqn.invars, body.invars)
     num_stacked = _num_sliced(eqn.outvars, body.outvars)
     num_carry = len(eqn.outvars) - num_stacked
-    return ScanParts(len(eqn.invars) - num_carry - num_arrays, num_carry)
+    num_consts = len(eqn.invars) - num_carry - num_scanned
+    return ScanParts(num_consts=num_consts, num_carry=num_carry)
 
 
 def _num_sliced(
@@ -139,28 +141,33 @@ def _flat_params(eqn: core.JaxprEqn) -> Iterator[object]:
             yield value
 
 
-def equations(jaxpr: core.Jaxpr, into_rules: bool = True) -> Iterator[core.JaxprEqn]:
+def equations(
+    jaxpr: core.Jaxpr,
+    into_custom_vjp: bool = True,
+) -> Iterator[core.JaxprEqn]:
     """Yield every equation of a jaxpr and of all jaxprs nested in it.
 
-    Unless `into_rules`, the bodies of functions with a custom_vjp are skipped: autodiff
-    uses their rules instead.
+    Args:
+        jaxpr: The jaxpr.
+        into_custom_vjp: Whether to yield the equations inside a function that has a
+            custom_vjp. Autodiff does not differentiate them: it calls the rule.
     """
     for eqn in jaxpr.eqns:
         yield eqn
-        if has_vjp(eqn) and not into_rules:
+        if has_vjp(eqn) and not into_custom_vjp:
             continue
         for part in inner(eqn):
-            yield from equations(part, into_rules)
+            yield from equations(part, into_custom_vjp)
 
 
 def has_vjp(eqn: core.JaxprEqn) -> bool:
-    """Tell whether an equation has a reverse derivative of its own, no forward one."""
+    """Tell whether an equation calls a function with a custom_vjp."""
     # The name ends in "_jaxpr" in some versions of JAX.
     return eqn.primitive.name.startswith("custom_vjp_call")
 
 
 def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
-    """Tell whether reverse mode, and whether forward mode, is missing.
+    """Tell whether a program lacks reverse mode, and whether it lacks forward mode.
 
     JAX has no reverse-mode rule for a loop of unknown length, and no forward-mode rule
     for a function with a custom_vjp. A loop counts even if nobody differentiates what
@@ -170,16 +177,16 @@ def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
         `(no_reverse, no_forward)`: both False where f can be differentiated either way,
         both True where it cannot be differentiated at all.
     """
-    # JAX calls the rule of a custom_vjp instead of differentiating its body, so a loop
-    # in there does no harm.
-    differentiated = list(equations(jaxpr, into_rules=False))
+    # JAX calls the rule of a custom_vjp instead of differentiating the function, so a
+    # loop inside the function does no harm.
+    differentiated = list(equations(jaxpr, into_custom_vjp=False))
     no_reverse = any(eqn.primitive.name == "while" for eqn in differentiated)
     no_forward = any(has_vjp(eqn) for eqn in differentiated)
     return no_reverse, no_forward
 
 
 def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:
-    """Return every number in a program: closed-over constants, then literals."""
+    """Return every number in a program, nested jaxprs included: constants, literals."""
     numbers = list(closed.consts)
     for eqn in equations(closed.jaxpr):
         literals = [v for v in eqn.invars if isinstance(v, core.Literal)]
@@ -191,7 +198,7 @@ def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:
 
 
 def loops(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
-    """Yield the outermost loops of a program, those of functions that it calls too."""
+    """Yield the outermost loops of a program and of the functions that it calls."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in _LOOPS:
             yield eqn
@@ -207,9 +214,9 @@ def uncounted(jaxpr: core.Jaxpr) -> tuple[str, ...]:
 
 
 def held(jaxpr: core.Jaxpr) -> Held:
-    """Count the bytes that a program's results take.
+    """Count the bytes that the results of a program's equations take.
 
-    A reverse derivative keeps all of them, a forward one those that are alive.
+    Reverse mode keeps all of them, forward mode those that are alive.
     """
     last_use = _last_use(jaxpr)
     alive: dict[core.Var, int] = {}
@@ -217,7 +224,7 @@ def held(jaxpr: core.Jaxpr) -> Held:
     for i, eqn in enumerate(jaxpr.eqns):
         within = [held(part) for part in inner(eqn)]
         largest_within = max((part.at_once for part in within), default=0)
-        new, returned = _results(eqn)
+        new, returned = _result_bytes(eqn)
         alive |= returned
         at_once = max(at_once, sum(alive.values()) + largest_within)
         turns = eqn.params["length"] if eqn.primitive.name == "scan" else 1
@@ -239,32 +246,36 @@ def _last_use(jaxpr: core.Jaxpr) -> dict[core.Var, int]:
     return last_use
 
 
-def _results(eqn: core.JaxprEqn) -> tuple[int, dict[core.Var, int]]:
-    """Return the bytes that an equation allocates, and those that each result holds."""
+def _result_bytes(eqn: core.JaxprEqn) -> tuple[int, dict[core.Var, int]]:
+    """Return the bytes that an equation allocates, and the bytes of each result.
+
+    A view allocates nothing and holds nothing of its own.
+    """
     name = eqn.primitive.name
     if name in _VIEWS:
         return 0, dict.fromkeys(eqn.outvars, 0)
     returned = {v: _bytes(v) for v in eqn.outvars}
-    # What a function returns was allocated by an equation inside it. A loop stacks what
-    # its body returns.
+    # What a function returns was allocated by an equation inside it. A loop allocates
+    # its results itself: the states after it, and the stacks of what iterations return.
     is_call = name not in _LOOPS and bool(inner(eqn))
     allocated = 0 if is_call else sum(returned.values())
     return allocated, returned
 
 
 def _bytes(v: core.Var) -> int:
-    """Return the bytes of a variable's buffer; tokens and the like have none."""
+    """Return the bytes of a variable's buffer; 0 for a token, which has no shape."""
     size = math.prod(getattr(v.aval, "shape", ()))
     itemsize = getattr(getattr(v.aval, "dtype", None), "itemsize", 0)
     return math.ceil(size * itemsize / _LINE_BYTES) * _LINE_BYTES
 
 
 class Coarse(NamedTuple):
-    """What is computed below the precision of a measurement.
+    """What a program computes below the precision of a measurement.
 
     Attributes:
-        phrases: One for each kind of equation, in the order in which they occur.
-        eps: Rounding of the coarsest; None where that is the measurement's own.
+        phrases: What is computed so, in words: one for each kind of equation, in the
+            order in which they occur.
+        eps: The largest eps of these equations; None if the measurement's is as large.
     """
 
     phrases: tuple[str, ...]
@@ -279,7 +290,7 @@ def coarse(jaxpr: core.Jaxpr, dtype: DTypeLike) -> Coarse:
         dtype: The dtype of the measurement, float32 or float64.
 
     Returns:
-        What was found, and how coarse it is.
+        The equations in words, and the largest eps among them.
     """
     limits = jnp.finfo(dtype)
     found = [_coarse(eqn, limits.bits) for eqn in equations(jaxpr)]
@@ -293,7 +304,7 @@ def coarse(jaxpr: core.Jaxpr, dtype: DTypeLike) -> Coarse:
 
 
 def _coarse(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
-    """Describe one equation and its eps, or return None where it keeps `bits` bits."""
+    """Return words for an equation and its eps; None if it computes in `bits` bits."""
     # Whole numbers and keys may be cast and moved as anybody likes.
     if not any(jnp.issubdtype(_dtype(v), jnp.floating) for v in eqn.invars):
         return None
@@ -309,6 +320,7 @@ def _coarse(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
 
 
 def _coarse_cast(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
+    """Return words for a cast to fewer bits and its eps; None for other casts."""
     (variable,) = eqn.invars
     old = _dtype(variable)
     new = jnp.dtype(eqn.params["new_dtype"])
@@ -322,7 +334,7 @@ def _coarse_cast(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
 
 
 def _coarse_product(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
-    """Describe a product or convolution of low precision or with a low sum."""
+    """Return words for a product of low precision and its eps; None for any other."""
     name = eqn.primitive.name
     asked = eqn.params["precision"]
     # One precision for each factor, or one for both.
@@ -342,7 +354,7 @@ def _coarse_product(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
 
 
 def _eps_of_precision(name: str) -> float:
-    """Return the rounding of a factor in a product; 0 where it keeps its dtype's."""
+    """Return the eps to which a precision rounds factors; 0 for no rounding."""
     if name in ("DEFAULT", "HIGH"):
         # What these mean is the platform's choice; a processor takes no notice.
         return _PLATFORM_EPS.get(jax.default_backend(), 0.0)

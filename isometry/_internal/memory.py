@@ -1,4 +1,4 @@
-"""How many bytes a measurement may take, and arrays that take none."""
+"""How many bytes a measurement may take, and slices of arrays without a copy."""
 
 import os
 import pathlib
@@ -19,8 +19,8 @@ SHARE = 0.25
 # Bytes assumed to be free where nobody says: less than any machine of today has.
 _UNKNOWN = 2**31
 
-# The files of a control group in versions 2 and 1: its limit, its use, and the entry of
-# memory.stat with the file pages that the kernel can drop.
+# The files of a control group (cgroup), of version 2 and of version 1: its limit, its
+# use, and the entry of memory.stat with the file pages that the kernel can drop.
 _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -28,7 +28,10 @@ _FILES = (
 
 
 def free_bytes() -> int:
-    """Return the free memory of this process's first device, or else of the host."""
+    """Return the free bytes of this process's first device, or of the host.
+
+    A device that does not tell its memory, such as a CPU, shares that of the host.
+    """
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -40,6 +43,7 @@ def free_bytes() -> int:
 
 
 def _free_of_machine() -> int | None:
+    """Return the free bytes of the machine, or None if the system does not say."""
     try:
         text = pathlib.Path("/proc/meminfo").read_text()
         fields = dict(line.split(":", 1) for line in text.splitlines())
@@ -56,10 +60,14 @@ def _free_of_groups(
     proc: str = "/proc/self/cgroup",
     mount: str = "/sys/fs/cgroup",
 ) -> list[int]:
-    """Return what each control group around this process leaves it.
+    """Return the free bytes of each cgroup around this process that has a limit.
 
-    Without these a container is killed: /proc/meminfo (and so psutil) tells the memory
-    of the machine, of which a container, or a job of a cluster, may have a hundredth.
+    A container, or a job of a cluster, is killed beyond its limit. /proc/meminfo (and
+    so psutil) tells the memory of the machine, which may be a hundred times as much.
+
+    Args:
+        proc: The file that lists the cgroups of this process.
+        mount: The folder in which the cgroups are.
     """
     try:
         lines = pathlib.Path(proc).read_text().splitlines()
@@ -80,22 +88,32 @@ def _free_of_groups(
 
 
 def _free_of_group(group: pathlib.Path) -> int | None:
-    """Return its limit less what it uses and cannot drop; None without a limit."""
-    for limit, usage, droppable in _FILES:
+    """Return the bytes that a cgroup may still use, or None if it has no limit.
+
+    File pages that the kernel can drop count as free.
+
+    Args:
+        group: The folder of the cgroup.
+    """
+    for limit_file, usage_file, droppable in _FILES:
+        # One of the two versions of cgroups has these files. A limit of "max" is none.
         try:
-            most = int((group / limit).read_text())
-            used = int((group / usage).read_text())
+            limit = int((group / limit_file).read_text())
+            used = int((group / usage_file).read_text())
             lines = (group / "memory.stat").read_text().splitlines()
-        # Files of the other version, or "max" for a limit.
         except (OSError, ValueError):
             continue
         stat = dict(line.split() for line in lines)
-        return max(most - used + int(stat.get(droppable, 0)), 0)
+        return max(limit - used + int(stat.get(droppable, 0)), 0)
     return None
 
 
 def budget(max_bytes: int | None) -> int:
-    """Return `max_bytes` if it is given, else a share of the free memory."""
+    """Return how many bytes to use: `max_bytes`, or by default a share of what is free.
+
+    Raises:
+        InputError: `max_bytes` is not a positive integer.
+    """
     if max_bytes is None:
         return int(SHARE * free_bytes())
     return checks.integer("max_bytes", max_bytes, low=1)

@@ -22,9 +22,12 @@ _GIT_SECONDS = 10
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all that a number depends on."""
-    # This package's version is that of the code that runs. The one that is installed
-    # may be another, or there may be none.
+    """Return the versions of Python and of all packages that a number depends on.
+
+    A package that is not installed is missing.
+    """
+    # The version of the code that runs. Another version of this package may be
+    # installed, or none.
     found = {
         "python": platform.python_version(),
         "isometry": sys.modules["isometry"].__version__,
@@ -69,13 +72,14 @@ def _git(*words: str) -> str:
 
 
 def provenance(**what: object) -> dict[str, object]:
-    """Return a record to store beside a result.
+    """Return a record of where a result came from, to store beside it.
 
     Args:
-        **what: What the call adds: its seed, its dtype, its settings.
+        **what: Further entries, such as a seed or a dtype.
 
     Returns:
-        A dictionary that `strict_json` can write.
+        A dictionary that `strict_json` can write, with `versions`, `device`, `x64`,
+        `command`, `git_commit`, `time` and the further entries.
     """
     device = jax.devices()[0]
     now = datetime.datetime.now(datetime.UTC)

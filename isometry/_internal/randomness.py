@@ -1,8 +1,9 @@
 """Random numbers, bit for bit those of JAX, in programs that compile in less time.
 
-XLA compiles the generator of random bits anew for each number of axes on a CPU, and
-unrolls over all of them: 64 × 64 normal numbers take 0.26 s, for a batch of keys 0.5 s,
-for two nested batches 1.5 s. As vectors, for one batch of keys, they take 0.2 s.
+On a CPU, XLA compiles the generator of random bits anew for each number of axes, and
+unrolls it over all axes: 64 × 64 normal numbers take 0.26 s to compile, for a batch of
+keys 0.5 s, for two nested batches 1.5 s. As vectors, for one batch of keys, they take
+0.2 s.
 """
 
 import functools
@@ -43,7 +44,7 @@ def normal(
     return _vectors(key, math.prod(shape), dtype).reshape(shape)
 
 
-# Outside of a program `custom_vmap` would be traced at every call.
+# Compiled, because outside of a program `custom_vmap` would be traced at every call.
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _vectors(
     keys: Key,
@@ -57,28 +58,28 @@ def _drawer(
     size: int,
     dtype: np.dtype,
 ) -> Callable[[Key], Float[Array, "*batch size"]]:
-    """Return a function that draws a vector for each key, of any batch of keys."""
+    """Return a function from keys of any shape to a vector for each key."""
 
-    def one(key: Key) -> Float[Array, " size"]:
+    def draw_one(key: Key) -> Float[Array, " size"]:
         return jax.random.normal(key, (size,), dtype)
 
     @jax.custom_batching.custom_vmap
     def drawn(keys: Key) -> Float[Array, "*batch size"]:
         if keys.ndim == 0:
-            return one(keys)
-        # On a mesh with explicit axes those of a batch cannot be merged.
+            return draw_one(keys)
+        # On a mesh with explicit axes, sharded axes of a batch cannot be merged.
         axes_of_batch = jax.typeof(keys).sharding.spec
         if keys.ndim == 1 or any(axis is not None for axis in axes_of_batch):
-            by_axis = one
+            by_axis = draw_one
             for _ in range(keys.ndim):
                 by_axis = jax.vmap(by_axis)
             return by_axis(keys)
-        vectors = jax.vmap(one)(keys.reshape(-1))
+        vectors = jax.vmap(draw_one)(keys.reshape(-1))
         return vectors.reshape(*keys.shape, size)
 
     @drawn.def_vmap
     def _(axis_size: int, in_batched: list[bool], keys: Key):
-        # The axis becomes one more of the batch, so that nested ones make one.
+        # `vmap` adds its axis to those of the batch, so that nested batches are one.
         del axis_size, in_batched
         return drawn(keys), True
 

@@ -18,7 +18,7 @@ Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | 
 
 
 def plain(value: object, where: str = "value") -> Plain:
-    """Return `value` in terms of what JSON knows: arrays as lists, keys as text.
+    """Return `value` made of what JSON knows: arrays as lists, keys of dicts as text.
 
     Args:
         value: Any nesting of dicts, lists, tuples, arrays, numbers, strings and None.

@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 # One random key, typed (`jax.random.key`) or of the old kind, two words of uint32.
 Key: TypeAlias = jax.Array
 
-# What a network's `init` returns and its call takes: arrays in dicts, lists or tuples.
+# What the `init` of a network returns: arrays in any tree of dicts, lists or tuples.
 Params: TypeAlias = PyTree[Array]
 
 Shape: TypeAlias = Sequence[int]

@@ -1,6 +1,6 @@
 """Factories of initializers, each with the law that it draws.
 
-A factory returns an `Initializer`, which draws one array a call:
+A factory returns an `Initializer`, which draws one array in each call:
 `init(key, shape, dtype=None, out_sharding=None)`, as in `jax.nn.initializers`.
 
 Weights are JAX-shaped, (in, out) and (*window, in, out). Wherever a law needs to know,
@@ -24,16 +24,17 @@ axes act as one, flattened in order. Flax's attention layers (`DenseGeneral`) fl
 the heads before they call an initializer, so there the defaults are right. Axes that
 are neither input, output nor batch are the window of a convolution.
 
-A grouped weight stores the inputs of one group and the outputs of all. It looks like
-the weight of an ungrouped layer, so without `groups` (Flax's `feature_group_count`) no
-factory can know. With it each group keeps the law: random ones are drawn independently,
-deterministic ones repeated. The fan_in is right as stored. The fan_out, the number of
-outputs that one input reaches, is divided by `groups`; torch and JAX, which have no
-such argument, count the outputs of all groups.
+A grouped weight stores the inputs of one group and the outputs of all groups. It looks
+like the weight of an ungrouped layer, so no factory can know without `groups` (Flax's
+`feature_group_count`). With `groups` each group has the law of the factory: random
+groups are drawn independently, deterministic groups are equal. The fan_in is right as
+stored. The fan_out, the number of outputs that one input reaches, is divided by
+`groups`; torch and JAX, which have no such argument, count the outputs of all groups.
 
-A transposed convolution is the adjoint of a convolution, and its fans are that one's
-exchanged. torch does not exchange them, so `layout="torch"` follows torch there too; in
-the last row of the table fan_in and fan_out are exchanged.
+A transposed convolution is the adjoint of a convolution, so its fan_in is the fan_out
+of that convolution, and its fan_out the fan_in. torch does not exchange the two, and
+`layout="torch"` follows torch: in the last row of the table fan_in and fan_out are
+those of torch, exchanged.
 
 Draws are bit for bit those of `jax.nn.initializers`, where a docstring says so, in
 float32 and float64. bfloat16 and float16 are drawn in float32 and rounded once, where

@@ -1,4 +1,7 @@
-"""Every factory with the law that it claims, which the tests hold it to."""
+"""The catalogue: every factory with the law that it claims, which tests check.
+
+A law is the distribution of the entries, or the exact structure of the array.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +28,9 @@ class Entry:
         aliases: Names of the same law in other libraries.
         needs: Arguments without a default. An entry that needs none can be named as a
             scheme.
-        differs: Laws that other libraries have under this or a similar name, and the
-            call that reproduces each. Those of `jax.nn.initializers` are reproduced bit
-            for bit from the same key in float32 and float64.
+        differs: Other laws that libraries have under this or a similar name, each with
+            the call that reproduces it. Those of `jax.nn.initializers` are reproduced
+            bit for bit from the same key in float32 and float64.
 
     Example:
         >>> from isometry import initializers
@@ -67,7 +70,10 @@ def register(
     needs: tuple[str, ...] = (),
     differs: str = "",
 ) -> Callable[[Factory], Factory]:
-    """Put the decorated factory into the catalogue, with what `Entry` says of it."""
+    """Return a decorator that enters a factory into the catalogue.
+
+    The arguments are fields of `Entry`.
+    """
 
     def add(factory: Factory) -> Factory:
         # The first line of the docstring says what is drawn, so that help() and the
@@ -97,7 +103,7 @@ def catalogue() -> tuple[Entry, ...]:
     Returns:
         One `Entry` for each: its name, the distribution of its entries (`law`), the
         shapes for which its weight is an isometry (`isometric`, in words, "" for none)
-        and the paper it comes from (`source`).
+        and the paper it comes from (`citation`).
 
     Example:
         >>> from isometry import initializers

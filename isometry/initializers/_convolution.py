@@ -84,8 +84,9 @@ def delta_orthogonal(
         An initializer of shapes (*window, in/groups, out).
 
     Raises:
-        InputError: `gain` is not a finite number; the shape has no window; axes or
-            groups do not fit the shape.
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape has no window; axes
+            or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -182,8 +183,9 @@ def block_orthogonal(
         An initializer of shapes (*window, in/groups, out).
 
     Raises:
-        InputError: `gain` is not a finite number; the shape has no window; axes or
-            groups do not fit the shape.
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape has no window; axes
+            or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -228,7 +230,7 @@ def block_orthogonal(
 def _orthogonal_polynomial(
     key: Key, window: tuple[int, ...], *, few: int, many: int, dtype: np.dtype
 ) -> Float[Array, "*window few many"]:
-    """Draw H Π (P + (I - P) x_a) with H of shape (few, many), as its coefficients."""
+    """Draw the coefficients of H Π (P + (I - P) x_a), with H of shape (few, many)."""
     axis_of_factor = [
         axis
         for step in range(1, max(window))
@@ -260,7 +262,14 @@ def _times_factor(
     *,
     axis: int,
 ) -> Float[Array, "*longer few many"]:
-    """Multiply by P + (I - P) x, where x shifts by one tap along `axis`."""
+    """Return the kernel times P + (I - P) x, where x shifts by one tap along `axis`.
+
+    Args:
+        kernel: The kernel.
+        basis: An orthogonal matrix.
+        is_kept: Which of its columns span the range of the projection P.
+        axis: The axis of the window; it grows by one.
+    """
     directions = basis * is_kept[None, :].astype(basis.dtype)
     projection = directions @ directions.T
     stays = jnp.tensordot(kernel, projection, 1)
@@ -319,8 +328,9 @@ def dirac(
         window, which needs no key.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape does not have three, four
-            or five axes; axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape does not have three,
+            four or five axes; axes or groups do not fit the shape.
 
     Example:
         >>> from isometry import initializers

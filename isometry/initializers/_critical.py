@@ -66,8 +66,9 @@ def critical(
 
     Raises:
         NoCriticalPoint: The activation has none of this kind (softplus).
-        InputError: Both `q` and `sigma_b` are given; a name is not known; the shape has
-            fewer than two axes; axes or groups do not fit the shape.
+        InputError: Both `q` and `sigma_b` are given; a name is not known; `layout` is
+            not known, or given beside axes. When the initializer is called: the shape
+            has fewer than two axes; axes or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -111,10 +112,14 @@ def critical_point(
     q: float | None = None,
     sigma_b: float | None = None,
 ) -> theory.CriticalPoint:
-    """Solve chi_1 = 1 for sigma_w, given the variance's fixed point q or sigma_b.
+    """Return the point where chi_1 = 1, given the variance's fixed point q or sigma_b.
 
-    sigma_b is 0 if neither is given. If several points have this sigma_b, the stable
-    one with the smallest q is returned.
+    sigma_b is 0 if neither is given. If several points have this sigma_b, it is the
+    stable one with the smallest q.
+
+    Raises:
+        InputError: Both are given, or one is not a finite, non-negative number.
+        NoCriticalPoint: The activation has no such point.
     """
     if q is not None and sigma_b is not None:
         raise InputError(

@@ -59,7 +59,13 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def torch_gain(nonlinearity: str, *, slope_name: str, slope: float | None) -> float:
-    """Return torch's gain; `slope_name` is what the user calls the slope."""
+    """Return torch's gain for a nonlinearity.
+
+    Args:
+        nonlinearity: A name of torch's table.
+        slope_name: The name of the slope's argument in the caller, for messages.
+        slope: The slope of leaky_relu for negative inputs; None is 0.01.
+    """
     unknown_to_torch = set(activations.names()) - set(_TORCH_GAINS)
     if isinstance(nonlinearity, str) and nonlinearity in unknown_to_torch:
         raise InputError(

@@ -63,7 +63,8 @@ def identity(
 
     Raises:
         NotDefined: The shape is not square; `partial_identity` takes any rectangle.
-        InputError: `gain` is not a finite number, or axes or groups do not fit the
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: axes or groups do not fit the
             shape.
 
     Example:
@@ -144,8 +145,9 @@ def partial_identity(
         An initializer of shapes (*window, in/groups, out), which needs no key.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape has fewer than two axes;
-            axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape has fewer than two
+            axes; axes or groups do not fit the shape.
 
     Example:
         >>> from isometry import initializers

@@ -72,7 +72,8 @@ def idinit(
         An initializer of shapes (*window, in/groups, out), which needs no key.
 
     Raises:
-        InputError: `tau` is not a finite number; the shape has fewer than two axes;
+        InputError: `tau` is not a finite number; `layout` is not known, or given beside
+            axes. When the initializer is called: the shape has fewer than two axes;
             axes or groups do not fit the shape.
 
     Example:

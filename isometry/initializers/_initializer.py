@@ -1,4 +1,7 @@
-"""What every factory returns: one calling convention, whatever the law."""
+"""What every factory returns: one calling convention for all laws.
+
+A law is the distribution of the entries, or the exact structure of the array.
+"""
 
 import functools
 import math
@@ -16,10 +19,12 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Shape, Sharding
 from isometry.initializers._layout import Layout
 
+# `draw(key, shape, dtype)`, in float32 or float64.
 Draw: TypeAlias = Callable[[Key, tuple[int, ...], np.dtype], Array]
 
 
 def _nothing_known(shape: tuple[int, ...]) -> float:
+    """Return 0, the bound of a law of which no bound is known."""
     return 0.0
 
 
@@ -30,22 +35,24 @@ _DEFAULT_LAYOUT = Layout()
 class Initializer:
     """A law of arrays: `init(key, shape, dtype=None, out_sharding=None)` draws one.
 
-    The calling convention is that of `jax.nn.initializers`, so an initializer can stand
-    wherever Flax takes one. Haiku calls `w_init(shape, dtype)` and hands out keys
-    itself: write `lambda shape, dtype: init(hk.next_rng_key(), shape, dtype)`. It may
-    be traced like any JAX code.
+    The law is the distribution of the entries, or their exact structure. The calling
+    convention is that of `jax.nn.initializers`, so an initializer can stand wherever
+    Flax takes one. Haiku calls `w_init(shape, dtype)` and hands out keys itself: write
+    `lambda shape, dtype: init(hk.next_rng_key(), shape, dtype)`. It may be traced like
+    any JAX code.
 
     Attributes:
         name: The factory's name, which begins the messages of errors.
         arguments: The factory's arguments as the user would write them.
-        draw: The law itself, `draw(key, shape, dtype)`, for float32 and float64.
+        draw: `draw(key, shape, dtype)` draws an array in float32 or float64, without
+            checks.
         random: Whether the law uses the key.
-        least_axes: The number of axes that a shape must have.
-        why: The end of the message to whoever gives fewer.
+        least_axes: The least number of axes that a shape must have.
+        why: The end of the message if a shape has fewer.
         largest: `largest(shape)` bounds the magnitude of the entries, of Gaussian ones
-            at six standard deviations. 0 where nothing is known.
+            at six standard deviations. 0 where no bound is known.
         dtype: The dtype of a call that names none. None is JAX's default float.
-        layout: The axes and groups that the factory was told.
+        layout: The axes and groups that the factory was given.
 
     Example:
         >>> import jax
@@ -77,19 +84,20 @@ class Initializer:
         """Draw one array.
 
         Args:
-            key: A random key. Deterministic initializers ignore it and take None.
-            shape: Sizes of the axes, each at least 1. Lists are welcome.
-            dtype: A real floating type. bfloat16 and float16 are drawn in float32 and
-                rounded once.
-            out_sharding: How the result lies on the devices. The values do not depend
-                on it.
+            key: One random key. Deterministic initializers ignore it and take None.
+            shape: Sizes of the axes, each at least 1: a tuple or a list.
+            dtype: A real floating dtype; None is that of the factory, or else JAX's
+                default float. bfloat16 and float16 are drawn in float32 and rounded
+                once.
+            out_sharding: A `jax.sharding.Sharding` or `PartitionSpec` of the result, on
+                which the values do not depend. None leaves it to JAX.
 
         Returns:
             An array of this shape and dtype.
 
         Raises:
-            InputError: A shape, dtype or key that cannot be used, or a law that reaches
-                beyond the largest number of the dtype. The message names the factory.
+            InputError: The shape, dtype or key cannot be used, or the entries may be
+                larger than any number of the dtype. The message names the factory.
         """
         # The name is known here only, so the decorator is applied at the call.
         draw_checked = public(self.name)(self._draw_checked)
@@ -125,7 +133,7 @@ class Initializer:
         return array.astype(result_dtype)
 
     def _check_range(self, sizes: tuple[int, ...], dtype: np.dtype) -> None:
-        """Refuse a law that would draw infinities."""
+        """Refuse a dtype in which some entries would be infinite."""
         largest = self.largest(sizes)
         limit = float(jnp.finfo(dtype).max)
         if largest > limit:
@@ -149,7 +157,7 @@ class Initializer:
 def format_arguments(
     arguments: Mapping[str, object], dtype: DTypeLike | None = None
 ) -> str:
-    """Return the arguments as the user would write them."""
+    """Return arguments as a user would write them: "gain=2.0, dtype='float32'"."""
     parts = [f"{name}={value!r}" for name, value in arguments.items()]
     if dtype is not None:
         parts.append(f"dtype={getattr(dtype, '__name__', dtype)!r}")
@@ -157,24 +165,24 @@ def format_arguments(
 
 
 def magnitude(value: float) -> float:
-    """Return |value|, or 0 if it is traced: nothing can be said of it then."""
+    """Return |value|; 0, which bounds nothing, if the value is traced."""
     if checks.is_traced(value):
         return 0.0
     return abs(float(value))
 
 
 def for_any_shape(bound: float) -> Callable[[tuple[int, ...]], float]:
-    """Return a function of the shape, as `Initializer.largest` is, that is constant."""
+    """Return an `Initializer.largest` that is `bound` for every shape."""
     return lambda shape: bound
 
 
 def flat(
     sample: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """Draw the entries as a vector, and reshape it to `shape`.
+    """Return `sample(shape)`, bit for bit, drawn as a vector and reshaped.
 
-    `sample` draws its entries independently. Then the result is that of `sample(shape)`
-    bit for bit, because JAX numbers random entries in row-major order.
+    `sample` must draw its entries independently: JAX numbers random entries in
+    row-major order, whatever the shape.
     """
     # XLA unrolls the generation of random bits over a short last axis, such as that of
     # a convolution kernel. A vector compiles 3 to 8 times faster on the CPU.
@@ -182,7 +190,7 @@ def flat(
 
 
 def _place(array: Array, sharding: Sharding) -> Array:
-    """Shard `array`, inside jit and outside, for meshes with explicit axes too."""
+    """Return `array` with this sharding, inside jit and outside."""
     mesh = jax.sharding.get_abstract_mesh()
     if isinstance(sharding, jax.sharding.NamedSharding):
         mesh = sharding.mesh

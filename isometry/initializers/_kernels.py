@@ -1,7 +1,8 @@
 """Weights with a structure: each kernel is built as (*window, in, out), then laid out.
 
-A factory says how one kernel of one group is drawn. This module stacks groups and
-batch, and moves the axes to where the user wants them.
+A factory says how one kernel of one group is drawn. This module draws one for each
+group and each member of a batch, and moves the axes to where the user wants them. A tap
+is one position of the window: at it the kernel is a matrix of inputs and outputs.
 """
 
 import functools
@@ -39,7 +40,13 @@ DrawKernel: TypeAlias = Callable[[Key, KernelShape, np.dtype], Array]
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many axes a weight may have, a batch not counted, and why not others."""
+    """How many axes a weight may have, batch axes not counted.
+
+    Attributes:
+        least: The least number.
+        most: The greatest number; None for any.
+        why: The end of the message about other numbers.
+    """
 
     least: int
     most: int | None
@@ -70,11 +77,21 @@ def kernel_initializer(
     random: bool = True,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Make the initializer whose kernels are drawn by `draw_kernel`.
+    """Return an initializer whose kernels are drawn by `draw_kernel`.
 
-    A single kernel is drawn from the key as it is; those of a batch and of groups are
-    independent, each from a key of its own that is split off. `largest` bounds the
-    magnitude of the entries.
+    One kernel alone is drawn from the key itself. Otherwise the key is split, into one
+    for each group of each member of the batch.
+
+    Args:
+        name: The name of the factory, for messages and the repr.
+        draw_kernel: `draw_kernel(key, kernel_shape, dtype)` draws the kernel of one
+            group, of shape (*window, inputs, outputs).
+        layout: The axes and groups.
+        arguments: The arguments of the factory, for the repr; without axes and groups.
+        ranks: How many axes a weight may have.
+        largest: A bound on the magnitude of all entries.
+        random: Whether `draw_kernel` uses the key. If not, all kernels are equal.
+        dtype: The dtype of a call that names none.
     """
 
     def draw(key: Key, shape: tuple[int, ...], draw_dtype: np.dtype) -> Array:
@@ -129,8 +146,8 @@ def _check_rank(
 def _stack(
     draw_one: Callable[[Key], Array], key: Key, stack_shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
-    """Draw independent kernels, stacked in front in this shape."""
-    # One kernel alone takes the key itself: that makes its bits JAX's. A batch axis of
+    """Draw independent kernels; return an array of shape (*stack_shape, *kernel)."""
+    # One kernel alone takes the key itself, so that its bits are JAX's. A batch axis of
     # size one is a batch, so that its size does not decide how keys are used.
     if stack_shape == (1,):
         return draw_one(key)[None]
@@ -144,7 +161,7 @@ def _stack(
 def lay_out(
     kernels: Float[Array, "..."], shape: tuple[int, ...], parts: Parts
 ) -> Float[Array, "..."]:
-    """Bring (*batch, groups, *window, in, out/groups) to the user's shape."""
+    """Return kernels (*batch, groups, *window, in, out/groups) as one weight."""
     # The groups follow each other along the outputs.
     grouped = jnp.moveaxis(kernels, len(parts.batch), -2)
     order = parts.batch + parts.window + parts.inputs + parts.outputs

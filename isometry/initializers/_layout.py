@@ -42,10 +42,17 @@ class Parts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The axes of a weight as its user names them, and the number of its groups.
+    """The axes of a weight as the user names them, and the number of its groups.
 
-    Axes that are in no part are the window of a convolution. A grouped weight stores
-    the inputs of one group and the outputs of all, one group after the other.
+    Axes that are not named are the window of a convolution. A grouped weight stores the
+    inputs of one group and the outputs of all groups, one group after the other.
+
+    Attributes:
+        in_axis: Axis or axes of the inputs.
+        out_axis: Axis or axes of the outputs.
+        batch_axis: Axes over independent weights.
+        groups: The number of groups.
+        name: The name that `in_axis` and `out_axis` come from, or None.
     """
 
     in_axis: Axes = -2
@@ -64,10 +71,14 @@ class Layout:
         batch_axis: Axes,
         groups: int,
     ) -> "Layout":
-        """Make a layout from a factory's keywords.
+        """Return the layout that a factory's keywords describe.
 
-        `name`, such as "torch", replaces `in_axis` and `out_axis`. Whether axes and
+        `name`, such as "torch", stands for `in_axis` and `out_axis`. Whether axes and
         groups fit is checked later, against the shape of each call.
+
+        Raises:
+            InputError: `groups` is not a positive whole number; the name is not known,
+                or given beside axes.
         """
         checks.integer("groups", groups, low=1)
         axes = cls(in_axis, out_axis, batch_axis=batch_axis, groups=groups)
@@ -98,7 +109,11 @@ class Layout:
         return changed
 
     def parts(self, shape: tuple[int, ...]) -> Parts:
-        """Return which axes of `shape` play which part; an axis plays one only."""
+        """Return which axes of `shape` are batch, window, inputs and outputs.
+
+        Raises:
+            InputError: The axes do not fit the shape, or one is named twice.
+        """
         if self.name in _HEADS and len(shape) < len(_HEADS[self.name]):
             raise InputError(
                 f"layout={self.name!r} needs a shape {_HEADS[self.name]}, and "
@@ -121,7 +136,11 @@ class Layout:
         return Parts(batch=batch, window=window, inputs=inputs, outputs=outputs)
 
     def outputs_per_group(self, shape: tuple[int, ...]) -> int:
-        """Return the number of outputs of one group; refuse groups that do not fit."""
+        """Return the number of outputs of one group of a weight of `shape`.
+
+        Raises:
+            InputError: The groups do not divide the outputs.
+        """
         checks.integer("groups", self.groups, low=1)
         num_outputs = size(shape, self.parts(shape).outputs)
         if num_outputs % self.groups:
@@ -136,10 +155,10 @@ class Layout:
         """Return (fan_in, fan_out): inputs or outputs of one group times the window.
 
         fan_in is the number of entries that one output sums, fan_out the number of
-        outputs that one input reaches. torch and JAX, who know of no groups, count the
-        outputs of all of them in fan_out.
+        outputs that one input reaches. torch and JAX, which have no groups here, count
+        the outputs of all groups in fan_out.
         """
-        # A vector has no axis -2. Other axes of it are as good as JAX's.
+        # A vector has no axis -2. With other axes its fans are those of JAX.
         if isinstance(self.in_axis, int) and self.in_axis == -2:
             checks.shape(shape, least=2, why=NEEDS_FANS)
         parts = self.parts(shape)
@@ -161,7 +180,11 @@ def size(shape: tuple[int, ...], axes: Iterable[int]) -> int:
 
 
 def _resolve(name: str, axes: Axes, rank: int) -> tuple[int, ...]:
-    """Return `axes` as distinct, non-negative axes of an array of `rank` axes."""
+    """Return `axes` as distinct, non-negative axes of an array of `rank` axes.
+
+    Raises:
+        InputError: The axes, which the message calls `name`, do not fit such an array.
+    """
     sequence = axes if isinstance(axes, Sequence) else (axes,)
     try:
         given = [operator.index(axis) for axis in sequence]

@@ -79,8 +79,9 @@ def orthogonal(
         An initializer of shapes with at least two axes.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape has fewer than two axes;
-            axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape has fewer than two
+            axes; axes or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -113,13 +114,13 @@ def orthogonal_matrices(
     arguments: dict[str, object],
     dtype: DTypeLike | None,
 ) -> Initializer:
-    """Make the initializer of Haar matrices times gain, under a factory's name.
+    """Return an initializer of Haar matrices times gain.
 
     Args:
-        name: The name of the factory.
-        gain: All singular values.
-        axes: The layout that the factory was told.
-        arguments: The arguments of the factory, for the repr.
+        name: The name of the factory, for messages and the repr.
+        gain: The singular values.
+        axes: The axes and groups.
+        arguments: The arguments of the factory, for the repr; without axes and groups.
         dtype: The dtype of a call that names none.
     """
 

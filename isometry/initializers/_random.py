@@ -178,7 +178,7 @@ def normal(
 def sample_normal(
     key: Key, shape: tuple[int, ...], dtype: np.dtype, *, mean: float, std: float
 ) -> Float[Array, "..."]:
-    """Draw entries N(mean, std²), about 0 bit for bit std·`jax.random.normal`."""
+    """Draw entries N(mean, std²); for mean 0 exactly std · `jax.random.normal`."""
     noise = randomness.normal(key, shape, dtype) * jnp.asarray(std, dtype)
     return _shift(noise, mean)
 
@@ -295,7 +295,7 @@ def truncated_normal(
         return jnp.clip(shifted, _nearest(lower, dtype), _nearest(upper, dtype))
 
     def _check_resolved(a: float, b: float, dtype: np.dtype) -> None:
-        """Refuse bounds with too few values between them; both in std from the mean."""
+        """Refuse bounds, in standard deviations from the mean, too few values apart."""
         if _num_values(a, b, dtype) >= _LEAST_VALUES:
             return
         raise InputError(
@@ -321,10 +321,15 @@ def truncated_normal(
 
 
 def _num_values(a: float, b: float, dtype: np.dtype) -> float:
-    """Count the values that the sampler's uniform variate can take between two bounds.
+    """Return how many values the sampler's uniform variate can take between two bounds.
 
-    The sampler draws u uniformly between erf(a/√2) and erf(b/√2), with a and b the
-    bounds in std from the mean, and returns √2 erfinv(u).
+    The sampler draws u uniformly between erf(a/√2) and erf(b/√2), and returns
+    √2 erfinv(u).
+
+    Args:
+        a: The lower bound, in standard deviations from the mean.
+        b: The upper bound, likewise.
+        dtype: The dtype of u, float32 or float64.
     """
     reach = _REACH[dtype.name]
     lowest, highest = (

@@ -38,11 +38,21 @@ def scaled_normal(
     arguments: dict[str, object],
     dtype: DTypeLike | None,
 ) -> Initializer:
-    """Make the initializer of entries N(0, std²), under a factory's name."""
+    """Return an initializer of independent entries N(0, std²).
 
-    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
+    Args:
+        name: The name of the factory, for messages and the repr.
+        std_of_fans: The standard deviation, a function of fan_in and fan_out.
+        layout: The axes and groups.
+        arguments: The arguments of the factory, for the repr; without axes and groups.
+        dtype: The dtype of a call that names none.
+    """
+
+    def draw(
+        key: Key, shape: tuple[int, ...], draw_dtype: np.dtype
+    ) -> Float[Array, "..."]:
         std = std_of_fans(*layout.fans(shape))
-        return sample_normal(key, shape, dtype, mean=0.0, std=std)
+        return sample_normal(key, shape, draw_dtype, mean=0.0, std=std)
 
     def largest(shape: tuple[int, ...]) -> float:
         return NORMAL_REACH * magnitude(std_of_fans(*layout.fans(shape)))
@@ -65,23 +75,28 @@ def scaled_uniform(
     arguments: dict[str, object],
     dtype: DTypeLike | None,
 ) -> Initializer:
-    """Make the initializer of uniform entries on ±√3 std, under a factory's name."""
+    """Return an initializer of independent entries, uniform on ±√3 std.
+
+    The arguments are those of `scaled_normal`.
+    """
 
     def bound_of(shape: tuple[int, ...]) -> float:
         # Uniform on (-1, 1) has variance 1/3.
         return math.sqrt(3.0) * std_of_fans(*layout.fans(shape))
 
-    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:
+    def draw(
+        key: Key, shape: tuple[int, ...], draw_dtype: np.dtype
+    ) -> Float[Array, "..."]:
         bound = bound_of(shape)
         # Refused here in the user's arguments; `sample_uniform` would speak of bounds
         # that the user never wrote.
-        if 2 * magnitude(bound) > float(jnp.finfo(dtype).max):
+        if 2 * magnitude(bound) > float(jnp.finfo(draw_dtype).max):
             raise InputError(
                 f"{format_arguments(arguments)} makes an interval of width "
-                f"{2 * bound:g}, beyond the largest {dtype.name}; write smaller "
+                f"{2 * bound:g}, beyond the largest {draw_dtype.name}; write smaller "
                 "numbers or a wider dtype."
             )
-        return sample_uniform(key, shape, dtype, low=-bound, high=bound)
+        return sample_uniform(key, shape, draw_dtype, low=-bound, high=bound)
 
     def largest(shape: tuple[int, ...]) -> float:
         return magnitude(bound_of(shape))
@@ -119,10 +134,10 @@ def xavier_uniform(
 
     The interval is ±gain √(6/(fan_in + fan_out)) (Glorot and Bengio, 2010, equation
     16). `jax.nn.initializers.xavier_uniform()` is `glorot_uniform()` here, bit for bit
-    from the same key in float32 and float64; the law is one.
+    from the same key in float32 and float64: the same distribution, other samples.
 
     Args:
-        gain: Multiplies what is drawn. Finite and positive.
+        gain: Multiplies the entries. Finite and positive.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
@@ -138,7 +153,8 @@ def xavier_uniform(
         An initializer of shapes with at least two axes.
 
     Raises:
-        InputError: `gain` is not positive; the shape has fewer than two axes; axes or
+        InputError: `gain` is not positive; `layout` is not known, or given beside axes.
+            When the initializer is called: the shape has fewer than two axes; axes or
             groups do not fit the shape.
 
     Example:
@@ -189,7 +205,7 @@ def xavier_normal(
     the same key in float32 and float64: of the same variance, but truncated.
 
     Args:
-        gain: Multiplies what is drawn. Finite and positive.
+        gain: Multiplies the entries. Finite and positive.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
@@ -205,7 +221,8 @@ def xavier_normal(
         An initializer of shapes with at least two axes.
 
     Raises:
-        InputError: `gain` is not positive; the shape has fewer than two axes; axes or
+        InputError: `gain` is not positive; `layout` is not known, or given beside axes.
+            When the initializer is called: the shape has fewer than two axes; axes or
             groups do not fit the shape.
 
     Example:
@@ -259,7 +276,7 @@ def kaiming_uniform(
     a = √5 (`torch_default`).
 
     `jax.nn.initializers.kaiming_uniform()` is `he_uniform()` here, bit for bit from the
-    same key in float32 and float64; the law is one.
+    same key in float32 and float64: the same distribution, other samples.
 
     Args:
         a: Slope of leaky_relu for negative inputs. Every other `nonlinearity` ignores
@@ -281,8 +298,9 @@ def kaiming_uniform(
         An initializer of shapes with at least two axes.
 
     Raises:
-        InputError: `mode` or `nonlinearity` is not known; `a` is not finite; the shape
-            has fewer than two axes; axes or groups do not fit the shape.
+        InputError: `mode` or `nonlinearity` is not known; `a` is not finite; `layout`
+            is not known, or given beside axes. When the initializer is called: the
+            shape has fewer than two axes; axes or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -349,8 +367,9 @@ def kaiming_normal(
         An initializer of shapes with at least two axes.
 
     Raises:
-        InputError: `mode` or `nonlinearity` is not known; `a` is not finite; the shape
-            has fewer than two axes; axes or groups do not fit the shape.
+        InputError: `mode` or `nonlinearity` is not known; `a` is not finite; `layout`
+            is not known, or given beside axes. When the initializer is called: the
+            shape has fewer than two axes; axes or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -395,9 +414,10 @@ def torch_default(
     """Draw uniform entries on ±1/√fan_in, torch's weights of Linear and Conv.
 
     torch writes it `kaiming_uniform_(a=√5)`; the variance 1/(3 fan_in) is a sixth of
-    what ReLU asks for. torch's transposed convolutions store (in, out/groups, *window)
-    and take the same axes, so that their "fan_in" is the fan_out of one group:
-    `layout="torch"` follows torch; `in_axis=0, out_axis=1`, ungrouped, is the fan_in.
+    what ReLU asks for. torch's transposed convolutions store (in, out/groups, *window),
+    and torch takes axis 1 for their inputs too, so that its "fan_in" is the fan_out of
+    one group. `layout="torch"` does the same; `in_axis=0, out_axis=1`, without groups,
+    takes the true fan_in.
 
     Args:
         in_axis: Axis or axes of the inputs.
@@ -416,7 +436,8 @@ def torch_default(
         An initializer of shapes with at least two axes.
 
     Raises:
-        InputError: The shape has fewer than two axes; axes or groups do not fit the
+        InputError: `layout` is not known, or given beside axes. When the initializer is
+            called: the shape has fewer than two axes; axes or groups do not fit the
             shape.
 
     Example:

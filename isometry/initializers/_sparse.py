@@ -1,4 +1,4 @@
-"""Sparse weights: torch's, with so many zeros an input, and orthogonal ones."""
+"""Sparse weights: Gaussian with a fixed number of zeros an input, and orthogonal."""
 
 import functools
 import math
@@ -60,7 +60,8 @@ def sparse(
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
-            then has the shape (in/groups, out), and each block this law.
+            then has the shape (in/groups, out), and each block is drawn like a weight
+            of its own.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
@@ -70,9 +71,10 @@ def sparse(
         An initializer of matrices.
 
     Raises:
-        InputError: `sparsity` is outside [0, 1]; `std` is negative or not finite; the
-            shape does not have one axis of inputs and one of outputs; axes or groups do
-            not fit the shape.
+        InputError: `sparsity` is outside [0, 1]; `std` is negative or not finite;
+            `layout` is not known, or given beside axes. When the initializer is called:
+            the shape does not have one axis of inputs and one of outputs; axes or
+            groups do not fit the shape.
         TypeError: `sparsity` is traced.
 
     Example:
@@ -177,8 +179,9 @@ def sparse_orthogonal(
         An initializer of shapes (*window, in/groups, out).
 
     Raises:
-        InputError: `density` is outside (0, 1], or below 1/max(m, n) for the shape;
-            `gain` is not a finite number; the shape has fewer than two axes; axes or
+        InputError: `density` is outside (0, 1]; `gain` is not a finite number; `layout`
+            is not known, or given beside axes. When the initializer is called:
+            `density` is below 1/max(m, n); the shape has fewer than two axes; axes or
             groups do not fit the shape.
         TypeError: `density` is traced.
 
@@ -258,9 +261,18 @@ def givens_product(
 ) -> tuple[Float[Array, "many few"], Int[Array, ""]]:
     """Rotate orthonormal columns until at least `goal` entries are not zero.
 
-    The last rotation is taken back if the last two counts sum to more than `twice`,
-    twice the number wanted: then the earlier one is nearer. Returns the matrix and the
-    number of rotations that it took.
+    Args:
+        key: A random key.
+        goal: The number of entries that are wanted, rounded up.
+        twice: Twice the number that is wanted, rounded down. If the counts before and
+            after the last rotation sum to more, the count before is nearer, and the
+            rotation is taken back.
+        few: The number of columns.
+        many: The number of rows, at least `few`.
+        dtype: The dtype of the matrix.
+
+    Returns:
+        The matrix, and the number of rotations that were made.
     """
     # A full matrix takes about 1.5 n ln n rotations. Beyond twenty times that something
     # is wrong, and the loop must end.

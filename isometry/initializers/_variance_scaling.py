@@ -65,24 +65,33 @@ def _variance_scaled(
     dtype: DTypeLike | None,
     arguments: dict[str, object] | None = None,
 ) -> Initializer:
-    """Make the initializer with this scaling, under a factory's name and arguments."""
+    """Return an initializer of independent entries of variance scale/fan.
+
+    Args:
+        name: The name of the factory, for messages and the repr.
+        scaling: The scale, the fan and the distribution.
+        layout: The axes and groups.
+        dtype: The dtype of a call that names none.
+        arguments: Further arguments of the factory, for the repr.
+    """
 
     def variance_of(shape: tuple[int, ...]) -> float:
         fan = _FAN_OF_MODE[scaling.mode](*layout.fans(shape))
         return scaling.scale / fan
 
-    def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    def draw(key: Key, shape: tuple[int, ...], draw_dtype: np.dtype) -> Array:
         variance = variance_of(shape)
-        # JAX computes 3·variance in the dtype before it takes the root, so a variance
-        # that fits can still end as an infinity.
-        if 3 * magnitude(variance) > float(jnp.finfo(dtype).max):
+        # The bound of uniform entries is √(3·variance). As in JAX the product is
+        # computed in the dtype, where it can be infinite though its root is not. The
+        # limit is the same for all distributions.
+        if 3 * magnitude(variance) > float(jnp.finfo(draw_dtype).max):
             raise InputError(
                 f"scale={scaling.scale} makes a variance of {variance:g}, beyond a "
-                f"third of the largest {dtype.name}; write a smaller scale or a wider "
-                "dtype."
+                f"third of the largest {draw_dtype.name}; write a smaller scale or a "
+                "wider dtype."
             )
         # Rounded before the root is taken, as in JAX.
-        variance_in_dtype = jnp.asarray(variance, dtype)
+        variance_in_dtype = jnp.asarray(variance, draw_dtype)
         return _sample(key, shape, scaling.distribution, variance=variance_in_dtype)
 
     def largest(shape: tuple[int, ...]) -> float:
@@ -105,7 +114,14 @@ def _sample(
     *,
     variance: Float[Array, ""],
 ) -> Float[Array, "..."]:
-    """Draw entries of mean 0 and this variance."""
+    """Draw independent entries of mean 0 and this variance, in the dtype of `variance`.
+
+    Args:
+        key: A random key.
+        shape: The shape of the result.
+        distribution: One of `_REACH`.
+        variance: The variance of the entries, after truncation.
+    """
     dtype = variance.dtype
     # The order of operations is JAX's, so that the bits are.
     if distribution == "truncated_normal":
@@ -174,7 +190,8 @@ def variance_scaling(
         and `out_axis` name their axis.
 
     Raises:
-        InputError: `scale` is negative; `mode` or `distribution` is not known; axes or
+        InputError: `scale` is negative; `mode` or `distribution` is not known; `layout`
+            is not known, or given beside axes. When the initializer is called: axes or
             groups do not fit the shape.
 
     Example:
@@ -226,8 +243,9 @@ def glorot_uniform(
 ) -> Initializer:
     """Draw uniform entries of variance 2/(fan_in + fan_out).
 
-    (Glorot and Bengio, 2010, equation 16.) torch's `xavier_uniform_` is
-    `xavier_uniform`: the same distribution, other samples from the same key.
+    The interval is that of Glorot and Bengio (2010, equation 16). torch's
+    `xavier_uniform_` is `xavier_uniform` here: the same distribution, other samples
+    from the same key.
 
     Bit for bit `jax.nn.initializers.glorot_uniform` from the same key, in float32 and
     float64; bfloat16 and float16 are the float32 draw, rounded once.
@@ -249,7 +267,8 @@ def glorot_uniform(
         and `out_axis` name their axis.
 
     Raises:
-        InputError: Axes or groups do not fit the shape.
+        InputError: `layout` is not known, or given beside axes. When the initializer is
+            called: axes or groups do not fit the shape.
 
     Example:
         A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
@@ -288,8 +307,8 @@ def glorot_normal(
 ) -> Initializer:
     """Draw truncated normal entries of variance 2/(fan_in + fan_out).
 
-    The variance is that of Glorot and Bengio (2010, equation 12). torch's
-    `xavier_normal_` is not truncated: `xavier_normal`.
+    The variance, after truncation, is that of Glorot and Bengio (2010, equation 12).
+    torch's `xavier_normal_`, which is not truncated, is `xavier_normal` here.
 
     Bit for bit `jax.nn.initializers.glorot_normal` from the same key, in float32 and
     float64; bfloat16 and float16 are the float32 draw, rounded once.
@@ -311,7 +330,8 @@ def glorot_normal(
         and `out_axis` name their axis.
 
     Raises:
-        InputError: Axes or groups do not fit the shape.
+        InputError: `layout` is not known, or given beside axes. When the initializer is
+            called: axes or groups do not fit the shape.
 
     Example:
         A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
@@ -351,7 +371,7 @@ def he_uniform(
     """Draw uniform entries of variance 2/fan_in.
 
     The variance is that of He et al. (2015, equation 10). torch's `kaiming_uniform_` is
-    `kaiming_uniform`: the same distribution, other samples from the same key.
+    `kaiming_uniform` here: the same distribution, other samples from the same key.
 
     Bit for bit `jax.nn.initializers.he_uniform` from the same key, in float32 and
     float64; bfloat16 and float16 are the float32 draw, rounded once.
@@ -374,7 +394,8 @@ def he_uniform(
         and `out_axis` name their axis.
 
     Raises:
-        InputError: Axes or groups do not fit the shape.
+        InputError: `layout` is not known, or given beside axes. When the initializer is
+            called: axes or groups do not fit the shape.
 
     Example:
         A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
@@ -413,8 +434,8 @@ def he_normal(
 ) -> Initializer:
     """Draw truncated normal entries of variance 2/fan_in.
 
-    The variance is that of He et al. (2015, equation 10). torch's `kaiming_normal_` is
-    not truncated: `kaiming_normal`.
+    The variance, after truncation, is that of He et al. (2015, equation 10). torch's
+    `kaiming_normal_`, which is not truncated, is `kaiming_normal` here.
 
     Bit for bit `jax.nn.initializers.he_normal` from the same key, in float32 and
     float64; bfloat16 and float16 are the float32 draw, rounded once.
@@ -437,7 +458,8 @@ def he_normal(
         and `out_axis` name their axis.
 
     Raises:
-        InputError: Axes or groups do not fit the shape.
+        InputError: `layout` is not known, or given beside axes. When the initializer is
+            called: axes or groups do not fit the shape.
 
     Example:
         A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
@@ -496,7 +518,8 @@ def lecun_uniform(
         and `out_axis` name their axis.
 
     Raises:
-        InputError: Axes or groups do not fit the shape.
+        InputError: `layout` is not known, or given beside axes. When the initializer is
+            called: axes or groups do not fit the shape.
 
     Example:
         A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:
@@ -535,9 +558,9 @@ def lecun_normal(
 ) -> Initializer:
     """Draw truncated normal entries of variance 1/fan_in; the default of Flax.
 
-    The variance is that of LeCun et al. (1998, section 4.6). Untruncated it is
-    `kaiming_normal(nonlinearity="linear")`. Haiku's default is not rescaled after the
-    cut, which leaves it the variance 0.774/fan_in.
+    The variance, after truncation, is that of LeCun et al. (1998, section 4.6).
+    `kaiming_normal(nonlinearity="linear")` has it without truncation. Haiku's default
+    is truncated without rescaling, which leaves a variance of 0.774/fan_in.
 
     Bit for bit `jax.nn.initializers.lecun_normal` from the same key, in float32 and
     float64; bfloat16 and float16 are the float32 draw, rounded once.
@@ -560,7 +583,8 @@ def lecun_normal(
         and `out_axis` name their axis.
 
     Raises:
-        InputError: Axes or groups do not fit the shape.
+        InputError: `layout` is not known, or given beside axes. When the initializer is
+            called: axes or groups do not fit the shape.
 
     Example:
         A kernel of (d, heads, head_dim) has d inputs and heads·head_dim outputs:

@@ -25,7 +25,7 @@ from isometry.initializers._layout import Layout
 
 _ZERO = "Zhao, Schäfer, Anandkumar (2022), Algorithms 1 and 2, arXiv:2110.12661"
 
-# The square of c √p, by whose code or text it is. The two differ by √2 in the weight.
+# The square of c √p in the authors' code and in their paper; c differs by √2.
 _SQUARED_SCALES = {"code": 1, "paper": 2}
 
 
@@ -58,7 +58,7 @@ def hadamard(
         gain: The largest singular value. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
-        batch_axis: Axis or axes that count weights.
+        batch_axis: Axes over independent weights, such as stacked layers or experts.
         groups: Number of blocks of outputs that read inputs of their own; the weight
             then has the shape (*window, in/groups, out), and each block is a Hadamard
             block.
@@ -71,8 +71,9 @@ def hadamard(
         An initializer of shapes (*window, in/groups, out), which needs no key.
 
     Raises:
-        InputError: `gain` is not a finite number; the shape has fewer than two axes;
-            axes or groups do not fit the shape.
+        InputError: `gain` is not a finite number; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape has fewer than two
+            axes; axes or groups do not fit the shape.
 
     Example:
         >>> from isometry import initializers
@@ -157,7 +158,8 @@ def zer_o(
         An initializer of shapes (*window, in/groups, out), which needs no key.
 
     Raises:
-        InputError: `scale` is not known; the shape has fewer than two axes; axes or
+        InputError: `scale` is not known; `layout` is not known, or given beside axes.
+            When the initializer is called: the shape has fewer than two axes; axes or
             groups do not fit the shape.
 
     Example:

@@ -104,7 +104,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
 
 
 def _described(x: PyTree) -> str:
-    """Describe the shapes of an input."""
+    """Return words for the shapes of an input."""
     if jax.tree.structure(x).num_nodes == 1:
         return f"shape {jnp.shape(x)}"
     return f"shapes {jax.tree.map(jnp.shape, x)}"

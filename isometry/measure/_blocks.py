@@ -17,7 +17,7 @@ from isometry.structure._tapping import CUT, tapped
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """The blocks between successive points that every path runs through.
+    """A span as a chain of blocks, between points that every path runs through.
 
     Attributes:
         anatomy: The anatomy of the function, in the dtype of the measurement.
@@ -81,7 +81,7 @@ class Blocks:
 
 
 def blocks_of_span(anatomy: Anatomy, span: Span) -> Blocks | None:
-    """Return the blocks of a span, or None if there is only one."""
+    """Return the blocks of a span, or None if the span is one block."""
     first, last = _spans.ends(anatomy, span)
     if first.index or last.index:
         # Other paths run through the rest of the value.

@@ -1,4 +1,8 @@
-"""Calibrated networks: a gain for each weight layer, such that E s² = 1 over a span."""
+"""Calibrated networks: a gain for each weight layer, such that E s² = 1 over a span.
+
+A gain multiplies a slot: a weight layer, or one slice of stacked layers. The trunk is
+the slots that every path through the span meets; the others are on residual branches.
+"""
 
 import functools
 import math
@@ -29,7 +33,7 @@ from isometry.structure._tapping import ADD
 _TOLERANCE = 1e-3
 
 # A layer is called invariant if doubling its weights moves the end of the span by less
-# than this share. A norm behind it leaves eps/variance, 1e-5 or less; a layer that
+# than this share. A norm after it leaves eps/variance, 1e-5 or less; a layer that
 # counts moves its own share of the signal. With a tenth of it, norms of signals of
 # variance 1e-2 would be missed; with ten times more, saturated layers would be
 # called invariant.
@@ -92,7 +96,8 @@ class _Measurement:
         """Return the mean of s² from the start of the span to each point.
 
         Returns:
-            For each point an array (seeds, inputs): means over singular values.
+            From the name of a point to an array (seeds, inputs): means over
+            singular values.
         """
         parts = []
         for _, drawn in self._seed_chunks or self._run.chunks():
@@ -140,8 +145,8 @@ class _Measurement:
 
 
 def _all_scaled(params: Params, anatomy: Anatomy, factors: Factors) -> Params:
-    """Multiply the weights of parameters that are stacked over seeds."""
-    return jax.vmap(lambda one: scaled(one, anatomy, factors))(params)
+    """Return parameters that are stacked over seeds, with their weights multiplied."""
+    return jax.vmap(lambda of_seed: scaled(of_seed, anatomy, factors))(params)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
@@ -194,7 +199,7 @@ def _responses(
     with precision.full():
         value, push = jax.linearize(end, zeros)
         sizes = jax.lax.map(
-            lambda one: jnp.linalg.norm(push(one)),
+            lambda direction: jnp.linalg.norm(push(direction)),
             jnp.eye(len(zeros), dtype=plan.dtype),
         )
     return sizes / jnp.linalg.norm(value)
@@ -294,7 +299,11 @@ def _standard_error(by_pair: Float[np.ndarray, "seeds inputs"]) -> float:
 
 
 def _log_mean_square(mean_square: float, point: str) -> float:
-    """Return ln E s², measured up to a point; refuse zero, which no gain changes."""
+    """Return ln E s² from the start of the span to a point.
+
+    Raises:
+        NotDefined: E s² is zero, which no gain changes.
+    """
     if mean_square > 0:
         return math.log(mean_square)
     raise NotDefined(
@@ -304,7 +313,7 @@ def _log_mean_square(mean_square: float, point: str) -> float:
 
 
 def _trunk_gains(measurement: _Measurement, slots: Sequence[Slot]) -> Factors:
-    """Find the gains with which E s² is 1 from the start to each trunk layer.
+    """Return the gains with which E s² is 1 from the start to each slot of the trunk.
 
     E s² up to a layer is proportional to its gain², and depends on the gains of layers
     before it alone. So if all gains are corrected at once, the first layer is right
@@ -341,10 +350,13 @@ def _with_last_gain(
     *,
     notes: Mapping[str, str],
 ) -> Factors:
-    """Add one more gain to `factors`, which brings E s² over the whole span to 1.
+    """Return `factors` with one more gain, which brings E s² over the span to 1.
 
-    It multiplies the last layer of the trunk; where there is none, the last layers of
-    all branches, which share it.
+    It multiplies the last slot of the trunk; if the trunk is empty, the slots that end
+    all branches.
+
+    Raises:
+        NotDefined: No such gain exists.
     """
     sites = measurement.sites
     last = measurement.plan.last.name
@@ -398,10 +410,10 @@ def _with_last_gain(
 
 
 def _root(function: Callable[[float], float]) -> float | None:
-    """Find a zero of an increasing function near 0; None if there is none.
+    """Return a zero of an increasing function near 0; None if there is none.
 
-    The Illinois variant of regula falsi: it keeps a bracket, and where one end stays,
-    its value is halved.
+    The Illinois variant of regula falsi: it keeps a bracket, and halves the function's
+    value at an end that stays.
     """
     a, value_a = 0.0, function(0.0)
     direction = -math.copysign(1.0, value_a)

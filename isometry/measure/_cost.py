@@ -1,6 +1,7 @@
 """The memory and operations of a measurement, before anything runs.
 
-`cost` compiles and asks XLA; footprints bound the memory without compiling.
+`cost` compiles and asks XLA; footprints bound the memory without compiling. A direction
+is one tangent or cotangent, which gives one column or row of the Jacobian.
 """
 
 import functools
@@ -34,10 +35,10 @@ class Cost:
     """Bytes and floating point operations that one measurement takes.
 
     Attributes:
-        bytes: What XLA allocates for temporaries and the result, beside `params` and
-            `x` themselves.
+        bytes: Bytes that XLA allocates for temporaries and the result; `params` and `x`
+            are not counted.
         flop: Floating point operations; a multiply-add is two.
-        notes: What `flop` leaves out, in words.
+        notes: In words, which operations `flop` leaves out.
 
     Example:
         >>> isometry.Cost(bytes=1_234_567, flop=999)
@@ -54,7 +55,7 @@ class Cost:
 
 
 def scaled(count: int, unit: str) -> str:
-    """Write `count` with three digits and a prefix: "1.23 MB"."""
+    """Return `count` as text with three digits and a prefix: "1.23 MB"."""
     power = min(5, int(math.log10(max(count, 1)) / 3))
     prefix = ("", "k", "M", "G", "T", "P")[power]
     return f"{count / 1000**power:.3g} {prefix}{unit}"
@@ -213,7 +214,7 @@ def forming(
     params: Params,
     x: PyTree,
 ) -> Footprint:
-    """Bound the bytes of forming a Jacobian, without factorizing it."""
+    """Return a bound on the bytes of forming a Jacobian without factorizing it."""
     params, x = target.abstract(params, x)
     footprint = methods.Dense().footprint(target, params, x)
     m, n = target.shape
@@ -230,7 +231,14 @@ def chunked_for(
     x: PyTree,
     max_bytes: int | None,
 ) -> Target:
-    """Return the target with as many directions at a time as a method can afford.
+    """Return the target with as many directions at a time as fit the budget.
+
+    Args:
+        target: The span of f.
+        method: The method that measures it.
+        params: Parameters of one seed.
+        x: One example.
+        max_bytes: The budget; None for a quarter of the free memory.
 
     Raises:
         InputError: One direction at a time is too much.
@@ -282,7 +290,7 @@ def chunked_together(
     method: Method,
     budget: int,
 ) -> tuple[Footprint, tuple[Target, ...]]:
-    """Choose, for spans of one program, how many directions to take at a time.
+    """Return the targets of one program with as many directions at a time as fit.
 
     Footprints are bounds from shapes alone, for which nothing is compiled. They are 2
     to 9 times what XLA allocates.
@@ -324,7 +332,7 @@ def footprints(
     params: Params,
     x: PyTree,
 ) -> list[Footprint]:
-    """Bound the bytes of measuring each span, at inputs with the shape of x."""
+    """Return bounds on the bytes of measuring each span, at inputs shaped like x."""
     bounds = []
     for target in targets:
         shapes = target.abstract(params, x)

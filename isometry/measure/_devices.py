@@ -23,10 +23,10 @@ def arranged(
     seeds: int,
     inputs: int,
 ) -> Mesh:
-    """Arrange the devices of any mesh in rows for seeds and columns for inputs.
+    """Return a mesh of the same devices, with rows for seeds and columns for inputs.
 
-    On a grid, the inputs of one seed on a device share its weights, so that each layer
-    is one wide product there. Along a flat axis of (seed, input) pairs it would not be.
+    On a grid a device has several inputs of one seed, which share its weights, so that
+    each layer is one wide product. Along a flat axis of pairs it would not be.
 
     Args:
         mesh: A `jax.sharding.Mesh` of any axes.
@@ -54,7 +54,7 @@ def grid(
     seeds: int,
     inputs: int,
 ) -> tuple[int, int]:
-    """Choose the numbers of rows and columns of a grid of devices.
+    """Return the numbers of rows and columns of a grid of devices.
 
     The choice minimizes the number of pairs of seed and input on the fullest device. Of
     equal choices, the one with the most rows is taken.
@@ -110,7 +110,12 @@ def spread(
 
 
 def everywhere(mesh: Mesh | None, value: ArrayLike) -> Array | np.ndarray:
-    """Return an array replicated on every device; each process has the same copy."""
+    """Return an array that is replicated on every device of a mesh.
+
+    Args:
+        mesh: The mesh; None returns the array on the host.
+        value: The array, the same in each process.
+    """
     value = np.asarray(value)
     if mesh is None:
         return value

@@ -26,7 +26,7 @@ def warn_of_batch(
 
     Args:
         target: What is measured.
-        params: What its functions are called with.
+        params: The parameters with which the functions of `target` are called.
         x: What the user passed as one example.
     """
     # Networks of the package take one example, and refuse a batch by its shape.
@@ -75,7 +75,7 @@ def warn_if_zero(
 
     Args:
         target: What was measured.
-        params: What its functions are called with.
+        params: The parameters with which the functions of `target` are called.
         x: The example.
         is_zero: Whether the Jacobian is zero.
     """
@@ -114,7 +114,7 @@ def warn_of_zeros(
 def all_zero(log_values: Float[Array, "*batch nodes"]) -> np.ndarray:
     """Tell for each Jacobian whether all its singular values are zero.
 
-    One that is not finite, whose values are NaN, does not count as zero.
+    A Jacobian that is not finite has values that are NaN, and does not count as zero.
     """
     return np.all(np.isneginf(np.asarray(log_values)), axis=-1)
 
@@ -124,7 +124,7 @@ def _cause(
     params: Params,
     x: PyTree[Array],
 ) -> str:
-    """Say why the Jacobian of a span is zero."""
+    """Return words for why the Jacobian of a span is zero."""
     f, params, z = _span_as_function(target, params, x)
     name = "x"
     if target.points is not None and target.points.first.name != "input":
@@ -159,7 +159,7 @@ def _span_as_function(
 
 
 def _is_silenced(category: type[Warning]) -> bool:
-    """Tell whether a warning is ignored everywhere, so that its cause is not needed."""
+    """Tell whether the user ignores all warnings of a category, wherever they arise."""
     # Python obeys the first filter that matches.
     for action, message, filtered, module, line in warnings.filters:
         if issubclass(category, filtered):

@@ -16,9 +16,14 @@ from isometry.networks import Network
 
 
 def draw_seeds(draw: Callable[[Key], Params], source: PyTree) -> Params:
-    """Draw the parameters of every seed, operation by operation.
+    """Return the parameters of all seeds, stacked.
 
-    Operations are compiled once for all schemes, a whole program once for each.
+    They are drawn outside of jit: operations are compiled once for all schemes, and a
+    whole program would be compiled for each.
+
+    Args:
+        draw: Maps a key to parameters.
+        source: The keys, along a first axis.
     """
     return jax.vmap(draw)(source)
 
@@ -28,7 +33,7 @@ def adjust_seeds(
     params: Params,
     xs: PyTree[Array],
 ) -> Params:
-    """Return stacked parameters, adjusted to inputs if the scheme is data-driven.
+    """Return parameters stacked over seeds, adjusted to xs if the scheme uses data.
 
     Seeds are adjusted one after another, on the host.
     """
@@ -57,8 +62,8 @@ class Seeds:
     Attributes:
         source: Keys, or the parameters themselves, stacked over seeds.
         count: The number of seeds.
-        draw: Maps a key to the parameters of a seed; None if `source` holds them.
-        net: The network whose scheme may adjust what is drawn, or None.
+        draw: Maps a key to parameters; None if `source` holds the parameters.
+        net: The network whose scheme may adjust the drawn parameters, or None.
     """
 
     source: PyTree
@@ -67,7 +72,11 @@ class Seeds:
     net: Network | None = None
 
     def shapes(self) -> Params:
-        """Return the shapes of one seed's parameters."""
+        """Return the shapes of one seed's parameters.
+
+        Raises:
+            InputError: The user's function needs the value of its key.
+        """
         # Drawing is traced and not run: one seed may take all memory.
         row = row_shapes(self.source)
         if self.draw is None:
@@ -164,7 +173,7 @@ def _refuse_others(f: Map, keys: Key | None) -> None:
 
 
 def _described(value: PyTree) -> str:
-    """Describe what stands in the place of keys."""
+    """Return words for a value that stands in the place of keys."""
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and leaves[0] is value:
         return f"a floating array of shape {jnp.shape(value)}"
@@ -172,7 +181,7 @@ def _described(value: PyTree) -> str:
 
 
 def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) -> Seeds:
-    """Wrap parameters that the caller has stacked on a leading axis of seeds."""
+    """Return the seeds of parameters that the user has stacked on a first axis."""
     if sample is not None:
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
@@ -192,7 +201,7 @@ def common_length(leading: set[tuple[int, ...]]) -> int | None:
     """Return the length of the leading axis that arrays share, or None.
 
     Args:
-        leading: For the arrays, `shape[:1]`: (length,), or () of an array without axes.
+        leading: The `shape[:1]` of the arrays: (length,), or () for one without axes.
 
     Returns:
         The length; None if there are no arrays, if lengths differ, if an array has no
@@ -216,9 +225,9 @@ def row_shapes(tree: PyTree[Array]) -> PyTree:
 
 
 def entries(a: Array, index: Int[np.ndarray, " n"]) -> Array | np.ndarray:
-    """Return a[index], without a copy if the index is a contiguous range.
+    """Return a[index], without a copy if the index is a range.
 
-    So large parameters are not copied.
+    Large parameters are then not copied.
     """
     first = int(index[0])
     last = int(index[-1])

@@ -74,15 +74,16 @@ def _is_hashable(f: Map) -> bool:
 class Program:
     """The jaxpr of a function, called as `program((constants, params), x)`.
 
-    Two programs are equal if their jaxprs print the same. What the function closes over
-    is passed as an argument, so that one compiled program serves all closures, and a
-    changed closure is measured as it is now.
+    Two programs are equal if their jaxprs print the same. The arrays that the function
+    closes over, `constants`, are an argument: one compiled program serves all of them,
+    and arrays that have changed are measured as they are now.
 
     Attributes:
         reference: The function.
-        output: Which of its outputs is measured: an index, a key, or None.
-        closed: The jaxpr with what the function closes over. It is set to None once the
-            target is examined, so that caches do not keep those arrays alive.
+        output: Which of its outputs is measured: an index or a key; None for the output
+            itself, or the first of a tuple.
+        closed: The jaxpr with the arrays that the function closes over. It is set to
+            None after the first use, so that caches do not keep these arrays alive.
     """
 
     closed: core.ClosedJaxpr | None
@@ -96,8 +97,9 @@ class Program:
         self.reference = reference
         self.output = output
         self.closed = closed
+        # Without the arrays that are closed over, so it may stay.
         self._jaxpr = closed.jaxpr
-        self._key = printed_key(closed, reference)
+        self._identity = printed_identity(closed, reference)
 
     def __call__(
         self, constants_and_params: tuple[list[Array], Params], x: PyTree
@@ -112,10 +114,10 @@ class Program:
         return picked(self.reference(params, x), self.output)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Program) and self._key == other._key
+        return isinstance(other, Program) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return hash(self._identity)
 
 
 def traced(
@@ -123,7 +125,12 @@ def traced(
     params: Params,
     x: PyTree,
 ) -> tuple[core.ClosedJaxpr, PyTree]:
-    """Return the jaxpr of f at full matmul precision, and the shape of its output."""
+    """Trace f at full matmul precision.
+
+    Returns:
+        `(closed, out)`: the jaxpr, a function of the leaves of params and x, and the
+        shapes of what f returns.
+    """
 
     def new_function(params: Params, x: PyTree) -> PyTree:
         # JAX caches traces by function, so a new one makes it trace again.
@@ -133,15 +140,16 @@ def traced(
         return jax.make_jaxpr(new_function, return_shape=True)(params, x)
 
 
-def printed_key(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
-    """Return a key that is equal for two traces whose jaxprs print the same."""
+def printed_identity(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
+    """Return an object that is equal for two traces whose jaxprs print the same."""
     return str(closed.jaxpr), _not_printed(closed.jaxpr, reference)
 
 
 def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
-    """Return a key that is equal for two traces that compute the same function.
+    """Return an object that is equal for two traces that compute the same function.
 
-    Their jaxprs print the same, and the arrays that they close over are equal.
+    That is so if their jaxprs print the same, and the arrays that they close over are
+    equal.
     """
     # Constants that are tracers have no values to compare, so no other trace is equal.
     if checks.is_traced(closed.consts):
@@ -152,11 +160,11 @@ def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
         if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
             constant = jax.random.key_data(constant)
         digest.update(np.asarray(constant).tobytes())
-    return printed_key(closed, reference), digest.digest()
+    return printed_identity(closed, reference), digest.digest()
 
 
 def _not_printed(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
-    """Return what a printed jaxpr leaves out, and must be equal too.
+    """Return what a printed jaxpr leaves out, but must be equal for equal programs.
 
     Of a custom derivative rule only the name is printed, so programs with such rules
     are equal only if their functions are. Arrays that are closed over inside loops are
@@ -173,7 +181,11 @@ def _not_printed(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
 
 
 def picked(y: PyTree, output: int | str | None) -> PyTree:
-    """Return the measured output: `y[output]`, or the first of a tuple, or `y`."""
+    """Return the measured output: y[output]; of None y, or the first of a tuple.
+
+    Raises:
+        InputError: y has no such output.
+    """
     # Networks with auxiliary results return them after their output.
     if output is None:
         if isinstance(y, (tuple, list)) and y:
@@ -200,7 +212,7 @@ def require_array(y: PyTree) -> jax.ShapeDtypeStruct:
 
 
 def _outputs(y: PyTree) -> str:
-    """Describe what f returns."""
+    """Return words for what f returns: "a tuple of 2"."""
     kind = type(y).__name__
     if isinstance(y, dict):
         return f"a dict of {', '.join(map(repr, y))}"

@@ -1,4 +1,7 @@
-"""Networks whose drawn weights are multiplied by gains, and the gains they carry."""
+"""Networks whose drawn weights are multiplied by gains, and the record of the gains.
+
+A gain is one number for each weight layer, or for each slice of stacked layers.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,7 +26,7 @@ Factors: TypeAlias = dict[str, np.ndarray]
 
 
 class Gain(NamedTuple):
-    """What the weights of one layer, or of one slice, are multiplied with.
+    """The number that multiplies the weights of one layer, or of one slice.
 
     Attributes:
         name: The name of the layer; of a slice "blocks/fc1[2]".
@@ -111,18 +114,21 @@ class Gains:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Calibrated(Wrapper):
-    """A network whose drawn weights are multiplied by gains, a number a layer.
+    """A network whose drawn weights are multiplied by gains, one for each layer.
 
     Attributes:
         gains: The gains, and what they change.
-        factors: The gains by layer.
+        factors: From the name of a layer to the gains of its slices.
     """
 
     gains: Gains
     factors: Factors
 
     def init(self, key: Key) -> Params:
-        """Draw the parameters of the network, and multiply its weights."""
+        """Draw the parameters of the network, its weights multiplied by the gains.
+
+        The weights of a data-driven network are multiplied by `adjust` instead.
+        """
         drawn = self.base.init(key)
         # What a data-driven scheme draws is adjusted first.
         if self.base.data_driven:
@@ -135,9 +141,9 @@ class Calibrated(Wrapper):
         return self.base.data_driven
 
     def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
-        """Adjust the network as its scheme does, and multiply its weights."""
+        """Adjust parameters as the network's scheme does, and multiply the weights."""
         adjusted = self.base.adjust(params, xs)
-        # Otherwise they have been multiplied as they were drawn.
+        # `init` has multiplied the weights, unless the scheme is data-driven.
         if not self.base.data_driven:
             return adjusted
         return scaled(adjusted, self.base.anatomy, self.factors)
@@ -158,12 +164,12 @@ def scaled(
     anatomy: Anatomy,
     factors: Mapping[str, Float[Array | np.ndarray, " slices"]],
 ) -> Params:
-    """Multiply the weights of layers by gains.
+    """Return parameters with the weights of layers multiplied by gains.
 
     Args:
         params: Parameters.
         anatomy: The anatomy that names the layers.
-        factors: For some layers by name, a gain for each slice.
+        factors: From the name of a layer to a gain for each slice; 1 for the others.
 
     Returns:
         Parameters of the same shapes and dtypes.
@@ -184,7 +190,7 @@ def _multiplied(
     layer: WeightLayer,
     gains: Float[Array | np.ndarray, " slices"],
 ) -> Array:
-    """Multiply the slices of one layer in its leaf."""
+    """Return a leaf with the slices of one layer multiplied by their gains."""
     # One gain for each slice, and the same along all other axes.
     shape = [1] * leaf.ndim
     stack = stack_sizes(layer, leaf.shape)

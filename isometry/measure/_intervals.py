@@ -26,7 +26,7 @@ Ends: TypeAlias = tuple[Array, Array]
 
 
 def of_statistic(sp: "Spectrum", statistic: Statistic, level: float) -> Ends:
-    """Bound a statistic that does not depend on the largest singular value.
+    """Return bounds on a statistic that does not depend on the largest value.
 
     Args:
         sp: A spectrum whose nodes are those of quadratures.
@@ -52,13 +52,13 @@ def of_statistic(sp: "Spectrum", statistic: Statistic, level: float) -> Ends:
 
 
 def of_largest(sp: "Spectrum", level: float) -> Ends:
-    """Bound s_max: by the largest node, and by the most that the steps may miss."""
+    """Return bounds on s_max: the largest node, and what the steps may have missed."""
     log_low, log_high = _log_largest(sp, level)
     return jnp.exp(log_low), jnp.exp(log_high)
 
 
 def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
-    """Bound the stable rank, size · E s²/s_max², by bounds on E s² and on s_max."""
+    """Return bounds on the stable rank, size · E s²/s_max², from those of its parts."""
     log_top = sp.log_values[..., :1]
     is_zero = jnp.isneginf(log_top)
     log_top = jnp.where(is_zero, 0, log_top)
@@ -77,7 +77,7 @@ def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
 
 
 def _log_largest(sp: "Spectrum", level: float) -> Ends:
-    """Bound ln s_max."""
+    """Return bounds on ln s_max that hold with probability `level`."""
     log_top = sp.log_values[..., 0]
     rules = rules_of(sp)
     # Rounding of products with J, as in `linalg.extreme_singular_values`.
@@ -89,10 +89,10 @@ def _log_largest(sp: "Spectrum", level: float) -> Ends:
 
 
 def _standard_error(sp: "Spectrum", statistic: Statistic) -> Array:
-    """Return the jackknife standard error, which leaves out one probe at a time.
+    """Return the jackknife standard error of a statistic over the probes.
 
-    For a moment it is the standard error of a mean; it is valid for functions of
-    moments too.
+    The jackknife leaves out one probe at a time. For a moment it is the standard error
+    of a mean; it is valid for functions of moments too. NaN for a single probe.
     """
     rules = rules_of(sp)
     probes = _num_probes(sp)
@@ -113,9 +113,9 @@ def _standard_error(sp: "Spectrum", statistic: Statistic) -> Array:
 
 
 def _joined(sp: "Spectrum", log_values: Array, weights: Array) -> "Spectrum":
-    """Return a spectrum with the nodes of all probes, each probe of the same mass.
+    """Return a spectrum whose nodes are those of all probes, each of the same mass.
 
-    It has no quadrature any more, and its nodes are not sorted.
+    The nodes are not sorted, and `quadrature` is None.
     """
     batch = log_values.shape[:-2]
     return replace(

@@ -49,7 +49,7 @@ def jacobian(
         x: One floating example. Of a tree of arrays, derivatives are with respect to
             its floating leaves, flattened in the order of `jax.tree.leaves`; random
             keys and whole numbers beside them stay as they are. Where the span starts
-            behind the input, any tree, such as tokens.
+            after the input, any tree, such as tokens.
         span: "end_to_end"; "hidden", from the first to the last pre-activation; or two
             points of `isometry.anatomy(f, params, x)`, each a name or (name, index).
         dtype: What to measure in. By default the promoted dtype of `params` and `x`, at
@@ -121,7 +121,7 @@ def in_parts(
     x: PyTree,
     report: Report,
 ) -> Float[Array, "m n"]:
-    """Form a Jacobian in parts, and report how many directions are done."""
+    """Return the Jacobian, formed in parts; report how many directions are done."""
     m, n = target.shape
     # Forward mode gives a column for each input, reverse mode a row for each output.
     by_columns = goes_forward(target)
@@ -161,7 +161,10 @@ def _rows_or_columns(
     x: PyTree,
     first: Array,
 ) -> Float[Array, "part directions"]:
-    """Return `size` rows of the Jacobian from row `first` on; forward, columns."""
+    """Return `size` rows of the Jacobian from row `first` on.
+
+    In forward mode, where a direction gives a column, these are columns.
+    """
     with precision.full():
         g, point = target.vector_map(params, x)
         if goes_forward(target):

@@ -2,7 +2,7 @@
 
 At each point a bump is added to the value: an array of zeros, with respect to which f
 is differentiated. The derivative with respect to a bump is that with respect to the
-value.
+value. A group is the points whose values one variable of the jaxpr holds (`_points`).
 """
 
 import itertools
@@ -36,7 +36,7 @@ class Spans(NamedTuple):
     toward: str
 
     def ends(self) -> dict[str, tuple[str, str]]:
-        """Return the names of the first and last point of each span."""
+        """Return the names of the first and last point of each span, by its name."""
         names = self.plan.names
         first = names[0]
         last = names[-1]
@@ -60,7 +60,7 @@ class Spans(NamedTuple):
         return shapes
 
     def names_of_shape(self) -> dict[Shape, list[str]]:
-        """Group the spans by the shape of their Jacobian; a group is one batch."""
+        """Return the names of the spans by the shape of their Jacobian."""
         names: dict[Shape, list[str]] = {}
         for name, shape in self.shapes().items():
             names.setdefault(shape, []).append(name)
@@ -93,11 +93,11 @@ def jacobians(
 
     Args:
         spans: The spans.
-        constants: What f closes over.
-        arguments: The leaves of params and of one x.
+        constants: The arrays that f closes over.
+        arguments: The leaves of params, then those of one x.
 
     Returns:
-        For each shape by its label, an array (spans, m, n), the spans in the order of
+        From the label of a shape to an array (spans, m, n), the spans in the order of
         `spans.names_of_shape()`.
     """
     passes = {
@@ -202,11 +202,11 @@ def _blocks(
     constants: list[Array],
     arguments: list[Array],
 ) -> dict[str, Array]:
-    """Return the Jacobian from each point to the next one, by the later point.
+    """Return the Jacobian from each point to the next one, at the later point.
 
     One pass gives all of them. Derivatives stop at every point, so the bumps at all
-    points can be perturbed together: each point feels that of the point before it
-    alone.
+    points can be perturbed together: the value at a point changes with the bump at the
+    point before it alone.
 
     Returns:
         For each group by label, an array (points, m, n): m entries at each point of the
@@ -252,7 +252,7 @@ def _unit_at_points(
     group: Group,
     entry: Array,
 ) -> Array:
-    """Return the tangent that perturbs one entry, at all points of a group at once."""
+    """Return the tangent of a group's bump: 1 at one entry, at all of its points."""
     unit = _unit(entry, group.size, group.dtype)
     unit = unit.reshape(group.shape)
     # Iterations that are no points are not perturbed: no derivative stops at them.
@@ -295,10 +295,10 @@ def _selections(
     spans: Spans,
     group: Group,
 ) -> list[_Selection]:
-    """Sort the spans whose Jacobians are read at a group by what they need of them.
+    """Return the spans whose Jacobians are read at a group, as selections.
 
-    Spans that need the same rows and columns are one selection, so that they are cut
-    out by one operation.
+    Spans that need the same rows and columns are one selection, so that one operation
+    cuts them out.
     """
     position_of = {name: position for position, name in enumerate(group.names)}
     ends = spans.ends()

@@ -149,7 +149,7 @@ class Plan:
     Attributes:
         f: The function.
         shapes: Shapes and dtypes of params and x, and their trees.
-        program: A key of the jaxpr of f, which changes if a flag that f closes over
+        program: Identifies the jaxpr of f, which changes if a flag that f closes over
             does.
         first: The point where the span starts.
         last: The point where it ends.
@@ -171,7 +171,11 @@ class Plan:
 
     @property
     def constants(self) -> list[Array]:
-        """What f closes over. It may change, so programs take it as an argument."""
+        """The arrays that f closes over, in the order of its jaxpr.
+
+        They may change between calls, so that compiled programs take them as an
+        argument.
+        """
         return self.anatomy.closed.consts
 
     def tapped(
@@ -183,9 +187,12 @@ class Plan:
         """Return f rewritten to read, and perturb, the values of all groups.
 
         Args:
-            constants: What f closes over.
+            constants: The arrays that f closes over, as in `constants`.
             mode: How values are perturbed: `ADD` or `CUT`.
-            more: Other places that are read, by labels of their own.
+            more: Other places that are read and perturbed, by labels of their own.
+
+        Returns:
+            A function as `structure._tapping.tapped` returns it.
         """
         # As arguments: closed over, they would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, constants)
@@ -193,12 +200,12 @@ class Plan:
 
     @property
     def places(self) -> dict[str, Place]:
-        """Where the program holds the values of each group, by the group's label."""
+        """The place of each group in the program, by its label."""
         return {group.label: group.place for group in self.groups}
 
     @property
     def order(self) -> np.ndarray:
-        """For each of `names`, its index in the rows of all groups together."""
+        """For each of `names`, its index among the points of all groups together."""
         names = [name for group in self.groups for name in group.names]
         position = {name: row for row, name in enumerate(names)}
         return np.array([position[name] for name in self.names])
@@ -217,7 +224,10 @@ class Plan:
         return dict(zip(self.names, self.sizes, strict=True))[name]
 
     def entries(self, name: str) -> np.ndarray | None:
-        """Return the entries of the flat value that the span selects; None for all."""
+        """Return which entries of the flattened value at a point the span selects.
+
+        None for all: the index of a span selects entries at its ends only.
+        """
         for point in (self.first, self.last):
             if point.name == name and point.index:
                 shape = self.anatomy.shape(name).shape
@@ -267,7 +277,11 @@ class Plan:
         return values
 
     def bumps(self) -> dict[str, Array]:
-        """Return zeros to be added to the values of each group, by its label."""
+        """Return the bumps of all groups by label: zeros of the shapes of their values.
+
+        A bump is added to the value: derivatives with respect to it are those with
+        respect to the value.
+        """
         bumps = {}
         for group in self.groups:
             bumps[group.label] = jnp.zeros(group.stacked(), group.dtype)
@@ -287,7 +301,12 @@ class Plan:
         readings: dict[str, Array],
         point: Point,
     ) -> Array:
-        """Return the part of the value at an end of the span that the span selects."""
+        """Return the part of the value at an end of the span that the span selects.
+
+        Args:
+            readings: For each group by label, the values of all iterations.
+            point: The end: `first` or `last`.
+        """
         for group in self.groups:
             if point.name in group.names:
                 rows = group.rows(readings[group.label])
@@ -301,9 +320,10 @@ def between(
     first: Point,
     last: Point,
 ) -> list[str]:
-    """Return the points with floating values on paths from `first` to `last`.
+    """Return the names of the points with floating values between two points.
 
-    Both ends are included. A point that is the same value as an end is left out.
+    These lie on paths from `first` to `last`, both ends included. Another name of the
+    value at an end is left out.
     """
     places_of_ends = (anatomy.place(first.name), anatomy.place(last.name))
     names = []
@@ -325,8 +345,8 @@ def previous_of_kind(plan: Plan) -> tuple[int | None, ...]:
     """Return, for each point, the index of the previous point of its kind, or None.
 
     Results of nonlinearities and norms (":out") are one kind, all other points the
-    other. Points that some path to the end of the span leads around are left out: they
-    have no previous point, and are none. The first of a kind has none either.
+    other. The first point of a kind has no previous one. A point that some path to the
+    end of the span leads around has none, and is the previous one of no point.
     """
     indices: list[int | None] = []
     latest: dict[bool, int] = {}

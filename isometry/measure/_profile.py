@@ -1,4 +1,8 @@
-"""The function `profile`: how the spectrum builds up from point to point."""
+"""The function `profile`: how the spectrum builds up from point to point.
+
+A suffix is the span from a point to the end, a prefix the span from the start to a
+point, and a block the span from a point to the next one.
+"""
 
 import functools
 import math
@@ -128,10 +132,10 @@ def profile(
 ) -> Profile:
     """Measure how the spectrum of a network builds up with depth.
 
-    All Jacobians come from one program: suffixes from one reverse pass with a row for
-    each output, prefixes from one forward pass with a column for each input, and blocks
-    from one forward pass that is cut at every point. On a network whose layers are
-    scanned the program does not grow with depth.
+    All Jacobians come from one program: those to the output from one reverse pass with
+    a row for each output, those from the input from one forward pass with a column for
+    each input, and those from point to point from one forward pass that is cut at every
+    point. On a network whose layers are scanned the program does not grow with depth.
 
     Args:
         f: A `Network`, any f(params, x) of one example, or a list of such blocks.
@@ -266,7 +270,15 @@ def _choose(
     first: Point,
     last: Point,
 ) -> list[str]:
-    """Return the points of the profile, the ends of the span included."""
+    """Return the names of the points of the profile, the ends of the span included.
+
+    Args:
+        points: Names that the user has chosen, or None.
+        toward: "output", "input" or "next".
+        anatomy: The anatomy of f.
+        first: The point where the span starts.
+        last: The point where it ends.
+    """
     in_span = _plan.between(anatomy, first, last)
     # Names are checked against this span, not against all of f.
     if points is None:
@@ -286,7 +298,7 @@ def _default_points(
     in_span: list[str],
     toward: str,
 ) -> list[str]:
-    """Choose the points of a profile for which the user names none.
+    """Return the names of the points of a profile, if the user names none.
 
     These are the pre-activations and the sums of residual branches that lie on every
     path, and the states of a recurrence; if there are none, all pre-activations.
@@ -356,7 +368,11 @@ def inputs_at_once(
     spans: Spans,
     run: _run.Run,
 ) -> int:
-    """Return how many inputs of a seed are measured at once."""
+    """Return how many inputs of a seed to measure at once.
+
+    Raises:
+        InputError: One input alone takes more than the free memory.
+    """
     itemsize = np.dtype(spans.plan.dtype).itemsize
     shapes = spans.shapes().values()
     num_entries = sum(map(math.prod, shapes))
@@ -408,7 +424,7 @@ def _spectrum_of(
     span: tuple[str, str],
     eps: float | None,
 ) -> Spectrum:
-    """Return the `Spectrum` of Jacobians, from the logarithms of their singular values.
+    """Return the `Spectrum` with these logarithms of singular values.
 
     Args:
         log_values: (..., size), with any batch axes: the ln s of each Jacobian,
@@ -438,7 +454,7 @@ def _require_finite(
     first: str,
     last: str,
 ) -> None:
-    """Refuse Jacobians that are not finite, and name the first of them."""
+    """Refuse Jacobians that are not finite; the message tells the first of them."""
     # A factorization returns NaN for a matrix that is not finite.
     not_finite = np.argwhere(np.isnan(log_values).any(axis=-1))
     if len(not_finite):

@@ -24,7 +24,7 @@ from jaxtyping import Array, PyTree
 from isometry._internal import blas, checks, compilation, memory
 from isometry.measure import _devices
 
-# Takes its static argument, and the three fields of `Arguments`.
+# A function of a static argument and of the three fields of `Arguments`.
 Program = Callable[..., PyTree[Array]]
 
 # Seconds of overhead of a call of a compiled program. A tenth of it would cut programs
@@ -120,7 +120,7 @@ def _compiled(
     mesh: Mesh | None,
     *arguments: PyTree[Array],
 ) -> PyTree[Array]:
-    """Compute a program, on a mesh each device its own seeds and inputs."""
+    """Compute a program; on a mesh each device computes its own seeds and inputs."""
     if mesh is None:
         return program(static, *arguments)
     seeds, inputs = _devices.AXES
@@ -214,7 +214,7 @@ def _joined(trees: list[PyTree[np.ndarray]], axis: int) -> PyTree[np.ndarray]:
 
 
 def _parts(arguments: Arguments, operations: float) -> tuple[int, int]:
-    """Choose into how many parts to cut seeds and inputs, for the shortest duration."""
+    """Return into how many parts to cut (seeds, inputs), for the shortest duration."""
     num_threads = _num_cores()
     if jax.default_backend() != "cpu" or num_threads == 1:
         return 1, 1

@@ -35,7 +35,13 @@ STATISTICS = (
 
 
 def of_quadrature(statistic: str, variable: str, method: object) -> str | None:
-    """Say why a quadrature does not determine a statistic; None if it estimates it."""
+    """Return why a quadrature does not determine a statistic; None if it estimates it.
+
+    Args:
+        statistic: One of `STATISTICS`.
+        variable: Its variable, "lam", "s" or "log_s", where it has one.
+        method: The method that measured the spectrum, for the sentence.
+    """
     checks.one_of("statistic", statistic, STATISTICS)
     reason = _UNDETERMINED.get(statistic)
     # Moments of s are estimated; those of ln s depend on the smallest values.

@@ -94,7 +94,7 @@ def _where_to_start(
     params: Params,
     x: PyTree,
 ) -> str:
-    """Say what to write for a span that does not start at x."""
+    """Return advice on what to write for a span that does not start at x."""
     shapes = target.abstract(params, x)
     try:
         return _spans.where_to_start(anatomy_of(target, *shapes))
@@ -108,7 +108,7 @@ _MOST_SHOWN = 300
 
 
 def first_line(error: Exception) -> str:
-    """Return what an exception says, cut to what fits in a message."""
+    """Return the first line of an exception, cut to what fits in a message."""
     text = str(error).strip().partition("\n")[0]
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 
@@ -141,7 +141,7 @@ def _hint_of_batch(
     x: PyTree,
     argument: str,
 ) -> str:
-    """Say that x seems to be a batch, if f takes x[0]; otherwise return ""."""
+    """Return a sentence that x seems to be a batch, if f takes x[0]; else ""."""
     if jax.tree.structure(x).num_nodes > 1 or not x.shape:
         return ""
     # The most common mistake is a batch in place of one example.
@@ -202,9 +202,9 @@ def refuse_chance(
     """Refuse a function whose two traces hold different constants.
 
     Args:
-        what: What the message calls the function: "f", "optimizer".
-        first_trace: Its jaxpr.
-        second_trace: Its jaxpr again, for the same arguments.
+        what: The name of the function in the message: "f", "optimizer".
+        first_trace: A jaxpr of the function.
+        second_trace: Another jaxpr of the function, for the same arguments.
     """
     # Numbers that f draws outside of JAX are constants of its jaxpr.
     first = jaxprs.constants(first_trace)

@@ -1,4 +1,7 @@
-"""Makes a `Target` from f and a span: checks the arguments, and traces f once."""
+"""Makes a `Target` from f and a span: checks the arguments, and traces f once.
+
+A target is a span of f at fixed shapes and dtypes, ready to be measured (`_target`).
+"""
 
 import functools
 from collections.abc import Hashable
@@ -136,7 +139,7 @@ def _traced_program(
     params: Params,
     x: PyTree,
 ) -> Program:
-    """Trace a user's f from x to its output."""
+    """Return a user's f, from x to its output, traced as a `Program`."""
     require_start(target, params, x)
     shapes = target.abstract(params, x)
     try:
@@ -157,7 +160,7 @@ def _version(
     params: Params,
     x: PyTree,
 ) -> Hashable:
-    """Return a key that changes with what a user's f closes over, by tracing f."""
+    """Return an object that changes with what f closes over; None if f raises."""
     shapes = target.abstract(params, x)
     try:
         closed, _ = traced(of_output(target), *shapes)
@@ -177,7 +180,7 @@ def _untraced_target(
     dtype: DTypeLike | None,
     output: int | str | None,
 ) -> Target:
-    """Check the arguments, and return the target without the fields set by tracing."""
+    """Check the arguments; return the target without the fields that tracing sets."""
     span = canonical(span)
     knows_layers = isinstance(function, LayeredFunction)
     if knows_layers and span == "hidden" and function.depth < 3:
@@ -221,7 +224,7 @@ def _examine_cached(
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Do what `_examine` does, but only once for equal targets and shapes."""
+    """Return what `_examine` returns, cached for equal targets and shapes."""
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, x))
     return _examine(target, *shapes, argument="x")
 
@@ -278,7 +281,7 @@ def _with_points(
     params: Params,
     x: PyTree,
 ) -> Target:
-    """Find the points of a span and its blocks, if only the anatomy of f tells them."""
+    """Return the target with its points and blocks, if these come from the anatomy."""
     # A network that knows its layers has functions for its hidden span and its factors.
     knows_layers = target.network is not None
     needs_points = target.span != "end_to_end"

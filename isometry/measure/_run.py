@@ -14,7 +14,7 @@ from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _arguments, _draws, _ensemble, _refusals, _spans
-from isometry.measure._function import Reference, printed_key
+from isometry.measure._function import Reference, printed_identity
 from isometry.measure._plan import Function, Plan, grouped
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
@@ -24,7 +24,7 @@ _COPIES = 2
 
 
 class Run(NamedTuple):
-    """A plan, and the inputs and seeds that it is carried out for.
+    """A plan, with the inputs and seeds at which it is carried out.
 
     Attributes:
         plan: Which values are read.
@@ -43,10 +43,11 @@ class Run(NamedTuple):
     seeds_at_once: int
 
     def chunks(self) -> Iterable[tuple[np.ndarray, Params]]:
-        """Yield indices of seeds and their parameters, as many as fit in memory.
+        """Yield chunks of seeds, as many at a time as fit in memory.
 
-        All chunks have the same length, so that one program serves all: the last is
-        padded by repeating its last seed.
+        Yields:
+            `(seeds, params)`: the indices of the seeds, and their parameters, stacked.
+            All chunks have the same length: the last one repeats the last seed.
         """
         for start in range(0, self.num_seeds, self.seeds_at_once):
             seeds = np.arange(start, start + self.seeds_at_once)
@@ -55,7 +56,7 @@ class Run(NamedTuple):
             yield seeds, precision.cast(self.make(seeds), self.plan.dtype)
 
     def joined(self, parts: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
-        """Concatenate the results of all chunks, without the padding of the last."""
+        """Return the results of all chunks concatenated, without repeated seeds."""
         on_host = [jax.tree.map(np.asarray, part) for part in parts]
         return {
             name: np.concatenate([part[name] for part in on_host])[: self.num_seeds]
@@ -116,7 +117,7 @@ def prepare(
     plan = Plan(
         f=reference,
         shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
-        program=printed_key(anatomy.closed, reference),
+        program=printed_identity(anatomy.closed, reference),
         first=resolved.first,
         last=resolved.last,
         names=tuple(name for name in anatomy.points if name in names_read),
@@ -137,7 +138,7 @@ def prepare(
 
 
 def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
-    """Return the anatomy of f. Exceptions of f are reported as in `spectrum`."""
+    """Return the anatomy of f; what f raises becomes an InputError that quotes it."""
     try:
         return structure.anatomy(function, *shapes)
     except InputError:
@@ -149,7 +150,7 @@ def _read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
 
 
 def hashable(f: Function) -> Function:
-    """Return f, wrapped if it has no hash, such as a module that holds arrays."""
+    """Return f, in a lambda if it has no hash, like a module that holds arrays."""
     try:
         hash(f)
     except TypeError:
@@ -159,16 +160,16 @@ def hashable(f: Function) -> Function:
 
 def at_once(
     fitting: int,
-    most: int,
+    count: int,
 ) -> int:
-    """Return how many things to compute at once: at most `most`, at most `fitting`.
+    """Return how many of `count` things to compute at once, at least one.
 
     Args:
-        fitting: How many fit in memory. If it is zero, one is computed nevertheless.
-        most: How many there are.
+        fitting: How many fit in memory.
+        count: How many there are.
     """
-    if fitting >= most:
-        return most
+    if fitting >= count:
+        return count
     # The free memory differs from call to call; rounded to a power of two it is mostly
     # the same, and the program need not be compiled again.
     return 2 ** (max(fitting, 1).bit_length() - 1)
@@ -179,7 +180,10 @@ def keys_of(
     num_seeds: int,
     num_inputs: int,
 ) -> Key | None:
-    """Return (seeds, inputs) keys, which do not depend on the number of either."""
+    """Return keys of shape (seeds, inputs), or None if there is no key.
+
+    A key depends on the indices of its seed and input, and not on how many there are.
+    """
     if key is None:
         return None
 

@@ -125,7 +125,7 @@ def signals(
             ) from error
         parts.append(part)
     joined = run.joined(parts)
-    # From the order of groups to that of the computation.
+    # Points are in the order of groups, and get that of the computation.
     fields = {name: value[..., plan.order] for name, value in joined.items()}
     # Computed on the host: it is a ratio of a few numbers at each point.
     fields["chi"] = _chi(fields["apjn"], _plan.previous_of_kind(plan))
@@ -142,8 +142,8 @@ def _cotangents_at_once(run: _run.Run) -> int:
     """Return how many cotangents of each input fit in memory at once."""
     # All inputs of a seed are measured at once, because c compares their values.
     num_bytes = run.num_inputs * run.plan.bytes_of_direction()
-    most = run.plan.size_at(run.plan.last.name)
-    return _run.at_once(memory.budget(None) // num_bytes, most)
+    num_cotangents = run.plan.size_at(run.plan.last.name)
+    return _run.at_once(memory.budget(None) // num_bytes, num_cotangents)
 
 
 class _Static(NamedTuple):
@@ -168,18 +168,18 @@ def _fields_of_seeds(
     xs: PyTree[Array],
     keys: Key | None,
 ) -> dict[str, Array]:
-    """Measure a chunk of seeds, one after another; return the fields of `Signals`.
+    """Measure a chunk of seeds, one after another; return fields of `Signals`.
 
     Args:
         static: What to read, and the loss.
-        constants: What f closes over.
+        constants: The arrays that f closes over.
         params_of_seeds: Parameters, stacked over seeds.
         xs: The inputs.
         keys: (seeds, inputs) keys to draw g, or None.
 
     Returns:
-        q, c, gradient and apjn, with seeds on the first axis. The points on the last
-        one are in the order of groups.
+        q, c, gradient and apjn by name. Seeds are the first axis, points the last one,
+        in the order of groups.
     """
     # The program computes f, with an array (a bump) added to the value at every point.
     # Derivatives with respect to the bumps are those with respect to the values. One
@@ -207,7 +207,12 @@ def _fields_of_input(
     x: PyTree[Array],
     key: Key | None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Measure one example; return all fields but c, and the values at all points."""
+    """Measure one example.
+
+    Returns:
+        `(fields, values)`: q, apjn and gradient by name, with an axis of points; and
+        for each group by label, the values of all iterations.
+    """
     plan = static.plan
     arguments = jax.tree.leaves((params, x))
 
@@ -252,8 +257,8 @@ def _cotangent(
 ) -> Array | None:
     """Return the derivative of the loss with respect to the output.
 
-    It is None without a loss and a key: then the gradient is a mean over all g, and not
-    that of one loss.
+    Without a loss it is the vector g of `signals`, drawn from the key. None without
+    both: the gradient is then a mean over all g.
     """
     if loss is not None:
         # JAX would refuse it too, but without the name of the argument.
@@ -310,7 +315,7 @@ def _chi(
 
 
 def _reasons(fields: dict[str, np.ndarray], plan: Plan) -> tuple[tuple[str, str], ...]:
-    """Say why fields hold what is not finite."""
+    """Return pairs of a field that holds NaN or infinity, and the reason."""
     reasons = []
     for name in ("q", "c", "gradient", "apjn"):
         is_finite = np.isfinite(fields[name])

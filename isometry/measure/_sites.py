@@ -1,4 +1,8 @@
-"""Which weight layers of a span a gain can be found for, and why not for the others."""
+"""For which weight layers of a span a gain can be found, and why not for the others.
+
+A gain multiplies a slot: a weight layer, or one slice of stacked layers. The trunk is
+the slots that every path through the span meets; the others are on residual branches.
+"""
 
 import dataclasses
 import re
@@ -29,13 +33,13 @@ class Slot(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sites:
-    """The layers of a span that a gain can be found for.
+    """The layers of a span for which a gain can be found.
 
     Attributes:
-        trunk: Those that every path through the span meets, in order.
-        ends: The last layers of the residual branches of the span.
-        notes: For each slice off the trunk, by name, why no gain is found for it.
-        names: For each layer and number of a slice, the name of the slice, in the order
+        trunk: The slots that every path through the span meets, in order.
+        ends: The slots that end the residual branches of the span.
+        notes: From the name of a slot off the trunk to why no gain is found for it.
+        names: From (layer, number of the slice) to the name of the slot, in the order
             of the anatomy.
         counts: The number of slices of each layer.
     """
@@ -47,7 +51,12 @@ class Sites:
     counts: dict[str, int]
 
     def factors(self, slots: Sequence[Slot], gains: Float[Array, " slots"]) -> dict:
-        """Return the gains of slots by layer, 1 for all other slices."""
+        """Return arrays of gains, one for each slice, by layer.
+
+        Args:
+            slots: The slots that have a gain; other slices of their layers have 1.
+            gains: The gains of `slots`.
+        """
         factors = {}
         for i, slot in enumerate(slots):
             if slot.layer not in factors:
@@ -57,9 +66,10 @@ class Sites:
 
 
 def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
-    """Return the point of each slice of a layer; "" for one that has none.
+    """Return the name of the point of each slice of a layer, by the slice's number.
 
-    Slices of nested stacks are numbered with the innermost fastest.
+    "" for a slice that has no point. In nested stacks, slices of the innermost stack
+    follow one another.
     """
     pattern = re.compile(re.escape(layer.name) + r"((?:\[\d+\])*)")
     by_index: dict[tuple[int, ...], str] = {}
@@ -80,7 +90,7 @@ def _slices(anatomy: Anatomy, layer: WeightLayer) -> dict[int, str]:
 
 
 def sites_of(anatomy: Anatomy, first: Point, last: Point) -> Sites:
-    """Find the layers of a span that a gain can be found for."""
+    """Return the layers of a span for which a gain can be found."""
     trunk = []
     ends = []
     notes = {}
@@ -146,7 +156,7 @@ def _way_around(anatomy: Anatomy, point: str) -> str:
 
 
 def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:
-    """Return the slices of layers that end the residual branches of a span."""
+    """Return (layer, number of the slice) of the layers that end residual branches."""
     ends = set()
     for branch in anatomy.branches:
         is_inside = anatomy.upstream(first.name, branch.joins)

@@ -102,7 +102,7 @@ class PointSpan:
         params: Params,
         x: PyTree[Array],
     ) -> Tapped:
-        """Return f, rewritten to replace the first value and to return both.
+        """Return f, rewritten to replace the value at the first point and to read both.
 
         The program of the anatomy was traced for fixed shapes and dtypes. For others,
         as in a measurement at another precision, f is traced again.
@@ -129,7 +129,7 @@ def resolve(
     anatomy: Anatomy,
     span: Span,
 ) -> PointSpan:
-    """Find the points of a span.
+    """Return the map between the two points of a span.
 
     Args:
         f: The function, f(params, x).
@@ -203,7 +203,7 @@ def ends(
 
 
 def _point(end: End) -> Point:
-    """Return one end as a point."""
+    """Return one end of a span, a name or (name, index), as a point."""
     if isinstance(end, str):
         return Point(end)
     is_pair = isinstance(end, (tuple, list)) and len(end) == 2
@@ -259,7 +259,7 @@ def require_upstream(
     first: Point,
     last: Point,
 ) -> None:
-    """Refuse a span whose last point does not depend on the first."""
+    """Refuse a span whose last point does not depend on the first; name others."""
     if first.name != last.name and anatomy.upstream(first.name, last.name):
         return
     upstream = [
@@ -309,15 +309,15 @@ def _continuous_input(anatomy: Anatomy) -> str:
 
 
 def floating_leaves_of_x(anatomy: Anatomy) -> list[str]:
-    """Return the points that are floating leaves of x."""
+    """Return the names of the points that are floating leaves of x."""
     # A layer may be called "input/kernel" too: only the anatomy tells them apart.
     return [name for name in floating_points(anatomy) if name in anatomy.inputs]
 
 
 def where_to_start(anatomy: Anatomy) -> str:
-    """Say what to write if x is not floating, or not a single array.
+    """Advise where a span can start, if x is not floating or not a single array.
 
-    If x selects rows of an embedding, the span should start behind the embedding:
+    If x selects rows of an embedding, the span should start after the embedding:
     floating numbers would be cast to integers, and the Jacobian would be zero.
     """
     for layer in anatomy.embeddings:
@@ -345,13 +345,13 @@ def _leads_to_output(
 
 
 def floating_points(anatomy: Anatomy) -> list[str]:
-    """Return the points whose values can carry a derivative."""
+    """Return the names of the points whose values are floating."""
     shapes = {name: anatomy.shape(name) for name in anatomy.points}
     return [n for n, a in shapes.items() if jnp.issubdtype(a.dtype, jnp.floating)]
 
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:
-    """Return the ends of the hidden span, the part whose spectrum theory predicts."""
+    """Return the names of the ends of the hidden span, which theory describes."""
     # The theory of residual networks describes the stream (x in x + f(x)) from the
     # first branch to the last.
     if anatomy.branches:
@@ -375,7 +375,7 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
 
 
 def _instead_of_hidden(anatomy: Anatomy, names: list[str]) -> str:
-    """Say why there is no hidden span, and what to write instead."""
+    """Return why there is no hidden span, and what to write instead."""
     states = [name for name in anatomy.points if state(anatomy, name)]
     # All steps of a recurrence share their weights, so none has a layer of its own.
     if len(states) > 1:
@@ -393,7 +393,7 @@ def _instead_of_hidden(anatomy: Anatomy, names: list[str]) -> str:
 
 
 def state(anatomy: Anatomy, name: str) -> str | None:
-    """Return the name of a recurrent state without its step: "carry" for "carry@3".
+    """Return the name of a recurrent state from that of a point: "carry" of "carry@3".
 
     None for points that are no states.
     """

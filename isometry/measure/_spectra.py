@@ -22,8 +22,8 @@ class Static:
     Attributes:
         targets: The spans that one program measures.
         method: The method that measures them.
-        key_kind: The name of the generator of the key, of which programs take the bits;
-            None for the default generator.
+        key_kind: The name of the key's generator, which belongs to the bits that the
+            programs take; None for the default generator.
     """
 
     targets: tuple[Target, ...]
@@ -83,10 +83,19 @@ def narrowing_counts(
     xs: PyTree[Array],
     shared: tuple[()],
 ) -> tuple[Array, ...]:
-    """Compute, for every span, the numbers by which `Method.narrowed` cuts it down.
+    """Count what `Method.narrowed` needs, for every span: a program of `_programs.run`.
 
-    This is a program of its own, because its numbers decide the shapes of the other.
-    `Dense` counts the active units.
+    `Dense` counts the active units. This is a program of its own, because its counts
+    decide the shapes of the program that measures.
+
+    Args:
+        static: The spans and the method.
+        params: Parameters of the seeds.
+        xs: Examples.
+        shared: Empty; every program takes three trees.
+
+    Returns:
+        For every span an array (seeds, inputs).
     """
     return tuple(static.method.narrow(target, params, xs) for target in static.targets)
 
@@ -97,10 +106,10 @@ def narrowed(
     params: Params,
     xs: PyTree[Array],
 ) -> Static:
-    """Return `static` with smaller targets, where the method needs only a part of them.
+    """Return `static` with smaller targets, if the method needs only a part of them.
 
-    `Dense` leaves out inactive units: the largest number of active ones at any seed and
-    input decides the size.
+    `Dense` leaves out inactive units. The size is the largest number of active units at
+    any seed and input.
     """
     targets = [target for target in static.targets if static.method.may_narrow(target)]
     if not targets:

@@ -52,7 +52,7 @@ def spectrum(
         x: One floating example. Of a tree of arrays, derivatives are with respect to
             its floating leaves, flattened in the order of `jax.tree.leaves`; random
             keys and whole numbers beside them stay as they are. Where the span starts
-            behind the input, any tree, such as tokens.
+            after the input, any tree, such as tokens.
         method: "auto", "dense" or `isometry.Dense()`: form the Jacobian, factorize it.
             "product" or `isometry.Product()`: of a network of known layers, ln s at
             every depth, without a floor. "lanczos" or `isometry.Lanczos(steps,

@@ -15,10 +15,9 @@ Statistic: TypeAlias = Callable[[Spectrum], Float[Array, "..."]]
 
 
 def quantile(p: float) -> Statistic:
-    """Return a function that computes a quantile of s.
+    """Return a function that computes the quantile of s at p.
 
-    It is 0 where the value is zero or unresolved: nothing below the floor is reported
-    as a value.
+    The quantile is 0 where it lies below the floor, as values there are not resolved.
     """
 
     def of(sp: Spectrum) -> Float[Array, "..."]:
@@ -73,7 +72,7 @@ _OF_VALUES = {
 
 
 def why_unknown(name: str, sp: Spectrum) -> str | None:
-    """Say why a statistic of a spectrum is NaN whatever is measured, or None."""
+    """Return why the method of a spectrum cannot tell a statistic; None if it can."""
     if sp.knows_values or name not in _OF_VALUES:
         return None
     return _reasons.of_quadrature(_OF_VALUES[name], "s", sp.method)

@@ -31,11 +31,12 @@ class Weight(NamedTuple):
     Attributes:
         name: The name of the layer; of a slice "blocks/fc1[2]".
         kind: "dense", "conv", "embedding" or "other".
-        inputs: The numbers that the operator takes: of a convolution, pixels times
+        inputs: How many numbers the operator takes: of a convolution, pixels times
             channels. 0 if the operator cannot be read.
-        outputs: The numbers that it returns.
-        spectrum: Its singular values; None if there are none to be had.
-        note: Why there are none, or what they are of; else "".
+        outputs: How many numbers it returns.
+        spectrum: Its singular values; None if they cannot be computed.
+        note: Why they cannot, or what they are of ("of the padded image ...");
+            otherwise "".
 
     Example:
         >>> net = networks.mlp([3, 8, 2], "tanh", "orthogonal", sigma_w=1.5)
@@ -193,7 +194,12 @@ def weights(net: Network, params: Params) -> Weights:
 
 
 def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
-    """Return the names of the slices of a layer that a use reads."""
+    """Return the names of the slices of a layer that an operand holds.
+
+    Args:
+        use: The operand.
+        shape: The shape of the leaf of the layer.
+    """
     layer = use.layer
     if layer.stacked is None:
         return [layer.name]
@@ -207,7 +213,7 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
 
 
 def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Array]:
-    """Return the value of each operand. What depends on x is not computed."""
+    """Return the value of each operand, in all iterations of the scans around it."""
     # Several slices may be read at one place, so places are named by number.
     places = {str(i): use.place for i, use in enumerate(uses)}
     leaves = jax.tree.leaves(params)
@@ -224,7 +230,7 @@ def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Ar
 
 
 def _measured(use: Operand, name: str, weight: Array) -> Weight:
-    """Measure the spectrum of one slice of a weight, or say why it has none."""
+    """Return the record of one slice of a weight, with its spectrum or why not."""
     kind = use.layer.kind
     # Parameters of low precision are exact in float32.
     weight = weight.astype(precision.measuring_dtype(None, weight))
@@ -240,7 +246,7 @@ def _measured(use: Operand, name: str, weight: Array) -> Weight:
 
 
 def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
-    """Measure a matrix, or the matrix whose diagonal blocks are given."""
+    """Return the record of a matrix; axes in `batch_axes` are its diagonal blocks."""
     axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
     others = [axis for axis in range(weight.ndim) if axis not in axes]
     ordered = weight.transpose(*axes, *others)
@@ -272,7 +278,7 @@ def _size(weight: Array, axes: tuple[int, ...]) -> int:
 
 
 def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
-    """Measure the map of a convolution from image to image."""
+    """Return the record of a convolution, as a map from image to image."""
     convolution = use.convolution
     assert convolution is not None, "others have been dealt with"
     kernel = weight.transpose(*use.window_axes, *use.in_axes, *use.out_axes)
@@ -335,8 +341,9 @@ def _adjoint(
     """Return the strided convolution of which a transposed one is the transpose.
 
     Pixel o of the result is the sum over taps t of kernel[t] times pixel i of the
-    image, wherever spread · i = o + t - before. Read backwards, a window of reversed
-    taps goes over the result with that stride, and `taps - 1 - before` zeros before it.
+    image, wherever spread · i = o + t - before. In the transpose, a window of reversed
+    taps goes over the result with stride `spread`, and `taps - 1 - before` zeros before
+    it.
 
     Args:
         kernel: Weights (*window, in/groups, out), without dilation.
@@ -371,7 +378,7 @@ def _adjoint(
 
 
 def _dilated(kernel: Array, axis: int, step: int) -> Array:
-    """Put zeros between the taps along an axis."""
+    """Return the kernel with step - 1 zeros between its taps along an axis."""
     taps = kernel.shape[axis]
     shape = list(kernel.shape)
     shape[axis] = (taps - 1) * step + 1

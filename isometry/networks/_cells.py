@@ -20,7 +20,11 @@ States: TypeAlias = tuple[Array, ...]
 
 
 class Step(Protocol):
-    """The equations of a cell: (gates, activation, states) and x to the new states."""
+    """The update of a cell: `step(gates, activation, states, x=x)`, the new states.
+
+    `gates` holds the arrays W, V and b of each gate by its name: the step itself
+    computes W h + V x + b. `states` are those of the step before, x is one input (n,).
+    """
 
     def __call__(
         self,
@@ -36,7 +40,7 @@ class Cell(NamedTuple):
     """One kind of cell.
 
     Attributes:
-        step: Its equations: (gates, activation, states, x) to the new states.
+        step: The update of its states.
         states: The names of its states.
         switches: The gates that multiply, with values in (0, 1).
         contents: The gates whose results the others multiply, such as the candidate.

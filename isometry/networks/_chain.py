@@ -47,17 +47,25 @@ class ChainFunction(LayeredFunction):
                 block.check(entry, f"{where}[{i}]")
 
     def entries(self, params: Params, where: str = "params") -> Sequence[Params]:
-        """Return the parameters of the blocks; require a tuple of one entry a block."""
-        # The type is checked too: `zip` would silently iterate over the keys of a
-        # mapping or the rows of an array.
+        """Return the parameters of the blocks, one entry for each block.
+
+        Args:
+            params: A tuple or a list with one entry for each block.
+            where: Its name in the message.
+
+        Raises:
+            InputError: It is something else, or has another number of entries.
+        """
+        # Of other types, `zip` would iterate over the keys of a mapping or the rows of
+        # an array, without an error.
         is_sequence = isinstance(params, (tuple, list))
         if is_sequence and len(params) == self.depth:
             return params
-        came = f"a {type(params).__name__}"
+        given = f"a {type(params).__name__}"
         if is_sequence:
-            came = f"{len(params)} entries"
+            given = f"{len(params)} entries"
         raise InputError(
-            f"{where} is {came}; write a tuple of {self.depth}, one entry a block "
+            f"{where} is {given}; write a tuple of {self.depth}, one entry per block "
             "(None for a block without parameters)."
         )
 

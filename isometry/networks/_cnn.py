@@ -33,17 +33,17 @@ Sides: TypeAlias = int | Sequence[int]
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution: from the image that it reads to its pre-activation.
+    """One layer: pools an image, convolves it and adds a bias.
 
     Attributes:
-        size: The size of the image before pooling.
-        pooling: How the image is pooled before it is convolved: "average", "max" or
-            None.
-        window: The window of the kernel.
-        strides: One an axis.
-        groups: Groups of channels.
-        n_in: Channels that it reads.
-        n_out: Channels that it writes.
+        size: The pixels of the image along each axis, before pooling.
+        pooling: How the image is pooled first, by blocks of `_spatial.POOL` along each
+            axis: "average", "max" or None.
+        window: The taps of the kernel along each axis.
+        strides: The stride along each axis.
+        groups: The number of groups of channels.
+        n_in: The channels of the image, of all groups.
+        n_out: The channels of the result, of all groups.
         padding: "circular", "same" or "valid".
     """
 
@@ -186,20 +186,26 @@ class Cnn(Built):
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Cnn":
-        """Return the same network with its weights drawn by another scheme."""
+        """Return a copy of the network that draws its weights by another scheme.
+
+        The schemes dks and tat replace the activation too; any other scheme gets the
+        activation that the user gave. Arguments and errors are those of
+        `Network.with_scheme`.
+        """
         function = self.function
-        # dks and tat replace the activation; another scheme gets the user's own.
-        phi = untransformed(function.activation)
-        phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
+        original = untransformed(function.activation)
+        activation, chosen = schemes.transformed(
+            scheme, original, function.num_activations
+        )
         redrawn = dataclasses.replace(
             self,
-            function=dataclasses.replace(function, activation=phi),
-            activation=phi,
+            function=dataclasses.replace(function, activation=activation),
+            activation=activation,
             scheme=chosen,
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         redrawn.drawing()
         return redrawn
 
@@ -213,7 +219,7 @@ class Cnn(Built):
         return {layer.name: self.function.activation for layer in layers}
 
     def skeleton(self, key: Key) -> Params:
-        """Return the leaves before a scheme draws them: zeros."""
+        """Return all leaves of the parameters as arrays of zeros, before any draw."""
         runs = self.function.runs
         params: dict[str, Params] = {}
         params["layers"] = tuple(map(self._leaves_of, runs))

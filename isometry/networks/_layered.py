@@ -38,7 +38,11 @@ class WeightedLayer(Layer):
 
 
 class LayeredFunction(ABC):
-    """The function of a network whose Jacobian is a product of known factors."""
+    """A function f(params, x) that can return its Jacobian as a product of factors.
+
+    The factors are the weight matrices, and the derivatives of the activations between
+    them. z_1, ..., z_(depth-1) are the pre-activations of the hidden layers.
+    """
 
     # Subclasses are frozen dataclasses: functions of one architecture are equal and
     # have the same hash, so they share compiled programs.

@@ -394,10 +394,14 @@ class Mlp(LayeredNetwork):
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Mlp":
-        """Return the same network with its weights drawn by another scheme."""
+        """Return a copy of the network that draws its weights by another scheme.
+
+        Arguments and errors are those of `Network.with_scheme`.
+        """
         return mlp(
             self.widths,
-            # dks and tat replace the activation; another scheme gets the user's own.
+            # The schemes dks and tat replace the activation. Another scheme gets the
+            # activation that the user gave.
             untransformed(self.activation),
             scheme,
             sigma_w=sigma_w,

@@ -174,7 +174,10 @@ class Network:
 
     @functools.cached_property
     def assignment(self) -> Assignment | None:
-        """How the scheme treats each leaf of the parameters; None without a scheme."""
+        """What the scheme does with each leaf of the parameters, a table of rows.
+
+        None without a scheme.
+        """
         if self.scheme is None:
             return None
         # Cached, because it reads the anatomy layer by layer, and `init` is called once
@@ -240,10 +243,10 @@ class Network:
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Network":
-        """Return the same network with its weights drawn by another scheme.
+        """Return a copy of the network that draws its weights by another scheme.
 
         The function stays, and with it all compiled programs. `assignment.table()` of
-        the new network lists what becomes of each leaf of the parameters.
+        the copy lists what becomes of each leaf of the parameters.
 
         Args:
             scheme: A scheme's name, an initializer's that needs no arguments, an
@@ -274,7 +277,7 @@ class Network:
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         redrawn.drawing()
         return redrawn
 
@@ -509,16 +512,19 @@ class Built(Network):
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Built":
-        """Return the same network with its weights drawn by another scheme."""
-        # A copy, where `Network.with_scheme` makes a wrapper: the class stays, and with
-        # it the laws that it knows.
+        """Return a copy of the network that draws its weights by another scheme.
+
+        Arguments and errors are those of `Network.with_scheme`.
+        """
+        # `Network.with_scheme` makes a wrapper. A copy has the class of the network,
+        # and so its `law`, `moments` and `mean_field`.
         redrawn = dataclasses.replace(
             self,
             scheme=schemes.get(scheme),
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         redrawn.drawing()
         return redrawn
 

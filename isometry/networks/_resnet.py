@@ -395,9 +395,11 @@ class Resnet(Built):
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Resnet":
-        """Return the same network with its weights drawn by another scheme.
+        """Return a copy of the network that draws its weights by another scheme.
 
-        A scheme that multiplies skips, such as deep_norm, changes the function too.
+        A scheme that multiplies skips, such as deep_norm, changes the function too: the
+        skips have its factor in the place of the former scheme's. Arguments and errors
+        are those of `Network.with_scheme`.
         """
         # dks and tat replace the activation; another scheme gets the user's own.
         phi, chosen = _shaped(
@@ -416,7 +418,7 @@ class Resnet(Built):
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
-        # What the scheme cannot do is said here, and not at the first draw.
+        # Refuse now, and not at the first draw, what the scheme cannot do.
         net.drawing()
         return net
 

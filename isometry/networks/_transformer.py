@@ -116,7 +116,11 @@ class TransformerFunction:
         h: Tokens,
         params: Params,
     ) -> tuple[Tokens, None]:
-        """Apply one block."""
+        """Apply the attention and the MLP of one block: the body of a scan over blocks.
+
+        Returns:
+            The tokens, and None: nothing is stacked over blocks.
+        """
         h = self._residual(h, params["attention"], self._attention)
         h = self._residual(h, params["mlp"], self._mlp)
         return h, None

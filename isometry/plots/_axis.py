@@ -18,7 +18,7 @@ _LEVEL = 0.95
 
 
 class Axis(NamedTuple):
-    """A variable, "s" or "lam", on a scale, "log" or "linear"."""
+    """An axis: the variable "s", or "lam" for s², on the scale "log" or "linear"."""
 
     variable: str
     scale: str
@@ -66,7 +66,7 @@ class Axis(NamedTuple):
         return 1 / (self.power * x)
 
     def law_density(self, law: Law, x: Line) -> np.ndarray:
-        """Return the density of a law's continuous part, for a unit of x."""
+        """Return the density of a law's continuous part at x, per unit of x."""
         if self.is_log:
             unit = LN10 / self.power
             return np.asarray(law.density(x * unit, "log_s")) * unit
@@ -85,7 +85,13 @@ class Band(NamedTuple):
 
 
 def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
-    """Estimate the density of a quadrature, all matrices pooled, for a unit of x."""
+    """Return the smooth density of a quadrature, all matrices pooled, per unit of x.
+
+    Args:
+        sp: A spectrum with a quadrature.
+        axis: The axis on which x are positions.
+        x: Positions.
+    """
     # Imported here: scipy.stats takes longer to load than the rest of the package.
     from scipy import stats
 

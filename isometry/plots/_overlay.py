@@ -111,9 +111,9 @@ def overlay(
 
 
 def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
-    """Return bins over all resolved values and the support of the law.
+    """Return the edges of bins over all resolved values and the support of the law.
 
-    The lowest thousandth of either is left out.
+    The lowest thousandth of the values, and of the law's mass, is left out.
     """
     resolved = np.asarray(sp.log_values)[np.asarray(sp.resolved)]
     rank = 1 - sum(atom.mass for atom in law.atoms if atom.lam == 0)
@@ -132,7 +132,7 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
 
 
 def _inside(edges: Edges) -> Line:
-    """Return points along the axis for a line, without the ends."""
+    """Return points between the first and the last edge, at which lines are drawn."""
     points = np.linspace(edges[0], edges[-1], _POINTS)
     return points[1:-1]
 

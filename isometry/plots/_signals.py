@@ -174,7 +174,7 @@ def _draw_measured(
 
 
 def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
-    """Write into a panel why its field has no finite value."""
+    """Write into a panel why its field has no finite value, as `Signals.why` says."""
     reason = "not known"
     if field == "c":
         reason = "of a single input there is no other"
@@ -211,7 +211,7 @@ def _by_seed(signals: "Signals", field: str) -> BySeed:
 
 
 def _at_points(signals: "Signals", field: str, points: tuple[str, ...]) -> Line:
-    """Return the mean over seeds and inputs at these points, NaN where missing."""
+    """Return a field at points: the mean over seeds and inputs, NaN where missing."""
     by_seed = _by_seed(signals, field)
     index = {name: i for i, name in enumerate(signals.points)}
     means = np.full(len(points), np.nan)

@@ -81,7 +81,14 @@ def require_axes(ax: object) -> None:
 def require_fields(
     name: str, value: object, *, kind: str, fields: Sequence[str]
 ) -> None:
-    """Require the fields that a picture reads, whatever the class."""
+    """Require the fields that a picture reads; the class does not matter.
+
+    Args:
+        name: The name of the argument.
+        value: Its value.
+        kind: The class that is usual, for the message: "Signals".
+        fields: The names of the fields.
+    """
     missing = [field for field in fields if not hasattr(value, field)]
     if missing:
         raise InputError(
@@ -93,7 +100,10 @@ def require_fields(
 def require_named(
     name: str, values: Mapping[str, T], *, kind: str, fields: Sequence[str]
 ) -> None:
-    """Require a mapping that is not empty, with values that have these fields."""
+    """Require a mapping that is not empty, whose values have these fields.
+
+    The arguments are those of `require_fields`; `kind` is the usual class of a value.
+    """
     if not isinstance(values, Mapping) or not values:
         raise InputError(
             f'{name}={checks.show(values)} holds no names; write {{"name": ...}}.'
@@ -115,7 +125,7 @@ def require_bins(bins: int | ArrayLike) -> None:
 
 
 def name_points(ax: "Axes", names: Sequence[str]) -> None:
-    """Write names of points along x, as many as can be read.
+    """Label the ticks along x with names of points, as many as can be read.
 
     Only the first point of each layer is named, usually its pre-activation. The next
     tick, such as "layers/0:out", has no name.

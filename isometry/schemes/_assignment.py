@@ -391,13 +391,13 @@ def _without_repeats(layers: Sequence[WeightLayer]) -> list[WeightLayer]:
     for layer in layers:
         # If both were drawn, the later draw would overwrite a part of the earlier one.
         earlier = [other for other in kept if other.path == layer.path]
-        if all(_is_apart(layer, other) for other in earlier):
+        if all(_are_disjoint(layer, other) for other in earlier):
             kept.append(layer)
     return kept
 
 
-def _is_apart(a: WeightLayer, b: WeightLayer) -> bool:
-    """Tell whether two stretches of one leaf have no entry in common."""
+def _are_disjoint(a: WeightLayer, b: WeightLayer) -> bool:
+    """Tell whether two layers of one leaf have no entry of it in common."""
     for axis, start, stop in a.stretches:
         for other_axis, other_start, other_stop in b.stretches:
             overlap = start < other_stop and other_start < stop
@@ -654,7 +654,7 @@ def _check_pair(left: Sequence[Layer], right: Sequence[Layer], scheme: Scheme) -
 
 
 def _biases(weights: Iterable[_Weight], scales: _scales.Scales) -> list[_Bias]:
-    """Return the biases of the layers that are drawn."""
+    """Return a record for each bias of the weights that are drawn, each leaf once."""
     # By path, because layers may share a bias, as the two products of a recurrence do.
     biases: dict[str, _Bias] = {}
     for weight in weights:

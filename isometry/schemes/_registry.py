@@ -212,26 +212,30 @@ def resolve(
     sigma_b: float | None = None,
     call: str = "schemes.resolve",
 ) -> Scheme:
-    """Look up a scheme and fix its scale for the one activation of a network.
+    """Look up a scheme, and choose its sigmas for the one activation of a network.
 
     Args:
         scheme: As for `get`.
         activation: A name, an elementwise callable, or an `Activation`.
-        sigma_w: The scale of the weights, or None.
-        sigma_b: The standard deviation of the biases, or None.
-        call: What the user called, for messages.
+        sigma_w: The scale of the weights. None is critical for the activation.
+        sigma_b: The standard deviation of the biases. None is 0, or what belongs to the
+            critical point.
+        call: The function that the user called, for messages.
 
     Returns:
-        The scheme with its scale fixed, as by `Scheme.at`.
+        The scheme with fixed sigmas, as by `Scheme.at`.
 
     Raises:
-        InputError: What `get` or `Scheme.at` refuses.
+        InputError: The scheme is not known; a sigma is given for a scheme that fixes
+            its own, or is not finite and non-negative.
+        NoCriticalPoint: The activation has no critical point.
 
     Example:
         >>> schemes.resolve("orthogonal", "tanh", sigma_w=1.5)
         Scheme('orthogonal', sigma_w=1.5, sigma_b=0)
     """
 
+    # Decorated here, because the name in messages is known only now.
     @public(call)
     def resolved() -> Scheme:
         return get(scheme).at(activation, sigma_w, sigma_b)

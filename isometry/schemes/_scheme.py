@@ -130,46 +130,47 @@ class Scheme:
     """A rule that chooses the initializer of each layer.
 
     Attributes:
-        name: What it is asked for by.
-        choose: `choose(layer, sigma_w)`: the initializer of the weights. It draws one
-            group of a layer, (*window, inputs, outputs) of that group; one that was
-            made with `groups=` draws all groups.
+        name: The name by which users ask for it, such as "orthogonal".
+        choose: `choose(layer, sigma_w)`: the initializer of the weights. It is called
+            with the shape of one group, (*window, inputs, outputs); an initializer made
+            with `groups=` is called once, with the shape of all groups.
         definition: What it does, in one line.
         citation: Who published it.
         law: The distribution of the weights, or their exact structure.
         isometric: Networks that it makes isometric, in words.
         aliases: Its other names.
         differs: How it differs from the paper, or from other implementations.
-        free: Whether sigma_w and sigma_b are the user's. Otherwise the scheme fixes its
-            own scale and draws no biases.
-        alike: Whether layers get the same initializer if they differ only in their
-            index and in the index of their branch. They are then drawn as one batch.
-        multipliers: `multipliers(branch)`: what `residual` returns. None leaves all
-            multipliers as they are drawn.
-        closes: Which leaves carry the multiplier of a branch: "any" (a scalar, else a
-            scale per channel) or "norm" (the scale of the norm behind the last layer).
-        attention: The coefficients that attention matrices start from. None leaves them
-            as they are drawn.
-        fit: `fit(net, params, xs)`: what `adjust` returns, for a scheme that looks at
-            data.
-        ensemble: `ensemble(layer, sigma_w)`: what `drawn` returns, for a scheme whose
-            weights are independent and Gaussian or Haar.
+        free: Whether users choose sigma_w and sigma_b. If not, the scheme fixes its own
+            scale and draws no biases.
+        alike: Whether layers that differ only in their index, and in the index of their
+            branch, get the same initializer. They are then drawn as one batch.
+        multipliers: `multipliers(branch)`: the initial factors of the branch and of its
+            skip, a `Residual`. None leaves all factors as the network draws them.
+        closes: Which leaf at the end of a branch is set to the factor of the branch:
+            "any" (a scalar, or else a scale per channel) or "norm" (the scale of the
+            norm after the last layer).
+        attention: The initial coefficients of the identity, the softmax and the uniform
+            matrix in each attention, a `Mixed`. None leaves them as drawn.
+        fit: `fit(net, params, xs)`: the parameters adjusted to data, for a scheme that
+            looks at data.
+        ensemble: `ensemble(layer, sigma_w)`: the distribution of the weights, a
+            `Drawn`, if they are independent and Gaussian or Haar.
         pairs: Pairs of roles whose layers, one of each in an attention, are drawn from
             the same key: their weights are two factors of one random matrix.
-        embeddings: Whether it has a law for embeddings; otherwise they stay as drawn.
-        transform: `transform(activation, depth)`: the activation that it puts in the
-            place of the given one, in a network with `depth` of them in a row; called
-            with the residual blocks of the network as well if it has any.
+        embeddings: Whether the scheme draws embeddings; if not, they stay as drawn.
+        transform: `transform(activation, depth)`: the activation that replaces the
+            given one, in a network with `depth` activations in a row. If the network
+            has residual blocks, they are a further argument.
         suits: `suits(anatomy)` raises `NotDefined` for a network that the scheme is not
             made for.
-        made_for: The part of a network to which it does what gives it its name:
-            "branches", "attentions", "windows" (of convolutions), "widths" (of more
-            than one layer), or "" for any network.
-        otherwise: What it does in a network without that part, as the end of a sentence
-            that begins with its name.
-        sigma_w: The scale of a free scheme.
-        sigma_b: The standard deviation of its biases.
-        settled: Whether `at` has fixed the scale of a free scheme.
+        made_for: The part of a network for which the scheme is named: "branches",
+            "attentions", "windows" (of convolutions), "widths" (of more than one
+            layer), or "" for any network.
+        otherwise: What the scheme does in a network without that part, as the end of a
+            sentence that begins with its name.
+        sigma_w: The scale of the weights of a free scheme.
+        sigma_b: The standard deviation of the biases of a free scheme.
+        settled: Whether the sigmas of a free scheme have been chosen, by `at`.
 
     Example:
         >>> def choose(layer, sigma_w):

@@ -169,7 +169,7 @@ class Anatomy:
         if name not in by_name:
             near = difflib.get_close_matches(str(name), by_name, n=4, cutoff=0.5)
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            listed = ", ".join(_abbreviated(tuple(by_name), most=12))
+            listed = ", ".join(_abbreviated(tuple(by_name), limit=12))
             raise InputError(
                 f"span={checks.show(name)} names no point; there are: {listed}.{hint}"
             )
@@ -257,7 +257,7 @@ class Anatomy:
 
 
 def gate_uses(anatomy: Anatomy) -> GateUses:
-    """Return how the leaves that multiply branches and skips are used."""
+    """Return which entries of leaves multiply the branches and skips of an anatomy."""
     return anatomy._gate_uses
 
 
@@ -268,12 +268,12 @@ def branches_across_loops(anatomy: Anatomy) -> frozenset[str]:
 
 def _abbreviated(
     names: tuple[str, ...],
-    most: int,
+    limit: int,
 ) -> list[str]:
-    """Return the first and the last names of a long list."""
-    if len(names) <= most:
+    """Return at most `limit` names, with "…" for those left out in the middle."""
+    if len(names) <= limit:
         return list(names)
-    half = most // 2
+    half = limit // 2
     return [*names[:half], "…", *names[-half:]]
 
 

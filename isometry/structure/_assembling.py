@@ -22,7 +22,7 @@ from isometry.structure._points import (
     Point,
     Points,
     PreActivation,
-    biases_behind_sums,
+    biases_after_sums,
     outlet,
     pre_activation,
     spots,
@@ -40,12 +40,15 @@ _INDEX = re.compile(r"\[(\d+)\]")
 
 
 class GateUses(NamedTuple):
-    """How the leaves that multiply branches and skips are used.
+    """Which entries of leaves multiply residual branches and their skips.
+
+    Such a leaf is called a gate: a trained scalar, a scale per channel, or the scale of
+    a norm.
 
     Attributes:
-        of_branch: For each branch by name, the entry of each leaf of its `gates`, by
-            key path.
-        of_skip: Likewise, of its `skip_gates`.
+        of_branch: From the name of a branch, and the key path of one of its `gates`, to
+            the entry of that leaf which multiplies the branch.
+        of_skip: Likewise, for its `skip_gates`.
         shared: The key paths of gates that the program reads in other places too.
     """
 
@@ -66,7 +69,7 @@ class Assembled(NamedTuple):
         flow: The nodes through which the Jacobian is computed.
         points: The named values.
         rows: The weights and their uses, in the order of `layers`.
-        gate_uses: How the gates of the branches are used.
+        gate_uses: Which entries of leaves multiply branches and skips.
         across_loops: The names of branches with several slices of a stack, or with a
             stack in a loop that does not go around their sum. The positions of their
             slices are not in the records.
@@ -93,7 +96,7 @@ class _Parts(NamedTuple):
         weights: The weights; other fields refer to them by their indices here.
         origins: For each value that is computed from parameters alone, the leaves that
             it comes from.
-        before_bias: For each node that is the product of a weight layer, its
+        pre_activations: For each node that is the product of a weight layer, its
             pre-activation.
         joins: The sums in which residual branches return to the stream.
         heads: The attentions.
@@ -104,7 +107,7 @@ class _Parts(NamedTuple):
     leaves: Sequence[Leaf]
     weights: Sequence[Row]
     origins: Mapping[int, Origins]
-    before_bias: Mapping[int, PreActivation]
+    pre_activations: Mapping[int, PreActivation]
     joins: Sequence[Join]
     heads: Sequence[Heads]
     points: Points
@@ -115,7 +118,7 @@ def assemble(
     leaves: Sequence[Leaf],
     x_paths: Sequence[Sequence[str]],
 ) -> Assembled:
-    """Read all parts of an anatomy.
+    """Return all parts of the anatomy of f.
 
     Args:
         closed: The jaxpr of f, a function of the leaves of params, then those of x.
@@ -132,17 +135,17 @@ def assemble(
     # From here on everything is read off the nodes: values in iterations of scans,
     # whose edges are true dependencies.
     flow = Flow(Unrolled(program), layers_at)
-    before_bias = {
+    pre_activations = {
         node: pre_activation(flow, origins_of, node) for node in flow.layer_at
     }
     joins_of_flow = joins(flow)
-    named = spots(flow, weights, before_bias, joins=joins_of_flow)
+    named = spots(flow, weights, pre_activations, joins=joins_of_flow)
     parts = _Parts(
         flow,
         leaves,
         weights=weights,
         origins=origins_of,
-        before_bias=before_bias,
+        pre_activations=pre_activations,
         joins=joins_of_flow,
         heads=_attention.attentions(flow, [join.node for join in joins_of_flow]),
         points=Points(flow, named, x_paths),
@@ -167,7 +170,7 @@ def _layers(
     parts: _Parts,
     depths: Depths,
 ) -> tuple[WeightLayer, ...]:
-    """Write the records of the layers."""
+    """Return a record for each weight layer."""
     flow = parts.flow
     biases = _biases(parts)
     branch_of = {}
@@ -178,7 +181,8 @@ def _layers(
     depth_of = {}
     for index, row in enumerate(parts.weights):
         first = row.uses[0]
-        iteration = 0 if first.single_iteration is None else first.single_iteration[1]
+        single = first.single_iteration
+        iteration = 0 if single is None else single.iteration
         depth_of[index] = depths.of(first.meeting.value, iteration)
     roles = _roles.roles(
         flow,
@@ -222,19 +226,19 @@ def _layers(
 
 
 def _biases(parts: _Parts) -> dict[int, str]:
-    """Return the key path of the bias of each weight that has one."""
+    """Return the key path of the bias of each weight that has one, by its index."""
     params = parts.flow.program.params
     path_of = {leaf: parts.leaves[i].path for i, leaf in enumerate(params)}
     biases: dict[int, str] = {}
     for node, uses in parts.flow.layer_at.items():
-        biases_here = parts.before_bias[node].biases
+        biases_here = parts.pre_activations[node].biases
         # Several weights have one bias each, or share one.
         if len(biases_here) == 1:
             biases_here = biases_here * len(uses)
         for (index, _), bias in zip(uses, biases_here, strict=False):
             biases.setdefault(index, path_of[bias])
-    behind = biases_behind_sums(parts.flow, parts.origins, parts.before_bias)
-    for node, biases_here in behind.items():
+    after_sums = biases_after_sums(parts.flow, parts.origins, parts.pre_activations)
+    for node, biases_here in after_sums.items():
         for index, _ in parts.flow.layer_at[node]:
             biases.setdefault(index, path_of[biases_here[0]])
     return biases
@@ -243,7 +247,11 @@ def _biases(parts: _Parts) -> dict[int, str]:
 def _branches(
     parts: _Parts,
 ) -> tuple[tuple[Branch, ...], GateUses, frozenset[str]]:
-    """Write the records of the branches, in all iterations of scans."""
+    """Return a record for each residual branch, one for each iteration of a scan.
+
+    Returns:
+        The records, and the fields `gate_uses` and `across_loops` of `Assembled`.
+    """
     # A scanned block has one join in the program, and one branch for each iteration.
     stems = _stems(parts)
     by_name: dict[str, Branch] = {}
@@ -260,9 +268,9 @@ def _branches(
         skip_reads = _gates.reads(parts.flow, join.skip, cuts)
         all_reads |= reads | skip_reads
         for joins_at, shift in parts.points.of_node(join.node):
-            written = parts.points.written(join.layers[-1], shift)
-            stem = name = stems[join.node] + written
-            # The same layers may make several branches, one behind the other.
+            suffix = parts.points.suffix(join.layers[-1], shift)
+            stem = name = stems[join.node] + suffix
+            # The same layers may make several branches, one after the other.
             number = 1
             while name in by_name:
                 number += 1
@@ -274,7 +282,7 @@ def _branches(
                 layers=tuple(positions),
                 shortcut=_row_names(parts, join.shortcut),
                 positions=tuple(positions.values()),
-                slice=_slice(parts, join.layers[-1], written),
+                slice=_slice(parts, join.layers[-1], suffix),
                 gates=_paths(parts, gates),
                 skip_gates=_paths(parts, skip_gates),
                 skip_factor=_gates.factor(parts.flow, join.skip, join.fork),
@@ -305,7 +313,7 @@ def _is_across_loops(parts: _Parts, join: Join) -> bool:
                 numbers.add(use.index)
             # Loops that share a weight between iterations are recurrences.
             stacking = [
-                scan for scan, own in zip(scans, use.styles, strict=True) if own
+                scan for scan, own in zip(scans, use.takes_slices, strict=True) if own
             ]
             if any(scan not in around for scan in stacking):
                 return True
@@ -319,7 +327,14 @@ def _entries(
     *,
     index_in: Mapping[int, int],
 ) -> dict[str, Entry]:
-    """Return which entry of each gate multiplies one branch, by key path."""
+    """Return which entry of each gate multiplies one branch, by the gate's key path.
+
+    Args:
+        parts: What has been read.
+        gates: Indices of leaves that multiply the branch.
+        reads: Where these leaves are read.
+        index_in: For each scan around the branch, which slice its iteration takes.
+    """
     program = parts.flow.program
     entries = [
         _gates.entry(program, leaf, reads, origins=parts.origins, index_in=index_in)
@@ -337,19 +352,25 @@ def _positions(parts: _Parts, join: Join) -> dict[str, int]:
     return positions
 
 
-def _slice(parts: _Parts, layer: int, written: str) -> int | None:
-    """Return the slice of a stacked layer in "[3]", "[3]@5" or "[1][2]", or None."""
-    indices = [int(index) for index in _INDEX.findall(written)]
+def _slice(parts: _Parts, layer: int, suffix: str) -> int | None:
+    """Return which slice of a stacked layer a point is of; None if it is not stacked.
+
+    Args:
+        parts: What has been read.
+        layer: The node of the layer.
+        suffix: The slices and steps in the name of the point: "[3]@5", "[1][2]".
+    """
+    indices = [int(index) for index in _INDEX.findall(suffix)]
     if not indices:
         return None
     flow = parts.flow
     _, use = flow.layer_at[layer][0]
     # The one iteration of a leaf that f itself stacked is not written.
-    skipped = None if use.single_iteration is None else use.single_iteration[0]
+    skipped = None if use.single_iteration is None else use.single_iteration.position
     lengths = [
         flow.program.scans[scan].length
         for i, scan in enumerate(flow.value(layer).scans)
-        if use.styles[i] and i != skipped
+        if use.takes_slices[i] and i != skipped
     ]
     # Slices of nested stacks are numbered with the innermost fastest. The length of the
     # outermost is not needed.
@@ -367,10 +388,10 @@ def _paths(parts: _Parts, leaves: Sequence[int]) -> tuple[str, ...]:
 
 
 def _stems(parts: _Parts) -> dict[int, str]:
-    """Name the branch of each join, without the iterations of scans.
+    """Return the name of each branch without the iterations of scans, by its join.
 
-    The name is the common prefix of the names of its layers, or the name of the last
-    layer if a layer outside of the branch has that prefix too.
+    The name is the common prefix of the names of the layers on the branch, or the name
+    of the last layer if a layer outside of the branch has that prefix too.
     """
     stems = {}
     for join in parts.joins:
@@ -408,7 +429,7 @@ def _row_names(
 
 
 def _attentions(parts: _Parts) -> tuple[Attention, ...]:
-    """Write the records of the attentions; equal ones are one record."""
+    """Return a record for each attention; equal ones are one record."""
     records = [
         Attention(
             query=_row_names(parts, heads.query),
@@ -430,7 +451,7 @@ def _coefficient(
     parts: _Parts,
     coefficient: Coefficient,
 ) -> str | float | None:
-    """Return the key path of a leaf; numbers stay as they are."""
+    """Return a coefficient as in `Attention`: the key path of a leaf, or the number."""
     # Indices are whole numbers, and what the program fixes is a float.
     if isinstance(coefficient, int):
         return _paths(parts, (coefficient,))[0]
@@ -438,49 +459,55 @@ def _coefficient(
 
 
 def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
-    """Describe what follows each weight, step by step, by its name."""
+    """Return words for the steps after each weight, by its name.
+
+    For example {"fc": ("batch norm", "relu"), "out": ("sum",)}.
+    """
     flow = parts.flow
     names = _leaf_names(parts)
-    sum_of_layer = sums(flow, parts.before_bias, parts.joins)
-    shortcuts = {node for join in parts.joins for node in join.shortcut}
+    sum_of_layer = sums(flow, parts.pre_activations, parts.joins)
+    sum_of_shortcut = {
+        node: join.node for join in parts.joins for node in join.shortcut
+    }
     attended = {
         node
         for heads in parts.heads
         for node in (*heads.query, *heads.key, *heads.value)
     }
-    # For each weight by name, what follows each of its uses.
+    # From the name of a weight to the steps after each of its uses.
     steps_of_uses: dict[str, list[tuple[str, ...]]] = {}
     for node, uses in flow.layer_at.items():
-        steps = _words_behind(flow, parts.before_bias[node].node, names)
-        behind = outlet(flow, parts.before_bias[node].node)
-        if behind is None:
-            behind = parts.before_bias[node].node
+        result = parts.pre_activations[node].node
+        steps = _words_after(flow, result, names)
+        after = outlet(flow, result)
         if node in attended:
             steps.append("attention")
-        elif _following.is_multiplied(flow, behind):
+        elif _following.is_multiplied(flow, result if after is None else after):
             steps.append("product")
-        # The sum after a shortcut is named for the last layer of the branch.
-        if node in shortcuts:
+        both = (sum_of_shortcut, sum_of_layer)
+        for sum_node in sorted({of[node] for of in both if node in of}):
             steps.append("sum")
-        if node in sum_of_layer:
-            steps.append("sum")
-            steps += _words_behind(flow, sum_of_layer[node], names)
-        is_recurrent = any(not all(use.styles) for _, use in uses)
+            # What follows the sum of a shortcut and a branch is said once, of the last
+            # layer of the branch.
+            if sum_of_layer.get(node) == sum_node:
+                steps += _words_after(flow, sum_node, names)
+        # In some scan around it the iterations are steps, and not stacked layers.
+        is_recurrent = any(not all(use.takes_slices) for _, use in uses)
         if is_recurrent and not steps:
             steps += _following.gates(flow, node)
         for index, _ in uses:
             name = parts.weights[index].name
             steps_of_uses.setdefault(name, []).append(tuple(steps))
-    # The first and the last iteration of a scan may differ from all others.
+    # The most frequent steps: the first and last iterations of a scan may differ.
     return {name: statistics.mode(steps) for name, steps in steps_of_uses.items()}
 
 
-def _words_behind(
+def _words_after(
     flow: Flow,
     node: int,
     names: Mapping[int, str],
 ) -> list[str]:
-    """Describe the nonlinearity and norm that follow a node."""
+    """Return words for the nonlinearity and norm that follow a node."""
     end = outlet(flow, node)
     return [] if end is None else _following.words(flow, node, end, names=names)
 
@@ -498,9 +525,9 @@ class _Before(NamedTuple):
 
 
 def _precedes(parts: _Parts) -> dict[str, _Before]:
-    """Describe the operations between the last point and each weight, by its name.
+    """Return what comes between the last point before each weight and the weight.
 
-    An example is the norm at the beginning of a branch.
+    An example is the norm at the beginning of a branch. Keys are the names of weights.
     """
     flow = parts.flow
     named = parts.points.nodes
@@ -532,7 +559,8 @@ def _back_to(
     """Walk back from a node, on every path as far as the first of `ends`.
 
     Returns:
-        All nodes that were visited, and those of them at which a path ended.
+        `(visited, sources)`: all nodes that were visited, and those at which a path
+        ended.
     """
     seen = {start}
     pending = [start]
@@ -549,7 +577,7 @@ def _back_to(
 
 
 def _leaf_names(parts: _Parts) -> dict[int, str]:
-    """Name each value that comes from a leaf of params after that leaf."""
+    """Return the name of the leaf that each value comes from, by the value's index."""
     params = parts.flow.program.params
     name_of = {leaf: short_name(parts.leaves[i]) for i, leaf in enumerate(params)}
     return {
@@ -559,7 +587,7 @@ def _leaf_names(parts: _Parts) -> dict[int, str]:
 
 
 def _unread(program: Program) -> tuple[str, ...]:
-    """Name the operations on the signal whose inside cannot be read."""
+    """Return the names of operations on the signal whose inside cannot be read."""
     names = [
         value.operation
         for index, value in enumerate(program.values)
@@ -573,11 +601,11 @@ def laid_out_pair(
     a: Point,
     b: Point,
 ) -> tuple[int | None, int | None]:
-    """Return two nodes between which a path exists if `b` may depend on `a`.
+    """Return nodes of `a` and `b` between which a path exists if `b` depends on `a`.
 
-    Four nodes represent all iterations of a scan, the second and third all inner ones.
-    Of two points in different inner iterations, the second node represents the earlier
-    one, the third the later one.
+    Four iterations of a scan are laid out; the second and third stand for all inner
+    ones. Of two points in different inner iterations, the earlier gets the node in the
+    second, the later the node in the third.
 
     Returns:
         The nodes of `a` and `b`, or (None, None) if `b` is in an earlier iteration, and

@@ -15,15 +15,15 @@ class Heads(NamedTuple):
 
     Attributes:
         query: Nodes of the layers that make the queries.
-        key: Those that make the keys.
-        value: Those that make the values.
-        output: Those that read what the attention returns.
-        logits: The product of queries and keys.
-        mixed: The product of attention and values.
+        key: Nodes of the layers that make the keys.
+        value: Nodes of the layers that make the values.
+        output: Nodes of the layers that read the result of the attention.
+        logits: The node of the product of queries and keys.
+        mixed: The node of the product of attention weights and values.
         size: The number of products that are summed to one logit.
         shares: If one layer makes queries, keys and values: where along the last axis
             of its result each begins and ends. Otherwise empty.
-        mixture: What the product with the values multiplies them with.
+        mixture: The coefficients of the matrix that multiplies the values.
     """
 
     query: Indices
@@ -46,7 +46,10 @@ def attentions(
     Args:
         flow: The flow.
         joins: The sums in which residual branches return to the stream. A layer on the
-            other side of one belongs to another block.
+            other side of such a sum belongs to another block.
+
+    Returns:
+        The attentions, in the order of their products with the values.
     """
     barriers = frozenset(joins)
     in_order = []
@@ -69,11 +72,11 @@ def _heads(
     mixed: int,
     barriers: frozenset[int],
 ) -> Heads | None:
-    """Return the attention whose last product is a node, or None.
+    """Return the attention of which a product is that with the values, or None.
 
     Args:
         flow: The flow.
-        mixed: The node, a product of two values of the flow.
+        mixed: The node of the product, of two values of the flow.
         barriers: The sums in which residual branches return to the stream.
     """
     inputs = flow.unrolled.nodes[mixed].inputs
@@ -97,7 +100,7 @@ def _heads(
             query=before[0],
             key=before[1],
             value=before[2],
-            output=_layers_behind(flow, mixed, barriers),
+            output=_layers_after(flow, mixed, barriers),
             logits=logits,
             mixed=mixed,
             size=_num_summed(flow, logits),
@@ -114,12 +117,14 @@ def _shares(
 ) -> tuple[tuple[int, int], ...]:
     """Return which outputs of one layer are queries, keys and values.
 
-    It is empty if they come from several layers, or are no stretches of the outputs.
-
     Args:
         flow: The flow.
         operands: The nodes of queries, keys and values.
-        before: The layers before each of them.
+        before: The layers before each of these nodes.
+
+    Returns:
+        For queries, keys and values (start, stop) along the outputs; () if they come
+        from several layers, or are no ranges of the outputs.
     """
     layers = set(before)
     if len(layers) > 1 or len(before[0]) != 1:
@@ -135,7 +140,7 @@ def _share(
     layer: int,
     operand: int,
 ) -> tuple[int, int] | None:
-    """Return which outputs of a layer an operand is made of, if they are a stretch."""
+    """Return (start, stop) of the outputs that make an operand; None for no range."""
     program = flow.program
     start = flow.unrolled.nodes[layer].value
     last = len(program.values[start].shape) - 1
@@ -157,7 +162,7 @@ def _share(
 
 
 def _between(flow: Flow, layer: int, operand: int) -> set[int]:
-    """Return the nodes from a layer to an operand that depends on it."""
+    """Return the nodes after a layer on which an operand depends, itself included."""
     seen = {operand}
     pending = [operand]
     while pending:
@@ -169,7 +174,7 @@ def _between(flow: Flow, layer: int, operand: int) -> set[int]:
 
 
 def _num_summed(flow: Flow, product: int) -> int:
-    """Return how many products are summed to one entry of a product."""
+    """Return how many terms are summed to one entry of a matrix product."""
     (summed, _), _ = flow.value(product).params["dimension_numbers"]
     left = flow.unrolled.value(flow.unrolled.nodes[product].inputs[0])
     return math.prod(left.shape[axis] for axis in summed)
@@ -182,7 +187,8 @@ def _back_to_products(
     """Walk back from a node to the nearest products of two values of the flow.
 
     Returns:
-        All nodes that were visited, in order, and those of them that are such products.
+        `(visited, products)`: the nodes that were visited, in the order of computation,
+        and those at which the walk stopped because they are such products.
     """
     seen = {start}
     pending = [start]
@@ -251,11 +257,11 @@ def _layers_before(
     start: int,
     barriers: frozenset[int],
 ) -> Indices:
-    """Return the nearest layers before a node: of a query, its projection.
+    """Return the nodes of the nearest layers before a node: of a query, its projection.
 
     The walk stops at `barriers`, the sums in which residual branches return, and at
-    products of two values: layers before those belong to an earlier block. No layer is
-    found if the attention reads the stream without a projection.
+    products of two values: layers before these belong to an earlier block. () if the
+    attention reads the stream without a projection.
     """
     seen = {start}
     pending = [start]
@@ -272,12 +278,15 @@ def _layers_before(
     return tuple(sorted(layers))
 
 
-def _layers_behind(
+def _layers_after(
     flow: Flow,
     start: int,
     barriers: frozenset[int],
 ) -> Indices:
-    """Return the nearest layers after a node; the same nodes stop the walk."""
+    """Return the nodes of the nearest layers after a node.
+
+    The walk stops at `barriers` and at products of two values, as in `_layers_before`.
+    """
     seen = {start}
     pending = [start]
     layers = []

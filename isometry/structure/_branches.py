@@ -1,7 +1,7 @@
 """Residual branches: where they leave the stream, and the sum in which they return.
 
 In y = x + f(x), x is the fork, the sum y is the join, the layers of f are the branch,
-and the other operand of the sum is the skip.
+and the other operand of the sum is the skip. The stream is what runs from join to join.
 """
 
 import heapq
@@ -75,11 +75,11 @@ class _Way(NamedTuple):
     """All paths from a fork to one operand of a sum.
 
     Attributes:
-        nodes: The nodes on them after the fork, in order. Empty if the operand is the
-            fork itself.
+        nodes: The nodes after the fork on these paths, in the order of computation.
+            Empty if the operand is the fork itself.
         num_products: The number of products, of a weight or of two values, on the path
             that has the fewest.
-        end: The operand.
+        end: The node of the operand.
     """
 
     nodes: Indices
@@ -87,7 +87,7 @@ class _Way(NamedTuple):
     end: int
 
     def layers(self, flow: Flow) -> Indices:
-        """Return the nodes that are results of weight layers, in order."""
+        """Return the nodes on the paths that are results of weight layers."""
         return tuple(node for node in self.nodes if node in flow.layer_at)
 
     def positions(self, flow: Flow) -> Indices:
@@ -109,16 +109,16 @@ def _join(
     operands: tuple[int, int],
 ) -> Join | None:
     """Return the join at a sum, or None if the sum adds no branch to the stream."""
-    fork, behind = _fork(flow, operands)
+    fork, marks = _fork(flow, operands)
     if fork is None:
         return None
     # The sum is a join if one operand is the stream itself and the other has layers.
-    ways = _ways(flow, fork, behind, operands=operands)
+    ways = _ways(flow, fork, marks, operands=operands)
     if ways[0].num_products > 0:
         # The stream may lie further back: in x + attention(h) + mlp(h), h = norm(x),
         # the last node on which mlp(h) and the sum before it depend is h.
-        fork, behind = _fork_on_stream(flow, operands) or (fork, behind)
-        ways = _ways(flow, fork, behind, operands=operands)
+        fork, marks = _fork_on_stream(flow, operands) or (fork, marks)
+        ways = _ways(flow, fork, marks, operands=operands)
     skip, branch = ways
     layers = branch.layers(flow)
     if not layers or skip.num_products == branch.num_products:
@@ -150,12 +150,15 @@ def _join(
 def _ways(
     flow: Flow,
     fork: int,
-    behind: dict[int, int],
+    marks: dict[int, int],
     *,
     operands: tuple[int, int],
 ) -> list[_Way]:
-    """Return the paths to each operand; the operand with fewer products comes first."""
-    ways = [_way(flow, fork, behind, operand=operand) for operand in operands]
+    """Return the paths to each operand; the operand with fewer products comes first.
+
+    The arguments are those of `_way`, for both operands of a sum.
+    """
+    ways = [_way(flow, fork, marks, operand=operand) for operand in operands]
     return sorted(ways, key=lambda way: way.num_products)
 
 
@@ -168,9 +171,9 @@ def _fork_on_stream(
     That operand is then the stream, and the other one may end a branch.
 
     Returns:
-        The node and the nodes after it on which an operand depends, marked as by
-        `_fork`: `_LEFT` on the stream, `_RIGHT` on the other side. None if there is no
-        such node.
+        `(node, marks)`, or None if there is no such node. `marks` has the nodes after
+        it on which an operand depends: `_LEFT` on the stream, `_RIGHT` on the other
+        side.
     """
     candidates = []
     # Neither operand depends on the other here: `_fork` would have returned the one
@@ -178,17 +181,17 @@ def _fork_on_stream(
     # one operand cannot meet the other one itself.
     for stream, other in (operands, operands[::-1]):
         unchanged = _without_products(flow, stream)
-        behind = {stream: _LEFT, other: _RIGHT}
+        marks = {stream: _LEFT, other: _RIGHT}
         # Negated, because heapq pops the smallest and the latest node is wanted first.
         pending = [-other]
         while pending:
             node = -heapq.heappop(pending)
             if node in unchanged:
-                candidates.append((node, behind | dict.fromkeys(unchanged, _LEFT)))
+                candidates.append((node, marks | dict.fromkeys(unchanged, _LEFT)))
                 break
             for read in flow.inputs[node]:
-                if read not in behind:
-                    behind[read] = _RIGHT
+                if read not in marks:
+                    marks[read] = _RIGHT
                     heapq.heappush(pending, -read)
     return max(candidates, key=lambda pair: pair[0], default=None)
 
@@ -214,8 +217,9 @@ def _fork(
     """Find the last node on which both operands depend.
 
     Returns:
-        The fork, or None if there is none, and the nodes after it on which an operand
-        depends. Each is marked by which: `_LEFT`, `_RIGHT`, or both bits.
+        `(fork, marks)`; the fork is None if there is none. `marks` has the nodes after
+        it on which an operand depends: on the first `_LEFT`, on the second `_RIGHT`, on
+        both the two bits together.
     """
     # The operands are two different nodes, as `is_sum` has checked.
     marks = {operands[0]: _LEFT, operands[1]: _RIGHT}
@@ -237,13 +241,20 @@ def _fork(
 def _way(
     flow: Flow,
     fork: int,
-    behind: dict[int, int],
+    marks: dict[int, int],
     *,
     operand: int,
 ) -> _Way:
-    """Collect the nodes on all paths from the fork to one operand."""
+    """Return all paths from the fork to one operand.
+
+    Args:
+        flow: The flow.
+        fork: The fork.
+        marks: Has all nodes between the fork and the operands.
+        operand: The node of the operand.
+    """
     fewest = {fork: 0}
-    for node in sorted(behind):
+    for node in sorted(marks):
         # Paths that do not start at the fork, such as those of the keys and values of
         # an encoder, do not count.
         before = [fewest[read] for read in flow.inputs[node] if read in fewest]
@@ -260,7 +271,7 @@ def _between(
     reached: dict[int, int],
     end: int,
 ) -> set[int]:
-    """Return `end`, and those of the nodes `reached` on which it depends."""
+    """Return `end`, and the nodes among `reached` on which it depends."""
     seen = {end}
     pending = [end]
     while pending:
@@ -285,7 +296,9 @@ def _is_in_one_step(flow: Flow, fork: int, layer: int) -> bool:
     fork_iterations = flow.unrolled.nodes[fork].iterations
     scans = flow.value(layer).scans
     for _, use in flow.layer_at[layer]:
-        for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
+        for depth, (scan, is_slice) in enumerate(
+            zip(scans, use.takes_slices, strict=True)
+        ):
             of_state = program.of_states[scan]
             if is_slice or layer_value not in of_state:
                 continue

@@ -30,11 +30,11 @@ class Convolution(NamedTuple):
         size: The pixels of the image along each axis, before it is padded.
         strides: The stride along each axis.
         dilation: The pixels from one tap of the window to the next, along each axis.
-        spread: For each axis, how many pixels the window goes over for each one of the
-            image: zeros stand between pixels. More than 1 in transposed convolutions
-            alone, where it is the stride of their adjoint.
-        padding: "circular"; or the zeros before and behind each axis.
-        note: What the other fields do not say ("of the padded image"), or "".
+        spread: For each axis, how many pixels the window goes over for each pixel of
+            the image: zeros stand between pixels. More than 1 in transposed
+            convolutions alone, where it is the stride of their adjoint.
+        padding: "circular"; or the zeros before and after each axis.
+        note: What the other fields do not say ("of the padded image ..."), or "".
     """
 
     size: Indices
@@ -88,10 +88,15 @@ class _Pixels(NamedTuple):
 
 
 def read(program: Program, index: int) -> Convolution | None:
-    """Return how a convolution goes over its image; None of any other operation.
+    """Return how a convolution goes over its image.
 
-    It is None also of transposed convolutions with a stride beside their spread, and of
-    those that cut pixels off the image.
+    Args:
+        program: The program.
+        index: Index of the value that the convolution returns.
+
+    Returns:
+        The description; None for any other operation, for transposed convolutions with
+        a stride beside their spread, and for those that cut pixels off the image.
     """
     value = program.values[index]
     if value.operation != "conv_general_dilated":
@@ -145,9 +150,9 @@ def _unpadded(
 
     Args:
         plain: The convolution of the padded image.
-        axes: All axes of the image, and how they were padded; empty if they were mixed.
-        spatial: The axes that the window goes over.
-        taps: Width of the window along each of them.
+        axes: How each axis of the image was padded; empty if axes were mixed.
+        spatial: The axes over which the kernel goes.
+        taps: The width of the kernel along each of `spatial`.
     """
     others = [pixels for axis, pixels in enumerate(axes) if axis not in spatial]
     # Padded channels would be another kernel.
@@ -160,8 +165,8 @@ def _unpadded(
     are_circles = []
     for i, pixels in enumerate(chosen):
         before, after = plain.padding[i]
-        behind = len(pixels.indices) - pixels.first - pixels.size
-        zeros.append((before + pixels.first, after + behind))
+        num_after = len(pixels.indices) - pixels.first - pixels.size
+        zeros.append((before + pixels.first, after + num_after))
         width = (taps[i] - 1) * plain.dilation[i] + 1
         is_circle = pixels.is_circle(plain.strides[i], width)
         are_circles.append(is_circle and before == after == 0)
@@ -173,7 +178,11 @@ def _unpadded(
 
 
 def _sources(program: Program, image: int) -> set[int]:
-    """Return the values that were put side by side in an image, or the image itself."""
+    """Return the indices of the values that a padded image is made of.
+
+    Padding itself does not count: of a circularly padded image it is the image before,
+    of an image that is not padded the image itself.
+    """
     sources = set()
     pending = [image]
     while pending:
@@ -188,7 +197,7 @@ def _sources(program: Program, image: int) -> set[int]:
 
 
 def _is_reordered(program: Program, index: int) -> bool:
-    """Tell whether a value is another with its axes in another order, or unit axes."""
+    """Tell whether an operation only reorders axes, or adds or removes unit axes."""
     value = program.values[index]
     if value.operation not in _REORDERING:
         return False
@@ -243,11 +252,13 @@ class _NotPadding(Exception):
 
 
 class _Moved(NamedTuple):
-    """The entries of a source, as they stand in another value.
+    """Where the entries of an image (the source) stand in a value computed from it.
 
     Attributes:
-        numbers: The number of each entry, 0 for zeros.
-        axes: For each axis the one of the source; None for a new one of size 1.
+        numbers: An array of the shape of the value. It holds the number of the entry of
+            the source that stands there, counted from 1, or 0 for an added zero.
+        axes: For each axis of the value the axis of the source that it is; None for a
+            new axis of size 1. Empty for a value of zeros.
     """
 
     numbers: np.ndarray
@@ -260,7 +271,10 @@ def _moved(program: Program, index: int, cache: dict[int, _Moved]) -> _Moved:
     Args:
         program: The program.
         index: Index of the value.
-        cache: What is known already: of the source, and of values that were visited.
+        cache: The results for the source and for values that were visited before.
+
+    Raises:
+        _NotPadding: The value holds something other than entries and zeros.
     """
     if index in cache:
         return cache[index]
@@ -280,8 +294,12 @@ def _moved(program: Program, index: int, cache: dict[int, _Moved]) -> _Moved:
     return cache[index]
 
 
+# The functions below return where entries stand in the result of an operation, from
+# where they stand in its operands, the parameters of its equation, and its shape.
+
+
 def _concatenated(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Put parts of the source and zeros side by side."""
+    """Concatenate the numbers of the operands."""
     numbers = np.concatenate([part.numbers for part in operands], params["dimension"])
     # Zeros have no axes of the source.
     (axes, *_) = [part.axes for part in operands if part.axes]
@@ -289,17 +307,17 @@ def _concatenated(operands: list[_Moved], params: dict, shape: Indices) -> _Move
 
 
 def _sliced(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Cut a window out."""
+    """Slice the numbers of the operand, with strides if there are any."""
     (image,) = operands
     starts = params["start_indices"]
-    steps = params["strides"] or (1,) * len(shape)
-    stretches = zip(starts, params["limit_indices"], steps, strict=True)
-    window = tuple(slice(*stretch) for stretch in stretches)
-    return image._replace(numbers=image.numbers[window])
+    strides = params["strides"] or (1,) * len(shape)
+    bounds = zip(starts, params["limit_indices"], strides, strict=True)
+    slices = tuple(slice(*bounds_of_axis) for bounds_of_axis in bounds)
+    return image._replace(numbers=image.numbers[slices])
 
 
 def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Put zeros around the entries; refuse zeros between them."""
+    """Pad the numbers with zeros; refuse padding between entries, or a negative one."""
     image, _ = operands
     widths = [(low, high) for low, high, _ in params["padding_config"]]
     is_spread = any(inner for _, _, inner in params["padding_config"])
@@ -309,7 +327,7 @@ def _among_zeros(operands: list[_Moved], params: dict, shape: Indices) -> _Moved
 
 
 def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Reorder the axes."""
+    """Transpose the numbers of the operand."""
     (image,) = operands
     order = params["permutation"]
     axes = tuple(image.axes[axis] for axis in order)
@@ -317,7 +335,7 @@ def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _reshaped(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Add and remove axes of size 1."""
+    """Add axes of size 1 to the numbers of the operand, or remove some."""
     image, *_ = operands
     sizes = image.numbers.shape
     # Only axes of size 1 come and go, so the others keep their order.
@@ -341,7 +359,11 @@ _MOVES: dict[str, _Move] = {
 
 
 def _is_zero(program: Program, index: int) -> bool:
-    """Tell whether a value that does not depend on x is zero."""
+    """Tell whether all entries of a value are known to be zero.
+
+    That is known of constants, and of constants that are broadcast or cast. False for
+    all other values.
+    """
     value = program.values[index]
     if value.number is not None:
         return not np.any(value.number)

@@ -149,13 +149,15 @@ def _are_independent(
     rows_of_probes: Bool[Array | np.ndarray, "probes rows"],
     direction: PyTree[Array | np.ndarray],
 ) -> Bool[Array, ""]:
-    """Tell whether each probe changes no rows but those it perturbs, and some change.
+    """Tell whether no probe changes a row that it does not perturb.
+
+    False as well if no probe changes anything.
 
     Args:
         apply: The function.
         derivative: `_forward` or `_backward`.
-        params: Its parameters.
-        x: Its input.
+        params: The parameters of the function.
+        x: The input of the function.
         rows_of_probes: Which rows each probe perturbs.
         direction: The direction in which rows are perturbed.
     """
@@ -182,7 +184,7 @@ def _forward(
     f: Callable,
     values: PyTree,
 ) -> Callable:
-    """Return the derivative of f at `values`, as a map of tangents."""
+    """Return the derivative of f at `values`, a map of tangents."""
     _, push = jax.linearize(f, values)
     return push
 
@@ -191,7 +193,10 @@ def _backward(
     f: Callable,
     values: PyTree,
 ) -> Callable:
-    """Return its transpose, a map of cotangents, which couples the same rows."""
+    """Return the transpose of the derivative, a map of cotangents.
+
+    It couples the same rows as the derivative.
+    """
     _, pull = jax.vjp(f, values)
     return lambda cotangents: pull(cotangents)[0]
 

@@ -17,7 +17,7 @@ class Depths:
     """
 
     def __init__(self, program: Program, layer_values: Collection[int]) -> None:
-        """Count the layers.
+        """Count the layers up to each value.
 
         Args:
             program: The program.
@@ -75,7 +75,12 @@ class Depths:
         self.last[index] = depth
 
     def of(self, index: int, iteration: int = 0) -> int:
-        """Return the number at the result of a weight layer, in one iteration."""
+        """Return the depth of a weight layer in one iteration of the scan around it.
+
+        Args:
+            index: Index of the value that is the result of the layer.
+            iteration: The iteration, counted in the order of running.
+        """
         depths = self.all[index]
         # In nested scans the first entries are the iterations of the innermost one.
         return depths[min(iteration, len(depths) - 1)]

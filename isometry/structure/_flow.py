@@ -49,14 +49,14 @@ class Flow:
     Attributes:
         program: The program.
         unrolled: Its values, one node for each iteration of a scan.
-        layer_at: For each node that is the result of weight layers, the index of each
-            weight and its use: one pair, or several where the program has concatenated
-            weights.
+        layer_at: From a node that is the result of weight layers to those layers, each
+            as (index of the weight, its `Use`). There are several where the program has
+            concatenated weights.
         stream: The nodes that depend on x by a path that has a derivative.
         output: The node of the first output, the one whose Jacobian is meant.
-        nodes: The nodes of the stream on which that output depends, in order. Dead code
-            and other outputs are left out.
-        inside: The same, as a set.
+        nodes: The nodes of the flow: those of the stream on which the first output
+            depends, in an order in which they can be computed.
+        inside: The same nodes, as a set.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class Flow:
         """Find the nodes of the flow.
 
         Args:
-            unrolled: The nodes of a program.
-            layers: For each value (its index in the program) that is the result of
-                weight layers, the index of each weight and its use.
+            unrolled: The program, laid out as nodes.
+            layers: From the index of a value that is the result of weight layers to
+                those layers, each as (index of the weight, its `Use`).
         """
         self.unrolled = unrolled
         self.program = program = unrolled.program
@@ -98,7 +98,7 @@ class Flow:
         node: int,
         uses: Sequence[tuple[int, Use]],
     ) -> list[tuple[int, Use]]:
-        """Return those of the uses that happen in the iteration of a node."""
+        """Return those uses of a node's value that happen in the node's iteration."""
         iterations = self.unrolled.nodes[node].iterations
         scans = self.unrolled.value(node).scans
         uses_here = []
@@ -205,18 +205,18 @@ class Flow:
         start: int,
         within: Container[int] | None = None,
     ) -> list[int]:
-        """Follow a node through the activations and norms that are applied to it alone.
+        """Return the nodes through which every path onward from `start` runs.
 
-        This stops before a weight layer, a product, or an operation that also reads
-        another value of the stream.
+        They are the results of the activations and norms that are applied to `start`
+        alone: the search stops before a weight layer, a product, or an operation that
+        also reads another value of the stream.
 
         Args:
             start: The node.
             within: The nodes of the flow that may be followed; all of them by default.
 
         Returns:
-            The bottlenecks in order: the nodes through which every path onward from
-            `start` runs.
+            These bottlenecks, in order.
         """
         followed = self.inside if within is None else within
         if start not in self.inside:
@@ -263,12 +263,12 @@ class Flow:
         inside: set[int],
         pending: list[int],
     ) -> bool:
-        """Tell whether every path from the nodes inside onward runs through this one.
+        """Tell whether every path onward from the visited nodes runs through `node`.
 
         Args:
-            node: One of the nodes inside, the last that was visited.
-            inside: The nodes that have been visited.
-            pending: Readers of these nodes; some may have been visited too.
+            node: The node that was visited last.
+            inside: All nodes that have been visited.
+            pending: Readers of visited nodes; some may have been visited too.
         """
         next_nodes = {reader for reader in pending if reader not in inside}
         # The output has no readers, but paths that end there must pass the node too.

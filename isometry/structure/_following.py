@@ -1,4 +1,7 @@
-"""Names the operations between two nodes of the flow: "batch norm → relu"."""
+"""Names the operations between two nodes of the flow: "batch norm → relu".
+
+The flow is the nodes through which the derivative passes (`_flow`).
+"""
 
 import math
 from collections.abc import Container, Mapping, Sequence
@@ -128,14 +131,14 @@ def words(
     names: Mapping[int, str],
     within: Container[int] | None = None,
 ) -> list[str]:
-    """Describe the operations between two nodes, one description for each step.
+    """Return words for the operations between two nodes, one for each step.
 
     Args:
         flow: The flow.
         start: The first node.
         end: The last node, through which every path onward from `start` runs.
-        names: For values that come from a leaf of params, the name of that leaf. It
-            names what is added or concatenated.
+        names: From the index of a value that comes from a leaf of params to the name of
+            the leaf, for what is added or concatenated.
         within: The nodes of the flow that may be followed; all of them by default.
     """
     steps: list[Step] = []
@@ -157,9 +160,9 @@ def words(
 
 
 def is_multiplied(flow: Flow, node: int) -> bool:
-    """Tell whether the next that happens to a node is a product with another branch.
+    """Tell whether a node is next multiplied with another value of the flow.
 
-    Entry by entry, as the gate of a GLU and what it gates.
+    The product is entry by entry, as in a GLU.
     """
     for reader in flow.chain(node):
         operands = set(flow.inputs[reader])
@@ -171,7 +174,7 @@ def is_multiplied(flow: Flow, node: int) -> bool:
 
 
 def is_product(flow: Flow, node: int) -> bool:
-    """Tell whether a node is a product of two branches, perhaps reshaped or scaled."""
+    """Tell whether a node is a product of two values of the flow, perhaps scaled."""
     while flow.operation(node) in LAYOUT or flow.is_scaled(node):
         inputs = flow.inputs.get(node, [])
         if len(inputs) != 1:
@@ -181,7 +184,12 @@ def is_product(flow: Flow, node: int) -> bool:
 
 
 def gates(flow: Flow, start: int) -> list[str]:
-    """Name the nonlinearities of the gates after a layer: "gates (sigmoid, tanh)"."""
+    """Return words for the gates of a recurrent cell: ["gates (sigmoid, tanh)"].
+
+    Args:
+        flow: The flow.
+        start: The node of a recurrent layer. [] if no such nonlinearity follows it.
+    """
     seen = {start}
     pending = [start]
     titles = set()
@@ -222,9 +230,9 @@ def _segment(
 
 
 def is_wrap(flow: Flow, before: int, node: int) -> bool:
-    """Tell whether a node is another continued around the circle, as before a kernel.
+    """Tell whether `node` is `before` with circular padding.
 
-    Every entry is one of the other, and some stand twice.
+    Then every entry of `node` is an entry of `before`, and some of them stand twice.
     """
     operations = {flow.operation(between) for between in _segment(flow, before, node)}
     joins = operations - set(LAYOUT)
@@ -241,7 +249,7 @@ def _step(
     *,
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe the operations between two nodes, or return None as `_one_operation`."""
+    """Return the operations between two nodes as one step; None if it is left out."""
     segment = _segment(flow, before, node)
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
@@ -263,10 +271,15 @@ def _step(
 
 
 def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
-    """Return where each step of a passage ends.
+    """Return the last node of each step of a passage.
 
-    A function of a library may be several: hard_tanh a maximum and a minimum. And the
-    last of an activation that is written out may be a number: 1/2 z (1 + erf(z/√2)).
+    A step may be several nodes of the passage: hard_tanh is a maximum and a minimum,
+    and an activation may end with a factor, as z (1 + erf(z/√2)) · 1/2 does.
+
+    Args:
+        flow: The flow.
+        start: The node before the passage.
+        passage: Bottlenecks, as `Flow.passage` returns them.
     """
     ends = []
     before = start
@@ -290,7 +303,7 @@ def _ends(flow: Flow, start: int, passage: Sequence[int]) -> list[int]:
 
 
 def _title(flow: Flow, before: int, node: int) -> str | None:
-    """Return the name of the outermost function between two nodes, or None."""
+    """Return the name of the outermost activation called between two nodes, or None."""
     for between in _segment(flow, before, node):
         for call in flow.value(between).calls:
             title = _activation_name(call)
@@ -300,7 +313,7 @@ def _title(flow: Flow, before: int, node: int) -> str | None:
 
 
 def _completes(flow: Flow, before: int, node: int) -> bool:
-    """Tell whether a number that multiplies completes a known activation."""
+    """Tell whether a node is a factor with which the nodes before are an activation."""
     is_known = flow.is_scaled(node) and _nonlinearity.name(flow, before, node)
     return is_known not in (False, None, "", "linear")
 
@@ -331,7 +344,7 @@ def _told(title: str, known: str | None) -> str:
 
 
 def _written(known: str) -> str:
-    """Write a name of `activations.names()` as a step."""
+    """Return a name of `activations.names()` as the words of a step: "leaky relu"."""
     return known.replace("_", " ")
 
 
@@ -349,7 +362,7 @@ def _one_operation(
     node: int,
     names: Mapping[int, str],
 ) -> Step | None:
-    """Describe one operation; None if descriptions leave it out, such as layout."""
+    """Return one operation as a step; None if it is left out, as a reshape is."""
     value = flow.value(node)
     name = value.operation
     if name in LAYOUT or flow.is_scaled(node):
@@ -404,7 +417,7 @@ def _has_root(flow: Flow, node: int, most_back: int) -> bool:
 
 
 def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
-    """Describe operations on several paths that start and end together.
+    """Return operations on several paths with common ends as one step.
 
     They compute no activation of the package, but may have the operations of one, as
     x * sigmoid(1.702 x) has.
@@ -458,7 +471,7 @@ def _statistics(eqn) -> str:
 
 
 def _named_together(steps: Sequence[Step]) -> list[Step]:
-    """Replace sequences of steps that have a common name by one step."""
+    """Return steps, with one step in the place of a sequence that has a name."""
     joined: list[Step] = []
     i = 0
     while i < len(steps):

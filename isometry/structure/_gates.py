@@ -1,4 +1,8 @@
-"""Leaves and numbers that multiply a residual branch, or its skip."""
+"""Gates: leaves and numbers that multiply a residual branch, or its skip.
+
+A gate is a trained scalar, a scale per channel, or the scale of a norm. The gates of a
+recurrent cell are something else.
+"""
 
 import math
 from collections.abc import Container, Iterable, Mapping
@@ -27,17 +31,17 @@ _LINEAR = LAYOUT | {
 
 _SUMS = frozenset(("add", "add_any", "sub"))
 
-# Operations behind which entries of a leaf are still known by what was picked.
+# Operations after which the picks still say which entries of a leaf a value is made of.
 _DIRECT = (LAYOUT - {"scan_carry", "scan_last", "scan_stack"}) | {
     "slice",
     "dynamic_slice",
     "gather",
 }
 
-# Indices along the first axes of a leaf, each None if it is not known.
+# Indices along the first axes of a leaf; None where the index is not known.
 Indexed: TypeAlias = tuple[int | None, ...]
 
-# Which entries of a leaf are meant, () for all of it; None if nothing is known.
+# Which entries of a leaf are meant: () for all; None if nothing is known.
 Entry: TypeAlias = Indexed | None
 
 
@@ -45,9 +49,9 @@ class Read(NamedTuple):
     """Where a leaf multiplies the signal.
 
     Attributes:
-        value: Index of the value that depends on x, and reads the leaf.
-        operand: Index of its operand, which comes from the leaf.
-        leaf: Index of the leaf.
+        value: Index of the product, which depends on x.
+        operand: Index of the operand that comes from the leaf.
+        leaf: Index of the leaf among the program's values.
     """
 
     value: int
@@ -60,22 +64,22 @@ def leaves(
     end: int,
     cuts: Container[int],
 ) -> Indices:
-    """Find the leaves of params that multiply what is computed between two nodes.
+    """Find the leaves of params that multiply a branch or a skip.
 
     Args:
         flow: The flow.
-        end: The node whose value is multiplied.
+        end: The last node of the branch or skip.
         cuts: Nodes at which the search stops: where the branch begins, and its layers.
 
     Returns:
-        Indices of the leaves among the program's values, without which `end` would be
-        zero but for what is added to it. The leaf next to a layer comes first.
+        Indices of the leaves among the program's values. If one of them is zero, so is
+        `end`, but for what is added on the way. The leaf next to a layer comes first.
     """
     return _zeroed_by(flow, end, cuts, cache={})
 
 
 def reads(flow: Flow, end: int, cuts: Container[int]) -> frozenset[Read]:
-    """Find where the leaves that `leaves` returns are read. Arguments are the same."""
+    """Find where the leaves that `leaves` returns, for these arguments, are read."""
     cache: dict[int, Indices] = {}
     gates = _zeroed_by(flow, end, cuts, cache=cache)
     found = set()
@@ -94,13 +98,16 @@ def reads(flow: Flow, end: int, cuts: Container[int]) -> frozenset[Read]:
 
 
 def shared(program: Program, known: Iterable[Read]) -> frozenset[int]:
-    """Find the leaves that also act in other places than those where they are gates.
+    """Find the gates that the program also reads elsewhere.
 
     An example is g in (1 - g) x + g F(x).
 
     Args:
         program: The program.
-        known: Where leaves are gates.
+        known: All places where leaves are gates.
+
+    Returns:
+        Indices of these leaves.
     """
     bits = {read.leaf: 1 << i for i, read in enumerate(known)}
     allowed: dict[tuple[int, int], int] = {}
@@ -129,18 +136,18 @@ def entry(
     origins: Mapping[int, Origins],
     index_in: Mapping[int, int],
 ) -> Entry:
-    """Return which entry of a leaf is a gate.
+    """Return which entry of a leaf multiplies one branch.
 
     Args:
         program: The program.
         leaf: Index of the leaf.
-        found: Where leaves are gates of one branch.
+        found: Where leaves are gates of this branch.
         origins: The origins of values.
-        index_in: For each scan around the branch, the index of what its iteration
-            takes.
+        index_in: For each scan around the branch, which slice its iteration takes.
 
     Returns:
-        As in `Entry`. Unknown, too, if there are several.
+        The indices along the first axes of the leaf, () for all of it; None if they
+        cannot be read, or if several entries multiply the branch.
     """
     entries: set[Entry] = set()
     for read in found:
@@ -157,7 +164,12 @@ def entry(
 
 
 def _picked(picks: Iterable[Pick], index_in: Mapping[int, int]) -> Indexed:
-    """Return the indices that picks take along the first axes."""
+    """Return the indices that picks take along the first axes of a leaf.
+
+    Args:
+        picks: The slices that are taken of the leaf.
+        index_in: For each scan, which slice its iteration takes.
+    """
     by_axis: dict[int, int | None] = {}
     for pick in picks:
         index = pick.index
@@ -168,10 +180,10 @@ def _picked(picks: Iterable[Pick], index_in: Mapping[int, int]) -> Indexed:
 
 
 def _is_direct(program: Program, index: int, leaf: int) -> bool:
-    """Tell whether a value is made of entries of a leaf that are known by their picks.
+    """Tell whether picks alone say which entries of a leaf a value is made of.
 
-    Reversed, summed or scaled entries are not, and neither are those that a loop finds
-    by a number of its own.
+    They do not if entries were reversed, summed or scaled on the way, or if a loop
+    looks them up by an index that it computes.
     """
     while index != leaf:
         value = program.values[index]
@@ -211,11 +223,18 @@ def _zeroed_by(
     *,
     cache: dict[int, Indices],
 ) -> Indices:
-    """Return the leaves of which each makes a node zero if it is zero itself."""
+    """Return the leaves each of which, if it is zero, makes a node zero.
+
+    Args:
+        flow: The flow.
+        node: The node.
+        cuts: Nodes at which the search stops; of these no leaf is returned.
+        cache: The results for nodes that were visited before.
+    """
     if node in cuts:
         return ()
     if node not in cache:
-        # The recursion is as deep as the chain of operations behind the last layer.
+        # The recursion is as deep as the chain of operations after the last layer.
         cache[node] = _zeroed_by_operands(flow, node, cuts, cache=cache)
     return cache[node]
 
@@ -227,7 +246,7 @@ def _zeroed_by_operands(
     *,
     cache: dict[int, Indices],
 ) -> Indices:
-    """Return the same from the leaves of the operands, by the rule of the operation."""
+    """Return what `_zeroed_by` does, for a node that it has not visited before."""
     value = flow.unrolled.nodes[node].value
     inputs = flow.unrolled.nodes[node].inputs
     operation = flow.operation(node)
@@ -242,7 +261,7 @@ def _zeroed_by_operands(
         factors = [leaf for read in inputs for leaf in zeroed_by(read)]
         return tuple(dict.fromkeys(factors))
     if operation in _SUMS:
-        # A bias behind a gate is a shift: the branch is then constant, not zero. What
+        # A bias after a gate is a shift: the branch is then constant, not zero. What
         # does not depend on x does not count, unless nothing does.
         of_x = [read for read in inputs if _depends_on_x(flow, read)]
         return _common([zeroed_by(read) for read in of_x or inputs])
@@ -266,7 +285,7 @@ def _common(parts: list[Indices]) -> Indices:
 
 
 def factor(flow: Flow, end: int, start: int) -> float | None:
-    """Return the number that the program multiplies a node with.
+    """Return the fixed number that multiplies a skip.
 
     Args:
         flow: The flow.
@@ -306,7 +325,7 @@ def _is_of_params(flow: Flow, node: int) -> bool:
 
 
 def _number(flow: Flow, node: int) -> float | None:
-    """Return a node as a number: a constant that is one, perhaps broadcast; or None."""
+    """Return the constant that a node is, perhaps broadcast; None for anything else."""
     while flow.operation(node) in LAYOUT:
         node = flow.unrolled.nodes[node].inputs[0]
     value = flow.value(node)

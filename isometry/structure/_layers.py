@@ -11,6 +11,18 @@ from isometry.structure._origins import Origin, Part
 from isometry.structure._reading import Indices, Program
 
 
+class SingleIteration(NamedTuple):
+    """The one iteration of a scan that uses a leaf, if f itself stacked several leaves.
+
+    Attributes:
+        position: Which of the scans around the equation it is, counted from outside.
+        iteration: The iteration, counted in the order of running.
+    """
+
+    position: int
+    iteration: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Use:
     """One use of a weight: an equation that combines it with the signal.
@@ -20,19 +32,18 @@ class Use:
         index: Which slice of a stacked weight is used; None if the weight is not
             stacked, or if the slice depends on a loop or on x.
         number: 0 for the first use of this slice, 1 for the second, and so on.
-        styles: For each scan around the equation, outermost first: whether each
+        takes_slices: For each scan around the equation, outermost first: whether each
             iteration uses a slice of its own, as the layers of a stack do. If not, the
             iterations are steps of a recurrence.
-        single_iteration: If f itself stacked several leaves for a scan, the one
-            iteration that uses this leaf: the position of the scan among those around
-            the equation, and the iteration. Otherwise None.
+        single_iteration: The iteration that uses this leaf, if f itself stacked several
+            leaves for a scan. Otherwise None.
     """
 
     meeting: Meeting
     index: int | None
     number: int
-    styles: tuple[bool, ...]
-    single_iteration: tuple[int, int] | None = None
+    takes_slices: tuple[bool, ...]
+    single_iteration: SingleIteration | None = None
 
 
 class Row(NamedTuple):
@@ -45,8 +56,8 @@ class Row(NamedTuple):
         stacked: The number of slices, or None.
         stacked_axes: Axes of the leaf along which it is stacked.
         stretches: The stretches of axes of the leaf that are cut out.
-        in_axes: The `in_axes` of its first meeting, as axes of `shape`. The fields
-            below are those of the first meeting likewise.
+        in_axes: The `in_axes` of its first meeting, as axes of `shape`. The fields down
+            to `fan_out` come from the first meeting too.
         out_axes: Axes of the result.
         batch_axes: Axes that weight, signal and result share.
         window_axes: Spatial axes of a convolution's kernel.
@@ -86,7 +97,7 @@ class Row(NamedTuple):
         """Whether some slice of it is used more than once."""
         is_repeated = any(use.number > 0 for use in self.uses)
         # A scan whose iterations share the weight is a recurrence.
-        is_recurrent = any(not all(use.styles) for use in self.uses)
+        is_recurrent = any(not all(use.takes_slices) for use in self.uses)
         return is_repeated or is_recurrent
 
 
@@ -109,7 +120,13 @@ def rows(
     meetings: Sequence[Meeting],
     leaves: Sequence[Leaf],
 ) -> list[Row]:
-    """Collect the uses of each weight. Weights are in the order of their first uses."""
+    """Return one row for each weight, in the order of the first uses.
+
+    Args:
+        program: The program.
+        meetings: All equations that combine a weight with the signal.
+        leaves: The leaves of params.
+    """
     by_weight: dict[_Weight, list[Meeting]] = {}
     for meeting in meetings:
         by_weight.setdefault(_weight(meeting.origin), []).append(meeting)
@@ -137,7 +154,7 @@ def _weight(origin: Origin) -> _Weight:
 
 
 def _label_of_part(program: Program, weight: _Weight) -> str:
-    """Return "[:, 0:64]" for a weight that is a stretch of its leaf, "" for a whole."""
+    """Return "[:, 0:64]" for a stretch of a leaf, "" for a whole leaf."""
     if not weight.parts:
         return ""
     stretches = {axis: f"{start}:{stop}" for axis, start, stop in weight.parts}
@@ -165,7 +182,7 @@ def _row(
         sizes[axis] = stop - start
     num_slices = 1
     for axis in picked:
-        # Of a stack that is scanned in stretches, the slices of this one.
+        # If f scans a stack in several stretches, the slices of this one count.
         num_slices *= sizes[axis]
 
     # Axes of the leaf are counted without those along which it is stacked.
@@ -173,7 +190,7 @@ def _row(
     shape = tuple(sizes[axis] for axis in own_axes)
 
     def axes_of_leaf(axes: Sequence[int]) -> Indices:
-        """Return the axes of a slice of the leaf from which axes of the weight come."""
+        """Return axes of `shape`, given axes of the weight in the first meeting."""
         sources = {source for axis in axes for source in origin.axes[axis]}
         of_slice = [axis_of_slice[axis] for axis in sources if axis in axis_of_slice]
         return tuple(sorted(of_slice))
@@ -203,7 +220,7 @@ def _uses(
     program: Program,
     met: Sequence[Meeting],
 ) -> tuple[Use, ...]:
-    """Return the uses of one weight, each with its slice and its number."""
+    """Return the uses of one weight, one for each meeting."""
     uses = []
     count: dict[int | None, int] = {}
     for meeting in met:
@@ -221,11 +238,15 @@ def _uses(
             picking.add(scan)
             # A reverse scan begins with the last of what is stacked.
             iteration = program.scans[scan].index_of(position)
-            single_iteration = scans.index(scan), iteration
-        styles = tuple(scan in picking for scan in scans)
+            single_iteration = SingleIteration(scans.index(scan), iteration)
+        takes_slices = tuple(scan in picking for scan in scans)
         uses.append(
             Use(
-                meeting, index, number, styles=styles, single_iteration=single_iteration
+                meeting,
+                index=index,
+                number=number,
+                takes_slices=takes_slices,
+                single_iteration=single_iteration,
             )
         )
     return tuple(uses)

@@ -1,8 +1,8 @@
 """Meetings: the equations that combine a weight with the signal.
 
 The signal is every value that depends on x; a weight depends on parameters alone.
-Meetings are products, convolutions and look-ups. Their axes are those of the weight as
-the equation reads it; `_layers` maps them back to the leaf of the parameters.
+Meetings are products, convolutions and look-ups. The axes of a meeting are axes of the
+weight as the equation reads it; `_layers` maps them back to the leaf of the parameters.
 """
 
 import math
@@ -82,16 +82,16 @@ def _meetings(
     origins: dict[int, Origins],
     index: int,
 ) -> list[Meeting]:
-    """Return a meeting for each operand of an equation that is a weight."""
+    """Return the meetings of one equation: one for each operand that is a weight."""
     value = program.values[index]
     inputs = [program.values[read] for read in value.inputs]
-    sums = _sums(program, index)
+    summed = _summed_axes(program, index)
     is_looked_up = any(read in program.of_x for read in value.inputs[1:])
     met = []
     for position, weight in enumerate(value.inputs):
         if weight not in origins or not program.values[weight].is_floating:
             continue
-        axes = _axes(value, inputs, position, is_looked_up=is_looked_up, sums=sums)
+        axes = _axes(value, inputs, position, is_looked_up=is_looked_up, summed=summed)
         if axes is None:
             continue
         # A matrix product written as (w * x).sum() returns its sum.
@@ -110,7 +110,7 @@ def _is_first_result(value: Value) -> bool:
     return value.eqn is not None and value.var is value.eqn.outvars[0]
 
 
-def _sums(program: Program, index: int) -> Indices:
+def _summed_axes(program: Program, index: int) -> Indices:
     """Return the axes over which a value is summed, if only a sum reads it; else ()."""
     readers = program.readers[index]
     if len(readers) != 1:
@@ -127,9 +127,17 @@ def _axes(
     position: int,
     *,
     is_looked_up: bool,
-    sums: Indices,
+    summed: Indices,
 ) -> _Axes | None:
-    """Return how an equation reads a weight; None if it only scales or shifts by it."""
+    """Return how an equation reads a weight; None if it only scales or shifts by it.
+
+    Args:
+        value: The result of the equation.
+        inputs: Its operands.
+        position: Which of them is the weight.
+        is_looked_up: Whether an operand after the first depends on x, as an index does.
+        summed: The axes over which the result is summed afterwards.
+    """
     weight = inputs[position]
     name = value.operation
     if name == "dot_general":
@@ -148,7 +156,7 @@ def _axes(
         is_table = position == 0 and is_looked_up
         return _embedding(value, weight) if is_table else None
     if name == "mul":
-        return _written_out(weight, inputs[1 - position], sums)
+        return _multiplied_and_summed(weight, inputs[1 - position], summed)
     # Vectors that enter a loop are biases and scales more often than weights.
     is_matrix = len(weight.shape) >= 2
     if is_matrix and (name in _MIXING or is_opaque(value)):
@@ -161,7 +169,7 @@ def _dense(
     position: int,
     weight: Value,
 ) -> _Axes | None:
-    """Read the axes of a factor of a product; None if the product only scales by it."""
+    """Return how a matrix product reads a weight; None if it only scales by it."""
     contracted, batch = value.params["dimension_numbers"]
     in_axes = tuple(contracted[position])
     batch_axes = tuple(batch[position])
@@ -174,7 +182,7 @@ def _dense(
 
 
 def _convolution(value: Value) -> _Axes:
-    """Read the axes of the kernel of a convolution."""
+    """Return how a convolution reads its kernel."""
     # JAX names the axes of a kernel in the order of its own layout.
     out_axis, in_axis, *window = value.params["dimension_numbers"].rhs_spec
     spread = tuple(value.params["lhs_dilation"])
@@ -190,7 +198,7 @@ def _convolution(value: Value) -> _Axes:
 
 
 def _embedding(value: Value, weight: Value) -> _Axes:
-    """Read the axes of a table: those that an index selects from, and all others."""
+    """Return how a look-up reads its table; `in_axes` are those of the index."""
     all_axes = range(len(weight.shape))
     sizes = value.params["slice_sizes"]
     # Under vmap an index runs over every axis, though it picks from one alone.
@@ -199,18 +207,27 @@ def _embedding(value: Value, weight: Value) -> _Axes:
     return _Axes("embedding", looked_up, others)
 
 
-def _written_out(
+def _multiplied_and_summed(
     weight: Value,
     other: Value,
-    sums: Indices,
+    summed: Indices,
 ) -> _Axes | None:
-    """Read a product of arrays as (w * x).sum(sums); None if no axis of w is summed."""
+    """Return how (w * x).sum(summed), a matrix product in effect, reads w.
+
+    Args:
+        weight: The factor w, broadcast to the shape of the product.
+        other: The factor x, likewise.
+        summed: The axes of the product over which it is summed.
+
+    Returns:
+        The axes; None if no axis of w is summed over, so that w only scales x.
+    """
     weight_axes = _not_broadcast(weight)
-    in_axes = tuple(axis for axis in weight_axes if axis in sums)
+    in_axes = tuple(axis for axis in weight_axes if axis in summed)
     if not in_axes:
         return None
     # An axis of both factors is shared; the signal was broadcast along the others.
-    result_axes = [axis for axis in weight_axes if axis not in sums]
+    result_axes = [axis for axis in weight_axes if axis not in summed]
     signal_axes = _not_broadcast(other)
     out_axes = tuple(axis for axis in result_axes if axis not in signal_axes)
     batch_axes = tuple(axis for axis in result_axes if axis in signal_axes)
@@ -218,7 +235,7 @@ def _written_out(
 
 
 def _not_broadcast(value: Value) -> list[int]:
-    """Return the axes along which a value may vary: not broadcast, and no unit axes."""
+    """Return the axes along which a value may vary: longer than 1 and not broadcast."""
     axes = range(len(value.shape))
     if value.operation != "broadcast_in_dim":
         return [axis for axis in axes if value.shape[axis] > 1]
@@ -235,9 +252,10 @@ def size_of(
     meeting: Meeting,
     axes: Sequence[int],
 ) -> int:
-    """Count the entries of a weight along some axes.
+    """Return the product of the sizes of some axes of the weight of a meeting.
 
-    Of a weight that several leaves are concatenated to, only those of its own leaf.
+    If the weight is concatenated from several leaves, only the share of the meeting's
+    own leaf counts.
     """
     shape = list(program.values[meeting.weight].shape)
     share = meeting.origin.joined

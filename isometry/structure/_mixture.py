@@ -62,6 +62,9 @@ def mixture(
     Args:
         flow: The flow.
         weights: The node of the matrix, in which a softmax is known to be.
+
+    Returns:
+        The coefficients; `UNKNOWN` if the matrix is not such a sum.
     """
     found: dict[str, Coefficient] = {}
     for term in _terms(flow, _Term(weights)):
@@ -69,7 +72,7 @@ def mixture(
         # Two summands of one kind have no single coefficient.
         if name is None or name in found:
             return UNKNOWN
-        # C is what is subtracted.
+        # The coefficient of C is -gamma.
         if name == "gamma":
             term = term._replace(number=-term.number)
         found[name] = _coefficient(term)
@@ -151,9 +154,9 @@ def _scalar(
     flow: Flow,
     node: int,
 ) -> int | None:
-    """Return the node from which a number is spread over the matrix, or None.
+    """Return the node of the number that is broadcast to a factor of the matrix.
 
-    It has to be one number, or one a head, and not one an entry.
+    None if the factor is more than one number for each head.
     """
     is_scalar = _is_scalar(flow, node)
     while flow.operation(node) in LAYOUT:
@@ -174,7 +177,7 @@ def _name(
     flow: Flow,
     term: _Term,
 ) -> str | None:
-    """Tell whose coefficient stands in front of a term, or return None."""
+    """Return which coefficient a term has: "alpha", "beta" or "gamma"; or None."""
     if _is_of_x(flow, term.node):
         return "beta"
     if not _is_fixed(flow, term.node):
@@ -209,14 +212,14 @@ def _is_all(
     matrix: np.ndarray,
     expected: np.ndarray,
 ) -> bool:
-    """Tell whether a matrix, of every head, is the expected one to rounding."""
+    """Tell whether the matrix of every head is the expected one, up to rounding."""
     tolerance = _ULPS * float(jnp.finfo(matrix.dtype).eps)
     error = np.abs(matrix.astype(float) - expected)
     return bool((error <= tolerance * np.abs(expected)).all())
 
 
 def _coefficient(term: _Term) -> Coefficient:
-    """Return the coefficient in front of a term."""
+    """Return the coefficient of a term; None if it is no leaf and no number alone."""
     if not term.leaves:
         return term.number
     # Twice a leaf is no leaf, and neither is a product of two.
@@ -229,7 +232,7 @@ def _inputs(
     flow: Flow,
     node: int,
 ) -> Indices:
-    """Return the nodes that a node is computed from, of the flow or not."""
+    """Return the nodes that a node is computed from, in the flow or outside it."""
     return flow.unrolled.nodes[node].inputs
 
 
@@ -244,7 +247,7 @@ def _is_fixed(
     flow: Flow,
     node: int,
 ) -> bool:
-    """Tell whether a value depends on no argument, and how it is computed is known."""
+    """Tell whether a node depends on no argument, and can be computed here."""
     # Most values depend on x, and are told without a walk.
     if _is_of_x(flow, node):
         return False
@@ -270,7 +273,7 @@ def _evaluated(
     flow: Flow,
     node: int,
 ) -> np.ndarray:
-    """Compute a value that depends on no argument."""
+    """Compute a node that depends on no argument."""
     results: dict[int, jax.Array] = {}
     # A network may be read for the first time while a function of it is compiled.
     with jax.ensure_compile_time_eval():

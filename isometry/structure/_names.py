@@ -46,13 +46,13 @@ class Leaf(NamedTuple):
 
 
 def leaves(params: PyTree) -> list[Leaf]:
-    """Return the path of every leaf of params."""
+    """Return a `Leaf` for every leaf of params, in the order of `jax.tree.leaves`."""
     with_paths = jax.tree_util.tree_leaves_with_path(params)
     return [Leaf(jax.tree_util.keystr(path), _steps(path)) for path, _ in with_paths]
 
 
 def _steps(path: Sequence[object]) -> tuple[str, ...]:
-    """Return the keys of a path as the field `steps` of a `Leaf`."""
+    """Return the keys of a path that are part of names: the `steps` of a `Leaf`."""
     # In Haiku one key is a path of modules: "mlp/~/linear_0".
     steps: list[str] = []
     for key in path:
@@ -75,14 +75,14 @@ def _text(key: object) -> str:
 def layer_names(
     weights: Sequence[tuple[Leaf, str]],
 ) -> list[str]:
-    """Name weights.
+    """Return the name of each weight.
 
     A name is the path of the leaf without its last key ("kernel"), unless two names
     would then be equal.
 
     Args:
-        weights: For each weight its leaf, and what is cut out of it: "[:, 0:64]", or ""
-            for a whole leaf.
+        weights: For each weight its leaf, and the part of the leaf that it is:
+            "[:, 0:64]", or "" for all of it.
     """
     short_names = [short_name(leaf) + part for leaf, part in weights]
     count = collections.Counter(short_names)

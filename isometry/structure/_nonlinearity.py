@@ -191,7 +191,7 @@ def _evaluated(
     *,
     given: Mapping[int, Numbers],
 ) -> Numbers:
-    """Compute a node at the points, in double precision.
+    """Return the values of a node at the points, in double precision.
 
     Shapes do not matter: all operations are elementwise, and what they broadcast is one
     number.
@@ -239,9 +239,9 @@ def _result(value: Value, operands: list[Any]) -> Any:
 
 
 def _require_entries_kept(value: Value, operands: list[Any]) -> None:
-    """Raise unless entries are neither repeated nor rounded to whole numbers.
+    """Raise if an operation repeats entries, or rounds them to whole numbers.
 
-    Of z repeated along rows and along columns, z_i sigmoid(z_j) is no silu.
+    With repeated entries z_i sigmoid(z_j) would be taken for silu.
     """
     assert value.eqn is not None, "constants and arguments are no operations"
     sizes = {

@@ -1,4 +1,7 @@
-"""Operands: the arrays that weight layers multiply the signal with, as they do it."""
+"""Operands: the arrays with which weight layers multiply the signal.
+
+An operand is the weight as the equation reads it: masked, normalized, transposed.
+"""
 
 import dataclasses
 
@@ -22,21 +25,23 @@ class Operand:
 
     Attributes:
         layer: The layer.
-        place: Where the operand arises: one value in each iteration of a scan.
-        takes_slices: For each scan around it, whether each iteration uses a slice of
-            its own. If not, the operand is the same in all of them.
-        entries: For each scan around it, which entry of the values stacked by the scan
-            is meant; None for all.
-        index: Which slice of the layer it is; None for all of them, in order.
-        share: If values of several leaves are joined in it: the axis, and where the
-            share of this layer begins and ends. Otherwise None.
+        place: Where the operand is computed. Inside scans it has one value for each
+            iteration; stacked, with an axis for each scan, they are what is read there.
+        takes_slices: For each scan around the place, whether each iteration uses a
+            slice of its own. If not, the operand is the same in all iterations.
+        entries: For each scan around the place, the one entry of its axis that belongs
+            to the layer; None if all do.
+        index: Which slice of a stacked layer the operand is; None if it is all slices
+            in order, or the layer is not stacked.
+        share: If the operand is concatenated from several leaves: the axis, and where
+            the share of this layer begins and ends. Otherwise None.
         in_axes: Axes of the operand that are summed over, or looked up.
         out_axes: Axes of the result.
         batch_axes: Axes that weight, signal and result share.
         window_axes: Spatial axes of a convolution, in the order of those of the image.
         groups: Groups of channels of a convolution.
-        convolution: How it goes over the image; None of a dense layer, and of a
-            convolution that is more than that.
+        convolution: How the kernel goes over the image; None for other layers, and for
+            convolutions that `_convolutions.read` cannot describe.
     """
 
     layer: WeightLayer
@@ -56,11 +61,11 @@ class Operand:
         """Return the slices of the layer, from what is read at the place.
 
         Args:
-            reading: The operand in all iterations of the scans around it.
+            reading: The values at `place`, stacked, with an axis for each scan.
 
         Returns:
-            An array (slices, ...): one slice, or all, with those of the innermost scan
-            fastest.
+            An array (slices, ...) of one slice, or of all. In nested scans the slices
+            of the innermost scan follow one another.
         """
         stacked = reading
         # From the innermost scan outwards, so that the axes before stay where they are.
@@ -82,7 +87,7 @@ class Operand:
 
 
 def operands(anatomy: Anatomy) -> list[Operand]:
-    """Return the operands of all layers, at the first use of each slice."""
+    """Return one operand for each layer and slice, as it is at the first use."""
     program = anatomy._flow.program
     in_order = []
     for layer, row in zip(anatomy.layers, anatomy._rows, strict=True):
@@ -101,18 +106,17 @@ def _operand(program: Program, layer: WeightLayer, use: Use) -> Operand:
     weight = program.values[meeting.weight]
     # The weight may be computed outside of scans around the equation that uses it.
     around = program.values[meeting.value].scans
-    styles = dict(zip(around, use.styles, strict=True))
+    takes_slices_of = dict(zip(around, use.takes_slices, strict=True))
     entry_of: dict[int, int] = {}
     if use.single_iteration is not None:
-        position, iteration = use.single_iteration
-        scan = around[position]
+        scan = around[use.single_iteration.position]
         # A scan stacks what its iterations return in the order of the slices.
-        entry_of[scan] = program.scans[scan].index_of(iteration)
+        entry_of[scan] = program.scans[scan].index_of(use.single_iteration.iteration)
     assert weight.var is not None, "a weight is computed from leaves"
     return Operand(
         layer=layer,
         place=Place(weight.path, weight.var, ()),
-        takes_slices=tuple(styles.get(scan, False) for scan in weight.scans),
+        takes_slices=tuple(takes_slices_of.get(scan, False) for scan in weight.scans),
         entries=tuple(entry_of.get(scan) for scan in weight.scans),
         index=use.index,
         share=meeting.origin.joined,

@@ -3,6 +3,9 @@
 A weight may be masked, standardized, cast, transposed, reshaped, sliced or stacked
 before it is applied to the signal. It still comes from one leaf of the parameters, and
 each of its axes from axes of that leaf.
+
+A pick is one slice that is taken from a leaf, such as one layer of a stack. A stretch
+is a range of consecutive entries along one axis, such as the queries in a fused weight.
 """
 
 import dataclasses
@@ -37,13 +40,7 @@ class Pick:
 
 
 class Part(NamedTuple):
-    """A stretch of one axis of an array.
-
-    Attributes:
-        axis: The axis.
-        start: Where the stretch begins.
-        stop: Where it ends.
-    """
+    """A stretch: the entries start, ..., stop - 1 along one axis of an array."""
 
     axis: int
     start: int
@@ -57,9 +54,10 @@ class Origin(NamedTuple):
         leaf: Index of the leaf among the program's values.
         axes: For each axis of the value, the axes of the leaf that it comes from.
         picks: The slices of a stacked leaf that were taken.
-        parts: The stretches of axes of the leaf that were cut out.
-        joined: If values of several leaves were concatenated: the axis of the value,
-            and where this leaf's share of it begins and ends. Otherwise None.
+        parts: The stretches of the leaf to which the value is limited; along other axes
+            it has all of the leaf.
+        joined: If the value is concatenated from several leaves: the stretch of it that
+            comes from this leaf. Otherwise None.
         position: If f itself stacked several leaves for a scan: the scan, and the
             position of this leaf among those that were stacked. Otherwise None.
     """
@@ -111,7 +109,7 @@ def origins(program: Program) -> dict[int, Origins]:
     """Trace every value that depends on parameters and not on x.
 
     Returns:
-        For each such value by index, its origins: one, or several if leaves were
+        From the index of such a value to its origins: one, or several if leaves were
         concatenated. Values that cannot be traced to a leaf are missing.
     """
     of_params = program.reached(program.params)
@@ -161,15 +159,15 @@ def follow(
     index: int,
     origins_of: dict[int, Origins],
 ) -> Origins:
-    """Trace one value whose inputs are traced already.
+    """Return the origins of a value, from those of its inputs.
 
     Args:
         program: The program.
         index: Index of the value.
-        origins_of: The origins of values, by index.
+        origins_of: The origins of values that come before it, by index.
 
     Returns:
-        Its origins; empty if it comes from none of the values in `origins_of`.
+        The origins; () if the value comes from none of the values in `origins_of`.
     """
     value = program.values[index]
     if value.operation in ("concatenate", "stack"):
@@ -178,7 +176,7 @@ def follow(
         # What a scan returns in each iteration has one more axis after it.
         (returned,) = value.inputs
         return tuple(
-            _unpicked(origin, value.scans) for origin in origins_of.get(returned, ())
+            _stacked(origin, value.scans) for origin in origins_of.get(returned, ())
         )
     traced_input = _traced_input(program, value, origins_of)
     if traced_input is None:
@@ -194,7 +192,7 @@ def _traced_input(
     value: Value,
     origins_of: dict[int, Origins],
 ) -> int | None:
-    """Return the input through which a value is traced to a leaf.
+    """Return the index of the input through which a value is traced to a leaf.
 
     This is the input with the most axes that come from known axes of a leaf. So the
     weight w / |w| is traced through w and not through its norm, and mask * w through w.
@@ -216,15 +214,15 @@ def _traced_input(
     return best
 
 
-def _unpicked(origin: Origin, scans: Indices) -> Origin:
-    """Return the origin of what a scan stacks, from that of one iteration's value.
+def _stacked(origin: Origin, scans: Indices) -> Origin:
+    """Return the origin of what a scan stacks, from that of the value it stacks.
 
-    If each iteration took a slice of the leaf, the stack has the axis of the slices
-    again.
+    If the value comes from the slice of a leaf that the iteration takes, the first axis
+    of the stack comes from the axis along which the leaf is sliced.
 
     Args:
         origin: The origin of the value in one iteration.
-        scans: The scans around the stack.
+        scans: The scans around the result; the one that stacks it is inside them.
     """
     inner = [pick for pick in origin.picks if pick.scan not in (None, *scans)]
     undone = inner[-1:]
@@ -238,7 +236,7 @@ def _concatenated(
     value: Value,
     origins_of: dict[int, Origins],
 ) -> Origins:
-    """Trace a value that f concatenated or stacked from several leaves."""
+    """Return the origins of what f concatenated or stacked, one for each leaf."""
     is_stack = value.operation == "stack"
     axis = value.params["axis" if is_stack else "dimension"]
     shares: list[Origin] = []
@@ -258,8 +256,13 @@ def _concatenated(
     return tuple(shares)
 
 
+# The functions below are the rules of operations: each returns the origin of the value
+# of a step, from the origin of the input through which it is traced. None says that the
+# value holds no entry of the leaf.
+
+
 def _elementwise(step: _Step, origin: Origin) -> Origin | None:
-    """Keep all axes if the shape stays the same; otherwise keep the leaf alone."""
+    """Return the same origin for the same shape; otherwise the leaf without axes."""
     # Operations without a rule of their own are taken to act entry by entry.
     if tuple(step.input_shape) == step.value.shape:
         return origin
@@ -267,7 +270,7 @@ def _elementwise(step: _Step, origin: Origin) -> Origin | None:
 
 
 def _transpose(step: _Step, origin: Origin) -> Origin:
-    """Reorder the axes."""
+    """Return the origin with its axes in another order."""
     permutation = step.params["permutation"]
     axes = tuple(origin.axes[axis] for axis in permutation)
     joined = origin.joined
@@ -277,13 +280,19 @@ def _transpose(step: _Step, origin: Origin) -> Origin:
 
 
 def _reshape(step: _Step, origin: Origin) -> Origin:
-    """Group the axes before and after; each new axis comes from all of its group."""
+    """Return the origin of a reshape, which splits axes, or merges neighbouring ones.
+
+    A new axis comes from the axes of the leaf from which any axis that it is split or
+    merged from comes.
+    """
     axes: list[Indices] = [()] * len(step.value.shape)
     for old, new in matched(step.input_shape, step.value.shape):
-        sources = sorted({leaf_axis for axis in old for leaf_axis in origin.axes[axis]})
+        sources: set[int] = set()
+        for axis in old:
+            sources.update(origin.axes[axis])
         for axis in new:
-            axes[axis] = tuple(sources)
-    # After a reshape, the share of a leaf need not be a stretch of one axis.
+            axes[axis] = tuple(sorted(sources))
+    # What comes from one leaf need not be a stretch of an axis after a reshape.
     return origin._replace(axes=tuple(axes), joined=None)
 
 
@@ -291,16 +300,15 @@ def matched(
     old: Sequence[int],
     new: Sequence[int],
 ) -> list[tuple[list[int], list[int]]]:
-    """Group the axes of two shapes, as many entries on both sides of each group.
-
-    Axes of size 1 belong to no group.
+    """Tell which axes of a shape become which axes when it is reshaped.
 
     Args:
         old: A shape.
         new: A shape with the same number of entries.
 
     Returns:
-        For each group its axes of `old` and its axes of `new`.
+        Pairs of neighbouring axes of `old` and neighbouring axes of `new` with as many
+        entries, as few axes as possible. Axes of size 1 are in none.
 
     Example:
         >>> matched((6, 4), (2, 3, 1, 4))
@@ -325,7 +333,7 @@ def matched(
 
 
 def _broadcast(step: _Step, origin: Origin) -> Origin:
-    """Move the axes to their places; new axes come from none of the leaf."""
+    """Return the origin of a broadcast, whose new axes come from none of the leaf."""
     axes: list[Indices] = [()] * len(step.value.shape)
     targets = list(step.params["broadcast_dimensions"])
     for source, target in zip(origin.axes, targets, strict=True):
@@ -337,7 +345,7 @@ def _broadcast(step: _Step, origin: Origin) -> Origin:
 
 
 def _squeeze(step: _Step, origin: Origin) -> Origin:
-    """Drop axes of size 1."""
+    """Return the origin without some axes of size 1."""
     dropped = {int(axis) % len(step.input_shape) for axis in step.params["dimensions"]}
     # An axis of size 1 that is dropped is a stack of one, of which the slice is taken.
     leaf_axes = [origin.axes[axis] for axis in sorted(dropped)]
@@ -346,12 +354,12 @@ def _squeeze(step: _Step, origin: Origin) -> Origin:
 
 
 def _reduce(step: _Step, origin: Origin) -> Origin:
-    """Drop the axes that are summed over, or whose largest entry is taken."""
+    """Return the origin of a sum, maximum or product, without the axes it is over."""
     return _without(origin, set(step.params["axes"]))
 
 
 def _without(origin: Origin, dropped: set[int]) -> Origin:
-    """Return the origin of the value without some of its axes."""
+    """Return the origin of a value without some axes, which are given by number."""
     kept = [axis for axis in range(len(origin.axes)) if axis not in dropped]
     joined = origin.joined
     if joined is not None:
@@ -365,22 +373,38 @@ def _without(origin: Origin, dropped: set[int]) -> Origin:
 
 
 def _slice(step: _Step, origin: Origin) -> Origin | None:
-    """Follow a slice with fixed ends."""
+    """Return the origin of x[a:b], or of x[a:b:s], with fixed numbers.
+
+    None if it holds no entry of this leaf, as of the others that were concatenated.
+    """
     starts = step.params["start_indices"]
+    strides = step.params["strides"] or (1,) * len(starts)
     for axis, size in enumerate(step.input_shape):
         new_size = step.value.shape[axis]
-        if size != new_size:
-            start = int(starts[axis])
-            stop = int(step.params["limit_indices"][axis])
-            cut = _cut(step.program, origin, Part(axis, start, stop), size=size)
-            if cut is None:
-                return None
-            origin = cut
+        if size == new_size:
+            continue
+        # Every second row is no stretch of a leaf, so only the leaf itself is known.
+        if strides[axis] != 1:
+            origin = _without_axis(origin, axis)
+            continue
+        start = int(starts[axis])
+        stop = int(step.params["limit_indices"][axis])
+        cut = _cut(step.program, origin, Part(axis, start, stop), size=size)
+        if cut is None:
+            return None
+        origin = cut
     return origin
 
 
+def _without_axis(origin: Origin, axis: int) -> Origin:
+    """Return the origin with an axis of the value that comes from none of the leaf."""
+    axes = list(origin.axes)
+    axes[axis] = ()
+    return origin._replace(axes=tuple(axes), joined=None)
+
+
 def _split(step: _Step, origin: Origin) -> Origin | None:
-    """Follow one of the parts into which an axis is split."""
+    """Return the origin of one of the pieces into which an axis is split."""
     assert step.value.eqn is not None
     axis = step.params["axis"]
     # Variables are unique to their jaxpr, so they are compared by identity.
@@ -399,22 +423,40 @@ def _cut(
     *,
     size: int,
 ) -> Origin | None:
-    """Cut a stretch out of one axis of the value; None if none of the leaf is left."""
+    """Return the origin of a stretch of a value.
+
+    Args:
+        program: The program.
+        origin: The origin of the value.
+        cut: The stretch.
+        size: The size of that axis of the value.
+
+    Returns:
+        The origin, or None if the stretch holds no entry of this leaf.
+    """
     joined = origin.joined
     if joined is not None and joined.axis == cut.axis:
         start = max(cut.start, joined.start)
         stop = min(cut.stop, joined.stop)
         if start >= stop:
             return None
-        # The whole share of one leaf is that leaf again.
-        is_whole = (start, stop) == (cut.start, cut.stop)
+        # What of this leaf lies in the stretch, counted from where the leaf begins.
+        of_leaf = Part(cut.axis, start - joined.start, stop - joined.start)
+        alone = origin._replace(joined=None)
+        taken = _cut(program, alone, of_leaf, size=joined.stop - joined.start)
+        # The stretch may hold entries of other leaves too.
+        is_alone = (start, stop) == (cut.start, cut.stop)
+        if taken is None or is_alone:
+            return taken
         share = Part(cut.axis, start - cut.start, stop - cut.start)
-        return origin._replace(joined=None if is_whole else share)
+        return taken._replace(joined=share)
+    if cut.stop - cut.start == size:
+        return origin
     source = origin.axes[cut.axis]
     if len(source) != 1:
         return origin
     (axis,) = source
-    # What is cut out of a stretch is counted from the start of the stretch.
+    # The value may be a stretch of the leaf itself. `cut` counts from its start.
     stretches = {part.axis: part for part in origin.parts}
     whole = Part(axis, 0, program.values[origin.leaf].shape[axis])
     _, offset, end = stretches.pop(axis, whole)
@@ -429,8 +471,8 @@ def _cut(
     return origin._replace(parts=(*stretches.values(), stretch))
 
 
-def _each(step: _Step, origin: Origin) -> Origin | None:
-    """Follow the slice of an array that each iteration of a scan takes."""
+def _each(step: _Step, origin: Origin) -> Origin:
+    """Return the origin of the slice of an array that an iteration of a scan takes."""
     return _picked(origin, axis=0, scan=step.value.scans[-1])
 
 
@@ -439,7 +481,16 @@ def _innermost(
     value: Value,
     index: int,
 ) -> int | None:
-    """Return the scan whose counter is the index of a slice; None if x decides it."""
+    """Return the innermost scan around a value, whose counter may index a slice.
+
+    Args:
+        program: The program.
+        value: The slice.
+        index: Index of the value that is the index of the slice.
+
+    Returns:
+        The scan; None if there is none, or if the index of the slice depends on x.
+    """
     is_counted = value.scans and index not in program.of_x
     return value.scans[-1] if is_counted else None
 
@@ -449,10 +500,14 @@ def _picked(
     axis: int,
     *,
     scan: int | None,
-) -> Origin | None:
-    """Take one slice along an axis of the value, and drop the axis.
+) -> Origin:
+    """Return the origin of one slice along an axis of the value, without that axis.
 
-    Each iteration of `scan` takes one slice. If that is None, the signal selects it.
+    Args:
+        origin: The origin of the value.
+        axis: The axis.
+        scan: The scan of which each iteration takes one slice; None if the slice is
+            chosen by a value that depends on x.
     """
     joined = origin.joined
     position = origin.position
@@ -467,7 +522,7 @@ def _picked(
 
 
 def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
-    """Follow a slice whose start is computed: a number, or the counter of a loop."""
+    """Return the origin of a slice at a computed start, such as a loop's counter."""
     starts = step.value.inputs[1:]
     for axis, size in enumerate(step.input_shape):
         new_size = step.value.shape[axis]
@@ -480,10 +535,10 @@ def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
         else:
             scan = _innermost(step.program, step.value, starts[axis])
             cut = _picked(origin, axis, scan=scan)
-            if cut is not None:
-                axes = list(cut.axes)
-                axes.insert(axis, ())
-                cut = cut._replace(axes=tuple(axes))
+            # Unlike the slice of a scan, this one keeps the axis, with size 1.
+            axes = list(cut.axes)
+            axes.insert(axis, ())
+            cut = cut._replace(axes=tuple(axes))
         if cut is None:
             return None
         origin = cut
@@ -491,7 +546,7 @@ def _dynamic_slice(step: _Step, origin: Origin) -> Origin | None:
 
 
 def _gather(step: _Step, origin: Origin) -> Origin | None:
-    """Follow slices taken at indices: fixed, of a loop, or selected by the signal."""
+    """Return the origin of slices at indices: fixed, of a loop, or dependent on x."""
     numbers = step.params["dimension_numbers"]
     sizes = step.params["slice_sizes"]
     # Collapsed axes are indexed away; all others are axes of the result.
@@ -519,7 +574,7 @@ def _gather(step: _Step, origin: Origin) -> Origin | None:
 
 
 def _number(program: Program, index: int) -> int | None:
-    """Return a value as a number if it is a constant of the program, or None."""
+    """Return the whole number that a value is, or None if the program fixes none."""
     value = program.values[index]
     while value.operation != "constant":
         # JAX wraps the index of a slice: select(i < 0, i + n, i).
@@ -547,9 +602,9 @@ _PASSING = {
 
 
 def _product(step: _Step, origin: Origin) -> Origin:
-    """Follow the traced factor of a product of parameters by its free axes.
+    """Return the origin of a product of parameters, as in a low-rank weight U V.
 
-    Such products are low-rank factors, orthogonal maps and spectral norms.
+    Its axes come from the axes of the traced factor that are not summed over.
     """
     contracted, batch = step.params["dimension_numbers"]
     # The traced input is told by its shape; of two equal shapes it is the first.

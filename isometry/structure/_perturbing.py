@@ -1,4 +1,8 @@
-"""Follows one perturbation of x through a program: which values change."""
+"""Follows one perturbation of x through a program: which values change.
+
+The program is evaluated with duals: each value with its derivative along the
+perturbation.
+"""
 
 import functools
 from collections.abc import Sequence, Set
@@ -112,19 +116,19 @@ def followed(
 ) -> Followed:
     """Perturb x in a random direction, and record which values change.
 
-    Derivatives are taken equation by equation, so the record shows at which equation
+    Derivatives are taken equation by equation, so the records show at which equation
     they vanish. A scan stays a loop.
 
     Args:
         closed: The jaxpr of f, a function of the leaves of params and x.
-        arguments: These leaves.
-        num_params: How many of them are parameters, which are not perturbed.
+        arguments: The leaves of params, then those of x.
+        num_params: The number of leaves of params, which are not perturbed.
         derivatives: The values whose derivative is recorded.
         sizes: The values whose size is recorded.
 
     Returns:
-        A record of each of these, except for values inside the branches of a cond or
-        inside a loop of unknown length.
+        A record of each value in `derivatives` or `sizes`, except for values inside the
+        branches of a cond or inside a loop of unknown length.
     """
     # A compiled function returns arrays alone. Which values these belong to is known
     # while `run` is traced, which fills these two.
@@ -165,7 +169,17 @@ def _walk(
     *,
     path: tuple[int, ...],
 ) -> list[_Dual]:
-    """Evaluate a program and its derivative; record values, and return its outputs."""
+    """Evaluate a program with duals, and record them.
+
+    Args:
+        program: The program.
+        operands: Its arguments.
+        records: Where values are recorded.
+        path: Indices of the equations around the program.
+
+    Returns:
+        The outputs of the program.
+    """
     jaxpr = program
     dual_of: dict[core.Var, _Dual] = {}
     if isinstance(program, core.ClosedJaxpr):
@@ -209,7 +223,7 @@ def _results(
     *,
     path: tuple[int, ...],
 ) -> list[_Dual]:
-    """Evaluate one equation and its derivative; return its results."""
+    """Evaluate one equation with duals, and record the values inside it."""
     name = eqn.primitive.name
     if name == "scan":
         return _scan(
@@ -265,7 +279,7 @@ def _by_rule(
     eqn: core.JaxprEqn,
     operands: Sequence[_Dual],
 ) -> list[_Dual]:
-    """Evaluate an equation and its forward derivative."""
+    """Evaluate an equation whose inside is not followed, by JAX's own forward rule."""
     # The operands that depend on x.
     active = [i for i, dual in enumerate(operands) if dual.tangent is not None]
     values = [dual.value for dual in operands]
@@ -286,7 +300,7 @@ def _by_rule(
 
 
 def _dual(value: Array, derivative: Array) -> _Dual:
-    """Return a value with its derivative, which whole numbers do not have."""
+    """Return a value with its derivative; None for the derivative of whole numbers."""
     # The derivative of whole numbers is float0 in JAX, an array without data.
     if not _is_floating(value):
         return _Dual(value, None)
@@ -305,8 +319,8 @@ def _by_reverse_rule(
 
     Args:
         eqn: The call of the function.
-        operands: Its operands.
-        plain: Its results, with the derivative of the undecorated function.
+        operands: The operands of the call.
+        plain: The results of the call, with the derivative of the undecorated function.
     """
     # The operands that depend on x.
     active = [i for i, dual in enumerate(operands) if dual.tangent is not None]
@@ -332,7 +346,7 @@ def _zero_unless(
     passes: Array,
     dual: _Dual,
 ) -> _Dual:
-    """Set the derivative of a value to zero if no derivative passes."""
+    """Return a dual with its derivative set to zero unless `passes` is true."""
     if dual.tangent is None:
         return dual
     return dual._replace(tangent=jnp.where(passes, dual.tangent, 0))
@@ -342,7 +356,7 @@ def _evaluated(
     eqn: core.JaxprEqn,
     operands: Sequence[Array],
 ) -> list[Array]:
-    """Evaluate an equation unchanged."""
+    """Evaluate an equation as it stands, without derivatives."""
     bound = eqn.primitive.get_bind_params(eqn.params)
     functions, parameters = (), bound
     # Before JAX 0.10.2, the called functions are returned separately.
@@ -403,14 +417,14 @@ def _scan(
 
 
 def _instantiated(dual: _Dual) -> _Dual:
-    """Return a value with a derivative that is an array, of zeros if it was None."""
+    """Return a dual whose derivative is an array, of zeros in the place of None."""
     if dual.tangent is None and _is_floating(dual.value):
         return dual._replace(tangent=jnp.zeros_like(dual.value))
     return dual
 
 
 def _largest(value: Array) -> Float[Array, ""]:
-    """Return the largest magnitude; inf for random keys, which have none."""
+    """Return the largest magnitude in a value; inf for random keys, which have none."""
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return jnp.asarray(jnp.inf, jnp.float32)
     dtype = value.dtype if _is_floating(value) else jnp.float32

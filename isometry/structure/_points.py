@@ -1,8 +1,9 @@
 """Points: the named values of a program.
 
-Each use of a weight is followed by values that get a name: its pre-activation, what the
-nonlinearity behind it returns, the sum that the result is added to. Such a kind of
-value is a spot. Inside a scan a spot has one point for each iteration.
+Each use of a weight is followed by values that get a name: its pre-activation, the
+result of the nonlinearity after it, the sum in which it is added to something. Each of
+these is a spot: "blocks/attn:out". Inside a scan a spot has one point for each
+iteration: "blocks/attn[3]:out".
 """
 
 import itertools
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from isometry.structure._branches import Join, is_sum
 from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._following import is_wrap
-from isometry.structure._layers import Row, Use
+from isometry.structure._layers import Row, SingleIteration, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
 from isometry.structure._reading import Indices, Value
@@ -39,32 +40,31 @@ class Spot(NamedTuple):
     """The points of one kind after one use of a weight, in all iterations of scans.
 
     Attributes:
-        base: Their names before the iterations: "blocks/attn".
-        tail: Their names after the iterations: "", ":out", "#2:sum".
-        styles: For each scan around the use, whether its iteration is written [i] (a
-            slice of stacked layers) or @t (a step of a recurrence).
+        base: The part of the names before the iterations: "blocks/attn".
+        tail: The part after them: "", ":out", "#2:sum".
+        takes_slices: For each scan around the use: True if its iterations take slices
+            of stacked layers, written [i]; False if they are steps, written @t.
         scans: The scans around the use, outermost first.
-        nodes: For each tuple of iterations that has a node, the node of the point.
-        single_iteration: If there is a point in one iteration of a scan only: the
-            position of that scan in `scans`, and the iteration. Otherwise None.
+        nodes: From iterations of these scans that are laid out to the node there.
+        single_iteration: The only iteration that has a point, if there is only one.
     """
 
     base: str
     tail: str
-    styles: tuple[bool, ...]
+    takes_slices: tuple[bool, ...]
     scans: Indices
     nodes: dict[Indices, int]
-    single_iteration: tuple[int, int] | None = None
+    single_iteration: SingleIteration | None = None
 
 
 class Point(NamedTuple):
     """One named value.
 
     Attributes:
-        node: The node that represents it: that of its own iteration, or of another
-            inner one.
-        value: Index of the value.
-        iterations: Its iteration in each scan around the value, outermost first,
+        node: The node that stands for it: that of its own iteration, or of another
+            iteration, where only four of a long scan are laid out.
+        value: Index of the value in the program.
+        iterations: The iteration in each scan around the value, outermost first,
             counted in the order of running.
     """
 
@@ -91,14 +91,14 @@ def pre_activation(
     origins: Mapping[int, Origins],
     node: int,
 ) -> PreActivation:
-    """Follow the result of a layer to the sum with its bias, if it has one."""
+    """Return the pre-activation of the layers whose product is a node."""
     return _with_bias(flow, origins, node, uses=flow.layer_at[node])
 
 
-def biases_behind_sums(
+def biases_after_sums(
     flow: Flow,
     origins: Mapping[int, Origins],
-    before_bias: Mapping[int, PreActivation],
+    pre_activations: Mapping[int, PreActivation],
 ) -> dict[int, Indices]:
     """Find the biases that are added to the sum of the results of several layers.
 
@@ -107,13 +107,13 @@ def biases_behind_sums(
     Args:
         flow: The flow.
         origins: The origins of values.
-        before_bias: For each node of a layer, its pre-activation.
+        pre_activations: For each node of a layer, its pre-activation.
 
     Returns:
-        A dict from the node of a layer to the leaves of the biases. The bias behind a
-        sum belongs to the last of the layers that are added.
+        From the node of a layer to the leaves of the biases. The bias after a sum
+        belongs to the last of the layers that are added.
     """
-    layer_of = {before_bias[node].node: node for node in flow.layer_at}
+    layer_of = {pre_activations[node].node: node for node in flow.layer_at}
     biases_of: dict[int, Indices] = {}
     for node in flow.nodes:
         if not is_sum(flow, node):
@@ -123,11 +123,11 @@ def biases_behind_sums(
         if len(layers) < len(added):
             continue
         last = max(layers)
-        behind = _with_bias(flow, origins, node, uses=flow.layer_at[last])
+        following = _with_bias(flow, origins, node, uses=flow.layer_at[last])
         # A third layer may be added to the sum of two, before the bias or after it.
-        layer_of[behind.node] = last
-        if behind.biases:
-            biases_of[last] = behind.biases
+        layer_of[following.node] = last
+        if following.biases:
+            biases_of[last] = following.biases
     return biases_of
 
 
@@ -138,7 +138,14 @@ def _with_bias(
     *,
     uses: Sequence[tuple[int, Use]],
 ) -> PreActivation:
-    """Follow a result of layers to the sum with its bias, if it has one."""
+    """Return the sum of a result of layers with its bias, or the result alone.
+
+    Args:
+        flow: The flow.
+        origins: The origins of values.
+        node: The result: a product with a weight, or a sum of such products.
+        uses: The weights, each as (index of the weight, its `Use`).
+    """
     scans = flow.value(node).scans
     unbiased = node
     # Casts, transpositions and a factor such as 1/sqrt(n) may come before the bias.
@@ -165,10 +172,10 @@ def _biases(
     *,
     uses: Sequence[tuple[int, Use]],
 ) -> Indices:
-    """Return the leaves of params whose sum `node` is, if they are the bias of a layer.
+    """Return the leaves that `node` is made of, if they are the biases of a layer.
 
     A bias has one entry for each output of the layer. A position embedding has more,
-    and is no bias.
+    and is no bias. () if the node is no bias.
     """
     program = flow.program
     value = flow.unrolled.nodes[node].value
@@ -192,20 +199,20 @@ def _biases(
 def spots(
     flow: Flow,
     rows: Sequence[Row],
-    before_bias: Mapping[int, PreActivation],
+    pre_activations: Mapping[int, PreActivation],
     *,
     joins: Sequence[Join],
 ) -> list[Spot]:
-    """Name the values after each use of a weight, and the states of recurrences.
+    """Return the spots after each use of a weight, and those of recurrent states.
 
     Args:
         flow: The flow.
-        rows: The weights.
-        before_bias: For each node that is the product of a weight layer, its
+        rows: The weights and their uses.
+        pre_activations: For each node that is the product of a weight layer, its
             pre-activation.
         joins: The sums in which residual branches return to the stream.
     """
-    sum_of_layer = sums(flow, before_bias, joins)
+    sum_of_layer = sums(flow, pre_activations, joins)
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(
@@ -214,10 +221,14 @@ def spots(
         node: int,
         at: int,
     ) -> None:
-        """Note that the use whose product is `node` has a point at the node `at`."""
+        """Add the node `at` to the spot `name`, for the use whose product is `node`."""
         scans = flow.program.values[use.meeting.value].scans
         spot = Spot(
-            *name, use.styles, scans, nodes={}, single_iteration=use.single_iteration
+            *name,
+            use.takes_slices,
+            scans=scans,
+            nodes={},
+            single_iteration=use.single_iteration,
         )
         spot = collected.setdefault(name, spot)
         spot.nodes[flow.unrolled.nodes[node].iterations] = at
@@ -226,36 +237,36 @@ def spots(
         (node, row, use) for node, uses in flow.layer_at.items() for row, use in uses
     ]
     for node, row, use in named:
-        base, number = _words(rows[row], use)
-        here = before_bias[node].node
+        base, number = _name_parts(rows[row], use)
+        here = pre_activations[node].node
         put((base, number), use, node, at=here)
         # None if no nonlinearity or norm follows.
-        behind = outlet(flow, here)
-        if behind is not None:
-            put((base, number + ":out"), use, node, at=behind)
+        following = outlet(flow, here)
+        if following is not None:
+            put((base, number + ":out"), use, node, at=following)
         if node in sum_of_layer:
             sum_node = sum_of_layer[node]
             put((base, number + ":sum"), use, node, at=sum_node)
-            behind = outlet(flow, sum_node)
-            if behind is not None:
-                put((base, number + ":sum:out"), use, node, at=behind)
+            following = outlet(flow, sum_node)
+            if following is not None:
+                put((base, number + ":sum:out"), use, node, at=following)
     taken = {row.name for row in rows}
     return [*collected.values(), *_states(flow, taken)]
 
 
 def sums(
     flow: Flow,
-    before_bias: Mapping[int, PreActivation],
+    pre_activations: Mapping[int, PreActivation],
     joins: Sequence[Join],
 ) -> dict[int, int]:
-    """Find, for each layer whose result is added to something, the sum.
+    """Find the sums in which the results of layers are added to something.
 
-    The sum is that of a residual branch and the stream, or of the results of several
+    Such a sum is that of a residual branch and the stream, or of the results of several
     layers: embeddings of tokens and positions, or the two products of a recurrence.
 
     Returns:
-        A dict from the node of a layer to the node of its sum. If a sum adds several
-        layers, only the last of them has an entry.
+        From the node of a layer to the node of its sum. If a sum adds several layers,
+        only the last of them has an entry.
     """
     # Reversed, so that the first join of a layer wins.
     sum_of_layer = {join.layers[-1]: join.node for join in reversed(joins)}
@@ -265,7 +276,7 @@ def sums(
     layer_of: dict[int, int] = {}
     for node in flow.nodes:
         if node in flow.layer_at:
-            result = before_bias[node].node
+            result = pre_activations[node].node
             _note_results(flow, result, layer=node, layer_of=layer_of)
         if node in layer_of_join:
             layer = layer_of_join[node]
@@ -289,9 +300,9 @@ def _note_results(
 ) -> None:
     """Note that a node, and a nonlinearity or norm after it, are results of a layer."""
     layer_of[node] = layer
-    behind = outlet(flow, node)
-    if behind is not None:
-        layer_of[behind] = layer
+    following = outlet(flow, node)
+    if following is not None:
+        layer_of[following] = layer
 
 
 def _layer_before(
@@ -299,12 +310,15 @@ def _layer_before(
     node: int,
     layer_of: Mapping[int, int],
 ) -> int | None:
-    """Return the layer whose result a node is, as it is, scaled or reshaped; or None.
+    """Return the layer of which a node is the result, perhaps scaled or reshaped.
 
     Args:
         flow: The flow.
         node: The node.
-        layer_of: The layers of the nodes that are known to be a result.
+        layer_of: From nodes that are known to be results of layers to these layers.
+
+    Returns:
+        The node of the layer, or None if the node is something else.
     """
     while node not in layer_of:
         is_layout = flow.operation(node) in LAYOUT
@@ -317,18 +331,25 @@ def _layer_before(
 
 
 def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
-    """Name the states of recurrences, which one step passes to the next."""
+    """Return the spots of recurrent states, which one step passes to the next.
+
+    Args:
+        flow: The flow.
+        taken: The names of layers, which no state may have.
+    """
     program = flow.program
     # Scans over stacked layers carry the stream, whose points are named by layers.
     recurrent: dict[int, tuple[tuple[bool, ...], Indices]] = {}
     for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
         scans = program.values[use.meeting.value].scans
-        for depth, (scan, is_slice) in enumerate(zip(scans, use.styles, strict=True)):
+        for depth, (scan, is_slice) in enumerate(
+            zip(scans, use.takes_slices, strict=True)
+        ):
             if not is_slice:
-                around = use.styles[: depth + 1], scans[: depth + 1]
+                around = use.takes_slices[: depth + 1], scans[: depth + 1]
                 recurrent.setdefault(scan, around)
     spots = []
-    for number, (scan, (styles, scans)) in enumerate(recurrent.items()):
+    for number, (scan, (takes_slices, scans)) in enumerate(recurrent.items()):
         tail = "" if number == 0 else f"#{number + 1}"
         by_value: dict[int, dict[Indices, int]] = {}
         for node in flow.nodes:
@@ -337,7 +358,7 @@ def _states(flow: Flow, taken: Container[str]) -> list[Spot]:
                 by_value.setdefault(index, {})[iterations] = node
         bases = _state_names(flow, scan, sorted(by_value), taken=taken)
         for base, (_, nodes) in zip(bases, sorted(by_value.items()), strict=True):
-            spots.append(Spot(base, tail, styles, scans=scans, nodes=nodes))
+            spots.append(Spot(base, tail, takes_slices, scans=scans, nodes=nodes))
     return spots
 
 
@@ -357,10 +378,11 @@ def _state_names(
         taken: The names of layers.
 
     Returns:
-        The name that f gives to a state by `jax.ad_checkpoint.checkpoint_name`, or
-        "carry". If there are two, and weights multiply one of them alone, they are
-        "carry/h", which is that one, and "carry/c", as in an LSTM. Otherwise several
-        are numbered in the order in which a step computes them.
+        A name for each state: the one that f gives it by
+        `jax.ad_checkpoint.checkpoint_name`, or "carry". If there are two, and weights
+        multiply one of them alone, this one is "carry/h" and the other "carry/c", as in
+        an LSTM. Otherwise several are "carry/0", "carry/1", ... in the order in which a
+        step computes them.
     """
     given = [_given_name(flow.program.values[state]) for state in states]
     # A scan may return no state at all, and then there is nothing to name.
@@ -408,8 +430,8 @@ def _given_name(value: Value) -> str | None:
     return value.params["name"]
 
 
-def _words(row: Row, use: Use) -> tuple[str, str]:
-    """Return the parts of a point's name before and after the iterations."""
+def _name_parts(row: Row, use: Use) -> tuple[str, str]:
+    """Return the parts of a pre-activation's name around the iterations: "fc", "#2"."""
     base = row.name
     if use.index is not None:
         base = f"{base}[{use.index}]"
@@ -421,19 +443,20 @@ def _words(row: Row, use: Use) -> tuple[str, str]:
 
 
 def outlet(flow: Flow, node: int) -> int | None:
-    """Return the node after the nonlinearity, norm and pooling that follow a node.
+    """Return the result of the nonlinearity, norm and pooling that follow a node.
 
     None if nothing follows but reshapes and scalings.
     """
     passage = flow.passage(node)
     scaled = None
-    for before, behind in reversed([*zip([node, *passage], passage, strict=False)]):
-        if flow.is_scaled(behind):
-            scaled = behind
-        elif not (flow.operation(behind) in LAYOUT or is_wrap(flow, before, behind)):
+    # From the end of the passage, so that the last result is found first.
+    for before, after in reversed([*zip([node, *passage], passage, strict=False)]):
+        if flow.is_scaled(after):
+            scaled = after
+        elif not (flow.operation(after) in LAYOUT or is_wrap(flow, before, after)):
             # A mean is a sum that is divided; the sum is no value of the network.
-            is_mean = flow.operation(behind) in _SUMS and scaled is not None
-            return scaled if is_mean else behind
+            is_mean = flow.operation(after) in _SUMS and scaled is not None
+            return scaled if is_mean else after
     return None
 
 
@@ -458,11 +481,11 @@ class Points:
         spots: Sequence[Spot],
         x_paths: Sequence[Sequence[str]],
     ) -> None:
-        """Expand spots to points.
+        """List the points of all spots, and those of x and of the output.
 
         Args:
             flow: The flow.
-            spots: The points after uses of weights, and the states.
+            spots: Those of weights, and of recurrent states.
             x_paths: For each leaf of x, its path as a sequence of keys.
         """
         self._flow = flow
@@ -472,7 +495,7 @@ class Points:
         for spot in spots:
             named += list(self._expanded(spot))
         named += list(self._ends())
-        named.sort(key=lambda pair: self._key(pair[1]))
+        named.sort(key=lambda pair: self._order(pair[1]))
         self.by_name = dict(named)
         # If a value has two names, the first one is used.
         self._names: dict[tuple[int, Indices], str] = {}
@@ -488,10 +511,11 @@ class Points:
         self,
         node: int,
     ) -> list[tuple[str, Shift]]:
-        """Return all points that a node represents.
+        """Return all points for which a node stands.
 
         Returns:
-            For each point its name, and its iterations relative to those of the node.
+            For each point its name, and the difference between its iterations and those
+            of the node.
         """
         _, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._flow.value(node).scans
@@ -503,18 +527,28 @@ class Points:
                 named.append((name, dict(zip(scans, shift, strict=True))))
         return named
 
-    def written(self, layer: int, shift: Shift) -> str:
-        """Write the slice and iterations of a layer as in its points: "[3]", "@5"."""
+    def suffix(self, layer: int, shift: Shift) -> str:
+        """Return how the points of a layer name its slice and iterations: "[3]@5".
+
+        Args:
+            layer: The node of the layer.
+            shift: From the iterations of the node to those that are meant.
+        """
         _, use = self._flow.layer_at[layer][0]
         index = "" if use.index is None else f"[{use.index}]"
         point = self._point(layer, shift)
         scans = self._program.values[point.value].scans
-        return index + self._write(
-            use.styles, scans, point.iterations, only=use.single_iteration
+        return index + self._iteration_suffix(
+            use.takes_slices, scans, point.iterations, single=use.single_iteration
         )
 
     def index_in(self, node: int, shift: Shift) -> dict[int, int]:
-        """Return what each scan around a node takes in its iteration, by the scan."""
+        """Return, for each scan around a node, which slice of its arrays is taken.
+
+        Args:
+            node: The node.
+            shift: From the iterations of the node to those that are meant.
+        """
         point = self._point(node, shift)
         scans = self._program.values[point.value].scans
         return {
@@ -523,7 +557,15 @@ class Points:
         }
 
     def name_before(self, node: int, shift: Shift) -> str | None:
-        """Name a value, or the point of which it is a scaled or reshaped copy."""
+        """Return the name of a value, or of the point that it is a scaled copy of.
+
+        Args:
+            node: The node of the value.
+            shift: From the iterations of the node to those that are meant.
+
+        Returns:
+            The name, or None if the value is neither a point nor a copy of one.
+        """
         while True:
             point = self._point(node, shift)
             name = self._names.get((point.value, point.iterations))
@@ -536,19 +578,19 @@ class Points:
             (node,) = inputs
 
     def inputs(self) -> Iterator[tuple[str, int]]:
-        """Yield the points that are leaves of x, by name, and their indices."""
+        """Yield the name of the point of each leaf of x, and the index of its value."""
         leaves = self._program.x
         for leaf, steps in zip(leaves, self._x_paths, strict=True):
             yield "/".join(["input", *steps]), leaf
 
     def _ends(self) -> Iterator[tuple[str, Point]]:
-        """Yield the points of the inputs and of the output, by name."""
+        """Yield the names and points of the inputs and of the output."""
         for name, leaf in self.inputs():
             node = self._flow.unrolled.find(leaf)
             yield name, Point(node, leaf, ())
-            behind = outlet(self._flow, node)
-            if behind is not None and not self._is_laid_out(node, behind):
-                yield f"{name}:out", self._point(behind, {})
+            following = outlet(self._flow, node)
+            if following is not None and not self._is_laid_out(node, following):
+                yield f"{name}:out", self._point(following, {})
         output = self._program.outputs[0]
         yield "output", Point(self._flow.output, output, ())
 
@@ -572,7 +614,7 @@ class Points:
         self,
         spot: Spot,
     ) -> Iterator[tuple[str, Point]]:
-        """Yield the points of a spot in all iterations, by name."""
+        """Yield the names and points of a spot, one for each iteration."""
         lengths = [self._program.scans[scan].length for scan in spot.scans]
         for iterations in itertools.product(*map(range, lengths)):
             laid_out = tuple(map(representative, iterations, lengths))
@@ -587,27 +629,30 @@ class Points:
                 )
             }
             point = self._point(spot.nodes[laid_out], shift)
-            written = self._write(
-                spot.styles, spot.scans, iterations, only=spot.single_iteration
+            suffix = self._iteration_suffix(
+                spot.takes_slices, spot.scans, iterations, single=spot.single_iteration
             )
-            yield spot.base + written + spot.tail, point
+            yield spot.base + suffix + spot.tail, point
 
-    def _write(
+    def _iteration_suffix(
         self,
-        styles: Sequence[bool],
+        takes_slices: Sequence[bool],
         scans: Sequence[int],
         iterations: Sequence[int],
         *,
-        only: tuple[int, int] | None,
+        single: SingleIteration | None,
     ) -> str:
-        """Write iterations as in the name of a point: "[3]" of layers, "@5" of steps.
+        """Return iterations as the name of a point tells them: "[3]" or "@5".
 
-        The iteration of a scan in which there is a point only once, `only`, is not
-        written.
+        Args:
+            takes_slices: As in `Spot`: True for a slice, [i], False for a step, @t.
+            scans: Indices of the scans.
+            iterations: The iteration in each scan.
+            single: Names a scan with a point in one iteration only, which is left out.
         """
         text = ""
-        for i, (is_slice, scan) in enumerate(zip(styles, scans, strict=True)):
-            if only is not None and only[0] == i:
+        for i, (is_slice, scan) in enumerate(zip(takes_slices, scans, strict=True)):
+            if single is not None and single.position == i:
                 continue
             iteration = iterations[i]
             index = self._program.scans[scan].index_of(iteration)
@@ -615,7 +660,11 @@ class Points:
         return text
 
     def _point(self, node: int, shift: Shift) -> Point:
-        """Return the point that is `shift` iterations away from a node."""
+        """Return the point `shift` iterations after a node.
+
+        In scans that `shift` does not hold, it is in an iteration that the node stands
+        for.
+        """
         index, laid_out, _ = self._flow.unrolled.nodes[node]
         scans = self._program.values[index].scans
         iterations = []
@@ -626,8 +675,8 @@ class Points:
                 iterations.append(actual(iteration, self._program.scans[scan].length))
         return Point(node, index, tuple(iterations))
 
-    def _key(self, point: Point) -> Indices:
-        """Return a sort key, by which points are in the order of their computation."""
+    def _order(self, point: Point) -> Indices:
+        """Return a sort key: points are sorted in the order of their computation."""
         # The iteration comes right after the start of its scan, so that all iterations
         # precede what follows the scan.
         key: list[int] = []

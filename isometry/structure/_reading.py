@@ -173,7 +173,7 @@ class Program:
         return readers
 
     def reached(self, start: Iterable[int]) -> frozenset[int]:
-        """Return the indices of all values that depend on one of `start`."""
+        """Return the indices of all values that depend on one of `start`, included."""
         seen = set(start)
         pending = list(seen)
         while pending:
@@ -433,12 +433,17 @@ def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
 
 
 def is_opaque(value: Value) -> bool:
-    """Tell whether the inside of the operation that computes a value is unreadable."""
+    """Tell whether a value is computed by an operation whose inside cannot be read."""
     return value.operation in _OPAQUE
 
 
 def read(closed: core.ClosedJaxpr, num_params: int) -> Program:
-    """Read a jaxpr whose first arguments are the leaves of params, the others of x."""
+    """Read a jaxpr into a list of values.
+
+    Args:
+        closed: The jaxpr of f, a function of the leaves of params, then those of x.
+        num_params: The number of leaves of params.
+    """
     reader = _Reader()
     arguments = [
         reader.add(Value("argument", (), var.aval, var=var))

@@ -113,15 +113,15 @@ class Branch(NamedTuple):
         layers: The names of the layers on it, in order.
         shortcut: The names of the layers on the skip: a projection, or none.
         positions: For each of `layers`, how many layers of the branch come before it on
-            the longest path: 0 for query, key and value, 1 for the output behind them.
+            the longest path: 0 for query, key and value, 1 for the output after them.
             Of a loop within the branch, the first iterations alone are counted.
         slice: Which slice of its stacked layers it is made of, or None.
-        gates: Key paths of leaves that multiply the branch behind its last layer: the
+        gates: Key paths of leaves that multiply the branch after its last layer: the
             branch, without what is added to it, is zero where one of them is. A trained
             scalar, a scale per channel, or the scale of a norm.
-        skip_gates: Likewise, of leaves that multiply the skip.
-        skip_factor: The number that the program itself multiplies the skip with; None
-            if it does something else to it.
+        skip_gates: Key paths of leaves that multiply the skip.
+        skip_factor: The fixed number by which the program multiplies the skip, 1 if it
+            does not; None if it does something else to the skip.
 
     Example:
         >>> def block(params, x):
@@ -161,11 +161,12 @@ class Attention(NamedTuple):
         head_size: Channels of the queries and keys of one head: how many products are
             summed to one logit.
         shares: If one layer makes queries, keys and values: where along its outputs
-            each begins and ends. Empty if there are several, or if it cannot be read.
+            each begins and ends. Empty if several layers make them, or if it cannot be
+            read.
         alpha: The key path of the leaf that multiplies I, or the number that the
             program fixes; None if it cannot be read.
-        beta: Likewise, of A.
-        gamma: Likewise, of -C.
+        beta: The leaf or the number that multiplies A, likewise.
+        gamma: The leaf or the number that multiplies -C, likewise.
 
     Example:
         >>> def attend(params, x):

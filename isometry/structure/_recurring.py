@@ -1,17 +1,17 @@
-"""Loops: which of them read a new part of the signal in each iteration."""
+"""Scans: which of them read a new part of x in each iteration."""
 
 from isometry.structure._anatomy import Anatomy
 from isometry.structure._reading import Program, Scan
 
-# Operations by which an iteration of a loop takes its own part of an array.
+# Operations by which an iteration of a scan takes its own part of an array.
 _TAKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 
 
 def is_fed(anatomy: Anatomy, point: str) -> bool:
-    """Tell whether a point lies in a loop whose iterations each read a part of x.
+    """Tell whether a point lies in a scan whose iterations each read a part of x.
 
     Such iterations are the steps of a recurrence, or examples that are mapped over. A
-    loop that reads nothing new applies the same layers again, one behind the other.
+    scan that reads nothing new applies the same layers again, one after the other.
 
     Args:
         anatomy: The anatomy.

@@ -20,7 +20,8 @@ def roles(
     Args:
         flow: The flow.
         weights: The weights.
-        depths: The number of layers up to and including each weight.
+        depths: From the index of a weight to the number of layers on the longest path
+            up to and including it.
         on_branch: Indices of the weights that lie on a residual branch.
         attentions: The attentions.
     """
@@ -49,7 +50,10 @@ def _in_attention(
     flow: Flow,
     attentions: Sequence[Heads],
 ) -> dict[int, str]:
-    """Return the roles of the layers of attentions, by the index of the layer."""
+    """Return the roles of the layers of attentions, by the index of the layer.
+
+    A layer with several roles has their names joined: "query/key", or "qkv" for three.
+    """
     parts: dict[int, dict[str, None]] = {}
     for heads in attentions:
         for part in ("query", "key", "value", "output"):
@@ -67,7 +71,7 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
     """Tell whether a weight is applied to a value that depends on its last result."""
     program = flow.program
     for use in row.uses:
-        if all(use.styles):
+        if all(use.takes_slices):
             continue
         value = use.meeting.value
         # A value depends on itself only through the carry of a scan.
@@ -78,7 +82,7 @@ def _is_recurrent(flow: Flow, row: Row) -> bool:
 
 
 def _without_successor(flow: Flow) -> frozenset[int]:
-    """Return the weights between which and the output there is no other layer."""
+    """Return the indices of the weights after which no other layer follows."""
     # The nodes after which some layer follows.
     before_layer: set[int] = set()
     last: set[int] = set()
@@ -92,6 +96,7 @@ def _without_successor(flow: Flow) -> frozenset[int]:
         if layer_follows:
             before_layer.add(node)
         for index, _ in flow.layer_at.get(node, ()):
-            (not_last if layer_follows else last).add(index)
-    # Of a stack, only the last slice may have no successor; then it is no head.
+            weights = not_last if layer_follows else last
+            weights.add(index)
+    # A stack whose last slice alone has no successor is no head.
     return frozenset(last - not_last)

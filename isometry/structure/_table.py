@@ -27,7 +27,7 @@ def cells(
     layers: Sequence[WeightLayer],
     branches: Sequence[Branch],
 ) -> list[list[str]]:
-    """Write each layer as a row of cells."""
+    """Return a row of cells for each layer, one for each of `_HEADINGS`."""
     rows = []
     positions = _positions(branches)
     for layer in layers:
@@ -60,7 +60,10 @@ def _fans(layer: WeightLayer) -> str:
 
 
 def _positions(branches: Sequence[Branch]) -> dict[str, str]:
-    """Return the position of each layer on its branch: "1/2" is the first of two."""
+    """Return the position of each layer on its branch: "1/2" is the first of two.
+
+    Keys are names of layers. A layer on a skip has "NAME shortcut", with the branch.
+    """
     positions: dict[str, str] = {}
     for branch in branches:
         stem = re.split(r"[\[@#]", branch.name, maxsplit=1)[0]
@@ -73,21 +76,21 @@ def _positions(branches: Sequence[Branch]) -> dict[str, str]:
 
 
 def _on_branch(layer: WeightLayer, positions: Mapping[str, str]) -> str:
-    """Write the branch of a layer and its position on it, or that of a shortcut."""
+    """Return the cell of a layer's branch and position: "blocks 1/2", or ""."""
     if layer.branch is None:
         return positions.get(layer.name, "")
     return f"{layer.branch} {positions[layer.name]}"
 
 
 def _name(layer: WeightLayer) -> str:
-    """Write the name of a layer; of a stack "blocks/fc[0..5]"."""
+    """Return the cell of a layer's name: of a stack "blocks/fc[0..5]"."""
     if layer.stacked is None:
         return layer.name
     return f"{layer.name}[0..{layer.stacked - 1}]"
 
 
 def _kind(layer: WeightLayer) -> str:
-    """Write the kind of a layer, and whether it has groups or is tied."""
+    """Return the cell of a layer's kind, with its groups and whether it is tied."""
     kind = layer.kind
     if layer.groups > 1:
         kind += f", {layer.groups} groups"
@@ -100,7 +103,12 @@ def table(
     anatomy: "Anatomy",
     rows: Sequence[Sequence[str]],
 ) -> str:
-    """Draw the table of all layers."""
+    """Return the table of all layers as text.
+
+    Args:
+        anatomy: The anatomy.
+        rows: The cells of each layer, as `cells` returns them.
+    """
     return "\n".join([_heading(anatomy), *_lines(rows), *_endings(anatomy)])
 
 
@@ -108,7 +116,12 @@ def summary(
     anatomy: "Anatomy",
     rows: Sequence[Sequence[str]],
 ) -> str:
-    """Draw the table of the first and last layers, as many as fit on a screen."""
+    """Return the table of the first and last layers, as many as fit on a screen.
+
+    Args:
+        anatomy: The anatomy.
+        rows: The cells of each layer, as `cells` returns them.
+    """
     num_hidden = len(rows) - _ROWS_OF_REPR
     half = _ROWS_OF_REPR // 2
     shown = list(rows)
@@ -142,7 +155,7 @@ def _shortened(step: str) -> str:
 
 
 def _heading(anatomy: "Anatomy") -> str:
-    """Count what the anatomy holds: "3 weight layers, depth 3, 0 branches"."""
+    """Return the first line of a table: "3 weight layers, depth 3, 0 branches"."""
     counts = [
         _counted(len(anatomy.layers), "weight layer", "weight layers"),
         f"depth {anatomy.depth}",
@@ -165,7 +178,7 @@ def _num_attentions(anatomy: "Anatomy") -> int:
 
 
 def _counted(number: int, singular: str, plural: str) -> str:
-    """Write a number with its noun."""
+    """Return a number with its noun: "1 branch", "2 branches"."""
     return f"{number} {singular if number == 1 else plural}"
 
 
@@ -177,7 +190,7 @@ def _endings(anatomy: "Anatomy") -> list[str]:
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align cells in columns, and leave out empty columns."""
+    """Return headings and rows as aligned lines, without the empty columns."""
     columns = [list(column) for column in zip(_HEADINGS, *rows, strict=True)]
     # A perceptron, for example, has no branches.
     filled = [column for column in columns if any(column[1:])]

@@ -1,8 +1,9 @@
 """Rewrites programs so that values inside them can be read and perturbed.
 
-A tap is a place at which the rewritten program does so; a reading is the value there. A
-bump is an array that is added to the value. The derivative with respect to the bump is
-that of everything downstream with respect to the value.
+A place is a variable of the program (`_place`). A tap is a place where the rewritten
+program reads or perturbs the value; a reading is the value that it reads there. A bump
+is an array that is added to the value: the derivative of an output with respect to the
+bump is its derivative with respect to the value.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,7 @@ def _cut(
     return jnp.where(is_cut, jax.lax.stop_gradient(value), value) + bump
 
 
-# The derivative with respect to a bump is that of everything downstream.
+# What is given is a bump.
 ADD = Mode(_add)
 
 # No derivative passes a place: a reading depends only on the bumps at the places
@@ -92,8 +93,8 @@ _REMAT = frozenset(("checkpoint", "remat", "remat2"))
 def replacing(index: tuple[int, ...] = ()) -> Mode:
     """Return the mode in which a given value replaces the computed one, or a part.
 
-    The derivative with respect to the new value is that with respect to a bump. What is
-    upstream is not computed unless something else needs it.
+    The derivative with respect to the new value is the same as that with respect to a
+    bump. The operations before it are not computed, unless something else needs them.
 
     Args:
         index: Indices into the leading axes of the value, which select the part. Empty
@@ -210,8 +211,15 @@ def _run(
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a program equation by equation; perturb and read at the taps.
 
+    Args:
+        program: The program.
+        arguments: Its arguments.
+        taps: The taps by name, all of them inside this program.
+        mode: What happens to the value at a tap.
+
     Returns:
-        The outputs of the program, and what is read, by the names of the taps.
+        `(outputs, readings)`: the outputs of the program, and the readings by the name
+        of the tap.
     """
     jaxpr, constants = _opened(program)
     # A variable may have several names, as a last layer that is the output.
@@ -296,7 +304,15 @@ def _rewritten(
     taps: _Taps,
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
-    """Evaluate an equation that encloses taps; returns as `_run`."""
+    """Evaluate an equation that encloses taps.
+
+    Returns:
+        `(results, readings)`: the results of the equation, and the readings by the name
+        of the tap.
+
+    Raises:
+        InputError: The equation is of a kind that cannot be rewritten.
+    """
     name = eqn.primitive.name
     if name == "scan":
         return _scan(
@@ -354,10 +370,10 @@ def _remat(
     """Evaluate a remat, which still recomputes its values in the backward pass."""
     (program,) = _called(eqn)
 
-    def body(operands: list[Array]) -> tuple[list[Array], Arrays]:
+    def body(arguments: list[Array]) -> tuple[list[Array], Arrays]:
         return _run(
             program,
-            operands,
+            arguments,
             taps,
             mode=mode,
         )
@@ -377,15 +393,13 @@ def _cond(
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
     """Evaluate a cond, each branch with the taps inside it."""
-    # All branches of a cond must return the same readings. Those of other branches are
-    # NaN.
     index, *rest = operands
     shapes = {name: reading_shape(_called(eqn), taps[name].place) for name in taps}
 
     def rewritten_branch(
         program: core.ClosedJaxpr | core.Jaxpr,
     ) -> Callable[[list[Array]], tuple[list[Array], Arrays]]:
-        """Return a branch that also returns a reading for every tap of the cond."""
+        """Return a branch that also returns a reading for every tap in any branch."""
         inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
 
         def call(operands: list[Array]) -> tuple[list[Array], Arrays]:
@@ -395,6 +409,8 @@ def _cond(
                 inside,
                 mode=mode,
             )
+            # All branches of a cond must return the same structure, so a branch returns
+            # NaN for the taps in the others.
             for name in taps.keys() - inside.keys():
                 readings[name] = _missing(shapes[name])
             return outputs, readings
@@ -406,7 +422,7 @@ def _cond(
 
 
 def _missing(shape: jax.ShapeDtypeStruct) -> Array:
-    """Return the reading in a branch that does not compute the value: NaN, or zero."""
+    """Return what stands for a reading that a branch does not compute: NaN, or zero."""
     # Integers have no NaN.
     if jnp.issubdtype(shape.dtype, jnp.floating):
         return jnp.full(shape.shape, jnp.nan, shape.dtype)
@@ -480,14 +496,14 @@ def _scan(
     taps: _Taps,
     mode: Mode,
 ) -> tuple[list[Array], Arrays]:
-    """Evaluate a scan.
+    """Evaluate a scan that encloses taps; returns results and readings.
 
     For taps of all iterations, the scan slices what the caller gives and stacks the
     readings. The reading of a single iteration is carried instead, so that its
     derivatives hold one value and not one for each iteration.
     """
     (program,) = _called(eqn)
-    num_constants, num_carried = _scan_counts(eqn)
+    num_constants, num_carried = jaxprs.scan_parts(eqn)
     constants = operands[:num_constants]
     carried = operands[num_constants : num_constants + num_carried]
     stacked_inputs = operands[num_constants + num_carried :]
@@ -558,30 +574,3 @@ def _nothing_held(
     """Return zeros, which a scan carries until the iteration of the tap is reached."""
     shape = reading_shape([program], _without_iteration(tap.place))
     return jnp.zeros(shape.shape, shape.dtype)
-
-
-def _scan_counts(eqn: core.JaxprEqn) -> tuple[int, int]:
-    """Return how many operands of a scan are constants, and how many are carried.
-
-    Versions of JAX name the parameters of a scan differently, so the axes decide: a
-    stacked operand has one axis more outside the loop than inside.
-    """
-    (program,) = _called(eqn)
-    jaxpr, _ = _opened(program)
-    num_stacked = _count_stacked(eqn.invars, jaxpr.invars)
-    num_carried = len(eqn.outvars) - _count_stacked(eqn.outvars, jaxpr.outvars)
-    return len(eqn.invars) - num_carried - num_stacked, num_carried
-
-
-def _count_stacked(
-    outside: Sequence[core.Var | core.Literal],
-    inside: Sequence[core.Var | core.Literal],
-) -> int:
-    """Count the variables of a scan that have one axis more outside than inside."""
-    pairs = zip(outside, inside, strict=True)
-    return sum(_num_axes(a) > _num_axes(b) for a, b in pairs)
-
-
-def _num_axes(atom: core.Var | core.Literal) -> int:
-    aval: Any = atom.aval
-    return len(aval.shape)

@@ -1,8 +1,8 @@
 """Lays out the iterations of scans as nodes, with the dependencies between them.
 
-Of a scan with many iterations only four are laid out, its first two and its last two.
-The second represents all others, shifted. So the cost of reading a network does not
-grow with the length of its scans.
+Of a scan with more than four iterations, four are laid out: the first two and the last
+two. The second also stands for all iterations between them. So the cost of reading a
+network does not grow with the length of its scans.
 """
 
 import collections
@@ -22,9 +22,9 @@ class Node(NamedTuple):
 
     Attributes:
         value: Index of the value in the program.
-        iterations: For each scan around it, which of the iterations that are laid out.
-        inputs: Indices of the nodes that it is computed from; all are smaller than its
-            own.
+        iterations: For each scan around it, outermost first, which of the iterations
+            that are laid out it is in: 0 to 3.
+        inputs: Indices of the nodes that it is computed from; all come before it.
     """
 
     value: int
@@ -56,17 +56,23 @@ class Unrolled:
                 self.readers[read].append(index)
 
     def value(self, node: int) -> Value:
-        """Return the value of the program that a node is in some iteration."""
+        """Return the value of which a node is one iteration."""
         return self.program.values[self.nodes[node].value]
 
     def find(self, value: int, iterations: Indices = ()) -> int:
-        """Return the node of a value; `iterations` may include those of inner scans."""
+        """Return the node of a value.
+
+        Args:
+            value: Index of the value in the program.
+            iterations: Iterations that are laid out, of the scans around the value,
+                outermost first. Those of further, inner scans are ignored.
+        """
         # A value outside of a scan is the same in all iterations of the scan.
         num_scans = len(self.program.values[value].scans)
         return self._by_place[value, iterations[:num_scans]]
 
     def laid_out(self, value: int) -> list[int]:
-        """Return the nodes of a value in all iterations, in order."""
+        """Return the nodes of a value, in all iterations that are laid out."""
         indices = range(len(self.nodes))
         return [index for index in indices if self.nodes[index].value == value]
 
@@ -113,7 +119,7 @@ class Unrolled:
         return tuple(self.find(read, iterations) for read in value.inputs)
 
     def _leaving(self, value: Value, iterations: Indices) -> Indices:
-        """Return the nodes inside a scan from which one of its results is computed."""
+        """Return the nodes inside a scan of which `value` is the last, or the stack."""
         (returned,) = value.inputs
         num_scans = len(self.program.values[returned].scans)
         if num_scans <= len(iterations):
@@ -133,7 +139,7 @@ class Unrolled:
         self,
         start: set[int] | frozenset[int],
     ) -> frozenset[int]:
-        """Return all nodes that depend on one of `start`, with those of `start`."""
+        """Return all nodes that depend on one of `start`, `start` included."""
         seen = set(start)
         for index in range(min(start, default=0), len(self.nodes)):
             if any(read in seen for read in self.nodes[index].inputs):
@@ -141,7 +147,7 @@ class Unrolled:
         return frozenset(seen)
 
     def before(self, end: int) -> frozenset[int]:
-        """Return all nodes that a node depends on, with the node itself."""
+        """Return all nodes on which a node depends, the node included."""
         seen = {end}
         pending = collections.deque(seen)
         while pending:
@@ -161,8 +167,12 @@ def representative(iteration: int, length: int) -> int:
     """Return which of the iterations that are laid out stands for an iteration.
 
     Args:
-        iteration: The iteration.
+        iteration: The iteration, from 0 to length - 1.
         length: The number of iterations of the scan.
+
+    Returns:
+        0 for the first iteration, 1 for the second and all inner ones, 2 and 3 for the
+        last two. In a scan of at most four iterations each stands for itself.
     """
     if length <= _LAID_OUT:
         return iteration
@@ -173,10 +183,10 @@ def representative(iteration: int, length: int) -> int:
 
 
 def actual(laid_out: int, length: int) -> int:
-    """Return the first of the iterations that a laid out one represents.
+    """Return the first iteration for which a laid out one stands.
 
     Args:
-        laid_out: Which of the laid out iterations it is.
+        laid_out: Which of the laid out iterations it is, from 0 to 3.
         length: The number of iterations of the scan.
     """
     if length <= _LAID_OUT or laid_out < _LAID_OUT // 2:

@@ -55,7 +55,8 @@ class Usage(NamedTuple):
     Attributes:
         factor: The product of all numbers that multiply it.
         is_normalized: Whether it is divided by a norm of its own.
-        is_zero_safe: Whether that norm is kept away from zero.
+        is_zero_safe: Whether the norm is kept away from zero, so that a weight of zeros
+            gives no NaN. True without a norm.
         is_added_to: Whether another leaf is added to it, as low-rank updates are.
         form: The function of w that multiplies the signal, "softplus(w)", if it is not
             w itself, up to numbers and what the other fields say; otherwise "".
@@ -101,7 +102,7 @@ def usages(anatomy: Anatomy) -> dict[str, Usage]:
 
 
 def _usage(program: Program, use: Use) -> Usage:
-    """Follow a weight back from the signal to its leaf."""
+    """Return what a weight goes through between its leaf and one use of it."""
     leaf = use.meeting.origin.leaf
     index = use.meeting.weight
     usage = Usage(convolution=_convolution(program, use))
@@ -394,7 +395,7 @@ def _is_reduced(
 
 
 def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[int]:
-    """Return the values between a leaf and one that is computed from it."""
+    """Return the values between a leaf and the value `end`, both included."""
     seen = {end}
     pending = [end]
     while pending:
@@ -406,7 +407,7 @@ def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[int]:
 
 
 def _is_guard(program: Program, value: Value) -> bool:
-    """Tell whether a value is another plus a positive number, or at least that."""
+    """Tell whether a value is another plus a positive number, or their maximum."""
     if value.operation not in _GUARDS:
         return False
     numbers = [_number(program, read) for read in value.inputs]

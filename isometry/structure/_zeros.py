@@ -92,8 +92,8 @@ def cause_of_zero(
         name_of_x: The name of x in the sentence.
 
     Returns:
-        One sentence without a full stop, or several with semicolons between if several
-        operations together cut the output off.
+        One sentence without a full stop; several with semicolons between, if it takes
+        several operations to cut the output off from x.
     """
     # Names come from the anatomy; where derivatives stop, from running the program.
     an = anatomy(f, params, x)
@@ -135,7 +135,7 @@ def _dependencies(
     program: Program,
     end: Iterable[int],
 ) -> frozenset[int]:
-    """Return the indices of `end`, and of all values on which one of these depends."""
+    """Return the indices of `end`, and of all values on which one of `end` depends."""
     feedback = program.feedback
     visited = set(end)
     pending = list(visited)
@@ -155,7 +155,7 @@ def _factors_and_params(
     program: Program,
     relevant: frozenset[int],
 ) -> frozenset[int]:
-    """Return the values whose size may explain a zero.
+    """Return the indices of the values whose size may explain a zero.
 
     These are the factors of the products between x and the output, and the parameters:
     a factor of zeros makes a product zero.
@@ -240,7 +240,7 @@ class _Search:
         iteration: tuple[int, ...],
         operands: Iterable[int],
     ) -> tuple[int, ...]:
-        """Return those of the operands that change in one iteration, each once."""
+        """Return the operands that change with x in one iteration, each once."""
         return tuple(
             operand
             for operand in dict.fromkeys(operands)
@@ -248,7 +248,7 @@ class _Search:
         )
 
     def minimal(self, stops: list[_Stop]) -> list[_Stop]:
-        """Leave out stops that are not needed to cut the output off from x."""
+        """Return the stops that are needed to cut the output off from x."""
         # Greedy: the set need not be the smallest, but none of it can be left out.
         needed = list(stops)
         for stop in sorted(stops, key=self._plausibility):
@@ -286,7 +286,7 @@ def _over_iterations(
     changes: np.ndarray,
     num_scans: int,
 ) -> np.ndarray:
-    """Append unit axes up to `num_scans`, so that it broadcasts over inner scans."""
+    """Append unit axes up to `num_scans`, to broadcast over the inner scans."""
     return changes.reshape(changes.shape + (1,) * (num_scans - changes.ndim))
 
 
@@ -360,7 +360,7 @@ class _Words:
         return f"the derivative of {title} is zero {where}"
 
     def _advice(self) -> str:
-        """Say where a span can start if x is cast to the indices of an embedding."""
+        """Advise where a span can start if x is cast to indices of an embedding."""
         for layer in self._anatomy.embeddings:
             return f" and picks rows; write span=({layer.name!r}, 'output')"
         return ""
@@ -372,7 +372,7 @@ class _Words:
         others = [operand for operand in value.inputs if operand not in stop.changing]
         for operand in others:
             log_size = self._log_size(operand, stop.iteration)
-            leaves = self._leaves_behind(operand)
+            leaves = self._leaves_of(operand)
             # Tried in this order: the whole factor is zero, it is small enough for
             # underflow, some of its entries are zero.
             if log_size == -np.inf:
@@ -458,12 +458,12 @@ class _Words:
         return float(_at_iteration(record.log_size, iteration))
 
     def _what(self, stop: _Stop) -> str:
-        """Name the operand that changes: x itself, or a value behind a point."""
+        """Return words for the operand that changes: x, or a value after a point."""
         where = self._where(stop)
         return f"a value {where}" if where.startswith("behind") else where[len("at ") :]
 
     def _where(self, stop: _Stop) -> str:
-        """Say where an operation is: behind the nearest point before it, or at x."""
+        """Return words for where a stop is: "at x", or "behind" the last point."""
         name = self._nearest_point(stop)
         if name is None:
             return f"at {self._name_of_x}"
@@ -473,7 +473,7 @@ class _Words:
         return f"behind {name!r}"
 
     def _nearest_point(self, stop: _Stop) -> str | None:
-        """Return the point before a stop with the fewest operations between them."""
+        """Return the name of the point that is the fewest operations before a stop."""
         # Breadth first. Operands are tried in the order in which they are written.
         visited = set(stop.changing)
         pending = collections.deque(stop.changing)
@@ -488,11 +488,11 @@ class _Words:
                     pending.append(operand)
         return None
 
-    def _leaves_behind(self, index: int) -> list[int]:
+    def _leaves_of(self, index: int) -> list[int]:
         """Return the leaves of params of which a value is made, as positions in params.
 
-        Nothing of a value that depends on x too: it is no weight, and its zeros are not
-        the fault of any one leaf.
+        [] for a value that depends on x too: it is no weight, and its zeros are not the
+        fault of any one leaf.
         """
         if index in self._depends_on_x:
             return []
@@ -505,7 +505,7 @@ class _Words:
         leaf: int,
         stop: _Stop,
     ) -> str:
-        """Name a leaf of params by its layer, or by its path if it is not a weight."""
+        """Return words for a leaf of params: its layer, or its path if it has none."""
         layer = self._layer(leaf)
         if layer is None:
             return f"params{self._leaf_paths[leaf].path}"
@@ -526,7 +526,7 @@ class _Words:
         layer: str,
         stop: _Stop,
     ) -> str | None:
-        """Return the nearest pre-activation of a layer after an operation, or None."""
+        """Return the name of a layer's nearest pre-activation after a stop, or None."""
         visited = {stop.value}
         pending = collections.deque(visited)
         while pending:
@@ -554,7 +554,7 @@ class _Words:
 
 
 def _title(value: Value) -> str:
-    """Return the name of an operation that a user knows.
+    """Return the name by which a user knows an operation.
 
     It is the innermost function of jax.nn around the operation ("relu"), or else the
     operation in words ("a matrix product"), or the name of its primitive.

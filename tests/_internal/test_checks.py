@@ -17,12 +17,24 @@ def refused(words):
     return pytest.raises(InputError, match=words)
 
 
-@pytest.mark.parametrize("value", [0.0, 1, np.float32(0.5), jnp.ones(()), np.int8(1)])
-def test_number_within_its_bounds_is_returned_as_pythons(value):
-    """Arithmetic of NumPy's narrow scalars wraps around."""
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (0.0, float),
+        (1, int),
+        (np.float32(0.5), float),
+        (np.float64(0.5), float),
+        (jnp.ones(()), float),
+        (jnp.ones((), jnp.bfloat16), float),
+        (np.int8(1), int),
+        (np.uint8(1), int),
+    ],
+)
+def test_number_within_its_bounds_is_returned_as_pythons(value, kind):
+    """Arithmetic of NumPy's narrow scalars wraps around, that of float64 hides 1/0."""
     number = checks.number("q", value, low=0.0, high=1.0)
     assert number == value
-    assert type(number) in (int, float)
+    assert type(number) is kind
 
 
 SHAPE = jax.ShapeDtypeStruct((), jnp.float32)
@@ -42,6 +54,8 @@ def test_what_is_no_number_is_refused(value):
         (0, {"above": 0.0}, r"q=0 is not a finite number in \(0, inf\)"),
         (2, {"low": 0.0, "high": 1.0}, r"in \[0, 1\]"),
         (-1, {"low": 0.0}, r"in \[0, inf\)"),
+        (1, {"low": 2.0, "above": 0.0}, r"in \[2, inf\)"),
+        (2, {"low": 2.0, "above": 2.0}, r"in \(2, inf\)"),
         (np.nan, {}, r"q=nan is not a finite number in \(-inf, inf\)"),
         (np.inf, {}, "q=inf"),
         (10**400, {}, r"q=1000.*\.\.\. is not a finite number"),

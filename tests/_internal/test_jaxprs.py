@@ -44,7 +44,7 @@ with_vjp.defvjp(lambda x: (x, None), lambda _, g: (g,))
 
 def test_inside_of_a_custom_rule_can_be_left_out():
     jaxpr = traced(with_vjp, X).jaxpr
-    outside = list(jaxprs.equations(jaxpr, into_rules=False))
+    outside = list(jaxprs.equations(jaxpr, into_custom_vjp=False))
     assert "sin" in names(with_vjp)
     assert [jaxprs.has_vjp(eqn) for eqn in outside] == [True]
 

@@ -49,6 +49,18 @@ def test_shape_is_known_before_the_cast(leaf):
     assert (shape.shape, shape.dtype) == (jnp.shape(cast), jnp.result_type(cast))
 
 
+def test_rounded_entries_move_values_less_than_the_coarse_floor():
+    """At sizes beyond 1/eps too: independent errors have a norm below 2 eps s_max."""
+    rng = np.random.default_rng(0)
+    for m, n in ((4, 4), (300, 200), (1, 2000)):
+        jacobian = rng.standard_normal((m, n))
+        error = jacobian - jacobian.astype(jnp.bfloat16).astype(float)
+        ratio = np.linalg.norm(error, 2) / np.linalg.norm(jacobian, 2)
+        eps = float(jnp.finfo(jnp.bfloat16).eps)
+        assert ratio < 2 * eps
+        assert ratio < np.exp(precision.coarse_log_floor(m, n, eps)) <= np.sqrt(eps)
+
+
 def test_svd_resolves_what_numpy_counts_as_rank():
     """numpy.linalg.matrix_rank calls zero what is below max(m, n) eps s_max."""
     floor = np.exp(precision.svd_log_floor(3, 5, np.float64))

@@ -474,8 +474,8 @@ DEGENERACY = (
     Fault(
         "extra-arguments-of-the-optimizer-ignored",
         "_monitor.py",
-        "current = _current(state, params, extra)",
-        "_current(state, params, extra)",
+        "current = _monitor_current.current(self.state, params, extra)",
+        "_monitor_current.current(self.state, params, extra)",
         ("test_monitor.py",),
         match="training_changes",
     ),

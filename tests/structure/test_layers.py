@@ -165,6 +165,30 @@ def test_stretches_of_a_leaf_are_rows_of_their_own():
     assert [layer.shape for layer in an.layers] == [(4, 4), (4, 4)]
 
 
+def test_every_second_row_of_a_leaf_is_no_stretch_of_it():
+    """The rows of w[::2] and w[1::2] alternate: no range of rows holds one of them."""
+
+    def f(p, x):
+        return p["w"][::2] @ x + p["w"][1::2] @ jnp.tanh(x)
+
+    layer = only(anatomy(f, {"w": shape(8, 4)}, shape(4)))
+    assert (layer.name, layer.shape, layer.stretches) == ("w", (8, 4), ())
+    # Which rows are outputs of which product is unknown, so no axis is called theirs.
+    assert (layer.in_axes, layer.out_axes) == ((1,), ())
+    assert (layer.fan_in, layer.tied) == (4, True)
+
+
+def test_stretch_of_concatenated_leaves_is_a_stretch_of_each():
+    """Rows 1 to 5 of a, of 4 rows, above b are the last three of a and two of b."""
+
+    def f(p, x):
+        return jnp.concatenate([p["a"], p["b"]])[1:6] @ x
+
+    an = anatomy(f, {"a": shape(4, 3), "b": shape(5, 3)}, shape(3))
+    assert [layer.name for layer in an.layers] == ["a[1:4, :]", "b[0:2, :]"]
+    assert [layer.shape for layer in an.layers] == [(3, 3), (2, 3)]
+
+
 def test_leaves_stacked_inside_the_program_are_layers_of_their_own():
     def f(p, x):
         stack = jnp.stack([layer["w"] for layer in p])

@@ -66,7 +66,17 @@ class Dense(Method):
         x: Array,
         key: Key | None,
     ) -> "Spectrum":
-        """Factorize one Jacobian."""
+        """Measure all singular values of one Jacobian, by an SVD without vectors.
+
+        Args:
+            target: The span of f.
+            params: Parameters of one seed.
+            x: One example.
+            key: Ignored.
+
+        Returns:
+            The spectrum of min(m, n) values, without batch axes.
+        """
         return self.of_jacobian(target, target.jacobian(params, x))
 
     def spectra(
@@ -177,11 +187,14 @@ class Dense(Method):
         params: Params,
         x: Array,
     ) -> int:
-        """Count the values of an m × n matrix.
+        """Count the operations that the singular values of a Jacobian take.
 
-        Golub and Van Loan, Matrix Computations, 4th ed., 5.4.8 and figure 8.6.1.
+        The cheaper of two algorithms: bidiagonalization, or QR first (Golub and Van
+        Loan, Matrix Computations, 4th ed., 5.4.8 and figure 8.6.1). Only the shape of
+        the Jacobian counts, not `params` and `x`.
         """
-        m, n = max(target.shape), min(target.shape)
-        bidiagonalized = 4 * m * n**2 - 4 * n**3 / 3
-        reduced_first = 2 * m * n**2 + 2 * n**3
-        return int(min(bidiagonalized, reduced_first))
+        # The formulas are for at least as many rows as columns.
+        rows, columns = max(target.shape), min(target.shape)
+        bidiagonalized = 4 * rows * columns**2 - 4 * columns**3 / 3
+        qr_first = 2 * rows * columns**2 + 2 * columns**3
+        return int(min(bidiagonalized, qr_first))

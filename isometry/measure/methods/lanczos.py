@@ -153,18 +153,27 @@ class Lanczos(Method):
         xs: Array,
         keys: Key | None,
     ) -> "Spectrum":
-        """Measure the inputs of a seed together, one seed after another.
+        """Measure all inputs of a seed together, one seed after another.
 
-        All inputs and probes of a seed share its matrices, so that products with them
-        are one wide matrix product. Over seeds they would be many narrow ones.
+        All inputs and probes of a seed share its weights, so that products with a
+        weight are one wide matrix product. Over seeds they would be many narrow ones.
+
+        Args:
+            target: The span of f.
+            params: Parameters, stacked over seeds.
+            xs: Examples along a first axis.
+            keys: Keys of shape (seeds, inputs), required.
+
+        Returns:
+            The spectrum, with batch axes (seeds, inputs).
         """
 
         def of_seed(seed: tuple[Params, Key]) -> "Spectrum":
-            one = jax.vmap(
-                lambda p, x, key: self.spectrum(target, p, x, key=key),
-                in_axes=(None, 0, 0),
+            params_of_seed, keys_of_inputs = seed
+            of_inputs = jax.vmap(
+                lambda x, key: self.spectrum(target, params_of_seed, x, key=key)
             )
-            return one(seed[0], xs, seed[1])
+            return of_inputs(xs, keys_of_inputs)
 
         return in_turn(of_seed, (params, keys))
 

@@ -93,7 +93,7 @@ class Adapted(Network):
             (4, 3)
         """
         checks.key("key", key)
-        return _drawn(self.draw, key)
+        return _compiled_draw(self.draw, key)
 
     @property
     def training(self) -> Self:
@@ -133,11 +133,11 @@ class Adapted(Network):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _drawn(draw: Callable[[Key], Params], key: Key) -> Params:
-    """Draw parameters by one compiled program.
+def _compiled_draw(draw: Callable[[Key], Params], key: Key) -> Params:
+    """Return `draw(key)`, compiled as one program.
 
-    Flax and Haiku run the whole model to draw its parameters. XLA removes all of that
-    but the drawing, because the output of the model is not used.
+    Flax and Haiku run the whole model to draw its parameters. XLA removes the model
+    from the program, because its output is not used, and leaves the drawing.
     """
     return draw(key)
 

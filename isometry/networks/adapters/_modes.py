@@ -23,14 +23,19 @@ def depends_on_key(
     params: Params,
     x: PyTree,
 ) -> bool:
-    """Tell from shapes whether what a call returns depends on its key."""
-    # The program is read, because a call that splits its key need not use it: many
-    # models split one for dropout at rate 0.
+    """Tell whether the result of a call depends on its key, by tracing it alone.
+
+    Args:
+        call: A function of parameters, x and a key.
+        params: Shapes of the parameters.
+        x: Shapes of x.
+    """
+    # That it splits its key says nothing: many models split one for dropout at rate 0.
     closed = jax.make_jaxpr(call)(params, x, key_shape())
-    # The reader follows what depends on "x", so the key is given as x, and all other
-    # arguments as parameters.
-    num_params = len(jax.tree.leaves((params, x)))
-    program = read(closed, num_params)
+    # `read` takes all arguments after the first ones for x: here the key alone. So
+    # `of_x` is what depends on the key.
+    num_before_key = len(jax.tree.leaves((params, x)))
+    program = read(closed, num_before_key)
     return not program.of_x.isdisjoint(program.outputs)
 
 
