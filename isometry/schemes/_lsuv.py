@@ -47,7 +47,7 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
             # Dead units and constant inputs have 0 here, and overflow inf or NaN: no
             # division makes 1 of these.
             if not 0 < spread < np.inf:
-                raise InputError(_not_scalable(measured, where, taps, spread))
+                raise InputError(_not_scalable(measured, where, taps, spread=spread))
             # Many divisions would bring the weight down to the eps of its norm, where
             # it is scaled at last, and of the size of rounding.
             if num_divisions > 0 and used[where.source.name].is_normalized:
@@ -62,6 +62,7 @@ def _not_scalable(
     measured: Measured,
     where: Slice,
     taps: Mapping[str, Place],
+    *,
     spread: float,
 ) -> str:
     """Say why outputs with this standard deviation cannot be scaled to 1."""

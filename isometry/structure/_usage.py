@@ -123,10 +123,17 @@ def _usage(program: Program, use: Use) -> Usage:
         # Of w and its mean or norm, the larger one is w.
         larger = max(own, key=lambda read: math.prod(program.values[read].shape))
         others = [read for read in value.inputs if read != larger]
-        step = _step(program, usage, index, larger, others=others, of_leaf=of_leaf)
+        step = _step(
+            program,
+            usage,
+            index,
+            operand=larger,
+            others=others,
+            of_leaf=of_leaf,
+        )
         if step is None:
             # No number, norm or mask: what is left is one function of the leaf.
-            return _with_function(program, usage, leaf, index, of_leaf=of_leaf)
+            return _with_function(program, usage, leaf, end=index, of_leaf=of_leaf)
         usage = step
         index = larger
     return usage
@@ -136,8 +143,8 @@ def _step(
     program: Program,
     usage: Usage,
     index: int,
-    operand: int,
     *,
+    operand: int,
     others: list[int],
     of_leaf: frozenset[int],
 ) -> Usage | None:
@@ -160,7 +167,7 @@ def _step(
         # A choice between two functions of w is another function of it.
         if any(read in of_leaf for read in others):
             return None
-        return _selected(program, usage, value, operand)
+        return _selected(program, usage, value, operand=operand)
     if len(others) != 1:
         return None
     return _with(program, usage, value, other=others[0], of_leaf=of_leaf)
@@ -170,12 +177,12 @@ def _with_function(
     program: Program,
     usage: Usage,
     leaf: int,
-    index: int,
     *,
+    end: int,
     of_leaf: frozenset[int],
 ) -> Usage:
-    """Add the function between a leaf and a value, whatever it is."""
-    between = set(_before(program, index, of_leaf))
+    """Add the function between a leaf and the value `end`, whatever it is."""
+    between = set(_before(program, end, of_leaf))
     # Behind slices and reshapes alone, the argument of the function is the weight.
     start = leaf
     while True:
@@ -183,18 +190,18 @@ def _with_function(
         if len(readers) != 1 or program.values[readers[0]].operation not in _KEEPING:
             break
         (start,) = readers
-    function = _nonlinearity.of_values(program, start, index)
+    function = _nonlinearity.of_values(program, start, end)
     if function is not None:
         name, number = function
         if name == "linear":
             return usage._replace(factor=usage.factor * number)
-        return usage._replace(form=_written(program, name, start, index))
-    return usage._replace(form=_of_two(program, leaf, index, of_leaf=of_leaf))
+        return usage._replace(form=_written(program, start, end, name=name))
+    return usage._replace(form=_of_two(program, leaf, end, of_leaf=of_leaf))
 
 
-def _written(program: Program, name: str, start: int, index: int) -> str:
+def _written(program: Program, start: int, end: int, *, name: str) -> str:
     """Write an elementwise function of w: "exp(w)"."""
-    value = program.values[index]
+    value = program.values[end]
     if name:
         return f"{name}(w)"
     # One operation has a name, and several have none.
@@ -325,7 +332,7 @@ def _masked(program: Program, usage: Usage, mask: int, *, is_divided: bool) -> U
 
 
 def _selected(
-    program: Program, usage: Usage, value: Value, operand: int
+    program: Program, usage: Usage, value: Value, *, operand: int
 ) -> Usage | None:
     """Add a choice, entry by entry, between the weight and another value."""
     which, *cases = value.inputs
