@@ -359,8 +359,14 @@ class Network:
 
         Raises:
             NotDefined: No gain brings E s² to 1: a norm behind each layer undoes its
-                scale, the skips alone have more than 1, or weights are zero.
+                scale, the skips alone have more than 1, units saturate before, or
+                weights are zero.
             InputError: What `isometry.profile` refuses.
+
+        Warns:
+            UserWarning: E s² = 1 is carried by few of the draws, so that other seeds
+                may be far from it, or the gains make Jacobians exactly zero. `.gains`
+                keeps the sentence, and its table shows it.
 
         Example:
             >>> net = networks.mlp([16, 16, 16, 16], "relu", "orthogonal", sigma_w=1.0)

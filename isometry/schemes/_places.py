@@ -400,14 +400,14 @@ def _slice_of(point: str, name: str) -> tuple[int, ...] | None:
 def first_points(anatomy: Anatomy, name: str) -> dict[tuple[int, ...], str]:
     """Return the first point of each slice of a layer, by the indices of the slice."""
     points: dict[tuple[int, ...], str] = {}
-    for point in _points_by_base(anatomy).get(name, ()):
+    for point in points_by_base(anatomy).get(name, ()):
         index = _slice_of(point, name)
         if index is not None:
             points.setdefault(index, point)
     return points
 
 
-def _points_by_base(anatomy: Anatomy) -> dict[str, list[str]]:
+def points_by_base(anatomy: Anatomy) -> dict[str, list[str]]:
     """Group the points by their names without slices and steps."""
     by_base: dict[str, list[str]] = {}
     for point in anatomy.points:

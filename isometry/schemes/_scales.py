@@ -20,6 +20,9 @@ _PRODUCT = "product"
 _NAMELESS = ("unnamed", "glu", "square", "power")
 _VARIANT = "variant"
 
+# How the note ends if the scale is that of the activation before a layer.
+THAT_IT_READS = "that it reads"
+
 
 class Scaled(NamedTuple):
     """A scheme with its sigmas for one layer.
@@ -46,11 +49,26 @@ class Scales:
         scheme: Scheme,
         sigma_w: float | None,
         sigma_b: float | None,
+        *,
         activations: Mapping[str, Activation],
+        following: Mapping[str, Activation],
+        read: Mapping[str, Activation],
     ) -> None:
+        """Take what is known of activations, by the names of layers.
+
+        Args:
+            scheme: The scheme.
+            sigma_w: Its scale, or None.
+            sigma_b: The scale of its biases, or None.
+            activations: The activations that a network knows to follow its layers.
+            following: Those that follow, if numbers multiply them.
+            read: Those that layers read, if numbers multiply them.
+        """
         self._scheme = scheme
         self._sigmas = (sigma_w, sigma_b)
         self._by_layer = activations
+        self._following = following
+        self._read = read
         self._by_activation: dict[str | Activation, Scaled] = {}
 
     def of(self, layer: Layer, doubt: str = "") -> Scaled:
@@ -74,9 +92,11 @@ class Scales:
             linear = self._critical("linear", "")
             return linear._replace(note=f"{doubt}, so as {linear.note}")
         if layer.follows is not None:
-            return self._critical(layer.follows, "that follows")
+            following = self._following.get(layer.name, layer.follows)
+            return self._critical(following, "that follows")
         if layer.precedes is not None:
-            return self._critical(layer.precedes, "that it reads")
+            read = self._read.get(layer.name, layer.precedes)
+            return self._critical(read, THAT_IT_READS)
         return self._critical("linear", "")
 
     def _critical(self, activation: str | Activation, where: str) -> Scaled:
