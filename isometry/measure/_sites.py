@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from isometry.measure._spans import Point
 from isometry.structure import Anatomy, WeightLayer
+from isometry.structure._tapping import in_cond
 
 
 class Slot(NamedTuple):
@@ -110,7 +111,7 @@ def sites_of(anatomy: Anatomy, first: Point, last: Point) -> Sites:
                 continue
             if not note and (layer.name, index) in last_of_branches:
                 ends.append(slot)
-            notes[name] = note or "on a branch: some path leads around it"
+            notes[name] = note or _way_around(anatomy, point)
     return Sites(
         trunk=tuple(trunk),
         ends=tuple(ends),
@@ -143,6 +144,15 @@ def _obstacle(
     if not (is_inside and anatomy.upstream(point, last.name)):
         return "outside the span"
     return ""
+
+
+def _way_around(anatomy: Anatomy, point: str) -> str:
+    """Say which path through the span does not meet a point."""
+    # Which arm of a cond is taken depends on x, and E s² up to a layer is not defined
+    # where its arm is not taken. So no gain is found for one, even if each arm has one.
+    if in_cond(anatomy.closed, anatomy.place(point)):
+        return "in an arm of a cond: where another is taken, it does not act"
+    return "on a branch: some path leads around it"
 
 
 def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:

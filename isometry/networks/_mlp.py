@@ -32,14 +32,14 @@ from isometry.theory import Law
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive layers of one shape and role: stored stacked, and scanned.
+    """Consecutive layers of one shape and role. Their leaves are stacked, and scanned.
 
     Attributes:
         role: "stem", "hidden" or "head".
-        start: The index of the first of them among all layers.
-        length: Their number.
-        fan_in: The inputs of each.
-        fan_out: The outputs of each.
+        start: The index of the first layer of the run in the network.
+        length: The number of layers in the run.
+        fan_in: The number of inputs of each layer.
+        fan_out: The number of outputs of each layer.
     """
 
     role: str
@@ -50,7 +50,11 @@ class Run:
 
 
 def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
-    """Return the runs of an MLP of these widths."""
+    """Divide the layers of an MLP into runs.
+
+    Args:
+        widths: (n_in, hidden ..., n_out).
+    """
     depth = len(widths) - 1
     # Schemes give stem and head other initializers, so they are runs of their own even
     # where their widths equal those of hidden layers.
@@ -70,10 +74,12 @@ def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
 
 @dataclass(frozen=True)
 class MlpFunction(LayeredFunction):
-    """The function of an MLP. Its compile time does not grow with depth.
+    """The map (params, x) -> output of an MLP.
+
+    Runs are scanned, so that compile time does not grow with depth.
 
     Attributes:
-        widths: Inputs, hidden widths, outputs.
+        widths: (n_in, hidden ..., n_out).
         activation: The activation of the hidden layers.
     """
 
@@ -180,15 +186,16 @@ class MlpFunction(LayeredFunction):
         return [Factors(runs[0]["w"].mT, slopes[0]), *hidden, head]
 
     def weights(self, params: Params) -> tuple[Array, ...]:
-        """Return the stacked weights of every run, of shape (..., length, in, out)."""
+        """Return the weights of each run, of shape (*seeds, length, in, out)."""
         return tuple(run["w"] for run in params["layers"])
 
     def with_weights(self, params: Params, weights: Sequence[Array]) -> Params:
-        """Undo `weights`: put them in the place of those of params."""
+        """Return params with these weights, one array for each run as in `weights`."""
         pairs = zip(params["layers"], weights, strict=True)
         return {"layers": tuple({**run, "w": stacked} for run, stacked in pairs)}
 
     def _through(self, runs: Sequence[Params], z: Array) -> Array:
+        """Return the pre-activation behind several runs; z is the one before them."""
         for run in runs:
             z, _ = self._run(run, z)
         return z
@@ -196,7 +203,12 @@ class MlpFunction(LayeredFunction):
     def _run(
         self, run: Params, z: Array
     ) -> tuple[Array, Float[Array, "length fan_out"]]:
-        """Return the pre-activation of the last layer of a run, and those of all."""
+        """Return the last pre-activation of a run, and the stack of all of them.
+
+        Args:
+            run: The stacked weights and biases of the run.
+            z: The pre-activation before the run.
+        """
 
         def step(z: Array, layer: Params) -> tuple[Array, Array]:
             z = _affine(layer, self.activation(z))
@@ -207,19 +219,22 @@ class MlpFunction(LayeredFunction):
     def _run_activated(
         self, run: Params, h: Array
     ) -> tuple[Array, Float[Array, "length fan_out"]]:
-        """Return the last activation behind the layers of a run, and the slopes of all.
+        """Return the last activation of a run, and the stack of all slopes phi'(z).
 
-        Both are computed at once. From the pre-activations of `_run` the slopes would
-        be computed by kernels of their own, which take 50 ms more to compile.
+        Args:
+            run: The stacked weights and biases of the run.
+            h: The activation before the run.
         """
 
+        # One scan returns both. Slopes that are computed from the pre-activations of
+        # `_run` would take 50 ms more to compile.
         def step(h: Array, layer: Params) -> tuple[Array, Array]:
             return self._activated(_affine(layer, h))
 
         return _in_turn(step, h, run)
 
     def _activated(self, z: Array) -> tuple[Array, Array]:
-        """Return the activation and its derivative at every entry."""
+        """Return phi(z) and phi'(z)."""
         # The derivative of relu at NaN is 0. NaN is kept, because a signal that has
         # overflowed would otherwise be taken for inactive units.
         slope = jnp.where(jnp.isnan(z), jnp.nan, self.activation.slope(z))
@@ -231,7 +246,16 @@ def _in_turn(
     state: Array,
     run: Params,
 ) -> tuple[Array, Float[Array, "length fan_out"]]:
-    """Apply the layers of a run one after another, as `jax.lax.scan` does."""
+    """Apply the layers of a run one after another.
+
+    Args:
+        step: `step(state, layer)` returns the next state and a result.
+        state: The state before the first layer.
+        run: The stacked weights and biases of the run.
+
+    Returns:
+        The last state, and the results of all layers along a first axis.
+    """
     # Several layers of one shape in a row are square, so the state keeps its shape and
     # they can be scanned.
     if run["w"].shape[0] > 1:
@@ -241,11 +265,12 @@ def _in_turn(
 
 
 def _first_layer(run: Params) -> Params:
-    """Return the first layer of a run."""
+    """Return the weights and biases of the first layer of a run."""
     return jax.tree.map(lambda a: a[0], run)
 
 
 def _affine(layer: Params, x: Array) -> Array:
+    """Return W x + b; W x if the layer has no bias."""
     y = x @ layer["w"]
     if "b" in layer:
         return y + layer["b"]
@@ -253,17 +278,20 @@ def _affine(layer: Params, x: Array) -> Array:
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every leaf by its key path, the same for lists and tuples."""
+    """Return the shape of every leaf by its key path."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Mlp(LayeredNetwork):
-    """What `mlp` returns.
+    """A fully connected network: what `mlp` returns.
 
     Attributes:
-        bias: Whether there are biases.
+        function: The map (params, x) -> output alone.
+        scheme: The scheme that draws the parameters, with its sigmas.
+        activation: The activation of the hidden layers.
+        bias: Whether layers have biases.
         dtype: The dtype of the parameters.
     """
 
@@ -275,22 +303,25 @@ class Mlp(LayeredNetwork):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Inputs, hidden widths, outputs."""
+        """(n_in, hidden ..., n_out)."""
         return self.function.widths
 
     @public("init")
     def init(self, key: Key) -> Params:
-        """Draw the parameters: {"layers": a tuple of runs}.
+        """Draw the parameters.
 
-        A run holds consecutive layers of one shape and role: {"w": (r, in, out),
-        "b": (r, out)}. Layer l draws its weights and biases from the l-th pair of
-        (depth, 2) split keys, so they do not depend on how layers are grouped.
+        Each layer draws its weights and biases from two keys of its own, so they do not
+        depend on how layers are grouped in runs.
 
         Args:
             key: A random key. It may be traced.
 
         Returns:
-            The parameters.
+            {"layers": (run, ...)}. A run is the stack of r consecutive layers of one
+            shape and role, {"w": (r, in, out), "b": (r, out)}.
+
+        Raises:
+            InputError: `key` is no random key.
 
         Example:
             >>> net = networks.mlp([4, 8, 8, 8, 3], "tanh", bias=False)
@@ -309,7 +340,12 @@ class Mlp(LayeredNetwork):
         return {"layers": tuple(layers)}
 
     def _draw(self, run: Run, keys: Key) -> Params:
-        """Draw a run from (length, 2) keys: of each layer, one for w and one for b."""
+        """Draw the stacked weights and biases of a run.
+
+        Args:
+            run: The run.
+            keys: Keys of shape (length, 2): for each layer one for w and one for b.
+        """
         layers = self._layers_of(run)
         # Most schemes give all layers of a run the same initializer, so one vmapped
         # draw serves all.
@@ -344,6 +380,7 @@ class Mlp(LayeredNetwork):
         return tuple(layer for run in runs for layer in self._layers_of(run))
 
     def _layers_of(self, run: Run) -> list[Layer]:
+        """Return what a scheme is told of each layer of a run."""
         return [
             Layer(
                 role=run.role,
@@ -365,7 +402,11 @@ class Mlp(LayeredNetwork):
                 yield WeightedLayer(**vars(layer), w=stacked["w"][i], b=b)
 
     def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
-        """Undo `layers`: put the arrays of layers in the place of those of params."""
+        """Return params with the arrays of these layers, as `layers` lists them.
+
+        Raises:
+            InputError: Another number of layers, or arrays of other shapes.
+        """
         given = list(layers)
         runs = []
         for run, old in zip(runs_of(self.widths), params["layers"], strict=True):
@@ -396,7 +437,18 @@ class Mlp(LayeredNetwork):
     ) -> "Mlp":
         """Return a copy of the network that draws its weights by another scheme.
 
-        Arguments and errors are those of `Network.with_scheme`.
+        Args:
+            scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                is critical for the activation.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
+
+        Returns:
+            The copy.
+
+        Raises:
+            InputError: An unknown name; a sigma for a scheme that fixes its own scale.
+            NotDefined: The scheme has no meaning for a layer.
         """
         return mlp(
             self.widths,
@@ -411,13 +463,13 @@ class Mlp(LayeredNetwork):
         )
 
     def with_width(self, width: int) -> "Mlp":
-        """Return the same network with every hidden width replaced.
+        """Return a copy of the network with another width of all hidden layers.
 
         Args:
             width: The width of all hidden layers.
 
         Returns:
-            The network, with the same scheme at the same scale.
+            The copy, with the same scheme and the same sigmas.
         """
         checks.integer("width", width, low=1)
         # A network of one layer has no hidden width.
@@ -435,12 +487,12 @@ class Mlp(LayeredNetwork):
         """Predict the law of the singular values over a span, at infinite width.
 
         Widths may differ from layer to layer. The variance of the first
-        pre-activations is q_1 = sigma_w² |x|²/n + sigma_b², by the mean of |x|² over
-        xs; from there it follows the variance map, at its fixed point or not. So the
-        law is that of each input where all have one norm (`data.normalize`).
+        pre-activations is q_1 = sigma_w² |x|²/n + sigma_b², with the mean of |x|² over
+        xs. The variances of later layers follow from the variance map. If all inputs
+        have one norm (`data.normalize`), the law is that of each input.
 
         Args:
-            span: "hidden", the object of the theory, or "end_to_end", with one W more.
+            span: "hidden", of which most theory speaks, or "end_to_end".
             xs: Inputs along a first axis.
 
         Returns:
@@ -497,10 +549,10 @@ def mlp(  # noqa: PLR0917 (as it has always been)
             `Activation`.
         scheme: A scheme's name, an initializer's that needs no arguments, an
             initializer, or a `Scheme`.
-        sigma_w: The scale of the weights of a scheme that leaves it free: fan_in·Var(W)
-            = sigma_w² for Gaussian weights, every singular value sigma_w for orthogonal
-            ones. None is critical for the activation.
-        sigma_b: The standard deviation of the biases, N(0, sigma_b²), likewise.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. Gaussian
+            weights have variance sigma_w²/fan_in, orthogonal weights all singular
+            values sigma_w. None is critical for the activation.
+        sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether there are biases at all. Without them sigma_b must be 0 or None.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
 

@@ -1,10 +1,10 @@
-"""What a scheme is named for, and does not do in a network that lacks it."""
+"""Notes for a network in which a scheme does not do what it is known for."""
 
 from isometry.schemes._scheme import Scheme
 from isometry.structure import Anatomy
 from isometry.structure._interpolating import interpolations
 
-# What a network may lack, by the values of `Scheme.made_for`.
+# For each value of `Scheme.made_for`, what is said of a network without this part.
 _LACKS = {
     "branches": "no residual branch was found",
     "attentions": "no attention was found",
@@ -14,11 +14,14 @@ _LACKS = {
 
 
 def notes(scheme: Scheme, anatomy: Anatomy) -> tuple[str, ...]:
-    """Say what gives a scheme its name, and drawing alone does not do here.
+    """Return what a user of the scheme must know before drawing this network.
+
+    Either the network lacks the part that the scheme was made for, or the scheme is
+    data-driven, and `Scheme.adjust` has to follow.
 
     Args:
         scheme: The scheme.
-        anatomy: The network.
+        anatomy: The anatomy of the network.
 
     Returns:
         Sentences, most often none.
@@ -57,7 +60,7 @@ def _interpolating(anatomy: Anatomy) -> str:
 
 
 def _has(anatomy: Anatomy, part: str) -> bool:
-    """Tell whether a network has what a scheme is made for."""
+    """Tell whether a network has a part, one of the values of `Scheme.made_for`."""
     found = {
         "branches": len(anatomy.branches) > 0,
         "attentions": len(anatomy.attentions) > 0,

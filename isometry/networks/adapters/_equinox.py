@@ -26,7 +26,7 @@ _LIBRARY = Library(adapter="equinox", module="equinox.Module", argument="key")
 
 
 class EquinoxNetwork(Adapted):
-    """What `networks.equinox` returns: a network that also takes and returns modules.
+    """The network of an Equinox module: what `networks.equinox` returns.
 
     Example:
         >>> import equinox as eqx
@@ -42,16 +42,13 @@ class EquinoxNetwork(Adapted):
     def params_of(self, module: Any, state: Any = None) -> Params:
         """Return the parameters of another module, such as a trained one.
 
-        It must be of the same architecture. They are
-        `eqx.filter(module, eqx.is_array)`; with a state, a named tuple (params, state)
-        of these arrays and the state.
-
         Args:
-            module: The module.
-            state: Its `eqx.nn.State`, if it has one.
+            module: A module of the same architecture.
+            state: The `eqx.nn.State` of this module, if it has one.
 
         Returns:
-            Its parameters.
+            The arrays of the module, `eqx.filter(module, eqx.is_array)`; with a state,
+            a named tuple (params, state) of these arrays and the state.
         """
         eqx = checks.extra("equinox", "equinox")
         arrays = eqx.filter(module, eqx.is_array)
@@ -84,9 +81,9 @@ def equinox(
     """Make a network of an Equinox module.
 
     The module is called on one example, as Equinox does. `eqx.nn.inference_mode` sets
-    its mode. Arguments of its call that are named `inference`, `deterministic`,
-    `train`, `training`, `is_training` or `enable_dropout` are set to match. If its call
-    has an argument `key` or `state`, a random key or the `eqx.nn.State` is passed.
+    its mode. Mode arguments of its call are set to the same mode: `inference`,
+    `deterministic`, `train`, `training`, `is_training` and `enable_dropout`. If its
+    call has an argument `key` or `state`, a random key or the `eqx.nn.State` is passed.
 
     `net` is the module in inference: batch statistics are those in its state.
     `net.training` is the module in training, vmapped over a whole batch with a key for
@@ -161,7 +158,13 @@ def _built(build: Build, key: Key) -> tuple[Any, Any]:
 
 
 def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equinox":
-    """Trace how the module is built, and keep everything of it but its arrays."""
+    """Return the model of the module that `build` returns, from a trace of `build`.
+
+    Args:
+        build: The build function.
+        example: The shapes of one x.
+        call: Further arguments of the module's call, by name.
+    """
     eqx = checks.extra("equinox", "equinox")
     module, state = eqx.filter_eval_shape(_built, build, jax.random.key(0))
     # Tracing leaves shapes in place of arrays. Everything else, such as functions and
@@ -202,7 +205,11 @@ def _submodules(module: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Draws the arrays of a module, and its state if it has one."""
+    """A function from a key to the arrays of a module, and its state if it has one.
+
+    Attributes:
+        build: The user's build function.
+    """
 
     build: Held
 
@@ -218,11 +225,11 @@ class _Equinox(Model):
     """An Equinox module without its arrays.
 
     Attributes:
-        arguments: How its call takes an example.
+        arguments: The arguments of its call.
         rest: The module with None in place of its arrays.
         structure: The treedef of its arrays.
         paths: The key paths of its arrays.
-        has_state: Whether its call takes a state and returns one.
+        has_state: Whether its call takes a state and returns a new one.
         takes_key: Whether its call takes a key.
     """
 
@@ -235,7 +242,17 @@ class _Equinox(Model):
     takes_key: bool
 
     def combined(self, params: Params, *, is_training: bool) -> tuple[Any, Any]:
-        """Return the module with these parameters in a mode, and its state."""
+        """Return the pair (module, state) with these parameters.
+
+        The state is None if the module has none.
+
+        Args:
+            params: The parameters.
+            is_training: Whether the module is set to training mode.
+
+        Raises:
+            InputError: params are not those of this module.
+        """
         eqx = checks.extra("equinox", "equinox")
         state = None
         if self.has_state:
@@ -306,6 +323,7 @@ class _Equinox(Model):
         key: Key | None,
         named: dict[str, Any],
     ) -> PyTree:
+        """Return all outputs of a module for one example, without the new state."""
         if self.takes_key:
             named = {**named, "key": key}
         if not self.has_state:
