@@ -36,7 +36,8 @@ class Found(NamedTuple):
         kinked: Of f itself, from theta without weight decay; None if it has no kinks.
         suspect: Entries whose equality in `affine` may be that of saturated units.
         on_kinks: Entries that stay equal in exact arithmetic, and part as computed.
-        is_coarse: Whether parameters may differ by less than sums are rounded by.
+        is_coarse: Whether parameters may differ by less than sums are rounded by: they
+            are float64, or f computes in float32.
         doubts: Why claims are no more than evidence, or empty.
         num_draws: The number of inputs at which f itself was tried.
     """
@@ -186,7 +187,7 @@ def _of_sums(
         return None
     reason = exact.reason
     if found.is_coarse:
-        reason = "sums of float64 numbers are equal as far as rounding shows"
+        reason = "sums are equal as far as the rounding of f shows"
     if views.is_suspect(slice_):
         reason = "saturated units or underflow look alike"
     grade = EVIDENCE if reason else IN_EXACT_ARITHMETIC

@@ -35,6 +35,10 @@ _MOST_PROBES = 8
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
 
+# Half the spacing of float64 at 1. What f computes with fewer bits, it may round to the
+# same number, however few bits its parameters have.
+_DOUBLE = 2.0**-53
+
 # How far a point is moved off a space, to see whether its equalities are those of
 # saturated units: they stay where algebra breaks.
 _OFF = 1e-3
@@ -141,7 +145,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         kinked=kinked,
         suspect=suspect,
         on_kinks=on_kinks,
-        is_coarse=space.bits > _MOST_BITS,
+        is_coarse=space.bits > _MOST_BITS or gradients.program.unit > _DOUBLE,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
     )

@@ -524,7 +524,7 @@ class Mlp(LayeredNetwork):
             xs=xs,
         )
 
-    @functools.cached_property
+    @property
     def phase(self) -> Phase | None:
         """The phase by mean-field theory; None where no single chi_1 is known."""
         return _mlp_law.phase(

@@ -253,3 +253,18 @@ def test_branch_of_a_cond_that_is_never_taken_is_no_proof():
 def test_kinks_and_estimators_of_gradients_lock_nothing(activation):
     cert = certificates.certify(models.two_layers(activation), models.drawn_layers(), X)
     assert cert.clear
+
+
+def test_near_misses_that_f_rounds_away_are_no_claim():
+    """In float32 gradients of units that differ by 1e-6 agree to rounding."""
+
+    def f(params, x):
+        u, v = (params[name].astype(jnp.float32) for name in ("u", "v"))
+        return jnp.tanh(x.astype(jnp.float32) @ u) @ v
+
+    params = models.drawn_layers()
+    u, v = np.array(params["u"]), np.array(params["v"])
+    u[:, 3] = u[:, 1]
+    v[3] = v[1] * (1 + 1e-6)
+    claimed, _ = claims(f, {"u": u, "v": v})
+    assert not claimed
