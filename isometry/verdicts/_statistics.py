@@ -32,7 +32,7 @@ def statistics(
     """Return the statistics of each group, of shape (seeds, iterations, ...)."""
 
     def of_seed(params_of_seed: Params) -> dict[str, Arrays]:
-        values = _of_inputs(plan, constants, params_of_seed, xs)
+        values = _of_inputs(plan, constants, params_of_seed, xs=xs)
         rows = {}
         for label, group in plan.groups.items():
             of_group = functools.partial(_statistics_of, group, plan)

@@ -33,7 +33,7 @@ def as_steep_as(
     """
 
     def run(*arguments: Array) -> list[Array]:
-        return _evaluated(closed.jaxpr, closed.consts, arguments, dtype)
+        return _evaluated(closed.jaxpr, closed.consts, arguments, dtype=dtype)
 
     return run
 

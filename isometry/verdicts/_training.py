@@ -164,7 +164,7 @@ def _advanced(
         t: Array,
         state: State,
     ) -> State:
-        return _stepped(static, data, state, t)
+        return _stepped(static, data, state, t=t)
 
     # The whole interval in one program: a call costs more than a step of a small one.
     return jax.lax.fori_loop(*interval, step, state)

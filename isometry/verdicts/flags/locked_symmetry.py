@@ -80,7 +80,9 @@ def judge(
     if seeds_locked:
         first = seeds_locked[0]
         evidence["locked_seeds"] = len(seeds_locked)
-        result = _raised(certificates[first], sure[first], told[first], evidence)
+        result = _raised(
+            certificates[first], sure[first], told[first], evidence=evidence
+        )
         every = [one for rows in sure for one in rows]
         # Equal blocks have no width of their own.
         worst = min(every, key=_share, default=None)
