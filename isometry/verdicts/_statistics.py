@@ -50,7 +50,8 @@ def values_of(
 ) -> Arrays:
     """Return the values of each group, (seeds, iterations, inputs, *shape)."""
     with precision.full():
-        return jax.lax.map(lambda one: _of_inputs(plan, constants, one, xs), params)
+        of_seed = functools.partial(_of_inputs, plan, constants, xs=xs)
+        return jax.lax.map(of_seed, params)
 
 
 def _of_inputs(

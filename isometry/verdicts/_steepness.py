@@ -76,9 +76,9 @@ def _applied(
         closed: Any = inner
         consts = getattr(closed, "consts", ())
         jaxpr = getattr(closed, "jaxpr", closed)
-        return _evaluated(jaxpr, consts, operands, dtype)
+        return _evaluated(jaxpr, consts, operands, dtype=dtype)
     if name == "scan":
-        return _scanned(eqn, inner, operands, dtype)
+        return _scanned(eqn, inner, operands, dtype=dtype)
     # Of other loops and branches, the slopes are those of float64.
     return bound(eqn, operands)
 

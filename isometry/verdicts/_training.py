@@ -104,7 +104,7 @@ class Training:
         # fails under the strict one.
         with precision.full(), jax.numpy_dtype_promotion("standard"):
             self.states = [
-                _advanced(self._static, self._data, state, interval)
+                _advanced(self._static, self._data, state, interval=interval)
                 for state in self.states
             ]
 

@@ -138,7 +138,8 @@ def _locked(
         width = math.prod(lock.shape[axis] for axis in axes)
         effective = math.prod(lock.distinct[axis] for axis in axes)
         if effective < width:
-            rows.append(_Locked(layer, lock, width, effective))
+            row = _Locked(layer, lock, width=width, effective=effective)
+            rows.append(row)
     return rows
 
 

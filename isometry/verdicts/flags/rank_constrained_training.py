@@ -105,7 +105,9 @@ def judge(
             if probe.trouble:
                 reason += f"; {probe.trouble}"
             return dataclasses.replace(proof, reason=reason, evidence=evidence)
-    return _by_controls(measured, probe, key, evidence, lines=(of_tap, of_window))
+    return _by_controls(
+        measured, probe, key, evidence=evidence, lines=(of_tap, of_window)
+    )
 
 
 def _slope_at_zero(measured: Measured) -> float | None:
