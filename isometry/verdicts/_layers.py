@@ -114,6 +114,7 @@ def _at(measured: Measured, name: str, field: str) -> float | None:
 
 def table(rows: Sequence[LayerRow]) -> str:
     """Return the rows as text, in lines that fit a screen."""
+    # Every column is as wide as its widest cell.
     cells = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

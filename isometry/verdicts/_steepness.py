@@ -117,7 +117,8 @@ def _scanned(
         carry: list[Array],
         xs: list[Array],
     ) -> tuple[list[Array], list[Array]]:
-        results = _evaluated(body.jaxpr, body.consts, [*consts, *carry, *xs], dtype)
+        arguments = [*consts, *carry, *xs]
+        results = _evaluated(body.jaxpr, body.consts, arguments, dtype=dtype)
         return results[:num_carry], results[num_carry:]
 
     last, stacked = jax.lax.scan(
