@@ -286,7 +286,7 @@ def _by_controls(
             f"{_n_x(lowest.line)}",
             value=lowest.rank,
         )
-    reached = _reached(measured, probe, key, low)
+    reached = _reached(measured, probe, key, low=low)
     evidence["control_rank"] = np.array(reached)
     pairs = zip(low, reached, strict=True)
     held = [(one, rank) for one, rank in pairs if rank > one.line.line]
