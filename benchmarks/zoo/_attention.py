@@ -254,12 +254,14 @@ _EQUAL_BLOCKS = partial(_plants.equal_blocks, prefix="blocks/")
 
 CASES = (
     _case("pre_norm", _pre_norm),
+    # Equal queries, keys, values and readers: one head, counted twice.
     _case(
         "pre_norm-twin_heads",
         _pre_norm,
         partial(_plants.twin, find=_heads),
         "locked_symmetry",
     ),
+    # Values and their readers negated: the two put out the same.
     _case(
         "pre_norm-opposite_heads",
         _pre_norm,
@@ -271,6 +273,7 @@ CASES = (
         _pre_norm,
         partial(_plants.twin, find=_heads, near=NEAR),
     ),
+    # One key for all blocks. They read different streams, and part.
     _case("pre_norm-equal_blocks", _pre_norm, _EQUAL_BLOCKS, "duplicate_blocks"),
     _case(
         "pre_norm-near_equal_blocks",
@@ -292,6 +295,7 @@ CASES = (
         partial(_plants.zero, names=_names("query")),
         "zero_gradient",
     ),
+    # Values and their reader at zero: the whole attention waits for ever.
     _case(
         "pre_norm-zero_value_output",
         _pre_norm,
@@ -299,12 +303,14 @@ CASES = (
         "zero_gradient dead_branch",
         unasked="locked_symmetry attention_collapse dead_units",
     ),
+    # The reader alone: values have no gradient in one step.
     _case(
         "pre_norm-zero_output",
         _pre_norm,
         partial(_plants.zero, names=_names("output")),
         "zero_gradient",
     ),
+    # At -100 gelu is zero, and so is its slope, to the last bit of float32.
     _case(
         "pre_norm-dead_units",
         _pre_norm,
@@ -343,6 +349,7 @@ CASES = (
         partial(_plants.zero, names=("head/w",)),
         "zero_gradient vanishing",
     ),
+    # All inputs are one to the network, though rows of the table part in training.
     _token_case("-one_embedding", _one_embedding, "rank_collapse"),
     _case("flax", _flax),
     _case(
@@ -356,6 +363,7 @@ CASES = (
         _flax,
         partial(_plants.twin, find=_flax_heads, near=NEAR),
     ),
+    # Blocks of Flax have names of their own: "attention_0", "attention_1".
     _case("flax-equal_blocks", _flax, _equal_flax_blocks, "duplicate_blocks"),
     _case(
         "flax-zero_query_key",

@@ -50,6 +50,13 @@ _FACTS = frozenset(
     }
 )
 
+# Of matrices that are chosen and not drawn (ZerO: zeros, identities, Hadamard) these
+# are not asked: whether a unit is locked depends on which layers meet.
+NOT_OF_CHOSEN = (
+    "zero_gradient rank_constrained_training locked_symmetry dead_units rank_collapse "
+    "vanishing ordered_phase below_floor"
+)
+
 # Weights of one seed, by their path: "blocks/first/w". A plant changes them in place.
 Weights = dict[str, np.ndarray]
 Plant = Callable[[Weights], None]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from benchmarks.zoo import _plants
-from benchmarks.zoo._case import Case, Plant, Weights
+from benchmarks.zoo._case import NOT_OF_CHOSEN, Case, Plant, Weights
 from benchmarks.zoo._plants import NEAR, Units, view
 from isometry import networks
 from isometry.networks import Network
@@ -19,7 +19,7 @@ _IMAGE = (8, 8, 3)
 
 @functools.cache
 def _circular() -> Network:
-    """Build three convolutions around the circle, tanh, delta-orthogonal; and a head."""
+    """Build three delta-orthogonal convolutions around the circle, tanh, and a head."""
     return networks.cnn([3, 8, 8, 8], (8, 8), head=4)
 
 
@@ -34,6 +34,12 @@ def _same() -> Network:
         padding="same",
         head=4,
     )
+
+
+@functools.cache
+def _zer_o() -> Network:
+    """Build `_circular` by ZerO: kernels that pass channels on, or mix their signs."""
+    return _circular().with_scheme("zer_o")
 
 
 @functools.cache
@@ -231,6 +237,7 @@ CASES = (
         partial(_plants.scale, factor=0.02),
         "vanishing ordered_phase",
     ),
+    _case("circular-zer_o", _zer_o, unasked=NOT_OF_CHOSEN),
     # Padded, relu.
     _case("same", _same),
     _case(
@@ -253,7 +260,14 @@ CASES = (
         f"{_SILENT} dead_units",
         unasked="locked_symmetry",
     ),
-    _case("same-zero_layer", _same, _zero_middle, _SILENT, unasked="dead_units"),
+    # relu has no slope at 0, so that no gradient passes the zeros, at any step.
+    _case(
+        "same-zero_layer",
+        _same,
+        _zero_middle,
+        f"{_SILENT} locked_symmetry",
+        unasked="dead_units",
+    ),
     _case("same-zero_head", _same, partial(_plants.zero, names=("head/w",)), _HEAD),
     _case("same-large", _same, partial(_plants.scale, factor=10.0), "exploding"),
     _case(

@@ -54,15 +54,22 @@ def twin(weights: Weights, find: Find, sign: float = 1.0, near: float = 0.0) -> 
         near: Relative difference that is left between the two.
     """
     units = find(weights)
-    random = np.random.default_rng(0)
     for part in units.gates:
         part[1] = part[0]
+    # Of a recurrence columns first, then rows: the order does not matter, because both
+    # leave the four entries between the two units alike.
     for part in (*units.into, *units.out):
         part[1] = sign * part[0]
     if near:
         for part in (*units.into, *units.out):
-            noise = random.normal(size=part[1].shape)
-            part[1] *= 1 + near * noise.astype(part.dtype)
+            part[1] *= _close_to_one(near, part[1])
+
+
+def _close_to_one(near: float, like: np.ndarray) -> np.ndarray:
+    """Return random factors 1 + O(near), one for each entry of an array."""
+    random = np.random.default_rng(0)
+    noise = random.normal(size=like.shape)
+    return (1 + near * noise).astype(like.dtype)
 
 
 def cut_off(weights: Weights, find: Find, count: int) -> None:
@@ -105,23 +112,28 @@ def zero(weights: Weights, names: Sequence[str]) -> None:
 
 def kill(weights: Weights, name: str, count: int, index: int | None = None) -> None:
     """Give the first units a bias at which their activation is zero everywhere."""
-    bias = weights[name] if index is None else weights[name][index]
+    bias = _slice_of(weights[name], index)
     bias[:count] = _DEAD
 
 
 def saturate(weights: Weights, name: str, index: int | None = None) -> None:
     """Give a layer a bias at which tanh has almost no slope."""
-    bias = weights[name] if index is None else weights[name][index]
+    bias = _slice_of(weights[name], index)
     bias[...] = _SATURATED
+
+
+def _slice_of(stacked: np.ndarray, index: int | None) -> np.ndarray:
+    """Return a view of one layer of a stack, or the whole of a single layer."""
+    if index is None:
+        return stacked
+    return stacked[index]
 
 
 def equal_blocks(weights: Weights, prefix: str, near: float = 0.0) -> None:
     """Give all blocks of a stack the weights of the first."""
-    random = np.random.default_rng(0)
     for name, array in weights.items():
         if not name.startswith(prefix):
             continue
         array[1:] = array[:1]
         if near:
-            noise = random.normal(size=array[1:].shape)
-            array[1:] *= 1 + near * noise.astype(array.dtype)
+            array[1:] *= _close_to_one(near, array[1:])

@@ -128,6 +128,7 @@ CASES = (
         _plants.constant,
         "locked_symmetry rank_constrained_training",
     ),
+    # Equal weights in, out and between: both states are equal at every step.
     _case(
         "vanilla-twin", _vanilla, partial(_plants.twin, find=_STATE), "locked_symmetry"
     ),
@@ -138,6 +139,7 @@ CASES = (
         "locked_symmetry",
     ),
     _case("vanilla-near_twin", _vanilla, partial(_plants.twin, find=_STATE, near=NEAR)),
+    # tanh(0) = 0: nothing reaches three of the units, and nothing reads them.
     _case(
         "vanilla-dead",
         _vanilla,
@@ -161,6 +163,7 @@ CASES = (
     _case("minimal", _minimal, unasked=_OPEN),
     _case("minimal-zero_head", _minimal, _HEAD, _ZERO_HEAD),
     _case("gru", _gru, unasked=_OPEN),
+    # All gates of all units see the same, and so do all units.
     _case("gru-constant", _gru, _plants.constant, "locked_symmetry"),
     _case("gru-twin", _gru, partial(_plants.twin, find=_GRU), "locked_symmetry"),
     _case("gru-near_twin", _gru, partial(_plants.twin, find=_GRU, near=NEAR)),

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.zoo import _plants
-from benchmarks.zoo._case import Case, Plant, Weights
+from benchmarks.zoo._case import NOT_OF_CHOSEN, Case, Plant, Weights
 from benchmarks.zoo._plants import NEAR, Units, view
 from isometry import networks
 from isometry.networks import Network
@@ -25,6 +25,12 @@ def _dense() -> Network:
 def _fixup() -> Network:
     """Build the same by Fixup: the last layer of each block, and the head, are zero."""
     return networks.resnet(12, 3, n_in=8, n_out=4, scheme="fixup")
+
+
+@functools.cache
+def _zer_o() -> Network:
+    """Build `_dense` by ZerO: equal blocks by design, of few different entries."""
+    return _dense().with_scheme("zer_o")
 
 
 @functools.cache
@@ -47,7 +53,7 @@ def _post_norm() -> Network:
 
 @functools.cache
 def _deep() -> Network:
-    """Build forty blocks whose branches are as large as the skips: E s^2 is about 2^40."""
+    """Build forty blocks with branches as large as the skips: E s^2 is about 2^40."""
     return networks.resnet(12, 40, n_in=8, n_out=4)
 
 
@@ -180,6 +186,7 @@ CASES = (
         unasked="locked_symmetry",
         also_clear="vanishing rank_collapse",
     ),
+    # Equal blocks read different values, so that training parts them.
     _case(
         "dense-equal_blocks",
         _dense,
@@ -193,6 +200,8 @@ CASES = (
     ),
     _case("dense-twin", _dense, partial(_plants.twin, find=_hidden), "locked_symmetry"),
     _case("dense-near_twin", _dense, partial(_plants.twin, find=_hidden, near=NEAR)),
+    # A bias of -100 keeps relu at zero for all inputs there are, but locks nothing: an
+    # input that is large enough would wake it.
     _case(
         "dense-dead",
         _dense,
@@ -206,18 +215,22 @@ CASES = (
         partial(_plants.zero, names=("head/w",)),
         "zero_gradient vanishing",
     ),
+    # The head is zero as well, and with it the whole Jacobian.
     _case(
         "fixup",
         _fixup,
         raised="zero_gradient vanishing",
         unasked="rank_constrained_training rank_collapse ordered_phase below_floor",
     ),
+    # Gamma of the last norm is zero: the branch waits one step, as with a last layer.
     _case(
         "zero_gamma",
         _zero_gamma,
         raised=_FIRST_STEP,
         unasked="rank_constrained_training",
     ),
+    # Its blocks are equal bit for bit, by design and not by a key that is used twice.
+    _case("zer_o", _zer_o, unasked=NOT_OF_CHOSEN),
     _case("pre_norm", _pre_norm),
     _case(
         "pre_norm-equal_blocks",
@@ -238,6 +251,7 @@ CASES = (
         partial(_plants.twin, find=_hidden),
         "locked_symmetry",
     ),
+    # ln s grows by ln(2)/2 a block, 13.9 in all; scaled, by 0.5 in all.
     _case(
         "deep",
         _deep,

@@ -12,6 +12,7 @@ from isometry._internal import checks, precision, provenance
 from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Key, Params
 from isometry.measure._function import Map
+from isometry.networks import Network
 from isometry.verdicts import _layers
 from isometry.verdicts._flag import UNDECIDED, Flag
 from isometry.verdicts._measured import FEW_SEEDS, Measured, certifying
@@ -226,7 +227,7 @@ def _report(measured: Measured) -> Report:
     is_measured = not measured.not_finite
     no_law = measured.no_law if is_measured else f"not measured: {measured.not_finite}"
     return Report(
-        network=repr(measured.subject.f),
+        network=_described(measured.subject.f),
         flags=flags,
         spectra=measured.spectra if is_measured else {},
         probe=measured.probe if is_measured else None,
@@ -238,6 +239,13 @@ def _report(measured: Measured) -> Report:
         rows=_layers.rows_of(measured, flags),
         timings=measured.timings,
     )
+
+
+def _described(f: Map) -> str:
+    """Return the name of a function, or the description of a network."""
+    if isinstance(f, Network):
+        return repr(f)
+    return getattr(f, "__name__", repr(f))
 
 
 def _widths(measured: Measured, flags: dict[str, Flag]) -> dict[str, Any] | None:
@@ -277,6 +285,7 @@ def _setting(measured: Measured) -> dict[str, Any]:
         "matmul_precision": precision.MATMUL,
         "span": subject.span,
         "mode_of_training": "inference" if task.training is None else "training",
+        "no_certificate": measured.no_certificate,
         "thresholds": measured.thresholds.as_dict(),
         "dtype": dtype,
     }

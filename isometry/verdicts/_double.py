@@ -76,7 +76,8 @@ def log_norms(
 
         def of_seed(seed: tuple[Params, Array]) -> Float[Array, "inputs layers"]:
             params, cotangent = seed
-            return _pulled(run, weights, batch._replace(params=params), cotangent)
+            own = batch._replace(params=params)
+            return _pulled(run, weights, own, cotangents=cotangent)
 
         seeds = (params, jnp.asarray(cotangents))
         found = np.asarray(jax.jit(lambda seeds: jax.lax.map(of_seed, seeds))(seeds))

@@ -16,6 +16,7 @@ from jaxtyping import Float, PyTree
 
 from isometry._internal import precision
 from isometry._internal.errors import (
+    FromCall,
     InputError,
     NotFinite,
     ZeroJacobianWarning,
@@ -112,6 +113,7 @@ class Measured:
         parts: The parts that have been measured, by name.
         timings: How many seconds each part took, by label; compile time is in it.
         begun: Parts that another thread measures, by name.
+        no_certificate: Why nothing could be certified, or "".
         seconds_of_nested: Seconds of the parts measured so far in this thread.
 
     Example:
@@ -139,6 +141,7 @@ class Measured:
         self.timings: dict[str, float] = {}
         self.begun: dict[str, Future] = {}
         self.seconds_of_nested = 0.0
+        self.no_certificate = ""
 
     def threshold(self, name: str) -> float:
         """Return a line by its name in `Thresholds`, or by the name of a flag.
@@ -305,7 +308,13 @@ class Measured:
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
         """Certify the first seeds: what training can never undo."""
-        return _probe.certificates(self.subject, FEW_SEEDS)
+        try:
+            return _probe.certificates(self.subject, FEW_SEEDS)
+        # Some functions cannot be certified: those that compute in 16 bits, or whose
+        # gradients are not finite. Everything else can be judged nevertheless.
+        except FromCall as error:
+            self.no_certificate = error.message
+            return ()
 
     @Part("training probe")
     def probe(self) -> Probe | None:

@@ -134,6 +134,7 @@ class Report:
             >>> round(report.statistics()["s_max"], 4)
             1.0
         """
+        # Medians, because a mean over log-normal values belongs to rare draws.
         sp = self.spectra[checks.one_of("span", span, self.spectra)]
         statistics = {
             name: np.asarray(value) for name, value in _statistics(sp).items()

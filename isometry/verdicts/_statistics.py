@@ -32,7 +32,7 @@ def statistics(
     """Return the statistics of each group, of shape (seeds, iterations, ...)."""
 
     def of_seed(params_of_seed: Params) -> dict[str, Arrays]:
-        values = _of_inputs(plan, constants, params_of_seed, xs)
+        values = _of_inputs(plan, constants, params_of_seed, xs=xs)
         rows = {}
         for label, group in plan.groups.items():
             of_group = functools.partial(_statistics_of, group, plan)
@@ -50,7 +50,8 @@ def values_of(
 ) -> Arrays:
     """Return the values of each group, (seeds, iterations, inputs, *shape)."""
     with precision.full():
-        return jax.lax.map(lambda one: _of_inputs(plan, constants, one, xs), params)
+        of_seed = functools.partial(_of_inputs, plan, constants, xs=xs)
+        return jax.lax.map(of_seed, params)
 
 
 def _of_inputs(

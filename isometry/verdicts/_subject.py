@@ -197,6 +197,7 @@ def subject_of(
             f"f is {checks.show(f)}, in training mode; write the network itself. Its "
             "training mode is used where training is judged."
         )
+    # Shapes are enough to read the network; parameters are drawn when first asked for.
     xs, _ = _ensemble.inputs_of(f, xs)
     row = _draws.row_shapes(xs)
     seeds = _draws.seeds_of(f, keys, params=params, sample=sample)

@@ -60,7 +60,8 @@ def in_words(report: "Report") -> str:
     # The verdict stands first: a log may be cut behind its first line.
     heading = f"{report.verdict.upper()}: {report.network}"
     lines = textwrap.wrap(heading, _COLUMNS, subsequent_indent="  ")
-    lines.append(_scope(report))
+    for line in _scope(report).splitlines():
+        lines += _wrapped(line, indent="  ")
     for flag in raised:
         lines += ["", *_of_flag(flag)]
     # What is undecided needs more seeds, and says so in its reason.
@@ -87,6 +88,8 @@ def _scope(report: "Report") -> str:
         words = f"1 seed × {setting['inputs']} inputs: facts of this draw alone"
     if isinstance(setting.get("span"), tuple):
         words += f"; the Jacobian begins at {setting['span'][0]!r}"
+    if setting.get("no_certificate"):
+        words += f"\nnot certified: {setting['no_certificate']}"
     return words
 
 

@@ -148,6 +148,7 @@ def batches_of(
     key: Key, num_examples: int, num_steps: int
 ) -> Int[Array, "steps batch"]:
     """Return the examples of every step: shuffled epochs, one after another."""
+    # Of fewer examples than a batch has, every batch is all of them.
     size = min(BATCH, num_examples)
     used = num_examples // size * size
     num_epochs = -(-num_steps * size // used)
@@ -223,6 +224,7 @@ def _default_loss(targets: PyTree, output: jax.ShapeDtypeStruct) -> Loss:
         (only,) = leaves
         row = only.shape[1:]
         is_whole = jnp.issubdtype(only.dtype, jnp.integer)
+        # Floats of the shape of the output are values to be met.
         if row == output.shape and not is_whole:
             return mean_square
         if row == labels_shape and is_whole and output.shape:

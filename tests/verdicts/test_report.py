@@ -20,7 +20,7 @@ def flag(name, state, *, where=(), interval=None):
     return isometry.Flag(
         name,
         state,
-        f"half of the units of {name} do nothing for any input, whatever the loss is",
+        f"half of the units of {name} do nothing for any input and whatever target",
         remedy="draw every weight at random: orthogonal, or Gaussian at its own scale",
         value=-4.1,
         interval=interval,

@@ -33,7 +33,7 @@ def judge(measured: Measured, key: Key) -> Flag:
         collapses["tokens"] = tokens
     # Tokens of one input may become one while inputs stay apart, and the reverse.
     flags = {
-        what: _judged(what, one, measured, jax.random.fold_in(key, i))
+        what: _judged(what, one, measured, key=jax.random.fold_in(key, i))
         for i, (what, one) in enumerate(collapses.items())
     }
     _, worst = worst_state({what: one.state for what, one in flags.items()})
