@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from isometry import schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
@@ -24,6 +24,7 @@ from isometry.networks._layered import (
     LayeredNetwork,
     WeightedLayer,
 )
+from isometry.records import Signals
 from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
@@ -521,6 +522,59 @@ class Mlp(LayeredNetwork):
             xs=xs,
         )
 
+    @public("moments")
+    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+        """Refuse: the whole law is known, and has both numbers.
+
+        Args:
+            span: "hidden" or "end_to_end".
+            xs: Inputs along a first axis.
+
+        Returns:
+            Nothing: it always raises.
+
+        Raises:
+            NotDefined: Always. The message says how to take them from the law.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "linear", "gaussian", sigma_w=1.0)
+            >>> law = net.law("hidden", jnp.ones((1, 8)))
+            >>> round(law.moment(1), 4), round(law.variance, 4)  # instead
+            (1.0, 2.0)
+        """
+        raise NotDefined(
+            "of networks.mlp the whole law is known; write law = net.law(span, xs), "
+            "then law.moment(1) is the mean of s² and law.variance its variance."
+        )
+
+    @public("mean_field")
+    def mean_field(self, xs: ArrayLike) -> Signals:
+        """Refuse: the maps of theory are not yet put together for the signals.
+
+        Args:
+            xs: Inputs along a first axis.
+
+        Returns:
+            Nothing: it always raises.
+
+        Raises:
+            NotDefined: Always. The message says which functions to call instead.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "tanh", "gaussian", sigma_w=1.5)
+            >>> qs = theory.q_trajectory("tanh", 1.0, 1.5, 0.0, 2)  # instead
+            >>> [round(float(q), 4) for q in qs]
+            [1.0, 0.8873, 0.8376]
+        """
+        name = self.activation.name
+        raise NotDefined(
+            "no prediction of all signals is implemented. For Gaussian or orthogonal "
+            f"weights write theory.q_trajectory({name!r}, q, sigma_w, sigma_b, depth) "
+            "for the variances of the pre-activations, from q of the first layer, and "
+            f"theory.chi({name!r}, q, sigma_w) for the growth of perturbations at a "
+            "layer of variance q; isometry.signals(net, keys, xs) measures them."
+        )
+
     def __repr__(self) -> str:
         return (
             f"mlp({list(self.widths)}, activation={self.activation.name!r}, "
@@ -597,7 +651,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
     net = Mlp(
         function=MlpFunction(sizes, phi),
         example=jax.ShapeDtypeStruct(sizes[:1], kind),
-        scheme=schemes.resolve(chosen, phi, sigma_w, sigma_b=sigma_b, call="mlp"),
+        scheme=schemes.resolve(chosen, phi, sigma_w, sigma_b=sigma_b),
         activation=phi,
         bias=bool(bias),
         dtype=kind,

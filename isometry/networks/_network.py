@@ -446,14 +446,17 @@ class Network:
             NotDefined: They are not known for this network.
 
         Example:
-            >>> net = networks.mlp([8, 8, 8, 8], "tanh")
+            >>> net = networks.cnn([3, 8, 8], (6,))
             >>> try:
-            ...     net.moments("hidden", jnp.ones((1, 8)))
+            ...     net.moments("hidden", jnp.ones((1, 6, 3)))
             ... except isometry.InputError as error:
-            ...     print(error)
-            moments(): no moments are known of this network.
+            ...     print(str(error)[:62])
+            moments(): no prediction is implemented for this network; isom
         """
-        raise NotDefined("no moments are known of this network.")
+        raise NotDefined(
+            "no prediction is implemented for this network; isometry.ensemble(net, "
+            "keys, xs) measures mean and variance of s²."
+        )
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:
@@ -466,17 +469,20 @@ class Network:
             The predicted signals.
 
         Raises:
-            NotDefined: The maps of this network are not known.
+            NotDefined: No prediction is implemented for this network.
 
         Example:
-            >>> net = networks.mlp([8, 8, 8, 8], "tanh")
+            >>> net = networks.cnn([3, 8, 8], (6,))
             >>> try:
-            ...     net.mean_field(jnp.ones((1, 8)))
+            ...     net.mean_field(jnp.ones((1, 6, 3)))
             ... except isometry.InputError as error:
-            ...     print(error)
-            mean_field(): no maps are known of this network.
+            ...     print(str(error)[:65])
+            mean_field(): no prediction is implemented for this network; isom
         """
-        raise NotDefined("no maps are known of this network.")
+        raise NotDefined(
+            "no prediction is implemented for this network; isometry.signals(net, "
+            "keys, xs) measures the signals."
+        )
 
 
 def _label(scheme: SchemeLike) -> str:

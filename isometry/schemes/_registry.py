@@ -206,12 +206,12 @@ def _everywhere(init: Init) -> Choose:
     return choose
 
 
+@public("schemes.resolve")
 def resolve(
     scheme: SchemeLike,
     activation: str | Elementwise | Activation,
     sigma_w: float | None = None,
     sigma_b: float | None = None,
-    call: str = "schemes.resolve",
 ) -> Scheme:
     """Look up a scheme, and choose sigma_w and sigma_b for an activation.
 
@@ -221,7 +221,6 @@ def resolve(
         sigma_w: The scale of the weights. None: critical for the activation, at this
             sigma_b.
         sigma_b: The standard deviation of the biases. None: 0.
-        call: The function that the user called, for messages.
 
     Returns:
         The scheme with these sigmas, as by `Scheme.at`.
@@ -235,13 +234,7 @@ def resolve(
         >>> schemes.resolve("orthogonal", "tanh", sigma_w=1.5)
         Scheme('orthogonal', sigma_w=1.5, sigma_b=0)
     """
-
-    # Decorated here, because the name in messages is known only now.
-    @public(call)
-    def resolved() -> Scheme:
-        return get(scheme).at(activation, sigma_w, sigma_b)
-
-    return resolved()
+    return get(scheme).at(activation, sigma_w, sigma_b)
 
 
 @public("schemes.transformed")
