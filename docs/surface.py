@@ -17,7 +17,7 @@ SNAPSHOT = pathlib.Path(__file__).parents[1] / "tests" / "public_surface.txt"
 MODULES = (
     "isometry",
     *(f"isometry.{name}" for name in ("activations", "data", "degeneracy", "initializers", "linalg", "methods")),
-    *(f"isometry.{name}" for name in ("networks", "plots", "schemes", "store")),
+    *(f"isometry.{name}" for name in ("networks", "networks.adapters", "plots", "schemes", "store")),
     *(f"isometry.{name}" for name in ("theory", "theory.freeprob", "theory.traced")),
 )
 

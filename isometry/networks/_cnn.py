@@ -515,10 +515,11 @@ def _split_pooling(
     pooling: str | Sequence[str | None] | None,
 ) -> tuple[str | Sequence[str | None] | None, bool]:
     """Return the pooling between layers, and whether a global one follows the last."""
-    if isinstance(pooling, str) and pooling == _GLOBAL:
-        return None, True
-    is_list = isinstance(pooling, Sequence) and not isinstance(pooling, str)
-    if is_list and len(pooling) > 0 and pooling[-1] == _GLOBAL:
+    if pooling is None or isinstance(pooling, str):
+        is_global = pooling == _GLOBAL
+        return (None if is_global else pooling), is_global
+    # Whatever is no sequence is refused where the entries are counted.
+    if isinstance(pooling, Sequence) and [*pooling[-1:]] == [_GLOBAL]:
         return pooling[:-1], True
     return pooling, False
 

@@ -504,12 +504,51 @@ class Built(Network):
 
     Attributes:
         scheme: The scheme that draws the weights.
+
+    Example:
+        A gated layer as a network of one's own:
+
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class GatedFunction:
+        ...     width: int
+        ...
+        ...     def __call__(self, params, x):
+        ...         gate = jax.nn.sigmoid(x @ params["gate"])
+        ...         return (gate * (x @ params["up"])) @ params["down"]
+        >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+        ... class Gated(networks.Built):
+        ...     def skeleton(self, key):
+        ...         del key
+        ...         shape = (self.function.width, self.function.width)
+        ...         return {name: jnp.zeros(shape) for name in ("gate", "up", "down")}
+        >>> net = Gated(
+        ...     function=GatedFunction(8),
+        ...     example=jnp.ones(8),
+        ...     scheme=schemes.get("xavier"),
+        ...     activation=None,
+        ... )
+        >>> params = net.init(jax.random.key(0))
+        >>> net(params, jnp.ones(8)).shape, net.depth
+        ((8,), 2)
     """
 
     scheme: Scheme
 
     def skeleton(self, key: Key) -> Params:
-        """Return the parameters before a scheme draws: weights 0, scales of norms 1."""
+        """Return the parameters before a scheme draws: weights 0, scales of norms 1.
+
+        Args:
+            key: A random key, for leaves that no scheme sets.
+
+        Returns:
+            The whole tree of parameters.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,))
+            >>> jax.tree.map(jnp.shape, net.skeleton(jax.random.key(0)))
+            {'layers': ({'b': (8,), 'w': (3, 3, 8)},)}
+        """
         raise NotImplementedError(f"{type(self).__name__} must define skeleton.")
 
     @public("init")
@@ -524,6 +563,11 @@ class Built(Network):
 
         Raises:
             InputError: `key` is no random key.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,))
+            >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0)))
+            {'layers': ({'b': (8,), 'w': (3, 3, 8)},)}
         """
         checks.key("key", key)
         # Leaves that the scheme does not set stay as in the skeleton. If the model's
@@ -533,8 +577,16 @@ class Built(Network):
     def require_assignment(self) -> Assignment:
         """Return what the scheme does with each leaf; raise if it cannot draw a layer.
 
+        Returns:
+            The table, as `assignment` has it.
+
         Raises:
             NotDefined: The scheme has no meaning for a layer.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,))
+            >>> [(row.name, row.role) for row in net.require_assignment().rows]
+            [('layers/0', 'stem'), ('layers/0', 'bias')]
         """
         assert self.assignment is not None, "these networks have a scheme"
         return self.assignment
@@ -560,6 +612,10 @@ class Built(Network):
         Raises:
             InputError: An unknown name; a sigma for a scheme that fixes its own scale.
             NotDefined: The scheme has no meaning for a layer.
+
+        Example:
+            >>> networks.cnn([3, 8, 8], (6,)).with_scheme("kaiming").scheme
+            Scheme('kaiming')
         """
         # `Network.with_scheme` returns a `Redrawn`. A copy keeps the class of the
         # network, and so its methods `law`, `moments` and `mean_field`.
