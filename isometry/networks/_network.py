@@ -136,7 +136,12 @@ class Network:
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """The shape of x; None if x is a tree of arrays, or if any x will do."""
+        """The shape of x; None if x is a tree of arrays, or if any x will do.
+
+        Example:
+            >>> networks.cnn([3, 8], (6, 6)).input_shape
+            (6, 6, 3)
+        """
         # A tree has no attribute `shape`, and None has none either.
         return getattr(self.example, "shape", None)
 
@@ -145,12 +150,22 @@ class Network:
         """Whether x may have another shape than the example, as a sequence may.
 
         The function itself then refuses shapes that it does not take.
+
+        Example:
+            >>> networks.mlp([3, 8, 2]).any_size
+            False
         """
         return False
 
     @functools.cached_property
     def shapes(self) -> Params:
-        """The parameters with a `jax.ShapeDtypeStruct` in place of each array."""
+        """The parameters with a `jax.ShapeDtypeStruct` in place of each array.
+
+        Example:
+            >>> net = networks.mlp([3, 2], "tanh", bias=False)
+            >>> net.shapes["layers"][0]["w"]
+            ShapeDtypeStruct(shape=(1, 3, 2), dtype=float32)
+        """
         # `init` would not do: its scheme asks for these shapes. A skeleton has all
         # leaves without a scheme.
         return jax.eval_shape(self.skeleton, jax.random.key(0))
@@ -161,6 +176,11 @@ class Network:
 
         Raises:
             InputError: The shape of x is not known.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh")
+            >>> [layer.name for layer in net.anatomy.layers]
+            ['layers/0', 'layers/1']
         """
         if self.example is None:
             raise InputError(
@@ -173,7 +193,12 @@ class Network:
 
     @property
     def depth(self) -> int:
-        """The number of weight layers on the longest path."""
+        """The number of weight layers on the longest path.
+
+        Example:
+            >>> networks.mlp([3, 8, 8, 2], "tanh").depth
+            3
+        """
         return self.anatomy.depth
 
     @functools.cached_property
@@ -184,6 +209,11 @@ class Network:
 
         Raises:
             NotDefined: The scheme has no meaning for a layer.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,), bias=False)
+            >>> [(row.name, row.initializer) for row in net.assignment.rows]
+            [('layers/0', 'delta_orthogonal(gain=1.0)')]
         """
         if self.scheme is None:
             return None
@@ -205,12 +235,22 @@ class Network:
         The critical scale of a layer is that of its activation. Only layers are listed
         whose activation is an argument of the network; the activations of all others
         are read off the anatomy.
+
+        Example:
+            >>> net = networks.cnn([3, 8, 8], (6,), activation="relu")
+            >>> sorted(net.layer_activations)
+            ['layers/0', 'layers/1']
         """
         return {}
 
     @property
     def data_driven(self) -> bool:
-        """Whether `adjust` changes the parameters."""
+        """Whether `adjust` changes the parameters.
+
+        Example:
+            >>> networks.mlp([3, 8, 2], "relu", "lsuv").data_driven
+            True
+        """
         return self.scheme is not None and self.scheme.data_driven
 
     @public("adjust")
@@ -388,6 +428,11 @@ class Network:
 
         Raises:
             NotDefined: The network has no training mode of its own.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> networks.flax(nn.Dense(3), jnp.ones(4)).training.mode
+            'training'
         """
         raise NotDefined(
             f"training: {checks.show(self)} has no training mode: it computes the same "
@@ -586,7 +631,7 @@ class Built(Network):
         Example:
             >>> net = networks.cnn([3, 8], (6,))
             >>> [(row.name, row.role) for row in net.require_assignment().rows]
-            [('layers/0', 'stem'), ('layers/0', 'bias')]
+            [('layers/0', 'head'), ('layers/0', 'bias')]
         """
         assert self.assignment is not None, "these networks have a scheme"
         return self.assignment

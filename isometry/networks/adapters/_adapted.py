@@ -103,6 +103,12 @@ class Adapted(Network):
 
         Raises:
             NotDefined: The model's mode was fixed when it was built.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> net = networks.flax(nn.Dense(3), jnp.ones(4))
+            >>> net.training.example.shape
+            (8, 4)
         """
         return self._in_training
 

@@ -233,7 +233,13 @@ class Model(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name of the module's class or of the function, for messages."""
+        """The name of the module's class or of the function, for messages.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> networks.flax(nn.Dense(3), jnp.ones(4)).function.model.name
+            'Dense'
+        """
 
     @abstractmethod
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
