@@ -14,7 +14,7 @@ import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -309,7 +309,8 @@ def monitor(
         return updates, watch.advanced(opt_state, params, extra)
 
     # The types of optax have these arguments as positional-only.
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    positional = cast("optax.TransformUpdateExtraArgsFn", update)
+    return optax.GradientTransformationExtraArgs(init, positional)
 
 
 def _shapes_of(f: Map) -> Params | None:
