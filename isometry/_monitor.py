@@ -379,6 +379,7 @@ class _Watch:
             self.plan.require_known(params_of_f, self.xs, self.bits)
             observe = functools.partial(self.plan.observe, bits=self.bits, step=zero)
             values = jax.eval_shape(observe, params_of_f, self.xs)
+        # Of a fixed size from the start, so that every update compiles to one program.
         capacity = self.plan.capacity
         buffers = jax.tree.map(
             lambda value: jnp.zeros((capacity, *value.shape), value.dtype), values

@@ -149,7 +149,8 @@ def _obstacle(
 def _way_around(anatomy: Anatomy, point: str) -> str:
     """Say which path through the span does not meet a point."""
     # Which arm of a cond is taken depends on x, and E s² up to a layer is not defined
-    # where its arm is not taken. So no gain is found for one, even if each arm has one.
+    # where its arm is not taken. So no gain is found for a layer in an arm, even if
+    # every arm has a layer.
     if in_cond(anatomy.closed, anatomy.place(point)):
         return "in an arm of a cond: where another is taken, it does not act"
     return "on a branch: some path leads around it"

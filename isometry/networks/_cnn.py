@@ -213,7 +213,7 @@ class Cnn(Built):
         Args:
             scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
             sigma_w: The scale of the weights, if the scheme leaves it to the user. None
-                is critical for the activation.
+                takes the scale that is critical for the activation.
             sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
@@ -341,8 +341,8 @@ def cnn(
         head: The outputs of a dense layer behind the mean over all pixels, so that
             "global" adds nothing. None: the output is the last pre-activation, an
             image; with "global" its mean over all pixels.
-        sigma_w: The scale of the weights, if the scheme leaves it to the user. None is
-            critical for the activation.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+            takes the scale that is critical for the activation.
         sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether layers have biases.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.

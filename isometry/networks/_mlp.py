@@ -120,20 +120,22 @@ class MlpFunction(LayeredFunction):
             # `bias` holds for all layers, so one bias means that all must be there.
             if any(name.endswith("['b']") for name in given):
                 wanted[f"{path}['b']"] = (run.length, run.fan_out)
-        # In sorted order the first difference is that of the first layer, and is named.
-        for name in sorted(wanted.keys() | given.keys()):
+        # The first difference is named, in the order of the layers. Shorter names come
+        # first, because as a string "[10]" would come before "[2]".
+        names = wanted.keys() | given.keys()
+        for name in sorted(names, key=lambda name: (len(name), name)):
             if wanted.get(name) == given.get(name):
                 continue
-            is_wanted = "is not there"
+            wanted_words = "is not there"
             if name in wanted:
-                is_wanted = f"is of shape {wanted[name]}"
-            has = "lacks it"
+                wanted_words = f"is of shape {wanted[name]}"
+            given_words = "lacks it"
             if name in given:
-                has = f"has {given[name]}"
+                given_words = f"has {given[name]}"
             raise InputError(
-                f"{where}{name} {is_wanted} in this network, and params {has}; write "
-                "net.init(key), or one seed of stacked parameters, "
-                "jax.tree.map(lambda a: a[0], params)."
+                f"{where}{name} {wanted_words} in this network, and {where} "
+                f"{given_words}; write net.init(key), or one seed of stacked "
+                "parameters, jax.tree.map(lambda a: a[0], params)."
             )
 
     @public("mlp")
@@ -441,7 +443,7 @@ class Mlp(LayeredNetwork):
         Args:
             scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
             sigma_w: The scale of the weights, if the scheme leaves it to the user. None
-                is critical for the activation.
+                takes the scale that is critical for the activation.
             sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
@@ -605,7 +607,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
             initializer, or a `Scheme`.
         sigma_w: The scale of the weights, if the scheme leaves it to the user. Gaussian
             weights have variance sigma_w²/fan_in, orthogonal weights all singular
-            values sigma_w. None is critical for the activation.
+            values sigma_w. None takes the scale that is critical for the activation.
         sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether there are biases at all. Without them sigma_b must be 0 or None.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.

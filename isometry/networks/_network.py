@@ -52,8 +52,9 @@ class Network:
         activation: The activation of all hidden layers. None if they have several, or
             it is not known.
         mode: "inference", or "training" if x is a whole batch with its random keys.
-        sigma_w: The scale of the weights as the user gave it. None is critical for the
-            activation of each layer, if the scheme does not fix its own scale.
+        sigma_w: The scale of the weights as the user gave it. None takes the
+            scale that is critical for the activation of each layer, if the scheme does
+            not fix its own.
         sigma_b: The standard deviation of the biases as the user gave it. None is 0.
 
     Example:
@@ -300,8 +301,8 @@ class Network:
             scheme: A scheme's name, an initializer's that needs no arguments, an
                 initializer, or a `Scheme`.
             sigma_w: The scale of the weights, if the scheme leaves it to the user, as
-                gaussian and orthogonal do. None is critical for the activation behind
-                each layer.
+                gaussian and orthogonal do. None takes the scale that is critical
+                for the activation after each layer.
             sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
@@ -648,7 +649,7 @@ class Built(Network):
         Args:
             scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
             sigma_w: The scale of the weights, if the scheme leaves it to the user. None
-                is critical for the activation behind each layer.
+                takes the scale that is critical for the activation after each layer.
             sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:

@@ -459,7 +459,7 @@ class Resnet(Built):
         Args:
             scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
             sigma_w: The scale of the weights, if the scheme leaves it to the user. None
-                is critical for the activation.
+                takes the scale that is critical for the activation.
             sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
@@ -655,8 +655,8 @@ def resnet(
             all or one per block. With more than 1 the skip is a projection, by a kernel
             of one pixel with the same strides. With `size` only.
         padding: "same" or "circular", as in `cnn`. With `size` only.
-        sigma_w: The scale of the weights, if the scheme leaves it to the user. None is
-            critical for the activation.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+            takes the scale that is critical for the activation.
         sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether layers have biases.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.

@@ -498,14 +498,16 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
             steps.append("attention")
         elif _following.is_multiplied(flow, result if after is None else after):
             steps.append("product")
-        both = (sum_of_shortcut, sum_of_layer)
-        for sum_node in sorted({of[node] for of in both if node in of}):
+        sum_maps = (sum_of_shortcut, sum_of_layer)
+        sum_nodes = {sum_of[node] for sum_of in sum_maps if node in sum_of}
+        for sum_node in sorted(sum_nodes):
             steps.append("sum")
             # What follows the sum of a shortcut and a branch is said once, of the last
             # layer of the branch.
             if sum_of_layer.get(node) == sum_node:
                 steps += _words_after(flow, sum_node, names)
-        # In some scan around it the iterations are steps, and not stacked layers.
+        # In some scan around the layer the iterations are time steps, not stacked
+        # layers.
         is_recurrent = any(not all(use.takes_slices) for _, use in uses)
         if is_recurrent and not steps:
             # The first of two products that one tanh reads has only their sum behind

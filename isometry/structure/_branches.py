@@ -142,12 +142,12 @@ def with_gating(flow: Flow, join: Join, attending: Container[int]) -> Join:
     others = tuple(
         layer
         for layer in gates
-        if layer not in attending or not _is_before(flow, layer, join, gates)
+        if layer not in attending or not _is_before(flow, layer, join, gates=gates)
     )
     return join._replace(positions=join.way.positions(flow, others), gating=others)
 
 
-def _is_before(flow: Flow, layer: int, join: Join, gates: Indices) -> bool:
+def _is_before(flow: Flow, layer: int, join: Join, *, gates: Indices) -> bool:
     """Tell whether a layer that closes a branch comes after another of its layers."""
     reached = {layer}
     for node in join.way.nodes:

@@ -335,7 +335,7 @@ def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _reshaped(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Add axes of size 1 to the numbers of the operand, or remove some."""
+    """Reshape the numbers of the operand: axes of size 1 are added or removed."""
     image, *_ = operands
     sizes = image.numbers.shape
     # Only axes of size 1 come and go, so the others keep their order.

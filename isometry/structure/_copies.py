@@ -69,7 +69,8 @@ def with_copies(
         doubtful = tuple(
             axis
             for axis in meeting.out_axes
-            if axis not in copies and _is_doubtful(program, meeting, axis, fates[axis])
+            if axis not in copies
+            and _is_doubtful(program, meeting, axis, fate=fates[axis])
         )
         # Copies of a layer without outputs would be no layer.
         if len(copies) == len(meeting.out_axes):
@@ -107,6 +108,7 @@ def _is_doubtful(
     program: Program,
     meeting: Meeting,
     axis: int,
+    *,
     fate: set[str],
 ) -> bool:
     """Tell whether an axis may count copies, and nothing says whether it does."""

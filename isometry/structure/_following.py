@@ -270,7 +270,7 @@ def _step(
     if len(segment) == 1:
         return _one_operation(flow, segment[0], names)
     known = _nonlinearity.name(flow, before, node)
-    # Two ways to the same value, added: its double, of no interest here.
+    # A segment that is linear in all, as 2 z + 3 z is, has no function's name.
     if known and known != "linear":
         return Step(_written(known))
     return _several_operations(flow, segment)

@@ -203,7 +203,8 @@ def _evaluated(
         given: The points, at the node where they are put in.
 
     Raises:
-        _Unknown: The node depends on anything else, or is not computed entry by entry.
+        _Unknown: The node depends on anything else, is not computed entry by entry, or
+            takes more than `_MOST_OPERATIONS` operations.
     """
     results: dict[int, Any] = dict(given)
     # Depth first: a node is computed when it comes up for the second time.
@@ -212,7 +213,8 @@ def _evaluated(
         node = pending[-1]
         missing = [read for read in inputs_of(node) if read not in results]
         if node not in results and missing and len(results) < _MOST_OPERATIONS:
-            # Operands of an operation that is not elementwise are not visited.
+            # This raises if the operation is not elementwise, before its operands are
+            # visited.
             _operation(value_of(node))
             pending += missing
             continue

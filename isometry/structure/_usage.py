@@ -275,10 +275,18 @@ def _with(
     other: int,
     of_leaf: frozenset[int],
 ) -> Usage | None:
-    """Add one operation to a usage: that of the weight and one other operand.
+    """Return a usage with one more operation: on the weight and one other operand.
+
+    Args:
+        program: The program.
+        usage: What comes behind the operation.
+        value: The result of the operation.
+        other: Index of the other operand.
+        of_leaf: Indices of the values that are computed from the leaf.
 
     Returns:
-        The usage; None if the operation is no multiple, no norm and no sum.
+        The usage; None if it cannot hold the operation: anything but a multiple, a norm
+        or a sum, and a sum with a number other than 0.
     """
     is_dividend = value.operation == "div" and other == value.inputs[0]
     is_product = value.operation == "mul" or (
@@ -303,16 +311,16 @@ def _with(
             # The gain behind a norm belongs to the norm.
             return usage if usage.is_normalized else usage.also(_BY_LEAF)
         return _masked(program, usage, other, is_divided=value.operation == "div")
-    if is_sum and is_trained:
-        # In a - w it is the other way round.
-        if value.operation == "sub" and value.inputs[0] == other:
-            usage = usage._replace(factor=-usage.factor)
+    if not is_sum:
+        return None
+    # In a - w the weight has the factor -1.
+    if value.operation == "sub" and value.inputs[0] == other:
+        usage = usage._replace(factor=-usage.factor)
+    if is_trained:
         return usage._replace(is_added_to=True)
-    if is_sum and number == 0 and value.inputs[0] != other:
-        return usage
-    if is_sum and number is None:
+    if number is None:
         return usage.also("a constant array is added")
-    return None
+    return usage if number == 0 else None
 
 
 def _masked(program: Program, usage: Usage, mask: int, *, is_divided: bool) -> Usage:

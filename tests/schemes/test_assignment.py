@@ -337,6 +337,10 @@ def divided_by_norm(params, eps=0.0):
         (lambda p: p["w"] * jnp.sqrt(0.25), "used as 0.5 w"),
         (lambda p: 3 * p["w"] / 2.0, "used as 1.5 w"),
         (divided_by_norm, "its scale is undone: divided by its own norm"),
+        (
+            lambda p: 0.0 + divided_by_norm(p),
+            "its scale is undone: divided by its own norm",
+        ),
         (lambda p: p["w"] + p["a"] @ p["b"], "only w of the sum w + … is drawn"),
         (lambda p: jax.nn.softplus(p["w"]), f"used as softplus(w): {NOT_ITS_LAW}"),
         (lambda p: 2 * jnp.exp(p["w"]), f"used as 2 exp(w): {NOT_ITS_LAW}"),
@@ -359,6 +363,7 @@ def divided_by_norm(params, eps=0.0):
         ),
         (lambda p: jax.nn.relu(p["w"]), f"used as relu(w): {NOT_ITS_LAW}"),
         (lambda p: p["w"] + CHECKERS, "a constant array is added"),
+        (lambda p: CHECKERS - p["w"], "used as -1 w, a constant array is added"),
         (lambda p: p["w"] * p["g"], "multiplied by another leaf"),
         (lambda p: p["w"] - jnp.mean(p["w"], axis=0), "its mean is taken off"),
     ],

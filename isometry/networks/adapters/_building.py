@@ -79,7 +79,7 @@ class Library:
             parameter = None
         line = self._line("MyModel")
         with noted(f"by build({self.argument}). It takes one argument, as in {line}."):
-            # Modules often take the key by name only: __init__(self, width, *, rngs).
+            # Modules often take the key by name only: __init__(self, *, rngs).
             is_named = parameter is not None
             if is_named and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 return build(**{self.argument: value})

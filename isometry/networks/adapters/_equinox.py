@@ -1,6 +1,7 @@
 """Modules of Equinox as networks."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -278,17 +279,26 @@ class _Equinox(Model):
 
         Treedefs of two equal modules can differ: a static field may hold a function
         that is created anew with each module. Leaves are then matched by path.
+
+        Raises:
+            InputError: The paths of `arrays` are not those of this network.
         """
         paths = key_paths(arrays)
-        if paths != list(self.paths):
-            missing = sorted(set(self.paths) - set(paths))
-            unknown = sorted(set(paths) - set(self.paths))
+        if sorted(paths) != sorted(self.paths):
+            # Counters keep paths that are there more than once.
+            missing = sorted((Counter(self.paths) - Counter(paths)).elements())
+            unknown = sorted((Counter(paths) - Counter(self.paths)).elements())
             what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]} as well"
             raise InputError(
                 f"params {what}; write what net.init returns, or for a module of your "
                 "own net.params_of(module), with state net.params_of(module, state)."
             )
-        return jax.tree.unflatten(self.structure, jax.tree.leaves(arrays))
+        leaves = jax.tree.leaves(arrays)
+        # Fields may stand in another order than here.
+        if paths != list(self.paths):
+            by_path = dict(zip(paths, leaves, strict=True))
+            leaves = [by_path[path] for path in self.paths]
+        return jax.tree.unflatten(self.structure, leaves)
 
     @property
     def name(self) -> str:

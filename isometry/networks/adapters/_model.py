@@ -35,8 +35,8 @@ MODES = {
 class Held:
     """A wrapper that makes any value hashable, such as a module that holds a list.
 
-    Two wrappers are equal if their values are equal. If the values have no hash, they
-    are equal only if they hold the same object.
+    Two wrappers of values with a hash are equal if the values are equal; of values
+    without one, only if they hold the same object.
 
     Attributes:
         value: The value.
