@@ -17,7 +17,7 @@ SNAPSHOT = pathlib.Path(__file__).parents[1] / "tests" / "public_surface.txt"
 MODULES = (
     "isometry",
     *(f"isometry.{name}" for name in ("activations", "data", "initializers", "linalg", "methods")),
-    *(f"isometry.{name}" for name in ("networks", "plots", "schemes", "store")),
+    *(f"isometry.{name}" for name in ("networks", "networks.adapters", "plots", "schemes", "store")),
     *(f"isometry.{name}" for name in ("theory", "theory.freeprob", "theory.traced")),
 )
 
@@ -49,7 +49,11 @@ def names(module: str) -> list[str]:
     """Public names of a module: its `__all__`, or what it defines and what it re-exports as `X as X`."""
     found = importlib.import_module(module)
     if hasattr(found, "__all__"):
-        return [n for n in found.__all__ if not inspect.ismodule(getattr(found, n)) and not n.startswith("__")]
+        return [
+            n
+            for n in found.__all__
+            if not inspect.ismodule(getattr(found, n)) and not n.startswith("__")
+        ]
     every = []
     for node in ast.parse(inspect.getsource(found)).body:
         if isinstance(node, ast.ImportFrom):
@@ -58,8 +62,17 @@ def names(module: str) -> list[str]:
             every.append(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            every += [t.id for target in targets for t in ast.walk(target) if isinstance(t, ast.Name)]
-    return [n for n in every if not n.startswith("_") and not inspect.ismodule(getattr(found, n))]
+            every += [
+                t.id
+                for target in targets
+                for t in ast.walk(target)
+                if isinstance(t, ast.Name)
+            ]
+    return [
+        n
+        for n in every
+        if not n.startswith("_") and not inspect.ismodule(getattr(found, n))
+    ]
 
 
 def items(module: str) -> Iterator[Item]:
@@ -67,21 +80,34 @@ def items(module: str) -> Iterator[Item]:
     found = importlib.import_module(module)
     for name in sorted(names(module)):
         item = Item(f"{module}.{name}", getattr(found, name))
-        if not inspect.isclass(item.value) and not inspect.isroutine(inspect.unwrap(item.value)):
+        if not inspect.isclass(item.value) and not inspect.isroutine(
+            inspect.unwrap(item.value)
+        ):
             yield item
             continue
         item = item._replace(node=_node(inspect.unwrap(item.value)))
         yield item
         for node in item.node.body if isinstance(item.node, ast.ClassDef) else ():
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not _overrides(item.value, node):
-                yield Item(f"{item.path}.{node.name}", getattr(item.value, node.name), node, item)
+            if (
+                isinstance(node, ast.FunctionDef)
+                and not node.name.startswith("_")
+                and not _overrides(item.value, node)
+            ):
+                yield Item(
+                    f"{item.path}.{node.name}",
+                    getattr(item.value, node.name),
+                    node,
+                    item,
+                )
 
 
 def _overrides(owner: type, node: ast.FunctionDef) -> bool:
     """Whether a function is that of a method of measuring, described once in `methods.Method`."""
     from isometry.measure.methods import Method
 
-    return issubclass(owner, Method) and owner is not Method and node.name in vars(Method)
+    return (
+        issubclass(owner, Method) and owner is not Method and node.name in vars(Method)
+    )
 
 
 @functools.cache
@@ -91,7 +117,11 @@ def _node(value: Any) -> Any:
 
 def fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
     """Annotated public fields of a class, in order."""
-    marked = [n for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    marked = [
+        n
+        for n in node.body
+        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    ]
     return [n for n in marked if not ast.unparse(n.target).startswith("_")]
 
 
@@ -100,7 +130,13 @@ def arguments(item: Item) -> list[str]:
     if isinstance(item.node, ast.ClassDef):
         return [ast.unparse(field.target) for field in fields(item.node)]
     a = item.node.args
-    every = [*a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs, *([a.kwarg] if a.kwarg else [])]
+    every = [
+        *a.posonlyargs,
+        *a.args,
+        *([a.vararg] if a.vararg else []),
+        *a.kwonlyargs,
+        *([a.kwarg] if a.kwarg else []),
+    ]
     return [x.arg for x in every if x.arg not in ("self", "cls")]
 
 
@@ -120,9 +156,14 @@ def signature(item: Item) -> str:
 def _field(node: ast.AnnAssign) -> str:
     """As declared, but of `dataclasses.field(...)` the default alone: the rest is no business of the caller's."""
     default = node.value
-    if isinstance(default, ast.Call) and ast.unparse(default.func) in ("field", "dataclasses.field"):
+    if isinstance(default, ast.Call) and ast.unparse(default.func) in (
+        "field",
+        "dataclasses.field",
+    ):
         given = {k.arg: k.value for k in default.keywords}
-        default = next((given[k] for k in ("default", "default_factory") if k in given), None)
+        default = next(
+            (given[k] for k in ("default", "default_factory") if k in given), None
+        )
     return f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}" + (
         f" = {ast.unparse(default)}" if default else ""
     )
@@ -131,12 +172,22 @@ def _field(node: ast.AnnAssign) -> str:
 def _constant(value: Any) -> str:
     if isinstance(value, str | int | float | tuple):
         return repr(value)
-    return type(value).__name__ if type(value).__module__.startswith("isometry") else "a type"
+    return (
+        type(value).__name__
+        if type(value).__module__.startswith("isometry")
+        else "a type"
+    )
 
 
 def line(item: Item) -> str:
     """The line of the snapshot."""
-    kind = "class " if isinstance(item.node, ast.ClassDef) else "property " if item.is_property else ""
+    kind = (
+        "class "
+        if isinstance(item.node, ast.ClassDef)
+        else "property "
+        if item.is_property
+        else ""
+    )
     return f"{kind}{item.path}{signature(item)}"
 
 
@@ -146,7 +197,11 @@ def everything() -> dict[str, list[Item]]:
     found = {}
     for module in MODULES:
         every = list(items(module))
-        own = {i.path for i in every if i.owner is None and (i.node is None or id(i.value) not in seen)}
+        own = {
+            i.path
+            for i in every
+            if i.owner is None and (i.node is None or id(i.value) not in seen)
+        }
         found[module] = [i for i in every if (i.owner or i).path in own]
         seen |= {id(i.value) for i in every if i.owner is None}
     return found
@@ -154,7 +209,10 @@ def everything() -> dict[str, list[Item]]:
 
 def text() -> str:
     """The snapshot."""
-    blocks = ([f"module {module}", *map(line, every)] for module, every in everything().items())
+    blocks = (
+        [f"module {module}", *map(line, every)]
+        for module, every in everything().items()
+    )
     return "\n".join("\n".join(block) + "\n" for block in blocks)
 
 

@@ -14,7 +14,7 @@ import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -309,7 +309,8 @@ def monitor(
         return updates, watch.advanced(opt_state, params, extra)
 
     # The types of optax have these arguments as positional-only.
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+    positional = cast("optax.TransformUpdateExtraArgsFn", update)
+    return optax.GradientTransformationExtraArgs(init, positional)
 
 
 def _shapes_of(f: Map) -> Params | None:
@@ -378,6 +379,7 @@ class _Watch:
             self.plan.require_known(params_of_f, self.xs, self.bits)
             observe = functools.partial(self.plan.observe, bits=self.bits, step=zero)
             values = jax.eval_shape(observe, params_of_f, self.xs)
+        # Of a fixed size from the start, so that every update compiles to one program.
         capacity = self.plan.capacity
         buffers = jax.tree.map(
             lambda value: jnp.zeros((capacity, *value.shape), value.dtype), values

@@ -66,6 +66,10 @@ class Activation:
 
         The tests show of those that they are elementwise and where their kinks are, so
         `mlp` checks only other activations.
+
+        Example:
+            >>> activations.get("tanh").named, activations.get(lambda x: x**2).named
+            (True, False)
         """
         return self.name is not None and _NAMED.get(self.name) == self
 

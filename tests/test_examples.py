@@ -18,6 +18,7 @@ import pytest
 import isometry
 from docs import surface
 from isometry.verdicts import _registry
+from tests.registries import registries as registries
 
 
 def examples():
@@ -41,6 +42,7 @@ def examples():
 EXAMPLES = examples()
 
 
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name, tmp_path, monkeypatch):
     """Files go to an empty folder; JAX is as the reader finds it."""

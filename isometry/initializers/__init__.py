@@ -43,6 +43,7 @@ JAX draws in the type itself.
 
 from isometry.initializers._catalogue import Entry as Entry
 from isometry.initializers._catalogue import catalogue as catalogue
+from isometry.initializers._catalogue import register as register
 from isometry.initializers._constant import constant as constant
 from isometry.initializers._constant import ones as ones
 from isometry.initializers._constant import zeros as zeros

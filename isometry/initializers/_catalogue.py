@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from isometry.initializers._initializer import Initializer
+from isometry._internal.errors import InputError, public
+from isometry._internal.types import Initializer as Init
 
-Factory = TypeVar("Factory", bound=Callable[..., Initializer])
+Factory = TypeVar("Factory", bound=Callable[..., Init])
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Entry:
     """
 
     name: str
-    factory: Callable[..., Initializer]
+    factory: Callable[..., Init]
     definition: str
     law: str
     isometric: str
@@ -72,10 +73,48 @@ def register(
 ) -> Callable[[Factory], Factory]:
     """Return a decorator that enters a factory into the catalogue.
 
-    The arguments are fields of `Entry`.
+    The factory can then be named as a scheme, if it needs no arguments. Its definition
+    is the first line of its docstring.
+
+    Args:
+        law: Mean and variance of the entries, or the exact structure.
+        citation: Who published it.
+        isometric: Shapes for which a weight is an isometry, in words.
+        aliases: Names of the same law in other libraries.
+        needs: Arguments without a default.
+        differs: Other laws under this or a similar name.
+
+    Returns:
+        A decorator, which returns the factory as it is.
+
+    Raises:
+        InputError: The name of the factory is taken by another one.
+
+    Example:
+        >>> @initializers.register(law="±1/√fan_in, equally likely", citation="ours")
+        ... def signs():
+        ...     "Draw random signs."
+        ...
+        ...     def draw(key, shape, dtype=None, out_sharding=None):
+        ...         kind = dtype or jnp.float32
+        ...         return jax.random.rademacher(key, shape, kind) / shape[-2] ** 0.5
+        ...
+        ...     return draw
+        >>> net = networks.mlp([4, 4, 2], "tanh", "signs")
+        >>> abs(net.init(jax.random.key(0))["layers"][1]["w"][0, 0])
+        Array([0.5, 0.5], dtype=float32)
     """
 
+    @public("initializers.register")
     def add(factory: Factory) -> Factory:
+        # A factory may be registered again, as when a notebook cell is run twice. It is
+        # another object then, so its module and its qualified name are compared.
+        entry = _ENTRIES.get(factory.__name__)
+        if entry is not None and _origin(entry.factory) != _origin(factory):
+            raise InputError(
+                f"an initializer {factory.__name__!r} is registered already; give the "
+                "factory another name."
+            )
         # The first line of the docstring says what is drawn, so that help() and the
         # catalogue cannot disagree.
         docstring = factory.__doc__ or ""
@@ -95,6 +134,11 @@ def register(
         return factory
 
     return add
+
+
+def _origin(factory: Callable[..., Init]) -> tuple[str, str]:
+    """Return the module and the qualified name of a factory."""
+    return factory.__module__, factory.__qualname__
 
 
 def catalogue() -> tuple[Entry, ...]:

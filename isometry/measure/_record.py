@@ -183,17 +183,34 @@ class Spectrum:
 
     @property
     def values(self) -> PerNode:
-        """s, descending. It may under- or overflow where `log_values` does not."""
+        """s, descending. It may under- or overflow where `log_values` does not.
+
+        Example:
+            >>> weights = jnp.diag(jnp.array([1.0, 3.0]))
+            >>> isometry.spectrum(jnp.dot, weights, jnp.ones(2)).values.round(4)
+            Array([3., 1.], dtype=float32)
+        """
         return jnp.exp(self.log_values)
 
     @property
     def knows_values(self) -> bool:
-        """Whether the nodes are singular values, and not those of quadratures."""
+        """Whether the nodes are singular values, and not those of quadratures.
+
+        Example:
+            >>> isometry.spectrum(jnp.dot, jnp.eye(2), jnp.ones(2)).knows_values
+            True
+        """
         return self.quadrature is None
 
     @property
     def resolved(self) -> Bool[Array, "... nodes"]:
-        """Which nodes are not zero or noise: s > 0 and ln s - ln s_max ≥ log_floor."""
+        """Which nodes are not zero or noise: s > 0 and ln s - ln s_max ≥ log_floor.
+
+        Example:
+            >>> weights = jnp.diag(jnp.array([3.0, 1.0, 0.0]))
+            >>> isometry.spectrum(jnp.dot, weights, jnp.ones(3)).resolved
+            Array([ True,  True, False], dtype=bool)
+        """
         return self._resolved()
 
     @compiled()

@@ -23,6 +23,7 @@ from isometry.networks._gate_laws import chrono as chrono
 from isometry.networks._layered import WeightedLayer as WeightedLayer
 from isometry.networks._mlp import mlp as mlp
 from isometry.networks._network import SPANS as SPANS
+from isometry.networks._network import Built as Built
 from isometry.networks._network import Network as Network
 from isometry.networks._resnet import resnet as resnet
 from isometry.networks._rnn import rnn as rnn

@@ -26,6 +26,7 @@ from isometry.schemes._shaping import untransformed
 # pixels at the edges see zeros, or are left out.
 _PADDINGS = ("circular", "same", "valid")
 _POOLINGS = ("average", "max")
+_GLOBAL = "global"
 
 # One number for all spatial axes, or one for each.
 Sides: TypeAlias = int | Sequence[int]
@@ -119,11 +120,14 @@ class CnnFunction:
         activation: The activation between two layers.
         head: The number of outputs of the dense layer that reads the mean over pixels.
             None if there is no such layer.
+        is_averaged: Whether the output is the mean of the last pre-activation over
+            pixels. Only without a head, which reads such a mean itself.
     """
 
     runs: tuple[Run, ...]
     activation: Activation
     head: int | None
+    is_averaged: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -152,6 +156,8 @@ class CnnFunction:
         z = self.runs[0].layer(stacks[0], x)
         for run, leaves in zip(self.runs[1:], stacks[1:], strict=True):
             z = self._through(run, leaves, z)
+        if self.is_averaged:
+            return _spatial.pixel_mean(z)
         if self.head is None:
             return z
         h = _spatial.pixel_mean(self.activation(z))
@@ -329,9 +335,12 @@ def cnn(
         pooling: "average" or "max": between two convolutions, behind the activation,
             windows of 2 pixels per axis are pooled; a last row that fills no window is
             left out. None does nothing. One entry for all pairs of neighbouring layers,
-            or one per pair: one fewer than layers.
-        head: The outputs of a dense layer behind the mean over all pixels. None: the
-            output is the last pre-activation, an image.
+            or one per pair: one fewer than layers. "global", alone or as one more entry
+            at the end, is global average pooling behind the last convolution: the
+            output is the mean over all pixels, of shape (c_out,).
+        head: The outputs of a dense layer behind the mean over all pixels, so that
+            "global" adds nothing. None: the output is the last pre-activation, an
+            image; with "global" its mean over all pixels.
         sigma_w: The scale of the weights, if the scheme leaves it to the user. None
             takes the scale that is critical for the activation.
         sigma_b: The standard deviation of the biases, likewise. None is 0.
@@ -355,6 +364,12 @@ def cnn(
         >>> net(params, jnp.ones((6, 6, 3))).shape
         (10,)
 
+        Without a dense layer, ten channels are averaged over the pixels:
+
+        >>> net = networks.cnn([3, 8, 10], (6, 6), pooling="global")
+        >>> net(net.init(jax.random.key(0)), jnp.ones((6, 6, 3))).shape
+        (10,)
+
         Layers that do not change the image are scanned:
 
         >>> net = networks.cnn([4] * 5, (8,), activation="linear", sigma_w=1.0)
@@ -365,6 +380,7 @@ def cnn(
         >>> bool(jnp.allclose(sp.values, 1.0, atol=1e-5))
         True
     """
+    between, is_global = _split_pooling(pooling)
     layers = _layers(
         channels,
         size,
@@ -372,13 +388,19 @@ def cnn(
         padding=padding,
         strides=strides,
         groups=groups,
-        pooling=pooling,
+        pooling=between,
     )
     if head is not None:
         checks.integer("head", head, low=1)
     phi = _arguments.elementwise(activation)
     _arguments.require_bias(sigma_b, bias=bias)
-    function = CnnFunction(_runs(layers, has_head=head is not None), phi, head)
+    function = CnnFunction(
+        _runs(layers, has_head=head is not None),
+        phi,
+        head=head,
+        # A head reads the mean over pixels in any case.
+        is_averaged=is_global and head is None,
+    )
     # Some schemes put another activation in the place of this one.
     phi, chosen = schemes.transformed(scheme, phi, function.num_activations)
     function = dataclasses.replace(function, activation=phi)
@@ -489,10 +511,29 @@ def _checked_channels(channels: Sequence[int]) -> list[int]:
     ]
 
 
+def _split_pooling(
+    pooling: str | Sequence[str | None] | None,
+) -> tuple[str | Sequence[str | None] | None, bool]:
+    """Return the pooling between layers, and whether a global one follows the last."""
+    if pooling is None or isinstance(pooling, str):
+        is_global = pooling == _GLOBAL
+        return (None if is_global else pooling), is_global
+    # Whatever is no sequence is refused where the entries are counted.
+    if isinstance(pooling, Sequence) and [*pooling[-1:]] == [_GLOBAL]:
+        return pooling[:-1], True
+    return pooling, False
+
+
 def _checked_pooling(name: str, value: str | None) -> str | None:
     if value is None:
         return None
-    return checks.one_of(name, value, _POOLINGS)
+    # Behind the mean over all pixels nothing is left that could be convolved.
+    if value == _GLOBAL:
+        raise InputError(
+            f"{name}='global' stands between two layers; write it alone, or as one "
+            "more entry at the end."
+        )
+    return checks.one_of(name, value, (*_POOLINGS, _GLOBAL))
 
 
 def _refuse_impossible(layer: Convolution, index: int) -> None:

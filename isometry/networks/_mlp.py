@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from isometry import schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
@@ -25,6 +25,7 @@ from isometry.networks._layered import (
     WeightedLayer,
 )
 from isometry.networks._network import Phase
+from isometry.records import Signals
 from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
@@ -524,9 +525,67 @@ class Mlp(LayeredNetwork):
             xs=xs,
         )
 
+    @public("moments")
+    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+        """Return mean and variance of lam = s² over a span: those of its law.
+
+        Args:
+            span: "hidden" or "end_to_end".
+            xs: Inputs along a first axis.
+
+        Returns:
+            The mean and the variance.
+
+        Raises:
+            NotDefined: No law is known for the scheme.
+            InputError: What `law` refuses.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "linear", "gaussian", sigma_w=1.0)
+            >>> mean, variance = net.moments("hidden", jnp.ones((1, 8)))
+            >>> round(mean, 4), round(variance, 4)
+            (1.0, 2.0)
+        """
+        law = self.law(span, xs)
+        return law.moment(1), law.variance
+
+    @public("mean_field")
+    def mean_field(self, xs: ArrayLike) -> Signals:
+        """Refuse: the maps of theory are not yet put together for the signals.
+
+        Args:
+            xs: Inputs along a first axis.
+
+        Returns:
+            Nothing: it always raises.
+
+        Raises:
+            NotDefined: Always. The message says which functions to call instead.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "tanh", "gaussian", sigma_w=1.5)
+            >>> qs = theory.q_trajectory("tanh", 1.0, 1.5, 0.0, 2)  # instead
+            >>> [round(float(q), 4) for q in qs]
+            [1.0, 0.8873, 0.8376]
+        """
+        name = self.activation.name
+        raise NotDefined(
+            "no prediction of all signals is implemented. For Gaussian or orthogonal "
+            f"weights write theory.q_trajectory({name!r}, q, sigma_w, sigma_b, depth) "
+            "for the variances of the pre-activations, from q of the first layer, and "
+            f"theory.chi({name!r}, q, sigma_w) for the growth of perturbations at a "
+            "layer of variance q; isometry.signals(net, keys, xs) measures them."
+        )
+
     @property
     def phase(self) -> Phase | None:
-        """The phase by mean-field theory; None where no single chi_1 is known."""
+        """The phase by mean-field theory; None where no single chi_1 is known.
+
+        Example:
+            >>> net = networks.mlp([8, 8, 8, 8], "tanh", "gaussian", sigma_w=1.5)
+            >>> net.phase.name
+            'chaotic'
+        """
         return _mlp_law.phase(
             self.activation,
             self.scheme,
@@ -610,7 +669,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
     net = Mlp(
         function=MlpFunction(sizes, phi),
         example=jax.ShapeDtypeStruct(sizes[:1], kind),
-        scheme=schemes.resolve(chosen, phi, sigma_w, sigma_b=sigma_b, call="mlp"),
+        scheme=schemes.resolve(chosen, phi, sigma_w, sigma_b=sigma_b),
         activation=phi,
         bias=bool(bias),
         dtype=kind,

@@ -155,7 +155,12 @@ class Network:
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """The shape of x; None if x is a tree of arrays, or if any x will do."""
+        """The shape of x; None if x is a tree of arrays, or if any x will do.
+
+        Example:
+            >>> networks.cnn([3, 8], (6, 6)).input_shape
+            (6, 6, 3)
+        """
         # A tree has no attribute `shape`, and None has none either.
         return getattr(self.example, "shape", None)
 
@@ -164,12 +169,22 @@ class Network:
         """Whether x may have another shape than the example, as a sequence may.
 
         The function itself then refuses shapes that it does not take.
+
+        Example:
+            >>> networks.mlp([3, 8, 2]).any_size
+            False
         """
         return False
 
     @functools.cached_property
     def shapes(self) -> Params:
-        """The parameters with a `jax.ShapeDtypeStruct` in place of each array."""
+        """The parameters with a `jax.ShapeDtypeStruct` in place of each array.
+
+        Example:
+            >>> net = networks.mlp([3, 2], "tanh", bias=False)
+            >>> net.shapes["layers"][0]["w"]
+            ShapeDtypeStruct(shape=(1, 3, 2), dtype=float32)
+        """
         # `init` would not do: its scheme asks for these shapes. A skeleton has all
         # leaves without a scheme.
         return jax.eval_shape(self.skeleton, jax.random.key(0))
@@ -180,6 +195,11 @@ class Network:
 
         Raises:
             InputError: The shape of x is not known.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh")
+            >>> [layer.name for layer in net.anatomy.layers]
+            ['layers/0', 'layers/1']
         """
         if self.example is None:
             raise InputError(
@@ -192,7 +212,12 @@ class Network:
 
     @property
     def depth(self) -> int:
-        """The number of weight layers on the longest path."""
+        """The number of weight layers on the longest path.
+
+        Example:
+            >>> networks.mlp([3, 8, 8, 2], "tanh").depth
+            3
+        """
         return self.anatomy.depth
 
     @functools.cached_property
@@ -203,6 +228,11 @@ class Network:
 
         Raises:
             NotDefined: The scheme has no meaning for a layer.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,), bias=False)
+            >>> [(row.name, row.initializer) for row in net.assignment.rows]
+            [('layers/0', 'delta_orthogonal(gain=1.0)')]
         """
         if self.scheme is None:
             return None
@@ -224,12 +254,22 @@ class Network:
         The critical scale of a layer is that of its activation. Only layers are listed
         whose activation is an argument of the network; the activations of all others
         are read off the anatomy.
+
+        Example:
+            >>> net = networks.cnn([3, 8, 8], (6,), activation="relu")
+            >>> sorted(net.layer_activations)
+            ['layers/0', 'layers/1']
         """
         return {}
 
     @property
     def data_driven(self) -> bool:
-        """Whether `adjust` changes the parameters."""
+        """Whether `adjust` changes the parameters.
+
+        Example:
+            >>> networks.mlp([3, 8, 2], "relu", "lsuv").data_driven
+            True
+        """
         return self.scheme is not None and self.scheme.data_driven
 
     @public("adjust")
@@ -407,6 +447,11 @@ class Network:
 
         Raises:
             NotDefined: The network has no training mode of its own.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> networks.flax(nn.Dense(3), jnp.ones(4)).training.mode
+            'training'
         """
         raise NotDefined(
             f"training: {checks.show(self)} has no training mode: it computes the same "
@@ -415,7 +460,13 @@ class Network:
 
     @property
     def phase(self) -> Phase | None:
-        """The phase by mean-field theory; None where no single chi_1 is known."""
+        """The phase by mean-field theory; None where no single chi_1 is known.
+
+        Example:
+            >>> net = networks.resnet(8, 4)
+            >>> net.phase is None
+            True
+        """
         return None
 
     def __repr__(self) -> str:
@@ -470,14 +521,17 @@ class Network:
             NotDefined: They are not known for this network.
 
         Example:
-            >>> net = networks.mlp([8, 8, 8, 8], "tanh")
+            >>> net = networks.cnn([3, 8, 8], (6,))
             >>> try:
-            ...     net.moments("hidden", jnp.ones((1, 8)))
+            ...     net.moments("hidden", jnp.ones((1, 6, 3)))
             ... except isometry.InputError as error:
-            ...     print(error)
-            moments(): no moments are known of this network.
+            ...     print(str(error)[:62])
+            moments(): no prediction is implemented for this network; isom
         """
-        raise NotDefined("no moments are known of this network.")
+        raise NotDefined(
+            "no prediction is implemented for this network; isometry.ensemble(net, "
+            "keys, xs) measures mean and variance of s²."
+        )
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:
@@ -490,17 +544,20 @@ class Network:
             The predicted signals.
 
         Raises:
-            NotDefined: The maps of this network are not known.
+            NotDefined: No prediction is implemented for this network.
 
         Example:
-            >>> net = networks.mlp([8, 8, 8, 8], "tanh")
+            >>> net = networks.cnn([3, 8, 8], (6,))
             >>> try:
-            ...     net.mean_field(jnp.ones((1, 8)))
+            ...     net.mean_field(jnp.ones((1, 6, 3)))
             ... except isometry.InputError as error:
-            ...     print(error)
-            mean_field(): no maps are known of this network.
+            ...     print(str(error)[:65])
+            mean_field(): no prediction is implemented for this network; isom
         """
-        raise NotDefined("no maps are known of this network.")
+        raise NotDefined(
+            "no prediction is implemented for this network; isometry.signals(net, "
+            "keys, xs) measures the signals."
+        )
 
 
 def _label(scheme: SchemeLike) -> str:
@@ -522,12 +579,51 @@ class Built(Network):
 
     Attributes:
         scheme: The scheme that draws the weights.
+
+    Example:
+        A gated layer as a network of one's own:
+
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class GatedFunction:
+        ...     width: int
+        ...
+        ...     def __call__(self, params, x):
+        ...         gate = jax.nn.sigmoid(x @ params["gate"])
+        ...         return (gate * (x @ params["up"])) @ params["down"]
+        >>> @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+        ... class Gated(networks.Built):
+        ...     def skeleton(self, key):
+        ...         del key
+        ...         shape = (self.function.width, self.function.width)
+        ...         return {name: jnp.zeros(shape) for name in ("gate", "up", "down")}
+        >>> net = Gated(
+        ...     function=GatedFunction(8),
+        ...     example=jnp.ones(8),
+        ...     scheme=schemes.get("xavier"),
+        ...     activation=None,
+        ... )
+        >>> params = net.init(jax.random.key(0))
+        >>> net(params, jnp.ones(8)).shape, net.depth
+        ((8,), 2)
     """
 
     scheme: Scheme
 
     def skeleton(self, key: Key) -> Params:
-        """Return the parameters before a scheme draws: weights 0, scales of norms 1."""
+        """Return the parameters before a scheme draws: weights 0, scales of norms 1.
+
+        Args:
+            key: A random key, for leaves that no scheme sets.
+
+        Returns:
+            The whole tree of parameters.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,))
+            >>> jax.tree.map(jnp.shape, net.skeleton(jax.random.key(0)))
+            {'layers': ({'b': (8,), 'w': (3, 3, 8)},)}
+        """
         raise NotImplementedError(f"{type(self).__name__} must define skeleton.")
 
     @public("init")
@@ -542,6 +638,11 @@ class Built(Network):
 
         Raises:
             InputError: `key` is no random key.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,))
+            >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0)))
+            {'layers': ({'b': (8,), 'w': (3, 3, 8)},)}
         """
         checks.key("key", key)
         # Leaves that the scheme does not set stay as in the skeleton. If the model's
@@ -551,8 +652,16 @@ class Built(Network):
     def require_assignment(self) -> Assignment:
         """Return what the scheme does with each leaf; raise if it cannot draw a layer.
 
+        Returns:
+            The table, as `assignment` has it.
+
         Raises:
             NotDefined: The scheme has no meaning for a layer.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,))
+            >>> [(row.name, row.role) for row in net.require_assignment().rows]
+            [('layers/0', 'head'), ('layers/0', 'bias')]
         """
         assert self.assignment is not None, "these networks have a scheme"
         return self.assignment
@@ -578,6 +687,10 @@ class Built(Network):
         Raises:
             InputError: An unknown name; a sigma for a scheme that fixes its own scale.
             NotDefined: The scheme has no meaning for a layer.
+
+        Example:
+            >>> networks.cnn([3, 8, 8], (6,)).with_scheme("kaiming").scheme
+            Scheme('kaiming')
         """
         # `Network.with_scheme` returns a `Redrawn`. A copy keeps the class of the
         # network, and so its methods `law`, `moments` and `mean_field`.

@@ -71,6 +71,7 @@ from isometry.schemes._mup import learning_rate as learning_rate
 from isometry.schemes._registry import catalogue as catalogue
 from isometry.schemes._registry import get as get
 from isometry.schemes._registry import names as names
+from isometry.schemes._registry import register as register
 from isometry.schemes._registry import resolve as resolve
 from isometry.schemes._registry import transformed as transformed
 from isometry.schemes._scheme import Drawn as Drawn

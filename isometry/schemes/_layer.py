@@ -66,17 +66,35 @@ class Branch:
 
     @property
     def last(self) -> bool:
-        """Whether the layer is the last one of its branch."""
+        """Whether the layer is the last one of its branch.
+
+        Example:
+            >>> schemes.Branch(index=0, count=12, position=1, length=2).last
+            True
+        """
         return self.position == self.length - 1
 
     @property
     def crosses(self) -> bool:
-        """Whether the layer lies in a decoder that attends to an encoder."""
+        """Whether the layer lies in a decoder that attends to an encoder.
+
+        Example:
+            >>> branch = schemes.Branch(0, 9, 0, length=2, stack="decoder", other=6)
+            >>> branch.crosses
+            True
+        """
         return self.stack == "decoder" and self.other > 0
 
     @property
     def layers(self) -> float:
-        """The number of transformer layers in the stack, from `count`."""
+        """The number of transformer layers in the stack, from `count`.
+
+        Example:
+            >>> schemes.Branch(index=0, count=12, position=1, length=2).layers
+            6.0
+            >>> schemes.Branch(0, 9, 0, length=2, stack="decoder", other=6).layers
+            3.0
+        """
         per_layer = _BRANCHES_OF_CROSSING if self.crosses else _BRANCHES_OF_LAYER
         return self.count / per_layer
 
@@ -152,21 +170,45 @@ class Layer:
 
     @property
     def on_branch(self) -> Branch | None:
-        """The place of the layer on a branch; None on the stream."""
+        """The place of the layer on a branch; None on the stream.
+
+        Example:
+            >>> layer = schemes.Layer("hidden", index=1, depth=3, fan_in=4, fan_out=4)
+            >>> layer.on_branch is None
+            True
+        """
         # An embedding is on the stream: its `branch` is that of the first reader.
         return None if self.role == "embedding" else self.branch
 
     @property
     def num_taps(self) -> int:
-        """The number of taps in the window of a convolution; 1 for other layers."""
+        """The number of taps in the window of a convolution; 1 for other layers.
+
+        Example:
+            >>> layer = schemes.Layer("stem", 0, 2, fan_in=9, fan_out=24, window=(3,))
+            >>> layer.num_taps
+            3
+        """
         return math.prod(self.window)
 
     @property
     def num_inputs(self) -> int:
-        """The number of input channels of one group."""
+        """The number of input channels of one group.
+
+        Example:
+            >>> layer = schemes.Layer("stem", 0, 2, fan_in=9, fan_out=24, window=(3,))
+            >>> layer.num_inputs
+            3
+        """
         return self.fan_in // self.num_taps
 
     @property
     def num_outputs(self) -> int:
-        """The number of output channels of one group."""
+        """The number of output channels of one group.
+
+        Example:
+            >>> layer = schemes.Layer("stem", 0, 2, fan_in=9, fan_out=24, window=(3,))
+            >>> layer.num_outputs
+            8
+        """
         return self.fan_out // self.num_taps

@@ -141,6 +141,50 @@ def get(scheme: SchemeLike) -> Scheme:
     )
 
 
+@public("schemes.register")
+def register(scheme: Scheme) -> None:
+    """Register a scheme, so that its name can be written wherever a scheme is taken.
+
+    `names`, `catalogue` and `listing` then have it too.
+
+    Args:
+        scheme: The scheme, with a name of its own.
+
+    Returns:
+        None.
+
+    Raises:
+        InputError: Not a `Scheme`, or its name is taken by another scheme or by an
+            initializer.
+
+    Example:
+        >>> def choose(layer, sigma_w):
+        ...     is_last = layer.branch is not None and layer.branch.last
+        ...     gain = 0.1 if is_last else 1.0
+        ...     return initializers.orthogonal(gain * sigma_w)
+        >>> quiet = schemes.Scheme("quiet", choose, "small last layers", free=True)
+        >>> schemes.register(quiet)
+        >>> networks.mlp([4, 8, 2], "tanh").with_scheme("quiet", sigma_w=1.5).scheme
+        Scheme('quiet', sigma_w=1.5, sigma_b=0)
+    """
+    if not isinstance(scheme, Scheme):
+        raise InputError(
+            f"scheme={checks.show(scheme)} is not a Scheme; write "
+            "schemes.Scheme(name, choose, definition)."
+        )
+    # The same scheme may be registered again, as when a notebook cell is run twice.
+    if _SCHEMES.get(scheme.name) is scheme:
+        return
+    # The name of an initializer means the scheme that uses it everywhere.
+    taken = {*_SCHEMES, *(entry.name for entry in initializers.catalogue())}
+    if scheme.name in taken:
+        raise InputError(
+            f"scheme.name={scheme.name!r} is taken; write another name. "
+            "schemes.names() has those of schemes, initializers.catalogue() the others."
+        )
+    _SCHEMES[scheme.name] = scheme
+
+
 def _returns_function(init: Callable[..., object]) -> bool:
     """Tell whether a function returns initializers, as `jax.nn.initializers.he_normal`.
 
@@ -206,12 +250,12 @@ def _everywhere(init: Init) -> Choose:
     return choose
 
 
+@public("schemes.resolve")
 def resolve(
     scheme: SchemeLike,
     activation: str | Elementwise | Activation,
     sigma_w: float | None = None,
     sigma_b: float | None = None,
-    call: str = "schemes.resolve",
 ) -> Scheme:
     """Look up a scheme, and choose sigma_w and sigma_b for an activation.
 
@@ -221,7 +265,6 @@ def resolve(
         sigma_w: The scale of the weights. None: critical for the activation, at this
             sigma_b.
         sigma_b: The standard deviation of the biases. None: 0.
-        call: The function that the user called, for messages.
 
     Returns:
         The scheme with these sigmas, as by `Scheme.at`.
@@ -235,13 +278,7 @@ def resolve(
         >>> schemes.resolve("orthogonal", "tanh", sigma_w=1.5)
         Scheme('orthogonal', sigma_w=1.5, sigma_b=0)
     """
-
-    # Decorated here, because the name in messages is known only now.
-    @public(call)
-    def resolved() -> Scheme:
-        return get(scheme).at(activation, sigma_w, sigma_b)
-
-    return resolved()
+    return get(scheme).at(activation, sigma_w, sigma_b)
 
 
 @public("schemes.transformed")

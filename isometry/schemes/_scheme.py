@@ -332,7 +332,12 @@ class Scheme:
 
     @property
     def data_driven(self) -> bool:
-        """Whether `adjust` changes the parameters."""
+        """Whether `adjust` changes the parameters.
+
+        Example:
+            >>> schemes.get("lsuv").data_driven
+            True
+        """
         return self.fit is not None
 
     @public("adjust")

@@ -117,17 +117,35 @@ class Anatomy:
 
     @functools.cached_property
     def points(self) -> tuple[str, ...]:
-        """The names of the points, in the order in which they are computed."""
+        """The names of the points, in the order in which they are computed.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh")
+            >>> net.anatomy.points
+            ('input', 'layers/0', 'layers/0:out', 'layers/1', 'output')
+        """
         return tuple(self._points.by_name)
 
     @functools.cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The points that are leaves of x: "input", or "input/image" of a tree."""
+        """The points that are leaves of x: "input", or "input/image" of a tree.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh")
+            >>> net.anatomy.inputs
+            ('input',)
+        """
         return tuple(name for name, _ in self._points.inputs())
 
     @property
     def embeddings(self) -> tuple[WeightLayer, ...]:
-        """The layers of which x selects rows, as tokens do."""
+        """The layers of which x selects rows, as tokens do.
+
+        Example:
+            >>> net = networks.transformer(8, 1, 2, vocabulary=10, length=4)
+            >>> [layer.name for layer in net.anatomy.embeddings]
+            ['embedding']
+        """
         return tuple(layer for layer in self.layers if layer.kind == "embedding")
 
     def place(self, name: str) -> Place:

@@ -9,7 +9,7 @@ from jax.extend import core
 
 from isometry.structure import _attention, _following, _gates, _roles
 from isometry.structure._attention import Heads
-from isometry.structure._branches import Join, innermost, joins, with_gating
+from isometry.structure._branches import Join, innermost, is_sum, joins, with_gating
 from isometry.structure._copies import with_copies
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
@@ -510,12 +510,34 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
         # layers.
         is_recurrent = any(not all(use.takes_slices) for _, use in uses)
         if is_recurrent and not steps:
-            steps += _following.gates(flow, node)
+            # The first of two products that one tanh reads has only their sum behind
+            # it, and is no gate.
+            steps += _words_of_sum(flow, result, names)
+            steps = steps or _following.gates(flow, node)
         for index, _ in uses:
             name = parts.weights[index].name
             steps_of_uses.setdefault(name, []).append(tuple(steps))
     # The most frequent steps: the first and last iterations of a scan may differ.
     return {name: statistics.mode(steps) for name, steps in steps_of_uses.items()}
+
+
+def _words_of_sum(
+    flow: Flow,
+    node: int,
+    names: Mapping[int, str],
+) -> list[str]:
+    """Return ["sum", "tanh"] for a product W h of a recurrence tanh(W h + V x).
+
+    [] if anything but tanh follows the sum, or if the tanh is multiplied by a gate.
+    """
+    total = next((n for n in flow.chain(node) if is_sum(flow, n)), None)
+    if total is None:
+        return []
+    end = outlet(flow, total)
+    if end is None or _following.is_multiplied(flow, end):
+        return []
+    after = _words_after(flow, total, names)
+    return ["sum", *after] if after[-1:] == ["tanh"] else []
 
 
 def _words_after(

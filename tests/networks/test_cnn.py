@@ -39,6 +39,11 @@ FORWARD = {
         "pooling": "max",
         "bias": False,
     },
+    "global": {
+        "channels": [2, 4, 3],
+        "size": (5, 4),
+        "pooling": ["max", "global"],
+    },
 }
 
 
@@ -59,10 +64,13 @@ def plain(net, params, x):
             )
             z = z + leaves.get("b", 0.0)
             h = np.tanh(z)
+    pixels = tuple(range(h.ndim - 1))
+    if net.function.is_averaged:
+        return z.mean(pixels)
     if "head" not in params:
         return z
     head = in_float64(params["head"])
-    return h.mean(tuple(range(h.ndim - 1))) @ head["w"] + head["b"]
+    return h.mean(pixels) @ head["w"] + head["b"]
 
 
 @pytest.mark.parametrize("case", FORWARD)
@@ -182,6 +190,16 @@ def test_zeros_around_the_image_lose_mean_square_at_every_layer():
     assert wanted + 4 * error < 1.8
 
 
+def test_global_pooling_is_what_a_head_reads():
+    """The mean over pixels of a linear last layer; with a head it changes nothing."""
+    net = networks.cnn([3, 4, 5], (6,), pooling="global")
+    assert net.example.shape == (6, 3)
+    assert jax.eval_shape(net, net.shapes, net.example).shape == (5,)
+    assert [layer.role for layer in net.anatomy.layers] == ["stem", "head"]
+    with_head = networks.cnn([3, 4, 5], (6,), pooling="global", head=2)
+    assert with_head.function == networks.cnn([3, 4, 5], (6,), head=2).function
+
+
 def test_hidden_span_and_single_layers_are_measured_by_their_points():
     """z_1 to z_3 of four layers, and the third layer alone."""
     net = networks.cnn([3] * 5, (9,), activation="linear", sigma_w=1.3)
@@ -228,7 +246,11 @@ def test_scale_is_critical_for_an_activation_of_the_users_own():
         ({"strides": [1, 2, 1]}, r"strides=\[1, 2, 1\] has 3 entries"),
         ({"groups": 2}, "groups=2 does not divide the 3 channels that layer 0 reads"),
         ({"groups": [1, 2]}, "groups=2 does not divide the 5 channels that layer 1 w"),
-        ({"pooling": "mean"}, "pooling='mean' is not known. Known: average, max"),
+        ({"pooling": "mean"}, "pooling='mean' is not known. Known: average, max, gl"),
+        (
+            {"channels": [3, 4, 4, 5], "pooling": ["global", None]},
+            r"pooling\[0\]='global' stands between two layers; write it alone",
+        ),
         (
             {"size": (1, 4), "pooling": "max"},
             r"pooling='max' before layer 1 would halve an image of size \(1, 4\)",

@@ -32,6 +32,7 @@ def draw(key):
 
 
 NET = plain(gated, draw, (4,))
+MLP = networks.mlp([4, 4, 4], "tanh")
 
 
 def both(params, x):
@@ -238,9 +239,20 @@ def test_built_networks_keep_their_fields_with_another_scheme():
         (lambda: NET.law("hidden", jnp.ones((1, 4))), r"law\(\): no law is known of"),
         (
             lambda: NET.moments("hidden", jnp.ones((1, 4))),
-            r"moments\(\): no moments are",
+            r"moments\(\): no prediction is implemented for this .*isometry.ensemble",
         ),
-        (lambda: NET.mean_field(jnp.ones((1, 4))), r"mean_field\(\): no maps are kn"),
+        (
+            lambda: NET.mean_field(jnp.ones((1, 4))),
+            r"mean_field\(\): no prediction is implemented for .*isometry.signals",
+        ),
+        (
+            lambda: MLP.moments("hidden", jnp.ones((1, 4))),
+            r"moments\(\): of networks.mlp the whole law is known; write law = net.law",
+        ),
+        (
+            lambda: MLP.mean_field(jnp.ones((1, 4))),
+            r"mean_field\(\): .* write theory.q_trajectory\('tanh', q, .*theory.chi",
+        ),
     ],
 )
 def test_what_is_not_known_is_said_to_be_so(call, message):

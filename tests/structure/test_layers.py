@@ -223,6 +223,31 @@ def test_experts_that_the_signal_picks_are_dense():
     assert (experts.fan_in, experts.fan_out) == (4, 8)
 
 
+def test_products_that_one_tanh_reads_are_no_gates():
+    """Both are a summand, whichever comes first; a tanh times a gate is a gate."""
+
+    def vanilla(params, xs):
+        def step(h, x):
+            return jnp.tanh(params["w"] @ h + params["v"] @ x), None
+
+        return jax.lax.scan(step, jnp.zeros(4), xs)[0]
+
+    def gated(params, xs):
+        def step(h, x):
+            candidate = jnp.tanh(params["w"] @ h + params["v"] @ x)
+            gate = jax.nn.sigmoid(params["u"] @ x)
+            return gate * candidate, None
+
+        return jax.lax.scan(step, jnp.zeros(4), xs)[0]
+
+    params = {name: jax.ShapeDtypeStruct((4, 4), jnp.float32) for name in "uvw"}
+    xs = jax.ShapeDtypeStruct((3, 4), jnp.float32)
+    plain = {layer.name: layer.then for layer in anatomy(vanilla, params, xs).layers}
+    assert plain == {"w": ("sum", "tanh"), "v": ("sum", "tanh")}
+    with_gate = {layer.name: layer.then for layer in anatomy(gated, params, xs).layers}
+    assert with_gate["w"] == ("gates (tanh)",)
+
+
 def test_recurrent_weights_are_tied():
     an = anatomy(*models.recurrent())
     assert [layer.name for layer in an.layers] == ["V", "U", "head"]

@@ -15,14 +15,21 @@ singular value of Flax's ResNet-18 (ten classes, images of 32 × 32) was 0.43 in
 the first gradient passes through it. Measure `net` if the averages have been trained,
 or if the model has no batch norm or dropout.
 
+An adapter of one's own is a function that calls `adapted`, and a `Model`, which says
+how a module is called in the two modes. The example of `adapted` is a whole one.
+
 In this folder, a model is a module or function of a library without its parameters
 (`_model`). It draws if its output depends on a random key. A mode argument is an
 argument of its call that switches between inference and training, such as `train`.
 """
 
 from isometry.networks.adapters._adapted import Adapted as Adapted
+from isometry.networks.adapters._adapted import adapted as adapted
 from isometry.networks.adapters._equinox import equinox as equinox
 from isometry.networks.adapters._flax import flax as flax
 from isometry.networks.adapters._function import function as function
 from isometry.networks.adapters._haiku import haiku as haiku
+from isometry.networks.adapters._model import Arguments as Arguments
+from isometry.networks.adapters._model import Held as Held
+from isometry.networks.adapters._model import Model as Model
 from isometry.networks.adapters._nnx import nnx as nnx

@@ -103,6 +103,12 @@ class Adapted(Network):
 
         Raises:
             NotDefined: The model's mode was fixed when it was built.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> net = networks.flax(nn.Dense(3), jnp.ones(4))
+            >>> net.training.example.shape
+            (8, 4)
         """
         return self._in_training
 
@@ -144,23 +150,28 @@ def _compiled_draw(draw: Callable[[Key], Params], key: Key) -> Params:
     return draw(key)
 
 
+@public("networks.adapters.adapted")
 def adapted(
     adapter: str,
     example: PyTree,
     read_module: Reader,
     *,
-    output: Output,
-    batch: int,
-    called: str,
+    output: Output = None,
+    batch: int = BATCH,
+    called: str = "the module, called on x,",
     kind: type[N] = Adapted,
 ) -> N:
     """Return the network of a model, after a call of the model on shapes.
 
+    An adapter is a function that ends with this call. Nothing is computed: the model is
+    traced on the shapes of the example.
+
     Args:
-        adapter: The name of the public function, such as "flax".
+        adapter: The name of the adapter, such as "flax", for the repr of the network.
         example: One x, arrays or their shapes.
         read_module: A function from the shapes of an example to a pair: the function
-            that draws the parameters, and the model. Both must be hashable.
+            that draws the parameters from a key, and the model. Both must be hashable,
+            and equal for equal modules: frozen dataclasses whose fields are `Held`.
         output: An index, a key or the name of a field, if the model returns several
             outputs. None is the first.
         batch: The number of examples in `net.training.example`.
@@ -168,9 +179,54 @@ def adapted(
             part of a note on errors of the model.
         kind: The class of the network.
 
+    Returns:
+        The network.
+
     Raises:
         InputError: The example seems to be a batch; the output is no floating array;
-            `batch` is below 1.
+            `batch` is below 1. Errors of the model are passed on.
+
+    Example:
+        A library whose modules have `make(key)` and `run(params, xs, key)`, where a key
+        means training:
+
+        >>> import dataclasses
+        >>> from isometry.networks import adapters
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class Tiny(adapters.Model):
+        ...     module: adapters.Held
+        ...
+        ...     @property
+        ...     def name(self):
+        ...         return type(self.module.value).__name__
+        ...
+        ...     def infer(self, params, xs, key):
+        ...         return self.module.value.run(params, xs, None)
+        ...
+        ...     def train(self, params, xs, key):
+        ...         return self.module.value.run(params, xs, key)
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Draw:
+        ...     module: adapters.Held
+        ...
+        ...     def __call__(self, key):
+        ...         return self.module.value.make(key)
+        >>> def tiny(module, example):
+        ...     held = adapters.Held(module)
+        ...     model = Tiny(arguments=adapters.Arguments(), module=held)
+        ...     return adapters.adapted("tiny", example, lambda _: (Draw(held), model))
+
+        One of its modules as a network:
+
+        >>> class Dense:
+        ...     def make(self, key):
+        ...         return {"kernel": jax.random.normal(key, (4, 3))}
+        ...
+        ...     def run(self, params, xs, key):
+        ...         return xs @ params["kernel"]
+        >>> net = tiny(Dense(), jnp.ones(4))
+        >>> net, net.depth
+        (tiny(Dense, float32[4]), inference, 1)
     """
     # Only shapes and dtypes are kept: with its numbers, equal networks would compare
     # as different, and compile anew.

@@ -40,6 +40,14 @@ class Held:
 
     Attributes:
         value: The value.
+
+    Example:
+        >>> from isometry.networks import adapters
+        >>> sizes = [3, 2]
+        >>> adapters.Held(sizes) == adapters.Held(sizes)
+        True
+        >>> adapters.Held(sizes) == adapters.Held([3, 2])
+        False
     """
 
     value: Any
@@ -73,6 +81,11 @@ class Arguments:
         names: The names in `MODES` that the call has as arguments.
         added: Further arguments that the user gave, by name.
         is_spread: Whether x is a tuple that is unpacked into several arguments.
+
+    Example:
+        >>> from isometry.networks import adapters
+        >>> adapters.Arguments()  # of a call module(x)
+        Arguments(names=(), added=(), is_spread=False)
     """
 
     names: tuple[str, ...] = ()
@@ -95,6 +108,18 @@ class Arguments:
             example: One example.
             added: Further arguments that the user gave, by name.
             reserved: The names of arguments that the adapter itself passes.
+
+        Returns:
+            The arguments.
+
+        Example:
+            >>> import inspect
+            >>> from isometry.networks import adapters
+            >>> def call(x, train):
+            ...     return x
+            >>> signature = inspect.signature(call)
+            >>> adapters.Arguments.read(signature, jnp.ones(3), added={}).names
+            ('train',)
         """
         parameters = signature.parameters
         # Arguments that are passed by name cannot hold a part of the example.
@@ -119,7 +144,21 @@ class Arguments:
         )
 
     def positional(self, x: PyTree) -> tuple[PyTree, ...]:
-        """Return the arguments that are passed by position: x, or its entries."""
+        """Return the arguments that are passed by position: x, or its entries.
+
+        Args:
+            x: One example, or a batch.
+
+        Returns:
+            The arguments.
+
+        Example:
+            >>> from isometry.networks import adapters
+            >>> adapters.Arguments().positional((1, 2))
+            ((1, 2),)
+            >>> adapters.Arguments(is_spread=True).positional((1, 2))
+            (1, 2)
+        """
         return x if self.is_spread else (x,)
 
     def by_name(self, *, is_training: bool) -> dict[str, Any]:
@@ -128,6 +167,18 @@ class Arguments:
         In inference, a mode argument has the value that the user gave. In training it
         has its training value whatever the user gave, because most users write
         `train=False` for `net` and not for `net.training`.
+
+        Args:
+            is_training: Whether the mode is training.
+
+        Returns:
+            The values by the names of the arguments.
+
+        Example:
+            >>> from isometry.networks import adapters
+            >>> arguments = adapters.Arguments(names=("train",))
+            >>> arguments.by_name(is_training=True)
+            {'train': True}
         """
         added = {name: held.value for name, held in self.added}
         if is_training:
@@ -139,10 +190,35 @@ class Arguments:
 class Model(ABC):
     """A module of a library without its parameters, hashable.
 
+    An adapter has one subclass, a frozen dataclass with keyword-only fields. If its
+    `takes_batch` is False, the module is called on one example in inference.
+
     Attributes:
+        takes_batch: Whether `infer` takes a batch, as in most libraries, or one
+            example.
+        remedy: The end of the error message for a model whose mode no argument
+            switches.
         arguments: The arguments of its call.
         axes: The names of mapped axes, of a pmap over devices or a vmap over examples,
             over which its norms take statistics in training.
+
+    Example:
+        `adapted` has a whole adapter. A model that computes the same in both modes:
+
+        >>> import dataclasses
+        >>> from isometry.networks import adapters
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class Plain(adapters.Model):
+        ...     module: adapters.Held
+        ...     name = "Plain"
+        ...
+        ...     def infer(self, params, xs, key):
+        ...         return self.module.value(params, xs)
+        ...
+        ...     train = infer
+        >>> model = Plain(arguments=adapters.Arguments(), module=adapters.Held(jnp.dot))
+        >>> model.infer(jnp.eye(2), jnp.ones(2), None)
+        Array([1., 1.], dtype=float32)
     """
 
     # Whether `infer` takes a batch, as in most libraries, or one example.
@@ -157,7 +233,13 @@ class Model(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name of the module's class or of the function, for messages."""
+        """The name of the module's class or of the function, for messages.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> networks.flax(nn.Dense(3), jnp.ones(4)).function.model.name
+            'Dense'
+        """
 
     @abstractmethod
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
@@ -167,6 +249,16 @@ class Model(ABC):
             params: The parameters.
             xs: A batch; one example if `takes_batch` is False.
             key: A random key, for models that need one in inference too; or None.
+
+        Returns:
+            The outputs.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> net = networks.flax(nn.Dense(3), jnp.ones(4))
+            >>> params = net.init(jax.random.key(0))
+            >>> net.function.model.infer(params, jnp.ones((2, 4)), None).shape
+            (2, 3)
         """
 
     @abstractmethod
@@ -177,6 +269,16 @@ class Model(ABC):
             params: The parameters.
             xs: A batch.
             key: A random key, for models that draw; or None.
+
+        Returns:
+            The outputs.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> net = networks.flax(nn.Dense(3), jnp.ones(4))
+            >>> params = net.init(jax.random.key(0))
+            >>> net.function.model.train(params, jnp.ones((2, 4)), None).shape
+            (2, 3)
         """
 
     def for_training(self, params: Params, xs: PyTree) -> "Model":
@@ -186,8 +288,18 @@ class Model(ABC):
             params: Shapes of the parameters.
             xs: Shapes of a batch.
 
+        Returns:
+            The copy; the model itself if its norms name no axes.
+
         Raises:
             NotDefined: The model has no training mode.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> net = networks.flax(nn.Dense(3), jnp.ones(4))
+            >>> model, xs = net.function.model, jnp.ones((2, 4))
+            >>> model.for_training(net.shapes, xs) == model
+            True
         """
         del params, xs
         return self
