@@ -35,7 +35,8 @@ class Found(NamedTuple):
         affine: Of the relaxed f, from theta.
         kinked: Of f itself, from theta without weight decay; None if it has no kinks.
         suspect: Entries whose equality in `affine` may be that of saturated units.
-        is_coarse: Whether parameters may differ by less than sums are rounded by.
+        is_coarse: Whether parameters may differ by less than sums are rounded by: those
+            of float64, and those of an f that computes in float32.
         doubts: Why claims are no more than evidence, or empty.
         num_draws: The number of inputs at which f itself was tried.
     """
@@ -178,7 +179,7 @@ def _of_sums(
         return None
     reason = exact.reason
     if found.is_coarse:
-        reason = "sums of float64 numbers are equal as far as rounding shows"
+        reason = "sums are equal as far as rounding shows"
     if views.is_suspect(slice_):
         reason = "saturated units or underflow look alike"
     grade = EVIDENCE if reason else IN_EXACT_ARITHMETIC

@@ -35,6 +35,10 @@ _MOST_PROBES = 8
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
 
+# Half the spacing at 1 of float64. What f computes in less has sums whose rounding hides
+# a difference of 1e-6 between parameters.
+_UNIT_OF_DOUBLE = float(np.finfo(np.float64).eps) / 2
+
 # How far a point is moved off a space, to see whether its equalities are those of
 # saturated units: they stay where algebra breaks.
 _OFF = 1e-3
@@ -139,7 +143,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         affine=affine,
         kinked=kinked,
         suspect=suspect,
-        is_coarse=space.bits > _MOST_BITS,
+        is_coarse=space.bits > _MOST_BITS or smooth.unit > _UNIT_OF_DOUBLE,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
     )
