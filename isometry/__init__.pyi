@@ -48,7 +48,6 @@ from .structure import Branch as Branch
 from .structure import WeightLayer as WeightLayer
 from .structure import anatomy as anatomy
 from .verdicts import Flag as Flag
-from .verdicts import Measured as Measured
 from .verdicts import Report as Report
 from .verdicts import Reports as Reports
 from .verdicts import Thresholds as Thresholds

@@ -350,7 +350,12 @@ CASES = (
         "zero_gradient vanishing",
     ),
     # All inputs are one to the network, though rows of the table part in training.
-    _token_case("-one_embedding", _one_embedding, "rank_collapse"),
+    _token_case(
+        "-one_embedding",
+        _one_embedding,
+        "rank_collapse",
+        unasked="attention_collapse",
+    ),
     _case("flax", _flax),
     _case(
         "flax-twin_heads",

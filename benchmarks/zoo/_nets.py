@@ -140,6 +140,8 @@ _HALVES = {**_RANDOM, **_flags("locked_symmetry rank_constrained_training", "sat
 # a layer that passes nothing on: J = 0, layers without gradient, all inputs one
 _SILENT = _flags("vanishing zero_gradient rank_collapse", "exploding below_floor saturated_units")
 _ZERO_LAYER = {**_SILENT, **_flags(clear="locked_symmetry")}
+# no gradient passes a ReLU at zero, at any step
+_ZERO_LAYER_RELU = {**_SILENT, **_flags("locked_symmetry")}
 _DEAD_LAYER = {**_SILENT, **_flags("dead_units", "locked_symmetry")}
 _ZEROS = {**_SILENT, **_flags("dead_units locked_symmetry", "rank_constrained_training")}
 _WIDE_ZEROS = {**_ZEROS, **_flags("rank_constrained_training")}
@@ -236,7 +238,7 @@ ZOO: tuple[Config, ...] = (
     _random("kaiming", "relu", 8, 32, plant="dead_half", known=_DEAD_HALF),
     _random("orthogonal", "relu", 8, 32, plant="dead_half", known=_DEAD_HALF),
     _by_hand("kaiming", "relu", 8, 32, _DEAD_LAYER, "dead_layer"),
-    _by_hand("kaiming", "relu", 8, 32, _ZERO_LAYER, "zero_layer"),
+    _by_hand("kaiming", "relu", 8, 32, _ZERO_LAYER_RELU, "zero_layer"),
     _by_hand("looks_linear", "relu", 8, 32, _LOOKS_LINEAR),
     _by_hand("mirrored", "relu", 8, 32, _MIRRORED),
     _by_hand("partial_identity", "relu", 8, 32, _PARTIAL_RELU),

@@ -4,7 +4,10 @@ import functools
 from collections.abc import Callable
 from functools import partial
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from benchmarks.zoo import _plants
 from benchmarks.zoo._case import NOT_OF_CHOSEN, Case, Plant, Weights
@@ -33,10 +36,25 @@ def _zer_o() -> Network:
     return _dense().with_scheme("zer_o")
 
 
+class _Blocks(nn.Module):
+    """Two dense blocks with batch norm behind each layer, and a dense head."""
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        for i in range(2):
+            h = nn.Dense(8, name=f"first_{i}")(x)
+            norm = nn.BatchNorm(use_running_average=not train, name=f"norm_{i}")
+            h = nn.relu(norm(h))
+            h = nn.Dense(8, name=f"second_{i}")(h)
+            norm = nn.BatchNorm(use_running_average=not train, name=f"gamma_{i}")
+            x = x + norm(h)
+        return nn.Dense(4, name="head")(x)
+
+
 @functools.cache
-def _zero_gamma() -> Network:
-    """Build blocks with layer norm by zero-gamma."""
-    return networks.resnet(12, 3, n_in=8, n_out=4, norm="layer", scheme="zero_gamma")
+def _flax() -> Network:
+    """Build residual blocks of Flax."""
+    return networks.flax(_Blocks(), jnp.zeros(_VECTOR))
 
 
 @functools.cache
@@ -222,12 +240,28 @@ CASES = (
         raised="zero_gradient vanishing",
         unasked="rank_constrained_training rank_collapse ordered_phase below_floor",
     ),
+    _case("flax", _flax),
     # Gamma of the last norm is zero: the branch waits one step, as with a last layer.
     _case(
-        "zero_gamma",
-        _zero_gamma,
-        raised=_FIRST_STEP,
-        unasked="rank_constrained_training",
+        "flax-zero_gamma",
+        _flax,
+        partial(
+            _plants.zero,
+            names=("params/gamma_0/scale", "params/gamma_1/scale"),
+        ),
+        _FIRST_STEP,
+        also_clear="vanishing rank_collapse",
+    ),
+    # Gamma and the last layer at zero: each waits for the other.
+    _case(
+        "flax-zero_gamma_second",
+        _flax,
+        partial(
+            _plants.zero,
+            names=("params/gamma_0/scale", "params/second_0/kernel"),
+        ),
+        "zero_gradient dead_branch",
+        unasked="locked_symmetry dead_units",
     ),
     # Its blocks are equal bit for bit, by design and not by a key that is used twice.
     _case("zer_o", _zer_o, unasked=NOT_OF_CHOSEN),

@@ -52,6 +52,8 @@ def of_inputs(subject: Subject) -> Collapse:
         # Of tokens, what enters are their embeddings.
         first, *stream = stream
         is_known = bool((first.spread >= least_spread(first.dtype)).all())
+        # An embedding that makes different tokens one has collapsed them itself.
+        is_known |= _have_different_rows(subject.few)
         return _collapse(
             stream,
             [signal.spread for signal in stream],
@@ -97,6 +99,13 @@ def _spread_of_x(xs: PyTree) -> float | None:
     if total == 0:
         return 0.0
     return float(((rows - rows.mean(0)) ** 2).sum() / total)
+
+
+def _have_different_rows(xs: PyTree) -> bool:
+    """Tell whether two inputs are made of different whole numbers."""
+    leaves = jax.tree.leaves(xs)
+    whole = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    return any(bool((leaf != leaf[:1]).any()) for leaf in whole)
 
 
 def _is_floating(leaf: Array) -> bool:

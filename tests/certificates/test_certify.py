@@ -138,6 +138,28 @@ def test_certify_changes_no_global_state():
     assert jax.config.jax_enable_x64 == before
 
 
+def test_near_miss_is_no_lock_where_f_insists_on_float32():
+    """Units that differ by 1e-6 part; sums in float32 are too coarse to show it."""
+    rng = np.random.default_rng(0)
+    w_in, w_out = rng.normal(size=(3, 4)), rng.normal(size=(4, 2))
+    w_in[:, 1], w_out[1] = w_in[:, 0], w_out[0]
+    equal = {"in": w_in.astype(np.float32), "out": w_out.astype(np.float32)}
+    near = {"in": equal["in"].copy(), "out": equal["out"]}
+    near["in"][:, 1] *= np.float32(1 + 1e-6)
+
+    def f(params, x):
+        def step(state, row):
+            return jnp.tanh(0.5 * state + row @ params["in"]), None
+
+        state, _ = jax.lax.scan(step, jnp.zeros(4, np.float32), x)
+        return state @ params["out"]
+
+    x = np.ones((5, 3), np.float32)
+    assert certificates.certify(f, equal, x).layers[0].grade != "evidence"
+    lock = certificates.certify(f, near, x).layers[0]
+    assert lock.grade in (None, "evidence")
+
+
 def test_leaf_in_float32_inside_a_scan_is_certified():
     """A scan whose state begins in float32 cannot be traced in float64."""
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+import isometry
 from isometry import networks
 from tests.verdicts.audited import (
     again,
@@ -178,3 +179,20 @@ def test_a_network_without_nonlinearity_has_no_units():
     flag = judged("dead_units", measured(net, params, inputs_around(1.0)))
     assert flag.state == "clear"
     assert flag.reason == "no hidden units"
+
+
+def test_unit_of_a_recurrence_that_no_weight_reaches_is_dead():
+    """It is at zero in every step, and tanh keeps its slope there."""
+    net = networks.rnn(4, 2, 3, length=3)
+    params = jax.tree.map(np.array, net.init(jax.random.key(0)))
+    state = params["state"]
+    for part in (state["input"][:, 0], state["recurrent"][:, 0], state["recurrent"][0]):
+        part[:] = 0
+    params["head"]["w"][0] = 0
+    certified = isometry.certify(net, params)
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    xs = np.random.default_rng(0).normal(size=(3, 3, 2)).astype(np.float32)
+    flag = judged("dead_units", measured(net, stacked, xs, certificates=[certified]))
+    assert flag.raised
+    assert flag.value == 1 / 4
+    assert flag.where == ("state/recurrent",)

@@ -118,3 +118,15 @@ def test_tokens_that_become_one_are_a_collapse(transformer):
     flag = judged("rank_collapse", healthy)
     assert flag.state == "clear"
     assert set(flag.evidence["states"]) == {"inputs", "tokens"}
+
+
+def test_embedding_that_makes_all_tokens_one_has_collapsed_them(transformer):
+    """The inputs differ, and the network cannot tell them apart."""
+    net, params, _ = transformer
+    table = np.array(params["embedding"]["w"])
+    table[...] = table[:, :1]
+    flag = judged(
+        "rank_collapse", measured(net, params | {"embedding": {"w": table}}, TOKENS)
+    )
+    assert flag.raised
+    assert flag.value == -np.inf
