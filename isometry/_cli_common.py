@@ -98,7 +98,9 @@ def networks_of(
     return nets, undefined
 
 
-def model_and_data(call: str, model: str, schemes: Sequence[str], *, data: str | None, key: Any) -> tuple[Any, Any, Any]:
+def model_and_data(
+    call: str, model: str, schemes: Sequence[str], *, data: str | None, key: Any
+) -> tuple[Any, Any, Any]:
     """The networks of --model by scheme, or alone as its own code draws it; and data for it, drawn if none is named."""
     from isometry import _cli_model
 

@@ -82,7 +82,8 @@ def run(
             tell(name)
             found[name] = _of(net, keys, xs, inputs, _points(span), method, key_probes)
     settings = {
-        "model": model, "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds, "inputs": inputs,
+        "model": model, "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds,
+        "inputs": inputs,
         "span": span, "method": method, "seed": seed,
     }  # fmt: skip
     rows = {name: row for name, (_, _, row) in found.items()}
@@ -102,7 +103,9 @@ def _points(span: str) -> Any:
     return (first.strip(), last.strip()) if comma else span
 
 
-def _check(model: str | None, width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str) -> None:
+def _check(
+    model: str | None, width: int, depth: int, seeds: int, inputs: int, seed: int, span: str, method: str
+) -> None:
     from isometry import _checks, networks
     from isometry.measure import methods
 

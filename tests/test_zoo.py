@@ -12,7 +12,6 @@ import isometry
 from benchmarks.zoo import __main__, _calibrate, _nets, _predict, _report, _statistics, _truth
 from benchmarks.zoo._nets import ZOO, Config
 from benchmarks.zoo._truth import FLAGS
-from benchmarks.zoo._truth import FLAGS
 from isometry import theory
 
 # --- statistics -------------------------------------------------------------------------------------------------------

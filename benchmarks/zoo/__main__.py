@@ -1,4 +1,4 @@
-"""`python -m benchmarks.zoo calibrate`, `architectures` and `predict`: what they find goes to DIR/NAME.json, an interrupt costs one
+"""`python -m benchmarks.zoo calibrate`, `architectures`, `predict`: what they find is DIR/NAME.json; an interrupt costs one
 network, and the same command goes on."""
 
 import os
@@ -15,7 +15,8 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 bad usage, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description="How far can the flags be trusted?")
-    parser.add_argument("command", choices=("calibrate", "architectures", "predict", "readme"), help="readme: make README.md anew")
+    commands = ("calibrate", "architectures", "predict", "readme")
+    parser.add_argument("command", choices=commands, help="readme: make README.md anew")
     parser.add_argument("--smoke", action="store_true", help="few networks, few draws: does it run")
     parser.add_argument("--out", metavar="DIR", default="benchmark-results/zoo", help="where results go (%(default)s)")
     chosen = parser.parse_args(argv)

@@ -4,7 +4,7 @@ import collections
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
 
 
 Network = Config | Case
-Drawn = dict[Network, list[dict[str, dict[str, Any]]]]
+Drawn = Mapping[Any, list[dict[str, dict[str, Any]]]]
 
 
 def summary(drawn: Drawn, flags: Sequence[str] = FLAGS) -> dict[str, Any]:

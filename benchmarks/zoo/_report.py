@@ -48,7 +48,8 @@ def page() -> str:
 
 def section(record: dict[str, Any]) -> list[str]:
     """One record."""
-    body = {"calibrate": _calibration, "architectures": _architectures, "predict": _prediction}[record["command"]](record)
+    bodies = {"calibrate": _calibration, "architectures": _architectures, "predict": _prediction}
+    body = bodies[record["command"]](record)
     origin = record["provenance"]
     versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
     device = f"{origin['device']['count']} {origin['device']['kind']} device"
