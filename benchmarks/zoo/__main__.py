@@ -1,5 +1,5 @@
-"""`python -m benchmarks.zoo calibrate`, `architectures`, `predict`: what they find is DIR/NAME.json; an interrupt costs one
-network, and the same command goes on."""
+"""`python -m benchmarks.zoo calibrate`, `architectures`, `predict`: what they find is DIR/NAME.json; an interrupt costs
+one network, and the same command goes on."""
 
 import os
 
