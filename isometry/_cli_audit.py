@@ -63,6 +63,7 @@ class Settings:
 
     def check(self) -> None:
         """Refuse numbers that are too small."""
+        # Imported here, as everywhere in commands: it brings JAX with it.
         from isometry._internal import checks
 
         for option, value, low in (
@@ -150,6 +151,7 @@ def _run(settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str])
     settings.check()
     for flag in fail_on:
         checks.one_of("--fail-on", flag, verdicts.flag_names())
+    # Networks, data and the probe draw apart: other data, and the same networks.
     key_nets, key_data, key_rest = jax.random.split(jax.random.key(settings.seed), 3)
     num_networks = max(len(settings.schemes), 1) if settings.model else len(SCHEMES)
     with common.progress(_NUM_PARTS * num_networks, is_plain=True) as tell:
@@ -158,6 +160,7 @@ def _run(settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str])
         if settings.model is None and settings.data in (None, "digits"):
             tell("reading digits")
         nets, undefined, xs, targets = _asked(settings, key_data)
+        # Both are refused now, and not after minutes of measuring.
         checks.extra("matplotlib", "plot")
         folder = store.prepare(out)
         found = verdicts.audit(
@@ -171,6 +174,7 @@ def _run(settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str])
             progress=tell,
         )
         assert isinstance(found, verdicts.Reports), "of a mapping"
+        # Schemes that could not even be built here, beside those that init refused.
         reports = verdicts.Reports(found.reports, undefined | found.undefined)
         figure = plots.audit(reports)
     result = {
@@ -178,6 +182,7 @@ def _run(settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str])
         "settings": asdict(settings),
         **reports.as_dict(),
     }
+    # Both files are there before anything is printed, whoever reads the output.
     written = store.write_report(folder / "audit", result, figure)
     if as_json:
         print(strict_json.dumps(result), end="")
@@ -196,6 +201,7 @@ def _asked(
     settings: Settings, key: Any
 ) -> tuple["Mapping[str, Network]", dict[str, str], Any, Any]:
     """Return the networks, those that do not exist, and the data."""
+    # A network of one's own comes with its own data, and --data may replace it.
     if settings.model is not None:
         nets, xs, targets = common.model_and_data(
             _CALL, settings.model, settings.schemes, data=settings.data, key=key
@@ -205,11 +211,11 @@ def _asked(
     nets, undefined = common.networks_of(
         list(settings.schemes),
         SCHEMES,
-        settings.width,
-        settings.depth,
-        settings.activation,
-        xs,
-        targets,
+        width=settings.width,
+        depth=settings.depth,
+        activation=settings.activation,
+        xs=xs,
+        targets=targets,
     )
     return nets, undefined, xs, targets
 

@@ -48,7 +48,13 @@ class Certificate:
 
     @property
     def clear(self) -> bool:
-        """Whether nothing was found that counts: see `Finding.counts`."""
+        """Whether nothing was found that counts: see `Finding.counts`.
+
+        Example:
+            >>> net = networks.mlp([3, 4, 2], "tanh", "orthogonal")
+            >>> isometry.certify(net, net.init(jax.random.key(0))).clear
+            True
+        """
         return not any(finding.counts for finding in self.findings)
 
     @public("units")

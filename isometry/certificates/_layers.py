@@ -60,7 +60,14 @@ class LayerLock:
 
     @property
     def is_locked(self) -> bool:
-        """Whether slices are equal for ever, or never move, or the rank is bound."""
+        """Whether slices are equal for ever, or never move, or the rank is bound.
+
+        Example:
+            >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
+            >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
+            >>> cert.layers[0].is_locked
+            True
+        """
         is_full = self.distinct == self.shape and self.never_moves == 0
         return not (is_full and self.rank_bound == full_rank(self.shape))
 

@@ -1,6 +1,6 @@
 """Cuts a function of one value out of a program, with the program's derivatives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from jax.extend import core
@@ -54,7 +54,7 @@ def segment(
             continue
         equations = _between(level, starts[path], ends[path])
         if equations is not None:
-            return _runner(level, equations, starts[path], ends[path])
+            return _runner(level, equations, start=starts[path], end=ends[path])
     return None
 
 
@@ -163,12 +163,16 @@ def _runner(
     def run(value: Array) -> Array:
         values: dict[core.Var, Any] = {**level.numbers, start: value}
         for eqn in equations:
-            operands = [
-                atom.val if isinstance(atom, core.Literal) else values[atom]
-                for atom in eqn.invars
-            ]
+            operands = [_read(atom, values) for atom in eqn.invars]
             results = _tapping.unchanged(eqn, operands)
             values |= dict(zip(eqn.outvars, results, strict=True))
         return values[end]
 
     return run
+
+
+def _read(atom: core.Var | core.Literal, values: Mapping[core.Var, Any]) -> Any:
+    """Return the value of an operand: a number of the program, or computed."""
+    if isinstance(atom, core.Literal):
+        return atom.val
+    return values[atom]

@@ -165,7 +165,8 @@ def _along(flow: Flow, start: int, passage: Sequence[int]) -> Iterator[_Step]:
             yield from _joined(flow, parts)
             parts = []
         elif not _nonlinearity.is_affine(flow, before, after):
-            parts.append(_Step(start, before, after, known))
+            step = _Step(start=start, before=before, after=after, known=known)
+            parts.append(step)
         before = after
     yield from _joined(flow, parts)
 
@@ -179,7 +180,7 @@ def _joined(flow: Flow, parts: Sequence[_Step]) -> Iterator[_Step]:
     known = first.known
     if len(parts) > 1:
         known = _nonlinearity.name(flow, first.before, last.after) or ""
-    yield _Step(first.start, first.before, last.after, known)
+    yield _Step(start=first.start, before=first.before, after=last.after, known=known)
 
 
 def _is_activation(flow: Flow, before: int, after: int, known: str) -> bool:

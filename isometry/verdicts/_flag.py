@@ -64,7 +64,12 @@ class Flag:
 
     @property
     def raised(self) -> bool:
-        """Whether the state is "raised"."""
+        """Whether the state is "raised".
+
+        Example:
+            >>> isometry.Flag("vanishing", "clear", "½ ln E s² = 0").raised
+            False
+        """
         return self.state == RAISED
 
     def as_dict(self) -> dict[str, Any]:

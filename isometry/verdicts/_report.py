@@ -65,7 +65,16 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """The gravest state of all flags: "raised", "undecided" or "clear"."""
+        """The gravest state of all flags: "raised", "undecided" or "clear".
+
+        Example:
+            >>> flag = isometry.Flag("vanishing", "undecided", "too few seeds")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={}, probe=None, widths=None, setting={}, provenance={})
+            >>> report.verdict
+            'undecided'
+        """
         states = {flag.state for flag in self.flags.values()}
         for state in (RAISED, UNDECIDED):
             if state in states:
@@ -74,7 +83,16 @@ class Report:
 
     @property
     def reason(self) -> str:
-        """The verdict in words: every raised flag, else every undecided one."""
+        """The verdict in words: every raised flag, else every undecided one.
+
+        Example:
+            >>> flag = isometry.Flag("vanishing", "raised", "½ ln E s² = -4.1")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={}, probe=None, widths=None, setting={}, provenance={})
+            >>> report.reason
+            'vanishing: ½ ln E s² = -4.1'
+        """
         if self.verdict == CLEAR:
             return "no flag raised"
         chosen = [flag for flag in self.flags.values() if flag.state == self.verdict]
@@ -93,6 +111,16 @@ class Report:
         The number of raised flags that no training repairs; that of the other raised
         ones; that of the undecided ones; and √E(s − 1)² end to end, the distance from
         isometry.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "raised", "½ ln E s² = -4.1")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> report.score
+            (0, 1, 0, 0.0)
         """
         # Of a flag that is not registered any more the gravity is not known.
         rank = {one.name: one.rank for one in registered()}
@@ -314,7 +342,16 @@ class Reports(Mapping[str, Report]):
 
     @property
     def verdict(self) -> str:
-        """The most serious verdict."""
+        """The most serious verdict.
+
+        Example:
+            >>> flag = isometry.Flag("vanishing", "raised", "½ ln E s² = -4.1")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={}, probe=None, widths=None, setting={}, provenance={})
+            >>> isometry.Reports({"identity": report}).verdict
+            'raised'
+        """
         verdicts = {report.verdict for report in self.reports.values()}
         for state in (RAISED, UNDECIDED):
             if state in verdicts:

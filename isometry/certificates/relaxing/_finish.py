@@ -79,12 +79,15 @@ class Finisher:
         """Write an equation out; derivative rules have no part in it."""
         if source.inside is not None:
             return ("call", self._formula(source.inside))
-        read = [
-            ("of", self._formula(o)) if o.is_active else ("number", float(o.number))
-            for o in source.operands
-        ]
+        read = [self._as_read(operand) for operand in source.operands]
         params = str(sorted(source.eqn.params.items()))
         return (source.eqn.primitive.name, params, source.relaxation, *read)
+
+    def _as_read(self, operand: Value) -> Hashable:
+        """Write out an operand: the number of its formula, or a constant."""
+        if operand.is_active:
+            return ("of", self._formula(operand))
+        return ("number", float(operand.number))
 
     def finish(self, value: Value) -> Finish:
         """Return what a function with a kink needs."""
@@ -173,7 +176,7 @@ def _try(value: Value) -> _Tried:
     points = _apart({*kinks, *(-kink for kink in kinks)})
     curve = Curve(_exact_of(value), value.root.smooth)
     exact = curve(np.array([*samples, *-samples, *points]))
-    return _Tried(kinks, samples, points, exact)
+    return _Tried(kinks=kinks, samples=samples, points=points, exact=exact)
 
 
 def _finish_of(
@@ -196,12 +199,12 @@ def _finish_of(
     if parity and not _agree(wanted, at_points, [zero]):
         tie = Anchor(0.0, *(float(numbers[zero]) for numbers in at_points))
     finish = Finish(parity, tie=tie)
-    now = _relaxed(smooth, value, finish, tried)
+    now = _relaxed(smooth, value, finish, tried=tried)
     # Only at a double zero can an analytic function that is not negative touch zero.
     can_be_positive = (wanted.slopes[wanted.values == 0] == 0).all()
     if can_be_positive and tried.exact.values.min() >= 0 > now.values.min():
         finish = finish._replace(is_lifted=True)
-        now = _relaxed(smooth, value, finish, tried)
+        now = _relaxed(smooth, value, finish, tried=tried)
     anchored = range(len(points))
     if not parity:
         anchored = [i for i, point in enumerate(points) if point in tried.kinks]

@@ -448,9 +448,14 @@ def _is_positive(
     name = eqn.primitive.name
     if name in _POSITIVE:
         return True
-    numbers = [0 if o.number is None else o.number for o in operands]
-    signs = [o.is_positive or n > 0 for o, n in zip(operands, numbers, strict=True)]
-    return name in _KEEPS_POSITIVE and all(signs)
+    return name in _KEEPS_POSITIVE and all(map(_is_positive_operand, operands))
+
+
+def _is_positive_operand(operand: Value) -> bool:
+    """Tell whether a value is positive by construction, or a positive number."""
+    if operand.is_positive:
+        return True
+    return operand.number is not None and bool(operand.number > 0)
 
 
 def _is_gate(operand: Value) -> bool:

@@ -103,7 +103,9 @@ def scan(
     num_constants, num_carried = jaxprs.scan_parts(eqn)
     # What the body sees of constants is the same in all iterations.
     constants = [_unpacked(o, _packed(o)) for o in operands[:num_constants]]
-    is_active = _active_in_scan(program, operands, num_constants, num_carried)
+    is_active = _active_in_scan(
+        program, operands, num_constants=num_constants, num_carried=num_carried
+    )
     arrays = [array_of(operand) for operand in operands[num_constants:]]
     returned: list[Value] = []
 

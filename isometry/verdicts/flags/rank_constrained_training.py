@@ -89,7 +89,7 @@ def judge(
     proof = _proof(measured, of_tap, of_window)
     probe = measured.probe
     if probe is None:
-        return _without_probe(measured, proof, evidence, of_window)
+        return _without_probe(measured, proof, evidence, line=of_window)
     ranks = probe.gradient_rank[:, -1].max(0, initial=0)
     evidence |= {
         "steps": int(probe.steps[-1]),
@@ -341,7 +341,8 @@ def _judged(
                 continue
             # The best seed counts: what one draw overcomes is no constraint.
             rank = int(_ranks(probe, line)[:, -1, column].max())
-            judged.append(_Judged(name, column, rank, line))
+            one = _Judged(name=name, column=column, rank=rank, line=line)
+            judged.append(one)
     return judged
 
 
@@ -366,7 +367,11 @@ def _reached(
     count = int(measured.threshold("controls"))
     reached = [np.inf] * len(low)
     key_of_controls = jax.random.fold_in(key, 0)
-    for control in _probe.controls(measured.subject, task, key_of_controls, count):
+    controls = _probe.controls(
+        measured.subject, task, key_of_controls, num_controls=count
+    )
+    # A generator: each control is trained only when the loop comes to it.
+    for control in controls:
         for i, one in enumerate(low):
             rank = int(_ranks(control, one.line)[:, -1, one.column].max())
             reached[i] = min(reached[i], rank)
