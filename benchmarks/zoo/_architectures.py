@@ -34,7 +34,7 @@ _INPUT_SCALE = 0.1**0.5
 
 # One more when a flag was changed after a look at the figures: every draw is then
 # another, so that no figure is of a draw that a flag was mended on.
-_EDITION = 1
+_EDITION = 2
 
 
 @dataclass(frozen=True)

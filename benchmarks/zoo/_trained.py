@@ -37,10 +37,10 @@ class Parting(NamedTuple):
 
 
 def parting(case: Case, seed: int = 0) -> Parting | None:
-    """Train a planted network, in float64 if it can, and compare the units that were made equal.
+    """Train a planted network, and compare the units that were made equal.
 
-    Full gradient descent on random targets, in inference mode: averages of batch norm
-    are kept as they are drawn.
+    Full gradient descent on random targets, in float64 if the model can be computed in
+    it, and in inference mode: averages of batch norm are kept as they are drawn.
 
     Args:
         case: The network.
@@ -52,6 +52,8 @@ def parting(case: Case, seed: int = 0) -> Parting | None:
     plant = case.plant
     if not isinstance(plant, partial) or "find" not in plant.keywords:
         return None
+    # Built outside of the 64-bit mode, in which a model may refuse its example.
+    case.build()
     try:
         with jax.enable_x64(True):
             before, after = _train(case, seed)

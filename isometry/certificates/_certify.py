@@ -35,8 +35,8 @@ _MOST_PROBES = 8
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
 
-# Half the spacing at 1 of float64. What f computes in less has sums whose rounding hides
-# a difference of 1e-6 between parameters.
+# Half the spacing at 1 of float64. In what f computes in less, the rounding of sums can
+# hide a difference of 1e-6 between parameters.
 _UNIT_OF_DOUBLE = float(np.finfo(np.float64).eps) / 2
 
 # How far a point is moved off a space, to see whether its equalities are those of
