@@ -34,7 +34,7 @@ _INPUT_SCALE = 0.1**0.5
 
 # One more when a flag was changed after a look at the figures: every draw is then
 # another, so that no figure is of a draw that a flag was mended on.
-_EDITION = 1
+_EDITION = 2
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,11 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict:
 
 def record_of(records: dict[Case, dict], preset: Preset, name: str) -> dict:
     """Return the record of networks that were measured."""
-    drawn = {case: record["draws"] for case, record in records.items()}
-    seconds = {case.name: record["cpu_seconds"] for case, record in records.items()}
+    drawn: _calibrate.Drawn = {}
+    seconds = {}
+    for case, record in records.items():
+        drawn[case] = record["draws"]
+        seconds[case.name] = record["cpu_seconds"]
     return {
         "command": "architectures",
         "preset": {"name": name, **asdict(preset)},

@@ -7,7 +7,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from benchmarks.zoo import _plants
@@ -171,14 +170,6 @@ def _one_embedding(weights: Weights) -> None:
     """Give all tokens the same vector, so that the network cannot tell inputs apart."""
     table = weights["embedding/w"]
     table[...] = table[:1]
-
-
-def _near_equal_experts(weights: Weights) -> None:
-    """Make the weights of an expert those of another, but for a relative 1e-6."""
-    _plants.twin(weights, _whole_experts)
-    random = np.random.default_rng(0)
-    noise = random.normal(size=weights["first"][1].shape)
-    weights["first"][1] *= 1 + NEAR * noise.astype(np.float32)
 
 
 def _names(layer: str) -> tuple[str, ...]:
@@ -400,5 +391,5 @@ CASES = (
     _expert_case(
         "-twin", partial(_plants.twin, find=_whole_experts), "locked_symmetry"
     ),
-    _expert_case("-near_twin", _near_equal_experts),
+    _expert_case("-near_twin", partial(_plants.twin, find=_whole_experts, near=NEAR)),
 )

@@ -28,7 +28,7 @@ class Parting(NamedTuple):
     Attributes:
         before: As they are planted.
         after: After training.
-        moved: How far training moved them.
+        moved: How far training moved a weight of unit 0.
     """
 
     before: float
@@ -37,10 +37,10 @@ class Parting(NamedTuple):
 
 
 def parting(case: Case, seed: int = 0) -> Parting | None:
-    """Train a planted network, in float64 if it can, and compare the units that were made equal.
+    """Train a planted network, and compare the units that were made equal.
 
-    Full gradient descent on random targets, in inference mode: averages of batch norm
-    are kept as they are drawn.
+    Full gradient descent on random targets, in float64 if the model can be computed in
+    it, and in inference mode: averages of batch norm are kept as they are drawn.
 
     Args:
         case: The network.
@@ -52,19 +52,23 @@ def parting(case: Case, seed: int = 0) -> Parting | None:
     plant = case.plant
     if not isinstance(plant, partial) or "find" not in plant.keywords:
         return None
-    find = plant.keywords["find"]
+    # Built outside of the 64-bit mode, in which a model may refuse its example.
+    case.build()
     try:
         with jax.enable_x64(True):
             before, after = _train(case, seed)
     # Some models insist on float32, such as a scan whose state begins in it.
     except TypeError:
         before, after = _train(case, seed)
-    units_before, units_after = find(before), find(after)
-    pairs = zip(_parts(units_before), _parts(units_after), strict=True)
-    moved = max(np.abs(old[0] - new[0]).max() for old, new in pairs)
-    distance = _distance_of_dead if plant.func is _plants.cut_off else _distance
+    find = plant.keywords["find"]
+    old, new = find(before), find(after)
+    is_dead = plant.func is _plants.cut_off
     sign = plant.keywords.get("sign", 1.0)
-    return Parting(distance(units_before, sign), distance(units_after, sign), moved)
+    return Parting(
+        before=_distance(old, sign, is_dead=is_dead),
+        after=_distance(new, sign, is_dead=is_dead),
+        moved=_moved(old, new),
+    )
 
 
 def _parts(units: Units) -> list[np.ndarray]:
@@ -72,42 +76,60 @@ def _parts(units: Units) -> list[np.ndarray]:
     return [*units.into, *units.out, *units.gates]
 
 
-def _distance(units: Units, sign: float) -> float:
-    """Return how far units 0 and 1 are apart, relative to units 0 and 2 or to 0."""
-    signed = [*units.into, *units.out]
-    near = [np.abs(part[1] - sign * part[0]).max() for part in signed]
-    near += [np.abs(part[1] - part[0]).max() for part in units.gates]
-    sizes = [np.abs(part[0]).max() for part in _parts(units)]
-    return float(max(near) / max(sizes))
+def _moved(before: Units, after: Units) -> float:
+    """Return the largest change of a weight of unit 0."""
+    largest = 0.0
+    for old, new in zip(_parts(before), _parts(after), strict=True):
+        largest = max(largest, _largest(new[0] - old[0]))
+    return largest
 
 
-def _distance_of_dead(units: Units, sign: float) -> float:
-    """Return the largest weight of unit 0, relative to the last one's."""
-    del sign
+def _distance(units: Units, sign: float, *, is_dead: bool) -> float:
+    """Return how far unit 0 is from unit 1, or from zero, relative to its size.
+
+    The size of a dead unit is that of the last one, which is alive.
+    """
     parts = _parts(units)
-    largest = max(np.abs(part[-1]).max() for part in parts)
-    return float(max(np.abs(part[0]).max() for part in parts) / largest)
+    if is_dead:
+        size = max(_largest(part[-1]) for part in parts)
+        return max(_largest(part[0]) for part in parts) / size
+    size = max(_largest(part[0]) for part in parts)
+    distance = 0.0
+    for part in units.gates:
+        distance = max(distance, _largest(part[1] - part[0]))
+    for part in (*units.into, *units.out):
+        distance = max(distance, _largest(part[1] - sign * part[0]))
+    return distance / size
+
+
+def _largest(values: np.ndarray) -> float:
+    """Return the largest magnitude."""
+    return float(np.abs(values).max())
 
 
 def _train(case: Case, seed: int) -> tuple[Weights, Weights]:
     """Return the weights of a case before and after training."""
-    key_params, key_xs, key_targets = jax.random.split(jax.random.key(seed), 3)
-    stacked = case.planted(key_params[None])
+    keys = jax.random.split(jax.random.key(seed), 3)
+    stacked = case.planted(keys[:1])
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf[0], float), stacked)
-    xs = case.draw_inputs(key_xs, _EXAMPLES)
-    function = case.build().function
-    outputs = jax.vmap(function, (None, 0))
+    xs = case.draw_inputs(keys[1], _EXAMPLES)
+    outputs = jax.vmap(case.build().function, (None, 0))
     shape = jax.eval_shape(outputs, params, xs).shape
-    targets = jax.random.normal(key_targets, shape)
+    targets = jax.random.normal(keys[2], shape)
 
     def loss(params: dict) -> Array:
-        return jnp.mean((outputs(params, xs) - targets) ** 2)
+        errors = outputs(params, xs) - targets
+        return jnp.mean(errors**2)
 
     def step(params: dict, _: None) -> tuple[dict, None]:
         gradients = jax.grad(loss)(params)
         return jax.tree.map_with_path(_updated, params, gradients), None
 
-    train = jax.jit(lambda params: jax.lax.scan(step, params, length=_STEPS)[0])
+    @jax.jit
+    def train(params: dict) -> dict:
+        after, _ = jax.lax.scan(step, params, length=_STEPS)
+        return after
+
     return _by_path(params), _by_path(train(params))
 
 
