@@ -128,13 +128,13 @@ def is_claim(
     return is_proper and confined.is_clean and min(spans) > 0
 
 
-def _are_whole(bases: list[list[Float[np.ndarray, "n k"]]]) -> bool:
+def _are_whole(bases: list[list[Float[np.ndarray, "_ _"]]]) -> bool:
     """Tell whether every direction of every axis has been found."""
     return all(basis.shape[0] == basis.shape[1] for axes in bases for basis in axes)
 
 
 def _grow(
-    bases: list[Float[np.ndarray, "n k"]],
+    bases: list[Float[np.ndarray, "_ _"]],
     gradient: Float[np.ndarray, "..."],
     keep: float,
 ) -> tuple[bool, float]:
@@ -158,7 +158,7 @@ def _grow(
 
 
 def _inside(
-    bases: list[Float[np.ndarray, "n k"]],
+    bases: list[Float[np.ndarray, "_ _"]],
     shape: tuple[int, ...],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "..."]:
