@@ -174,7 +174,7 @@ def _run(settings: Settings, *, out: str, as_json: bool, fail_on: Sequence[str])
             progress=tell,
         )
         assert isinstance(found, verdicts.Reports), "of a mapping"
-        # Schemes that could not even be built here, beside those that init refused.
+        # Schemes that do not exist at these widths have their line in the table too.
         reports = verdicts.Reports(found.reports, undefined | found.undefined)
         figure = plots.audit(reports)
     result = {
@@ -201,7 +201,7 @@ def _asked(
     settings: Settings, key: Any
 ) -> tuple["Mapping[str, Network]", dict[str, str], Any, Any]:
     """Return the networks, those that do not exist, and the data."""
-    # A network of one's own comes with its own data, and --data may replace it.
+    # Examples for a network of one's own are drawn, unless --data names some.
     if settings.model is not None:
         nets, xs, targets = common.model_and_data(
             _CALL, settings.model, settings.schemes, data=settings.data, key=key

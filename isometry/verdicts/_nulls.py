@@ -78,7 +78,9 @@ def _dead_draws(
 ) -> int:
     """Count the Gaussian vectors, of `_DRAWS`, that have no slope at any site."""
     units_by_site = np.asarray(samples, float).transpose(0, 2, 1)
-    num_hits, draws_of_seed = 0, _DRAWS // len(units_by_site)
+    num_seeds = len(units_by_site)
+    draws_of_seed = _DRAWS // num_seeds
+    num_hits = 0
     for seed, units in enumerate(units_by_site):
         units = _without_outliers(units)
         covariance = units.T @ units / len(units)
@@ -88,13 +90,15 @@ def _dead_draws(
         variances, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(variances, 0))
         shape = (draws_of_seed, len(root))
-        noise = randomness.normal(
-            jax.random.fold_in(key, seed), shape, np.dtype(np.float32)
-        )
+        key_of_seed = jax.random.fold_in(key, seed)
+        noise = randomness.normal(key_of_seed, shape, np.dtype(np.float32))
         drawn = (np.asarray(noise) @ root.T).astype(samples.dtype)
         slope = np.asarray(slopes(activation, jnp.asarray(drawn)))
-        num_hits += int((slope == 0).all(1).sum())
-    return num_hits * _DRAWS // (draws_of_seed * len(units_by_site))
+        is_dead = (slope == 0).all(1)
+        num_hits += int(is_dead.sum())
+    # The seeds need not divide the draws: hits count as of all of `_DRAWS`.
+    num_draws = draws_of_seed * num_seeds
+    return num_hits * _DRAWS // num_draws
 
 
 def _without_outliers(
@@ -152,13 +156,19 @@ def largest_slope(activation: Activation) -> float | None:
     """Return sup |phi'| of a bounded activation, on a grid; None if it has no bound."""
     one_side = np.logspace(-4, 4, 2001)
     near = np.concatenate([-one_side, [0.0], one_side]).astype(np.float32)
-    values, slope = _values_and_slopes(activation, jnp.asarray(np.append(near, _FAR)))
-    sizes, far = np.abs(np.asarray(values[:-2])), np.abs(np.asarray(values[-2:]))
-    inner = sizes[np.abs(near) < _NEAR]
+    grid = jnp.asarray(np.append(near, _FAR))
+    values, slope = _values_and_slopes(activation, grid)
+    # The last two are far out, and no slope is looked for there.
+    num_near = len(near)
+    sizes = np.abs(np.asarray(values))
+    is_inner = np.abs(near) < _NEAR
+    largest_inner = sizes[:num_near][is_inner].max()
+    bound = _GROWTH * (1 + largest_inner)
     # False for NaN as well.
-    if not (far <= _GROWTH * (1 + inner.max())).all():
+    if not (sizes[num_near:] <= bound).all():
         return None
-    return float(np.abs(np.asarray(slope[:-2])).max())
+    steepness = np.abs(np.asarray(slope[:num_near]))
+    return float(steepness.max())
 
 
 @functools.partial(compilation.jit, static_argnames=("activation",))
@@ -177,8 +187,10 @@ def saturated_probability(
 
     quantiles = (np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS
     z = (math.sqrt(variance) * ndtri(quantiles)).astype(np.float32)
-    is_flat = np.abs(np.asarray(slopes(activation, jnp.asarray(z)))) < line
-    return float((int(is_flat.sum()) + 1) / _MIDPOINTS)
+    slope = np.asarray(slopes(activation, jnp.asarray(z)))
+    is_flat = np.abs(slope) < line
+    num_flat = int(is_flat.sum())
+    return float((num_flat + 1) / _MIDPOINTS)
 
 
 @functools.lru_cache(maxsize=64)
@@ -207,7 +219,8 @@ def visible(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """
     peak = np.max(np.abs(values), initial=0)
     if 0 < peak < least(dtype):
-        values = np.ldexp(values, _LOG2_PEAK - np.frexp(peak)[1])
+        _, exponent = np.frexp(peak)
+        values = np.ldexp(values, _LOG2_PEAK - exponent)
     return values.astype(dtype)
 
 

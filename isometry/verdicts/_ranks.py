@@ -22,9 +22,11 @@ def rank_above(
     """
     is_finite = np.isfinite(matrices).all((-2, -1), keepdims=True)
     # In float64, so that only the matrices themselves are rounded.
-    safe = _projected(np.where(is_finite, matrices, 0).astype(float))
-    singular_values = np.linalg.svd(safe, compute_uv=False)
-    return (singular_values > tolerance[..., None]).sum(-1)
+    safe = np.where(is_finite, matrices, 0).astype(float)
+    projected = _projected(safe)
+    singular_values = np.linalg.svd(projected, compute_uv=False)
+    is_above = singular_values > tolerance[..., None]
+    return is_above.sum(-1)
 
 
 def _projected(
@@ -33,7 +35,9 @@ def _projected(
     """Return matrices of at most so many rows and columns, no value enlarged."""
     for axis in (-2, -1):
         size = matrices.shape[axis]
-        if size <= _LARGEST or min(matrices.shape[-2:]) <= _LARGEST:
+        # One short side alone makes the singular values cheap.
+        shorter = min(matrices.shape[-2:])
+        if size <= _LARGEST or shorter <= _LARGEST:
             continue
         basis = _basis(size)
         if axis == -1:
@@ -46,5 +50,7 @@ def _projected(
 @functools.lru_cache(maxsize=4)
 def _basis(size: int) -> Float[np.ndarray, "size directions"]:
     """Return random orthonormal directions, the same ones every time."""
-    noise = np.random.default_rng(size).standard_normal((size, _LARGEST))
-    return np.linalg.qr(noise)[0]
+    rng = np.random.default_rng(size)
+    noise = rng.standard_normal((size, _LARGEST))
+    basis, _ = np.linalg.qr(noise)
+    return basis

@@ -57,16 +57,21 @@ class Spread:
         from scipy.stats import t
 
         is_real = (self.spread > 0) & np.isfinite(self.spread)
-        freedom = int(is_real.sum() - is_real.any(1).sum()) - 1
+        # Of the values each level takes one, and the slope one more.
+        num_levels = is_real.any(1).sum()
+        freedom = int(is_real.sum() - num_levels) - 1
         if freedom < 2:
             return None
         logs = np.log(np.where(is_real, self.spread, 1))
         steps = np.broadcast_to(self.steps, is_real.shape).astype(float)
-        x, y = _centered(steps, is_real), _centered(logs, is_real)
+        x = _centered(steps, is_real)
+        y = _centered(logs, is_real)
         sum_of_squares = (x**2).sum()
         rate = float((x * y).sum() / sum_of_squares)
-        residual = ((y - rate * x) ** 2).sum() / freedom
-        half = float(np.sqrt(residual / sum_of_squares) * t.ppf(0.975, freedom))
+        residuals = y - rate * x
+        variance = (residuals**2).sum() / freedom
+        error = np.sqrt(variance / sum_of_squares)
+        half = float(error * t.ppf(0.975, freedom))
         return rate, (rate - half, rate + half)
 
     def as_dict(self) -> dict[str, Any]:
@@ -183,7 +188,8 @@ def _classes(
 ) -> _Class:
     """Return the values at a point that are equal for ever, up to sign."""
     units = certificate.units(point)
-    ids, signs = units.ids.ravel(), units.signs.ravel()
+    ids = units.ids.ravel()
+    signs = units.signs.ravel()
     sizes = np.bincount(ids)
     # Class 0 is zero for ever, and nothing parts from it.
     members = np.flatnonzero((ids > 0) & (sizes[ids] > 1))
@@ -225,12 +231,17 @@ def _compared(
     if not np.isfinite(z).all():
         return np.inf, 0.0 if kinks else np.inf
     # Units may differ in size by orders, so each distance is relative to its own class.
-    model, members = z[:, classes.first], z[:, classes.members]
-    norms = np.linalg.norm(model, axis=0)
-    apart = np.linalg.norm(members * classes.signs - model, axis=0)
-    spread = float(np.max(apart / np.where(norms > 0, norms, 1)))
-    near = min((float(np.abs(members - kink).min()) for kink in kinks), default=np.inf)
+    firsts = z[:, classes.first]
+    members = z[:, classes.members]
+    norms = np.linalg.norm(firsts, axis=0)
+    differences = members * classes.signs - firsts
+    apart = np.linalg.norm(differences, axis=0)
+    safe_norms = np.where(norms > 0, norms, 1)
+    spread = float(np.max(apart / safe_norms))
+    from_kinks = [float(np.abs(members - kink).min()) for kink in kinks]
+    near = min(from_kinks, default=np.inf)
     scale = float(np.sqrt(np.mean(z**2)))
+    # A layer of zeros has no scale, and its distances stay as they are.
     return spread, near / scale if scale else near
 
 

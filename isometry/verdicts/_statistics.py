@@ -35,8 +35,9 @@ def statistics(
         values = _of_inputs(plan, constants, params_of_seed, xs=xs)
         rows = {}
         for label, group in plan.groups.items():
-            of_group = functools.partial(_statistics_of, group, plan)
-            rows[label] = jax.vmap(of_group)(values[label])
+            of_iteration = functools.partial(_statistics_of, group, plan)
+            over_iterations = jax.vmap(of_iteration)
+            rows[label] = over_iterations(values[label])
         return rows
 
     # Seeds one after another: the values of all layers of one are enough to hold.
@@ -59,20 +60,25 @@ def _of_inputs(
 ) -> Arrays:
     """Return the values of each group, (iterations, inputs, *shape)."""
     if plan.is_batch:
-        of_batch = plan.run(jax.tree.leaves((params, xs)), constants)
+        # Inputs are an axis of the values already: there is nothing to map over.
+        operands = jax.tree.leaves((params, xs))
+        of_batch = plan.run(operands, constants)
         return {
             label: values.reshape(-1, *plan.groups[label].shape)
             for label, values in of_batch.items()
         }
 
     def of_input(x: PyTree[Array]) -> Arrays:
-        return plan.run(jax.tree.leaves((params, x)), constants)
+        operands = jax.tree.leaves((params, x))
+        return plan.run(operands, constants)
 
     values = {}
     for label, stacked in jax.vmap(of_input)(xs).items():
         group = plan.groups[label]
-        shape = (stacked.shape[0], group.num_iterations, *group.shape)
-        values[label] = jnp.moveaxis(stacked.reshape(shape), 1, 0)
+        num_inputs = stacked.shape[0]
+        by_iteration = stacked.reshape(num_inputs, group.num_iterations, *group.shape)
+        # Iterations go first: what is kept is kept of each.
+        values[label] = jnp.moveaxis(by_iteration, 1, 0)
     return values
 
 
@@ -81,9 +87,11 @@ def _statistics_of(
 ) -> Arrays:
     """Return what is kept of the values in one iteration."""
     rows = values.reshape(values.shape[0], -1)
+    sizes = jnp.abs(rows)
+    is_finite = jnp.isfinite(rows)
     found = {
-        "peak": jnp.max(jnp.abs(rows), initial=0),
-        "is_finite": jnp.all(jnp.isfinite(rows), axis=1),
+        "peak": jnp.max(sizes, initial=0),
+        "is_finite": jnp.all(is_finite, axis=1),
     }
     if group.is_stream:
         found |= _signal_of(group, values)
@@ -117,7 +125,8 @@ def _kinds(group: Group) -> dict[str, Site]:
 
 def _signal_of(group: Group, values: Float[Array, "inputs *shape"]) -> Arrays:
     """Return what is kept of a signal: sums of squares relative to a power of two."""
-    _, exponent = jnp.frexp(jnp.max(jnp.abs(values), initial=0))
+    peak = jnp.max(jnp.abs(values), initial=0)
+    _, exponent = jnp.frexp(peak)
     # By a power of two, so that nothing is rounded.
     scaled = jnp.ldexp(values, -exponent)
     rows = scaled.reshape(scaled.shape[0], -1)
@@ -137,10 +146,12 @@ def _spread(rows: Float[Array, "rows size"]) -> Float[Array, ""]:
     """Return ‖H − mean‖²/‖H‖² over rows; 0 if all entries are."""
     # The difference from one row first: between rows that nearly agree it is exact, and
     # the mean of the rows themselves would be rounded.
-    apart = rows - rows[:1]
-    apart = apart - jnp.mean(apart, axis=0, keepdims=True)
+    from_first = rows - rows[:1]
+    mean = jnp.mean(from_first, axis=0, keepdims=True)
+    from_mean = from_first - mean
     total = jnp.sum(rows**2)
-    return jnp.sum(apart**2) / jnp.where(total > 0, total, 1)
+    safe_total = jnp.where(total > 0, total, 1)
+    return jnp.sum(from_mean**2) / safe_total
 
 
 def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> Arrays:
@@ -150,7 +161,10 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
         function = activations.get(site.known).fn
 
     def slopes(z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jax.jvp(function, (z,), (jnp.ones_like(z),))[1]
+        # Elementwise, so the derivative along a tangent of ones is that of every entry.
+        ones = jnp.ones_like(z)
+        _, slope = jax.jvp(function, (z,), (ones,))
+        return slope
 
     # In training mode the function takes the values of a whole batch.
     all_slopes = slopes if plan.is_batch else jax.vmap(slopes)
@@ -160,15 +174,21 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
     mirrored = _by_channel(all_slopes(-values), axis)
     largest = largest_slope(site, plan)
     line = 0.0 if largest is None else plan.flat_share * largest
+    # Past what is bypassed, everything downstream depends on the unit.
+    is_live = (slope != 0) | site.is_bypassed
+    is_mirror_live = (mirrored != 0) | site.is_bypassed
+    is_flat = jnp.abs(slope) < line
+    # At least as many places as inputs, so that the null leaves none of them out.
     num_inputs, num_positions, num_channels = slope.shape
-    places = _by_channel(values, axis).reshape(num_inputs * num_positions, num_channels)
+    num_places = num_inputs * num_positions
+    places = _by_channel(values, axis).reshape(num_places, num_channels)
+    kept = _spaced(num_places, max(_SITES, num_inputs))
     return {
-        "is_dead": jnp.all(slope == 0, axis=(0, 1)) & (not site.is_bypassed),
-        "is_mirrored": jnp.all(mirrored == 0, axis=(0, 1)) & (not site.is_bypassed),
-        # Past what is bypassed, everything downstream depends on the unit.
-        "num_live": jnp.sum((slope != 0) | site.is_bypassed, axis=(1, 2)),
-        "num_flat": jnp.sum(jnp.abs(slope) < line, axis=(1, 2)),
-        "samples": places[_spaced(len(places), max(_SITES, num_inputs))],
+        "is_dead": ~jnp.any(is_live, axis=(0, 1)),
+        "is_mirrored": ~jnp.any(is_mirror_live, axis=(0, 1)),
+        "num_live": jnp.sum(is_live, axis=(1, 2)),
+        "num_flat": jnp.sum(is_flat, axis=(1, 2)),
+        "samples": places[kept],
     }
 
 
@@ -201,6 +221,7 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
     shown: OnHost = {}
     for label in values:
         dtype = plan.groups[label].dtype
+        # Each iteration by its own power of two: scales differ between them.
         rows = [[_nulls.visible(one, dtype) for one in rows] for rows in values[label]]
         shown[label] = np.array(rows)
     of_units = jax.tree.map(np.asarray, _of_units(plan, shown))
@@ -213,8 +234,9 @@ def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
     rows = {}
     for label in values:
         plain = plan.groups[label]._replace(sites=())
-        of_group = functools.partial(_statistics_of, plain, plan)
-        rows[label] = jax.vmap(jax.vmap(of_group))(jnp.asarray(values[label]))
+        of_iteration = functools.partial(_statistics_of, plain, plan)
+        over_seeds = jax.vmap(jax.vmap(of_iteration))
+        rows[label] = over_seeds(jnp.asarray(values[label]))
     return rows
 
 
@@ -224,9 +246,12 @@ def _of_units(plan: Plan, values: OnHost) -> dict[str, Arrays]:
     rows: dict[str, Arrays] = {}
     for label in values:
         rows[label] = {}
-        for kind, site in _kinds(plan.groups[label]).items():
-            of_site = functools.partial(_unit_of, site, plan)
-            of_sites = jax.vmap(jax.vmap(of_site))
-            for name, value in of_sites(jnp.asarray(values[label])).items():
+        of_label = jnp.asarray(values[label])
+        kinds = _kinds(plan.groups[label])
+        for kind, site in kinds.items():
+            of_iteration = functools.partial(_unit_of, site, plan)
+            over_seeds = jax.vmap(jax.vmap(of_iteration))
+            kept = over_seeds(of_label)
+            for name, value in kept.items():
                 rows[label][name + kind] = value
     return rows

@@ -99,13 +99,15 @@ class Weight:
                 share, are matrices of their own.
         """
         layer = self.layer
-        axes = (layer.batch_axes, layer.window_axes, layer.in_axes, layer.out_axes)
+        groups = (layer.batch_axes, layer.window_axes, layer.in_axes, layer.out_axes)
         num_leading = slices.ndim - len(self.shape)
-        order = [*range(num_leading)]
-        order += [num_leading + axis for group in axes for axis in group]
-        sizes = [self._size(group) for group in axes]
-        ordered = slices.transpose(order)
-        return ordered.reshape(*slices.shape[:num_leading], *sizes)
+        order = list(range(num_leading))
+        sizes = list(slices.shape[:num_leading])
+        # Axes of one group lie side by side, and become one.
+        for group in groups:
+            order += [num_leading + axis for axis in group]
+            sizes.append(self._size(group))
+        return slices.transpose(order).reshape(sizes)
 
 
 def weights_of(
@@ -118,24 +120,27 @@ def weights_of(
         anatomy: Of the network.
         params: The parameters of one seed, or their shapes.
     """
-    with_paths = jax.tree_util.tree_leaves_with_path(params)
-    floating = [(path, leaf) for path, leaf in with_paths if _leaves.is_floating(leaf)]
-    paths = [jax.tree_util.keystr(path) for path, _ in floating]
     # An anatomy names leaves by their key paths, as JAX writes them.
+    paths, shapes = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if _leaves.is_floating(leaf):
+            paths.append(jax.tree_util.keystr(path))
+            shapes.append(leaf.shape)
     weights = []
     for layer in anatomy.layers:
         # A table of whole numbers is looked up, and does not move.
         if layer.path not in paths:
             continue
         leaf = paths.index(layer.path)
-        shape = floating[leaf][1].shape
-        cut = [(0, length) for length in shape]
+        # A layer has its leaf to itself or, if fused with others, a stretch of it.
+        cut = [(0, length) for length in shapes[leaf]]
         for axis, start, stop in layer.stretches:
             cut[axis] = (start, stop)
-        stack = [cut[axis][1] - cut[axis][0] for axis in layer.stacked_axes]
         names = (layer.name,)
         if layer.stacked is not None:
-            names = tuple(f"{layer.name}[{i}]" for i in range(math.prod(stack)))
+            stack = [cut[axis][1] - cut[axis][0] for axis in layer.stacked_axes]
+            num_slices = math.prod(stack)
+            names = tuple(f"{layer.name}[{i}]" for i in range(num_slices))
         weight = Weight(layer=layer, leaf=leaf, cut=tuple(cut), names=names)
         weights.append(weight)
     return tuple(weights)
@@ -174,10 +179,14 @@ def log_norms(
     gradient: list[Array],
 ) -> Float[Array, " layers"]:
     """Return ln of the Frobenius norm of each slice."""
-    parts = [
-        _log_norm_of_rows(weight.slices(gradient[weight.leaf])) for weight in weights
-    ]
-    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+    # Without weights there is nothing to concatenate, which JAX refuses.
+    if not weights:
+        return jnp.zeros(0)
+    parts = []
+    for weight in weights:
+        slices = weight.slices(gradient[weight.leaf])
+        parts.append(_log_norm_of_rows(slices))
+    return jnp.concatenate(parts)
 
 
 def _log_norm_of_rows(rows: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
@@ -188,8 +197,11 @@ def _log_norm_of_rows(rows: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
     """
     flat = rows.reshape(rows.shape[0], -1)
     peak = jnp.max(jnp.abs(flat), axis=1, initial=0)
-    safe = jnp.where(peak == 0, 1, peak)
-    squares = jnp.sum((flat / safe[:, None]) ** 2, axis=1)
     is_zero = peak == 0
-    logs = jnp.log(safe) + jnp.log(jnp.where(is_zero, 1, squares)) / 2
+    # A row of zeros is divided by one: 0/0 would be NaN.
+    safe = jnp.where(is_zero, 1, peak)
+    relative = flat / safe[:, None]
+    squares = jnp.sum(relative**2, axis=1)
+    safe_squares = jnp.where(is_zero, 1, squares)
+    logs = jnp.log(safe) + jnp.log(safe_squares) / 2
     return jnp.where(is_zero, -jnp.inf, logs)

@@ -50,7 +50,8 @@ def judge(measured: Measured, key: Key) -> Flag:
     same in all of them. So blocks that are all zero, or the identity, are none.
     """
     del key
-    groups = [*_of_stacks(measured.subject), *_of_names(measured.subject)]
+    subject = measured.subject
+    groups = [*_of_stacks(subject), *_of_names(subject)]
     worst: tuple[str, ...] = ()
     found = []
     for blocks in groups:
@@ -61,7 +62,10 @@ def judge(measured: Measured, key: Key) -> Flag:
     if not groups:
         reason = "no two blocks are of one kind"
     if worst:
-        listed = ", ".join(worst[:3]) + (", …" if len(worst) > 3 else "")
+        # Three names show the pattern; `where` has all.
+        listed = ", ".join(worst[:3])
+        if len(worst) > 3:
+            listed += ", …"
         reason = f"{len(worst)} blocks are equal bit for bit: {listed}"
     return Flag(
         "duplicate_blocks",
@@ -83,13 +87,16 @@ def _duplicates(blocks: dict[str, list[_Weight]]) -> Iterator[tuple[str, ...]]:
     for seed in range(num_seeds):
         by_content: dict[bytes, list[str]] = {}
         for name, weights in blocks.items():
-            if not any(_is_random(weight.values, seed) for weight in weights):
-                continue
-            by_content.setdefault(_content(weights, seed), []).append(name)
-        for names in by_content.values():
-            if len(names) > 1 and tuple(names) not in seen:
-                seen.add(tuple(names))
-                yield tuple(names)
+            # One random weight is enough to make equal blocks a mistake.
+            if any(_is_random(weight.values, seed) for weight in weights):
+                content = _content(weights, seed)
+                by_content.setdefault(content, []).append(name)
+        for equal in by_content.values():
+            names = tuple(equal)
+            # The same blocks are equal in most seeds, and are told of once.
+            if len(names) > 1 and names not in seen:
+                seen.add(names)
+                yield names
 
 
 def _content(weights: list[_Weight], seed: int) -> bytes:
@@ -103,10 +110,12 @@ def _content(weights: list[_Weight], seed: int) -> bytes:
 def _is_random(values: Float[np.ndarray, "seeds *shape"], seed: int) -> bool:
     """Tell whether a weight is random, and not equal in all blocks by design."""
     own = values[seed]
-    some = own.ravel()[:_LOOKED_AT].astype(np.float64)
+    # What no key changes is no draw; of a single seed that cannot be told.
     if len(values) > 1 and all(np.array_equal(own, other) for other in values):
         return False
-    return len(np.unique(np.abs(some))) > _MOST_MAGNITUDES
+    entries = own.ravel()[:_LOOKED_AT].astype(np.float64)
+    magnitudes = np.unique(np.abs(entries))
+    return len(magnitudes) > _MOST_MAGNITUDES
 
 
 def _leaves(subject: Subject) -> dict[str, np.ndarray]:
@@ -124,7 +133,8 @@ def _of_stacks(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
             continue
         # Seeds come first.
         axes = [1 + axis for axis in layer.stacked_axes]
-        moved = np.moveaxis(leaves[layer.path], axes, range(1, 1 + len(axes)))
+        in_front = range(1, 1 + len(axes))
+        moved = np.moveaxis(leaves[layer.path], axes, in_front)
         slices = moved.reshape(len(moved), layer.stacked, *layer.shape)
         # Stacks of one length in one part of the network are one stack of blocks.
         part = layer.name.partition("/")[0]
@@ -145,10 +155,14 @@ def _of_names(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
     for layer in subject.anatomy.layers:
         parts = layer.name.split("/")
         for depth, part in enumerate(parts):
-            kind = ("/".join(parts[:depth]), _NUMBER.sub("", part))
+            # Any part of a name may be a block's: "block_3" in "stage_1/block_3/fc".
+            around = "/".join(parts[:depth])
             block = "/".join(parts[: depth + 1])
-            weight = _Weight("/".join(parts[depth + 1 :]), leaves[layer.path])
-            groups.setdefault(kind, {}).setdefault(block, []).append(weight)
+            within = "/".join(parts[depth + 1 :])
+            kind = (around, _NUMBER.sub("", part))
+            blocks = groups.setdefault(kind, {})
+            weight = _Weight(within, leaves[layer.path])
+            blocks.setdefault(block, []).append(weight)
     for blocks in groups.values():
         # Of one kind are those with the same weights.
         alike: dict[tuple, dict[str, list[_Weight]]] = {}
