@@ -154,8 +154,7 @@ CASES = (
         partial(_plants.zero, names=("state/recurrent",)),
     ),
     _case("vanilla-tiny", _vanilla, partial(_plants.scale, factor=1e-3), "vanishing"),
-    # Recurrent sums of saturated states move some units back: whether it vanishes is not
-    # decided.
+    # Recurrent sums of saturated states move some units back: it need not vanish.
     _case(
         "vanilla-saturated",
         _vanilla,
