@@ -62,6 +62,31 @@ def _linear() -> Network:
 
 
 @functools.cache
+def _gaussian() -> Network:
+    """Build thirteen linear Gaussian convolutions of 2x2 pixels.
+
+    The law of each frequency is that of a product of 4x4 Gaussian matrices: the
+    variance of s^2 grows by its squared mean a layer, to at most 15, its value of one
+    in sixteen.
+    """
+    return networks.cnn(
+        [4] * 14, (2, 2), activation="linear", scheme="gaussian", sigma_w=1.0
+    )
+
+
+@functools.cache
+def _deep_gaussian() -> Network:
+    """Build ninety-six of them.
+
+    Lyapunov exponents of the first and the third value of a 4x4 block differ by
+    (psi(2) - psi(1))/2 = 0.5 a layer (Newman, 1986): the median falls by e^-48.
+    """
+    return networks.cnn(
+        [4] * 97, (2, 2), activation="linear", scheme="gaussian", sigma_w=1.0
+    )
+
+
+@functools.cache
 def _small_same() -> Network:
     """Build eighteen padded convolutions of an image of 2x2 pixels, with He weights.
 
@@ -344,6 +369,24 @@ CASES = (
         partial(_plants.scale, factor=0.1),
         "vanishing ordered_phase",
         also_clear="anisometric outlier_dominated below_floor",
+    ),
+    # Means of s^2 stay at 1, and one value of each block carries them.
+    Case(
+        "conv-linear-gaussian",
+        _gaussian,
+        (2, 2, 4),
+        raised="anisometric",
+        unasked="vanishing rank_collapse rank_constrained_training below_floor",
+    ),
+    Case(
+        "conv-linear-deep_gaussian",
+        _deep_gaussian,
+        (2, 2, 4),
+        raised="anisometric below_floor",
+        unasked=(
+            "vanishing ordered_phase rank_collapse rank_constrained_training "
+            "zero_gradient"
+        ),
     ),
     # Flax, with batch norm.
     _case("flax-batch_norm", _batch_norm),
