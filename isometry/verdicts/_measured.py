@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import PyTree
 
 from isometry._internal import precision
 from isometry._internal.errors import (
@@ -273,7 +273,7 @@ class Measured:
         return growth_of(self.spectra[span], size) + 2 * self.log_averaging[span]
 
     @functools.cached_property
-    def rank_bounds(self) -> dict[str, Float[np.ndarray, "seeds inputs"]]:
+    def rank_bounds(self) -> dict[str, Int[np.ndarray, "seeds inputs"]]:
         """How many singular values of each span may differ from zero."""
         # A span has no more nonzero values than its narrowest place has active units.
         bounds = {}

@@ -1,7 +1,7 @@
 """The flag below_floor: singular values too small for the method that measured them."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from isometry._internal.types import Key
 from isometry.measure._record import Spectrum
@@ -64,7 +64,7 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 
 def _unresolved_share(
-    sp: Spectrum, rank_bound: Float[np.ndarray, "seeds inputs"]
+    sp: Spectrum, rank_bound: Int[np.ndarray, "seeds inputs"]
 ) -> Float[np.ndarray, "seeds inputs"]:
     """Return the unresolved values as a share of those that may not be zero.
 
