@@ -180,3 +180,14 @@ def test_refusals():
         net.law("end_to_end", XS[:, :5])
     with pytest.raises(TypeError, match="runs on the host"):
         jax.jit(lambda xs: net.law("end_to_end", xs).s_max)(XS)
+
+
+def test_moments_are_those_of_the_law():
+    """Of a linear Gaussian product of K factors, Var lam = K (E lam)²."""
+    net = networks.mlp([16] * 5, "linear", "gaussian", sigma_w=1.0)
+    xs = jnp.ones((1, 16))
+    mean, variance = net.moments("hidden", xs)
+    # Three factors lie in the hidden span of five layers less its ends.
+    pairs = net.depth - 2
+    assert mean == pytest.approx(1, rel=1e-9)
+    assert variance == pytest.approx(pairs, rel=1e-9)

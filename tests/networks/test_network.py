@@ -246,10 +246,6 @@ def test_built_networks_keep_their_fields_with_another_scheme():
             r"mean_field\(\): no prediction is implemented for .*isometry.signals",
         ),
         (
-            lambda: MLP.moments("hidden", jnp.ones((1, 4))),
-            r"moments\(\): of networks.mlp the whole law is known; write law = net.law",
-        ),
-        (
             lambda: MLP.mean_field(jnp.ones((1, 4))),
             r"mean_field\(\): .* write theory.q_trajectory\('tanh', q, .*theory.chi",
         ),
