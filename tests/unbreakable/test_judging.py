@@ -69,6 +69,7 @@ def test_comparisons(index, seeds, key, resamples, law, odd):
     answers(isometry.compare, sp, odd)
 
 
+@FEW
 @given(
     net=st.one_of(st.sampled_from(NETS), st.sampled_from([None, jnp.tanh, 3])),
     seed=SEEDS,
@@ -91,12 +92,12 @@ def test_certificates(net, seed, scale, kind, odd):
         params = odd if kind == "none" else jax.tree.map(change, params)
     done, found = answers(isometry.certify, net, params)
     if done:
-        assert len(found.bounds) == net.depth
-        assert all(0 <= b.rank <= min(b.shape) for b in found.bounds)
+        assert len(found.layers) == net.depth
+        assert all(0 <= row.rank_bound <= min(row.shape) for row in found.layers)
         repr(found)
 
 
-AUDITED = ("net_or_mapping", "keys", "xs", "targets", "loss", "optimizer", "train_steps", "thresholds", "key", "inputs")
+AUDITED = ("f", "keys", "xs", "targets", "loss", "optimizer", "train_steps", "thresholds", "key", "inputs")
 
 
 @FEW
@@ -113,7 +114,7 @@ def test_audits(index, seed, scale, steps, wrong, odd):
     net = NETS[index]
     xs = np.random.default_rng(seed).standard_normal((6, net.widths[0])).astype(np.float32) * np.float32(scale)
     keys = jax.random.split(jax.random.key(seed), 2)
-    given_ = {"net_or_mapping": net, "keys": keys, "xs": xs, "train_steps": steps, "inputs": 2}
+    given_ = {"f": net, "keys": keys, "xs": xs, "train_steps": steps, "inputs": 2}
     done, report = answers(isometry.audit, **{**given_, **({wrong: odd} if wrong else {})})
     if not done:
         return
