@@ -119,8 +119,8 @@ def locked() -> Any:
         change = np.asarray(_trained(net, xs[:1600], labels[:1600]))
         size = np.quantile(np.abs(change[change != 0]), 0.98)
         ax.imshow(change, cmap="RdBu", vmin=-size, vmax=size, interpolation="nearest")
-        units = isometry.certify(net, net.init(jax.random.key(0))).units[1]
-        ax.set(title=f"{scheme}: {units.effective_width} of 64", xlabel="unit of z$_3$", xticks=(0, 16, 32, 48))
+        units = isometry.certify(net, net.init(jax.random.key(0))).units("layers/1[0]:out")
+        ax.set(title=f"{scheme}: {units.distinct()} of 64", xlabel="unit of z$_3$", xticks=(0, 16, 32, 48))
         ax.set_yticks((0, 16, 32, 48))
     axes[0, 0].set_ylabel("unit of z$_2$")
     return figure

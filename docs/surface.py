@@ -39,7 +39,10 @@ class Item(NamedTuple):
     @property
     def is_property(self) -> bool:
         """Whether it is read without a call."""
-        return any("property" in ast.unparse(d) for d in getattr(self.node, "decorator_list", ()))
+        return any(
+            "property" in ast.unparse(d) or ast.unparse(d).startswith("Part(")  # of isometry.Measured
+            for d in getattr(self.node, "decorator_list", ())
+        )
 
 
 def names(module: str) -> list[str]:

@@ -40,6 +40,7 @@ def network_of(name: str) -> Network:
     if not (module_name and colon and function_name):
         raise InputError(f"--model={name!r} names no function; {_FORM}.")
     module = _imported(module_name)
+    # A method of a class is named with its class: "Model.build".
     function: object = module
     for part in function_name.split("."):
         function = getattr(function, part, None)
@@ -60,6 +61,7 @@ def network_of(name: str) -> Network:
 
 def _imported(name: str) -> ModuleType:
     """Import a module, from the current folder if it is there."""
+    # The command's own entry point has the folder of the script first on its path.
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -93,6 +95,7 @@ def _network(name: str, returned: object) -> Network:
         return returned
     if isinstance(returned, tuple) and len(returned) == 2:
         module, example = returned
+        # The base class below `object` tells whose module it is.
         library = type(module).__mro__[-2].__module__.partition(".")[0]
         if library == "flax":
             return flax(module, example)
@@ -124,7 +127,11 @@ def inputs_of(net: Network, key: Any) -> PyTree[Array]:
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             drawn.append(jax.random.normal(key_leaf, shape, leaf.dtype))
         else:
-            drawn.append(jax.random.randint(key_leaf, shape, 0, num_tokens, leaf.dtype))
+            # Whole numbers are rows of an embedding; any row may come.
+            tokens = jax.random.randint(
+                key_leaf, shape, minval=0, maxval=num_tokens, dtype=leaf.dtype
+            )
+            drawn.append(tokens)
     return jax.tree.unflatten(tree, drawn)
 
 

@@ -1,7 +1,13 @@
 """monitor: statistics of the Jacobian's singular values, recorded as a network trains.
 
-A monitor is a gradient transformation of optax that changes nothing. Its `update` sees
-the parameters before each step, and whatever else the training loop passes on.
+A monitor is a gradient transformation of optax that leaves the gradients as they are.
+Its `update` gets the parameters before each training step, and the extra arguments of
+the user's call. A record holds the values of all statistics at one step; it is due at
+every `every`-th step, and kept if the buffer has room. The three modules:
+
+- `_monitor`: the public functions, and the state inside the state of the optimizer.
+- `_monitor_plan`: what is measured.
+- `_monitor_current`: at which parameters, and that they are current, as in training.
 """
 
 import functools
@@ -32,12 +38,12 @@ class MonitorState(NamedTuple):
     """The state of a monitor inside the state of an optimizer.
 
     Attributes:
-        step: The number of updates seen.
-        kept: The number of records kept.
+        step: The number of updates so far.
+        kept: The number of records in the buffers.
         due: The number of records that were due, kept or not.
-        steps: The update of each record, of shape (capacity,).
-        values: What was recorded, by statistic, with leading axis (capacity,); for
-            several spans, by label and statistic.
+        steps: The number of updates before each record, of shape (capacity,).
+        values: The buffers: for each statistic an array (capacity,) or (capacity,
+            inputs); with several spans, such a dict for each label.
 
     Example:
         >>> watch = isometry.monitor(
@@ -56,15 +62,16 @@ class MonitorState(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """What a monitor has recorded of one span.
+    """The records of a monitor for one span.
 
-    `records["effective_rank"]` is (records,), averaged over inputs.
+    `records["effective_rank"]` is an array (records,), the mean over inputs.
 
     Attributes:
         steps: The number of updates made before each record, 0 for the initial
             parameters.
         values: For each statistic an array (records, inputs), or (records,) if it is
-            one number for all inputs. Not finite where the parameters were not.
+            one number for all inputs. Values at parameters that are not finite are not
+            finite.
         missed: The number of records that were due when the buffer was full.
 
     Example:
@@ -91,8 +98,8 @@ class Records:
         return values.mean(1) if values.ndim > 1 else values
 
 
-# Compiled for itself: in a training loop without jit, every update would otherwise
-# compile the branches of the cond anew.
+# Compiled here, because in a training loop without jit every update would otherwise
+# compile both branches of the cond anew.
 @functools.partial(compilation.jit, static_argnums=0)
 def _advanced(
     plan: Plan,
@@ -101,11 +108,19 @@ def _advanced(
     xs: PyTree[Array],
     bits: Array | None,
 ) -> MonitorState:
-    """Return the state after one update."""
+    """Return the state after one update, with a record if one is due.
+
+    Args:
+        plan: What is measured.
+        state: The state before the update.
+        params: What f takes as params.
+        xs: The inputs.
+        bits: The bits of the random key; None without a key.
+    """
     is_due = state.step % plan.every == 0
     is_kept = is_due & (state.kept < plan.capacity)
 
-    # One branch of the cond below: it runs only if a record is due and there is room.
+    # `lax.cond` runs this only if a record is due and there is room.
     def record() -> tuple[Int[Array, " capacity"], Values]:
         values = plan.observe(params, xs, bits=bits, step=state.step)
         kept = jax.tree.map(
@@ -141,18 +156,20 @@ def monitor(
     key: Key | None = None,
     state: Current | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Make a gradient transformation that changes nothing and records statistics.
+    """Make a gradient transformation that records statistics as a network trains.
 
-    `optax.chain(isometry.monitor(...), optax.adam(1e-3))` trains bit for bit as
-    `optax.adam(1e-3)` does, inside jit and scan too, and records statistics of the
-    Jacobian's singular values as training goes (Pennington, Schoenholz and Ganguli,
-    2017, section 3, look at them at initialization). `isometry.recorded(opt_state)`
-    reads the records. A monitor may stand inside `optax.chain`, `MultiSteps` (where it
-    counts the updates that are made), `apply_if_finite` and `inject_hyperparams`.
+    It leaves gradients as they are. `optax.chain(isometry.monitor(...),
+    optax.adam(1e-3))` trains bit for bit as `optax.adam(1e-3)` does, inside jit and
+    scan too. The statistics are those of the Jacobian's singular values (Pennington,
+    Schoenholz and Ganguli, 2017, section 3, study them at initialization).
+    `isometry.recorded(opt_state)` returns the records. A monitor may stand inside
+    `optax.chain`, `MultiSteps` (where it counts the updates that are made),
+    `apply_if_finite` and `inject_hyperparams`.
 
-    What f takes must be current in every record. Often it takes more than is trained:
-    batch statistics, frozen layers. Then `state` says how f's params are made of the
-    trained ones and of extra arguments of `update`:
+    Each record is measured at the params that f has at this step. Often they hold more
+    than the optimizer trains, such as batch statistics and frozen layers. Then `state`
+    is a function that returns them, given the trained parameters and extra arguments of
+    `update`:
 
         watch = isometry.monitor(
             networks.flax(module, x), xs, every=100, capacity=50, statistics=["s_max"],
@@ -162,35 +179,37 @@ def monitor(
             grads, opt_state, params, batch_stats=batch_stats)
 
     With NNX, `state=lambda params, whole: whole`, and `optimizer.update(model, grads,
-    whole=net.params_of(model))`. The `apply_gradients` of a Flax `TrainState` passes
-    nothing on, so there `tx.update` is called by hand. Inside `optax.masked` and
-    `multi_transform` a monitor sees a part of the parameters alone, and needs `state`
-    too. Without `state` it refuses params with parts missing, and an f that closes over
-    what would stay as it is: floating JAX arrays, and NumPy arrays that f uses as a
-    running variance. Other NumPy arrays may be tables, as of positions, and are named
-    in a warning.
+    whole=net.params_of(model))`. The `apply_gradients` of a Flax `TrainState` passes no
+    extra arguments on, so there `tx.update` is called by hand. Inside `optax.masked`
+    and `multi_transform` a monitor gets a part of the parameters alone, and needs
+    `state` too. Without `state`, params with a missing part are refused. So is an f
+    that closes over arrays which training may change: floating JAX arrays, and NumPy
+    arrays that f uses as a running variance. Other NumPy arrays may be tables, as of
+    positions; a warning names them.
 
-    Nothing is measured at other steps: `lax.cond` skips it. Under vmap that becomes a
-    select, which measures at every step, so monitor one seed, or call
-    `isometry.ensemble` now and then. A record costs a `spectrum` at each of xs: for an
-    MLP 64-128-128-128-10 on two cores 8 inputs take as long as 2.4 gradients of a batch
-    of 32, over the hidden span as 37.
+    At steps without a record nothing is measured: `lax.cond` skips it. Under vmap the
+    cond becomes a select, which measures at every step; so monitor one seed, or call
+    `isometry.ensemble` now and then. A record costs one `spectrum` for each input. For
+    an MLP 64-128-128-128-10 on two cores, 8 inputs take as long as 2.4 gradients of a
+    batch of 32; over the hidden span, as long as 37.
 
     Args:
         f: A `Network`, or any f(params, x) of one example. A network of the package's
             adapters is measured in inference mode.
         xs: Inputs along a first axis: where the Jacobian is taken.
-        every: A record is made at the updates 0, every, 2 every, ... before they are
-            applied: the first sees the initial parameters.
+        every: Records are made at the updates 0, every, 2 every, ..., before the update
+            is applied. So the first record is of the initial parameters.
         statistics: Names ("s_min", "s_median", "s_max", "mean_s2", "mean_s4",
             "isometry_deviation", "log_spread", "effective_rank", "stable_rank",
             "condition_number", "zero_fraction", "exact_zero_fraction", and of
             `networks.mlp` "dead_units", the share of hidden units whose activation has
-            derivative 0 at all xs), or functions of a `Spectrum` over (inputs,) that
-            return () or (inputs,). A mapping gives them names of one's own.
-        capacity: The number of records kept. When they are full, nothing more is
-            measured, and `missed` counts what was due: steps // every + 1 are enough.
-        method: As in `isometry.spectrum`. A stochastic one draws afresh for each
+            derivative 0 at all xs), or functions of a `Spectrum` with batch axes
+            (inputs,) that return an array () or (inputs,). A mapping is from names of
+            your own to such names and functions.
+        capacity: The number of records kept: steps // every + 1 are enough. When the
+            buffer is full, nothing more is measured, and `missed` counts the records
+            that were due.
+        method: As in `isometry.spectrum`. A stochastic method draws new probes for each
             record.
         span: As in `isometry.spectrum`; or a list of spans, or a mapping from labels to
             spans, all measured at the same steps. The label of a span in a list is its
@@ -198,20 +217,20 @@ def monitor(
         key: A random key, for stochastic methods.
         state: A function of the trained parameters, which come first, and of those
             extra arguments of `update` that it names (all of them if it takes
-            **kwargs), to what f takes as params. A function whose first argument is an
-            extra one gets the extra ones alone. None: the trained parameters are all
-            that f takes. `lambda params: params` says that arrays which f closes over
-            are meant to stay as they are.
+            **kwargs), to what f takes as params. If its first argument has the name of
+            an extra argument, the trained parameters are not passed. None: f takes the
+            trained parameters and nothing else. With `lambda params: params`, f may
+            close over arrays, which stay as they are.
 
     Returns:
         A gradient transformation.
 
     Raises:
         InputError: An argument is not of this form; a statistic is unknown, repeated,
-            of another shape, or one that `method` cannot compute; f would be measured
-            at parameters that are no longer current; an extra argument that `state`
-            names is missing. Checks that need the parameters are made by the
-            optimizer's `init` and `update`.
+            of another shape, or cannot be computed by `method`; f would be measured at
+            parameters that are no longer current; an extra argument that `state` names
+            is missing. Checks that need the parameters are made by the optimizer's
+            `init` and `update`.
 
     Warns:
         UserWarning: f closes over floating NumPy arrays of more than two numbers, and
@@ -294,7 +313,7 @@ def monitor(
 
 
 def _shapes_of(f: Map) -> Params | None:
-    """Return the shapes of the parameters of a network; None of any other function."""
+    """Return the shapes of the parameters of a network; None for any other function."""
     if isinstance(f, Network) and f.example is not None:
         return f.shapes
     return None
@@ -302,16 +321,16 @@ def _shapes_of(f: Map) -> Params | None:
 
 @dataclass(frozen=True, eq=False)
 class _Watch:
-    """One monitor: what it measures, where, and at which parameters.
+    """A monitor: what it measures, at which inputs and parameters.
 
     Attributes:
         plan: What is measured.
-        function: f(params, x). The plan holds it by a weak reference, as compiled
-            programs must; here it is kept alive.
+        function: f(params, x). The plan has a weak reference to it, because compiled
+            programs keep plans alive; this field keeps f alive.
         xs: The inputs.
-        bits: The bits of the random key, or None.
-        state: The user's `state`, or None.
-        shapes: The shapes of the parameters of a network, if they are known.
+        bits: The bits of the random key; None without a key.
+        state: The argument `state` of `monitor`; None if it was not given.
+        shapes: The shapes of the parameters of a network; None if they are not known.
     """
 
     plan: Plan
@@ -322,7 +341,13 @@ class _Watch:
     shapes: Params | None
 
     def require_known(self) -> None:
-        """Refuse spans and statistics of a network before its optimizer's `init`."""
+        """Refuse spans and statistics that are not defined, if shapes are known.
+
+        So the user has the error from `monitor`, and not from the optimizer's `init`.
+
+        Raises:
+            InputError: A span does not exist, or a statistic would be NaN.
+        """
         if self.shapes is None:
             return
         # `init` warns once more, at the parameters themselves.
@@ -331,20 +356,28 @@ class _Watch:
             self.plan.require_known(self.shapes, self.xs, self.bits)
 
     def init(self, params: Params) -> MonitorState:
-        """Return the state before the first update, with room for all records."""
-        given = self.shapes
+        """Return the state before the first update, with empty buffers.
+
+        Args:
+            params: The trained parameters.
+
+        Raises:
+            InputError: params has a missing part, or f closes over arrays which
+                training may change.
+        """
+        params_of_f = self.shapes
         if self.state is None:
-            given = _monitor_current.whole(params, self.shapes)
-            _monitor_current.require_closed(self.function, given, self.xs)
+            params_of_f = _monitor_current.whole(params, self.shapes)
+            _monitor_current.require_closed(self.function, params_of_f, self.xs)
         zero = jnp.zeros((), jnp.int32)
-        # With `state`, f's params depend on extra arguments, which come with `update`
-        # only. A made-up spectrum then gives the shapes of the buffers.
-        if given is None:
+        # With `state`, the params of f depend on extra arguments of `update`, which are
+        # not known here. A made-up spectrum then gives the shapes of the buffers.
+        if params_of_f is None:
             values = jax.eval_shape(self.plan.stand_in, params, self.xs)
         else:
-            self.plan.require_known(given, self.xs, self.bits)
+            self.plan.require_known(params_of_f, self.xs, self.bits)
             observe = functools.partial(self.plan.observe, bits=self.bits, step=zero)
-            values = jax.eval_shape(observe, given, self.xs)
+            values = jax.eval_shape(observe, params_of_f, self.xs)
         capacity = self.plan.capacity
         buffers = jax.tree.map(
             lambda value: jnp.zeros((capacity, *value.shape), value.dtype), values
@@ -358,7 +391,16 @@ class _Watch:
         params: Params | None,
         extra: Mapping[str, PyTree],
     ) -> MonitorState:
-        """Return the state after one update, with a record if one is due."""
+        """Return the state after one update, with a record if one is due.
+
+        Args:
+            opt_state: The state before the update.
+            params: The trained parameters; None if the user passed none.
+            extra: The extra arguments of `update`, by name.
+
+        Raises:
+            InputError: params, or an extra argument that `state` needs, is missing.
+        """
         if params is None:
             raise InputError(
                 "update() got no params; write optimizer.update(grads, opt_state, "
@@ -374,7 +416,7 @@ class _Watch:
 
 @public("recorded")
 def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
-    """Read what the monitor inside an optimizer's state has recorded.
+    """Return the records of the monitor inside an optimizer's state.
 
     Runs on the host.
 
@@ -382,12 +424,12 @@ def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
         opt_state: The state of an optimizer, with a monitor anywhere inside.
 
     Returns:
-        The records; of a monitor of several spans, a dict of records by label.
+        The records; for a monitor of several spans, a dict of records by label.
 
     Raises:
-        InputError: No monitor is in it, or several are (pass the part that holds the
-            one meant, as `opt_state[0]` of a chain); states of several seeds are
-            stacked (pass one: `jax.tree.map(lambda a: a[i], opt_state)`).
+        InputError: The state has no monitor, or several (pass the part with one of
+            them, such as `opt_state[0]` for a chain), or the states of several seeds
+            are stacked (pass one of them: `jax.tree.map(lambda a: a[i], opt_state)`).
 
     Example:
         >>> watch = isometry.monitor(
@@ -403,7 +445,7 @@ def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
             hint = "pass the part that holds the one"
         raise InputError(f"{len(states)} monitors in this state; {hint}.")
     (state,) = states
-    # Under vmap each seed has its own number of records, and of these it has a stack.
+    # Under vmap, `kept` has an axis over seeds.
     if jnp.ndim(state.kept):
         raise InputError(
             f"the state of {jnp.shape(state.kept)} runs; write "
@@ -423,13 +465,14 @@ def recorded(opt_state: PyTree) -> Records | dict[str, Records]:
 
 
 def _nodes(opt_state: PyTree) -> list[object]:
-    """Return the leaves of a state, among them the states of monitors."""
+    """Return the leaves of a state, where the state of a monitor counts as one leaf."""
     return jax.tree.leaves(
         opt_state, is_leaf=lambda node: isinstance(node, MonitorState)
     )
 
 
 def _records(state: MonitorState, values: Mapping[str, Array]) -> Records:
+    """Return the kept records of one span, whose buffers are `values`."""
     num_kept = int(state.kept)
     return Records(
         steps=np.asarray(state.steps)[:num_kept],

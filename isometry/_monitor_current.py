@@ -1,4 +1,8 @@
-"""What f takes at each record of a monitor, and what is refused as not current."""
+"""The params of f at each record of a monitor, and checks that they are current.
+
+Arrays are current if they are what f would use at this step of training. Arrays over
+which f closes are not, if training changes them.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -20,8 +24,8 @@ from isometry.structure import _names, _reading
 from isometry.structure._flow import LAYOUT
 from isometry.structure._reading import Program, Value
 
-# A function of the trained parameters, and of extra arguments of `update` by name, that
-# returns f's params.
+# The argument `state` of `monitor`: a function of the trained parameters, and of extra
+# arguments of `update` by name, that returns the params of f.
 Current: TypeAlias = Callable[..., Params]
 
 # Kinds of parameters of a function.
@@ -33,9 +37,10 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 _ROOTS = frozenset(("sqrt", "rsqrt"))
 
-# What a norm does with a running variance before it takes the root: it adds an epsilon,
-# keeps it positive, corrects its bias. A sum is not among them: the root of a sum of
-# constants is that of the degrees of a graph, which training leaves as they are.
+# Operations of a norm on a running variance before it takes the root: it adds an
+# epsilon, takes a maximum with 0, corrects for the bias of an average. A sum is not
+# among them: in graph networks the root is taken of sums of constants, the degrees of
+# nodes, which training does not change.
 _BEFORE_ROOT = LAYOUT | {
     "add",
     "max",
@@ -46,7 +51,7 @@ _BEFORE_ROOT = LAYOUT | {
     "cond_choice",
 }
 
-# How a user says that f is meant to keep what it closes over.
+# Parts of messages: what to write if the arrays are constants, and if they are not.
 _IF_MEANT = "If they are meant to stay, write state=lambda params: params."
 _INSTEAD = (
     "Let f take them in its params, and write state=lambda params, batch_stats: "
@@ -56,7 +61,16 @@ _INSTEAD = (
 
 
 def current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Params:
-    """Call the user's `state` with the trained parameters and the extra arguments."""
+    """Return the params of f, as the user's `state` makes them.
+
+    Args:
+        state: The argument `state` of `monitor`.
+        params: The trained parameters.
+        extra: All extra arguments of `update`, by name.
+
+    Raises:
+        InputError: An argument of `state` is not among the extra ones.
+    """
     parameters = list(inspect.signature(state).parameters.values())
     by_position = [one for one in parameters if one.kind in _BY_POSITION]
     # The first positional argument gets the trained parameters, whatever its name. If
@@ -89,18 +103,23 @@ def current(state: Current, params: Params, extra: Mapping[str, PyTree]) -> Para
 
 
 def _is_masked(node: object) -> bool:
+    """Tell whether `optax.masked` has put this node in the place of parameters."""
     return isinstance(node, optax.MaskedNode)
 
 
 def whole(params: Params, shapes: Params | None) -> Params:
-    """Return params as the tree that f takes; refuse them if a part is missing.
+    """Return params with the tree structure that f takes.
 
-    The missing part would not be current, as it is in training. `nnx.Optimizer` passes
-    bare arrays in place of NNX variables; they are put back by their names.
+    Structures can differ: `nnx.Optimizer` passes arrays in place of NNX variables. The
+    leaves are then matched by their names.
 
     Args:
-        params: What would be passed to f.
-        shapes: All parameters of a network, if they are known.
+        params: The parameters that the optimizer or `state` gives.
+        shapes: The parameters of a network, with a shape in place of each array; None
+            if they are not known. params are then returned as they are.
+
+    Raises:
+        InputError: A part of the parameters is missing.
     """
     nodes = jax.tree.leaves(params, is_leaf=_is_masked)
     masked = sum(map(_is_masked, nodes))
@@ -135,28 +154,33 @@ def whole(params: Params, shapes: Params | None) -> Params:
 
 
 def _outline(shapes: Params) -> str:
-    """Write the key paths of the entries at the top of a tree."""
+    """Write the key paths of the first level of a tree: "['params'], ['state']"."""
     paths = jax.tree_util.tree_leaves_with_path(shapes)
     tops = dict.fromkeys(jax.tree_util.keystr(path[:1]) for path, _ in paths)
     return ", ".join(tops)
 
 
 def require_closed(function: Map, params: Params, xs: PyTree[Array]) -> None:
-    """Refuse a function that closes over what training may change.
+    """Refuse a function that closes over arrays which training may change.
 
-    These are JAX arrays, and NumPy arrays that are used as a running variance is. All
-    other NumPy arrays are most often tables that a model makes for itself, as of
-    positions, and a warning names them.
+    These are floating JAX arrays, and NumPy arrays that it uses as a running variance.
+    Other NumPy arrays are most often tables, as of positions.
 
     Args:
         function: The function.
-        params: What it takes.
+        params: The parameters that it takes, or their shapes.
         xs: The inputs.
+
+    Raises:
+        InputError: It closes over such arrays.
+
+    Warns:
+        UserWarning: It closes over other floating NumPy arrays of more than two values.
     """
     try:
         closed, _ = traced(function, params, _draws.row_shapes(xs))
-    # If the user's function raises, it raises again where the span is resolved, and is
-    # reported there.
+    # If the user's function raises, the error comes again where the span is looked up,
+    # and is reported there.
     except Exception:
         return
     arrays = [array for array in jaxprs.constants(closed) if _is_kept(array)]
@@ -190,10 +214,10 @@ def require_closed(function: Map, params: Params, xs: PyTree[Array]) -> None:
 
 
 def _is_kept(constant: Any) -> bool:
-    """Tell whether a constant is a floating array that stays as it is.
+    """Tell whether a constant of a jaxpr is a floating array that is not current.
 
-    A tracer belongs to the step that is being traced, so it is current. A number alone
-    is an epsilon, a temperature or the like.
+    A tracer is current: it belongs to the step that is being traced. A scalar is an
+    epsilon or a temperature, which training does not change.
     """
     if checks.is_traced(constant) or np.ndim(constant) == 0:
         return False
@@ -201,14 +225,14 @@ def _is_kept(constant: Any) -> bool:
 
 
 def _kinds(arrays: list[Any]) -> str:
-    """Write the dtypes and shapes of the first few of several arrays."""
+    """Write the dtypes and shapes of the first three arrays: "float32[8]"."""
     return ", ".join(f"{array.dtype}{list(array.shape)}" for array in arrays[:3])
 
 
 def _has_many_values(array: Any) -> bool:
     """Tell whether an array holds more than two distinct numbers.
 
-    One with two or fewer is a mask, an identity, or a constant fill.
+    An array with two or fewer is a mask, an identity matrix, or constant.
     """
     entries = np.asarray(array).ravel()
     others = entries[entries != entries[:1]]
@@ -216,7 +240,7 @@ def _has_many_values(array: Any) -> bool:
 
 
 def _statistics(program: Program) -> list[Any]:
-    """Return the arrays of a program that it uses as a running variance is used."""
+    """Return the constants of a program that it uses as a running variance."""
     of_params = program.reached(program.params)
     computed = of_params | program.of_x
     # A function that is called twice holds its constants twice.
@@ -238,16 +262,17 @@ def _is_variance(
     of_params: frozenset[int],
     computed: frozenset[int],
 ) -> bool:
-    """Tell whether f takes the root of a constant, or divides the signal by it.
+    """Tell whether f uses a constant as a norm uses its running variance.
 
-    Inputs are often divided by the deviation of a data set, which training does not
-    change. So a divisor counts behind the first parameter alone.
+    It does if f takes the root of the constant, or divides by it a value that depends
+    on params. Other divisors, such as the deviation of a data set by which x is
+    divided, do not change in training.
 
     Args:
         program: The program.
-        constant: Index of the constant.
-        of_params: Indices of all values that depend on params.
-        computed: Indices of all values that depend on an argument.
+        constant: The index of the constant in `program.values`.
+        of_params: The indices of all values that depend on params.
+        computed: The indices of all values that depend on params or x.
     """
     seen = {constant}
     pending = [constant]
@@ -268,7 +293,7 @@ def _is_variance(
 
 
 def _is_power_half(program: Program, value: Value, base: int) -> bool:
-    """Tell whether a value is another to the power of 1/2 or -1/2."""
+    """Tell whether a value is the value of index `base` to the power 1/2 or -1/2."""
     if value.operation != "pow" or value.inputs[0] != base:
         return False
     exponent = program.values[value.inputs[1]].number

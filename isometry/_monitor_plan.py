@@ -15,7 +15,7 @@ from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Key, Params
 from isometry.activations import Activation
-from isometry.measure import _draws, _resolution, _spectra
+from isometry.measure import _draws, _record, _resolution, _spectra
 from isometry.measure._function import Map, Reference
 from isometry.measure._record import Spectrum
 from isometry.measure._spans import End, Span
@@ -25,16 +25,18 @@ from isometry.measure._target import Target
 from isometry.measure.methods import Method
 from isometry.networks._layered import LayeredFunction, LayeredNetwork
 
-# The one statistic that is computed from the units and not from the spectrum.
+# The only statistic that is computed from pre-activations, and not from the spectrum.
 DEAD = "dead_units"
 
-# Statistics by name, for one span; for several, by label of the span and then by name.
+# For one span, the value of each statistic by its name, an array () or (inputs,). For
+# several spans, such a dict for each label.
 Values: TypeAlias = dict[str, Array | dict[str, Array]]
 
-# One span, a list of spans, or spans by labels of the user's.
+# The argument `span` of `monitor`: one span, a list of spans, or spans by label.
 Spans: TypeAlias = Span | list[Span] | Mapping[str, Span]
 
-# Names of statistics, or functions; a mapping names them itself.
+# The argument `statistics` of `monitor`: names or functions, or these by the user's own
+# names.
 Statistics: TypeAlias = Iterable[str | Statistic] | Mapping[str, str | Statistic]
 
 # Before the parameters are known, statistics are evaluated on a made-up spectrum with
@@ -45,7 +47,11 @@ _SIZE_OF_STAND_IN = 3
 
 @dataclass(frozen=True)
 class OfSpectrum:
-    """A statistic of the spectrum; it does not look at the parameters or inputs."""
+    """A statistic that is computed from the spectrum alone.
+
+    Attributes:
+        statistic: A function of a spectrum with batch axes (inputs,).
+    """
 
     statistic: Statistic
 
@@ -60,8 +66,8 @@ class DeadUnits:
     """The share of hidden units whose activation has derivative 0 at every input.
 
     Attributes:
-        function: Computes the pre-activations of all hidden layers.
-        activation: The activation behind them.
+        function: The function of the network, which knows its pre-activations.
+        activation: The activation of all hidden layers.
     """
 
     function: LayeredFunction
@@ -78,6 +84,7 @@ class DeadUnits:
         return jnp.mean(jnp.concatenate(dead).astype(jnp.float32))
 
     def _dead(self, z: Float[Array, "inputs units"]) -> Bool[Array, " units"]:
+        """Tell for each unit of a layer whether its derivative is 0 at all inputs."""
         return jnp.all(self.activation.slope(z) == 0, axis=0)
 
 
@@ -85,17 +92,17 @@ class DeadUnits:
 class Plan:
     """What a monitor measures: the static argument of its compiled update.
 
-    Plans are equal if all fields are, so a monitor that is made anew at each step, as
-    `optax.inject_hyperparams` does, is compiled once.
+    Two plans are equal if all their fields are. So a monitor that is built anew at each
+    step, as `optax.inject_hyperparams` does, is compiled once.
 
     Attributes:
-        function: f(params, x).
-        spans: Pairs of a label and a span.
-        is_single: Whether one span was asked for, without a label.
+        function: A reference to f(params, x).
+        spans: Pairs (label, span).
+        is_single: Whether the user asked for one span. Its label is then "".
         method: How singular values are computed, as in `isometry.spectrum`.
-        measures: Pairs of the user's name for a statistic and what computes it.
-        named: Of the statistics that were given by name, such as "s_max": pairs of the
-            user's name and the package's. Functions of the user's own are left out.
+        measures: Pairs (name, function) for all statistics, with the user's names.
+        named: Pairs (user's name, package's name) for the statistics that the user gave
+            by a name such as "s_max", and not as a function.
         every: The number of updates from one record to the next.
         capacity: The number of records kept.
         key_kind: The PRNG implementation of the key, such as "threefry2x32"; None for a
@@ -114,11 +121,14 @@ class Plan:
     key_kind: str | None
 
     def targets(self, params: Params, xs: PyTree[Array]) -> tuple[Target, ...]:
-        """Find where each span begins and ends, at parameters or at their shapes.
+        """Return the target of each span: the part of f that is measured.
 
         Args:
-            params: What f takes.
+            params: The params of f, or their shapes.
             xs: The inputs.
+
+        Raises:
+            InputError: f has no such span.
         """
         targets = []
         for _, span in self.spans:
@@ -142,7 +152,14 @@ class Plan:
         *,
         step: Int[Array, ""],
     ) -> Values:
-        """Compute all statistics."""
+        """Compute the values of all statistics of all spans.
+
+        Args:
+            params: The params of f.
+            xs: The inputs.
+            bits: The bits of the random key; None without a key.
+            step: The number of updates so far, which is folded into the key.
+        """
         params = jax.lax.stop_gradient(params)
         with warnings.catch_warnings():
             # `init` has warned already; the same warning at each trace would be noise.
@@ -155,7 +172,7 @@ class Plan:
         spectra = self._measured(targets, params, xs, bits=bits)
         by_label = {}
         for (label, _), target, sp in zip(self.spans, targets, spectra, strict=True):
-            # The ensemble has one seed; drop its axis.
+            # Drop the axis over seeds, of which there is one.
             sp_of_seed = jax.tree.map(lambda leaf: leaf[0], sp)
             values = self._statistics(sp_of_seed, params, xs)
             # Records have the dtype of the measurement: f may compute in bfloat16, and
@@ -173,17 +190,22 @@ class Plan:
         *,
         bits: Array | None,
     ) -> tuple[Spectrum, ...]:
-        """Measure the spectra of all spans, with batch axes (1, inputs)."""
+        """Return the spectrum of each span, with batch axes (1, inputs)."""
         static = Static(targets, self.method, self.key_kind)
         # An ensemble of one seed, so that the compiled programs of `isometry.ensemble`
         # are shared.
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)
         by_seed = stacked, jnp.arange(1)
         by_input = xs, jnp.arange(num_rows(xs))
-        return _spectra.measured(static, by_seed, by_input, bits=bits)
+        spectra = _spectra.measured(static, by_seed, by_input, bits=bits)
+        # The compiled program leaves out weights that are constants.
+        return tuple(map(_record.with_constants, spectra))
 
     def stand_in(self, params: Params, xs: PyTree[Array]) -> Values:
-        """Compute all statistics of a made-up spectrum, to find their shapes."""
+        """Return the values of all statistics of a made-up spectrum.
+
+        They have the shapes and dtypes of a record.
+        """
         dtype = precision.measuring_dtype(None, params, xs)
         shape = (num_rows(xs), _SIZE_OF_STAND_IN)
         sp = Spectrum(
@@ -200,7 +222,16 @@ class Plan:
     def _statistics(
         self, sp: Spectrum, params: Params, xs: PyTree[Array]
     ) -> dict[str, Array]:
-        """Compute the statistics of one span, and check their shapes."""
+        """Compute the values of all statistics of one span.
+
+        Args:
+            sp: The spectrum of the span, with batch axes (inputs,).
+            params: The params of f.
+            xs: The inputs.
+
+        Raises:
+            InputError: A statistic returns an array that is neither () nor (inputs,).
+        """
         num_inputs = num_rows(xs)
         values = {}
         for name, measure in self.measures:
@@ -214,7 +245,7 @@ class Plan:
         return values
 
     def nested(self, by_label: dict[str, dict[str, Array]]) -> Values:
-        """Return values by label and statistic; of a single span, by statistic."""
+        """Return the values by label and statistic; for a single span by statistic."""
         if not self.is_single:
             return dict(by_label)
         (values,) = by_label.values()
@@ -223,7 +254,18 @@ class Plan:
     def require_known(
         self, params: Params, xs: PyTree[Array], bits: Array | None
     ) -> None:
-        """Refuse statistics that would be NaN in every record by this method."""
+        """Refuse statistics that would be NaN in every record.
+
+        Some methods do not compute all of them.
+
+        Args:
+            params: The params of f, or their shapes.
+            xs: The inputs.
+            bits: The bits of the random key; None without a key.
+
+        Raises:
+            InputError: A statistic would be NaN, or a span does not exist.
+        """
         targets = self.targets(params, xs)
         measured = functools.partial(self._measured, targets)
         for sp in jax.eval_shape(measured, params, xs, bits=bits):
@@ -238,18 +280,20 @@ class Plan:
 
 
 def _key(bits: Array, kind: str | None) -> Key:
-    """Make a key of its bits; a raw uint32 key, without a kind, is its bits."""
+    """Return the key with these bits, of a PRNG implementation; None for a raw key."""
     return bits if kind is None else jax.random.wrap_key_data(bits, impl=kind)
 
 
 def num_rows(xs: PyTree[Array]) -> int:
+    """Return the number of inputs."""
     return jax.tree.leaves(xs)[0].shape[0]
 
 
 def labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
     """Return (label, span) pairs from one span, a list of spans, or spans by label.
 
-    A tuple is one span, from point to point. A single span has the label "".
+    A tuple is one span, from point to point. A single span has the label "", and in a
+    list each span has its default label, such as "hidden" or "a -> b".
 
     Raises:
         InputError: There is no span, or two have the same label.
@@ -274,12 +318,13 @@ def labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
 
 
 def _label(span: Span) -> str:
-    """Write a span as a label: "hidden", "input -> blocks/0[-1]"."""
+    """Return the default label of a span: "hidden", "input -> blocks/0[-1]"."""
     span = _resolution.canonical(span)
     return span if isinstance(span, str) else " -> ".join(map(_written, span))
 
 
 def _written(end: End) -> str:
+    """Write one end of a span, a point or a pair of a point and an index."""
     if isinstance(end, str):
         return end
     name, index = end
@@ -287,7 +332,10 @@ def _written(end: End) -> str:
 
 
 def named(statistics: Statistics) -> dict[str, str | Statistic]:
-    """Return the statistics by name, from a sequence or a mapping.
+    """Return a dict from names to statistics.
+
+    In a sequence, a statistic that is a string has this name, and a function has its
+    `__name__`. A mapping has names of its own.
 
     Raises:
         InputError: There is no statistic, or two have the same name.
@@ -317,23 +365,27 @@ def named(statistics: Statistics) -> dict[str, str | Statistic]:
 
 
 def _name(statistic: str | Statistic) -> str:
+    """Return the default name of a statistic."""
     if isinstance(statistic, str):
         return statistic
     return getattr(statistic, "__name__", repr(statistic))
 
 
 def measure(statistic: str | Statistic, f: Map) -> OfSpectrum | DeadUnits:
-    """Return the function that computes a statistic.
+    """Return a statistic as a function of a spectrum, parameters and inputs.
 
     Args:
         statistic: A name, or a function of a spectrum.
         f: The network, or any other function.
+
+    Raises:
+        InputError: An unknown name, or "dead_units" for a function that is no MLP.
     """
     # A string is not callable, so this is a function of the user's own.
     if callable(statistic):
         return OfSpectrum(statistic)
-    # Dead units are counted by the derivative of the activation, and a chain has no one
-    # activation.
+    # Dead units are counted by the derivative of the activation, and the blocks of a
+    # chain may have different activations.
     if statistic == DEAD:
         if not isinstance(f, LayeredNetwork) or f.activation is None:
             raise InputError(

@@ -1,13 +1,17 @@
 """Results on disk, whole or not at all.
 
 A result is written to a temporary file in its own directory, which is then renamed. A
-crash, a full disk or Ctrl-C leaves the old file as it was.
+crash, a full disk or Ctrl-C leaves the old file as it was. A symbolic link is followed:
+the file that it names is replaced. A pipe or a device is written to once the result is
+complete.
 """
 
 import contextlib
 import errno
+import io
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -59,7 +63,9 @@ def atomically(path: Path, write: Write) -> pathlib.Path:
     """Write one file, whole or not at all.
 
     Args:
-        path: Where the file goes, in a directory that exists.
+        path: Where the file goes, in a directory that exists. A symbolic link stays,
+            and the file that it names is replaced. What is no file, such as a pipe, is
+            written to.
         write: Called with a binary file, into which it writes.
 
     Returns:
@@ -88,15 +94,23 @@ def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
             that the message calls written.
     """
     parts: dict[pathlib.Path, str] = {}
+    targets: dict[pathlib.Path, pathlib.Path] = {}
+    contents: dict[pathlib.Path, bytes] = {}
     in_place: list[pathlib.Path] = []
     try:
         for path, write in writes.items():
             # The usual reason why a rename fails, known before anything is written.
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if _is_stream(path):
+                buffer = io.BytesIO()
+                write(buffer)
+                contents[path] = buffer.getvalue()
+                continue
+            target = targets[path] = _target(path)
             handle, part = tempfile.mkstemp(
-                dir=path.parent,
-                prefix=f".{path.name}.",
+                dir=target.parent,
+                prefix=f".{target.name}.",
                 suffix=".part",
             )
             parts[path] = part
@@ -109,9 +123,12 @@ def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
         # mkstemp lets nobody else read; a result is as readable as any other file.
         umask = os.umask(0)
         os.umask(umask)
-        for path, part in parts.items():
-            os.chmod(part, 0o666 & ~umask)
-            os.replace(part, path)
+        for path in writes:
+            if path in contents:
+                _write_to_stream(path, contents[path])
+            else:
+                os.chmod(parts[path], 0o666 & ~umask)
+                os.replace(parts[path], targets[path])
             in_place.append(path)
     except BaseException as error:  # Ctrl-C too leaves no half-written file behind
         for part in parts.values():
@@ -125,6 +142,44 @@ def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
             raise InputError(message) from error
         raise
     return in_place
+
+
+def _is_stream(path: pathlib.Path) -> bool:
+    """Tell whether bytes are sent to a path, which no file can replace.
+
+    It is a pipe, a device, a socket, or an open file of the process: /dev/stdout.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        # Nothing is there, or it cannot be told, which is then said of the write.
+        return False
+    if not stat.S_ISREG(mode):
+        return True
+    # /dev/stdout may be a file, into which the shell writes all that is printed. With
+    # another file in its place, the rest of what is printed would be lost.
+    folder = os.path.realpath(path.parent)
+    return folder == "/dev" or folder.startswith("/proc/")
+
+
+def _target(path: pathlib.Path) -> pathlib.Path:
+    """Return the file that a path names, behind all symbolic links.
+
+    Raises:
+        OSError: The links lead to themselves.
+    """
+    target = os.path.realpath(path)
+    if os.path.islink(target):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return pathlib.Path(target)
+
+
+def _write_to_stream(path: pathlib.Path, content: bytes) -> None:
+    """Send bytes to a pipe or a device, or to the end of an open file."""
+    # Without O_CREAT: if the pipe is gone by now, no file takes its place.
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
 
 
 def _listed(paths: Iterable[pathlib.Path]) -> str:

@@ -56,7 +56,7 @@ def _start(run: str, sizes: list[int], key: Any) -> tuple[list[np.ndarray], int]
     net = networks.mlp(sizes, activation="relu", scheme=kinds.get(run, initializers.zer_o()), bias=False)
     params = net.init(key)
     weights = [np.array(layer.w, RUNS[run]) for layer in net.layers(params)]
-    return weights, isometry.certify(net, params).bounds[2].rank
+    return weights, isometry.certify(net, params).layers[2].rank_bound
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:

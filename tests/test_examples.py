@@ -17,6 +17,7 @@ import pytest
 
 import isometry
 from docs import surface
+from isometry.verdicts import _registry
 
 
 def examples():
@@ -44,6 +45,9 @@ EXAMPLES = examples()
 def test_example(name, tmp_path, monkeypatch):
     """Files go to an empty folder; JAX is as the reader finds it."""
     monkeypatch.chdir(tmp_path)
+    # Flags that an example registers are no flags of the tests that follow.
+    monkeypatch.setattr(_registry, "_flags", dict(_registry._flags))
+    monkeypatch.setattr(_registry, "_own_lines", dict(_registry._own_lines))
     report = []
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         # Each time a copy of the names: the runner clears them.

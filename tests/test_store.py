@@ -4,6 +4,8 @@ import errno
 import json
 import math
 import os
+import stat
+import threading
 
 import pytest
 
@@ -35,6 +37,65 @@ def test_file_has_the_permissions_of_any_other(tmp_path):
     (tmp_path / "other").touch()
     path = store.atomically(tmp_path / "r.bin", lambda file: None)
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_symbolic_link_stays_and_its_file_is_replaced(tmp_path):
+    """As for `open(path, "w")`, of which this is the atomic form."""
+    (tmp_path / "runs").mkdir()
+    target = tmp_path / "runs" / "target.json"
+    target.write_text("old")
+    (tmp_path / "link.json").symlink_to("runs/target.json")
+    (tmp_path / "link_to_link.json").symlink_to("link.json")
+    path = store.write_json(tmp_path / "link_to_link.json", {"a": 1})
+    assert path == tmp_path / "link_to_link.json"
+    assert (tmp_path / "link.json").is_symlink()
+    assert path.is_symlink()
+    assert json.loads(target.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path / "runs") == ["target.json"]
+
+
+def test_link_to_a_file_that_is_not_there_makes_it(tmp_path):
+    (tmp_path / "link").symlink_to("new")
+    store.atomically(tmp_path / "link", lambda file: file.write(b"one"))
+    assert (tmp_path / "new").read_bytes() == b"one"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_link_to_itself_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(InputError, match="cannot be written: Too many levels"):
+        store.atomically(tmp_path / "link", lambda file: None)
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_failure_leaves_the_file_behind_a_link_as_it_was(tmp_path):
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("target")
+
+    def write_half(file):
+        file.write(b"half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        store.atomically(tmp_path / "link", write_half)
+    assert (tmp_path / "target").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["link", "target"]
+
+
+def test_reader_of_a_pipe_gets_the_result(tmp_path):
+    """A named pipe in the place of a file: `jq . pipe` reads what is written."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    # A daemon, so that a failed write does not leave the tests waiting for a reader.
+    reader.daemon = True
+    reader.start()
+    store.write_json(pipe, {"a": 1})
+    reader.join(timeout=10)
+    assert [json.loads(text) for text in read] == [{"a": 1}]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -202,10 +202,11 @@ def instance(name: str, value: object, kind: type[T]) -> T:
 def array(name: str, value: Any) -> jax.Array:
     """Return a number, nested lists, or an array of any library as a JAX array.
 
-    Numbers beyond the dtype of the JAX array become infinite.
+    Floats beyond the range of the JAX array's dtype become infinite.
 
     Raises:
-        InputError: The value does not hold numbers or booleans.
+        InputError: The value does not hold numbers or booleans, or it holds integers
+            that need 64-bit mode, which is off.
     """
     try:
         with np.errstate(over="ignore"):
@@ -218,13 +219,33 @@ def array(name: str, value: Any) -> jax.Array:
                 # Lists, and by their __array__ the arrays of other libraries.
                 numbers = np.asarray(value)
             if holds_numbers(numbers):
+                if isinstance(numbers, (np.ndarray, np.generic)):
+                    _require_range(name, numbers)
                 return jnp.asarray(numbers)
+    except InputError:
+        raise
     except (TypeError, ValueError, OverflowError):
         pass
     came = show(value)
     if isinstance(value, np.ndarray):
         came = f"an array of {value.dtype}"
     raise InputError(f"{name} is {came}, not an array of numbers.")
+
+
+def _require_range(name: str, numbers: np.ndarray | np.generic) -> None:
+    """Refuse integers that JAX would wrap around, as int64 while 64-bit mode is off."""
+    kept = jax.dtypes.canonicalize_dtype(numbers.dtype)
+    is_whole = jnp.issubdtype(kept, np.integer)
+    if not is_whole or kept == numbers.dtype or numbers.size == 0:
+        return
+    bounds = np.iinfo(kept)
+    for extreme in (numbers.min(), numbers.max()):
+        if not bounds.min <= extreme <= bounds.max:
+            raise InputError(
+                f"{name} holds {extreme}, beyond {kept.name}, and 64-bit mode is off. "
+                "Write floats, or jax.config.update('jax_enable_x64', True) before the "
+                "first array."
+            )
 
 
 def holds_numbers(value: Any) -> bool:

@@ -98,7 +98,8 @@ def svd_log_floor(m: int, n: int, dtype: DTypeLike) -> float:
 
     The floor is max(m, n) eps, the convention of `numpy.linalg.matrix_rank` (Golub and
     Van Loan, Matrix Computations, 4th ed., section 5.4.1). LAPACK's backward error is
-    below it; a floor of eps would call rounding a value in large matrices.
+    below it. With a floor of eps, rounding errors of large matrices would count as
+    singular values.
     """
     eps = float(jnp.finfo(dtype).eps)
     return math.log(max(m, n) * eps)

@@ -35,6 +35,7 @@ class Found(NamedTuple):
         affine: Of the relaxed f, from theta.
         kinked: Of f itself, from theta without weight decay; None if it has no kinks.
         suspect: Entries whose equality in `affine` may be that of saturated units.
+        on_kinks: Entries that stay equal in exact arithmetic, and part as computed.
         is_coarse: Whether parameters may differ by less than sums are rounded by: those
             of float64, and those of an f that computes in float32.
         doubts: Why claims are no more than evidence, or empty.
@@ -46,19 +47,21 @@ class Found(NamedTuple):
     affine: Closure
     kinked: Closure | None
     suspect: Bool[np.ndarray, " n"]
+    on_kinks: Bool[np.ndarray, " n"]
     is_coarse: bool
     doubts: tuple[str, ...]
     num_draws: int
 
 
 class _Views(NamedTuple):
-    """The closures, leaf by leaf, and which entries of `affine` are suspect."""
+    """The closures, and which entries are suspect, or on kinks, leaf by leaf."""
 
     exact: View
     apart: View
     affine: View
     kinked: View | None
     suspect: list[np.ndarray]
+    on_kinks: list[np.ndarray]
 
     def is_suspect(self, slice_: Slice) -> bool:
         """Tell whether equal entries of a weight may be those of saturated units."""
@@ -87,6 +90,7 @@ def assembled(
         affine=View(space, found.affine),
         kinked=None,
         suspect=space.arrays(found.suspect),
+        on_kinks=space.arrays(found.on_kinks),
     )
     if found.apart is not None:
         views = views._replace(apart=View(space, found.apart))
@@ -97,7 +101,10 @@ def assembled(
     findings: list[tuple[int, Finding]] = []
     for slice_ in _layers.slices(about.anatomy, space):
         row = _row(slice_, views, found, doubts=_doubts_of(slice_, about, views))
-        row = row._replace(attention=attentions.get(slice_.layer.name))
+        row = row._replace(
+            attention=attentions.get(slice_.layer.name),
+            is_on_kinks=bool(views.on_kinks[slice_.leaf][slice_.within].any()),
+        )
         told = _findings.of_row(row)
         # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:
@@ -163,6 +170,7 @@ def _of_exact(slice_: Slice, views: _Views, doubts: Sequence[str]) -> Row:
         void_for=_findings.NOISE,
         reason="; ".join(doubts[:1]),
         is_seen=False,
+        is_on_kinks=False,
     )
 
 
@@ -212,6 +220,7 @@ def _of_kinks(slice_: Slice, views: _Views, found: Found) -> Row | None:
         void_for=_findings.L2,
         reason=f"in all of {found.num_draws} random inputs",
         is_seen=True,
+        is_on_kinks=False,
     )
 
 

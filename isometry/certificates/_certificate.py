@@ -35,7 +35,7 @@ class Certificate:
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
-        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
         >>> cert.clear, cert.layers[1].distinct
         (False, (1, 2))
     """
@@ -66,7 +66,7 @@ class Certificate:
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
-            >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+            >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
             >>> cert.units("layers/0:out")
             Units('layers/0:out': 4 values, 1 distinct)
         """
@@ -82,7 +82,7 @@ class Certificate:
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
-            >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+            >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
             >>> print(cert.table())
             layer     shape  distinct  never  rank  step  grade
             layers/0  3×4    3×1              1/3   1     in exact arithmetic
@@ -104,7 +104,7 @@ class Certificate:
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh")
-            >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+            >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
             >>> cert.to_dict()["clear"]
             True
         """

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from isometry._internal import checks
-from isometry._internal.errors import FromCall, public
+from isometry._internal.errors import FromCall, NotFinite, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
 from isometry.certificates._assembling import Found, assembled
@@ -91,7 +91,7 @@ def certify(
 
     Example:
         >>> net = networks.mlp([4, 16, 16, 3], "tanh", "partial_identity", bias=False)
-        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
         >>> [layer.rank_bound for layer in cert.layers]
         [4, 4, 3]
     """
@@ -130,19 +130,21 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     affine = _closure.affine(gradients, group, start, decays=True, period=period)
     exact = _of_supports(gradients, exact, start, period=period)
     suspect = _suspect(gradients, exact, affine, group=group)
-    kinked = None
+    kinked, on_kinks = None, np.zeros(space.size, bool)
     as_it_is = gradients
     if smooth.replaced:
         kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
         as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
         kinked = _closure.affine(as_it_is, group, start, decays=False, period=period)
+        on_kinks = _on_kinks(as_it_is, exact, group)
     found = Found(
         exact=exact,
         apart=apart,
         affine=affine,
         kinked=kinked,
         suspect=suspect,
+        on_kinks=on_kinks,
         is_coarse=space.bits > _MOST_BITS or smooth.unit > _UNIT_OF_DOUBLE,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
@@ -283,6 +285,35 @@ def _suspect(
         gradient = gradients(point)
         tied = split(tied, gradient.values, gradient.tolerance, group=group)
     return shared & _layers.shared_entries(tied)
+
+
+def _on_kinks(
+    gradients: Gradients,
+    exact: Closure,
+    group: Int[np.ndarray, " n"],
+) -> Bool[np.ndarray, " n"]:
+    """Return the entries that stay equal in exact arithmetic, and part as computed.
+
+    A rectified unit whose inputs cancel is on its kink for ever. Rounding puts it to
+    one side or the other, and then it moves.
+    """
+    assert exact.equal is not None, "the exact search keeps the classes of theta"
+    shared = _layers.shared_entries(exact.moves)
+    if not shared.any():
+        return shared
+    space, parted, equal = gradients.space, exact.moves, exact.equal
+    # What one probe parts may wake units further on in the next.
+    for kind in (_members.FRESH, _members.NEAR, _members.FRESH):
+        point = _members.exact_point(space, equal, kind, rng=gradients.rng)
+        try:
+            gradient = gradients(point)
+        # Of f itself, where it is not defined; the relaxed f was.
+        except NotFinite:
+            break
+        values, tolerance = gradient.values, gradient.tolerance
+        parted = split(parted, values, tolerance, group=group)
+        equal = split(equal, values, tolerance, group=group)
+    return shared & ~_layers.shared_entries(parted)
 
 
 def _units(

@@ -65,7 +65,7 @@ class Finding:
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
-        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
         >>> print(cert.findings[0])
         layers/0: 4 units, 1 distinct
     """
@@ -94,6 +94,7 @@ class Row(NamedTuple):
         holds_for: The optimizers for which a lock of this closure holds.
         void_for: What breaks it.
         reason: Why it is no more than evidence, if it is.
+        is_on_kinks: Whether units sit on their kinks, where rounding decides.
         is_seen: Whether it rests on the inputs that were drawn, and nothing else.
     """
 
@@ -105,6 +106,7 @@ class Row(NamedTuple):
     void_for: str
     reason: str
     is_seen: bool
+    is_on_kinks: bool
 
     @property
     def code(self) -> Int[np.ndarray, "..."]:
@@ -123,6 +125,9 @@ class Row(NamedTuple):
             holds_for += WHOLE
         if grade not in (BIT_FOR_BIT, EVIDENCE):
             void_for += ROUNDING
+        # It is true of real numbers, and the first steps in floating point break it.
+        if self.is_on_kinks and grade != EVIDENCE:
+            what += ", on kinks, where rounding breaks it at once"
         if grade == EVIDENCE:
             what += f" ({self.reason})"
         return Finding(

@@ -44,7 +44,7 @@ class LayerLock:
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
-        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
         >>> cert.layers[0].shape, cert.layers[0].distinct
         ((3, 4), (3, 1))
     """

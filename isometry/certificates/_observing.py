@@ -35,7 +35,7 @@ class Units:
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
-        >>> cert = certificates.certify(net, net.init(jax.random.key(0)))
+        >>> cert = isometry.certify(net, net.init(jax.random.key(0)))
         >>> cert.units("layers/0:out").ids
         array([1, 1, 1, 1])
     """

@@ -147,7 +147,7 @@ def sparse_orthogonal(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Draw exactly orthogonal matrices times gain with about density·m·n non-zeros.
+    """Draw orthogonal m×n matrices times gain with about density·m·n non-zeros.
 
     Starting from the partial identity, whose density 1/max(m, n) is the least there is,
     two of the max(m, n) coordinates are picked uniformly and rotated by a uniform angle
@@ -156,9 +156,9 @@ def sparse_orthogonal(
     matrix is the middle tap, as in `delta_orthogonal`, and density is the tap's (Nowak
     et al., 2024).
 
-    Cost: about n log n rotations of two rows of min(m, n), n = max(m, n); 100×100 to
-    density 0.5 takes 249 or so. Under vmap, and in a batch, every matrix waits for the
-    slowest.
+    Cost: of the order of k log k rotations of two rows of min(m, n) entries, where k is
+    max(m, n); 100×100 to density 0.5 takes 249 or so. Under vmap, and in a batch, every
+    matrix waits for the slowest.
 
     Args:
         density: Fraction of entries that are not zero, in (0, 1] and at least

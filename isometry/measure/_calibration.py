@@ -22,6 +22,7 @@ from isometry.measure._passes import Spans, jacobians
 from isometry.measure._plan import Plan
 from isometry.measure._sites import Sites, Slot, sites_of
 from isometry.measure._spans import Point, Span
+from isometry.measure._warnings import warn
 from isometry.networks import Network
 from isometry.structure import Anatomy
 from isometry.structure._tapping import ADD
@@ -37,6 +38,13 @@ _TOLERANCE = 1e-3
 # variance 1e-2 would be missed; with ten times more, saturated layers would be
 # called invariant.
 _INVARIANT = 1e-2
+
+# The largest standard error of E s² without a warning, as a share of it. The gains are
+# as uncertain: on other seeds E s² is 1 within three standard errors, and from a third
+# on that interval reaches down to 0. With a tenth of it, networks of eight units would
+# be warned of at any number of seeds in use; with three times more, a mean that one
+# Jacobian of ten carries would pass.
+_MOST_ERROR = 1 / 3
 
 # Doublings that a single gain is looked for in, up and down. A factor 2^20 more is no
 # calibration but another network.
@@ -88,7 +96,7 @@ class _Measurement:
         """Return the mean of s² from the start of the span to each point.
 
         Returns:
-            From the name of a point to an array over seeds: means over inputs and
+            From the name of a point to an array (seeds, inputs): means over
             singular values.
         """
         parts = []
@@ -113,7 +121,7 @@ class _Measurement:
                         f"the Jacobian from {self.plan.first} to {name!r} is not "
                         "finite. Does f overflow?"
                     )
-                by_point[name] = of_point.mean(axis=1)
+                by_point[name] = of_point
         return by_point
 
     def responses(self) -> Float[np.ndarray, " slots"]:
@@ -214,7 +222,7 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Cali
             notes[name] = "a norm behind it undoes its scale"
         else:
             slots.append(slot)
-    before = measurement.mean_squares({})[last].mean()
+    before = measurement.mean_squares({})[last]
 
     factors = _trunk_gains(measurement, slots)
     after = measurement.mean_squares(factors)[last]
@@ -222,12 +230,16 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Cali
     if abs(_log_mean_square(after.mean(), last)) > _TOLERANCE:
         factors = _with_last_gain(measurement, slots, factors, notes=notes)
         after = measurement.mean_squares(factors)[last]
+    warnings = tuple(_doubts(before, after))
+    for warning in warnings:
+        warn(warning, UserWarning)
     gains = Gains(
         rows=tuple(_rows(sites, factors, notes)),
         span=(measurement.plan.first.name, last),
-        before=float(before),
+        before=float(before.mean()),
         after=float(after.mean()),
         error=_standard_error(after),
+        warnings=warnings,
     )
     return Calibrated(
         function=net.function,
@@ -254,8 +266,32 @@ def _rows(sites: Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator[
         yield Gain(name, gain, note)
 
 
-def _standard_error(by_seed: Float[np.ndarray, " seeds"]) -> float:
+def _doubts(
+    before: Float[np.ndarray, "seeds inputs"],
+    after: Float[np.ndarray, "seeds inputs"],
+) -> Iterator[str]:
+    """Say why E s² = 1 may not hold on other seeds, from s² with and without gains."""
+    error = _standard_error(after)
+    mean = after.mean()
+    if error > _MOST_ERROR * mean:
+        yield (
+            f"E s² = {mean:.4f} ± {error:.4f} is carried by few draws, and other seeds "
+            f"may be far from it: the largest of {after.size} Jacobians has "
+            f"{after.max() / after.sum():.0%} of the sum. Give more keys; if that does "
+            "not help, a wider network, or one whose units saturate less."
+        )
+    lost = np.count_nonzero((after == 0) & (before > 0))
+    if lost > 0:
+        yield (
+            f"with these gains {lost} of {after.size} Jacobians are exactly 0, which "
+            "were not before: the gains saturate units, and the others make up for it."
+        )
+
+
+def _standard_error(by_pair: Float[np.ndarray, "seeds inputs"]) -> float:
     """Return the standard error of the mean over seeds; NaN for one seed."""
+    # Inputs of one seed share its weights.
+    by_seed = by_pair.mean(axis=1)
     # Of a single seed nothing is known about the spread.
     if len(by_seed) == 1:
         return math.nan
@@ -341,8 +377,12 @@ def _with_last_gain(
     def mean_square(gain: float) -> float:
         return float(measurement.mean_squares(with_gain(gain))[last].mean())
 
+    tried = []
+
     def log_mean_square(log_gain: float) -> float:
-        return _log_mean_square(mean_square(math.exp(log_gain)), last)
+        mean = mean_square(math.exp(log_gain))
+        tried.append(mean)
+        return _log_mean_square(mean, last)
 
     # What remains without the adjusted layers: the skips around them.
     of_skips = mean_square(0.0)
@@ -352,6 +392,14 @@ def _with_last_gain(
         log_gain = _root(log_mean_square)
     if log_gain is None:
         names = [sites.names[slot.layer, slot.number] for slot in adjusted]
+        # The skips alone have less than 1, and so has every gain.
+        if tried:
+            raise NotDefined(
+                f"no gain of {', '.join(names[:3])} brings E s² to 1: from gain 1 to "
+                f"2^{_MOST_DOUBLINGS} it goes from {tried[0]:.4g} to {tried[-1]:.4g}, "
+                f"and is {max(tried):.4g} at most. The units behind it saturate; take "
+                "a span that ends with a weight layer that every path meets."
+            )
         raise NotDefined(
             f"no gain of {', '.join(names[:3])} brings E s² to 1: with these weights "
             f"at 0 the skips around them leave {of_skips:.4g}. Take a span that begins "

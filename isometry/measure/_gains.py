@@ -49,6 +49,7 @@ class Gains:
         before: E s² over the span without the gains.
         after: E s² with them.
         error: The standard error of `after` over seeds.
+        warnings: Why the gains may not hold for other seeds, in sentences.
 
     Example:
         >>> net = networks.mlp([8, 8, 8], "linear", "orthogonal", sigma_w=0.5)
@@ -63,6 +64,7 @@ class Gains:
     before: float
     after: float
     error: float
+    warnings: tuple[str, ...] = ()
 
     def table(self) -> str:
         """Return a table with a row for each layer.
@@ -79,7 +81,7 @@ class Gains:
             layers/0  2
             layers/1  2
         """
-        return "\n".join([self._heading(), *self._lines()])
+        return "\n".join([self._heading(), *self.warnings, *self._lines()])
 
     def _heading(self) -> str:
         """Write E s² over the span, before and after."""
@@ -107,7 +109,7 @@ class Gains:
         if len(lines) > _ROWS_OF_REPR:
             half = _ROWS_OF_REPR // 2
             lines = [*lines[:half], "...", *lines[-half:]]
-        return "\n".join([self._heading(), *lines])
+        return "\n".join([self._heading(), *self.warnings, *lines])
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -252,7 +252,7 @@ def _unit_at_points(
     group: Group,
     entry: Array,
 ) -> Array:
-    """Return the tangent of a group's bump: 1 at one entry, at all of its points."""
+    """Return the tangent of a group's bump: 1 at one entry, at all points alike."""
     unit = _unit(entry, group.size, group.dtype)
     unit = unit.reshape(group.shape)
     # Iterations that are no points are not perturbed: no derivative stops at them.

@@ -106,13 +106,23 @@ def signals(
     parts = []
     for seeds, params_of_seeds in run.chunks():
         keys_of_seeds = None if keys_of_g is None else keys_of_g[seeds]
-        part = _fields_of_seeds(
-            static,
-            plan.constants,
-            params_of_seeds,
-            xs=run.xs,
-            keys=keys_of_seeds,
-        )
+        try:
+            part = _fields_of_seeds(
+                static,
+                plan.constants,
+                params_of_seeds,
+                xs=run.xs,
+                keys=keys_of_seeds,
+            )
+        # Only JAX knows whether a loop lies between the points and the output.
+        except ValueError as error:
+            if "Reverse-mode differentiation" not in str(error):
+                raise
+            raise InputError(
+                "gradients need a reverse derivative, and f holds a while_loop, which "
+                "has none; write a scan, or a fori_loop with constant bounds. "
+                'isometry.profile(..., toward="input") needs none.'
+            ) from error
         parts.append(part)
     joined = run.joined(parts)
     # Points are in the order of groups, and get that of the computation.

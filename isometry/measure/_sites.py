@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from isometry.measure._spans import Point
 from isometry.structure import Anatomy, WeightLayer
+from isometry.structure._tapping import in_cond
 
 
 class Slot(NamedTuple):
@@ -110,7 +111,7 @@ def sites_of(anatomy: Anatomy, first: Point, last: Point) -> Sites:
                 continue
             if not note and (layer.name, index) in last_of_branches:
                 ends.append(slot)
-            notes[name] = note or "on a branch: some path leads around it"
+            notes[name] = note or _way_around(anatomy, point)
     return Sites(
         trunk=tuple(trunk),
         ends=tuple(ends),
@@ -145,6 +146,16 @@ def _obstacle(
     return ""
 
 
+def _way_around(anatomy: Anatomy, point: str) -> str:
+    """Say which path through the span does not meet a point."""
+    # Which arm of a cond is taken depends on x, and E s² up to a layer is not defined
+    # where its arm is not taken. So no gain is found for a layer in an arm, even if
+    # every arm has a layer.
+    if in_cond(anatomy.closed, anatomy.place(point)):
+        return "in an arm of a cond: where another is taken, it does not act"
+    return "on a branch: some path leads around it"
+
+
 def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, int]]:
     """Return (layer, number of the slice) of the layers that end residual branches."""
     ends = set()
@@ -152,8 +163,11 @@ def _branch_ends(anatomy: Anatomy, first: Point, last: Point) -> set[tuple[str, 
         is_inside = anatomy.upstream(first.name, branch.joins)
         if not (is_inside and anatomy.upstream(branch.joins, last.name)):
             continue
-        end = max(branch.positions)
-        for name, position in zip(branch.layers, branch.positions, strict=True):
-            if position == end:
-                ends.add((name, branch.slice or 0))
+        position_of = dict(zip(branch.layers, branch.positions, strict=True))
+        # A gate ends no branch: if it were zero, the branch would be open.
+        ending = [name for name in branch.layers if name not in branch.gating]
+        end = max(position_of[name] for name in ending)
+        ends |= {
+            (name, branch.slice or 0) for name in ending if position_of[name] == end
+        }
     return ends

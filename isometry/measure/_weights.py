@@ -32,10 +32,10 @@ class Weight(NamedTuple):
         name: The name of the layer; of a slice "blocks/fc1[2]".
         kind: "dense", "conv", "embedding" or "other".
         inputs: How many numbers the operator takes: of a convolution, pixels times
-            channels.
+            channels. 0 if the operator cannot be read.
         outputs: How many numbers it returns.
         spectrum: Its singular values; None if they cannot be computed.
-        note: Why they cannot, or what they are of ("of the image as it was padded");
+        note: Why they cannot, or what they are of ("of the padded image ...");
             otherwise "".
 
     Example:
@@ -103,7 +103,9 @@ class Weights:
         """Write the headings of the columns, and a line for each weight."""
         cells = [("layer", "kind", "operator", "s_max", "s_min", "E s²")]
         for row in self.rows:
-            sizes = f"{row.inputs} → {row.outputs}"
+            # Of an operator that cannot be read they are not known.
+            is_read = row.inputs > 0
+            sizes = f"{row.inputs} → {row.outputs}" if is_read else "?"
             cells.append((row.name, row.kind, sizes, *_figures(row)))
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []

@@ -1,4 +1,4 @@
-"""What the factories of networks, and their functions, check alike."""
+"""Checks of arguments that several kinds of networks share."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,13 @@ from isometry.activations import Activation
 
 
 def elementwise(activation: str | Activation | Callable[[Array], Array]) -> Activation:
-    """Return an activation; refuse one that mixes its entries.
+    """Look up an activation; refuse one that is not elementwise.
 
-    Every theory takes the Jacobian of the activation to be diagonal, which is wrong for
-    such a one.
+    Theory takes the Jacobian of the activation to be diagonal. That of a softmax, for
+    example, is not.
+
+    Raises:
+        InputError: An unknown name, or a function that mixes the entries of its input.
     """
     phi = activations.get(activation)
     # Named activations are known to be elementwise.
@@ -26,18 +29,18 @@ def elementwise(activation: str | Activation | Callable[[Array], Array]) -> Acti
 
 
 def require_bias(sigma_b: float | None, *, bias: bool) -> None:
-    """Refuse a scale of biases for layers that have none."""
+    """Refuse a positive sigma_b for layers that have no biases."""
     if not bias and sigma_b:
         raise InputError(f"sigma_b={sigma_b} with bias=False; drop one of the two.")
 
 
 def number(name: str, value: float) -> float:
-    """Return a finite number as Python's."""
+    """Return a finite number as a Python float; refuse any other value."""
     return float(checks.number(name, value))
 
 
 def positive(name: str, value: int) -> int:
-    """Return a whole number of at least 1."""
+    """Return a whole number of at least 1; refuse any other value."""
     return checks.integer(name, value, low=1)
 
 
@@ -49,18 +52,23 @@ def one_example(
     kind: str = "example",
     layout: str = "",
 ) -> Array:
-    """Return x in the dtype of the parameters; refuse another shape, as of a batch.
+    """Return x in the dtype of the parameters; refuse x of another shape.
 
-    A batch would pass through products without an error, and its Jacobian would be a
-    block matrix; through convolutions the message of XLA would speak of axes that the
-    user never wrote.
+    A batch, for example, would pass through matrix products without an error, and its
+    Jacobian would be a block matrix.
 
     Args:
-        x: What the network is called on.
+        x: What the user calls the network on.
         shape: The shape of one example.
-        dtype: The dtype of the arithmetic, whatever that of x is.
-        kind: What the message calls an example.
-        layout: What the message says of the axes.
+        dtype: The dtype of the parameters.
+        kind: The word for an example in messages: "example", "image", "sequence".
+        layout: A note on the order of the axes, for messages.
+
+    Returns:
+        x, of this shape and dtype.
+
+    Raises:
+        InputError: x has another shape, or is not real.
     """
     if jnp.shape(x) != shape:
         raise InputError(

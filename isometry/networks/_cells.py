@@ -20,10 +20,11 @@ States: TypeAlias = tuple[Array, ...]
 
 
 class Step(Protocol):
-    """The update of a cell: `step(gates, activation, states, x=x)`, the new states.
+    """A function that computes the new states of a cell from the old ones and an input.
 
-    `gates` holds the arrays W, V and b of each gate by its name: the step itself
-    computes W h + V x + b. `states` are those of the step before, x is one input (n,).
+    It is called as `step(gates, activation, states, x=x)`. `gates` maps the name of
+    each gate to the arrays W, V and b of this gate, `states` are the old states, and x
+    is one input of shape (n,).
     """
 
     def __call__(
@@ -37,19 +38,21 @@ class Step(Protocol):
 
 
 class Cell(NamedTuple):
-    """One kind of cell.
+    """The equations of a recurrent cell, and what each of its gates does.
 
     Attributes:
-        step: The update of its states.
-        states: The names of its states.
-        switches: The gates that multiply, with values in (0, 1).
-        contents: The gates whose results the others multiply, such as the candidate.
-        embedding: The gate that reads x alone. The others read its result in the place
-            of x. None if all gates read x.
+        step: The function that computes the new states.
+        states: The names of the states.
+        switches: The names of the gates with a logistic function behind them: their
+            values lie in (0, 1), and multiply states and contents.
+        contents: The names of the other gates, whose results are multiplied by those of
+            `switches`, such as the candidate of a GRU.
+        embedding: The gate that reads x alone. All other gates read the result of this
+            gate in the place of x. None if all gates read x.
         remembering: The gate that multiplies the old state, whose bias chrono sets.
             None if there is none.
-        writing: The gate that multiplies the new content. None if its factor is one
-            minus that of `remembering`.
+        writing: The gate that multiplies the new content. None if the content is
+            multiplied by 1 minus the value of `remembering`.
     """
 
     step: Step
@@ -71,7 +74,12 @@ class Cell(NamedTuple):
         return tuple(gate for gate in self.gates if gate != self.embedding)
 
     def shapes(self, units: int, n_in: int) -> dict[str, dict[str, tuple[int, ...]]]:
-        """Return the shapes of the arrays of each gate."""
+        """Return the shape of each array, by the name of its gate and its own name.
+
+        Args:
+            units: The size of each state.
+            n_in: The size of one input x.
+        """
         shapes = {}
         for gate in self.gates:
             reads_x = self.embedding in (None, gate)
@@ -85,10 +93,10 @@ class Cell(NamedTuple):
         return shapes
 
 
-def _gate(
+def _pre_activation(
     gate: Gate, h: Float[Array, " units"], x: Float[Array, " n"]
 ) -> Float[Array, " units"]:
-    """Compute W h + V x + b."""
+    """Return W h + V x + b, with the arrays of one gate."""
     # The bias is added to V x, so that the anatomy finds it at the input weight in
     # every step. At the first step W h is zero, and no recurrent weight is seen.
     from_input = x @ gate["input"] + gate["b"]
@@ -102,8 +110,9 @@ def _vanilla(
     *,
     x: Array,
 ) -> States:
+    """Compute h' = phi(W h + V x + b)."""
     (h,) = states
-    return (activation(_gate(gates["state"], h, x)),)
+    return (activation(_pre_activation(gates["state"], h, x)),)
 
 
 def _minimal(
@@ -113,10 +122,11 @@ def _minimal(
     *,
     x: Array,
 ) -> States:
+    """Compute h' = u * h + (1 - u) * z, with z a function of x alone."""
     (h,) = states
     embedding = gates["candidate"]
     z = activation(x @ embedding["input"] + embedding["b"])
-    update = jax.nn.sigmoid(_gate(gates["update"], h, z))
+    update = jax.nn.sigmoid(_pre_activation(gates["update"], h, z))
     return (update * h + (1 - update) * z,)
 
 
@@ -127,12 +137,13 @@ def _gru(
     *,
     x: Array,
 ) -> States:
+    """Compute h' = u * h + (1 - u) * g, with g a function of x and r * h."""
     (h,) = states
-    update = jax.nn.sigmoid(_gate(gates["update"], h, x))
-    reset = jax.nn.sigmoid(_gate(gates["reset"], h, x))
+    update = jax.nn.sigmoid(_pre_activation(gates["update"], h, x))
+    reset = jax.nn.sigmoid(_pre_activation(gates["reset"], h, x))
     # The reset acts before the matrix W, as in Cho et al. (2014). In cuDNN and torch it
     # acts behind it, which is another network.
-    candidate = activation(_gate(gates["candidate"], reset * h, x))
+    candidate = activation(_pre_activation(gates["candidate"], reset * h, x))
     return (update * h + (1 - update) * candidate,)
 
 
@@ -143,11 +154,12 @@ def _lstm(
     *,
     x: Array,
 ) -> States:
+    """Compute c' = f * c + i * g and h' = o * phi(c')."""
     h, c = states
-    let_in = jax.nn.sigmoid(_gate(gates["input"], h, x))
-    forget = jax.nn.sigmoid(_gate(gates["forget"], h, x))
-    output = jax.nn.sigmoid(_gate(gates["output"], h, x))
-    content = activation(_gate(gates["cell"], h, x))
+    let_in = jax.nn.sigmoid(_pre_activation(gates["input"], h, x))
+    forget = jax.nn.sigmoid(_pre_activation(gates["forget"], h, x))
+    output = jax.nn.sigmoid(_pre_activation(gates["output"], h, x))
+    content = activation(_pre_activation(gates["cell"], h, x))
     # There are no peepholes: no gate reads c.
     c = forget * c + let_in * content
     return output * activation(c), c

@@ -22,7 +22,7 @@ Block: TypeAlias = Callable[[Params, Array], Array]
 
 @dataclass(frozen=True)
 class ChainFunction(LayeredFunction):
-    """The function of a chain. Its parameters are a tuple, one entry a block.
+    """The map (params, x) -> output of a chain; params has one entry per block.
 
     Attributes:
         blocks: The functions of the blocks.
@@ -51,7 +51,7 @@ class ChainFunction(LayeredFunction):
 
         Args:
             params: A tuple or a list with one entry for each block.
-            where: Its name in the message.
+            where: The name of `params` in the message.
 
         Raises:
             InputError: It is something else, or has another number of entries.
@@ -84,11 +84,15 @@ class ChainFunction(LayeredFunction):
         return z
 
     def pre_activations(self, params: Params, x: Array) -> list[Array]:
-        """Return the outputs of all blocks but the last."""
+        """Return the outputs of all blocks but the last, for one example."""
         return self._outputs(params, x)[:-1]
 
     def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
-        """Return the factors of every block: those that it knows, or its Jacobian."""
+        """Return the factors of all blocks in the span, in the order of application.
+
+        A network that knows its layers has a factor for each of them; any other block
+        has one factor, the matrix of its Jacobian.
+        """
         # The output of each block is the point where the next is differentiated.
         points = [x, *self._outputs(params, x)]
         blocks = range(self.depth)
@@ -100,6 +104,7 @@ class ChainFunction(LayeredFunction):
         return factors
 
     def _outputs(self, params: Params, x: Array) -> list[Array]:
+        """Return the output of each block for one example."""
         outputs = []
         for block, entry in zip(self.blocks, self.entries(params), strict=True):
             x = block(entry, x)
@@ -108,6 +113,13 @@ class ChainFunction(LayeredFunction):
 
 
 def _factors_of(block: Block, params: Params, x: Array) -> list[Factors]:
+    """Return the factors of one block's Jacobian at x: the matrix, if none are known.
+
+    Args:
+        block: The function of the block.
+        params: The parameters of the block.
+        x: The input of the block.
+    """
     if isinstance(block, LayeredFunction):
         return block.factors(params, x, "end_to_end")
 
@@ -116,7 +128,7 @@ def _factors_of(block: Block, params: Params, x: Array) -> list[Factors]:
         return block(params, vector.reshape(x.shape)).ravel()
 
     no_reverse, no_forward = jaxprs.one_way(jax.make_jaxpr(g)(x.ravel()).jaxpr)
-    # None lets `matrix_of` choose the mode by the shape, if the block has both.
+    # A block that allows both modes gets None: `matrix_of` then chooses by the shape.
     forward = no_reverse if no_reverse or no_forward else None
     matrix = linalg.matrix_of(g, x.ravel(), forward=forward)
     return [Factors(matrix[None])]
@@ -124,10 +136,11 @@ def _factors_of(block: Block, params: Params, x: Array) -> list[Factors]:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Chain(LayeredNetwork):
-    """What `chain` returns.
+    """A network that applies blocks one after another: what `chain` returns.
 
     Attributes:
-        blocks: Functions and networks.
+        function: The map (params, x) -> output alone.
+        blocks: The blocks as the user gave them: functions and networks.
     """
 
     function: ChainFunction
@@ -141,7 +154,7 @@ class Chain(LayeredNetwork):
             key: A random key. It may be traced.
 
         Returns:
-            The parameters, one entry a block.
+            A tuple of parameters, one entry per block.
 
         Raises:
             InputError: A block is a plain function, which draws nothing.
@@ -175,14 +188,15 @@ class Chain(LayeredNetwork):
 
     @public("adjust")
     def adjust(self, params: Params, xs: PyTree[Array]) -> tuple[Params, ...]:
-        """Adjust the blocks in order, each to the outputs of those in front of it.
+        """Adjust the parameters of each block to the outputs of the block before it.
 
         Args:
             params: What `init` draws.
             xs: Inputs along a first axis.
 
         Returns:
-            The adjusted parameters.
+            The adjusted parameters. Blocks whose scheme is not data-driven, and plain
+            functions, keep theirs.
 
         Example:
             >>> block = networks.mlp([3, 3], "tanh", "lsuv", bias=False)
@@ -212,12 +226,12 @@ class Chain(LayeredNetwork):
 
     @property
     def plan(self) -> tuple[Layer, ...]:
-        """The layers of all blocks, numbered anew."""
+        """The layers of all blocks without their arrays, with indices in the chain."""
         layers = [layer for block in self._layered() for layer in block.plan]
         return tuple(_numbered(layers))
 
     def layers(self, params: Params) -> Iterator[WeightedLayer]:
-        """Return the layers of all blocks with their arrays, numbered anew."""
+        """Return the layers of all blocks with their arrays, indexed in the chain."""
         pairs = zip(self._layered(), self.function.entries(params), strict=True)
         layers = [layer for block, entry in pairs for layer in block.layers(entry)]
         return iter(_numbered(layers))
@@ -225,7 +239,11 @@ class Chain(LayeredNetwork):
     def with_layers(
         self, params: Params, layers: Iterable[WeightedLayer]
     ) -> tuple[Params, ...]:
-        """Undo `layers`: put the arrays of layers in the place of those of params."""
+        """Return params with the arrays of these layers, as `layers` lists them.
+
+        Raises:
+            InputError: Another number of layers, or arrays of other shapes.
+        """
         blocks = self._layered()
         entries = self.function.entries(params)
         given = list(layers)
@@ -244,7 +262,7 @@ class Chain(LayeredNetwork):
         return tuple(changed)
 
     def _networks(self) -> tuple[Network, ...]:
-        """Return the blocks; refuse one that is a plain function."""
+        """Return the blocks; refuse a block that is a plain function."""
         networks = []
         for i, block in enumerate(self.blocks):
             if not isinstance(block, Network):
@@ -258,7 +276,7 @@ class Chain(LayeredNetwork):
         return tuple(networks)
 
     def _layered(self) -> tuple[LayeredNetwork, ...]:
-        """Return the blocks; refuse one that does not know its layers."""
+        """Return the blocks; refuse a block that does not know its layers."""
         layered = []
         for i, block in enumerate(self._networks()):
             if not isinstance(block, LayeredNetwork):
@@ -276,12 +294,13 @@ class Chain(LayeredNetwork):
 
 
 def _numbered(layers: Sequence[Layer]) -> list:
-    """Return the layers of several blocks, numbered as those of one network."""
+    """Return copies of layers whose index and depth are those in one long network."""
     depth = len(layers)
     return [replace(layer, index=i, depth=depth) for i, layer in enumerate(layers)]
 
 
 def _function_of(block: Block) -> Block:
+    """Return the function of a network; a plain function as it is."""
     if isinstance(block, Network):
         return block.function
     return block
@@ -289,13 +308,14 @@ def _function_of(block: Block) -> Block:
 
 @public("chain")
 def chain(blocks: Sequence[Block]) -> Chain:
-    """Apply blocks in turn: block i maps (params[i], x) to the x of block i + 1.
+    """Build a network that applies blocks one after another.
 
-    `net(params, x)` takes a tuple of parameters, one entry a block. `net.depth` is the
-    number of blocks, and `span="hidden"` runs from the output of the first to the input
-    of the last. With `method="product"` each block is one factor of the Jacobian (an
-    MLP among them as many as it has layers), so that chains of any depth are measured
-    to the last digit. If all blocks are networks, `net.init(key)` draws them.
+    Block i maps (params[i], x) to the x of block i + 1: `net(params, x)` takes a tuple
+    of parameters, one entry per block. `net.depth` is the number of blocks, and
+    `span="hidden"` runs from the output of the first block to the input of the last.
+    With `method="product"` each block is one factor of the Jacobian (an MLP one factor
+    for each of its layers), so that chains of any depth are measured to the last digit.
+    If all blocks are networks, `net.init(key)` draws their parameters.
 
     Args:
         blocks: Functions f(params, x) of one example, or networks, in any mixture.
@@ -304,7 +324,7 @@ def chain(blocks: Sequence[Block]) -> Chain:
         The network.
 
     Raises:
-        InputError: There are no blocks, or one cannot be called.
+        InputError: There are no blocks, or a block cannot be called.
 
     Example:
         >>> def double(params, x):

@@ -27,19 +27,19 @@ from isometry.schemes._shaping import untransformed
 _PADDINGS = ("circular", "same", "valid")
 _POOLINGS = ("average", "max")
 
-# A number, or one for each axis.
+# One number for all spatial axes, or one for each.
 Sides: TypeAlias = int | Sequence[int]
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """One layer: pools an image, convolves it and adds a bias.
+    """A layer without its weights: pools an image, convolves it and adds a bias.
 
     Attributes:
-        size: The pixels of the image along each axis, before pooling.
-        pooling: How the image is pooled first, by blocks of `_spatial.POOL` along each
-            axis: "average", "max" or None.
-        window: The taps of the kernel along each axis.
+        size: The number of pixels of the image along each axis, before pooling.
+        pooling: How the image is pooled first, over windows of `_spatial.POOL` pixels
+            along each axis: "average", "max" or None.
+        window: The number of taps of the kernel along each axis.
         strides: The stride along each axis.
         groups: The number of groups of channels.
         n_in: The channels of the image, of all groups.
@@ -70,13 +70,19 @@ class Convolution:
 
     @property
     def size_out(self) -> Size:
-        """The size of the image that it returns."""
+        """The size of the image that the layer returns."""
         return _spatial.size_after(
             self.size_read, self.window, self.strides, padding=self.padding
         )
 
     def __call__(self, leaves: dict[str, Array], h: Image) -> Image:
-        """Pool, convolve and add the bias."""
+        """Return the pre-activation of an image: pooled, convolved, with the bias.
+
+        Args:
+            leaves: "w" of shape `kernel_shape`, and "b" of shape (n_out,) if the layer
+                has biases.
+            h: The image, of shape (*size, n_in).
+        """
         if self.pooling is not None:
             h = _spatial.pool(h, self.pooling)
         z = _spatial.convolve(
@@ -91,11 +97,11 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Run:
-    """Equal convolutions in a row, whose leaves are stacked if there are several.
+    """Equal layers in a row. If there are several, their leaves are stacked.
 
     Attributes:
-        layer: One of them.
-        length: How many there are.
+        layer: The layer that all of them equal.
+        length: The number of layers.
     """
 
     layer: Convolution
@@ -110,8 +116,9 @@ class CnnFunction:
 
     Attributes:
         runs: The convolutions, from first to last.
-        activation: What stands between layers.
-        head: Outputs of the dense layer behind the mean over pixels; None without one.
+        activation: The activation between two layers.
+        head: The number of outputs of the dense layer that reads the mean over pixels.
+            None if there is no such layer.
     """
 
     runs: tuple[Run, ...]
@@ -126,7 +133,7 @@ class CnnFunction:
 
     @property
     def num_activations(self) -> int:
-        """How many activations come one after another."""
+        """The number of activations from the input to the output."""
         num_layers = sum(run.length for run in self.runs)
         has_head = self.head is not None
         return num_layers - 1 + has_head
@@ -151,7 +158,13 @@ class CnnFunction:
         return _spatial.plus_bias(h @ params["head"]["w"], params["head"])
 
     def _through(self, run: Run, leaves: dict[str, Array], z: Image) -> Image:
-        """Return the pre-activation of the last layer of a run."""
+        """Return the pre-activation behind a run, given the pre-activation before it.
+
+        Args:
+            run: The layers.
+            leaves: Their weights and biases, stacked if there are several layers.
+            z: The pre-activation before the first of them.
+        """
 
         # The scan carries pre-activations. If it carried activations, the last layer,
         # which has no activation behind it, would need a step of its own.
@@ -167,7 +180,7 @@ class CnnFunction:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Cnn(Built):
-    """What `cnn` returns: a convolutional network.
+    """A convolutional network: what `cnn` returns.
 
     Attributes:
         function: The map (params, x) -> output alone.
@@ -188,9 +201,21 @@ class Cnn(Built):
     ) -> "Cnn":
         """Return a copy of the network that draws its weights by another scheme.
 
-        The schemes dks and tat replace the activation too; any other scheme gets the
-        activation that the user gave. Arguments and errors are those of
-        `Network.with_scheme`.
+        Two schemes, dks and tat, transform the activation too. The copy starts from the
+        activation that the user gave, whatever the scheme before has made of it.
+
+        Args:
+            scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                takes the scale that is critical for the activation.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
+
+        Returns:
+            The copy.
+
+        Raises:
+            InputError: An unknown name; a sigma for a scheme that fixes its own scale.
+            NotDefined: The scheme has no meaning for a layer.
         """
         function = self.function
         original = untransformed(function.activation)
@@ -206,20 +231,21 @@ class Cnn(Built):
             sigma_b=sigma_b,
         )
         # Refuse now, and not at the first draw, what the scheme cannot do.
-        redrawn.drawing()
+        redrawn.require_assignment()
         return redrawn
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The activation for every layer: each has it in front, behind, or both."""
+        """The activation in front of or behind each layer, by the name of the layer."""
         layers = self.anatomy.layers
         # A single layer has no activation on either side.
         if len(layers) == 1:
             return {}
+        # All layers share one activation.
         return {layer.name: self.function.activation for layer in layers}
 
     def skeleton(self, key: Key) -> Params:
-        """Return all leaves of the parameters as arrays of zeros, before any draw."""
+        """Return the parameters with zeros in all leaves: weights and biases."""
         runs = self.function.runs
         params: dict[str, Params] = {}
         params["layers"] = tuple(map(self._leaves_of, runs))
@@ -228,11 +254,18 @@ class Cnn(Built):
         return params
 
     def _leaves_of(self, run: Run) -> dict[str, Array]:
+        """Return zeros for the weights and biases of a run."""
         if run.length == 1:
             return self._zeros(run.layer.kernel_shape)
         return self._zeros(run.layer.kernel_shape, stack=(run.length,))
 
     def _zeros(self, shape: Size, *, stack: Size = ()) -> dict[str, Array]:
+        """Return zeros for one layer, or for a stack of layers.
+
+        Args:
+            shape: The shape of the weights of one layer.
+            stack: (number of layers,); () for one layer.
+        """
         leaves = {"w": jnp.zeros((*stack, *shape), self.dtype)}
         if self.bias:
             leaves["b"] = jnp.zeros((*stack, shape[-1]), self.dtype)
@@ -280,8 +313,8 @@ def cnn(
     Args:
         channels: [c_in, hidden ..., c_out], each at least 1.
         size: Size of the image, (n,) or (h, w).
-        kernel: The side of all windows; or one entry a layer, each a number or a tuple
-            of one an axis.
+        kernel: The side of all windows; or one entry per layer, each a number or a
+            tuple with one number per axis.
         activation: A name (`activations.names()`), an elementwise callable, or an
             `Activation`.
         scheme: A scheme's name, an initializer's that needs no arguments, an
@@ -290,18 +323,18 @@ def cnn(
             in front and k//2 behind; "same" pads zeros as XLA does; "valid" pads
             nothing.
         strides: Pixels from one window to the next, of all layers and axes; or one
-            entry a layer, each a number or a tuple of one an axis.
-        groups: Groups of channels that do not mix, one number for all layers or one a
-            layer. A depthwise layer has as many groups as channels.
-        pooling: "average" or "max" over windows of 2 pixels an axis, side by side, of
-            what stands between two convolutions, after the activation; a last row that
-            fills no window is left out. None does nothing. One for all places between
-            layers, or one each, one fewer than layers.
+            entry per layer, each a number or a tuple with one number per axis.
+        groups: The number of groups of channels that do not mix: one number for all
+            layers, or one per layer. A depthwise layer has as many groups as channels.
+        pooling: "average" or "max": between two convolutions, behind the activation,
+            windows of 2 pixels per axis are pooled; a last row that fills no window is
+            left out. None does nothing. One entry for all pairs of neighbouring layers,
+            or one per pair: one fewer than layers.
         head: The outputs of a dense layer behind the mean over all pixels. None: the
             output is the last pre-activation, an image.
-        sigma_w: Scale of the weights of a scheme that leaves it free. None is critical
-            for the activation.
-        sigma_b: Standard deviation of the biases, likewise.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+            takes the scale that is critical for the activation.
+        sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether layers have biases.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
 
@@ -361,12 +394,12 @@ def cnn(
         dtype=kind,
     )
     # A scheme that does not fit these layers says so now, and not at the first draw.
-    net.drawing()
+    net.require_assignment()
     return net
 
 
 def _runs(layers: Sequence[Convolution], *, has_head: bool) -> tuple[Run, ...]:
-    """Group equal layers in a row."""
+    """Group equal layers in a row. First layer and head are runs of their own."""
     first, *others = layers
     last = []
     # Without a dense head the last convolution is the head. Schemes draw a head by
@@ -390,14 +423,19 @@ def _layers(
     groups: int | Sequence[int],
     pooling: str | Sequence[str | None] | None,
 ) -> list[Convolution]:
-    """Check the arguments of `cnn`, and compute the size of the image at each layer."""
+    """Return the layers that the arguments of `cnn` describe.
+
+    Raises:
+        InputError: An argument is not of the form that `cnn` says, groups do not divide
+            the channels, or an image is smaller than a window.
+    """
     widths = _checked_channels(channels)
     num_layers = len(widths) - 1
     image = _spatial.checked_size(size)
     checks.one_of("padding", padding, _PADDINGS)
 
     def sides(name: str, entry: Sides) -> Size:
-        return _spatial.one_an_axis(name, entry, len(image))
+        return _spatial.one_per_axis(name, entry, len(image))
 
     windows = _spatial.one_each("kernel", kernel, num_layers, of="layer", check=sides)
     steps = _spatial.one_each("strides", strides, num_layers, of="layer", check=sides)
@@ -434,6 +472,7 @@ def _layers(
 
 
 def _checked_channels(channels: Sequence[int]) -> list[int]:
+    """Return the channels; require a sequence of two or more positive whole numbers."""
     if isinstance(channels, str) or not isinstance(channels, Sequence):
         raise InputError(
             f"channels={checks.show(channels)} is not a sequence; write "
@@ -457,13 +496,18 @@ def _checked_pooling(name: str, value: str | None) -> str | None:
 
 
 def _refuse_impossible(layer: Convolution, index: int) -> None:
-    """Refuse channels that groups do not divide, and an image that has become empty."""
+    """Refuse a layer whose groups do not divide its channels, or whose image is empty.
+
+    Args:
+        layer: The layer.
+        index: Its index, for messages.
+    """
     # Checked here, because XLA would raise only when the network is run.
     for end, width in (("reads", layer.n_in), ("writes", layer.n_out)):
         if width % layer.groups:
             raise InputError(
                 f"groups={layer.groups} does not divide the {width} channels that "
-                f"layer {index} {end}; write groups one a layer."
+                f"layer {index} {end}; write one number of groups per layer."
             )
     if min(layer.size_read) < 1:
         raise InputError(

@@ -21,10 +21,10 @@ RECURRENT = ("orthogonal", "gaussian", "identity")
 
 @dataclasses.dataclass(frozen=True)
 class Chrono:
-    """Biases of gates for memories of up to `longest` steps; what `chrono` returns.
+    """The distribution of the biases of gates that `chrono` returns.
 
     Attributes:
-        longest: The longest memory, T_max.
+        longest: The longest memory in steps, T_max.
     """
 
     longest: int
@@ -35,7 +35,7 @@ class Chrono:
         units: int,
         dtype: np.dtype,
     ) -> Float[Array, " units"]:
-        """Draw log u, u uniform on [1, longest - 1), for each unit."""
+        """Draw one bias for each unit: log u, with u uniform on [1, longest - 1)."""
         steps = jax.random.uniform(
             key, (units,), dtype, minval=1.0, maxval=self.longest - 1.0
         )
@@ -44,19 +44,20 @@ class Chrono:
 
 @public("networks.chrono")
 def chrono(longest: int) -> Chrono:
-    """Spread the memories of a gated recurrent network over up to `longest` steps.
+    """Return a distribution of gate biases, for memories of up to `longest` steps.
 
-    A gate of value f keeps a state for about 1/(1 - f) steps. Chrono draws the biases
-    of the gate that keeps the state (forget of an LSTM, update of a GRU and a minimal
-    RNN) as b = log u, u uniform on [1, longest - 1), so that these times are uniform on
-    [2, longest) at a zero state. The input gate of an LSTM has the biases -b (Tallec
-    and Ollivier, 2018, section 2). All other biases are 0.
+    A gate of value f keeps a state for about 1/(1 - f) steps. The gate that keeps the
+    state is forget in an LSTM, and update in a GRU and a minimal RNN. Its biases are
+    b = log u, with u uniform on [1, longest - 1): while h and x are 0, the units keep
+    their states for times that are uniform on [2, longest). The input gate of an LSTM
+    has the biases -b, and all other biases are 0 (Tallec and Ollivier, 2018, section
+    2).
 
     Args:
         longest: The longest memory in steps, T_max; at least 3.
 
     Returns:
-        What `networks.rnn` takes as `gate_bias`.
+        A value for the argument `gate_bias` of `networks.rnn`.
 
     Raises:
         InputError: `longest` is no whole number, at least 3.
@@ -71,12 +72,12 @@ def chrono(longest: int) -> Chrono:
     return Chrono(checks.integer("longest", longest, low=3))
 
 
-# What a user writes: one number for all gates, or numbers by the name of the gate.
+# An argument of `rnn`: one number for all gates, or numbers by the names of gates.
 PerGate: TypeAlias = float | Mapping[str, float]
 
 GateBias: TypeAlias = PerGate | Chrono
 
-# What is kept: pairs of a gate and its number. Unlike a dict, they are hashable.
+# Pairs of the name of a gate and its number. Unlike a dict, they are hashable.
 Numbers: TypeAlias = tuple[tuple[str, float], ...]
 
 
@@ -88,14 +89,17 @@ def per_gate(
     default: float,
     low: float = 0.0,
 ) -> Numbers:
-    """Return a number for each gate.
+    """Return pairs (gate, number), one for each gate.
 
     Args:
-        name: The name of the argument.
+        name: The name of the argument, for messages.
         value: One number for all gates, or a mapping from gates to numbers.
         gates: The names of the gates that have such a number.
-        default: The number for gates that the mapping leaves out.
+        default: The number for gates that the mapping does not name.
         low: The smallest number allowed.
+
+    Raises:
+        InputError: An unknown gate, or a number that is not finite or below `low`.
     """
     if not isinstance(value, Mapping):
         number = float(checks.number(name, value, low=low))
@@ -113,17 +117,20 @@ def gate_biases(
     cell: Cell,
     kind: str,
 ) -> Numbers | Chrono:
-    """Check the argument `gate_bias` of `networks.rnn`, and bring it into one form.
+    """Return the mean of the biases of each gate, from an argument of `networks.rnn`.
 
     Args:
-        value: What the user gave: a number, which is the mean bias of all gates with
-            values in (0, 1); a mapping from gates to numbers; or a `Chrono`.
+        value: The argument `gate_bias`: a number for the gates in `cell.switches`, a
+            mapping from gates to numbers, or a `Chrono`.
         cell: The cell.
         kind: The name of the cell, for messages.
 
     Returns:
-        Pairs of a gate and the mean of its biases; a `Chrono` as it is, because its
-        biases are drawn with the parameters.
+        Pairs (gate, mean); a `Chrono` as it is, because its biases are drawn with the
+        parameters.
+
+    Raises:
+        InputError: The cell has no gates for such a bias, or a number is not finite.
     """
     if isinstance(value, Chrono):
         # Chrono sets the bias of the gate that keeps the state.
@@ -141,8 +148,8 @@ def gate_biases(
             f"gate_bias={number:g}: a {kind} cell has no gates; write sigma_b for "
             "random biases, or another cell."
         )
-    # A single number is for the gates that open and close, `switches`. What they let
-    # through, such as the candidate of a GRU, keeps biases of mean 0.
+    # A bias decides how far a gate with a logistic function is open. The other gates,
+    # such as the candidate of a GRU, keep biases of mean 0.
     of_switches = [(gate, number) for gate in cell.switches]
     of_contents = [(gate, 0.0) for gate in cell.contents]
     return (*of_switches, *of_contents)
@@ -171,7 +178,7 @@ class GateLaws:
         gate: str,
         units: int,
     ) -> Initializer:
-        """Return the initializer of a gate's recurrent weight."""
+        """Return the initializer of a gate's recurrent weight, (units, units)."""
         # `sigma_w` is a tuple of pairs, because this record must be hashable.
         sigma = dict(self.sigma_w)[gate]
         if self.recurrent == "orthogonal":
@@ -185,7 +192,7 @@ class GateLaws:
         gate: str,
         fan_in: int,
     ) -> Initializer:
-        """Return the initializer of a gate's input weight."""
+        """Return the initializer of a gate's input weight, (fan_in, units)."""
         return gaussian(dict(self.sigma_v)[gate], fan_in)
 
     def biases(
@@ -196,7 +203,14 @@ class GateLaws:
         *,
         dtype: np.dtype,
     ) -> dict[str, Float[Array, " units"]]:
-        """Draw the biases of all gates."""
+        """Draw the biases of all gates, by the names of the gates.
+
+        Args:
+            key: A random key.
+            cell: The cell.
+            units: The number of biases of each gate.
+            dtype: The dtype of the biases.
+        """
         key, key_mean = jax.random.split(key)
         means = {gate: jnp.zeros(units, dtype) for gate in cell.gates}
         if isinstance(self.gate_bias, Chrono):

@@ -38,10 +38,11 @@ class WeightedLayer(Layer):
 
 
 class LayeredFunction(ABC):
-    """A function f(params, x) that can return its Jacobian as a product of factors.
+    """A function f(params, x) that can return the factors of its Jacobian at x.
 
-    The factors are the weight matrices, and the derivatives of the activations between
-    them. z_1, ..., z_(depth-1) are the pre-activations of the hidden layers.
+    The factors are the weight matrices W, and between them the diagonal matrices of the
+    derivatives of the activation, phi'(z). In the methods, z_l is the pre-activation of
+    layer l, `depth` the number of layers, and x one example.
     """
 
     # Subclasses are frozen dataclasses: functions of one architecture are equal and
@@ -54,17 +55,17 @@ class LayeredFunction(ABC):
 
     @property
     def pairs(self) -> int | None:
-        """The number of pairs of W and derivatives in the hidden span, if known."""
+        """How many pairs (W, phi') the hidden span has; None if that is not known."""
         return None
 
     @property
     @abstractmethod
     def shares_matrices(self) -> bool:
-        """Whether the matrices of `factors` do not depend on x, only their scales."""
+        """Whether the matrices of `factors` are the same at all x, unlike phi'."""
 
     @property
     def has_dead_slopes(self) -> bool:
-        """Whether scales of `factors` can be exactly zero, as those of relu are."""
+        """Whether phi' can be exactly zero, as it is for relu."""
         # Where they can, measuring forms large Jacobians from the active units alone.
         return False
 
@@ -78,20 +79,23 @@ class LayeredFunction(ABC):
 
         Args:
             params: Arrays or shapes.
-            where: Their name in the message.
+            where: The name of `params` in the message.
+
+        Raises:
+            InputError: A leaf is missing, unknown, or of another shape.
         """
 
     @abstractmethod
     def stem(self, params: Params, x: Array) -> Array:
-        """Return the first pre-activation z_1."""
+        """Return the first pre-activation z_1, of shape (width,)."""
 
     @abstractmethod
     def hidden(self, params: Params, z: Array) -> Array:
-        """Return z_(depth-1) if z_1 is z: the map whose spectra the theory predicts."""
+        """Return z_(depth-1), given z_1 = z: the map whose spectra theory predicts."""
 
     @abstractmethod
     def pre_activations(self, params: Params, x: Array) -> list[Array]:
-        """Return z_1 ... z_(depth-1)."""
+        """Return z_1, ..., z_(depth-1), each of shape (width,)."""
 
     @abstractmethod
     def factors(self, params: Params, x: Array, span: str) -> list[Factors]:
@@ -101,6 +105,10 @@ class LayeredFunction(ABC):
             params: The parameters.
             x: One example.
             span: "end_to_end" or "hidden".
+
+        Returns:
+            Matrices of shape (layers, fan_out, fan_in), and derivatives phi' of shape
+            (layers, fan_out), grouped in runs of layers of one shape.
         """
 
 
@@ -109,7 +117,8 @@ class LayeredNetwork(Network):
     """A network whose layers can be taken out and put back.
 
     Attributes:
-        function: Knows the factors of its Jacobian.
+        function: The map (params, x) -> output, which knows the factors of its
+            Jacobian.
     """
 
     function: LayeredFunction
@@ -122,7 +131,7 @@ class LayeredNetwork(Network):
 
     @property
     def hidden_activations(self) -> tuple[Activation, ...]:
-        """The activation behind each weight layer but the last."""
+        """The activation behind each weight layer but the last: depth - 1 of them."""
         raise NotImplementedError
 
     @property
@@ -135,5 +144,10 @@ class LayeredNetwork(Network):
         raise NotImplementedError
 
     def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
-        """Undo `layers`: put the arrays of layers in the place of those of params."""
+        """Return params with the arrays of these layers, as `layers` lists them.
+
+        Args:
+            params: The parameters whose structure and dtypes are kept.
+            layers: All layers of the network with their arrays, first to last.
+        """
         raise NotImplementedError

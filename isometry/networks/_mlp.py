@@ -33,14 +33,14 @@ from isometry.theory import Law
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive layers of one shape and role: stored stacked, and scanned.
+    """Consecutive layers of one shape and role. Their leaves are stacked, and scanned.
 
     Attributes:
         role: "stem", "hidden" or "head".
-        start: The index of the first of them among all layers.
-        length: Their number.
-        fan_in: The inputs of each.
-        fan_out: The outputs of each.
+        start: The index of the first layer of the run in the network.
+        length: The number of layers in the run.
+        fan_in: The number of inputs of each layer.
+        fan_out: The number of outputs of each layer.
     """
 
     role: str
@@ -51,7 +51,11 @@ class Run:
 
 
 def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
-    """Return the runs of an MLP of these widths."""
+    """Divide the layers of an MLP into runs.
+
+    Args:
+        widths: (n_in, hidden ..., n_out).
+    """
     depth = len(widths) - 1
     # Schemes give stem and head other initializers, so they are runs of their own even
     # where their widths equal those of hidden layers.
@@ -71,10 +75,12 @@ def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
 
 @dataclass(frozen=True)
 class MlpFunction(LayeredFunction):
-    """The function of an MLP. Its compile time does not grow with depth.
+    """The map (params, x) -> output of an MLP.
+
+    Runs are scanned, so that compile time does not grow with depth.
 
     Attributes:
-        widths: Inputs, hidden widths, outputs.
+        widths: (n_in, hidden ..., n_out).
         activation: The activation of the hidden layers.
     """
 
@@ -114,20 +120,22 @@ class MlpFunction(LayeredFunction):
             # `bias` holds for all layers, so one bias means that all must be there.
             if any(name.endswith("['b']") for name in given):
                 wanted[f"{path}['b']"] = (run.length, run.fan_out)
-        # In sorted order the first difference is that of the first layer, and is named.
-        for name in sorted(wanted.keys() | given.keys()):
+        # The first difference is named, in the order of the layers. Shorter names come
+        # first, because as a string "[10]" would come before "[2]".
+        names = wanted.keys() | given.keys()
+        for name in sorted(names, key=lambda name: (len(name), name)):
             if wanted.get(name) == given.get(name):
                 continue
-            is_wanted = "is not there"
+            wanted_words = "is not there"
             if name in wanted:
-                is_wanted = f"is of shape {wanted[name]}"
-            has = "lacks it"
+                wanted_words = f"is of shape {wanted[name]}"
+            given_words = "lacks it"
             if name in given:
-                has = f"has {given[name]}"
+                given_words = f"has {given[name]}"
             raise InputError(
-                f"{where}{name} {is_wanted} in this network, and params {has}; write "
-                "net.init(key), or one seed of stacked parameters, "
-                "jax.tree.map(lambda a: a[0], params)."
+                f"{where}{name} {wanted_words} in this network, and {where} "
+                f"{given_words}; write net.init(key), or one seed of stacked "
+                "parameters, jax.tree.map(lambda a: a[0], params)."
             )
 
     @public("mlp")
@@ -181,15 +189,16 @@ class MlpFunction(LayeredFunction):
         return [Factors(runs[0]["w"].mT, slopes[0]), *hidden, head]
 
     def weights(self, params: Params) -> tuple[Array, ...]:
-        """Return the stacked weights of every run, of shape (..., length, in, out)."""
+        """Return the weights of each run, of shape (*seeds, length, in, out)."""
         return tuple(run["w"] for run in params["layers"])
 
     def with_weights(self, params: Params, weights: Sequence[Array]) -> Params:
-        """Undo `weights`: put them in the place of those of params."""
+        """Return params with these weights, one array for each run as in `weights`."""
         pairs = zip(params["layers"], weights, strict=True)
         return {"layers": tuple({**run, "w": stacked} for run, stacked in pairs)}
 
     def _through(self, runs: Sequence[Params], z: Array) -> Array:
+        """Return the pre-activation behind several runs; z is the one before them."""
         for run in runs:
             z, _ = self._run(run, z)
         return z
@@ -197,7 +206,12 @@ class MlpFunction(LayeredFunction):
     def _run(
         self, run: Params, z: Array
     ) -> tuple[Array, Float[Array, "length fan_out"]]:
-        """Return the pre-activation of the last layer of a run, and those of all."""
+        """Return the last pre-activation of a run, and the stack of all of them.
+
+        Args:
+            run: The stacked weights and biases of the run.
+            z: The pre-activation before the run.
+        """
 
         def step(z: Array, layer: Params) -> tuple[Array, Array]:
             z = _affine(layer, self.activation(z))
@@ -208,19 +222,22 @@ class MlpFunction(LayeredFunction):
     def _run_activated(
         self, run: Params, h: Array
     ) -> tuple[Array, Float[Array, "length fan_out"]]:
-        """Return the last activation behind the layers of a run, and the slopes of all.
+        """Return the last activation of a run, and the stack of all slopes phi'(z).
 
-        Both are computed at once. From the pre-activations of `_run` the slopes would
-        be computed by kernels of their own, which take 50 ms more to compile.
+        Args:
+            run: The stacked weights and biases of the run.
+            h: The activation before the run.
         """
 
+        # One scan returns both. Slopes that are computed from the pre-activations of
+        # `_run` would take 50 ms more to compile.
         def step(h: Array, layer: Params) -> tuple[Array, Array]:
             return self._activated(_affine(layer, h))
 
         return _in_turn(step, h, run)
 
     def _activated(self, z: Array) -> tuple[Array, Array]:
-        """Return the activation and its derivative at every entry."""
+        """Return phi(z) and phi'(z)."""
         # The derivative of relu at NaN is 0. NaN is kept, because a signal that has
         # overflowed would otherwise be taken for inactive units.
         slope = jnp.where(jnp.isnan(z), jnp.nan, self.activation.slope(z))
@@ -232,7 +249,16 @@ def _in_turn(
     state: Array,
     run: Params,
 ) -> tuple[Array, Float[Array, "length fan_out"]]:
-    """Apply the layers of a run one after another, as `jax.lax.scan` does."""
+    """Apply the layers of a run one after another.
+
+    Args:
+        step: `step(state, layer)` returns the next state and a result.
+        state: The state before the first layer.
+        run: The stacked weights and biases of the run.
+
+    Returns:
+        The last state, and the results of all layers along a first axis.
+    """
     # Several layers of one shape in a row are square, so the state keeps its shape and
     # they can be scanned.
     if run["w"].shape[0] > 1:
@@ -242,11 +268,12 @@ def _in_turn(
 
 
 def _first_layer(run: Params) -> Params:
-    """Return the first layer of a run."""
+    """Return the weights and biases of the first layer of a run."""
     return jax.tree.map(lambda a: a[0], run)
 
 
 def _affine(layer: Params, x: Array) -> Array:
+    """Return W x + b; W x if the layer has no bias."""
     y = x @ layer["w"]
     if "b" in layer:
         return y + layer["b"]
@@ -254,17 +281,20 @@ def _affine(layer: Params, x: Array) -> Array:
 
 
 def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every leaf by its key path, the same for lists and tuples."""
+    """Return the shape of every leaf by its key path."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Mlp(LayeredNetwork):
-    """What `mlp` returns.
+    """A fully connected network: what `mlp` returns.
 
     Attributes:
-        bias: Whether there are biases.
+        function: The map (params, x) -> output alone.
+        scheme: The scheme that draws the parameters, with its sigmas.
+        activation: The activation of the hidden layers.
+        bias: Whether layers have biases.
         dtype: The dtype of the parameters.
     """
 
@@ -276,22 +306,25 @@ class Mlp(LayeredNetwork):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Inputs, hidden widths, outputs."""
+        """(n_in, hidden ..., n_out)."""
         return self.function.widths
 
     @public("init")
     def init(self, key: Key) -> Params:
-        """Draw the parameters: {"layers": a tuple of runs}.
+        """Draw the parameters.
 
-        A run holds consecutive layers of one shape and role: {"w": (r, in, out),
-        "b": (r, out)}. Layer l draws its weights and biases from the l-th pair of
-        (depth, 2) split keys, so they do not depend on how layers are grouped.
+        Each layer draws its weights and biases from two keys of its own, so they do not
+        depend on how layers are grouped in runs.
 
         Args:
             key: A random key. It may be traced.
 
         Returns:
-            The parameters.
+            {"layers": (run, ...)}. A run is the stack of r consecutive layers of one
+            shape and role, {"w": (r, in, out), "b": (r, out)}.
+
+        Raises:
+            InputError: `key` is no random key.
 
         Example:
             >>> net = networks.mlp([4, 8, 8, 8, 3], "tanh", bias=False)
@@ -310,7 +343,12 @@ class Mlp(LayeredNetwork):
         return {"layers": tuple(layers)}
 
     def _draw(self, run: Run, keys: Key) -> Params:
-        """Draw a run from (length, 2) keys: of each layer, one for w and one for b."""
+        """Draw the stacked weights and biases of a run.
+
+        Args:
+            run: The run.
+            keys: Keys of shape (length, 2): for each layer one for w and one for b.
+        """
         layers = self._layers_of(run)
         # Most schemes give all layers of a run the same initializer, so one vmapped
         # draw serves all.
@@ -345,6 +383,7 @@ class Mlp(LayeredNetwork):
         return tuple(layer for run in runs for layer in self._layers_of(run))
 
     def _layers_of(self, run: Run) -> list[Layer]:
+        """Return what a scheme is told of each layer of a run."""
         return [
             Layer(
                 role=run.role,
@@ -366,7 +405,11 @@ class Mlp(LayeredNetwork):
                 yield WeightedLayer(**vars(layer), w=stacked["w"][i], b=b)
 
     def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
-        """Undo `layers`: put the arrays of layers in the place of those of params."""
+        """Return params with the arrays of these layers, as `layers` lists them.
+
+        Raises:
+            InputError: Another number of layers, or arrays of other shapes.
+        """
         given = list(layers)
         runs = []
         for run, old in zip(runs_of(self.widths), params["layers"], strict=True):
@@ -397,7 +440,18 @@ class Mlp(LayeredNetwork):
     ) -> "Mlp":
         """Return a copy of the network that draws its weights by another scheme.
 
-        Arguments and errors are those of `Network.with_scheme`.
+        Args:
+            scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                takes the scale that is critical for the activation.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
+
+        Returns:
+            The copy.
+
+        Raises:
+            InputError: An unknown name; a sigma for a scheme that fixes its own scale.
+            NotDefined: The scheme has no meaning for a layer.
         """
         return mlp(
             self.widths,
@@ -412,13 +466,13 @@ class Mlp(LayeredNetwork):
         )
 
     def with_width(self, width: int) -> "Mlp":
-        """Return the same network with every hidden width replaced.
+        """Return a copy of the network with another width of all hidden layers.
 
         Args:
             width: The width of all hidden layers.
 
         Returns:
-            The network, with the same scheme at the same scale.
+            The copy, with the same scheme and the same sigmas.
         """
         checks.integer("width", width, low=1)
         # A network of one layer has no hidden width.
@@ -436,12 +490,12 @@ class Mlp(LayeredNetwork):
         """Predict the law of the singular values over a span, at infinite width.
 
         Widths may differ from layer to layer. The variance of the first
-        pre-activations is q_1 = sigma_w² |x|²/n + sigma_b², by the mean of |x|² over
-        xs; from there it follows the variance map, at its fixed point or not. So the
-        law is that of each input where all have one norm (`data.normalize`).
+        pre-activations is q_1 = sigma_w² |x|²/n + sigma_b², with the mean of |x|² over
+        xs. The variances of later layers follow from the variance map. If all inputs
+        have one norm (`data.normalize`), the law is that of each input.
 
         Args:
-            span: "hidden", the object of the theory, or "end_to_end", with one W more.
+            span: "hidden", of which most theory speaks, or "end_to_end".
             xs: Inputs along a first axis.
 
         Returns:
@@ -508,10 +562,10 @@ def mlp(  # noqa: PLR0917 (as it has always been)
             `Activation`.
         scheme: A scheme's name, an initializer's that needs no arguments, an
             initializer, or a `Scheme`.
-        sigma_w: The scale of the weights of a scheme that leaves it free: fan_in·Var(W)
-            = sigma_w² for Gaussian weights, every singular value sigma_w for orthogonal
-            ones. None is critical for the activation.
-        sigma_b: The standard deviation of the biases, N(0, sigma_b²), likewise.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. Gaussian
+            weights have variance sigma_w²/fan_in, orthogonal weights all singular
+            values sigma_w. None takes the scale that is critical for the activation.
+        sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether there are biases at all. Without them sigma_b must be 0 or None.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
 

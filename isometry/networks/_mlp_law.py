@@ -30,10 +30,14 @@ def law(
     Args:
         activation: The activation of the hidden layers.
         scheme: The scheme that draws the weights.
-        plan: The layers.
+        plan: The layers, first to last.
         sigma_b: The standard deviation of the biases.
         span: "hidden" or "end_to_end".
-        xs: Inputs.
+        xs: Inputs of shape (examples, n_in).
+
+    Raises:
+        InputError: "hidden" with fewer than three layers.
+        NotDefined: The scheme has no law, or the edges of the law cannot be found.
     """
     checks.one_of("span", span, SPANS)
     # The law is that of a product of pairs W D. Below depth 3 there is no weight layer
@@ -90,9 +94,16 @@ def variances(
     sigma_b: float,
     xs: ArrayLike,
 ) -> list[float]:
-    """Return the variances of z_1 ... z_(depth-1) at infinite width.
+    """Return the variances of z_1, ..., z_(depth-1) at infinite width.
 
     The first follows from the mean of |x|² over xs, the others from the variance map.
+
+    Args:
+        activation: The activation of the hidden layers.
+        plan: The layers, first to last.
+        drawn: The distribution of the weights of each layer.
+        sigma_b: The standard deviation of the biases.
+        xs: Inputs of shape (examples, n_in).
     """
     # In float64 on the host, because theory computes there.
     x = np.asarray(xs, float)
@@ -140,7 +151,11 @@ def _hidden(
 
 
 def _with_edges(law: Law) -> Law:
-    """Return the law; refuse one whose edges cannot be found, as for some widths."""
+    """Return a law as it is; refuse a law whose edges cannot be found.
+
+    Raises:
+        NotDefined: They cannot, as is the case for some widths.
+    """
     try:
         _ = law.support
     except (ValueError, ArithmeticError) as error:

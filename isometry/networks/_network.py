@@ -47,32 +47,33 @@ class Phase(NamedTuple):
 
 
 class Function(Protocol):
-    """The function of a network, f(params, x) of one example x."""
+    """The function of a network: f(params, x) is the output for one example x."""
 
     def __call__(self, params: Params, x: PyTree, /) -> PyTree: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Network:
-    """A function f(params, x), how its parameters are drawn, and what it is made of.
+    """A function f(params, x), a way to draw its parameters, and its anatomy.
 
-    A subclass is a frozen dataclass with these fields, which its factory fills in, and
-    overrides `init`. Everything else is read off the anatomy.
+    Each kind of network is a subclass with an `init` of its own. Depth, layers and
+    branches are read off the anatomy.
 
     Attributes:
-        function: The map (params, x) -> output for one example x. It is hashable, equal
-            to the functions of networks of the same architecture, and holds no
-            parameters: compiled programs are cached by it.
-        example: One x: a `jax.ShapeDtypeStruct`, or a tree of them. None if any x will
-            do.
-        scheme: What chooses the initializers of the weights; None if the parameters are
-            drawn as the model's own code draws them.
-        activation: The one activation of all hidden layers; None where there are
-            several, or none is known.
+        function: The map (params, x) -> output for one example x. It holds no
+            parameters and is hashable: networks of one architecture have equal
+            functions, and share compiled programs.
+        example: The shape and dtype of one x: a `jax.ShapeDtypeStruct`, or a tree of
+            them. None if any x will do.
+        scheme: The scheme that chooses the initializer of each weight. None if the
+            model's own code draws the parameters.
+        activation: The activation of all hidden layers. None if they have several, or
+            it is not known.
         mode: "inference", or "training" if x is a whole batch with its random keys.
-        sigma_w: The scale of the weights that was asked for, of a scheme that leaves it
-            free; None is critical.
-        sigma_b: The standard deviation of the biases, likewise.
+        sigma_w: The scale of the weights as the user gave it. None takes the
+            scale that is critical for the activation of each layer, if the scheme does
+            not fix its own.
+        sigma_b: The standard deviation of the biases as the user gave it. None is 0.
 
     Example:
         >>> net = networks.mlp([3, 8, 2], "tanh")
@@ -112,10 +113,10 @@ class Network:
         """Return the parameters that a scheme starts from, before it draws any.
 
         Args:
-            key: A random key, which is used if the model draws them itself.
+            key: A random key. It is used if the model's own code draws the parameters.
 
         Returns:
-            All leaves of the parameters. A scheme then replaces the weights.
+            The whole tree of parameters. A scheme then replaces the weights.
 
         Example:
             >>> net = networks.mlp([3, 2], "tanh")
@@ -125,18 +126,18 @@ class Network:
         return self.init(key)
 
     def completed(self, key: Key, params: Params) -> Params:
-        """Update the state in parameters whose weights a scheme has drawn.
+        """Return params with the initial state that belongs to their weights.
 
-        The initial state of most models does not depend on the weights, and the
-        parameters are returned as they are. Haiku's batch norm starts from averages of
-        a batch, which do.
+        `init` calls it after a scheme has replaced the weights. Most models have no
+        state, or one that does not depend on the weights, and params are returned as
+        they are. The averages in Haiku's batch norm do depend on them.
 
         Args:
             key: The key from which the parameters were drawn.
-            params: Parameters, whose state belongs to the weights before.
+            params: Parameters with the scheme's weights, and the state from before.
 
         Returns:
-            The parameters.
+            The parameters with the state of these weights.
 
         Example:
             >>> net = networks.mlp([3, 2], "tanh")
@@ -150,7 +151,7 @@ class Network:
     def __call__(self, params: Params, x: PyTree) -> PyTree:
         return self.function(params, x)
 
-    # What follows is read off shapes: nothing is drawn, however large the network is.
+    # The properties below need shapes alone: no parameters are drawn for them.
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -160,22 +161,26 @@ class Network:
 
     @property
     def any_size(self) -> bool:
-        """Whether x may be larger or smaller than the example, as sequences may be.
+        """Whether x may have another shape than the example, as a sequence may.
 
-        The function itself then refuses what it does not take.
+        The function itself then refuses shapes that it does not take.
         """
         return False
 
     @functools.cached_property
     def shapes(self) -> Params:
-        """The shapes of the parameters. Nothing is drawn."""
+        """The parameters with a `jax.ShapeDtypeStruct` in place of each array."""
         # `init` would not do: its scheme asks for these shapes. A skeleton has all
         # leaves without a scheme.
         return jax.eval_shape(self.skeleton, jax.random.key(0))
 
     @functools.cached_property
     def anatomy(self) -> Anatomy:
-        """What the network is made of, read from shapes alone: `isometry.anatomy`."""
+        """What the network is made of, as `isometry.anatomy` reads it from shapes.
+
+        Raises:
+            InputError: The shape of x is not known.
+        """
         if self.example is None:
             raise InputError(
                 f"anatomy: {checks.show(self)} begins with a plain function, whose "
@@ -192,9 +197,12 @@ class Network:
 
     @functools.cached_property
     def assignment(self) -> Assignment | None:
-        """What the scheme does with each leaf of the parameters, a table of rows.
+        """A table of what the scheme does with each leaf of the parameters.
 
-        None without a scheme.
+        None if the network has no scheme.
+
+        Raises:
+            NotDefined: The scheme has no meaning for a layer.
         """
         if self.scheme is None:
             return None
@@ -213,19 +221,20 @@ class Network:
     def layer_activations(self) -> Mapping[str, Activation]:
         """The activation in front of or behind a layer, by the name of the layer.
 
-        A network lists only those that it knows from its own arguments. For all other
-        layers the activation is read off the anatomy.
+        The critical scale of a layer is that of its activation. Only layers are listed
+        whose activation is an argument of the network; the activations of all others
+        are read off the anatomy.
         """
         return {}
 
     @property
     def data_driven(self) -> bool:
-        """Whether `adjust` changes anything."""
+        """Whether `adjust` changes the parameters."""
         return self.scheme is not None and self.scheme.data_driven
 
     @public("adjust")
     def adjust(self, params: Params, xs: PyTree[Array]) -> Params:
-        """Adjust parameters to inputs, as a data-driven scheme does.
+        """Adjust parameters to inputs, if the scheme is data-driven (lsuv, admin).
 
         Runs on the host.
 
@@ -234,7 +243,7 @@ class Network:
             xs: Inputs along a first axis.
 
         Returns:
-            The adjusted parameters; `params` themselves of all other schemes.
+            The adjusted parameters; with any other scheme, `params` themselves.
 
         Raises:
             InputError: xs are not finite rows of the network's input; the scheme cannot
@@ -263,18 +272,19 @@ class Network:
     ) -> "Network":
         """Return a copy of the network that draws its weights by another scheme.
 
-        The function stays, and with it all compiled programs. `assignment.table()` of
-        the copy lists what becomes of each leaf of the parameters.
+        The function is the same, and so are its compiled programs. `init` of the copy
+        draws new weights; `assignment.table()` lists how it draws each leaf.
 
         Args:
             scheme: A scheme's name, an initializer's that needs no arguments, an
                 initializer, or a `Scheme`.
-            sigma_w: The scale of the weights of a scheme that leaves it free (gaussian,
-                orthogonal). None: critical for the activation behind each layer.
-            sigma_b: The standard deviation of the biases, likewise.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user, as
+                gaussian and orthogonal do. None takes the scale that is critical
+                for the activation after each layer.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
 
         Returns:
-            A network.
+            The copy.
 
         Raises:
             InputError: An unknown name; a sigma for a scheme that fixes its own scale.
@@ -296,7 +306,7 @@ class Network:
             sigma_b=sigma_b,
         )
         # Refuse now, and not at the first draw, what the scheme cannot do.
-        redrawn.drawing()
+        redrawn.require_assignment()
         return redrawn
 
     @public("with_schemes")
@@ -368,8 +378,14 @@ class Network:
 
         Raises:
             NotDefined: No gain brings E s² to 1: a norm behind each layer undoes its
-                scale, the skips alone have more than 1, or weights are zero.
+                scale, the skips alone have more than 1, units saturate before, or
+                weights are zero.
             InputError: What `isometry.profile` refuses.
+
+        Warns:
+            UserWarning: E s² = 1 is carried by few of the draws, so that other seeds
+                may be far from it, or the gains make Jacobians exactly zero. `.gains`
+                keeps the sentence, and its table shows it.
 
         Example:
             >>> net = networks.mlp([16, 16, 16, 16], "relu", "orthogonal", sigma_w=1.0)
@@ -411,10 +427,10 @@ class Network:
     def law(self, span: str, xs: ArrayLike) -> Law:
         """Predict the law of the singular values over a span, at infinite width.
 
-        It is what `compare` and `plots.overlay` take beside a measured spectrum.
+        `compare` and `plots.overlay` take it beside a measured spectrum.
 
         Args:
-            span: "hidden", the object of the theory, or "end_to_end".
+            span: "hidden", of which most theory speaks, or "end_to_end".
             xs: Inputs along a first axis, whose mean square sets the variance of the
                 first pre-activations.
 
@@ -438,14 +454,17 @@ class Network:
 
     @public("moments")
     def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
-        """Predict mean and variance of lam = s² over a span, where only they are known.
+        """Predict mean and variance of s² over a span, at infinite width.
+
+        s is a singular value of the Jacobian. For networks of which these two numbers
+        are known, and not the whole law.
 
         Args:
             span: "hidden" or "end_to_end".
             xs: Inputs along a first axis.
 
         Returns:
-            Mean and variance.
+            The mean and the variance.
 
         Raises:
             NotDefined: They are not known for this network.
@@ -462,7 +481,7 @@ class Network:
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:
-        """Predict the signals of `isometry.signals`, at infinite width.
+        """Predict what `isometry.signals` measures, at infinite width.
 
         Args:
             xs: Inputs along a first axis.
@@ -485,6 +504,7 @@ class Network:
 
 
 def _label(scheme: SchemeLike) -> str:
+    """Return the default label of a scheme: its name, or the repr of an initializer."""
     if isinstance(scheme, str):
         return scheme
     if isinstance(scheme, Scheme):
@@ -495,9 +515,10 @@ def _label(scheme: SchemeLike) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Built(Network):
-    """The base of this package's networks: a function, a skeleton, a scheme that draws.
+    """The base of networks whose weights a scheme draws.
 
-    A subclass defines `skeleton`, and the fields of its own that `__repr__` shows.
+    `init` takes the parameters that `skeleton` returns, and replaces the weights as the
+    scheme says. A subclass defines `skeleton`.
 
     Attributes:
         scheme: The scheme that draws the weights.
@@ -506,19 +527,33 @@ class Built(Network):
     scheme: Scheme
 
     def skeleton(self, key: Key) -> Params:
-        """Return all leaves as they are before a scheme draws: zeros, norm scales 1."""
+        """Return the parameters before a scheme draws: weights 0, scales of norms 1."""
         raise NotImplementedError(f"{type(self).__name__} must define skeleton.")
 
     @public("init")
     def init(self, key: Key) -> Params:
-        """Draw the parameters by the scheme."""
-        checks.key("key", key)
-        # Leaves that the scheme leaves alone stay as in the skeleton. If the user's own
-        # code makes the skeleton, they are drawn with this key, as by its own `init`.
-        return self.drawing().draw(key, self.skeleton(key))
+        """Draw the parameters by the scheme.
 
-    def drawing(self) -> Assignment:
-        """Return how the scheme draws each leaf of the parameters."""
+        Args:
+            key: A random key. It may be traced.
+
+        Returns:
+            The parameters, a tree of arrays.
+
+        Raises:
+            InputError: `key` is no random key.
+        """
+        checks.key("key", key)
+        # Leaves that the scheme does not set stay as in the skeleton. If the model's
+        # own code makes the skeleton, it draws them from this key, as its `init` would.
+        return self.require_assignment().draw(key, self.skeleton(key))
+
+    def require_assignment(self) -> Assignment:
+        """Return what the scheme does with each leaf; raise if it cannot draw a layer.
+
+        Raises:
+            NotDefined: The scheme has no meaning for a layer.
+        """
         assert self.assignment is not None, "these networks have a scheme"
         return self.assignment
 
@@ -531,10 +566,21 @@ class Built(Network):
     ) -> "Built":
         """Return a copy of the network that draws its weights by another scheme.
 
-        Arguments and errors are those of `Network.with_scheme`.
+        Args:
+            scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                takes the scale that is critical for the activation after each layer.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
+
+        Returns:
+            The copy.
+
+        Raises:
+            InputError: An unknown name; a sigma for a scheme that fixes its own scale.
+            NotDefined: The scheme has no meaning for a layer.
         """
-        # `Network.with_scheme` makes a wrapper. A copy has the class of the network,
-        # and so its `law`, `moments` and `mean_field`.
+        # `Network.with_scheme` returns a `Redrawn`. A copy keeps the class of the
+        # network, and so its methods `law`, `moments` and `mean_field`.
         redrawn = dataclasses.replace(
             self,
             scheme=schemes.get(scheme),
@@ -542,13 +588,13 @@ class Built(Network):
             sigma_b=sigma_b,
         )
         # Refuse now, and not at the first draw, what the scheme cannot do.
-        redrawn.drawing()
+        redrawn.require_assignment()
         return redrawn
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Wrapper(Network):
-    """The base of networks that have the function of another, and draw otherwise.
+    """The base of networks with the function of another network, and another `init`.
 
     Attributes:
         base: The other network.
@@ -563,21 +609,25 @@ class Wrapper(Network):
 
     @functools.cached_property
     def anatomy(self) -> Anatomy:
-        """The anatomy of `base`, whose architecture is the same."""
+        """The anatomy of `base`, which has the same function."""
         return self.base.anatomy
 
     @property
     def any_size(self) -> bool:
-        """Whether x may be larger or smaller than the example."""
+        """Whether x may have another shape than the example."""
         return self.base.any_size
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The activations that `base` itself knows."""
+        """The activations of `base`, by the names of layers."""
         return self.base.layer_activations
 
     def _with_base(self, base: Network) -> Self:
-        """Return the same wrapper around a network, such as `base` in training mode."""
+        """Return a copy of this wrapper around another network.
+
+        Args:
+            base: The network, such as the present base in training mode.
+        """
         return dataclasses.replace(
             self,
             function=base.function,
@@ -589,19 +639,31 @@ class Wrapper(Network):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Redrawn(Wrapper, Built):
-    """Any network with its weights drawn by a scheme: what `with_scheme` returns.
+    """A network whose weights a scheme draws: what `Network.with_scheme` returns.
 
-    Leaves that the scheme leaves alone are as the network's own `init` draws them.
+    All leaves that the scheme does not set are drawn by the model's own code.
     """
 
     def skeleton(self, key: Key) -> Params:
-        """Return the parameters as the network's own code draws them."""
+        """Return the parameters as the model's own code draws them."""
         return self.base.skeleton(key)
 
     @public("init")
     def init(self, key: Key) -> Params:
-        """Draw the weights by the scheme, and the rest as the network's own code."""
+        """Draw the weights by the scheme, all other leaves by the model's own code.
+
+        Args:
+            key: A random key. It may be traced.
+
+        Returns:
+            The parameters, a tree of arrays.
+
+        Raises:
+            InputError: `key` is no random key.
+        """
         drawn = super().init(key)
+        # The state of a model, such as averages of its batch norms, may depend on the
+        # weights that the scheme has just replaced.
         return self.base.completed(key, drawn)
 
     @property

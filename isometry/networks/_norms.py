@@ -25,10 +25,17 @@ EPSILON = 1e-5
 BATCH_AXIS = "batch"
 
 
-def scales(norm: str, width: int, dtype: DTypeLike) -> dict[str, Array]:
-    """Return the trained leaves of a norm as they start: scale 1, bias 0.
+def initial_leaves(norm: str, width: int, dtype: DTypeLike) -> dict[str, Array]:
+    """Return the trained leaves of a norm before training: scale 1, bias 0.
 
-    RMS norm has no bias, because it does not centre.
+    Args:
+        norm: One of `NORMS`.
+        width: The number of channels.
+        dtype: The dtype of the leaves.
+
+    Returns:
+        "scale" and "bias", each of shape (width,). RMS norm has no bias, because it
+        does not subtract the mean.
     """
     leaves = {"scale": jnp.ones(width, dtype)}
     if norm != "rms":
@@ -36,8 +43,11 @@ def scales(norm: str, width: int, dtype: DTypeLike) -> dict[str, Array]:
     return leaves
 
 
-def statistics(width: int, dtype: DTypeLike) -> dict[str, Array]:
-    """Return the statistics of a batch norm before any batch: mean 0, variance 1."""
+def initial_statistics(width: int, dtype: DTypeLike) -> dict[str, Array]:
+    """Return the statistics of a batch norm before any batch: mean 0, variance 1.
+
+    They are "mean" and "var", each of shape (width,).
+    """
     return {"mean": jnp.zeros(width, dtype), "var": jnp.ones(width, dtype)}
 
 
@@ -52,45 +62,46 @@ def normalize(
 
     Args:
         norm: One of `NORMS`.
-        leaves: Scale and bias, as `scales` returns them.
+        leaves: Scale and bias, as in `initial_leaves`.
         x: One example.
-        statistics: The mean and variance that batch norm divides by; None in training,
-            where they are those of the batch, over all positions and over the mapped
-            axis `BATCH_AXIS`.
+        statistics: Of batch norm, the mean and variance of each channel, as in
+            `initial_statistics`. None in training: they are then computed from the
+            batch, over all positions and over the mapped axis `BATCH_AXIS`.
+
+    Returns:
+        An array of the shape of x.
     """
     if norm == "rms":
         power = jnp.mean(x * x, axis=-1, keepdims=True)
         unit = x * jax.lax.rsqrt(power + EPSILON)
         return _on_channels(leaves["scale"], x) * unit
     if norm == "layer":
-        unit = _of_each_position(x)
+        unit = _standardized_positions(x)
     else:
-        unit = _of_each_channel(x, statistics)
+        unit = _standardized_channels(x, statistics)
     scaled = _on_channels(leaves["scale"], x) * unit
     return scaled + _on_channels(leaves["bias"], x)
 
 
-def _of_each_position(
-    x: Signal,
-) -> Signal:
-    """Give the channels of each position mean 0 and variance 1."""
+def _standardized_positions(x: Signal) -> Signal:
+    """Return x with mean 0 and variance 1 over the channels of each position."""
     mean = jnp.mean(x, axis=-1, keepdims=True)
     centred = x - mean
     variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(variance + EPSILON)
 
 
-def _of_each_channel(x: Signal, statistics: dict[str, Array] | None) -> Signal:
+def _standardized_channels(x: Signal, statistics: dict[str, Array] | None) -> Signal:
     """Subtract each channel's mean, and divide by the root of its variance."""
     if statistics is None:
-        statistics = _of_batch(x)
+        statistics = _batch_statistics(x)
     centred = x - _on_channels(statistics["mean"], x)
     inverse_deviation = jax.lax.rsqrt(statistics["var"] + EPSILON)
     return centred * _on_channels(inverse_deviation, x)
 
 
-def _of_batch(x: Signal) -> dict[str, Array]:
-    """Return mean and variance of each channel over positions and examples."""
+def _batch_statistics(x: Signal) -> dict[str, Array]:
+    """Return mean and variance of each channel over positions and `BATCH_AXIS`."""
     positions = tuple(range(x.ndim - 1))
     mean = jax.lax.pmean(jnp.mean(x, axis=positions), BATCH_AXIS)
     # From the centred values: the difference of two moments cancels where the mean is
@@ -101,5 +112,8 @@ def _of_batch(x: Signal) -> dict[str, Array]:
 
 
 def _on_channels(leaf: Float[Array, " width"], x: Signal) -> Array:
-    """Give a leaf the number of axes of x, as strict rank promotion wants it."""
+    """Return a leaf (width,) with as many axes as x, so that it broadcasts against x.
+
+    Under strict rank promotion JAX refuses to add axes by itself.
+    """
     return leaf.reshape((1,) * (x.ndim - 1) + leaf.shape)

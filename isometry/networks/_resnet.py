@@ -25,12 +25,12 @@ from isometry.schemes._shaping import untransformed
 
 
 class Order(NamedTuple):
-    """What a branch is made of.
+    """The order of weight layers and activations on a branch.
 
     Attributes:
-        num_layers: Weight layers. Between two of them stands an activation.
-        before: Whether an activation stands before the first one.
-        behind: Whether an activation stands behind the last one.
+        num_layers: The number of weight layers, with an activation between each two.
+        before: Whether an activation stands before the first layer.
+        behind: Whether an activation stands behind the last layer.
     """
 
     num_layers: int
@@ -60,14 +60,14 @@ _BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The shape of one block.
+    """The shapes in one block. Those of images are () for a dense block.
 
     Attributes:
-        n_in: Units or channels of the stream before it.
-        n_out: Units or channels of the stream behind it.
-        size: The size of the image that it reads; () of a dense block.
-        window: The window of its kernels; () of a dense block.
-        strides: Strides of its first layer and of its shortcut; () of a dense block.
+        n_in: The units or channels of the stream before the block.
+        n_out: The units or channels of the stream behind the block.
+        size: The number of pixels along each axis of the image that the block reads.
+        window: The number of taps of its kernels along each axis.
+        strides: The strides of its first layer, and of the projection on its skip.
         padding: "circular" or "same".
     """
 
@@ -80,7 +80,7 @@ class Block:
 
     @property
     def size_out(self) -> Size:
-        """The size of the image that it returns."""
+        """The size of the image that the block returns."""
         return _spatial.size_after(
             self.size, self.window, self.strides, padding=self.padding
         )
@@ -94,20 +94,24 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Equal blocks in a row, whose leaves are stacked if there are several.
+    """Equal blocks in a row. If there are several, their leaves are stacked.
 
     Attributes:
-        block: One of them.
-        start: The index of the first.
-        length: How many there are.
+        block: The block that all of them equal.
+        start: The index of the first block of the run in the network.
+        length: The number of blocks in the run.
     """
 
     block: Block
     start: int
     length: int
 
-    def of(self, values: Sequence[float]) -> Sequence[float]:
-        """Return the values of the blocks of the run, of one value for each block."""
+    def part_of(self, values: Sequence[float]) -> Sequence[float]:
+        """Return the part of `values` that belongs to the blocks of this run.
+
+        Args:
+            values: One value for each block of the network.
+        """
         return values[self.start : self.start + self.length]
 
 
@@ -123,10 +127,11 @@ class ResnetFunction:
         activation: The activation of all branches.
         order: A key of `ORDERS`.
         norm: "layer", "rms", "batch" or None.
-        norm_at: "pre", which normalizes what the branch reads, or "post", the sum.
+        norm_at: "pre" normalizes the input of each branch, "post" the sum of branch
+            and skip.
         n_in: The number of inputs of the stem; None without a stem.
         n_out: The number of outputs of the head; None without a head.
-        is_training: Whether x is a whole batch, whose statistics batch norm uses.
+        is_training: Whether x is a whole batch. Batch norm then uses its statistics.
     """
 
     runs: tuple[Run, ...]
@@ -147,7 +152,7 @@ class ResnetFunction:
         return (*first.size, channels)
 
     def norm_width(self, block: Block) -> int:
-        """Return the number of channels that the norm of a block sees."""
+        """Return the number of channels that the norm of a block normalizes."""
         if self.norm_at == "pre":
             return block.n_in
         return block.n_out
@@ -163,7 +168,11 @@ class ResnetFunction:
         return every(params, x)
 
     def _checked(self, params: Params, x: Array) -> Array:
-        """Return x in the dtype of the parameters."""
+        """Return x in the dtype of the parameters; refuse x of another shape.
+
+        Raises:
+            InputError: x is not one example, or in training mode not a batch.
+        """
         dtype = jax.tree.leaves(params)[0].dtype
         if not self.is_training:
             return _arguments.one_example(x, self.input_shape, dtype)
@@ -198,8 +207,15 @@ class ResnetFunction:
     def _through(
         self, run: Run, leaves: Params, x: Array, *, statistics: Params | None
     ) -> Array:
-        """Return the stream behind a run of blocks."""
-        skips = run.of(self.skips)
+        """Return the stream behind a run of blocks.
+
+        Args:
+            run: The blocks.
+            leaves: Their parameters, stacked if there are several blocks.
+            x: The stream before the run.
+            statistics: Their batch statistics, likewise; None without batch norm.
+        """
+        skips = run.part_of(self.skips)
         if run.length == 1:
             return self._block(
                 run.block, leaves, x, skip=skips[0], statistics=statistics
@@ -207,17 +223,17 @@ class ResnetFunction:
         if len(set(skips)) == 1:
             # A factor that all blocks share stays a Python number: `_block` leaves it
             # out if it is 1, which it could not tell of a scanned array.
-            turns = (leaves, statistics, None)
+            stacked = (leaves, statistics, None)
         else:
-            turns = (leaves, statistics, jnp.asarray(skips, x.dtype))
+            stacked = (leaves, statistics, jnp.asarray(skips, x.dtype))
 
-        def step(x: Array, turn: tuple[Params, ...]) -> tuple[Array, None]:
-            leaves, statistics, skip = turn
+        def step(x: Array, of_block: tuple[Params, ...]) -> tuple[Array, None]:
+            leaves, statistics, skip = of_block
             skip = skips[0] if skip is None else skip
             y = self._block(run.block, leaves, x, skip=skip, statistics=statistics)
             return y, None
 
-        x, _ = jax.lax.scan(step, x, turns)
+        x, _ = jax.lax.scan(step, x, stacked)
         return x
 
     def _block(
@@ -229,7 +245,15 @@ class ResnetFunction:
         skip: float | Array,
         statistics: Params | None,
     ) -> Array:
-        """Return skip x + branch F(x), with the norm before F or behind the sum."""
+        """Return the stream behind one block: skip x + branch F(x), and its norm.
+
+        Args:
+            block: The shapes in the block.
+            leaves: Its parameters.
+            x: The stream before the block.
+            skip: The multiplier of the skip.
+            statistics: Its batch statistics; None without batch norm.
+        """
         read = x
         if self.norm_at == "pre":
             read = self._normalized(leaves, x, statistics)
@@ -248,6 +272,7 @@ class ResnetFunction:
         return y
 
     def _normalized(self, leaves: Params, x: Array, statistics: Params | None) -> Array:
+        """Apply the norm of a block to x; return x itself if blocks have no norm."""
         if self.norm is None:
             return x
         given = None
@@ -257,7 +282,13 @@ class ResnetFunction:
         return _norms.normalize(self.norm, leaves["norm"], x, statistics=given)
 
     def _branch(self, block: Block, leaves: Params, h: Array) -> Array:
-        """Return F(h)."""
+        """Return F(h), the result of a branch without its multiplier.
+
+        Args:
+            block: The shapes in the block.
+            leaves: The parameters of the block.
+            h: The input of the branch: the stream, normalized if norm_at is "pre".
+        """
         order = ORDERS[self.order]
         phi = self.activation
         if order.before:
@@ -272,7 +303,11 @@ class ResnetFunction:
 
 
 def _by_run(blocks: Params) -> tuple[Params, ...]:
-    """Return the leaves of each run; a single run is kept without a tuple."""
+    """Return the parameters of each run.
+
+    Args:
+        blocks: A tuple of them; with a single run, its parameters alone.
+    """
     # Most networks have equal blocks, and so a single run. Without a tuple around it,
     # their points are "blocks/first[0]" instead of "blocks/0/first[0]".
     if isinstance(blocks, tuple):
@@ -281,14 +316,22 @@ def _by_run(blocks: Params) -> tuple[Params, ...]:
 
 
 def _joined(of_runs: list[Params]) -> Params:
-    """Undo `_by_run`: join the leaves of all runs."""
+    """Return the parameters of all runs as they are stored: the inverse of `_by_run`.
+
+    They are a tuple, but those of a single run are stored without one.
+    """
     if len(of_runs) == 1:
         return of_runs[0]
     return tuple(of_runs)
 
 
 def _stacked(leaves: Params, length: int) -> Params:
-    """Repeat every leaf along a new first axis, if there are several blocks."""
+    """Return leaves repeated along a new first axis, one slice for each of the blocks.
+
+    Args:
+        leaves: The parameters of one block.
+        length: The number of blocks. With one block no axis is added.
+    """
     # A single block is not stacked: the scan would only add "[0]" to its points.
     if length == 1:
         return leaves
@@ -304,7 +347,14 @@ def _layer(
     strides: Size = (),
     padding: str = "same",
 ) -> Array:
-    """Apply a dense layer to a vector, or a convolution to an image."""
+    """Return the pre-activation of a dense layer at a vector, or of a convolution.
+
+    Args:
+        leaves: The weights "w", and the bias "b" if there is one.
+        h: The vector or the image.
+        strides: The strides of a convolution; () for 1 along each axis.
+        padding: The padding of a convolution.
+    """
     weights = leaves["w"]
     # A dense weight has two axes; a kernel has those of its window in front.
     if weights.ndim == 2:
@@ -316,12 +366,13 @@ def _layer(
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Resnet(Built):
-    """What `resnet` returns: a residual network.
+    """A residual network: what `resnet` returns.
 
     Attributes:
         function: The map (params, x) -> output alone.
-        branch: The multiplier at which each branch starts, unless the scheme sets it.
-        skip: The multiplier of each skip, before that of the scheme.
+        branch: The initial multiplier of each branch, unless the scheme sets it.
+        skip: The multiplier of each skip as the user gave it. The function multiplies
+            it by the factor of the scheme, if it has one.
         bias: Whether layers have biases.
         dtype: The dtype of the parameters.
     """
@@ -334,15 +385,15 @@ class Resnet(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The activation for the layers of branches: each has it in front or behind."""
+        """The activation in front of or behind each layer of a branch, by its name."""
         names = [name for branch in self.anatomy.branches for name in branch.layers]
         return dict.fromkeys(names, self.function.activation)
 
     def skeleton(self, key: Key) -> Params:
-        """Return the leaves before a scheme draws the weights.
+        """Return the parameters before a scheme draws the weights.
 
         Weights and biases are 0, scales of norms 1, multipliers of branches as the user
-        has set them.
+        gave them.
         """
         runs = self.function.runs
         params: dict[str, Params] = {}
@@ -358,6 +409,7 @@ class Resnet(Built):
         return {"params": params, "batch_stats": {"blocks": statistics}}
 
     def _leaves_of(self, run: Run) -> Params:
+        """Return the parameters of a run before a scheme draws the weights."""
         block = run.block
         function = self.function
         leaves: dict[str, Params] = {}
@@ -371,18 +423,21 @@ class Resnet(Built):
             leaves["shortcut"] = {"w": shortcut["w"]}
         if function.norm is not None:
             width = function.norm_width(block)
-            leaves["norm"] = _norms.scales(function.norm, width, self.dtype)
+            leaves["norm"] = _norms.initial_leaves(function.norm, width, self.dtype)
         # The multiplier is a leaf, so that it is trained, and schemes can set it.
-        starts = jnp.asarray(run.of(self.branch), self.dtype)
+        starts = jnp.asarray(run.part_of(self.branch), self.dtype)
         if run.length == 1:
             starts = starts[0]
         return {**_stacked(leaves, run.length), "branch": starts}
 
     def _statistics_of(self, run: Run) -> Params:
         width = self.function.norm_width(run.block)
-        return _stacked({"norm": _norms.statistics(width, self.dtype)}, run.length)
+        return _stacked(
+            {"norm": _norms.initial_statistics(width, self.dtype)}, run.length
+        )
 
     def _zeros(self, window: Size, n_in: int, n_out: int) -> dict[str, Array]:
+        """Return zeros for the weight and the bias of one layer."""
         leaves = {"w": jnp.zeros((*window, n_in, n_out), self.dtype)}
         if self.bias:
             leaves["b"] = jnp.zeros(n_out, self.dtype)
@@ -397,12 +452,24 @@ class Resnet(Built):
     ) -> "Resnet":
         """Return a copy of the network that draws its weights by another scheme.
 
-        A scheme that multiplies skips, such as deep_norm, changes the function too: the
-        skips have its factor in the place of the former scheme's. Arguments and errors
-        are those of `Network.with_scheme`.
+        Some schemes change the function too: deep_norm multiplies the skips, dks and
+        tat transform the activation. The copy starts from the skips and the activation
+        that the user gave, whatever the scheme before has made of them.
+
+        Args:
+            scheme: A name, an initializer or a `Scheme`, as for `schemes.get`.
+            sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+                takes the scale that is critical for the activation.
+            sigma_b: The standard deviation of the biases, likewise. None is 0.
+
+        Returns:
+            The copy.
+
+        Raises:
+            InputError: An unknown name; a sigma for a scheme that fixes its own scale.
+            NotDefined: The scheme has no meaning for a layer, or for these multipliers.
         """
-        # dks and tat replace the activation; another scheme gets the user's own.
-        phi, chosen = _shaped(
+        phi, chosen = _transformed(
             scheme,
             untransformed(self.function.activation),
             self.function.order,
@@ -412,19 +479,19 @@ class Resnet(Built):
         function = dataclasses.replace(self.function, activation=phi)
         net = dataclasses.replace(
             self,
-            function=_scaled(function, self.skip, chosen),
+            function=_with_skips(function, self.skip, chosen),
             activation=phi,
             scheme=chosen,
             sigma_w=sigma_w,
             sigma_b=sigma_b,
         )
         # Refuse now, and not at the first draw, what the scheme cannot do.
-        net.drawing()
+        net.require_assignment()
         return net
 
     @property
     def training(self) -> Network:
-        """The network with x a whole batch, whose statistics batch norm uses.
+        """The network in training mode: batch norm uses the statistics of a batch x.
 
         Raises:
             NotDefined: The network has no batch norm.
@@ -455,9 +522,8 @@ class Resnet(Built):
 
 
 def _residuals(scheme: Scheme, function: ResnetFunction) -> list[schemes.Residual]:
-    """Return the multipliers that a scheme gives to each block."""
-    # All branches form one stack. No scheme uses the position for its multipliers, so
-    # any will do.
+    """Return the multipliers that a scheme gives to each block, first to last."""
+    # No scheme uses the position of a layer for its multipliers, so 0 will do.
     count = len(function.skips)
     length = ORDERS[function.order].num_layers
     return [
@@ -466,7 +532,7 @@ def _residuals(scheme: Scheme, function: ResnetFunction) -> list[schemes.Residua
     ]
 
 
-def _shaped(
+def _transformed(
     scheme: SchemeLike,
     phi: Activation,
     order: str,
@@ -474,7 +540,18 @@ def _shaped(
     branches: Sequence[float],
     skips: Sequence[float],
 ) -> tuple[Activation, Scheme]:
-    """Put the activation that a scheme asks for in the place of a given one."""
+    """Return the activation that a scheme makes of phi, and the scheme.
+
+    Args:
+        scheme: A scheme, or anything that `schemes.get` takes.
+        phi: The activation that the user gave. Most schemes return it unchanged.
+        order: A key of `ORDERS`.
+        branches: The multiplier of each branch.
+        skips: The multiplier of each skip.
+
+    Raises:
+        NotDefined: The scheme needs skip² + branch² = 1, and a block does not have it.
+    """
     chosen = schemes.get(scheme)
     if chosen.transform is None:
         return phi, chosen
@@ -492,10 +569,16 @@ def _shaped(
     return schemes.transformed(chosen, phi, 0, blocks=blocks)
 
 
-def _scaled(
+def _with_skips(
     function: ResnetFunction, skip: Sequence[float], scheme: Scheme
 ) -> ResnetFunction:
-    """Multiply the skips of the user by those of a scheme."""
+    """Return the function with skips that are the user's times those of a scheme.
+
+    Args:
+        function: The function. The skips that it has are replaced.
+        skip: The multiplier of each skip, as the user gave it.
+        scheme: The scheme.
+    """
     residuals = _residuals(scheme, function)
     skips = tuple(
         own * residual.skip for own, residual in zip(skip, residuals, strict=True)
@@ -544,13 +627,14 @@ def resnet(
     it has one (deep_norm). dks and tat replace the activation, and need skip² + branch²
     = 1 in every block.
 
-    The points of block i are "blocks/first[i]" and "blocks/second[i]", its sum is that
-    of its last layer, "blocks/second[i]:sum". Where blocks differ, equal ones in a row
-    form a group: "blocks/0/first[i]", "blocks/1/first".
+    Block i has the points "blocks/first[i]" and "blocks/second[i]", and the sum of
+    branch and skip is "blocks/second[i]:sum". If blocks differ, equal blocks in a row
+    form a group, and the names have its number: "blocks/0/first[i]", "blocks/1/first".
 
     Args:
-        width: Units of the stream, of images its channels; or one a block, those behind
-            it. A block that changes the width has a linear projection on its skip.
+        width: The units or channels of the stream: one number for all blocks, or one
+            per block, for the stream behind it. A block that changes the width has a
+            linear projection on its skip.
         blocks: The number of blocks.
         activation: A name (`activations.names()`), an elementwise callable, or an
             `Activation`.
@@ -560,20 +644,20 @@ def resnet(
         norm: One norm a block: "layer" or "rms" over the channels of each position,
             "batch" over examples and positions, or None.
         norm_at: "pre": F(norm(x)). "post": norm(skip x + branch F(x)).
-        branch: Multiplier at which branches start, one for all or one a block.
-        skip: Multiplier of skips, one for all or one a block.
+        branch: Multiplier at which branches start, one for all or one per block.
+        skip: Multiplier of skips, one for all or one per block.
         n_in: Inputs of a stem before the first block. None: no stem, x is the stream.
         n_out: Outputs of a head behind the last block. None: no head.
         size: Size of the image, (n,) or (h, w). None: x is a vector.
-        kernel: The side of all windows, or one an axis. With `size` only, and then 3
+        kernel: The side of all windows, or one per axis. With `size` only, and then 3
             unless given.
         strides: Pixels from one window of a block's first layer to the next, one for
-            all or one a block. With more than 1 the skip is a projection, by a kernel
+            all or one per block. With more than 1 the skip is a projection, by a kernel
             of one pixel with the same strides. With `size` only.
         padding: "same" or "circular", as in `cnn`. With `size` only.
-        sigma_w: Scale of the weights of a scheme that leaves it free. None is critical
-            for the activation.
-        sigma_b: Standard deviation of the biases, likewise.
+        sigma_w: The scale of the weights, if the scheme leaves it to the user. None
+            takes the scale that is critical for the activation.
+        sigma_b: The standard deviation of the biases, likewise. None is 0.
         bias: Whether layers have biases.
         dtype: The dtype of the parameters and of the arithmetic. None is JAX's default.
 
@@ -628,7 +712,7 @@ def resnet(
         ),
         padding=padding,
     )
-    phi, chosen = _shaped(scheme, phi, order, branches=branches, skips=skips)
+    phi, chosen = _transformed(scheme, phi, order, branches=branches, skips=skips)
     function = ResnetFunction(
         runs=runs,
         skips=skips,
@@ -641,7 +725,7 @@ def resnet(
     )
     kind = checks.float_dtype(dtype)
     net = Resnet(
-        function=_scaled(function, skips, chosen),
+        function=_with_skips(function, skips, chosen),
         example=jax.ShapeDtypeStruct(function.input_shape, kind),
         scheme=chosen,
         activation=phi,
@@ -653,7 +737,7 @@ def resnet(
         dtype=kind,
     )
     # A scheme that does not fit these layers says so now, and not at the first draw.
-    net.drawing()
+    net.require_assignment()
     return net
 
 
@@ -665,7 +749,18 @@ def _runs(
     strides: Sequence[int],
     padding: str,
 ) -> tuple[Run, ...]:
-    """Compute the shape of the stream at each block, and group equal blocks."""
+    """Compute the shapes of all blocks, and group equal blocks in a row.
+
+    Args:
+        widths: The units or channels of the stream behind each block.
+        size: The size of the image, or None for dense blocks.
+        kernel: The side of all windows, or one number per axis.
+        strides: The stride of each block, the same along all axes.
+        padding: "same" or "circular".
+
+    Raises:
+        InputError: A kernel or strides without a size, or an unknown padding.
+    """
     checks.one_of("padding", padding, _PADDINGS)
     if size is None:
         if kernel is not None or max(strides) > 1:
@@ -680,10 +775,10 @@ def _runs(
         image = _spatial.checked_size(size)
         if kernel is None:
             kernel = 3
-        window = _spatial.one_an_axis("kernel", kernel, len(image))
+        window = _spatial.one_per_axis("kernel", kernel, len(image))
     blocks = []
-    # The stream starts with the width of the first block, so this one needs no
-    # projection for it.
+    # The stream starts with the width of the first block, which so needs no projection
+    # to another width.
     n_in = widths[0]
     for n_out, stride in zip(widths, strides, strict=True):
         steps = (stride,) * len(image)

@@ -30,9 +30,9 @@ class RnnFunction:
     """The map (params, x) -> output of a recurrent network.
 
     Attributes:
-        kind: The name of its cell.
-        activation: Its activation.
-        units: The size of its states.
+        kind: The name of the cell, a key of `CELLS`.
+        activation: phi in the equations of the cell.
+        units: The size of each state.
         n_in: The size of one input of the sequence.
         n_out: The size of the output.
     """
@@ -45,12 +45,12 @@ class RnnFunction:
 
     @property
     def cell(self) -> Cell:
-        """The equations of one step."""
+        """The equations of the cell."""
         return CELLS[self.kind]
 
     @public("rnn")
     def __call__(self, params: Params, x: Array) -> Float[Array, " n_out"]:
-        """Run through a sequence from states of zeros, and read out the last h."""
+        """Return the readout of the last h, with all states 0 before the first step."""
         # Checked, because a batch of sequences would pass all gates without an error.
         shape = jnp.shape(x)
         if len(shape) != 2 or shape[0] == 0 or shape[1] != self.n_in:
@@ -77,11 +77,11 @@ class RnnFunction:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Rnn(Network):
-    """What `rnn` returns: a recurrent network.
+    """A recurrent network: what `rnn` returns.
 
     Attributes:
         function: The map (params, x) -> output alone.
-        laws: The distributions that the parameters of the gates are drawn from.
+        laws: The distributions of the parameters of all gates.
         dtype: The dtype of the parameters.
     """
 
@@ -130,17 +130,17 @@ class Rnn(Network):
 
     @property
     def any_size(self) -> bool:
-        """Whether x may have another length than the example: it may."""
+        """Whether x may have another shape than the example: its length may differ."""
         return True
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The activation for which each recurrent weight is critical.
+        """The activation for which each recurrent weight is critical, by its name.
 
-        For gates with values in (0, 1) it is `linear`, and so the scale is 1: the
+        For the gates in `Cell.switches` it is `linear`, and so their scale is 1. The
         signal does not pass through their logistic function, but is multiplied by its
-        value. Critical weights of the logistic function are 10 times as large, and
-        gates would be almost 0 or 1.
+        value. Weights that are critical for the logistic function would be 10 times as
+        large, and almost all its values 0 or 1.
         """
         cell = self.function.cell
         by_layer = {}
@@ -151,7 +151,7 @@ class Rnn(Network):
         return by_layer
 
     def _head(self) -> Initializer:
-        """Return the initializer of the readout, whose gain is 1."""
+        """Return the initializer of the weights of the readout, with gain 1."""
         if self.laws.recurrent == "orthogonal":
             return initializers.orthogonal()
         return _gate_laws.gaussian(1.0, self.function.units)
@@ -211,27 +211,29 @@ def rnn(
         scheme: The law of the recurrent weights W. "orthogonal": Haar, every singular
             value sigma_w. "gaussian": variance sigma_w**2 / units. "identity": sigma_w
             times the identity; with cell="vanilla" and activation="relu" the IRNN (Le,
-            Jaitly and Hinton, 2015). The readout is orthogonal with the first, else of
-            variance 1 / units. For all other schemes write
+            Jaitly and Hinton, 2015). With "orthogonal" the readout is orthogonal too,
+            otherwise Gaussian of variance 1 / units. For all other schemes write
             `networks.rnn(...).with_scheme(name)`.
         sigma_w: The scale of recurrent weights: a number for all gates, or a mapping
-            from names of gates, which leaves those that it does not name at 1.
-        sigma_v: The scale of the input weights V, which are Gaussian of variance
-            sigma_v**2 / fan_in; likewise.
-        sigma_b: The standard deviation of the biases; likewise, those that are not
-            named at 0.
-        gate_bias: The mean of the biases. A number is that of all gates that multiply
-            (u, r, i, f, o); a mapping names gates, and leaves the others at 0;
-            `networks.chrono(longest)` spreads the memories of units.
-        length: Steps of the sequence whose anatomy `net.anatomy` is, with a point for
-            each step. The network takes any number of steps.
+            from names of gates to numbers. The scale of a gate that it does not name is
+            1.
+        sigma_v: The scale of the input weights V, likewise. They are Gaussian of
+            variance sigma_v**2 / fan_in.
+        sigma_b: The standard deviation of the biases, likewise; 0 for a gate that a
+            mapping does not name.
+        gate_bias: The mean of the biases. A number is for all gates with a logistic
+            function (u, r, i, f, o), and a mapping for the gates that it names; all
+            other means are 0. `networks.chrono(longest)` draws biases for memories of
+            different lengths.
+        length: The number of steps in `net.example`, and so in `net.anatomy`, which has
+            points for each step. The network takes any number of steps.
 
     Returns:
         A network.
 
     Raises:
-        InputError: An argument is not of this form, or a mapping names a gate that the
-            cell has not.
+        InputError: An argument is not of this form, or a mapping names a gate that this
+            cell does not have.
 
     Example:
         >>> net = networks.rnn(16, 3, 2, activation="linear")

@@ -23,21 +23,24 @@ Kernel: TypeAlias = Float[Array, "... _ _"]
 # How XLA names the axes of images and kernels, by the number of spatial axes.
 _AXES = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
-# Side of the windows of pooling, and the step from one to the next.
+# The side of a window of pooling, and the step from one window to the next, in pixels.
 POOL = 2
 
 
 def convolve(
     kernel: Kernel, x: Image, *, strides: Size, padding: str, groups: int = 1
 ) -> Image:
-    """Convolve one image.
+    """Convolve one image with a kernel.
 
     Args:
-        kernel: Weights (*window, in/groups, out).
-        x: The image.
-        strides: One an axis.
+        kernel: Weights of shape (*window, in/groups, out).
+        x: The image, of shape (*size, in).
+        strides: Pixels from one window to the next, one number per axis.
         padding: "circular", "same" or "valid".
-        groups: Groups of channels that do not mix.
+        groups: The number of groups of channels that do not mix.
+
+    Returns:
+        An image of shape (*`size_after`, out).
     """
     window = kernel.shape[:-2]
     # XLA has no circular padding. The image is continued as far as windows reach, and
@@ -57,7 +60,10 @@ def convolve(
 
 
 def _wrapped(x: Image, window: Size) -> Image:
-    """Continue an image around the circle, as far as windows reach beyond it."""
+    """Return an image with circular margins, for windows that reach beyond its edges.
+
+    Each margin holds the pixels of the opposite edge.
+    """
     # The margins are those of "same" at stride 1, so that each tap of a kernel acts on
     # the same pixel with both paddings.
     margins = [((side - 1) // 2, side // 2) for side in window]
@@ -65,16 +71,27 @@ def _wrapped(x: Image, window: Size) -> Image:
 
 
 def size_after(size: Size, window: Size, strides: Size, padding: str) -> Size:
-    """Return the size of the image that a convolution returns."""
+    """Return the size of the image that a convolution returns.
+
+    Args:
+        size: The pixels of the image that it reads, along each axis.
+        window: The taps along each axis.
+        strides: The stride along each axis.
+        padding: "circular", "same" or "valid".
+    """
     if padding == "valid":
         size = tuple(n - k + 1 for n, k in zip(size, window, strict=True))
     return tuple(math.ceil(n / s) for n, s in zip(size, strides, strict=True))
 
 
 def pool(x: Image, pooling: str) -> Image:
-    """Take the mean or the largest value of windows side by side.
+    """Return the mean or the largest value of each window of `POOL` pixels per axis.
 
-    A last row that fills no window is left out.
+    Windows do not overlap. A last row that fills no window is left out.
+
+    Args:
+        x: The image.
+        pooling: "average" or "max".
     """
     sides = (POOL,) * (x.ndim - 1) + (1,)
     if pooling == "max":
@@ -98,7 +115,7 @@ def pool(x: Image, pooling: str) -> Image:
 
 
 def pixel_mean(x: Image) -> Float[Array, " channels"]:
-    """Return the mean of each channel over all pixels; a vector has one pixel."""
+    """Return the mean of each channel over all pixels; a vector as it is."""
     pixels = tuple(range(x.ndim - 1))
     # A mean over no axes would add a division by 1 to every program.
     if not pixels:
@@ -107,7 +124,7 @@ def pixel_mean(x: Image) -> Float[Array, " channels"]:
 
 
 def plus_bias(z: Image, layer: dict[str, Array]) -> Image:
-    """Add the bias of a layer, if it has one."""
+    """Return z plus the bias of a layer, `layer["b"]`; z itself if there is none."""
     if "b" not in layer:
         return z
     # With as many axes as z: under strict rank promotion a vector would be refused.
@@ -115,7 +132,7 @@ def plus_bias(z: Image, layer: dict[str, Array]) -> Image:
 
 
 def checked_size(size: Sequence[int]) -> Size:
-    """Require one or two positive whole numbers."""
+    """Return the size of an image; require one or two positive whole numbers."""
     is_sequence = isinstance(size, Sequence) and not isinstance(size, str)
     if not is_sequence or len(size) not in _AXES:
         raise InputError(
@@ -125,14 +142,23 @@ def checked_size(size: Sequence[int]) -> Size:
     return tuple(checks.integer(f"size[{i}]", n, low=1) for i, n in enumerate(size))
 
 
-def one_an_axis(name: str, value: int | Sequence[int], num_axes: int) -> Size:
-    """Return one positive whole number for each axis."""
+def one_per_axis(name: str, value: int | Sequence[int], num_axes: int) -> Size:
+    """Return one positive whole number for each axis of an image.
+
+    Args:
+        name: The name of the argument, for messages.
+        value: One number for all axes, or a sequence with one per axis.
+        num_axes: The number of axes.
+
+    Raises:
+        InputError: Another number of entries, or an entry below 1.
+    """
     if not isinstance(value, Sequence):
         return (checks.integer(name, value, low=1),) * num_axes
     if len(value) != num_axes:
         raise InputError(
             f"{name}={checks.show(value)} has {len(value)} entries for {num_axes} "
-            "axes; write a number, or one an axis."
+            "axes; write a number, or one per axis."
         )
     return tuple(checks.integer(f"{name}[{i}]", n, low=1) for i, n in enumerate(value))
 
@@ -145,14 +171,17 @@ def one_each(
     of: str,
     check: Callable[[str, Any], T],
 ) -> tuple[T, ...]:
-    """Return one value for each layer or block.
+    """Return one checked value for each layer or block.
 
     Args:
-        name: The name of the argument.
-        value: One value for all, or a sequence or an array of one each.
+        name: The name of the argument, for messages.
+        value: One value for all, or a sequence or an array with one value for each.
         count: The number of layers or blocks.
-        of: "layer" or "block".
-        check: Takes the name and the value of one, and returns it as it is kept.
+        of: The word for a layer or block in messages.
+        check: `check(name, value)` returns the checked value for one layer or block.
+
+    Raises:
+        InputError: Another number of values, or what `check` refuses.
     """
     # Multipliers often come from np.linspace. `tolist` makes a number of a scalar
     # array.
@@ -163,6 +192,6 @@ def one_each(
     if len(value) != count:
         raise InputError(
             f"{name}={checks.show(value)} has {len(value)} entries; write one for all, "
-            f"or one a {of}, {count} of them."
+            f"or one per {of}, {count} of them."
         )
     return tuple(check(f"{name}[{i}]", entry) for i, entry in enumerate(value))

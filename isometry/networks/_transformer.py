@@ -24,9 +24,9 @@ Tokens = Float[Array, "length width"]
 # into earlier ones.
 _NORMS = ("layer", "rms")
 
-# Standard deviation of learned positions as they start, as in GPT-2 and BERT. At 1 they
-# would be as large as the embedding of the tokens; at 0 a model that is not causal
-# could not tell tokens apart by where they stand.
+# Initial standard deviation of the learned vectors of positions, as in GPT-2 and BERT.
+# At 1 they would be as large as the embeddings of tokens; at 0 a model that is not
+# causal could not tell at which position a token stands.
 _POSITION_SCALE = 0.02
 
 
@@ -36,9 +36,9 @@ class TransformerFunction:
 
     Attributes:
         width: The size of the vector of a token.
-        blocks: The number of blocks, each of an attention and a perceptron.
+        blocks: The number of blocks, each with an attention and a perceptron.
         heads: The number of heads of each attention.
-        mlp: The hidden width of the perceptrons, as a multiple of `width`.
+        mlp: The hidden width of the perceptrons, divided by `width`.
         activation: The activation of the perceptrons.
         norm: "layer", "rms", or None.
         norm_at: "pre" or "post".
@@ -90,7 +90,14 @@ class TransformerFunction:
         params: Params,
         x: Array,
     ) -> Tokens:
-        """Return the vectors of the tokens of x, with their positions."""
+        """Return the stream before the first block.
+
+        It is x, or the embeddings of the tokens x, plus the vectors of the positions.
+
+        Raises:
+            InputError: x has another shape than `input_shape`, or is not real; tokens
+                are not whole numbers.
+        """
         dtype = params["blocks"]["mlp"]["first"]["w"].dtype
         # Tokens keep their dtype: they select rows.
         if self.vocabulary is not None:
@@ -116,10 +123,9 @@ class TransformerFunction:
         h: Tokens,
         params: Params,
     ) -> tuple[Tokens, None]:
-        """Apply the attention and the MLP of one block: the body of a scan over blocks.
+        """Return the stream behind one block, and None: the body of a scan over blocks.
 
-        Returns:
-            The tokens, and None: nothing is stacked over blocks.
+        The None is what a scan would stack over blocks: nothing.
         """
         h = self._residual(h, params["attention"], self._attention)
         h = self._residual(h, params["mlp"], self._mlp)
@@ -131,7 +137,13 @@ class TransformerFunction:
         params: Params,
         branch: Callable[[Params, Tokens], Tokens],
     ) -> Tokens:
-        """Add a branch to the stream, with a norm before it or after the sum."""
+        """Return the stream behind one branch: skip h + branch F(h), and its norm.
+
+        Args:
+            h: The stream before the branch.
+            params: The parameters of the branch, with "skip", "branch" and "norm".
+            branch: The branch F, called with `params` and the normalized stream.
+        """
         # Each branch has a norm of its own, with parameters of its own.
         normed = h
         if self.norm is not None and self.norm_at == "pre":
@@ -142,10 +154,12 @@ class TransformerFunction:
         return h
 
     def _attention(self, params: Params, h: Tokens) -> Tokens:
-        """Attend, in all heads at once."""
+        """Return the result of the attention at h, of the shape of h."""
         query = _to_heads(params["query"], h)
         key = _to_heads(params["key"], h)
         value = _to_heads(params["value"], h)
+        # In the products, h counts heads, q and k positions, e the entries of a head,
+        # and d those of the stream.
         logits = jnp.einsum("qhe,khe->hqk", query, key)
         # Scaled so that logits are of order one if queries and keys are (Vaswani et
         # al., 2017).
@@ -169,22 +183,24 @@ class TransformerFunction:
         return jnp.einsum("qhe,hed->qd", mixed, output["w"]) + output["b"][None]
 
     def _mlp(self, params: Params, h: Tokens) -> Tokens:
+        """Return W2 phi(W1 h + b1) + b2 for each token."""
         hidden = h @ params["first"]["w"] + params["first"]["b"][None]
         last = params["last"]
         return self.activation(hidden) @ last["w"] + last["b"][None]
 
 
 def _to_heads(layer: Params, h: Tokens) -> Float[Array, "length heads size"]:
+    """Return the queries, keys or values of all heads at h."""
     return jnp.einsum("td,dhe->the", h, layer["w"]) + layer["b"][None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Transformer(Built):
-    """What `transformer` returns.
+    """A transformer: what `transformer` returns.
 
     Attributes:
         function: The map (params, x) -> output alone.
-        branch: The multiplier that each branch starts from, one a block.
+        branch: The initial multiplier of the two branches of each block.
         dtype: The dtype of the parameters.
     """
 
@@ -199,7 +215,7 @@ class Transformer(Built):
         return {"blocks/mlp/first": activation, "blocks/mlp/last": activation}
 
     def skeleton(self, key: Key) -> Params:
-        """Return the leaves before a scheme draws.
+        """Return the parameters before a scheme draws the weights.
 
         Weights and biases are 0, scales of norms 1, embeddings N(0, 1), positions
         N(0, 0.02**2).
@@ -220,11 +236,14 @@ class Transformer(Built):
             unit = jax.random.normal(key_positions, shape, self.dtype)
             params["positions"] = _POSITION_SCALE * unit
         if function.norm is not None and function.norm_at == "pre":
-            params["norm"] = _norms.scales(function.norm, width, self.dtype)
+            params["norm"] = _norms.initial_leaves(function.norm, width, self.dtype)
         return params
 
     def _blocks(self) -> Params:
-        """Return the leaves of all blocks, stacked along a first axis."""
+        """Return the parameters of all blocks before a scheme draws the weights.
+
+        Each leaf has a first axis over blocks.
+        """
         function = self.function
         width, heads = function.width, function.heads
         size = width // heads
@@ -251,7 +270,7 @@ class Transformer(Built):
             blocks[name]["branch"] = jnp.asarray(self.branch, self.dtype)
             blocks[name]["skip"] = jnp.ones(function.blocks, self.dtype)
             if function.norm is not None:
-                norm = _norms.scales(function.norm, width, self.dtype)
+                norm = _norms.initial_leaves(function.norm, width, self.dtype)
                 blocks[name]["norm"] = jax.tree.map(self._stacked, norm)
         if function.attention == "shaped":
             # These values give the plain softmax, unless the scheme sets others.
@@ -260,6 +279,7 @@ class Transformer(Built):
         return blocks
 
     def _zeros(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
+        """Return zeros for the leaves of one layer, with a first axis over blocks."""
         blocks = self.function.blocks
         return {
             leaf: jnp.zeros((blocks, *shape), self.dtype)
@@ -267,6 +287,7 @@ class Transformer(Built):
         }
 
     def _stacked(self, leaf: Array) -> Array:
+        """Return a leaf repeated along a new first axis over blocks."""
         return jnp.repeat(leaf[None], self.function.blocks, axis=0)
 
     def __repr__(self) -> str:
@@ -299,32 +320,33 @@ def transformer(
 ) -> Transformer:
     """Build a transformer.
 
-    A block is x' = skip x + branch F(x), first with F the attention, then with F a
-    perceptron W2 phi(W1 x). With norm_at="pre" F reads Norm(x), and the output of the
-    last block is normalized once more; with "post" it is x' that is normalized. `skip`
-    and `branch` are parameters, one of each for every branch, which start at 1 and at
-    the argument, or at what the scheme says (rezero, deep_norm).
+    A block computes x' = skip x + branch F(x) twice: first F is the attention, then a
+    perceptron W2 phi(W1 x). With norm_at="pre", F reads Norm(x), and the output of the
+    last block is normalized once more. With "post", x' is normalized. `skip` and
+    `branch` are parameters, one of each for every F. They start at 1 and at the
+    argument `branch`, unless the scheme sets them (rezero, deep_norm).
 
     With attention="shaped" the softmax A of the logits becomes alpha I + beta A - gamma
     C (Noci et al., 2023): I is the identity, and C is A at logits of 0, where all
-    visible tokens have the same weight. The three numbers are parameters of each block,
-    which start at 0, 1 and 0, or at what the scheme says (shaped_attention,
+    visible tokens have the same weight. The three numbers are parameters of each block.
+    They start at 0, 1 and 0, unless the scheme sets them (shaped_attention,
     value_skipinit).
 
-    x is vectors (length, width), and so is the output; or with `vocabulary` tokens
-    (length,), whole numbers, and the output is logits (length, vocabulary), by a matrix
-    of their own. A token outside the vocabulary makes them NaN.
+    Without `vocabulary`, x and the output are vectors (length, width). With it, x is
+    tokens (length,), whole numbers, and the output is logits (length, vocabulary). The
+    matrix of the logits is not that of the embedding. A token outside the vocabulary
+    makes logits NaN.
 
     Points are "blocks/attention/query[0]", "blocks/attention/output[0]:sum" (the stream
     after the first attention), "blocks/mlp/first[0]", "blocks/mlp/last[0]:sum", ...,
-    "head". The spectrum of what one token receives is that of a span such as
-    `("input", ("output", -1))`, of tokens `("embedding", ("output", -1))`.
+    "head". A span such as `("input", ("output", -1))` has the Jacobian of the last
+    output vector alone; for tokens it is `("embedding", ("output", -1))`.
 
     Args:
         width: The size of the vector of a token; a multiple of `heads`.
         blocks: The number of blocks.
         heads: The number of heads of each attention.
-        mlp: The hidden width of the perceptrons, as a multiple of `width`.
+        mlp: The hidden width of the perceptrons, divided by `width`.
         activation: A name (`activations.names()`), an elementwise callable, or an
             `Activation`.
         norm: "layer", "rms", or None for none.
@@ -332,9 +354,9 @@ def transformer(
         causal: Whether a token attends to itself and earlier tokens only.
         vocabulary: The number of different tokens. None: x is vectors.
         length: The number of tokens of x.
-        positions: "learned" adds a vector to each token that depends on its place
-            alone; None adds none.
-        branch: The multiplier of the branches as they start; or one a block.
+        positions: "learned" adds to the vector of each token a learned vector of its
+            position. None adds none.
+        branch: The initial multiplier of branches: one number, or one per block.
         scheme: A scheme's name, an initializer's that needs no arguments, an
             initializer, or a `Scheme`.
         attention: "plain" or "shaped".
@@ -397,24 +419,32 @@ def transformer(
         example=jax.ShapeDtypeStruct(function.input_shape, of_x),
         scheme=schemes.get(scheme),
         activation=phi,
-        branch=_one_a_block(branch, function.blocks),
+        branch=_one_per_block(branch, function.blocks),
         dtype=dtype,
     )
     # A scheme that does not fit these layers says so now, and not at the first draw.
-    net.drawing()
+    net.require_assignment()
     return net
 
 
-def _one_a_block(
+def _one_per_block(
     branch: float | Sequence[float],
     blocks: int,
 ) -> tuple[float, ...]:
-    """Return the multiplier of the branches of each block."""
+    """Return the initial multiplier of the branches, one number per block.
+
+    Args:
+        branch: The argument of `transformer`.
+        blocks: The number of blocks.
+
+    Raises:
+        InputError: Another number of entries, or an entry that is not finite.
+    """
     if isinstance(branch, Sequence) and not isinstance(branch, str):
         if len(branch) != blocks:
             raise InputError(
                 f"branch has {len(branch)} numbers for {blocks} blocks; write one "
-                "number, or one a block."
+                "number, or one per block."
             )
         return tuple(
             float(checks.number(f"branch[{i}]", one)) for i, one in enumerate(branch)

@@ -18,23 +18,23 @@ Apply = Callable[[Params, Array], Array]
 def unbatched(apply: Apply, params: Params, xs: ArrayLike) -> Apply:
     """Turn a model that takes batches into f(params, x) of one example.
 
-    A Jacobian df/dx is that of one example. Batch normalization in training mode has
-    none, because what it makes of x depends on what stands beside it. So the model is
-    tried first: a batch must come out as its examples do one by one, up to the root of
-    eps of the largest output.
+    The Jacobian df/dx is that of one example. With batch normalization in training mode
+    there is none, because the output for an example depends on the other examples of
+    its batch. So the model is tried first: its outputs for a batch must be those for
+    the examples one by one. The tolerance is √eps times the largest output.
 
     Args:
         apply: apply(params, xs) -> (examples, ...), of a whole batch.
-        params: Its parameters.
-        xs: At least two examples, along a first axis. A few will do.
+        params: Parameters of the model, with which it is tried.
+        xs: Two examples or more along a first axis, on which it is tried.
 
     Returns:
         f(params, x) = apply(params, x[None])[0].
 
     Raises:
         InputError: Fewer than two examples; outputs that are not floating, or not one
-            of each example; examples that interact; outputs that change from call to
-            call, as with dropout.
+            row for each example; outputs that depend on the other examples; outputs
+            that change from call to call, as with dropout.
 
     Example:
         >>> def apply(w, xs):
@@ -69,7 +69,7 @@ def unbatched(apply: Apply, params: Params, xs: ArrayLike) -> Apply:
                 "numbers, which have a derivative."
             )
         alone = np.stack([np.asarray(f(params, x)) for x in xs])
-    # Before the examples are compared: chance would make them look as if they interact.
+    # Checked first: with dropout, examples would seem to depend on one another.
     if not np.array_equal(together, again, equal_nan=True):
         raise InputError(
             "apply is not deterministic: two calls differ. Switch dropout off, or fix "

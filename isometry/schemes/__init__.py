@@ -1,14 +1,31 @@
-"""Schemes: which initializer each layer of a network gets.
+"""Schemes: rules that give each layer of a network its initializer.
 
-A scheme chooses from the role, index, depth, fans, kind, groups and residual branch of
-a layer. `assign` applies it to any anatomy, and so to any network: `with_scheme` does.
+A scheme chooses the initializer of a layer by its role, index, fans, kind, groups and
+residual branch, and by the depth of the network. `assign` applies a scheme to any
+anatomy; `Network.with_scheme` calls it.
 
-Biases are drawn as the scheme says, which is zero unless there is a sigma_b. Embeddings
-stay as they are drawn, but for t_fixup, deep_norm, admin, gpt2 and mup, which have laws
-for them. Scales of norms stay too, but for zero_gamma, and for rezero and skipinit
-where no scalar multiplies a branch. `Assignment.rows` lists every leaf.
+The words of this folder:
 
-What the literature has besides, and why it is not among the named schemes:
+- A leaf is one array in the tree of parameters. It stays as drawn if the scheme does
+  not set it: it keeps the value that the network's own code gives it.
+- A slice is one layer of a leaf in which several layers are stacked; a stretch is a
+  range of indices along one axis of a leaf (`_places`, `_assignment`).
+- The stream of a residual network is what its blocks pass on. A branch F leaves the
+  stream and returns to it at a sum, skip x + branch F(x); `skip` and `branch` are
+  multipliers. Layers on no branch are on the stream.
+- The place of a layer is where it lies on the branches: `Branch` (`_places`).
+- A stack is the branches that are counted together: those of an encoder, of a decoder,
+  or all (`_places`).
+- sigma_w is the scale of weights, sigma_b the standard deviation of biases. A scheme is
+  free if the user chooses them, and settled once they are chosen (`Scheme.at`).
+- A scheme is data-driven if it adjusts drawn parameters to inputs (`Scheme.adjust`).
+
+Biases are 0 unless the scheme has a sigma_b. Embeddings stay as drawn, except with
+t_fixup, deep_norm, admin, gpt2 and mup, which have laws for them. Scales of norms stay
+as drawn, except with zero_gamma, and with rezero and skipinit if no scalar multiplies a
+branch. `Assignment.rows` lists what is done with every leaf.
+
+Initializations of the literature that are not among the named schemes, and why:
 
 - MetaInit, GradInit and AutoInit (He, Doshi and Gromov) train the scales of weights by
   gradient descent on a loss: they are optimizers. AutoInit (Bingham and Miikkulainen)

@@ -1,4 +1,4 @@
-"""Admin: skips of post-norm transformers, scaled by measured variances of branches."""
+"""Admin: multipliers of skips of post-norm transformers, from measured variances."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from isometry.structure._anatomy import gate_uses
 
 
 def _xavier(layer: Layer, sigma_w: float) -> Init:
-    """Choose Xavier weights. The paper fixes all scales."""
+    """Choose Xavier weights, and embeddings N(0, 1/d)."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     if layer.role == "embedding":
@@ -28,15 +28,20 @@ def _xavier(layer: Layer, sigma_w: float) -> Init:
     return xavier_uniform(layer, gain=1.0)
 
 
-def _profiled(branch: Branch) -> Residual:
-    """Start skips and branches at 1; `_fit` then measures, and sets the skips."""
+def _ones(branch: Branch) -> Residual:
+    """Return multipliers of 1, with which `_fit` measures before it sets the skips."""
     # The multipliers do not depend on the branch.
     del branch
     return Residual()
 
 
-def _suits(anatomy: Anatomy) -> None:
-    """Require a norm behind every sum, and a leaf that multiplies every skip."""
+def _check_branches(anatomy: Anatomy) -> None:
+    """Require a norm behind every sum, and a leaf that multiplies every skip.
+
+    Raises:
+        NotDefined: A branch lacks one of them, has a projection on its skip, or uses
+            the same weights as another branch.
+    """
     by_name = {layer.name: layer for layer in anatomy.layers}
     for branch in anatomy.branches:
         if not _has_norm_behind_sum(by_name[branch.layers[-1]]):
@@ -44,9 +49,9 @@ def _suits(anatomy: Anatomy) -> None:
                 f"branch {branch.name!r}: admin rescales skips in front of a norm, "
                 "norm(ω x + F(x)), and no norm is behind this sum."
             )
-        # `_fit` computes the branch as the sum minus the skip, so it has to read the
-        # skip at a point. There is no such point with a projection on the skip, or with
-        # a norm in front of the place where the branch leaves.
+        # `_fit` computes the result of the branch as the sum minus the skip, so the
+        # value of the skip must have a name. It has none if the skip is a projection,
+        # or if the branch leaves the stream behind a norm.
         if branch.shortcut:
             raise NotDefined(
                 f"branch {branch.name!r}: admin multiplies skips that return x itself, "
@@ -70,6 +75,7 @@ def _suits(anatomy: Anatomy) -> None:
 
 
 def _has_norm_behind_sum(layer: WeightLayer) -> bool:
+    """Tell whether a norm follows the sum to which the last layer of a branch leads."""
     if "sum" not in layer.then:
         return False
     # A norm in front of the sum belongs to the branch, and does not count.
@@ -78,30 +84,42 @@ def _has_norm_behind_sum(layer: WeightLayer) -> bool:
 
 
 def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) -> Params:
-    """Set ω_i² = 1 + Σ_{j<i} Var F_j / Var x_j, as profiled with all ω = 1."""
+    """Return params with ω_i² = 1 + Σ_{j<i} Var F_j / Var x_j in the leaves of skips.
+
+    F_j is the result of branch j, and x_j its skip. Their variances are measured over
+    xs with all ω = 1.
+
+    Args:
+        net: The network.
+        params: Its parameters, with ω = 1.
+        xs: The inputs.
+
+    Raises:
+        InputError: The input of a branch has variance 0 over xs.
+    """
     measured = Measured(net, params, xs)
     anatomy = measured.anatomy
     branches = _places.places(anatomy).branches
     taps = {}
     for record, _ in branches:
         for point in (record.joins, record.leaves):
-            # `_suits` has made sure that branches leave at points.
+            # `_check_branches` has refused branches that leave where no point is.
             assert point is not None
             taps[point] = anatomy.place(point)
 
     def values(readings: Readings) -> list[Array]:
         skips = [readings[record.leaves or ""] for record, _ in branches]
         sums = [readings[record.joins] for record, _ in branches]
-        # The result of a branch is the sum minus the skip. So a norm or a gate at the
-        # end of the branch is counted, as it would not be at its last layer.
+        # The result of a branch is the sum minus the skip. Unlike the result of its
+        # last layer, it includes a norm or a multiplier at the end of the branch.
         results = [total - skip for total, skip in zip(sums, skips, strict=True)]
         return [*results, *skips]
 
     # All ω are 1 while branches are measured, so one pass measures all of them.
     variances = measured.variances(taps, values)(params)
     num_branches = len(branches)
-    # For each stack, ω² of the next branch: an encoder and a decoder have streams of
-    # their own.
+    # For each stack, ω² of its next branch. An encoder and a decoder have streams of
+    # their own, and so sums of their own.
     squares: dict[str | None, float] = {}
     by_leaf = _multipliers.Values()
     uses = gate_uses(anatomy)
@@ -122,14 +140,12 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
 
 
 def _put(params: Params, settings: Sequence[Setting]) -> Params:
-    """Return params with these values in the leaves of skips."""
+    """Return params with the values of these settings in their leaves."""
     by_path = {setting.path: setting for setting in settings}
     with_paths, tree = jax.tree_util.tree_flatten_with_path(params)
     leaves = []
     for path, leaf in with_paths:
         name = jax.tree_util.keystr(path)
-        # The slices of a stacked leaf were measured one by one; the leaf is set at
-        # once.
         if name in by_path:
             leaf = by_path[name].put(leaf)
         leaves.append(leaf)
@@ -148,10 +164,10 @@ SCHEMES = (
         citation="Liu et al. (2020), arXiv:2004.08249, section 4.3",
         differs="ω is a number a branch, the paper's a vector of equal entries; the "
         "sum starts at 1, as in the authors' code",
-        multipliers=_profiled,
+        multipliers=_ones,
         embeddings=True,
         fit=_fit,
-        suits=_suits,
+        suits=_check_branches,
         made_for="branches",
         otherwise="draws what xavier does, and adjust changes nothing",
     ),

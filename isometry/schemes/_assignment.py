@@ -19,6 +19,7 @@ from isometry.initializers import Initializer
 from isometry.initializers._kernels import lay_out
 from isometry.initializers._layout import Parts, size, sizes
 from isometry.schemes import (
+    _composed,
     _fused,
     _meaning,
     _multipliers,
@@ -308,7 +309,19 @@ def assign(
         chosen.suits(anatomy)
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
-    scales = _scales.Scales(chosen, sigma_w, sigma_b, activations=activations or {})
+    following: dict[str, Activation] = {}
+    read: dict[str, Activation] = {}
+    # Other schemes do not ask for the scale of an activation.
+    if chosen.free and sigma_w is None:
+        following, read = _composed.composed(anatomy, places.by_name)
+    scales = _scales.Scales(
+        chosen,
+        sigma_w,
+        sigma_b,
+        activations=activations or {},
+        following=following,
+        read=read,
+    )
     used = usages(anatomy)
     weights = []
     rows = []
@@ -446,7 +459,21 @@ def _weight(
     together = ""
     if not parts:
         together = _drawn_together(source, has_shares=source.name in places.shares)
-    notes = (scaled.note, window_note, _remark(source), usage.note(), together)
+    state_note = ""
+    if scaled.note.endswith(_scales.THAT_IT_READS):
+        state_note = _rows_of_state(source, places)
+    beside = ""
+    if _places.gates_branch(source, places):
+        beside = "gates its branch"
+    notes = (
+        scaled.note,
+        state_note,
+        window_note,
+        _remark(source),
+        beside,
+        usage.note(),
+        together,
+    )
     note = ", ".join(filter(None, notes))
     weight = _Weight(
         source=source,
@@ -504,9 +531,22 @@ def _remark(source: WeightLayer) -> str:
         parts.append(f"{source.groups} groups")
     if source.batch_axes:
         parts.append(f"{size(source.shape, source.batch_axes)} copies")
+    if source.doubtful_axes:
+        # Several outputs of one layer, or several layers: the laws differ in fan_out.
+        axes = " and ".join(map(str, source.doubtful_axes))
+        parts.append(f"drawn as one layer, although axis {axes} may count copies")
     if source.tied:
         parts.append("tied")
     return ", ".join(parts)
+
+
+def _rows_of_state(source: WeightLayer, places: Places) -> str:
+    """Say that one gain is for the rows of an input and for those of a state."""
+    behind = _scales.source(source, places.by_name)
+    reads_input = behind is not None and behind.name != source.name
+    if source.role == "recurrent" and reads_input:
+        return "its rows of the state too"
+    return ""
 
 
 def _drawn_together(source: WeightLayer, *, has_shares: bool) -> str:
@@ -517,7 +557,9 @@ def _drawn_together(source: WeightLayer, *, has_shares: bool) -> str:
     # them apart is no activation of all.
     is_apart = source.branch is None and _scales.follows(source) is None
     is_wide = source.fan_out in (3 * source.fan_in, 4 * source.fan_in)
-    if source.role == "recurrent" and is_apart and is_wide:
+    # One weight of input and state has more inputs. Its gates are of several kinds.
+    has_gates = any(step.startswith("gates (") and "," in step for step in source.then)
+    if source.role == "recurrent" and is_apart and (is_wide or has_gates):
         return "one law for all gates together"
     return ""
 

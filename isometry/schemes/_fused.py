@@ -1,4 +1,7 @@
-"""One weight that makes queries, keys and values, drawn as three side by side."""
+"""Fused layers: one weight for queries, keys and values, drawn as three weights.
+
+The share of a role is the range of outputs of the fused weight that belongs to it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,19 +18,20 @@ from isometry.initializers import Initializer
 from isometry.schemes._layer import Layer
 from isometry.schemes._scheme import Scheme
 
-# Where along the outputs of a weight each role begins and ends.
+# The share of each role, as (first output, last output + 1).
 Shares: TypeAlias = Mapping[str, tuple[int, int]]
 
 
 def parts(layer: Layer, shares: Shares) -> dict[str, Layer]:
-    """Return the layer of each role, in the order of the outputs.
+    """Return the part of a fused layer that belongs to each role, as a `Layer`.
 
     Args:
         layer: The fused layer.
-        shares: Its shares.
+        shares: The shares of its roles.
 
     Returns:
-        The layers by role; empty if the shares do not fill the outputs.
+        The parts by role, in the order of the outputs; empty if the shares do not cover
+        all outputs without a gap.
     """
     ordered = sorted(shares.items(), key=lambda pair: pair[1])
     ends = [0, *(stop for _, (_, stop) in ordered)]
@@ -50,12 +54,17 @@ def parts(layer: Layer, shares: Shares) -> dict[str, Layer]:
 
 
 def initializer(scheme: Scheme, by_role: Mapping[str, Layer]) -> Init:
-    """Return the initializer that draws the weights of all roles side by side."""
+    """Return the initializer of a fused weight, which draws each part for itself.
+
+    Args:
+        scheme: The scheme that chooses the initializer of each part.
+        by_role: The parts, as `parts` returns them.
+    """
     inits = {role: scheme.initializer(part) for role, part in by_role.items()}
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
-        # Layers of a pair must draw from the same key. Values pair with the output
-        # layer, which draws from the key of this layer; queries pair with keys.
+        # Layers of `Scheme.pairs` must draw from the same key. Queries pair with keys.
+        # Values pair with the output layer, and both draw from the key of this layer.
         key_query_key = jax.random.fold_in(key, 1)
         drawn = []
         for role, init in inits.items():

@@ -1,4 +1,4 @@
-"""What a scheme may know of a layer: role, place, fans, and the branch it lies on."""
+"""What a scheme is told of a layer: its role, its fans, and its place on a branch."""
 
 import math
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ ROLES = ("stem", "hidden", "head", "recurrent", "embedding", *ATTENTION)
 KINDS = ("dense", "conv", "embedding")
 STACKS = ("encoder", "decoder")
 
-# Branches of one transformer layer: attention and feed-forward; in a decoder that
-# attends to an encoder, that attention too.
+# The number of branches in one layer of a transformer: attention and feed-forward. A
+# decoder layer that attends to an encoder has a second attention.
 _BRANCHES_OF_LAYER = 2
 _BRANCHES_OF_CROSSING = 3
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Where on the residual branches of a network a layer lies.
+    """The place of a layer on the residual branches of a network.
 
-    Layers side by side share a position: an attention branch has length 2, with query,
-    key and value at 0 and the output at 1. An encoder layer has two branches; a decoder
-    layer has three if it attends to an encoder.
+    A network has one stack of branches, or two: an encoder and a decoder that attends
+    to it. Layers that read the same input share a position: the branch of an attention
+    has length 2, with query, key and value at position 0 and the output at 1.
 
     Attributes:
-        index: Which branch, 0 for the first.
-        count: How many branches the network has, or this stack of it.
-        position: How many weight layers of the branch come before this one.
-        length: Weight layers one after another on the branch: m in Fixup.
-        stack: "encoder", "decoder", or None where there is only one stack.
-        other: Branches of the stack with which it exchanges attention; 0 for none.
+        index: The index of the branch in its stack, 0 for the first.
+        count: The number of branches in the stack.
+        position: The number of weight layers before this one on the branch.
+        length: The number of weight layers one after another on the branch.
+        stack: "encoder" or "decoder"; None if there is one stack.
+        other: The number of branches in the other stack; 0 if there is one stack.
 
     Raises:
         InputError: A number out of its range, an unknown stack, or `other` without a
@@ -66,7 +66,7 @@ class Branch:
 
     @property
     def last(self) -> bool:
-        """Whether it is the last layer of its branch, whose result is added."""
+        """Whether the layer is the last one of its branch."""
         return self.position == self.length - 1
 
     @property
@@ -76,36 +76,34 @@ class Branch:
 
     @property
     def layers(self) -> float:
-        """How many transformer layers the stack has, by its number of branches."""
-        # Attention and feed-forward; a decoder that attends to an encoder has a second
-        # attention.
+        """The number of transformer layers in the stack, from `count`."""
         per_layer = _BRANCHES_OF_CROSSING if self.crosses else _BRANCHES_OF_LAYER
         return self.count / per_layer
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What a scheme may know of a layer.
+    """What a scheme is told of a layer.
 
     Attributes:
-        role: "stem" (reads the input), "hidden", "head" (the last), "recurrent" (reads
-            its own last result), "embedding" (a row for each token); in an attention
-            "query", "key", "value", "qkv" (several of them in one) and "output".
-            Feed-forward layers of a branch are "hidden".
-        index: 0 for the first weight layer.
-        depth: How many weight layers the network has.
-        fan_in: The number of entries that are summed to one output.
-        fan_out: The number of outputs in its own group that one input contributes to.
-        branch: The residual branch on which it lies; None on the stream. An embedding
-            may name the first branch that reads it, because some schemes scale it by
-            the number of branches.
+        role: "stem" (reads the input), "hidden", "head" (the last layer), "recurrent"
+            (reads its own result of the step before), "embedding" (a row for each
+            token); in an attention "query", "key", "value", "output", and "qkv" (one
+            weight for values and others). Feed-forward layers of a branch are "hidden".
+        index: The index of the layer among all weight layers, 0 for the first.
+        depth: The number of weight layers in the network.
+        fan_in: The number of inputs that are summed to one output, window included.
+        fan_out: The number of outputs that one input contributes to, window included.
+        branch: The place of the layer on the residual branches; None on the stream. An
+            embedding may have that of the first branch that reads it, because some
+            schemes scale embeddings by the number of branches.
         name: The name of the layer in the anatomy.
         kind: "dense", "conv" or "embedding".
-        groups: Groups of channels of a convolution.
-        heads: Of a layer of an attention, how many heads it serves.
-        window: The spatial shape of a convolution kernel.
-        follows: The name of the activation that follows it, or None.
-        precedes: The name of the activation whose result it reads, or None.
+        groups: The number of groups of channels of a convolution; 1 for other layers.
+        heads: The number of heads, for a layer of an attention; None for other layers.
+        window: The taps of a convolution kernel along each axis; () for other layers.
+        follows: The name of the activation behind the layer; None if there is none.
+        precedes: The name of the activation before the layer; None if there is none.
 
     Raises:
         InputError: An unknown role or kind, a stem or head on a branch, an index or
@@ -154,21 +152,21 @@ class Layer:
 
     @property
     def on_branch(self) -> Branch | None:
-        """The branch whose weight this is; None for an embedding, which feeds one."""
-        # The branch of an embedding only tells how deep the network is that it feeds.
+        """The place of the layer on a branch; None on the stream."""
+        # An embedding is on the stream: its `branch` is that of the first reader.
         return None if self.role == "embedding" else self.branch
 
     @property
     def num_taps(self) -> int:
-        """How many taps the window of a convolution has; 1 of a dense layer."""
+        """The number of taps in the window of a convolution; 1 for other layers."""
         return math.prod(self.window)
 
     @property
     def num_inputs(self) -> int:
-        """Inputs of one group, the window not counted."""
+        """The number of input channels of one group."""
         return self.fan_in // self.num_taps
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of one group, the window not counted."""
+        """The number of output channels of one group."""
         return self.fan_out // self.num_taps

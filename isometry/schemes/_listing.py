@@ -1,4 +1,4 @@
-"""Schemes and initializers side by side: as plain data, and as tables for terminals."""
+"""The list of all schemes and initializers: as plain data, and as rich tables."""
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,8 +26,8 @@ _FIELDS = (
 )
 _NARROW_FIELDS = ("name", "definition", "isometric")
 
-# The width of a terminal, in characters, from which on a table shows every field. At
-# half of it, columns would be narrower than the words in them.
+# The least width of a terminal, in characters, at which a table shows every field. At
+# half this width, columns would be narrower than the words in them.
 _FULL_WIDTH = 160
 
 
@@ -35,8 +35,9 @@ def listing() -> list[Listed]:
     """List every named scheme, then every initializer, as plain data.
 
     Returns:
-        A mapping each: kind, name, definition, law, isometric, citation, aliases,
-        differs, and the arguments that it needs.
+        One dict for each, with the keys "kind" ("scheme" or "initializer"), "name",
+        "definition", "law", "isometric", "citation", "aliases", "differs" and "needs"
+        (names of arguments without a default).
 
     Example:
         >>> entry = schemes.listing()[0]
@@ -49,6 +50,7 @@ def listing() -> list[Listed]:
 
 
 def _entry(kind: str, record: Scheme | initializers.Entry) -> Listed:
+    """Return a scheme or an initializer as an entry of `listing`."""
     fields = {field: getattr(record, field) for field in _FIELDS}
     # Schemes need no arguments; some initializers do.
     return {"kind": kind, **fields, "needs": getattr(record, "needs", ())}
@@ -83,7 +85,7 @@ def describe(name: str) -> list[Listed]:
 
 @public("schemes.rich_tables")
 def rich_tables(width: int) -> "list[Table]":
-    """Draw rich tables of the schemes and of the initializers.
+    """Return a rich table of all schemes, and one of all initializers.
 
     Args:
         width: Columns of the terminal. Below 160, law, citation and aliases are left
@@ -118,7 +120,7 @@ def rich_tables(width: int) -> "list[Table]":
 
 @public("schemes.rich_entry")
 def rich_entry(entry: Listed) -> "Table":
-    """Draw one entry of `listing` in full, a field a row, as a rich table.
+    """Return one entry of `listing` as a rich table, with one row per field.
 
     Args:
         entry: The entry.
@@ -148,7 +150,7 @@ def rich_entry(entry: Listed) -> "Table":
 
 
 def _text(value: str | tuple[str, ...]) -> "Text":
-    """Return rich `Text`, which does not take the brackets in a law for markup."""
+    """Return a field as rich `Text`, in which brackets are no markup."""
     text = checks.extra("rich.text", "cli").Text
     written = value if isinstance(value, str) else ", ".join(value)
     return text(written, overflow="fold")

@@ -1,6 +1,6 @@
 """Layer-sequential unit variance: orthonormal weights, rescaled by measured outputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,11 @@ from jaxtyping import PyTree
 from isometry import initializers
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
-from isometry.schemes._measuring import Measured, scaled
+from isometry.schemes._measuring import Measured, Slice, scaled
 from isometry.schemes._scheme import Scheme, same
+from isometry.structure._place import Place
+from isometry.structure._tapping import in_cond
+from isometry.structure._usage import Usage, usages
 
 # Tol_var and T_max of Algorithm 1. Where outputs are linear in the weights the first
 # division is exact, and neither matters. Elsewhere, a tolerance ten times smaller takes
@@ -35,6 +38,7 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
         taps,
         lambda readings: [readings[one.tap][one.entries] for one in slices],
     )
+    used = usages(measured.anatomy)
     for position, where in enumerate(slices):
         for num_divisions in range(ATTEMPTS + 1):
             spread = float(np.sqrt(variances(params)[position]))
@@ -43,19 +47,56 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
             # Dead units and constant inputs have 0 here, and overflow inf or NaN: no
             # division makes 1 of these.
             if not 0 < spread < np.inf:
-                raise InputError(
-                    f"the outputs of layer {where.name!r} have standard deviation "
-                    f"{spread} over xs; lsuv cannot scale them to 1. Give inputs that "
-                    "differ, or another activation."
-                )
+                raise InputError(_not_scalable(measured, where, taps, spread=spread))
+            # Many divisions would bring the weight down to the eps of its norm, where
+            # it is scaled at last, and of the size of rounding.
+            if num_divisions > 0 and used[where.source.name].is_normalized:
+                raise InputError(_not_scaled(where, used[where.source.name]))
             params = scaled(params, where, spread)
         else:
-            raise InputError(
-                f"after {ATTEMPTS} divisions the outputs of layer {where.name!r} still "
-                f"have no standard deviation of 1 ± {TOLERANCE} over xs; lsuv needs "
-                "biases that are small against them, as net.init draws them."
-            )
+            raise InputError(_not_scaled(where, used[where.source.name]))
     return jax.tree.map(jnp.asarray, params)
+
+
+def _not_scalable(
+    measured: Measured,
+    where: Slice,
+    taps: Mapping[str, Place],
+    *,
+    spread: float,
+) -> str:
+    """Say why outputs with this standard deviation cannot be scaled to 1."""
+    # A value in an arm that is not taken is read as NaN.
+    in_arm = in_cond(measured.anatomy.closed, taps[where.tap])
+    if in_arm and np.isnan(spread):
+        return (
+            f"layer {where.name!r} is in an arm of a cond that not all of xs take, and "
+            "has no outputs where it is not taken; lsuv cannot scale it. Choose "
+            "between the results of both arms by jnp.where, or take another scheme."
+        )
+    return (
+        f"the outputs of layer {where.name!r} have standard deviation {spread} over "
+        "xs; lsuv cannot scale them to 1. Give inputs that differ, or another "
+        "activation."
+    )
+
+
+def _not_scaled(where: Slice, usage: Usage) -> str:
+    """Say why divisions of the weight have not brought its outputs to 1."""
+    if usage.is_normalized:
+        return (
+            f"the network divides the weight of layer {where.name!r} by its own norm, "
+            "so scaling it changes no output; lsuv needs weights that are used as they "
+            "are. Write the layer without this norm, or take another scheme."
+        )
+    told = usage.note()
+    needed = "biases that are small against them, as net.init draws them"
+    if told:
+        needed = f"weights that are used as they are, and this one is {told}"
+    return (
+        f"after {ATTEMPTS} divisions the outputs of layer {where.name!r} still have no "
+        f"standard deviation of 1 ± {TOLERANCE} over xs; lsuv needs {needed}."
+    )
 
 
 SCHEMES = (

@@ -28,14 +28,17 @@ _ITERATION = re.compile(r"\[\d+\]|@\d+")
 
 
 class Slice(NamedTuple):
-    """One slice of a weight layer, and where its pre-activation is read.
+    """One slice of a weight layer, and where to find its pre-activation.
+
+    A tap is a value inside the network that is recorded, and a reading the recorded
+    array. One reading may hold the pre-activations of all slices of a layer.
 
     Attributes:
         source: The layer.
-        use: The index of the slice among all slices of the layer, which the network
-            uses one after another; 0 if the layer is not stacked.
-        tap: The name of the reading that holds the pre-activation.
-        entries: The slice's part of that reading: indices into its leading axes.
+        use: The index of the slice among all slices of the layer, in the order in which
+            the network uses them; 0 if the layer is not stacked.
+        tap: The name of the tap that records the pre-activation.
+        entries: Indices into the leading axes of the reading that select the slice.
     """
 
     source: WeightLayer
@@ -51,11 +54,11 @@ class Slice(NamedTuple):
 
 
 class Measured:
-    """A network at given parameters and inputs.
+    """A network and its inputs, for the variances of the values inside the network.
 
     Attributes:
         xs: The inputs, with a leading axis over examples.
-        anatomy: What the network is made of.
+        anatomy: The anatomy of the network at these inputs.
     """
 
     xs: PyTree
@@ -75,9 +78,13 @@ class Measured:
         self.anatomy = anatomy(net, params, first)
 
     def slices(self) -> tuple[list[Slice], dict[str, Place]]:
-        """Return a slice for each use of a weight layer, and the places to be read.
+        """Return all slices of all weight layers, and the taps that record them.
 
-        Slices come in the order of computation, places by tap name.
+        Embeddings are left out, and layers on which the output does not depend.
+
+        Returns:
+            The slices in the order of computation, and the place of each tap by its
+            name.
         """
         order = _places.places(self.anatomy).order
         by_name = {layer.name: layer for layer in self.anatomy.layers}
@@ -104,7 +111,7 @@ class Measured:
         return slices, taps
 
     def _points(self) -> dict[_places.Slice, str]:
-        """Return the first point of each slice of each layer."""
+        """Return the first point of each slice, by (name of the layer, index)."""
         points: dict[_places.Slice, str] = {}
         for layer in self.anatomy.layers:
             by_index = _places.first_points(self.anatomy, layer.name)
@@ -113,7 +120,13 @@ class Measured:
         return points
 
     def _tap(self, place: Place, taps: dict[str, Place], *, name: str) -> str:
-        """Return the tap that reads a place; add it as `name` if there is none."""
+        """Return the name of the tap at a place; add one to `taps` if there is none.
+
+        Args:
+            place: The place.
+            taps: The taps so far, by name.
+            name: The name of the tap that is added.
+        """
         for tap, other in taps.items():
             is_same = other.path == place.path and other.iterations == place.iterations
             if is_same and other.var is place.var:
@@ -126,15 +139,15 @@ class Measured:
         taps: Mapping[str, Place],
         values: Callable[[Readings], Sequence[Array]],
     ) -> Callable[[Params], np.ndarray]:
-        """Build a function from parameters to variances of what the network computes.
+        """Return a function from parameters to variances of values in the network.
 
         Args:
-            taps: The places to be read, by tap name.
+            taps: The places that are recorded, by tap name.
             values: A function from the readings of one example to a sequence of arrays.
 
         Returns:
-            A function of the parameters. It returns the variance of each of these
-            arrays over its entries and all examples together.
+            A function from parameters to a vector: for each of these arrays, its
+            variance over all its entries and all examples.
         """
         read = tapped(self.anatomy.closed, taps)
         dtype = jnp.result_type(float)
@@ -166,7 +179,7 @@ class Measured:
         return len(jax.tree.leaves(self.xs)[0])
 
     def _chunks(self) -> list[PyTree]:
-        """Return the examples in chunks of one size, so that one program serves all.
+        """Return the examples in chunks of one size, as one compiled program needs.
 
         The last chunk is padded with examples from the start.
         """
@@ -182,10 +195,10 @@ class Measured:
 def _entries_of_reading(
     suffix: str, iterations: Sequence[int]
 ) -> tuple[int | slice, ...] | None:
-    """Return the indices of a slice in a reading of all iterations of its scans.
+    """Return the indices that select a slice from a reading of all iterations.
 
-    Slice 3 of stacked layers at step 0 of a recurrence, "[3]@0", is `(3, :)`: its own
-    slice, but all steps.
+    Slice 3 of stacked layers at step 0 of a recurrence, "[3]@0", gets `(3, :)`: one
+    slice at all steps.
 
     Args:
         suffix: What follows the name of the layer in the name of the point.
@@ -209,7 +222,13 @@ def _entries_of_reading(
 
 
 def scaled(params: Params, where: Slice, divisor: float) -> Params:
-    """Divide one slice of a weight by a number."""
+    """Return params with one slice of a weight divided by a number.
+
+    Args:
+        params: The parameters, which are not changed.
+        where: The slice.
+        divisor: The number.
+    """
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     changed = []
     for path, leaf in leaves:
@@ -222,7 +241,12 @@ def scaled(params: Params, where: Slice, divisor: float) -> Params:
 
 
 def _entries_of_leaf(where: Slice, shape: Sequence[int]) -> tuple[int | slice, ...]:
-    """Return the indices of a slice of a layer in its leaf of the parameters."""
+    """Return the indices that select a slice from its leaf of the parameters.
+
+    Args:
+        where: The slice.
+        shape: The shape of the leaf.
+    """
     index: list[int | slice] = [slice(None)] * len(shape)
     axes = where.source.stacked_axes
     # Uses are counted with the last stacked axis fastest.

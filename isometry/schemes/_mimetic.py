@@ -32,14 +32,14 @@ def factors(
     numbers: tuple[float, float],
     dtype: np.dtype,
 ) -> tuple[Float[Array, "width rank"], Float[Array, "width rank"]]:
-    """Draw A and B with A Bᵀ near alpha Z + beta I, Z_ij ~ N(0, 1/width).
+    """Draw A and B such that A Bᵀ is near alpha Z + beta I, with Z_ij ~ N(0, 1/width).
 
-    A Bᵀ is the best approximation of its rank, and AᵀA = BᵀB.
+    A Bᵀ is the best approximation of this matrix of the given rank, and AᵀA = BᵀB.
 
     Args:
         key: A random key.
-        shape: The shape of A and of B: the width, and the rank.
-        numbers: alpha and beta.
+        shape: The shape of A, and of B: (width, rank).
+        numbers: (alpha, beta).
         dtype: The dtype of A and B.
     """
     width, rank = shape
@@ -57,6 +57,7 @@ def factors(
 
 
 def _check_rank(role: str, shape: tuple[int, ...], *, width: int, rank: int) -> None:
+    """Refuse a rank above the width; role and shape are for the message."""
     if rank > width:
         raise NotDefined(
             f"the {role} of shape={shape} asks for rank {rank} of a {width}×{width} "
@@ -66,6 +67,7 @@ def _check_rank(role: str, shape: tuple[int, ...], *, width: int, rank: int) -> 
 
 
 def _query_or_key(layer: Layer) -> Init:
+    """Return the initializer of queries or keys: one factor for each head."""
     side = ("query", "key").index(layer.role)
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -87,6 +89,7 @@ def _query_or_key(layer: Layer) -> Init:
 
 
 def _value_or_output(layer: Layer) -> Init:
+    """Return the initializer of values or of the output: one factor for all heads."""
     is_value = layer.role == "value"
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
@@ -101,6 +104,7 @@ def _value_or_output(layer: Layer) -> Init:
 
 
 def _attention_weight(layer: Layer, draw: Draw) -> Init:
+    """Return the initializer with this draw function, named for the layer's role."""
     return Initializer(
         "mimetic",
         repr(layer.role),
@@ -111,7 +115,7 @@ def _attention_weight(layer: Layer, draw: Draw) -> Init:
 
 
 def _mimetic(layer: Layer, sigma_w: float) -> Init:
-    """Choose paired factors in an attention, and xavier_uniform elsewhere."""
+    """Choose factors of one matrix in an attention, and xavier_uniform elsewhere."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     refuse_fused(layer, "mimetic")

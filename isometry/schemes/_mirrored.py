@@ -32,13 +32,16 @@ Half = tuple[int, ...]
 
 
 def _halves(role: str, shape: Half, reads: bool, writes: bool) -> Half:
-    """Return the shape of B: half the inputs that come in pairs, and half the outputs.
+    """Return the shape of the block B of a weight.
 
     Args:
         role: The role of the layer, for messages.
         shape: The shape of the weight.
-        reads: Whether its inputs come in pairs.
-        writes: Whether its outputs do.
+        reads: Whether inputs come in pairs. Their number is then halved.
+        writes: Whether outputs come in pairs, likewise.
+
+    Raises:
+        NotDefined: A number to be halved is odd.
     """
     for axis, halved, what in ((-2, reads, "inputs"), (-1, writes, "outputs")):
         if halved and shape[axis] % 2:
@@ -50,14 +53,14 @@ def _halves(role: str, shape: Half, reads: bool, writes: bool) -> Half:
 
 
 def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
-    """Return the rule for layers made of blocks B and -B.
+    """Return the rule for a scheme whose weights are made of blocks B and -B.
 
-    They are [B, -B] (stem), [[B, -B], [-B, B]] (hidden), [B; -B] (head) and B (a
-    network of one layer).
+    They are [B, -B] in the stem, [[B, -B], [-B, B]] in hidden layers, [B; -B] in the
+    head, and B in a network of one layer.
 
     Args:
         name: The name of the scheme.
-        base: From the shape of B to its initializer.
+        base: A function from the shape of B to the initializer of B.
     """
 
     def choose(layer: Layer, sigma_w: float) -> Init:
@@ -93,6 +96,7 @@ def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
 
 
 def _isometry(shape: Half) -> Init:
+    """Return the initializer of a block B that is an isometry."""
     # A kernel that is orthogonal as a flattened matrix is no isometry; one that is
     # orthogonal at its centre tap is.
     has_window = len(shape) > len(("in", "out"))
@@ -100,15 +104,19 @@ def _isometry(shape: Half) -> Init:
 
 
 def _gaussian(shape: Half) -> Init:
+    """Return the initializer of a Gaussian block B, of variance 1/rows."""
     return normal(std=math.prod(shape[:-1]) ** -0.5)
 
 
-def _suits(anatomy: Anatomy) -> None:
-    """Require that all layers but the stem read pairs (phi(u), phi(-u))."""
+def _require_pairs(anatomy: Anatomy) -> None:
+    """Require that all layers but stems and embeddings read pairs (phi(u), phi(-u)).
+
+    Raises:
+        NotDefined: A layer reads something else.
+    """
     by_name = {layer.name: layer for layer in anatomy.layers}
     for layer in anatomy.layers:
-        # Embeddings and stems read no activation, and are drawn without pairs of
-        # inputs.
+        # Embeddings and stems read no activations, so their inputs form no pairs.
         if layer.kind == "embedding" or layer.role == "stem":
             continue
         reason = _unpaired(layer, by_name)
@@ -158,7 +166,7 @@ SCHEMES = (
         "inputs to outputs; between hidden layers half of the singular values are √2, "
         "half 0",
         citation="Balduzzi et al. (2017), arXiv:1702.08591",
-        suits=_suits,
+        suits=_require_pairs,
     ),
     Scheme(
         "mirrored",
@@ -169,6 +177,6 @@ SCHEMES = (
         "units keep their variance; end to end a product of Gaussian matrices",
         citation="Burkholz and Dubatovka (2019), arXiv:1806.06362",
         aliases=("GSM",),
-        suits=_suits,
+        suits=_require_pairs,
     ),
 )

@@ -1,4 +1,8 @@
-"""Multipliers of branches, skips and attention matrices: their leaves and values."""
+"""Which leaves hold the multipliers of branches, skips and attentions, at what value.
+
+The gate of a branch is the leaf that multiplies it. A leaf may hold several
+multipliers, one for each slice: an entry is the tuple of indices of one of them.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -28,15 +32,15 @@ _SAME = 1e-6
 
 
 class Setting(NamedTuple):
-    """The values that a leaf of multipliers starts at.
+    """The initial values of one leaf of multipliers.
 
     Attributes:
         path: The key path of the leaf.
-        name: The name of the branch, without the slice for stacked branches; for an
+        name: The name of the branch, without its slice if branches are stacked; for an
             attention the name of its first layer.
-        values: The value for each of the entries; one for a whole leaf.
-        entries: Indices along the first axes of the leaf, such as the slice of a stack.
-            Empty if one value is for the whole leaf.
+        values: The value of each entry; a single value for the whole leaf.
+        entries: For each value the indices along the first axes of the leaf. Empty if
+            one value is for the whole leaf.
     """
 
     path: str
@@ -45,7 +49,7 @@ class Setting(NamedTuple):
     entries: tuple[tuple[int, ...], ...] = ()
 
     def put(self, leaf: Array) -> Array:
-        """Return the leaf with these values. Entries without one stay as they are."""
+        """Return a copy of the leaf with these values; all other entries stay."""
         if not self.entries:
             return jnp.full(leaf.shape, self.values[0], leaf.dtype)
         num_axes = len(self.entries[0])
@@ -56,7 +60,7 @@ class Setting(NamedTuple):
         return jnp.asarray(leaf).at[indices].set(aligned)
 
     def written(self) -> str:
-        """Return the initializer as the user would write it."""
+        """Write the values as an initializer: "constant(0.5)"."""
         distinct = list(dict.fromkeys(self.values))
         if len(distinct) == 1:
             return f"constant({distinct[0]:.6g})"
@@ -66,10 +70,20 @@ class Setting(NamedTuple):
 def settings(
     scheme: Scheme, anatomy: Anatomy, places: Places, *, shapes: Shapes
 ) -> list[Setting]:
-    """Decide which leaves carry the multipliers of a scheme, and their values.
+    """Return the settings of all leaves that hold multipliers of branches and skips.
+
+    Args:
+        scheme: The scheme.
+        anatomy: The anatomy of the network.
+        places: The places of its layers.
+        shapes: The shape of each leaf by its key path.
+
+    Returns:
+        One setting for each leaf; none if the scheme has no rule for multipliers.
 
     Raises:
-        NotDefined: A branch needs a multiplier that no leaf carries.
+        NotDefined: A branch needs a multiplier that no leaf holds, or two branches need
+            different values of one entry.
     """
     if scheme.multipliers is None:
         return []
@@ -77,10 +91,10 @@ def settings(
     kept = [record for record, _ in places.branches]
     repeats = _places.repeats(anatomy, kept)
     values = Values()
-    # Each branch says what it needs, and entries of one leaf are put together after.
+    # `values` joins the entries of each leaf, which may belong to several branches.
     for record, branch in places.branches:
         wanted = scheme.multipliers(branch)
-        gate = _gate(
+        gate = _branch_leaf(
             record, scheme, wanted.branch, places=places, uses=uses, shapes=shapes
         )
         skip_gate = skip_leaf(record, scheme, wanted.skip)
@@ -88,7 +102,8 @@ def settings(
             entries = [uses.of_branch[name][gate] for name in repeats[record.name]]
             values.add(gate, record.name, entries, value=wanted.branch)
         if skip_gate is not None:
-            _check_pure(record, scheme, skip_gate, uses=uses)
+            _refuse_shared(record, scheme, skip_gate, uses=uses)
+            # The program may multiply the skip by a constant too, besides the leaf.
             skip = wanted.skip / (record.skip_factor or 1.0)
             entries = [uses.of_skip[name][skip_gate] for name in repeats[record.name]]
             values.add(skip_gate, record.name, entries, value=skip)
@@ -96,15 +111,22 @@ def settings(
 
 
 def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
-    """Decide which leaves carry the coefficients of attention matrices.
+    """Return the settings of all leaves that hold coefficients of attention matrices.
+
+    Args:
+        scheme: The scheme.
+        anatomy: The anatomy of the network.
+
+    Returns:
+        One setting for each leaf; none if the scheme has no such coefficients.
 
     Raises:
-        NotDefined: An attention needs a coefficient that no leaf carries, and the
-            program does not fix the same number.
+        NotDefined: The network has no attention, or needs a coefficient that is neither
+            a leaf nor the same constant in the program.
     """
     if scheme.attention is None:
         return []
-    # Its weights alone would be those of another scheme, without a word.
+    # Without its coefficients the scheme would silently be another one.
     if not anatomy.attentions:
         raise NotDefined(
             f"scheme {scheme.name!r} sets the matrix of an attention, and the anatomy "
@@ -138,7 +160,16 @@ def of_attentions(scheme: Scheme, anatomy: Anatomy) -> list[Setting]:
 
 
 def _check_fixed(about: str, fixed: float | None, value: float) -> None:
-    """Require that the program fixes a coefficient at the scheme's value."""
+    """Require that a coefficient which is no leaf is constant at the scheme's value.
+
+    Args:
+        about: The beginning of the message.
+        fixed: The constant in the program; None if it is not known.
+        value: The value of the scheme.
+
+    Raises:
+        NotDefined: It is another constant, or not known.
+    """
     if fixed is None:
         raise NotDefined(
             f"{about} what multiplies the values cannot be read as such a matrix; "
@@ -154,7 +185,10 @@ def _check_fixed(about: str, fixed: float | None, value: float) -> None:
 
 
 class Values:
-    """The values that branches and skips need of the leaves that multiply them."""
+    """The values that branches and skips need in the leaves that multiply them.
+
+    They are added branch by branch, and returned leaf by leaf.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
@@ -163,7 +197,13 @@ class Values:
     def add(
         self, path: str, name: str, entries: Iterable[Entry], *, value: float
     ) -> None:
-        """Note the value that a branch needs of entries of a leaf.
+        """Record the value that a branch needs in some entries of a leaf.
+
+        Args:
+            path: The key path of the leaf.
+            name: The name of the branch, for messages.
+            entries: The entries.
+            value: The value.
 
         Raises:
             NotDefined: Another branch or skip needs another value of the same entry.
@@ -171,19 +211,20 @@ class Values:
         self._names.setdefault(path, name)
         by_entry = self._by_path.setdefault(path, {})
         for entry in entries:
-            # One number cannot be two.
             if by_entry.setdefault(entry, value) != value:
                 raise _conflict(self._names[path], path, (by_entry[entry], value))
 
     def settings(self) -> list[Setting]:
-        """Return the values of each leaf.
+        """Return one setting for each leaf.
 
         Raises:
-            NotDefined: Which entry of a leaf has which value is not known.
+            NotDefined: A leaf needs several values, and it is not known in which
+                entries.
         """
         return [self._setting(path) for path in self._by_path]
 
     def _setting(self, path: str) -> Setting:
+        """Return the setting of one leaf."""
         name = self._names[path]
         by_entry = self._by_path[path]
         entries = []
@@ -205,6 +246,7 @@ class Values:
 
 
 def _conflict(name: str, path: str, values: tuple[float, float]) -> NotDefined:
+    """Return the error for an entry that needs two values."""
     return NotDefined(
         f"branch {name!r}: its multiplier {path} is shared by branches or skips that "
         f"need different values, {values[0]:.6g} and {values[1]:.6g}; give each its "
@@ -212,8 +254,17 @@ def _conflict(name: str, path: str, values: tuple[float, float]) -> NotDefined:
     )
 
 
-def _check_pure(record: Record, scheme: Scheme, path: str, *, uses: GateUses) -> None:
-    """Refuse a multiplier that acts on anything else too."""
+def _refuse_shared(
+    record: Record, scheme: Scheme, path: str, *, uses: GateUses
+) -> None:
+    """Refuse a leaf that multiplies something else besides a branch or a skip.
+
+    Args:
+        record: The branch.
+        scheme: The scheme.
+        path: The key path of the leaf.
+        uses: What the leaves of the network multiply.
+    """
     if path in uses.shared:
         raise NotDefined(
             f"branch {record.name!r}: scheme {scheme.name!r} sets its multiplier "
@@ -223,7 +274,7 @@ def _check_pure(record: Record, scheme: Scheme, path: str, *, uses: GateUses) ->
         )
 
 
-def _gate(
+def _branch_leaf(
     record: Record,
     scheme: Scheme,
     value: float,
@@ -232,19 +283,38 @@ def _gate(
     uses: GateUses,
     shapes: Shapes,
 ) -> str | None:
-    """Return the leaf to set as the multiplier of a branch; None if none is needed."""
+    """Return the key path of the leaf that is set to the multiplier of a branch.
+
+    Args:
+        record: The branch.
+        scheme: The scheme.
+        value: The multiplier.
+        places: The places of all layers.
+        uses: What the leaves of the network multiply.
+        shapes: The shape of each leaf by its key path.
+
+    Returns:
+        The key path; None if the multiplier is 1 and there is no scalar to set.
+
+    Raises:
+        NotDefined: No leaf multiplies the branch, or it multiplies something else too.
+    """
     scalars = []
     scales = []
     for path in record.gates:
         # A stack of scalars is a vector with one entry for each slice.
         entry = uses.of_branch[record.name][path] or ()
-        size = math.prod(shapes[path].shape[len(entry) :])
-        (scalars if size == 1 else scales).append(path)
-    last = record.layers[-1]
+        size_of_slice = math.prod(shapes[path].shape[len(entry) :])
+        if size_of_slice == 1:
+            scalars.append(path)
+        else:
+            scales.append(path)
+    # What gates a branch does not end it.
+    last = [name for name in record.layers if name not in record.gating][-1]
     is_normed = any("norm" in step for step in places.by_name[last].then)
     if scheme.closes == "norm":
         if scales and is_normed:
-            _check_pure(record, scheme, scales[0], uses=uses)
+            _refuse_shared(record, scheme, scales[0], uses=uses)
             return scales[0]
         raise NotDefined(
             f"branch {record.name!r}: scheme {scheme.name!r} starts the scale of the "
@@ -255,10 +325,10 @@ def _gate(
     # a scalar is the multiplier that the scheme means. At 1 the scale is as drawn.
     candidates = scalars if value == 1.0 else scalars or scales
     if candidates:
-        # What is read in other places cannot be set without a change there.
-        pure = [path for path in candidates if path not in uses.shared]
-        chosen = (pure or candidates)[-1]
-        _check_pure(record, scheme, chosen, uses=uses)
+        # A leaf that is used elsewhere too cannot be set without a change there.
+        unshared = [path for path in candidates if path not in uses.shared]
+        chosen = (unshared or candidates)[-1]
+        _refuse_shared(record, scheme, chosen, uses=uses)
         return chosen
     if value == 1.0:
         return None
@@ -269,10 +339,20 @@ def _gate(
 
 
 def skip_leaf(record: Record, scheme: Scheme, value: float) -> str | None:
-    """Return the leaf to set as the multiplier of a skip, or None if none is needed.
+    """Return the key path of the leaf that is set to the multiplier of a skip.
+
+    Args:
+        record: The branch around which the skip leads.
+        scheme: The scheme.
+        value: The multiplier.
+
+    Returns:
+        The key path; None if there is no leaf, and the program multiplies the skip by
+        this value or the value is 1.
 
     Raises:
-        NotDefined: No leaf carries it, and the program does not fix the same number.
+        NotDefined: No leaf multiplies the skip, and the program multiplies it by
+            another number.
     """
     # If several leaves multiply the skip, the first one is next to the stream. It is
     # set, and the others stay as drawn.

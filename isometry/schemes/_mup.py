@@ -11,9 +11,10 @@ OPTIMIZERS = ("sgd", "adam")
 
 
 def _kind(layer: Layer) -> str:
-    """Return the row of muP's Table 3 for a layer: which of its sides grow with width.
+    """Return which sides of a layer grow with width: its row in muP's Table 3.
 
-    "input": its outputs only; "output": its inputs only; "hidden": both; "fixed": none.
+    "input": the outputs alone; "output": the inputs alone; "hidden": both; "fixed":
+    neither.
     """
     if layer.role in ("stem", "embedding"):
         return "input"
@@ -34,6 +35,7 @@ def _mup(layer: Layer, sigma_w: float) -> Init:
 
 
 def _sigma_w(layer: Layer) -> float:
+    """Return √(fan_in · Var W) of a layer by Table 3."""
     return layer.fan_in**-0.5 if _kind(layer) == "output" else 1.0
 
 
@@ -44,22 +46,22 @@ def learning_rate(
     """Compute the factor by which muP multiplies the learning rate of a layer.
 
     The rate was tuned in a network of hidden width `base_width`. With
-    r = width/base_width: input weights r ("sgd") and 1 ("adam"), hidden weights 1 and
-    1/r, output weights 1/r and 1/r. Biases are input weights of fan_in 1. A hidden
-    layer whose two widths differ has, for "sgd", their ratio. The width of a
-    convolution is its number of channels (Yang et al., 2022, Table 3,
-    arXiv:2203.03466).
+    r = width/base_width, the factors for "sgd" and "adam" are r and 1 for input
+    weights, 1 and 1/r for hidden weights, 1/r and 1/r for output weights. Biases count
+    as input weights of fan_in 1. For a hidden layer with two widths, the factor for
+    "sgd" is outputs/inputs. The width of a convolution is its number of channels (Yang
+    et al., 2022, Table 3, arXiv:2203.03466).
 
     Args:
         layer: A `Layer` of the network to be trained.
         optimizer: "sgd" (with or without momentum), or "adam" for all that normalize
             the gradient entry by entry.
-        base_width: Every hidden width of the network in which the rate was tuned; there
-            the multiplier is 1.
-        bias: Whether the biases of the layer are meant, not its weights.
+        base_width: The width of all hidden layers of the network in which the rate was
+            tuned. In that network all factors are 1.
+        bias: Whether the factor is for the biases of the layer, not its weights.
 
     Returns:
-        The multiplier.
+        The factor.
 
     Raises:
         InputError: An unknown optimizer, or a base width below 1.

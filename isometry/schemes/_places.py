@@ -1,4 +1,11 @@
-"""Where the layers of an anatomy lie: their order, branches, stacks and heads."""
+"""The place of every layer in a network: its order, branch, stack and heads.
+
+A slice is one layer of a weight in which several are stacked; a weight that is not
+stacked has one slice. A stack of branches is the encoder, the decoder, or the whole
+network. In this module `Branch` is the place of a layer, and `Record` a branch as the
+anatomy describes it. A crossing attention has queries in the decoder, and keys from the
+encoder.
+"""
 
 import dataclasses
 import math
@@ -19,7 +26,8 @@ Slice: TypeAlias = tuple[str, int]
 # The step of a recurrence in a name.
 _STEP = re.compile(r"@\d+")
 
-# Steps, or the number of a use: what tells branches of the same layers apart.
+# The step, or the number of the use, in the name of a branch whose layers are used more
+# than once.
 _REPEAT = re.compile(r"@\d+|#\d+$")
 
 # Slices and steps at the end of the name of a point.
@@ -31,8 +39,8 @@ class _Stack(NamedTuple):
 
     Attributes:
         name: "encoder" or "decoder"; None if there is only one stack.
-        branches: The branches, in the order of computation. Those of shared weights are
-            there once for each use.
+        branches: The branches, in the order of computation. A branch whose weights are
+            used several times is listed once for each use.
         other: The number of branches of the other stack, 0 if there is none.
     """
 
@@ -41,7 +49,7 @@ class _Stack(NamedTuple):
     other: int
 
     def first_uses(self) -> list[tuple[int, Record]]:
-        """Return each branch of other layers than those before, with its index."""
+        """Return pairs (index, branch), of each branch only the first use."""
         first: dict[str, tuple[int, Record]] = {}
         for index, record in enumerate(self.branches):
             first.setdefault(_bare(record), (index, record))
@@ -49,17 +57,19 @@ class _Stack(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Where the layers of an anatomy lie.
+    """The places of all layers of a network.
 
     Attributes:
-        order: The position of each slice among all, in the order of computation.
-        on_branch: For each slice on a residual branch, its place there.
-        branches: Each branch, and the place of its last layer.
-        heads: For layers of attentions by name, the number of heads that they serve.
+        order: The index of each slice among all slices, in the order of computation.
+        on_branch: The place of each slice that lies on a residual branch, or is an
+            embedding that a branch reads.
+        branches: For each branch, the branch and the place of its last layer.
+        heads: The number of heads of each layer of an attention, by its name.
         by_name: The layers by name.
-        shares: For layers that make queries, keys and values, where along the outputs
-            each begins and ends.
-        uncounted: For layers whose position on their branch is not known, the reason.
+        shares: For each layer that computes queries, keys and values at once, by its
+            name: the range of outputs (first, last + 1) of each of these roles.
+        uncounted: For each layer whose position on its branch is not known, by its
+            name: the reason.
     """
 
     order: dict[Slice, int]
@@ -72,7 +82,7 @@ class Places(NamedTuple):
 
 
 def places(anatomy: Anatomy) -> Places:
-    """Find the place of every layer of an anatomy."""
+    """Return the places of all layers of a network."""
     by_name = {layer.name: layer for layer in anatomy.layers}
     # Branches are counted within their stack, because schemes scale by its depth.
     stacks = _stacks(anatomy)
@@ -108,8 +118,13 @@ def places(anatomy: Anatomy) -> Places:
     )
 
 
+def gates_branch(source: WeightLayer, places: Places) -> bool:
+    """Tell whether a layer gates a branch, and so has no place on it."""
+    return any(source.name in record.gating for record, _ in places.branches)
+
+
 def role(source: WeightLayer) -> str:
-    """Return the role of a layer, in the words of schemes."""
+    """Return the role of a layer for schemes, one of `_layer.ROLES`."""
     if source.kind == "embedding":
         return "embedding"
     played = source.role.split("/")
@@ -151,6 +166,7 @@ def layers(source: WeightLayer, places: Places) -> tuple[Layer, ...]:
 def _branch_of(
     source: WeightLayer, index_of_slice: int, own_role: str, *, places: Places
 ) -> Branch | None:
+    """Return the place of a slice of a layer; None on the stream."""
     # A stem or head is on the stream even if the anatomy finds a skip around it.
     if own_role in ("stem", "head"):
         return None
@@ -158,7 +174,13 @@ def _branch_of(
 
 
 def _place(stack: _Stack, index: int, *, length: int) -> Branch:
-    """Return the place of the first layer of a branch."""
+    """Return the place of the first layer of a branch.
+
+    Args:
+        stack: The stack of the branch.
+        index: The index of the branch in the stack.
+        length: The number of weight layers one after another on the branch.
+    """
     return Branch(
         index=index,
         count=len(stack.branches),
@@ -172,13 +194,15 @@ def _place(stack: _Stack, index: int, *, length: int) -> Branch:
 def _positions(
     anatomy: Anatomy, record: Record, by_name: Mapping[str, WeightLayer]
 ) -> dict[Slice, int]:
-    """Return how many layers of a branch come before each slice on it."""
+    """Return the position of each slice on a branch: the number of layers before it."""
     is_across_loops = record.name in branches_across_loops(anatomy)
     if is_across_loops and record.leaves is not None:
         return _positions_across_loops(anatomy, record, record.leaves)
+    # Layers that gate a branch lie beside it: what makes it zero is not theirs.
     return {
         (name, index_of_slice): position
         for name, position in zip(record.layers, record.positions, strict=True)
+        if name not in record.gating
         for index_of_slice in _slices(by_name[name], record)
     }
 
@@ -186,13 +210,20 @@ def _positions(
 def _positions_across_loops(
     anatomy: Anatomy, record: Record, leaves: str
 ) -> dict[Slice, int]:
-    """Count the layers of a branch that are more than one slice of their stacks.
+    """Return the position of each slice on a branch with several slices of a leaf.
 
-    Slices of a stack may lie one behind the other, all on the same branch, or each on
-    another one. Which it is follows from what depends on what.
+    The slices may lie one behind another, or side by side. They lie one behind another
+    if the point of one depends on that of the other.
+
+    Args:
+        anatomy: The anatomy of the network.
+        record: The branch.
+        leaves: The point at which the branch leaves the stream.
     """
     points: dict[Slice, str] = {}
     for name in record.layers:
+        if name in record.gating:
+            continue
         first = first_points(anatomy, name)
         # Slices of nested stacks are numbered with the innermost index fastest.
         for count, index in enumerate(sorted(first)):
@@ -217,7 +248,13 @@ def _uncounted(
     records: Sequence[Record],
     all_positions: Sequence[Mapping[Slice, int]],
 ) -> dict[str, str]:
-    """Return the layers whose position on their branch is not known, and why not."""
+    """Return the layers whose position on their branch is not known, with the reason.
+
+    Args:
+        anatomy: The anatomy of the network.
+        records: The branches.
+        all_positions: For each branch, the positions of its slices.
+    """
     reasons: dict[str, str] = {}
     reader: dict[tuple[tuple[str, ...], Slice], Record] = {}
     for record, positions in zip(records, all_positions, strict=True):
@@ -281,10 +318,10 @@ def _stacks(anatomy: Anatomy) -> tuple[_Stack, ...]:
 
 
 def _in_depth(anatomy: Anatomy) -> tuple[Record, ...]:
-    """Return the branches that lie one behind the other.
+    """Return the branches that lie one behind another, in the order of computation.
 
-    Weights that are shared over depth make several. The steps of a recurrence over the
-    signal, and examples that are mapped over, make one.
+    Weights that are shared over depth make a branch for each use. The steps of a
+    recurrence, each with an input of its own, and mapped examples make one branch.
     """
     kept: list[Record] = []
     last: dict[str, Record] = {}
@@ -303,19 +340,19 @@ def _in_depth(anatomy: Anatomy) -> tuple[Record, ...]:
 
 
 def _bare(record: Record) -> str:
-    """Return the name of a branch, the same for all branches of the same layers."""
+    """Return the name of a branch without its step and the number of its use."""
     return _REPEAT.sub("", record.name)
 
 
 def repeats(anatomy: Anatomy, kept: Sequence[Record]) -> dict[str, list[str]]:
-    """Return the names under which each branch occurs again in steps of a recurrence.
+    """Return the names that each branch has at the steps of a recurrence.
 
     Args:
-        anatomy: The anatomy.
-        kept: The branches that lie one behind the other.
+        anatomy: The anatomy of the network.
+        kept: The branches that lie one behind another.
 
     Returns:
-        For each branch of `kept` by name, its own name and those of its other steps.
+        For each branch in `kept`, by its name: this name, and those at other steps.
     """
     names: dict[str, list[str]] = {record.name: [] for record in kept}
     last: dict[str, str] = {}
@@ -328,9 +365,9 @@ def repeats(anatomy: Anatomy, kept: Sequence[Record]) -> dict[str, list[str]]:
 
 
 def _read_across(anatomy: Anatomy) -> list[str]:
-    """Return the points of keys that are computed from another stack than queries.
+    """Return the points of the keys of all attentions that cross from another stack.
 
-    In such an attention the query lies on a residual branch and the key does not.
+    In such an attention, the query lies on a residual branch and the key does not.
     """
     on_branches = {name for record in anatomy.branches for name in record.layers}
     points = []
@@ -343,6 +380,7 @@ def _read_across(anatomy: Anatomy) -> list[str]:
 
 
 def _first_point(anatomy: Anatomy, name: str) -> str | None:
+    """Return the first point that is a pre-activation of a layer, or None."""
     for point in anatomy.points:
         if _slice_of(point, name) is not None:
             return point
@@ -350,9 +388,15 @@ def _first_point(anatomy: Anatomy, name: str) -> str | None:
 
 
 def _slice_of(point: str, name: str) -> tuple[int, ...] | None:
-    """Return the indices of the slice of a layer at a point.
+    """Return the indices of the slice whose pre-activation a point is.
 
-    None if the point is not a pre-activation of the layer.
+    Args:
+        point: The name of the point.
+        name: The name of the layer.
+
+    Returns:
+        The indices, () for a layer that is not stacked; None if the point is no
+        pre-activation of this layer.
     """
     if not point.startswith(name):
         return None
@@ -365,14 +409,14 @@ def _slice_of(point: str, name: str) -> tuple[int, ...] | None:
 def first_points(anatomy: Anatomy, name: str) -> dict[tuple[int, ...], str]:
     """Return the first point of each slice of a layer, by the indices of the slice."""
     points: dict[tuple[int, ...], str] = {}
-    for point in _points_by_base(anatomy).get(name, ()):
+    for point in points_by_base(anatomy).get(name, ()):
         index = _slice_of(point, name)
         if index is not None:
             points.setdefault(index, point)
     return points
 
 
-def _points_by_base(anatomy: Anatomy) -> dict[str, list[str]]:
+def points_by_base(anatomy: Anatomy) -> dict[str, list[str]]:
     """Group the points by their names without slices and steps."""
     by_base: dict[str, list[str]] = {}
     for point in anatomy.points:
@@ -381,7 +425,7 @@ def _points_by_base(anatomy: Anatomy) -> dict[str, list[str]]:
 
 
 def _order(anatomy: Anatomy) -> dict[Slice, int]:
-    """Return the rank of each slice of each layer in the order of computation."""
+    """Return the index of each slice in the order of computation."""
     first: dict[Slice, int] = {}
     positions = {point: i for i, point in enumerate(anatomy.points)}
     for layer in anatomy.layers:
@@ -402,7 +446,10 @@ def _add_keys_from_elsewhere(
     on_branch: dict[Slice, Branch],
     by_name: Mapping[str, WeightLayer],
 ) -> None:
-    """Put keys and values of another stack on the branch of their attention."""
+    """Add to `on_branch` the keys and values that are computed from another stack.
+
+    They get the place in front of the output layer of their attention.
+    """
     for attention in anatomy.attentions:
         for output in attention.output:
             for index_of_slice in range(by_name[output].stacked or 1):
@@ -411,16 +458,9 @@ def _add_keys_from_elsewhere(
                 # position 0, there is no position in front of it for the keys.
                 if branch is None or branch.position == 0:
                     continue
-                first = Branch(
-                    index=branch.index,
-                    count=branch.count,
-                    position=branch.position - 1,
-                    length=branch.length,
-                    stack=branch.stack,
-                    other=branch.other,
-                )
+                before = dataclasses.replace(branch, position=branch.position - 1)
                 for name in (*attention.query, *attention.key, *attention.value):
-                    on_branch.setdefault((name, index_of_slice), first)
+                    on_branch.setdefault((name, index_of_slice), before)
 
 
 def _add_embeddings(
@@ -428,7 +468,10 @@ def _add_embeddings(
     on_branch: dict[Slice, Branch],
     stacks: Sequence[_Stack],
 ) -> None:
-    """Name for each embedding the first branch that depends on it."""
+    """Add to `on_branch` each embedding, with the place of the first branch behind it.
+
+    The branches of an encoder come before those of a decoder.
+    """
     for layer in anatomy.embeddings:
         point = _first_point(anatomy, layer.name)
         reading = [
@@ -437,17 +480,23 @@ def _add_embeddings(
             for record in stack.branches
             if point is not None and anatomy.upstream(point, record.joins)
         ]
-        # Encoder branches come first in `reading`. So an embedding that the encoder
-        # reads is scaled by the depth of the encoder.
+        # In `reading`, the branches of the encoder come first. So an embedding that
+        # encoder and decoder share is scaled by the depth of the encoder.
         if reading:
             record, stack = reading[0]
             index = stack.branches.index(record)
-            length = max(record.positions) + 1
+            length = _length(record)
             on_branch[layer.name, 0] = _place(stack, index, length=length)
 
 
+def _length(record: Record) -> int:
+    """Return how many layers of a branch come one after the other."""
+    pairs = zip(record.layers, record.positions, strict=True)
+    return 1 + max(position for name, position in pairs if name not in record.gating)
+
+
 def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, int]:
-    """Return the number of heads that each layer of an attention serves."""
+    """Return the number of heads of each layer of an attention, by its name."""
     heads: dict[str, int] = {}
     for attention in anatomy.attentions:
         if not attention.head_size:
@@ -455,12 +504,12 @@ def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, in
         for name in (*attention.query, *attention.key):
             outputs = _num_outputs(by_name[name])
             if attention.shares:
-                # One weight makes queries, keys and values: only queries are counted.
+                # In a fused weight only the outputs of queries are counted.
                 start, stop = attention.shares[0]
                 outputs = stop - start
             heads[name] = max(outputs // attention.head_size, 1)
-        # Heads of values may have another size than `head_size`, but there are as many
-        # as heads of keys.
+        # The heads of values may have another size than `head_size`, which is that of
+        # queries and keys. There are as many heads of values as of keys.
         counts = [heads[name] for name in attention.key]
         for name in (*attention.value, *attention.output):
             if counts:
@@ -469,7 +518,7 @@ def _heads(anatomy: Anatomy, by_name: Mapping[str, WeightLayer]) -> dict[str, in
 
 
 def _shares(anatomy: Anatomy) -> dict[str, dict[str, tuple[int, int]]]:
-    """Return the shares of layers that make queries, keys and values."""
+    """Return `Places.shares`: the range of outputs of each role in a fused layer."""
     shares = {}
     for attention in anatomy.attentions:
         if attention.shares:
@@ -479,4 +528,5 @@ def _shares(anatomy: Anatomy) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def _num_outputs(layer: WeightLayer) -> int:
+    """Return the number of outputs of a layer, over all heads."""
     return math.prod(layer.shape[axis] for axis in (*layer.batch_axes, *layer.out_axes))

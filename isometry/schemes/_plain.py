@@ -7,17 +7,22 @@ from isometry.schemes._scheme import Drawn, Scheme, same
 
 
 def _gaussian(layer: Layer, sigma_w: float) -> Init:
+    """Choose Gaussian weights of variance sigma_w²/fan_in."""
     return initializers.normal(std=sigma_w * layer.fan_in**-0.5)
 
 
 def _orthogonal(layer: Layer, sigma_w: float) -> Init:
+    """Choose orthogonal weights with all singular values sigma_w."""
     # Every layer gets the same initializer.
     del layer
     return initializers.orthogonal(sigma_w)
 
 
 def _widened(layer: Layer, sigma_w: float) -> float:
-    """Return the gain with which a layer that widens keeps the variance of units."""
+    """Return sigma_w √(fan_out/fan_in) for a layer that widens, else sigma_w.
+
+    With this gain an orthogonal layer keeps the variance of units.
+    """
     return sigma_w * max((layer.fan_out / layer.fan_in) ** 0.5, 1.0)
 
 
@@ -35,18 +40,21 @@ def scaled_orthogonal(layer: Layer, sigma_w: float) -> Init:
 
 
 def _delta_orthogonal(layer: Layer, sigma_w: float) -> Init:
+    """Choose delta-orthogonal kernels, and orthogonal weights without a window."""
     if layer.window:
         return initializers.delta_orthogonal(sigma_w)
     return initializers.orthogonal(sigma_w)
 
 
 def _block_orthogonal(layer: Layer, sigma_w: float) -> Init:
+    """Choose block-orthogonal kernels, and orthogonal weights without a window."""
     if layer.window:
         return initializers.block_orthogonal(sigma_w)
     return initializers.orthogonal(sigma_w)
 
 
 def _identity(layer: Layer, sigma_w: float) -> Init:
+    """Choose the identity, and a partial identity in the head."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     # A head has one output for each class, so it is hardly ever square, and `identity`

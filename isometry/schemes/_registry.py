@@ -1,4 +1,4 @@
-"""The named schemes, and what else may stand where a scheme is taken."""
+"""The named schemes, and a look-up by name, initializer or scheme."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from isometry.schemes._scheme import Blocks, Choose, Scheme, same
 
 SchemeLike: TypeAlias = str | Init | Scheme
 
-_ROOMS = (
+_MODULES = (
     _plain,
     _mirrored,
     _lsuv,
@@ -43,10 +43,10 @@ _ROOMS = (
     _shaping,
     _shaped_attention,
 )
-_SCHEMES = {scheme.name: scheme for room in _ROOMS for scheme in room.SCHEMES}
+_SCHEMES = {scheme.name: scheme for module in _MODULES for scheme in module.SCHEMES}
 
-# Initializers that are defined for convolution kernels only, and what takes their place
-# in a layer without a window.
+# Initializers that are defined for convolution kernels only, and the initializers that
+# replace them in a layer without a window.
 _WITHOUT_WINDOW = {
     "delta_orthogonal": initializers.orthogonal,
     "block_orthogonal": initializers.orthogonal,
@@ -56,10 +56,10 @@ _OTHERWISE = "draws its counterpart for matrices"
 
 
 def names() -> tuple[str, ...]:
-    """Return the named schemes.
+    """Return the names of all named schemes.
 
     Returns:
-        Their names.
+        The names, in the order of `catalogue`.
 
     Example:
         >>> "lsuv" in schemes.names()
@@ -69,10 +69,10 @@ def names() -> tuple[str, ...]:
 
 
 def catalogue() -> tuple[Scheme, ...]:
-    """List every named scheme, with its definition, law and source.
+    """Return all named schemes.
 
     Returns:
-        The schemes.
+        The schemes, each with its definition, law and citation.
 
     Example:
         >>> scheme = schemes.catalogue()[0]
@@ -84,12 +84,12 @@ def catalogue() -> tuple[Scheme, ...]:
 
 @public("schemes.get")
 def get(scheme: SchemeLike) -> Scheme:
-    """Look up the scheme that a user means.
+    """Return a scheme by its name, or the scheme that uses one initializer everywhere.
 
-    An initializer is used for the weights of every layer, with zero biases; one that is
-    for convolutions alone (`delta_orthogonal`, `dirac`) becomes its counterpart for
-    matrices where a layer has no window. Where a name is both a scheme and an
-    initializer (orthogonal, identity) the scheme is meant.
+    Such a scheme draws the weights of all layers by the initializer, and sets biases to
+    0. An initializer for convolutions alone (`delta_orthogonal`, `dirac`) is replaced
+    by its counterpart for matrices in layers without a window. A name that is both a
+    scheme and an initializer (orthogonal, identity) means the scheme.
 
     Args:
         scheme: The name of a scheme or of an initializer that needs no arguments, an
@@ -99,8 +99,8 @@ def get(scheme: SchemeLike) -> Scheme:
         The scheme.
 
     Raises:
-        InputError: A name that is not known (the nearest is suggested), a factory that
-            was not called, or an initializer that was told a layout.
+        InputError: An unknown name (the nearest is suggested), a factory that was not
+            called, or an initializer with a layout of its own.
 
     Example:
         >>> schemes.get("kaiming")
@@ -142,30 +142,30 @@ def get(scheme: SchemeLike) -> Scheme:
 
 
 def _returns_function(init: Callable[..., object]) -> bool:
-    """Tell whether a function makes initializers, as `jax.nn.initializers.he_normal`.
+    """Tell whether a function returns initializers, as `jax.nn.initializers.he_normal`.
 
-    Called with a key and a shape, which it takes for axes, it returns a function.
+    The test: called as an initializer, with a key and a shape, it returns a function.
     """
     returned: list[object] = []
 
     def probe(key: Key) -> None:
         returned.append(init(key, (2, 2), jnp.float32))
 
-    # What it refuses of this shape is its own matter, and said when it draws.
+    # An initializer may refuse this shape, which is no error here.
     with contextlib.suppress(Exception):
         jax.eval_shape(probe, jax.random.key(0))
     return any(callable(value) for value in returned)
 
 
 def _named(name: str) -> Scheme:
-    """Look up a scheme by name; wrap an initializer that needs no arguments in one."""
+    """Return a scheme by its name, or by that of an initializer without arguments."""
     without_arguments = {
         entry.name: entry for entry in initializers.catalogue() if not entry.needs
     }
     known = dict.fromkeys([*_SCHEMES, *without_arguments])
     checks.one_of("scheme", name, known)
-    # Some names are both. The scheme wins: `orthogonal` then has the critical scale of
-    # the network, where the initializer has gain 1.
+    # A name that is both means the scheme. The scheme `orthogonal`, for example, has
+    # the critical scale of the network, and the initializer gain 1.
     if name in _SCHEMES:
         return _SCHEMES[name]
     entry = without_arguments[name]
@@ -181,14 +181,15 @@ def _named(name: str) -> Scheme:
 
 
 def _made_for(init: Init) -> str:
-    """Return which part of a network an initializer is made for, as `Scheme` has it."""
+    """Return `Scheme.made_for` of an initializer: "windows", or "" for all layers."""
     return "windows" if getattr(init, "name", "") in _WITHOUT_WINDOW else ""
 
 
 def _everywhere(init: Init) -> Choose:
-    """Return a rule that uses an initializer for every layer.
+    """Return a rule that gives all layers the same initializer.
 
-    One for convolution kernels gives way to its counterpart in layers without a window.
+    An initializer for convolution kernels is replaced by its counterpart in layers
+    without a window.
     """
     name = getattr(init, "name", "")
     if not isinstance(init, initializers.Initializer) or name not in _WITHOUT_WINDOW:
@@ -212,18 +213,18 @@ def resolve(
     sigma_b: float | None = None,
     call: str = "schemes.resolve",
 ) -> Scheme:
-    """Look up a scheme, and choose its sigmas for the one activation of a network.
+    """Look up a scheme, and choose sigma_w and sigma_b for an activation.
 
     Args:
         scheme: As for `get`.
         activation: A name, an elementwise callable, or an `Activation`.
-        sigma_w: The scale of the weights. None is critical for the activation.
-        sigma_b: The standard deviation of the biases. None is 0, or what belongs to the
-            critical point.
+        sigma_w: The scale of the weights. None: critical for the activation, at this
+            sigma_b.
+        sigma_b: The standard deviation of the biases. None: 0.
         call: The function that the user called, for messages.
 
     Returns:
-        The scheme with fixed sigmas, as by `Scheme.at`.
+        The scheme with these sigmas, as by `Scheme.at`.
 
     Raises:
         InputError: The scheme is not known; a sigma is given for a scheme that fixes
@@ -251,16 +252,18 @@ def transformed(
     *,
     blocks: Sequence[tuple[int, float]] = (),
 ) -> tuple[Activation, Scheme]:
-    """Put the activation that a scheme asks for in the place of a given one.
+    """Transform an activation as a scheme asks for, before a network is built with it.
+
+    The schemes dks and tat do so; all others leave the activation as it is.
 
     Args:
-        scheme: As for `get`. All but dks and tat leave the activation as it is.
+        scheme: As for `get`.
         activation: A name, an elementwise callable, or an `Activation`.
-        depth: How many activations come one after another in the network, those on
-            residual branches not counted.
-        blocks: For each residual block in turn, how many activations its branch has one
-            after another, and the multiplier b of the branch, between 0 and 1. That of
-            the skip must be √(1 - b²).
+        depth: The number of activations one after another on the stream of the network,
+            without those on residual branches.
+        blocks: For each residual block, first to last: the number of activations on its
+            branch, and the multiplier b of the branch, between 0 and 1. The multiplier
+            of the skip must be √(1 - b²).
 
     Returns:
         The activation to build the network with, and the scheme to build it with.
@@ -268,7 +271,8 @@ def transformed(
     Raises:
         InputError: An unknown scheme or activation, a depth below 0, or blocks not of
             this form.
-        NotDefined: The activation cannot be transformed so.
+        NotDefined: No transformation of this activation meets the targets of the
+            scheme.
 
     Example:
         >>> activation, scheme = schemes.transformed("dks", "tanh", 10)
@@ -306,7 +310,11 @@ def transformed(
 
 
 def _checked_blocks(blocks: Sequence[tuple[int, float]]) -> Blocks:
-    """Return the blocks as numbers; refuse what is none."""
+    """Return the blocks as pairs (int, float).
+
+    Raises:
+        InputError: A block is no pair, or one of its numbers is out of range.
+    """
     checked = []
     for i, block in enumerate(blocks):
         if not isinstance(block, (tuple, list)) or len(block) != 2:

@@ -11,17 +11,17 @@ from isometry.schemes._scheme import Residual, Scheme
 
 
 def _he(layer: Layer, sigma_w: float) -> Init:
+    """Choose Gaussian weights of variance 2/fan_in."""
     # These schemes are not free, so `sigma_w` has nothing to scale.
     del sigma_w
     return initializers.normal(std=(2 / layer.fan_in) ** 0.5)
 
 
 def _fixup(layer: Layer, sigma_w: float) -> Init:
-    """Apply rule 1 (zeros) and rule 2 (He, scaled on branches).
+    """Choose zeros for the head and the end of branches, and He weights elsewhere.
 
-    The one layer of a branch of one is its last, and so zero. He's variance is taken
-    with fan_out, as in the authors' code; the paper says no more than "a standard
-    method, e.g. He et al.".
+    These are rules 1 and 2 of the paper. A branch of one layer is zero. He's variance
+    is 2/fan_out, as in the authors' code; the paper names no fan.
     """
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
@@ -39,13 +39,15 @@ def _fixup(layer: Layer, sigma_w: float) -> Init:
     return initializers.normal(std=std * depth_scale)
 
 
-def _open(branch: Branch) -> Residual:
+def _ones(branch: Branch) -> Residual:
+    """Return the multipliers 1 of the branch and 1 of the skip."""
     # The multipliers do not depend on the branch.
     del branch
     return Residual()
 
 
-def _closed(branch: Branch) -> Residual:
+def _zero_branch(branch: Branch) -> Residual:
+    """Return the multipliers 0 of the branch and 1 of the skip."""
     # The multipliers do not depend on the branch.
     del branch
     return Residual(branch=0.0)
@@ -67,7 +69,7 @@ SCHEMES = (
         differs="fan_out is from the authors' code, the paper names none; that code "
         "leaves the stem at torch's default",
         # Scalars of the network are trained from 1 (rule 3).
-        multipliers=_open,
+        multipliers=_ones,
         made_for="branches",
         otherwise="draws N(0, 2/fan_out) in every layer but the head, which is 0",
     ),
@@ -80,7 +82,7 @@ SCHEMES = (
         isometric="every residual trunk: its Jacobian is exactly the identity",
         citation="Bachlechner et al. (2020), arXiv:2003.04887",
         differs="the paper leaves the weights to each layer's own default",
-        multipliers=_closed,
+        multipliers=_zero_branch,
         made_for="branches",
         otherwise="draws what kaiming does",
     ),
@@ -95,7 +97,7 @@ SCHEMES = (
         citation="De and Smith (2020), arXiv:2002.10444",
         differs="the paper's second choice for the scalar is 1/√L, L the number of "
         "branches",
-        multipliers=_closed,
+        multipliers=_zero_branch,
         made_for="branches",
         otherwise="draws what kaiming does",
     ),
@@ -110,7 +112,7 @@ SCHEMES = (
         citation="Goyal et al. (2017), arXiv:1706.02677, section 5.1",
         aliases=("zero-γ", "zero_init_residual"),
         differs="the paper draws the head N(0, 0.01²)",
-        multipliers=_closed,
+        multipliers=_zero_branch,
         made_for="branches",
         otherwise="draws what kaiming does",
         # The paper speaks of the scale of the norm, so a scalar does not count.

@@ -1,4 +1,7 @@
-"""The scale of a free scheme in each layer of a network whose activations are read."""
+"""The critical scale of each layer, by the activation around it in the anatomy.
+
+A scheme is free if the user, or criticality, chooses its sigma_w and sigma_b.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -11,19 +14,23 @@ from isometry.structure import WeightLayer
 
 _NAMES = frozenset(activations.names())
 
-# How the anatomy writes a product of two branches, and functions that are no activation
-# of the package.
+# Steps in `WeightLayer.then` and `before` that have no gain of their own: a product of
+# two branches, and functions that are no activation of this package.
 _PRODUCT = "product"
-_NAMELESS = ("unnamed", "glu", "square", "power")
+_NAMELESS = ("unnamed", "glu", "square", "power", "associative scan")
 _VARIANT = "variant"
+
+# How the note ends if the scale is that of the activation before a layer.
+THAT_IT_READS = "that it reads"
 
 
 class Scaled(NamedTuple):
-    """A scheme with its scale fixed for one layer.
+    """A scheme with its sigmas for one layer.
 
     Attributes:
         scheme: The scheme.
-        note: Where its scale comes from, for the table of an assignment.
+        note: Where the sigmas come from, for the table of an assignment; "" if the user
+            or the scheme itself fixes them.
     """
 
     scheme: Scheme
@@ -31,26 +38,46 @@ class Scaled(NamedTuple):
 
 
 class Scales:
-    """The scale of a scheme, layer by layer."""
+    """The sigmas of a scheme for each layer of a network.
+
+    If the user gives sigma_w, it holds for all layers. Otherwise the scale of a free
+    scheme is critical for the activation behind the layer, or else before it.
+    """
 
     def __init__(
         self,
         scheme: Scheme,
         sigma_w: float | None,
         sigma_b: float | None,
+        *,
         activations: Mapping[str, Activation],
+        following: Mapping[str, Activation],
+        read: Mapping[str, Activation],
     ) -> None:
+        """Take what is known of activations, by the names of layers.
+
+        Args:
+            scheme: The scheme.
+            sigma_w: Its scale, or None.
+            sigma_b: The scale of its biases, or None.
+            activations: The activations that a network knows to follow its layers.
+            following: Those that follow, if numbers multiply them.
+            read: Those that layers read, if numbers multiply them.
+        """
         self._scheme = scheme
         self._sigmas = (sigma_w, sigma_b)
         self._by_layer = activations
+        self._following = following
+        self._read = read
         self._by_activation: dict[str | Activation, Scaled] = {}
 
     def of(self, layer: Layer, doubt: str = "") -> Scaled:
-        """Return the scheme with its scale fixed for a layer.
+        """Return the scheme with its sigmas for a layer.
 
         Args:
             layer: The layer.
-            doubt: Why its activation is not known, as `doubt` returns it.
+            doubt: What the function `doubt` returns for the layer: "", or a reason why
+                no gain is known. With a reason, the layer is treated as linear.
         """
         sigma_w, sigma_b = self._sigmas
         if not self._scheme.free:
@@ -65,12 +92,20 @@ class Scales:
             linear = self._critical("linear", "")
             return linear._replace(note=f"{doubt}, so as {linear.note}")
         if layer.follows is not None:
-            return self._critical(layer.follows, "that follows")
+            following = self._following.get(layer.name, layer.follows)
+            return self._critical(following, "that follows")
         if layer.precedes is not None:
-            return self._critical(layer.precedes, "that it reads")
+            read = self._read.get(layer.name, layer.precedes)
+            return self._critical(read, THAT_IT_READS)
         return self._critical("linear", "")
 
     def _critical(self, activation: str | Activation, where: str) -> Scaled:
+        """Return the scheme with critical sigmas for an activation, which are cached.
+
+        Args:
+            activation: The activation.
+            where: The end of the note, such as "that follows"; "" for none.
+        """
         if activation not in self._by_activation:
             self._by_activation[activation] = self._solved(activation)
         scaled = self._by_activation[activation]
@@ -79,6 +114,7 @@ class Scales:
         return scaled._replace(note=f"{scaled.note} {where}")
 
     def _solved(self, activation: str | Activation) -> Scaled:
+        """Solve for critical sigmas; without a critical point, for chi = 1 at q = 1."""
         _, sigma_b = self._sigmas
         name = activation if isinstance(activation, str) else activation.name
         if name == "linear" and not sigma_b:
@@ -95,13 +131,17 @@ class Scales:
 
 
 def doubt(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str:
-    """Say why the gain of what stands around a layer is not known, or return "".
+    """Return the reason why no critical gain is known for a layer; "" if one is.
 
-    A product of two branches has no critical gain: as the signal grows by a factor,
-    phi(u) v grows by more, so that every fixed point of the variance is unstable.
+    For example, a product of two branches follows it. If the signal grows by a factor,
+    phi(u) v grows by more, so that all fixed points of the variance are unstable.
+
+    Args:
+        layer: The layer.
+        by_name: All layers of the network by name.
     """
     if _PRODUCT in layer.then:
-        # Of the gate of a GLU, the nonlinearity comes first.
+        # In a GLU, phi(u) v, the activation of the factor u comes before the product.
         factor = _first_activation(layer.then)
         if factor is not None:
             return f"no gain for a product of two branches with a {factor}"
@@ -109,7 +149,7 @@ def doubt(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str:
     strange = _strange(layer.then)
     if strange:
         return f"no gain for {strange}"
-    # What it reads matters only if no activation follows.
+    # Only if no activation follows, the scale depends on what comes before the layer.
     if follows(layer) is not None:
         return ""
     if _PRODUCT in layer.before:
@@ -134,8 +174,8 @@ def _strange(steps: Sequence[str]) -> str:
 def follows(layer: WeightLayer) -> str | None:
     """Return the name of the activation that follows a layer, or None.
 
-    None of a factor of a product too: phi(u) v is no activation of u. And none of one
-    of two functions in a row, such as a squared ReLU.
+    It is None too if a product follows, as in phi(u) v, or if two functions in a row
+    do, as in a squared ReLU: these are no activations of one pre-activation.
     """
     if _PRODUCT in layer.then or _strange(layer.then):
         return None
@@ -143,7 +183,12 @@ def follows(layer: WeightLayer) -> str | None:
 
 
 def precedes(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str | None:
-    """Return the name of the activation whose result a layer reads, or None."""
+    """Return the name of the activation whose result a layer reads, or None.
+
+    Args:
+        layer: The layer.
+        by_name: All layers of the network by name.
+    """
     directly = _first_activation(layer.before[::-1])
     if directly is not None:
         return directly
@@ -156,7 +201,7 @@ def precedes(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str | No
 def _behind(
     layer: WeightLayer, by_name: Mapping[str, WeightLayer]
 ) -> WeightLayer | None:
-    """Return the layer the result of whose activation a layer reads, or None."""
+    """Return the layer before the activation whose result a layer reads, or None."""
     # Only a point ":out", such as "fc1:out", is the result of the activation behind
     # fc1. "fc1" is a pre-activation, and "fc2:sum" the stream.
     if not (layer.reads or "").endswith(":out"):
@@ -167,17 +212,17 @@ def _behind(
 def source(
     layer: WeightLayer, by_name: Mapping[str, WeightLayer]
 ) -> WeightLayer | None:
-    """Return the layer whose point a layer reads, or None."""
+    """Return the layer to which the point belongs that a layer reads, or None."""
     if layer.reads is None:
         return None
-    # The name of a stretch of a leaf, such as "qkv[0:64]", begins with the name of the
-    # leaf. The longest name that fits is the one that was meant.
+    # The name of a range of a leaf, such as "qkv[0:64]", begins with the name of the
+    # leaf. So both may fit, and the longer name is the right one.
     fitting = [name for name in by_name if _begins(layer.reads, name)]
     return by_name[max(fitting, key=len)] if fitting else None
 
 
 def _begins(point: str, name: str) -> bool:
-    """Tell whether a point belongs to a layer: its name, then a slice or a suffix."""
+    """Tell whether the name of a point is that of a layer with a slice or a suffix."""
     return point.startswith(name) and point[len(name) : len(name) + 1] in "[@:#"
 
 

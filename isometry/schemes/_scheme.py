@@ -1,4 +1,4 @@
-"""A scheme: which initializer each layer gets, and what branches start from."""
+"""Schemes: the initializer of each layer, and the initial multipliers of branches."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class Residual(NamedTuple):
     """Initial multipliers of a residual block: `skip`·x + `branch`·F(x).
 
     Attributes:
-        branch: That of the branch.
-        skip: That of the skip.
+        branch: The multiplier of the branch.
+        skip: The multiplier of the skip.
 
     Example:
         >>> schemes.Residual(branch=0.0)
@@ -39,13 +39,13 @@ class Residual(NamedTuple):
 class Mixed(NamedTuple):
     """Initial coefficients of an attention matrix: `alpha` I + `beta` A - `gamma` C.
 
-    A is the softmax, and C what it becomes at logits of 0: uniform over the visible
-    tokens.
+    I is the identity, A the softmax of the logits, and C this softmax at logits of 0,
+    where all visible tokens have the same weight.
 
     Attributes:
-        alpha: That of the identity.
-        beta: That of the softmax.
-        gamma: That of the uniform matrix, which is subtracted.
+        alpha: The coefficient of I.
+        beta: The coefficient of A.
+        gamma: The coefficient of C, which is subtracted.
 
     Example:
         >>> schemes.get("value_skipinit").attention
@@ -58,12 +58,12 @@ class Mixed(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """The ensemble from which the weights of a layer are drawn.
+    """The distribution of the weights of a layer, if theory has laws for it.
 
     Attributes:
-        weights: "gaussian", of variance sigma_w²/fan_in, or "orthogonal": Haar, with
-            every singular value sigma_w.
-        sigma_w: The scale.
+        weights: "gaussian": independent, of variance sigma_w²/fan_in. "orthogonal":
+            Haar, with all singular values sigma_w.
+        sigma_w: The scale of the weights.
 
     Example:
         >>> layer = schemes.Layer("stem", index=0, depth=2, fan_in=9, fan_out=36)
@@ -75,13 +75,14 @@ class Drawn(NamedTuple):
     sigma_w: float
 
     def gain(self, layer: Layer) -> float:
-        """Compute √(fan_in · Var W), which `theory.q_map` takes for sigma_w.
+        """Compute √(fan_in · Var W), the sigma_w of `theory.q_map`.
 
         Args:
-            layer: The layer whose weights they are.
+            layer: The layer to which the weights belong.
 
         Returns:
-            The gain; below sigma_w where an orthogonal layer widens.
+            The gain. It is below sigma_w if the weights are orthogonal and the layer
+            has more outputs than inputs.
 
         Example:
             >>> layer = schemes.Layer("stem", index=0, depth=2, fan_in=9, fan_out=36)
@@ -94,17 +95,22 @@ class Drawn(NamedTuple):
         return self.sigma_w * kept**0.5
 
 
+# The types of the functions in a `Scheme`; the float is its sigma_w.
 Choose: TypeAlias = Callable[[Layer, float], Init]
 Multipliers: TypeAlias = Callable[[Branch], Residual]
 Ensemble: TypeAlias = Callable[[Layer, float], Drawn]
 
-# For each residual block: how many activations its branch has in a row, and the
-# multiplier of the branch.
+# For each residual block: the number of activations on its branch, and the multiplier
+# of the branch.
 Blocks: TypeAlias = tuple[tuple[int, float], ...]
 
 
 class Transform(Protocol):
-    """How a scheme changes an activation, for `depth` of them in a row and blocks."""
+    """A function that returns the activation by which a scheme replaces another.
+
+    It is called as `transform(activation, depth, blocks)`: `depth` activations follow
+    one another on the stream, and `blocks` describes the residual blocks.
+    """
 
     def __call__(
         self, activation: Activation, depth: int, blocks: Blocks = ()
@@ -115,7 +121,7 @@ Suits: TypeAlias = Callable[[Anatomy], None]
 
 
 class Fit(Protocol):
-    """What a scheme that looks at data does to drawn parameters."""
+    """A function `fit(net, params, xs)` that returns params adjusted to inputs xs."""
 
     def __call__(
         self,
@@ -129,48 +135,65 @@ class Fit(Protocol):
 class Scheme:
     """A rule that chooses the initializer of each layer.
 
+    `name`, `choose` and `definition` are required, and enough for most schemes. Whoever
+    writes a scheme sets the others as needed, except the last three, which `at` sets.
+    The fields are listed in groups:
+
+    - the initializers, which `schemes.assign` reads: `choose` to `embeddings`;
+    - multipliers and coefficients beside the weights, which `schemes.assign` sets too:
+      `multipliers` to `attention`;
+    - the theory of the weights, which `Network.law` reads: `ensemble`;
+    - changes of the parameters by data, for `adjust`, and of the activation, for
+      `schemes.transformed`: `fit` and `transform`;
+    - the networks that the scheme is for, which `schemes.assign` checks: `suits` to
+      `otherwise`;
+    - texts, which `schemes.listing` shows: `name` to `differs`;
+    - the sigmas, which `at` sets: `sigma_w` to `settled`.
+
     Attributes:
-        name: The name by which users ask for it, such as "orthogonal".
-        choose: `choose(layer, sigma_w)`: the initializer of the weights. It is called
-            with the shape of one group, (*window, inputs, outputs); an initializer made
-            with `groups=` is called once, with the shape of all groups.
-        definition: What it does, in one line.
-        citation: Who published it.
-        law: The distribution of the weights, or their exact structure.
-        isometric: Networks that it makes isometric, in words.
-        aliases: Its other names.
-        differs: How it differs from the paper, or from other implementations.
+        choose: `choose(layer, sigma_w)` returns the initializer of the weights of a
+            layer. The initializer is called with the shape of one group of channels,
+            (*window, inputs, outputs); if it was made with `groups=`, it is called
+            once, with the shape of all groups.
         free: Whether users choose sigma_w and sigma_b. If not, the scheme fixes its own
             scale and draws no biases.
-        alike: Whether layers that differ only in their index, and in the index of their
-            branch, get the same initializer. They are then drawn as one batch.
-        multipliers: `multipliers(branch)`: the initial factors of the branch and of its
-            skip, a `Residual`. None leaves all factors as the network draws them.
-        closes: Which leaf at the end of a branch is set to the factor of the branch:
-            "any" (a scalar, or else a scale per channel) or "norm" (the scale of the
-            norm after the last layer).
-        attention: The initial coefficients of the identity, the softmax and the uniform
-            matrix in each attention, a `Mixed`. None leaves them as drawn.
-        fit: `fit(net, params, xs)`: the parameters adjusted to data, for a scheme that
-            looks at data.
-        ensemble: `ensemble(layer, sigma_w)`: the distribution of the weights, a
-            `Drawn`, if they are independent and Gaussian or Haar.
-        pairs: Pairs of roles whose layers, one of each in an attention, are drawn from
-            the same key: their weights are two factors of one random matrix.
-        embeddings: Whether the scheme draws embeddings; if not, they stay as drawn.
-        transform: `transform(activation, depth)`: the activation that replaces the
-            given one, in a network with `depth` activations in a row. If the network
-            has residual blocks, they are a further argument.
-        suits: `suits(anatomy)` raises `NotDefined` for a network that the scheme is not
-            made for.
-        made_for: The part of a network for which the scheme is named: "branches",
-            "attentions", "windows" (of convolutions), "widths" (of more than one
-            layer), or "" for any network.
-        otherwise: What the scheme does in a network without that part, as the end of a
-            sentence that begins with its name.
-        sigma_w: The scale of the weights of a free scheme.
-        sigma_b: The standard deviation of the biases of a free scheme.
-        settled: Whether the sigmas of a free scheme have been chosen, by `at`.
+        alike: Whether `choose` returns the same initializer for layers that differ only
+            in their index and the index of their branch. They are then drawn together.
+        pairs: Pairs of roles of an attention whose two layers are drawn from the same
+            key, because their weights are two factors of one random matrix.
+        embeddings: Whether the scheme draws embeddings. If not, they stay as drawn by
+            the network's own code.
+        multipliers: `multipliers(branch)` returns the initial multipliers of a branch
+            and of its skip, a `Residual`. None: they stay as drawn.
+        closes: Which leaf is set to the multiplier of a branch. "any": a scalar that
+            multiplies the branch, or if there is none a scale per channel. "norm": the
+            scale of the norm behind the last layer of the branch.
+        attention: The initial coefficients of the matrix of each attention, a `Mixed`.
+            None: they stay as drawn.
+        ensemble: `ensemble(layer, sigma_w)` returns the distribution of the weights of
+            a layer, a `Drawn`. None if they are not independent Gaussian or Haar.
+        fit: `fit(net, params, xs)` returns drawn parameters adjusted to inputs xs. None
+            if the scheme is not data-driven.
+        transform: `transform(activation, depth, blocks)` returns the activation that
+            replaces the given one, in a network with `depth` activations in a row and
+            these residual blocks. None: activations stay as they are.
+        suits: `suits(anatomy)` raises `NotDefined` for a network for which the scheme
+            has no meaning. None: it has one for all networks.
+        made_for: The part of a network for which the scheme was made: "branches",
+            "attentions", "windows" (of convolutions), "widths" (two layers or more), or
+            "" for any network.
+        otherwise: What the scheme does in a network without the part `made_for`, a
+            verb phrase such as "draws what kaiming does".
+        name: The name by which users ask for the scheme, such as "orthogonal".
+        definition: What the scheme does, in one line.
+        citation: The paper in which it was published.
+        law: The distribution of the weights, or their exact structure.
+        isometric: The networks that it makes isometric, in words.
+        aliases: Other names of the scheme.
+        differs: How it differs from the paper, or from other implementations.
+        sigma_w: The scale of the weights, for a free scheme.
+        sigma_b: The standard deviation of the biases, for a free scheme.
+        settled: Whether `at` has chosen the sigmas of a free scheme.
 
     Example:
         >>> def choose(layer, sigma_w):
@@ -180,6 +203,7 @@ class Scheme:
         Scheme('small')
     """
 
+    # The order is that of the arguments; the docstring groups the fields by their use.
     name: str
     choose: Choose
     definition: str
@@ -253,13 +277,13 @@ class Scheme:
 
     @public("Scheme.residual")
     def residual(self, branch: Branch) -> Residual:
-        """Return the initial multipliers of the block that a branch belongs to.
+        """Return the initial multipliers of a branch and of its skip.
 
         Args:
-            branch: A `Branch`.
+            branch: The place of the branch in its network.
 
         Returns:
-            The multipliers of branch and skip: (1, 1) unless the scheme has a rule.
+            The two multipliers; both are 1 if the scheme has no rule for them.
 
         Raises:
             InputError: Not a `Branch`.
@@ -278,13 +302,13 @@ class Scheme:
 
     @public("Scheme.drawn")
     def drawn(self, layer: Layer) -> Drawn:
-        """Return the ensemble of the weights of a layer, where theory has laws for it.
+        """Return the distribution of the weights of a layer, if theory has laws for it.
 
         Args:
             layer: A `Layer`.
 
         Returns:
-            The ensemble and its scale.
+            The distribution and its scale.
 
         Raises:
             InputError: Not a `Layer`.
@@ -308,7 +332,7 @@ class Scheme:
 
     @property
     def data_driven(self) -> bool:
-        """Whether `adjust` changes anything."""
+        """Whether `adjust` changes the parameters."""
         return self.fit is not None
 
     @public("adjust")
@@ -360,26 +384,23 @@ class Scheme:
         sigma_w: float | None = None,
         sigma_b: float | None = None,
     ) -> "Scheme":
-        """Fix the scale of a scheme.
-
-        A free scheme that is given neither sigma is critical for the activation at
-        sigma_b = 0; given sigma_b alone, critical at that sigma_b; sigma_w alone means
-        sigma_b = 0.
+        """Return a copy of the scheme with sigma_w and sigma_b for an activation.
 
         Args:
             activation: A name, an elementwise callable, or an `Activation`.
-            sigma_w: The scale of the weights, or None.
-            sigma_b: The standard deviation of the biases, or None.
+            sigma_w: The scale of the weights. None: critical for the activation, at
+                this sigma_b.
+            sigma_b: The standard deviation of the biases. None: 0.
 
         Returns:
-            The scheme with its scale fixed. A scheme that fixes its own is returned as
-            it is.
+            The copy. A scheme that fixes its own scale is returned as it is.
 
         Raises:
-            InputError: A sigma for a scheme that fixes its own scale, or one that is
-                not finite and non-negative.
-            NoCriticalPoint: The activation has none.
-            NotDefined: The scheme transforms the activation, which has not been done.
+            InputError: A sigma for a scheme that fixes its own scale, or a sigma that
+                is not finite and non-negative.
+            NoCriticalPoint: The activation has no critical point.
+            NotDefined: The scheme transforms the activation: `schemes.transformed` has
+                to be called first.
 
         Example:
             >>> schemes.get("gaussian").at("relu")
@@ -413,6 +434,7 @@ class Scheme:
 
 
 def _check_kind(name: str, value: object, kind: type[Layer] | type[Branch]) -> None:
+    """Refuse an argument that is not an instance of `kind`."""
     if isinstance(value, kind):
         return
     fields = ", ".join(field.name for field in dataclasses.fields(kind)[:5])
@@ -423,7 +445,15 @@ def _check_kind(name: str, value: object, kind: type[Layer] | type[Branch]) -> N
 
 
 def _check_inputs(net: Callable[[Params, PyTree], PyTree], xs: PyTree) -> None:
-    """Require finite arrays with a leading axis, the same for all."""
+    """Require finite arrays whose first axes have the same length.
+
+    Args:
+        net: The network. If it knows the shape of one example, xs must have it too.
+        xs: The inputs.
+
+    Raises:
+        InputError: xs are not of this form.
+    """
     shape = getattr(net, "input_shape", None)
     leaves = jax.tree.leaves(xs)
     # Networks of this package know the shape of their input. Other functions may take
@@ -461,7 +491,16 @@ def same(init: Init) -> Choose:
 
 
 def check_sigmas(scheme: Scheme, sigma_w: float | None, sigma_b: float | None) -> None:
-    """Refuse a sigma that is negative, not finite, or ignored by the scheme."""
+    """Refuse a sigma that is negative, not finite, or ignored by the scheme.
+
+    Args:
+        scheme: The scheme.
+        sigma_w: The scale of the weights, or None.
+        sigma_b: The standard deviation of the biases, or None.
+
+    Raises:
+        InputError: A sigma is such a number.
+    """
     for name, value in (("sigma_w", sigma_w), ("sigma_b", sigma_b)):
         if value is None:
             continue

@@ -16,6 +16,7 @@ from isometry.structure import Anatomy
 
 
 def _shaped(layer: Layer, sigma_w: float) -> Init:
+    """Choose zeros for queries, and Gaussian weights elsewhere."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     refuse_fused(layer, "shaped_attention")
@@ -30,6 +31,7 @@ def _shaped(layer: Layer, sigma_w: float) -> Init:
 
 
 def _value_skipinit(layer: Layer, sigma_w: float) -> Init:
+    """Choose scaled orthogonal weights; refuse one weight for queries and values."""
     # One orthogonal matrix for queries, keys and values would not give orthogonal
     # values: a part of an orthogonal matrix is not orthogonal.
     refuse_fused(layer, "value_skipinit")
@@ -37,7 +39,11 @@ def _value_skipinit(layer: Layer, sigma_w: float) -> Init:
 
 
 def _check_queries(anatomy: Anatomy) -> None:
-    """Refuse attentions whose logits cannot start at 0 by the queries alone."""
+    """Require that each attention has a weight for queries alone.
+
+    Raises:
+        NotDefined: A weight is for queries and keys, or there is none for queries.
+    """
     for attention in anatomy.attentions:
         shared = set(attention.query) & set(attention.key)
         if shared:

@@ -1,17 +1,18 @@
-"""Deep kernel shaping and tailored activations: the activation is transformed too.
+"""Schemes that transform the activation: deep kernel shaping (dks) and tailored (tat).
 
-phi becomes gamma (phi(alpha x + beta) + delta), with four numbers such that the maps of
-variance and correlation of the whole network have stated slopes. With Q(q) the map of
-the variance and C(c) that of the correlation at variance 1:
+phi becomes gamma (phi(alpha x + beta) + delta). The four numbers solve conditions on
+Q(q), the map of the variance from one layer to the next, and on C(c), the map of the
+correlation of two inputs at variance 1. L is the number of activations in a row:
 
-- Q(1) = 1 and Q'(1) = 1: variances stay, and errors of them do not grow;
-- deep kernel shaping: C(0) = 0 and C'(1)^L = 1.5 over L activations in a row;
+- both schemes: Q(1) = 1 and Q'(1) = 1. The variance stays 1, and an error in it does
+  not grow;
+- deep kernel shaping: C(0) = 0 and C'(1)^L = 1.5;
 - tailored activations: C'(1) = 1 and L C''(1) = 0.3. ReLU and leaky ReLU have no
-  C''(1): their slope is chosen such that C, applied L times to 0, gives 0.9.
+  C''(1): they become a leaky ReLU for which C, applied L times to 0, gives 0.9.
 
-A residual network whose sums are normalized, √(1 - b²) x + b F(x), has targets of the
-same numbers for the largest value over its subnetworks: the whole network, and each
-branch alone (appendix B of the second paper; `subnet_max_func` in the authors' code).
+In a residual network with sums √(1 - b²) x + b F(x), the last condition is for the
+subnetwork with the largest value: the whole network, or one branch alone (appendix B of
+the second paper; `subnet_max_func` in the authors' code).
 
 Source: Martens et al. (2021), arXiv:2110.01765; Zhang, Botev and Martens (2022),
 arXiv:2203.08120.
@@ -44,9 +45,8 @@ SLOPE = 1.5
 CURVATURE = 0.3
 CORRELATION = 0.9
 
-# Where the search for (alpha, beta) starts: at full strength first, then at weaker
-# ones, each with several shifts. If there are several solutions, the first one found is
-# taken, so this order decides.
+# The points from which the search for (alpha, beta) starts, in this order. If there are
+# several solutions, the first one found is taken.
 _STARTS = tuple(
     (alpha, beta) for alpha in (1.0, 0.5, 0.2, 0.05) for beta in (0.3, -0.3, 1.0, -1.0)
 )
@@ -56,12 +56,12 @@ _STARTS = tuple(
 # networks, ten times more would accept points that are no solutions.
 _TOLERANCE = 1e-7
 
-# The relative difference up to which a multiplier in the program counts as that of the
-# block: that of float32, as of the multipliers of other schemes.
+# The largest relative difference between the multiplier of a skip in the network and
+# √(1 - b²). Ten times less would be near the rounding of a float32 constant.
 _SAME = 1e-6
 
 # Gaussian integrals end at this many standard deviations, where the density is 1e-32.
-_REACH = 12.0
+_INTEGRATE_TO = 12.0
 _NUM_PANELS = 48
 
 # The least difference between the slopes on both sides of a kink that counts as a jump.
@@ -72,7 +72,15 @@ _JUMP = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Transformed:
-    """The function gamma (phi(alpha x + beta) + delta), phi the original."""
+    """The function gamma (phi(alpha x + beta) + delta).
+
+    Attributes:
+        original: phi.
+        alpha: The factor of the input.
+        beta: The shift of the input.
+        gamma: The factor of the output.
+        delta: The shift of the output, before the factor.
+    """
 
     original: Activation
     alpha: float
@@ -87,7 +95,13 @@ class Transformed:
 
 @dataclasses.dataclass(frozen=True)
 class Leaky:
-    """A leaky ReLU of this slope times a factor, which replaces the original."""
+    """The function factor · leaky_relu(x), which replaces a ReLU or leaky ReLU.
+
+    Attributes:
+        original: The activation that it replaces.
+        slope: The slope for x < 0.
+        factor: The factor of the output.
+    """
 
     original: Activation
     slope: float
@@ -97,7 +111,8 @@ class Leaky:
         return self.factor * jnp.where(x < 0, self.slope * x, x)
 
 
-# A function from (alpha, beta) to the transformation and the errors of two conditions.
+# A function from (alpha, beta) to the transformation, whose gamma and delta solve two
+# of the four conditions, and to the errors of the other two.
 Solved: TypeAlias = Callable[[float, float], tuple[Transformed, np.ndarray]]
 
 
@@ -122,7 +137,7 @@ class _Moments(NamedTuple):
 
 
 def _derivatives(fn: Elementwise) -> Elementwise:
-    """Return the function that stacks fn, its derivative and its second derivative."""
+    """Return the function u -> (fn(u), fn'(u), fn''(u)), stacked along a first axis."""
 
     def first(u: Array) -> Array:
         return jax.jvp(fn, (u,), (jnp.ones_like(u),))[1]
@@ -141,11 +156,20 @@ def _moments(
     alpha: float,
     beta: float,
 ) -> _Moments:
-    """Integrate over panels that end at the kinks."""
-    edges = np.linspace(-_REACH, _REACH, _NUM_PANELS + 1)
-    # Kinks out of reach are clipped to the end, where their panels are empty. So every
-    # call has the same shape, and compiles once.
-    at_kinks = [np.clip((kink - beta) / alpha, -_REACH, _REACH) for kink in kinks]
+    """Compute the expectations for f(z) = phi(alpha z + beta) by Gaussian quadrature.
+
+    Args:
+        derivatives: phi, phi' and phi'', as `_derivatives` returns them.
+        kinks: The kinks of phi, at which panels of the quadrature end.
+        alpha: The factor of z.
+        beta: The shift of z.
+    """
+    edges = np.linspace(-_INTEGRATE_TO, _INTEGRATE_TO, _NUM_PANELS + 1)
+    # Kinks outside the range are moved to its end, where their panels are empty. So
+    # all calls have the same shape, and compile once.
+    at_kinks = [
+        np.clip((kink - beta) / alpha, -_INTEGRATE_TO, _INTEGRATE_TO) for kink in kinks
+    ]
     edges = np.sort(np.concatenate([edges, at_kinks]))
     nodes, weights = gauss(edges[:-1], edges[1:])
     z = nodes.ravel()
@@ -168,16 +192,16 @@ def _moments(
 def largest(
     step: Callable[[float], float], start: float, depth: int, *, blocks: Blocks
 ) -> float:
-    """Compute the largest value over the subnetworks of a network.
+    """Compute the largest output over the subnetworks of a network of scalar maps.
 
     Args:
-        step: What one activation makes of a value.
+        step: The map of one activation.
         start: The value at the input.
-        depth: How many activations the stream has, behind all blocks.
+        depth: The number of activations on the stream, behind all blocks.
         blocks: The residual blocks.
 
     Returns:
-        The value of the whole network, or of a branch alone if that is larger.
+        The output of the whole network, or of a branch alone if that is larger.
     """
 
     def steps(value: float, count: int) -> float:
@@ -194,12 +218,20 @@ def largest(
 
 
 def _slope_target(depth: int, blocks: Blocks) -> float:
-    """Return C'(1) - 1 of one activation for which the largest slope is the target."""
+    """Return the C'(1) - 1 of one activation at which the network meets its target.
+
+    The target is that the largest slope over the subnetworks is `SLOPE`.
+
+    Args:
+        depth: The number of activations on the stream, behind all blocks.
+        blocks: The residual blocks.
+    """
     if not blocks:
         return math.expm1(math.log(SLOPE) / depth)
 
     def largest_slope(excess: float) -> float:
-        # Slopes of maps in a row are multiplied, and those of a sum added.
+        # In a row of maps slopes are multiplied, and in a sum they are added. So
+        # `largest` computes them from the map c -> c C'(1).
         return largest(lambda c: c * (1 + excess), 1.0, depth, blocks=blocks)
 
     low, high = 0.0, SLOPE - 1
@@ -214,17 +246,25 @@ def _slope_target(depth: int, blocks: Blocks) -> float:
 
 
 def _shaped(activation: Activation, depth: int, blocks: Blocks) -> Activation:
-    """Solve for deep kernel shaping.
+    """Return an activation transformed by deep kernel shaping.
 
     C(0) = 0 and Q(1) = 1 fix delta and gamma; alpha and beta solve for the slopes.
+
+    Args:
+        activation: The activation.
+        depth: The number of activations on the stream, behind all blocks.
+        blocks: The residual blocks.
+
+    Raises:
+        NotDefined: No solution was found.
     """
     derivatives = _derivatives(activation.fn)
     target = _slope_target(depth, blocks)
 
     def solved(alpha: float, beta: float) -> tuple[Transformed, np.ndarray]:
         moments = _moments(derivatives, activation.kinks, alpha=alpha, beta=beta)
-        # Errors are relative to the target, which falls as 1/depth: one tolerance then
-        # serves all depths.
+        # The errors of C'(1) - 1 and of Q'(1). They are relative to the target, which
+        # falls as 1/depth, so that one tolerance serves all depths.
         errors = [
             (moments.slope / moments.variance - 1) / target - 1,
             (moments.radial / moments.variance - 1) / target,
@@ -249,14 +289,23 @@ def _shaped(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
 
 def _written(depth: int, blocks: Blocks) -> str:
-    """Describe a network in a message."""
+    """Write a network of this depth and these blocks for a message."""
     if not blocks:
         return f"a network of {depth} in a row"
     return f"a network of {len(blocks)} residual blocks"
 
 
 def _tailored(activation: Activation, depth: int, blocks: Blocks) -> Activation:
-    """Solve for tailored activations, smooth or leaky ReLU."""
+    """Return an activation transformed by tailored activation transformation.
+
+    Args:
+        activation: The activation.
+        depth: The number of activations on the stream, behind all blocks.
+        blocks: The residual blocks.
+
+    Raises:
+        NotDefined: The slope of the activation jumps, or no solution was found.
+    """
     if activation.name in ("relu", "leaky_relu"):
         return _leaky(activation, depth, blocks)
     if _slope_jumps(activation):
@@ -274,6 +323,7 @@ def _tailored(activation: Activation, depth: int, blocks: Blocks) -> Activation:
         # phi is odd about beta.
         offset = (moments.slope - moments.radial) / moments.drift
         square = moments.variance + offset**2
+        # The errors of C''(1) and of Q(1), relative to the target.
         errors = [
             moments.curvature / moments.slope / target - 1,
             (square / moments.slope - 1) / target,
@@ -298,7 +348,11 @@ def _tailored(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
 
 def _search(solved: Solved) -> Transformed | None:
-    """Return the first transformation that solves both conditions, or None."""
+    """Return the first transformation found that solves all conditions, or None.
+
+    Args:
+        solved: The transformation and the errors of the conditions at (alpha, beta).
+    """
     # Imported here, because importing SciPy takes longer than this package.
     from scipy import optimize
 
@@ -336,12 +390,21 @@ def _slope_jumps(activation: Activation) -> bool:
 
 
 def _renamed(activation: Activation, record: Transformed, name: str) -> Activation:
+    """Return a transformed function as an `Activation`, with kinks and a name."""
     kinks = tuple((kink - record.beta) / record.alpha for kink in activation.kinks)
     return Activation(record, kinks=kinks, odd=None, name=f"{name}({activation.name})")
 
 
 def leaky_correlation(slope: float, depth: int, blocks: Blocks = ()) -> float:
-    """Compute the largest C(0) of a network of leaky ReLUs of unit variance."""
+    """Compute the correlation that a network of leaky ReLUs gives uncorrelated inputs.
+
+    It is the largest over the subnetworks, at unit variance.
+
+    Args:
+        slope: The slope of the leaky ReLU for x < 0.
+        depth: The number of activations on the stream, behind all blocks.
+        blocks: The residual blocks.
+    """
     bend = (1 - slope) ** 2 / (math.pi * (1 + slope**2))
 
     def mapped(c: float) -> float:
@@ -353,10 +416,8 @@ def leaky_correlation(slope: float, depth: int, blocks: Blocks = ()) -> float:
 
 
 def _bisected(depth: int, blocks: Blocks) -> float:
-    """Return the slope at which `leaky_correlation` is the target, by bisection.
-
-    The correlation decreases as the slope grows.
-    """
+    """Return the slope at which `leaky_correlation` is `CORRELATION`, by bisection."""
+    # The correlation decreases as the slope grows.
     low, high = 0.0, 1.0
     # After 60 halvings no float64 is left between the two.
     for _ in range(60):
@@ -369,7 +430,7 @@ def _bisected(depth: int, blocks: Blocks) -> float:
 
 
 def _leaky(activation: Activation, depth: int, blocks: Blocks) -> Activation:
-    """Return the leaky ReLU for which uncorrelated inputs end at the target."""
+    """Return the leaky ReLU for which `leaky_correlation` is at most `CORRELATION`."""
     slope = 0.0
     # In a shallow network even ReLU, of slope 0, stays below the target. It is kept.
     if leaky_correlation(0.0, depth, blocks) > CORRELATION:
@@ -379,7 +440,7 @@ def _leaky(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
 
 def untransformed(activation: Activation) -> Activation:
-    """Return the original of a transformed activation; any other as it is."""
+    """Return the activation that dks or tat transformed; any other as it is."""
     if isinstance(activation.fn, Transformed | Leaky):
         return activation.fn.original
     return activation
@@ -387,16 +448,24 @@ def untransformed(activation: Activation) -> Activation:
 
 @functools.cache
 def _dks(activation: Activation, depth: int, blocks: Blocks = ()) -> Activation:
+    """Return what `_shaped` returns, cached."""
     return _shaped(activation, depth, blocks)
 
 
 @functools.cache
 def _tat(activation: Activation, depth: int, blocks: Blocks = ()) -> Activation:
+    """Return what `_tailored` returns, cached."""
     return _tailored(activation, depth, blocks)
 
 
-def _suits(anatomy: Anatomy) -> None:
-    """Refuse residual branches, of which the activation was told nothing."""
+def _refuse_branches(anatomy: Anatomy) -> None:
+    """Refuse a network with residual branches.
+
+    The activation was transformed for a network without them.
+
+    Raises:
+        NotDefined: There is a branch.
+    """
     for branch in anatomy.branches:
         raise NotDefined(
             f"branch {branch.name!r}: the activation was transformed for a network "
@@ -407,7 +476,10 @@ def _suits(anatomy: Anatomy) -> None:
 
 
 def suits_blocks(blocks: Blocks) -> Suits:
-    """Return the check that a network has the blocks its activation was made for."""
+    """Return `Scheme.suits` for an activation that was transformed for these blocks.
+
+    It refuses a network with another number of blocks, or with other multipliers.
+    """
 
     def suits(anatomy: Anatomy) -> None:
         num_branches = len(anatomy.branches)
@@ -419,7 +491,8 @@ def suits_blocks(blocks: Blocks) -> Suits:
         for record, (_, branch) in zip(anatomy.branches, blocks, strict=True):
             skip = math.sqrt(1 - branch**2)
             factor = record.skip_factor
-            # A trained multiplier, or one that is not read, is the user's word.
+            # A trained multiplier may have any value, and one that the anatomy does not
+            # find is not checked.
             if factor is None or record.skip_gates:
                 continue
             if not math.isclose(factor, skip, rel_tol=_SAME, abs_tol=_SAME):
@@ -447,7 +520,7 @@ SCHEMES = (
         differs="residual blocks need skip² + branch² = 1; the paper normalizes inputs "
         "position by position",
         transform=_dks,
-        suits=_suits,
+        suits=_refuse_branches,
     ),
     Scheme(
         "tat",
@@ -461,6 +534,6 @@ SCHEMES = (
         citation="Zhang, Botev, Martens (2022), arXiv:2203.08120",
         differs="residual blocks need skip² + branch² = 1",
         transform=_tat,
-        suits=_suits,
+        suits=_refuse_branches,
     ),
 )

@@ -27,9 +27,16 @@ def embedding(layer: Layer, gain: float = 1.0) -> Init:
 
 
 def refuse_fused(layer: Layer, name: str) -> None:
-    """Refuse one weight that makes values as well as queries or keys.
+    """Refuse a layer with one weight for values and for queries or keys.
 
-    For a scheme whose distribution of values is another than that of queries and keys.
+    Schemes that draw values otherwise than queries and keys call it.
+
+    Args:
+        layer: The layer.
+        name: The name of the scheme, for the message.
+
+    Raises:
+        NotDefined: It is such a layer.
     """
     if layer.role == "qkv":
         raise NotDefined(
@@ -40,7 +47,7 @@ def refuse_fused(layer: Layer, name: str) -> None:
 
 
 def _t_fixup(layer: Layer, sigma_w: float) -> Init:
-    """Scale Xavier weights by the depth of the stack. The paper fixes all scales."""
+    """Choose Xavier weights, scaled down with the depth of the stack."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     branch = layer.branch
@@ -55,8 +62,7 @@ def _t_fixup(layer: Layer, sigma_w: float) -> Init:
     refuse_fused(layer, "t_fixup")
     if branch is None or layer.role not in _SCALED:
         return xavier_uniform(layer, gain=1.0)
-    # A decoder that attends to an encoder has three branches a layer instead of two,
-    # and reads the encoder's output besides: a factor of its own in the paper.
+    # The paper has another factor for a decoder that attends to an encoder.
     if branch.crosses:
         return xavier_uniform(layer, gain=(9 * branch.layers) ** -0.25)
     return xavier_uniform(layer, gain=0.67 * branch.layers**-0.25)
@@ -78,10 +84,10 @@ def _both_depths(branch: Branch) -> float:
 
 
 def _deep_norm(layer: Layer, sigma_w: float) -> Init:
-    """Scale Xavier weights by β = (4 L)^(-1/4), by column β of DeepNet, Fig. 2.
+    """Choose Xavier weights times β = (4 L)^(-1/4), as in column β of DeepNet, Fig. 2.
 
-    L counts the residual branches of the stack: the paper's 2N for N layers, or 3M for
-    a decoder of M layers that attends to an encoder. The paper fixes all scales.
+    L is the number of residual branches of the stack: 2N for N layers, 3M for a decoder
+    of M layers that attends to an encoder. Such an encoder has another β.
     """
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
@@ -101,10 +107,10 @@ def _deep_norm(layer: Layer, sigma_w: float) -> Init:
 
 
 def _deep_norm_block(branch: Branch) -> Residual:
-    """Multiply the skip by α = L^(1/4), by column α of DeepNet, Fig. 2.
+    """Return the multiplier α = L^(1/4) of the skip, as in column α of DeepNet, Fig. 2.
 
-    L counts the residual branches of the stack, the paper's 2N for N layers. An encoder
-    that a decoder attends to has α = 0.81 (N⁴ M)^(1/16).
+    L is the number of residual branches of the stack. An encoder that a decoder attends
+    to has α = 0.81 (N⁴ M)^(1/16).
     """
     if _is_attended(branch):
         return Residual(skip=0.81 * _both_depths(branch))
@@ -112,7 +118,7 @@ def _deep_norm_block(branch: Branch) -> Residual:
 
 
 def _gpt2(layer: Layer, sigma_w: float) -> Init:
-    """Draw N(0, 0.02²), divided by √L in the last layer of each of L branches."""
+    """Choose weights N(0, 0.02²), divided by √L at the end of each of L branches."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
     branch = layer.on_branch

@@ -1,4 +1,4 @@
-"""Kernels fitted to their convolution: the tap that keeps all pixels, and a gain.
+"""Initializers changed for the convolution that uses their kernels: tap and gain.
 
 An initializer sees the shape of a kernel, not how its window meets the image:
 
@@ -50,11 +50,12 @@ _AS_THEY_ARE = frozenset(
 
 
 class Fitted(NamedTuple):
-    """An initializer for one layer, and what was done to it.
+    """An initializer for one layer.
 
     Attributes:
         init: The initializer.
-        note: What the user should know of it, or "".
+        note: How it was changed for this layer, for the table of an assignment; "" if
+            there is nothing to say.
     """
 
     init: Init
@@ -62,7 +63,7 @@ class Fitted(NamedTuple):
 
 
 def fitted(init: Init, source: WeightLayer, usage: Usage, *, scheme: str) -> Fitted:
-    """Fit an initializer to the convolution that uses its kernels.
+    """Change an initializer for the convolution that uses its kernels.
 
     Args:
         init: The initializer that a scheme chose.
@@ -88,6 +89,7 @@ def fitted(init: Init, source: WeightLayer, usage: Usage, *, scheme: str) -> Fit
 
 
 def _window(source: WeightLayer) -> tuple[int, ...]:
+    """Return the number of taps of a kernel along each axis."""
     return tuple(source.shape[axis] for axis in source.window_axes)
 
 
@@ -97,7 +99,16 @@ def _window(source: WeightLayer) -> tuple[int, ...]:
 def _at_best_tap(
     init: Initializer, source: WeightLayer, usage: Usage, *, name: str
 ) -> Fitted:
-    """Move a matrix to the tap nearest to its own that keeps the most pixels."""
+    """Move the matrix of a kernel to the tap that reads the most pixels of the image.
+
+    Of several such taps it is the one nearest to the tap of the initializer.
+
+    Args:
+        init: The initializer, with one matrix at one tap.
+        source: The layer.
+        usage: What the network does with its weight.
+        name: The name of the initializer, a key of `_TAPS`.
+    """
     window = _window(source)
     own = _TAPS[name](window)
     is_even = any(taps % 2 == 0 for taps in window)
@@ -140,7 +151,14 @@ def _num_outputs(convolution: Convolution, axis: int, taps: int) -> int:
 
 
 def _num_kept(convolution: Convolution, axis: int, taps: int, *, tap: int) -> int:
-    """Return for how many outputs a tap reads a pixel of the image, not padding."""
+    """Return the number of outputs for which a tap reads a pixel, and not padding.
+
+    Args:
+        convolution: The convolution.
+        axis: The axis of the image.
+        taps: The number of taps along this axis.
+        tap: The index of the tap along this axis.
+    """
     before, _ = _zeros(convolution, axis)
     starts = np.arange(_num_outputs(convolution, axis, taps))
     first = tap * convolution.dilation[axis] - before
@@ -149,13 +167,14 @@ def _num_kept(convolution: Convolution, axis: int, taps: int, *, tap: int) -> in
 
 
 def _zeros(convolution: Convolution, axis: int) -> tuple[int, int]:
+    """Return the numbers of zeros before and behind the image along an axis."""
     padding = convolution.padding
     assert not isinstance(padding, str), "no circle has zeros around it"
     return padding[axis]
 
 
 def _written(tap: Sequence[int]) -> str:
-    """Write a tap as the index of it in the window: "(1, 1)"."""
+    """Write the indices of a tap in its window: "(1, 1)"."""
     return "(" + ", ".join(map(str, tap)) + ")"
 
 
@@ -165,7 +184,20 @@ def _written(tap: Sequence[int]) -> str:
 def _of_transposed(
     init: Init, source: WeightLayer, usage: Usage, *, scheme: str, name: str
 ) -> Fitted:
-    """Give an initializer the gain with which the mean variance is that of its law."""
+    """Multiply an initializer for a transposed convolution by √(product of strides).
+
+    On average over pixels, outputs then have the variance of a usual convolution.
+
+    Args:
+        init: The initializer.
+        source: The layer.
+        usage: What the network does with its weight.
+        scheme: The name of the scheme.
+        name: The name of the initializer.
+
+    Raises:
+        NotDefined: The initializer leaves most taps at zero.
+    """
     stride = "×".join(map(str, source.spread))
     num_phases = math.prod(source.spread)
     if name in _NOT_SPREAD:
@@ -189,7 +221,10 @@ def _of_transposed(
 
 
 def _taps_met(source: WeightLayer, usage: Usage) -> str:
-    """Write how many taps meet an output: "1 to 4 of 9 taps"."""
+    """Write how many taps of a transposed convolution reach one output.
+
+    It depends on the output: "1 to 4 of 9 taps".
+    """
     window = _window(source)
     num_taps = math.prod(window)
     convolution = usage.convolution
@@ -197,7 +232,8 @@ def _taps_met(source: WeightLayer, usage: Usage) -> str:
         return f"1 in {math.prod(source.spread)} of {num_taps} taps"
     per_axis = []
     for axis, taps in enumerate(window):
-        # The outputs of one phase meet the taps at one position modulo the stride.
+        # An output meets the taps whose positions leave one remainder, modulo the
+        # stride; the next output meets those of the next remainder.
         positions = np.arange(taps) * convolution.dilation[axis]
         step = convolution.spread[axis]
         per_axis.append(np.bincount(positions % step, minlength=step).tolist())
@@ -210,7 +246,13 @@ def _taps_met(source: WeightLayer, usage: Usage) -> str:
 def _changed(
     init: Initializer, *, gain: float = 1.0, shift: Sequence[int] = ()
 ) -> Initializer:
-    """Return an initializer whose kernels are multiplied, and moved in their window."""
+    """Return an initializer with kernels that are multiplied, and moved in the window.
+
+    Args:
+        init: The initializer.
+        gain: The factor.
+        shift: The number of taps along each axis; () for none.
+    """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         kernel = init.draw(key, shape, dtype)

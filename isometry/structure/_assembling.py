@@ -9,7 +9,8 @@ from jax.extend import core
 
 from isometry.structure import _attention, _following, _gates, _roles
 from isometry.structure._attention import Heads
-from isometry.structure._branches import Join, innermost, joins
+from isometry.structure._branches import Join, innermost, joins, with_gating
+from isometry.structure._copies import with_copies
 from isometry.structure._depths import Depths
 from isometry.structure._flow import Flow
 from isometry.structure._gates import Entry, Read
@@ -127,7 +128,8 @@ def assemble(
     """
     program = read(closed, len(leaves))
     origins_of = origins(program)
-    weights = rows(program, meetings(program, origins_of), leaves)
+    met = with_copies(program, origins_of, meetings(program, origins_of))
+    weights = rows(program, met, leaves)
     layers_at: dict[int, list[tuple[int, Use]]] = {}
     for index, row in enumerate(weights):
         for use in row.uses:
@@ -139,6 +141,9 @@ def assemble(
         node: pre_activation(flow, origins_of, node) for node in flow.layer_at
     }
     joins_of_flow = joins(flow)
+    heads = _attention.attentions(flow, [join.node for join in joins_of_flow])
+    attending = {node for each in heads for node in (*each.query, *each.key)}
+    joins_of_flow = [with_gating(flow, join, attending) for join in joins_of_flow]
     named = spots(flow, weights, pre_activations, joins=joins_of_flow)
     parts = _Parts(
         flow,
@@ -147,7 +152,7 @@ def assemble(
         origins=origins_of,
         pre_activations=pre_activations,
         joins=joins_of_flow,
-        heads=_attention.attentions(flow, [join.node for join in joins_of_flow]),
+        heads=heads,
         points=Points(flow, named, x_paths),
     )
     depths = Depths(program, layers_at)
@@ -220,6 +225,7 @@ def _layers(
             before=precedes.get(row.name, nothing).steps,
             then=follows.get(row.name, ()),
             spread=row.spread,
+            doubtful_axes=row.doubtful_axes,
         )
         for index, row in enumerate(parts.weights)
     )
@@ -286,6 +292,7 @@ def _branches(
                 gates=_paths(parts, gates),
                 skip_gates=_paths(parts, skip_gates),
                 skip_factor=_gates.factor(parts.flow, join.skip, join.fork),
+                gating=_gating(parts, join),
             )
             if _is_across_loops(parts, join):
                 across_loops.add(name)
@@ -295,6 +302,13 @@ def _branches(
     shared = _paths(parts, sorted(_gates.shared(parts.flow.program, all_reads)))
     uses = GateUses(of_branch, of_skip, frozenset(shared))
     return tuple(by_name.values()), uses, frozenset(across_loops)
+
+
+def _gating(parts: _Parts, join: Join) -> tuple[str, ...]:
+    """Return the names of the weights that gate a branch and do nothing else on it."""
+    closing = [node for node in join.layers if node not in join.gating]
+    others = _row_names(parts, closing)
+    return tuple(name for name in _row_names(parts, join.gating) if name not in others)
 
 
 def _is_across_loops(parts: _Parts, join: Join) -> bool:
@@ -484,14 +498,16 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
             steps.append("attention")
         elif _following.is_multiplied(flow, result if after is None else after):
             steps.append("product")
-        both = (sum_of_shortcut, sum_of_layer)
-        for sum_node in sorted({of[node] for of in both if node in of}):
+        sum_maps = (sum_of_shortcut, sum_of_layer)
+        sum_nodes = {sum_of[node] for sum_of in sum_maps if node in sum_of}
+        for sum_node in sorted(sum_nodes):
             steps.append("sum")
             # What follows the sum of a shortcut and a branch is said once, of the last
             # layer of the branch.
             if sum_of_layer.get(node) == sum_node:
                 steps += _words_after(flow, sum_node, names)
-        # In some scan around it the iterations are steps, and not stacked layers.
+        # In some scan around the layer the iterations are time steps, not stacked
+        # layers.
         is_recurrent = any(not all(use.takes_slices) for _, use in uses)
         if is_recurrent and not steps:
             steps += _following.gates(flow, node)

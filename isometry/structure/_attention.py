@@ -140,17 +140,20 @@ def _share(
     layer: int,
     operand: int,
 ) -> tuple[int, int] | None:
-    """Return (start, stop) of the outputs that make an operand; None for no range."""
+    """Return the range (start, stop) of a layer's outputs that make an operand.
+
+    None if they are no range.
+    """
     program = flow.program
-    start = flow.unrolled.nodes[layer].value
-    last = len(program.values[start].shape) - 1
+    result = flow.unrolled.nodes[layer].value
+    last = len(program.values[result].shape) - 1
     # `follow` traces values to leaves of params; here the result of the layer takes
     # their place.
-    whole = Origin(start, tuple((axis,) for axis in range(last + 1)))
-    origins_of: dict[int, Origins] = {start: (whole,)}
+    whole = Origin(result, tuple((axis,) for axis in range(last + 1)))
+    origins_of: dict[int, Origins] = {result: (whole,)}
     for node in sorted(_between(flow, layer, operand)):
         index = flow.unrolled.nodes[node].value
-        if index != start:
+        if index != result:
             origins_of[index] = follow(program, index, origins_of)
     origins = origins_of.get(flow.unrolled.nodes[operand].value, ())
     if len(origins) != 1 or origins[0].picks:

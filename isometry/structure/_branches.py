@@ -5,14 +5,17 @@ and the other operand of the sum is the skip. The stream is what runs from join 
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from isometry.structure._flow import Flow
 from isometry.structure._reading import Indices
+from isometry.structure._vanishing import gating
 
-# A difference is no join: the gate of a GRU takes the new state from the old one.
 _SUMS = frozenset(("add", "add_any"))
+
+# What stacks two values, the sum of which is then taken along the new axis.
+_STACKS = frozenset(("stack", "concatenate"))
 
 # Operations that pick one entry of an axis, as a step of a recurrence does.
 _PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
@@ -35,9 +38,11 @@ class Join(NamedTuple):
         layers: The nodes of the weight layers on the branch, in order.
         shortcut: The nodes of the weight layers on the skip, such as a projection.
         positions: For each of `layers`, how many layers of the branch come before it on
-            the longest path.
+            the longest path, without those of `gating`.
         skip: The operand of the sum that is the stream.
         end: The operand of the sum that is the result of the branch.
+        way: The branch as all paths from the fork to its end.
+        gating: Those of `layers` that do not close the branch if they are zero.
     """
 
     node: int
@@ -47,6 +52,8 @@ class Join(NamedTuple):
     positions: Indices
     skip: int
     end: int
+    way: "_Way"
+    gating: Indices = ()
 
 
 def joins(flow: Flow) -> list[Join]:
@@ -57,12 +64,96 @@ def joins(flow: Flow) -> list[Join]:
     """
     in_order = []
     for node in flow.nodes:
-        if is_sum(flow, node):
-            left, right = flow.inputs[node]
-            join = _join(flow, node, (left, right))
-            if join is not None:
-                in_order.append(join)
+        operands = _summands(flow, node)
+        if operands is None:
+            continue
+        join = _join(flow, node, operands)
+        if join is not None and _is_added(flow, join):
+            in_order.append(join)
     return in_order
+
+
+def _summands(flow: Flow, node: int) -> tuple[int, int] | None:
+    """Return the two values whose sum or difference a node is, or None.
+
+    A sum may also be written as `x.at[:].add(y)`, or as that of a stack of the two.
+    """
+    operation = flow.operation(node)
+    operands = list(dict.fromkeys(flow.inputs[node]))
+    if operation == "reduce_sum" and len(operands) == 1:
+        operands = _stacked(flow, node, operands[0])
+    elif operation == "scatter-add":
+        if not _is_full_scatter(flow, node):
+            return None
+    elif operation not in _SUMS and operation != "sub":
+        return None
+    if len(operands) != 2:
+        return None
+    return operands[0], operands[1]
+
+
+def _stacked(flow: Flow, node: int, stack: int) -> list[int]:
+    """Return the values that a node adds up after they were stacked; else []."""
+    if flow.operation(stack) not in _STACKS:
+        return []
+    params = flow.value(stack).params
+    axis = params["axis" if "axis" in params else "dimension"]
+    shape = flow.value(stack).shape
+    is_along_stack = tuple(flow.value(node).params["axes"]) == (axis,)
+    # Each of them has one entry along the axis.
+    inputs = flow.inputs[stack]
+    if is_along_stack and shape[axis] == len(flow.unrolled.nodes[stack].inputs):
+        return list(dict.fromkeys(inputs))
+    return []
+
+
+def _is_full_scatter(flow: Flow, node: int) -> bool:
+    """Tell whether a scatter adds to every entry, as `x.at[:].add(y)` does."""
+    inputs = flow.unrolled.nodes[node].inputs
+    indices = flow.value(inputs[1])
+    has_no_index = indices.shape[-1:] == (0,)
+    return has_no_index and flow.value(inputs[2]).shape == flow.value(node).shape
+
+
+def _is_added(flow: Flow, join: Join) -> bool:
+    """Tell whether the branch is added to the stream, or taken from it.
+
+    F(x) - x is no residual branch. Nor is h - n of a GRU or highway layer, which
+    returns n + z (h - n): there the branch n goes its own way too.
+    """
+    if flow.operation(join.node) != "sub":
+        return True
+    is_taken_from_stream = flow.inputs[join.node][0] == join.skip
+    return is_taken_from_stream and flow.readers[join.end] == [join.node]
+
+
+def with_gating(flow: Flow, join: Join, attending: Container[int]) -> Join:
+    """Return a join with the layers that gate its branch, which count for none.
+
+    Args:
+        flow: The flow.
+        join: The join.
+        attending: The layers that make queries and keys. They count, as they do in the
+            literature, if a layer follows them on the branch.
+    """
+    gates = gating(flow, join.way.nodes, join.layers, end=join.end)
+    if not gates:
+        return join
+    others = tuple(
+        layer
+        for layer in gates
+        if layer not in attending or not _is_before(flow, layer, join, gates=gates)
+    )
+    return join._replace(positions=join.way.positions(flow, others), gating=others)
+
+
+def _is_before(flow: Flow, layer: int, join: Join, *, gates: Indices) -> bool:
+    """Tell whether a layer that closes a branch comes after another of its layers."""
+    reached = {layer}
+    for node in join.way.nodes:
+        if any(read in reached for read in flow.inputs[node]):
+            reached.add(node)
+    return any(other in reached for other in join.layers if other not in gates)
 
 
 def is_sum(flow: Flow, node: int) -> bool:
@@ -90,17 +181,25 @@ class _Way(NamedTuple):
         """Return the nodes on the paths that are results of weight layers."""
         return tuple(node for node in self.nodes if node in flow.layer_at)
 
-    def positions(self, flow: Flow) -> Indices:
-        """Return how many layers come before each of `layers` on the longest path."""
+    def positions(self, flow: Flow, gating: Indices = ()) -> Indices:
+        """Return how many layers come before each of `layers` on the longest path.
+
+        Args:
+            flow: The flow.
+            gating: Layers that are not counted.
+        """
         # Layers up to and including each node; the fork, and what is on no path from
         # it, count for none.
         longest: dict[int, int] = {}
+        positions: dict[int, int] = {}
         for node in self.nodes:
             before = max(
                 (longest.get(read, 0) for read in flow.inputs[node]), default=0
             )
-            longest[node] = before + (node in flow.layer_at)
-        return tuple(longest[node] - 1 for node in self.layers(flow))
+            positions[node] = before
+            is_counted = node in flow.layer_at and node not in gating
+            longest[node] = before + is_counted
+        return tuple(positions[node] for node in self.layers(flow))
 
 
 def _join(
@@ -144,6 +243,7 @@ def _join(
         positions=branch.positions(flow),
         skip=skip.end,
         end=branch.end,
+        way=branch,
     )
 
 

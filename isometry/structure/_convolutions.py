@@ -34,7 +34,7 @@ class Convolution(NamedTuple):
             the image: zeros stand between pixels. More than 1 in transposed
             convolutions alone, where it is the stride of their adjoint.
         padding: "circular"; or the zeros before and after each axis.
-        note: What the other fields do not say ("of the image as it was padded"), or "".
+        note: What the other fields do not say ("of the padded image ..."), or "".
     """
 
     size: Indices
@@ -134,7 +134,9 @@ def read(program: Program, index: int) -> Convolution | None:
     if len(sources) == 1 and not is_transposed:
         axes = _read_pixels(program, image, *sources)
         unpadded = _unpadded(plain, axes, spatial, taps=taps)
-    return unpadded or plain._replace(note="of the image as it was padded")
+    pixels = "×".join(map(str, plain.size))
+    note = f"of the padded image of {pixels} pixels, without the map that pads it"
+    return unpadded or plain._replace(note=note)
 
 
 def _unpadded(
@@ -333,7 +335,7 @@ def _transposed(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
 
 
 def _reshaped(operands: list[_Moved], params: dict, shape: Indices) -> _Moved:
-    """Add axes of size 1 to the numbers of the operand, or remove some."""
+    """Reshape the numbers of the operand: axes of size 1 are added or removed."""
     image, *_ = operands
     sizes = image.numbers.shape
     # Only axes of size 1 come and go, so the others keep their order.

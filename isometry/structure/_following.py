@@ -90,6 +90,9 @@ _TELLTALES = (
 # Operations that return a part of a value.
 _CUTS = frozenset(("slice", "dynamic_slice", "split", "gather"))
 
+# Operations of a rotary position embedding, apart from the products with its tables.
+_OF_ROTATION = LAYOUT | _CUTS | {"concatenate", "stack", "neg", "add", "sub", "rev"}
+
 # Nonlinearities of gates.
 _GATES = {"logistic": "sigmoid", "tanh": "tanh"}
 
@@ -251,6 +254,9 @@ def _step(
 ) -> Step | None:
     """Return the operations between two nodes as one step; None if it is left out."""
     segment = between(flow, before, node)
+    # Told first, because a gate may be part of what is scanned.
+    if _is_associative_scan(flow, segment):
+        return Step("associative scan")
     values = [flow.value(node) for node in segment]
     # The name of a library function says more than its operations.
     calls = [call for value in values for call in value.calls]
@@ -264,7 +270,7 @@ def _step(
     if len(segment) == 1:
         return _one_operation(flow, segment[0], names)
     known = _nonlinearity.name(flow, before, node)
-    # Two ways to the same value, added: its double, of no interest here.
+    # A segment that is linear in all, as 2 z + 3 z is, has no function's name.
     if known and known != "linear":
         return Step(_written(known))
     return _several_operations(flow, segment)
@@ -448,8 +454,8 @@ def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
             if _is_split(flow, segment):
                 return Step(f"glu ({name})")
             return Step(f"unnamed ({primitive})")
-    if {"concatenate", "mul"} <= has:
-        # A rotary position embedding: x * cos + rotated(x) * sin.
+    is_put_together = not has.isdisjoint(("concatenate", "stack"))
+    if is_put_together and "mul" in has and _is_rotation(flow, segment):
         return Step("rotary")
     if "select_n" in has and "mul" in has:
         return Step("leaky relu variant")
@@ -457,6 +463,54 @@ def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
         return Step("select")
     computing = [name for name in operations if name not in LAYOUT]
     return Step(", ".join(dict.fromkeys(computing)))
+
+
+def _is_associative_scan(flow: Flow, segment: Sequence[int]) -> bool:
+    """Tell whether a segment is a `jax.lax.associative_scan`, as in a linear SSM.
+
+    It takes every second entry along an axis, and interleaves results again by padding
+    between their entries.
+    """
+    values = [flow.value(node) for node in segment]
+    is_interleaved = any(
+        value.operation == "pad"
+        and any(between > 0 for _, _, between in value.params["padding_config"])
+        for value in values
+    )
+    return is_interleaved and any(value.operation == "slice" for value in values)
+
+
+def _is_rotation(flow: Flow, segment: Sequence[int]) -> bool:
+    """Tell whether a segment may be a rotary embedding: x cos + rotated(x) sin.
+
+    The signal is cut, put together, and multiplied by fixed tables alone.
+    """
+    for node in segment:
+        operation = flow.operation(node)
+        if operation == "mul":
+            factors = flow.from_elsewhere(node)
+            if len(factors) != 1 or not _is_table(flow, factors[0]):
+                return False
+        elif operation not in _OF_ROTATION:
+            return False
+    return True
+
+
+def _is_table(flow: Flow, node: int) -> bool:
+    """Tell whether a node is made of cosines or sines, or of no parameters at all."""
+    pending = [node]
+    seen = set(pending)
+    is_of_params = False
+    while pending:
+        current = pending.pop()
+        if flow.operation(current) in ("cos", "sin"):
+            return True
+        inputs = flow.unrolled.nodes[current].inputs
+        is_of_params |= flow.unrolled.nodes[current].value in flow.program.params
+        new = [read for read in inputs if read not in seen]
+        seen.update(new)
+        pending.extend(new)
+    return not is_of_params
 
 
 def _statistics(eqn) -> str:

@@ -59,8 +59,9 @@ class Row(NamedTuple):
         in_axes: The `in_axes` of its first meeting, as axes of `shape`. The fields down
             to `fan_out` come from the first meeting too.
         out_axes: Axes of the result.
-        batch_axes: Axes that weight, signal and result share.
+        batch_axes: Axes along which it has one matrix for each entry.
         window_axes: Spatial axes of a convolution's kernel.
+        doubtful_axes: Those of `out_axes` along which it may have copies of a layer.
         fan_in: The number of entries of the weight that contribute to one output.
         fan_out: The number of outputs in its own group that one input contributes to.
         uses: Its uses, in the order of the program.
@@ -76,6 +77,7 @@ class Row(NamedTuple):
     out_axes: Indices
     batch_axes: Indices
     window_axes: Indices
+    doubtful_axes: Indices
     fan_in: int
     fan_out: int
     uses: tuple[Use, ...]
@@ -210,6 +212,7 @@ def _row(
         out_axes=axes_of_leaf(first.out_axes),
         batch_axes=axes_of_leaf(first.batch_axes),
         window_axes=axes_of_leaf(first.window_axes),
+        doubtful_axes=axes_of_leaf(first.doubtful_axes),
         fan_in=window * size_of(program, first, first.in_axes),
         fan_out=window * size_of(program, first, first.out_axes) // first.groups,
         uses=_uses(program, met),

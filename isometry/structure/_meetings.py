@@ -36,6 +36,7 @@ class Meeting(NamedTuple):
         groups: Groups of channels of a convolution.
         spread: Of a transposed convolution, its stride along each axis of the image;
             else empty.
+        doubtful_axes: Those of `out_axes` along which it may have copies of a layer.
     """
 
     value: int
@@ -48,6 +49,7 @@ class Meeting(NamedTuple):
     window_axes: Indices = ()
     groups: int = 1
     spread: Indices = ()
+    doubtful_axes: Indices = ()
 
 
 class _Axes(NamedTuple):

@@ -19,7 +19,7 @@ from isometry import activations
 from isometry._internal import checks
 from isometry.structure import _reading
 from isometry.structure._flow import LAYOUT, Flow
-from isometry.structure._reading import Value
+from isometry.structure._reading import Program, Value
 
 Numbers: TypeAlias = Float[np.ndarray, " points"]
 
@@ -68,15 +68,94 @@ def name(flow: Flow, start: int, end: int) -> str | None:
         another slope is none; None if it is not an elementwise function of the node, or
         has parameters.
     """
-    computed = _computed(flow, start, end)
-    if computed is None:
+    values = computed(flow, start, end)
+    if values is None:
         return None
+    return _nearest(values, flow.value(start))
+
+
+def computed(flow: Flow, start: int, end: int) -> Numbers | None:
+    """Return a node at fixed numbers put in at another node.
+
+    None if it is not an elementwise function of that node, or has parameters.
+    """
+    nodes = flow.unrolled.nodes
+    given = {start: _POINTS}
+    try:
+        return _evaluated(end, flow.value, lambda n: nodes[n].inputs, given=given)
+    except _Unknown:
+        return None
+
+
+def factor(flow: Flow, node: int) -> float:
+    """Return the number that a scaled node is multiplied by; NaN if it is divided."""
+    nodes = flow.unrolled.nodes
+    (other,) = flow.from_elsewhere(node)
+    try:
+        numbers = _evaluated(other, flow.value, lambda n: nodes[n].inputs, given={})
+    except _Unknown:
+        return math.nan
+    if flow.operation(node) == "mul":
+        return float(numbers[0])
+    is_dividend = nodes[node].inputs[0] == other
+    return math.nan if is_dividend else 1 / float(numbers[0])
+
+
+def multiple(values: Numbers, name: str, inner: float) -> float | None:
+    """Return c if values at the fixed numbers z are c phi(inner z); None if not.
+
+    Args:
+        values: What `computed` returns.
+        name: The name of phi.
+        inner: The number that multiplies z.
+    """
+    if inner == 0 or not math.isfinite(inner):
+        return None
+    of_phi = _values_at_multiples(name, inner)
+    largest = np.argmax(np.abs(of_phi))
+    number = float(values[largest] / of_phi[largest])
+    eps = float(jnp.finfo(jnp.float32).eps)
+    error = np.max(np.abs(values - number * of_phi)) / np.max(np.abs(values))
+    return number if error < _ULPS * eps else None
+
+
+def of_values(program: Program, start: int, end: int) -> tuple[str, float] | None:
+    """Return the name and the slope at 0 of a function between two values.
+
+    Args:
+        program: The program.
+        start: The value before it.
+        end: The value after it.
+
+    Returns:
+        The name, as `name` returns it; for a multiple of its argument "linear" and the
+        number that multiplies it, for all else a name or "" and 1. None if it is not an
+        elementwise function of the value before it.
+    """
+    values = program.values
+    try:
+        numbers = _evaluated(
+            end,
+            values.__getitem__,
+            lambda n: values[n].inputs,
+            given={start: _POINTS},
+        )
+    except _Unknown:
+        return None
+    slope = float(numbers[-1] / _POINTS[-1])
+    if np.allclose(numbers, slope * _POINTS, rtol=1e-6, atol=0):
+        return "linear", slope
+    return _nearest(numbers, values[start]), 1.0
+
+
+def _nearest(values: Numbers, argument: Value) -> str:
+    """Return the activation that has these values at the points, or ""."""
     # The constants of the package's own functions are those of float32.
-    own_eps = float(jnp.finfo(flow.value(start).aval.dtype).eps)
+    own_eps = float(jnp.finfo(argument.aval.dtype).eps)
     tolerance = _ULPS * max(own_eps, float(jnp.finfo(jnp.float32).eps))
     errors = {
-        known: np.max(np.abs(computed - values) / np.maximum(np.abs(values), 1))
-        for known, values in _known().items()
+        known: np.max(np.abs(values - of_known) / np.maximum(np.abs(of_known), 1))
+        for known, of_known in _known().items()
     }
     # In bfloat16 several may be within rounding.
     nearest = min(errors, key=lambda known: errors[known])
@@ -93,22 +172,12 @@ def is_affine(flow: Flow, start: int, end: int) -> bool:
         start: The node before it.
         end: The node after it.
     """
-    computed = _computed(flow, start, end)
-    if computed is None:
+    values = computed(flow, start, end)
+    if values is None:
         return False
     # Second differences at points of equal distance.
-    bends = np.diff(computed, 2)
-    return bool(np.max(np.abs(bends)) <= _FLAT * max(np.max(np.abs(computed)), 1.0))
-
-
-def _computed(flow: Flow, start: int, end: int) -> Numbers | None:
-    """Return a node at the points; None if it is no elementwise function of `start`."""
-    nodes = flow.unrolled.nodes
-    given = {start: _POINTS}
-    try:
-        return _evaluated(end, flow.value, lambda n: nodes[n].inputs, given=given)
-    except _Unknown:
-        return None
+    bends = np.diff(values, 2)
+    return bool(np.max(np.abs(bends)) <= _FLAT * max(np.max(np.abs(values)), 1.0))
 
 
 @functools.cache
@@ -117,11 +186,17 @@ def _known() -> dict[str, Numbers]:
     return {known: _values(activations.get(known).fn) for known in activations.names()}
 
 
-def _values(fn: Callable[[jax.Array], jax.Array]) -> Numbers:
+@functools.cache
+def _values_at_multiples(name: str, inner: float) -> Numbers:
+    """Return the values of an activation at the points times a number."""
+    return _values(activations.get(name).fn, inner * _POINTS)
+
+
+def _values(fn: Callable[[jax.Array], jax.Array], points: Numbers = _POINTS) -> Numbers:
     with jax.ensure_compile_time_eval():
         closed = jax.make_jaxpr(fn)(jax.ShapeDtypeStruct((), jnp.float32))
     program = _reading.read(closed, 0)
-    given = {program.x[0]: _POINTS}
+    given = {program.x[0]: points}
     values = program.values
     (output,) = program.outputs
     return _evaluated(
@@ -148,7 +223,8 @@ def _evaluated(
         given: The points, at the node where they are put in.
 
     Raises:
-        _Unknown: The node depends on anything else, or is not computed entry by entry.
+        _Unknown: The node depends on anything else, is not computed entry by entry, or
+            takes more than `_MOST_OPERATIONS` operations.
     """
     results: dict[int, Any] = dict(given)
     # Depth first: a node is computed when it comes up for the second time.
@@ -157,7 +233,8 @@ def _evaluated(
         node = pending[-1]
         missing = [read for read in inputs_of(node) if read not in results]
         if node not in results and missing and len(results) < _MOST_OPERATIONS:
-            # Operands of an operation that is not elementwise are not visited.
+            # This raises if the operation is not elementwise, before its operands are
+            # visited.
             _operation(value_of(node))
             pending += missing
             continue

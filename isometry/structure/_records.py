@@ -23,7 +23,8 @@ class WeightLayer:
         shape: The shape of the leaf; of one slice, if it is stacked.
         in_axes: Axes that are summed over; of an embedding, the axis of its rows.
         out_axes: Axes of the result.
-        batch_axes: Axes that weight, signal and result share.
+        batch_axes: Axes along which it has one matrix for each entry: those that
+            weight, signal and result share, and those of experts that read one signal.
         window_axes: Spatial axes of a convolution.
         groups: Groups of channels of a convolution.
         fan_in: The number of entries that are summed to one output; of an embedding,
@@ -54,6 +55,8 @@ class WeightLayer:
             tanh, and no activation of the package.
         spread: Of a transposed convolution, its stride along each axis of the image:
             zeros stand between the pixels that its window goes over. Else empty.
+        doubtful_axes: Those of `out_axes` along which it may be several layers that
+            read one signal; nothing behind it tells.
 
     Example:
         >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -87,6 +90,7 @@ class WeightLayer:
     before: tuple[str, ...]
     then: tuple[str, ...]
     spread: tuple[int, ...] = ()
+    doubtful_axes: tuple[int, ...] = ()
 
 
 def stack_sizes(layer: WeightLayer, shape: Sequence[int]) -> tuple[int, ...]:
@@ -114,7 +118,8 @@ class Branch(NamedTuple):
         shortcut: The names of the layers on the skip: a projection, or none.
         positions: For each of `layers`, how many layers of the branch come before it on
             the longest path: 0 for query, key and value, 1 for the output after them.
-            Of a loop within the branch, the first iterations alone are counted.
+            Of a loop within the branch, the first iterations alone are counted. Those
+            of `gating` do not count.
         slice: Which slice of its stacked layers it is made of, or None.
         gates: Key paths of leaves that multiply the branch after its last layer: the
             branch, without what is added to it, is zero where one of them is. A trained
@@ -122,6 +127,11 @@ class Branch(NamedTuple):
         skip_gates: Key paths of leaves that multiply the skip.
         skip_factor: The fixed number by which the program multiplies the skip, 1 if it
             does not; None if it does something else to the skip.
+        gating: Those of `layers` that only say how much of the branch passes: the
+            layers in a sigmoid or softmax that multiplies it, such as those of a
+            squeeze-and-excitation. If they are zero, the branch is not. Queries and
+            keys in front of another layer are not among them. Empty if no layer makes
+            the branch zero.
 
     Example:
         >>> def block(params, x):
@@ -144,6 +154,7 @@ class Branch(NamedTuple):
     gates: tuple[str, ...] = ()
     skip_gates: tuple[str, ...] = ()
     skip_factor: float | None = 1.0
+    gating: tuple[str, ...] = ()
 
 
 class Attention(NamedTuple):

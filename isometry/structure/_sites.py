@@ -25,6 +25,8 @@ class Site(NamedTuple):
         place: Where the value in front of the nonlinearity is, in one iteration of the
             scans around it.
         shape: The shape of that value.
+        channel_axis: Its axis of channels: the last, unless a convolution before it
+            has another.
         function: Maps a value of that shape to what the nonlinearity makes of it, with
             the derivative that the program has; None if it cannot be cut out.
         is_cut: Whether every path from x to the output runs through the value.
@@ -38,6 +40,7 @@ class Site(NamedTuple):
     known: str
     place: Place
     shape: tuple[int, ...]
+    channel_axis: int
     function: Callable[[Array], Array] | None
     is_cut: bool
     is_bypassed: bool
@@ -101,6 +104,8 @@ def sites(anatomy: Anatomy) -> tuple[Site, ...]:
     by_place: dict[tuple[Indices, int, Indices], Site] = {}
     for step in _steps(flow, points.nodes):
         title = _following.words(flow, step.before, step.after, names={})
+        # All iterations of a scan have one function.
+        function = None
         for name, shift in points.of_node(step.start):
             before = points._point(step.before, shift)
             after = points._point(step.after, shift)
@@ -111,13 +116,16 @@ def sites(anatomy: Anatomy) -> tuple[Site, ...]:
             # A value in several iterations may have been reached on several ways.
             if identity in by_place or place.iterations != end.iterations:
                 continue
+            if function is None:
+                function = segment(anatomy.closed, place, end)
             by_place[identity] = Site(
                 point=name,
                 nonlinearity=" → ".join(title) or step.known,
                 known=step.known,
                 place=place,
                 shape=tuple(value.shape),
-                function=segment(anatomy.closed, place, end),
+                channel_axis=_channel_axis(flow, step.start, len(value.shape)),
+                function=function,
                 is_cut=step.before in flow.cuts,
                 is_bypassed=_is_bypassed(flow, step),
                 is_gate=_following.is_multiplied(flow, step.after),
@@ -181,6 +189,29 @@ def _is_activation(flow: Flow, before: int, after: int, known: str) -> bool:
     between = _following.between(flow, before, after)
     operations = {flow.operation(node) for node in between}
     return not operations <= _NO_ACTIVATIONS | _nonlinearity.SHAPING
+
+
+def _channel_axis(flow: Flow, node: int, num_axes: int) -> int:
+    """Return the axis of channels of a value behind a layer, by the layer before it.
+
+    Args:
+        flow: The flow.
+        node: The node of the point in front of the nonlinearity.
+        num_axes: The number of axes of the value.
+    """
+    last = max(num_axes - 1, 0)
+    _, layers = flow.back_to(node, flow.layer_at)
+    values = [flow.value(layer) for layer in sorted(layers)]
+    # The latest is meant: a stream has many.
+    if not values or values[-1].operation != "conv_general_dilated":
+        return last
+    batch, channels, *window = values[-1].params["dimension_numbers"].out_spec
+    if num_axes == len(window) + 2:
+        return channels
+    # Of one example the axis of the batch has been dropped.
+    if num_axes == len(window) + 1:
+        return channels - int(batch < channels)
+    return last
 
 
 def _is_bypassed(flow: Flow, step: _Step) -> bool:

@@ -446,6 +446,23 @@ def _holds(
     return any(v is place.var for v in (*jaxpr.constvars, *jaxpr.invars, *results))
 
 
+def in_cond(
+    program: core.ClosedJaxpr | core.Jaxpr,
+    place: Place,
+) -> bool:
+    """Tell whether a place is inside a branch of a cond, which may not be taken."""
+    programs = [program]
+    path = place.path
+    while path:
+        inside = place._replace(path=path)
+        program = next(part for part in programs if _holds(part, inside))
+        eqn = _opened(program)[0].eqns[path[0]]
+        if eqn.primitive.name == "cond":
+            return True
+        programs, path = _called(eqn), path[1:]
+    return False
+
+
 def reading_shape(
     programs: Sequence[core.ClosedJaxpr | core.Jaxpr],
     place: Place,

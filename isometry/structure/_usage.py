@@ -3,11 +3,15 @@
 import math
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from isometry.structure import _convolutions
+from isometry._internal import checks
+from isometry.structure import _convolutions, _nonlinearity
 from isometry.structure._anatomy import Anatomy
 from isometry.structure._convolutions import Convolution
+from isometry.structure._flow import LAYOUT
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program, Value
 
@@ -22,6 +26,28 @@ _REDUCING = frozenset(("reduce_sum", "reduce_max", "dot_general", "svd", "reduce
 # Operations that keep a norm away from zero, if one operand is a positive number.
 _GUARDS = frozenset(("add", "max"))
 
+# Operations that keep the entries of a weight, some of them or all.
+_KEEPING = LAYOUT | {
+    "concatenate",
+    "cond_choice",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "gather",
+    "optimization_barrier",
+    "pad",
+    "rev",
+    "slice",
+    "split",
+    "stop_gradient",
+}
+
+# Entries that a fixed array may have, at most, and its zeros be counted. With ten times
+# more, counting takes longer than reading the rest of the network.
+_MOST_COUNTED = 2**22
+
+_BY_LEAF = "multiplied by another leaf"
+_ELSE = "the law of the leaf is not that of the weight"
+
 
 class Usage(NamedTuple):
     """What a weight goes through on the way from its leaf to the signal.
@@ -32,6 +58,9 @@ class Usage(NamedTuple):
         is_zero_safe: Whether the norm is kept away from zero, so that a weight of zeros
             gives no NaN. True without a norm.
         is_added_to: Whether another leaf is added to it, as low-rank updates are.
+        form: The function of w that multiplies the signal, "softplus(w)", if it is not
+            w itself, up to numbers and what the other fields say; otherwise "".
+        others: What else is done to its entries, in words.
         is_reversed: Whether axes of it are reversed, as taps of a window may be.
         convolution: Of a kernel, how it goes over its image, axes in the order of the
             window axes of the leaf; None if that cannot be told.
@@ -41,19 +70,29 @@ class Usage(NamedTuple):
     is_normalized: bool = False
     is_zero_safe: bool = True
     is_added_to: bool = False
+    form: str = ""
+    others: tuple[str, ...] = ()
     is_reversed: bool = False
     convolution: Convolution | None = None
 
     def note(self) -> str:
         """Say what the user of an initializer should know; "" if there is nothing."""
         parts = []
+        is_scaled = not math.isclose(self.factor, 1, rel_tol=1e-6)
         if self.is_normalized:
             parts.append("its scale is undone: divided by its own norm")
-        elif not math.isclose(self.factor, 1, rel_tol=1e-6):
+        if self.form:
+            number = f"{self.factor:.4g} " if is_scaled else ""
+            parts.append(f"used as {number}{self.form}: {_ELSE}")
+        elif is_scaled and not self.is_normalized:
             parts.append(f"used as {self.factor:.4g} w")
         if self.is_added_to:
             parts.append("only w of the sum w + … is drawn")
-        return ", ".join(parts)
+        return ", ".join((*parts, *dict.fromkeys(self.others)))
+
+    def also(self, remark: str) -> "Usage":
+        """Return the usage with one more remark."""
+        return self._replace(others=(*self.others, remark))
 
 
 def usages(anatomy: Anatomy) -> dict[str, Usage]:
@@ -73,7 +112,7 @@ def _usage(program: Program, use: Use) -> Usage:
         value = program.values[index]
         if value.operation == "rev":
             usage = usage._replace(is_reversed=True)
-        if len(value.inputs) == 1:
+        if len(value.inputs) == 1 and value.operation in _KEEPING:
             (index,) = value.inputs
             continue
         if of_leaf is None:
@@ -82,11 +121,126 @@ def _usage(program: Program, use: Use) -> Usage:
         if not own:
             break
         # Of w and its mean or norm, the larger one is w.
-        index = max(own, key=lambda read: math.prod(program.values[read].shape))
-        others = [read for read in value.inputs if read != index]
-        if len(others) == 1:
-            usage = _with(program, usage, value, other=others[0], of_leaf=of_leaf)
+        larger = max(own, key=lambda read: math.prod(program.values[read].shape))
+        others = [read for read in value.inputs if read != larger]
+        step = _step(
+            program,
+            usage,
+            index,
+            operand=larger,
+            others=others,
+            of_leaf=of_leaf,
+        )
+        if step is None:
+            # No number, norm or mask: what is left is one function of the leaf.
+            return _with_function(program, usage, leaf, end=index, of_leaf=of_leaf)
+        usage = step
+        index = larger
     return usage
+
+
+def _step(
+    program: Program,
+    usage: Usage,
+    index: int,
+    *,
+    operand: int,
+    others: list[int],
+    of_leaf: frozenset[int],
+) -> Usage | None:
+    """Add one operation to a usage; None if it makes another function of the weight.
+
+    Args:
+        program: The program.
+        usage: What comes behind the operation.
+        index: Index of its result.
+        operand: Index of the operand that comes from the weight.
+        others: Indices of its other operands.
+        of_leaf: Indices of the values that are computed from the leaf.
+    """
+    value = program.values[index]
+    if value.operation in _KEEPING:
+        return usage
+    if value.operation == "neg":
+        return usage._replace(factor=-usage.factor)
+    if value.operation == "select_n" and value.inputs[0] not in of_leaf:
+        # A choice between two functions of w is another function of it.
+        if any(read in of_leaf for read in others):
+            return None
+        return _selected(program, usage, value, operand=operand)
+    if len(others) != 1:
+        return None
+    return _with(program, usage, value, other=others[0], of_leaf=of_leaf)
+
+
+def _with_function(
+    program: Program,
+    usage: Usage,
+    leaf: int,
+    *,
+    end: int,
+    of_leaf: frozenset[int],
+) -> Usage:
+    """Add the function between a leaf and the value `end`, whatever it is."""
+    between = set(_before(program, end, of_leaf))
+    # Behind slices and reshapes alone, the argument of the function is the weight.
+    start = leaf
+    while True:
+        readers = [read for read in program.readers[start] if read in between]
+        if len(readers) != 1 or program.values[readers[0]].operation not in _KEEPING:
+            break
+        (start,) = readers
+    function = _nonlinearity.of_values(program, start, end)
+    if function is not None:
+        name, number = function
+        if name == "linear":
+            return usage._replace(factor=usage.factor * number)
+        return usage._replace(form=_written(program, start, end, name=name))
+    return usage._replace(form=_of_two(program, leaf, end, of_leaf=of_leaf))
+
+
+def _written(program: Program, start: int, end: int, *, name: str) -> str:
+    """Write an elementwise function of w: "exp(w)"."""
+    value = program.values[end]
+    if name:
+        return f"{name}(w)"
+    # One operation has a name, and several have none.
+    if value.inputs == (start,) and "y" not in value.params:
+        return f"{value.operation}(w)"
+    return "a function of w, entry by entry"
+
+
+def _of_two(
+    program: Program,
+    leaf: int,
+    index: int,
+    *,
+    of_leaf: frozenset[int],
+) -> str:
+    """Write a function that is not computed entry by entry: "(w + wᵀ)"."""
+    value = program.values[index]
+    signs = {"add": "+", "add_any": "+", "sub": "-"}
+    if value.operation in signs and all(read in of_leaf for read in value.inputs):
+        turned = [_is_turned(program, leaf, read) for read in value.inputs]
+        names = {True: "wᵀ", False: "w"}
+        if None not in turned and turned[0] != turned[1]:
+            first, second = (names[bool(one)] for one in turned)
+            return f"({first} {signs[value.operation]} {second})"
+    return "a function of w"
+
+
+def _is_turned(program: Program, leaf: int, index: int) -> bool | None:
+    """Tell whether a value is the transpose of a leaf; None if it is neither."""
+    is_turned = False
+    while index != leaf:
+        value = program.values[index]
+        is_matrix = len(value.shape) == 2
+        if len(value.inputs) != 1 or value.operation not in LAYOUT or not is_matrix:
+            return None
+        if value.operation == "transpose":
+            is_turned = not is_turned
+        (index,) = value.inputs
+    return is_turned
 
 
 def _convolution(program: Program, use: Use) -> Convolution | None:
@@ -120,36 +274,142 @@ def _with(
     *,
     other: int,
     of_leaf: frozenset[int],
-) -> Usage:
-    """Return a usage with one more operation on the weight.
+) -> Usage | None:
+    """Return a usage with one more operation: on the weight and one other operand.
 
     Args:
         program: The program.
-        usage: The operations that come later.
+        usage: What comes behind the operation.
         value: The result of the operation.
-        other: Index of its operand that is not the weight.
-        of_leaf: Indices of all values that depend on the leaf.
+        other: Index of the other operand.
+        of_leaf: Indices of the values that are computed from the leaf.
+
+    Returns:
+        The usage; None if it cannot hold the operation: anything but a multiple, a norm
+        or a sum, and a sum with a number other than 0.
     """
-    is_product = value.operation in ("mul", "div")
-    if is_product and other in of_leaf:
-        before = _before(program, other, of_leaf)
-        if any(part.operation in _REDUCING for part in before):
+    is_dividend = value.operation == "div" and other == value.inputs[0]
+    is_product = value.operation == "mul" or (
+        value.operation == "div" and not is_dividend
+    )
+    is_sum = value.operation in ("add", "add_any", "sub")
+    if other in of_leaf:
+        if not _is_reduced(program, other, of_leaf, size=math.prod(value.shape)):
+            return None
+        if is_product:
+            before = [program.values[n] for n in _before(program, other, of_leaf)]
             is_safe = any(_is_guard(program, part) for part in before)
             return usage._replace(is_normalized=True, is_zero_safe=is_safe)
-    elif is_product:
-        number = _number(program, other)
-        # A number divided by the weight is no factor of it.
-        is_dividend = value.operation == "div" and other == value.inputs[0]
-        if number and not is_dividend:
+        return usage.also("its mean is taken off") if is_sum else None
+    number = _number(program, other)
+    is_trained = number is None and other in program.reached(program.params)
+    if is_product:
+        if number:
             factor = number if value.operation == "mul" else 1 / number
             return usage._replace(factor=usage.factor * factor)
-    elif value.operation in ("add", "add_any", "sub") and other not in of_leaf:
-        is_trained = other in program.reached(program.params)
-        return usage._replace(is_added_to=usage.is_added_to or is_trained)
-    return usage
+        if is_trained:
+            # The gain behind a norm belongs to the norm.
+            return usage if usage.is_normalized else usage.also(_BY_LEAF)
+        return _masked(program, usage, other, is_divided=value.operation == "div")
+    if not is_sum:
+        return None
+    # In a - w the weight has the factor -1.
+    if value.operation == "sub" and value.inputs[0] == other:
+        usage = usage._replace(factor=-usage.factor)
+    if is_trained:
+        return usage._replace(is_added_to=True)
+    if number is None:
+        return usage.also("a constant array is added")
+    return usage if number == 0 else None
 
 
-def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[Value]:
+def _masked(program: Program, usage: Usage, mask: int, *, is_divided: bool) -> Usage:
+    """Add a product with an array that the program fixes, or a division by one."""
+    array = _fixed(program, mask)
+    if array is None or array.size == 0:
+        return usage.also("multiplied by an array that is not trained")
+    if is_divided:
+        # A weight that is divided by zero is the network's own fault.
+        with np.errstate(divide="ignore"):
+            array = 1 / array
+    if np.all(array == array.ravel()[0]):
+        return usage._replace(factor=usage.factor * float(array.ravel()[0]))
+    if np.all(array != 0):
+        return usage.also("its entries are multiplied by numbers that differ")
+    return usage.also(_share_used(array != 0))
+
+
+def _selected(
+    program: Program, usage: Usage, value: Value, *, operand: int
+) -> Usage | None:
+    """Add a choice, entry by entry, between the weight and another value."""
+    which, *cases = value.inputs
+    others = [case for case in cases if case != operand]
+    is_zero = len(others) == 1 and _number(program, others[0]) == 0
+    if not is_zero:
+        return usage.also("only some of its entries are used")
+    array = _fixed(program, which)
+    if array is None:
+        return usage.also("masked: only some of its entries are used")
+    chosen = np.asarray(array, int) == cases.index(operand)
+    if chosen.all():
+        return usage
+    return usage.also(_share_used(chosen))
+
+
+def _share_used(used: np.ndarray) -> str:
+    """Say how many of the entries of a weight a mask leaves."""
+    return f"masked: only {np.count_nonzero(used)} of {used.size} entries are used"
+
+
+def _fixed(program: Program, index: int) -> np.ndarray | None:
+    """Compute a value that depends on no argument; None if that cannot be done."""
+    value = program.values[index]
+    dtype = getattr(value.aval, "dtype", None)
+    # Random keys are no numbers.
+    is_key = dtype is None or jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if is_key or math.prod(value.shape) > _MOST_COUNTED:
+        return None
+    if value.operation == "constant":
+        if value.number is None or checks.is_traced(value.number):
+            return None
+        return np.asarray(value.number)
+    # Values that no equation computes are arguments, or those of loops. Equations with
+    # several results return a list.
+    eqn = value.eqn
+    if eqn is None or value.operation != eqn.primitive.name or len(eqn.outvars) > 1:
+        return None
+    operands = [_fixed(program, read) for read in value.inputs]
+    if any(operand is None for operand in operands):
+        return None
+    with jax.ensure_compile_time_eval():
+        return np.asarray(eqn.primitive.bind(*operands, **eqn.params))
+
+
+def _is_reduced(
+    program: Program, end: int, of_leaf: frozenset[int], *, size: int
+) -> bool:
+    """Tell whether a value is made of sums of a weight alone, as a norm or a mean is.
+
+    Of w + w @ w the product is none: it has as many entries as w.
+    """
+    seen = {end}
+    pending = [end]
+    while pending:
+        value = program.values[pending.pop()]
+        is_small = math.prod(value.shape) < size or value.operation != "dot_general"
+        if value.operation in _REDUCING and is_small:
+            continue
+        new = [read for read in value.inputs if read in of_leaf]
+        # The leaf itself.
+        if not new:
+            return False
+        pending += [read for read in new if read not in seen]
+        seen.update(new)
+    return True
+
+
+def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[int]:
     """Return the values between a leaf and the value `end`, both included."""
     seen = {end}
     pending = [end]
@@ -158,7 +418,7 @@ def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[Value]:
         new = [read for read in inputs if read in of_leaf and read not in seen]
         seen.update(new)
         pending.extend(new)
-    return [program.values[index] for index in seen]
+    return list(seen)
 
 
 def _is_guard(program: Program, value: Value) -> bool:

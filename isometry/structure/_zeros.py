@@ -2,8 +2,9 @@
 
 A perturbation is followed through the program. It stops at an operation if some operand
 changes with x, and the result does not. Such an operation is called a stop. Together
-the stops cut the output off from x. Those that are not needed for that are left out,
-comparisons first: a mask such as x > 0 never has a derivative, and is seldom the cause.
+the stops cut the output off from x. Those that are not needed for that are left out.
+Comparisons are named only if there is nothing else: a mask such as x > 0 never has a
+derivative, and is not what is wrong with a network whose units are saturated.
 """
 
 import collections
@@ -20,6 +21,7 @@ from jaxtyping import Array, Bool, PyTree
 from isometry._internal.types import Params
 from isometry.structure import _names
 from isometry.structure._anatomy import Anatomy, anatomy
+from isometry.structure._flow import LAYOUT
 from isometry.structure._perturbing import Followed, Key, Magnitudes, followed
 from isometry.structure._reading import Program, Value, read
 from isometry.structure._records import WeightLayer
@@ -48,12 +50,17 @@ _SPOKEN = {
     "dot_general": "a matrix product",
     "conv_general_dilated": "a convolution",
     "while": "a loop of unknown length",
+    "logistic": "sigmoid",
 }
 
 # Derivatives below this multiple of the smallest normal number of their dtype count as
 # underflow. At 1, products would be missed whose sums cancel; at 1e10, underflow would
 # be blamed where something else makes small derivatives zero.
 _MARGIN = 1e3
+
+# Entries of a softmax above exp(-1e-3) count as all of its weight. Derivatives are of
+# the size of 1 minus the entry, so those that are zero exactly are far nearer to 1.
+_LOG_OF_ALL = -1e-3
 
 # The most causes that a message names.
 _MOST_SHOWN = 3
@@ -158,7 +165,8 @@ def _factors_and_params(
     """Return the indices of the values whose size may explain a zero.
 
     These are the factors of the products between x and the output, and the parameters:
-    a factor of zeros makes a product zero.
+    a factor of zeros makes a product zero. Of a softmax it is the result: where an
+    entry is 1, the others have no weight left.
 
     Args:
         program: The program.
@@ -169,7 +177,28 @@ def _factors_and_params(
         value = program.values[index]
         if value.operation in _PRODUCTS:
             indices.update(value.inputs)
+        elif _is_softmax(program, value):
+            indices.add(index)
     return frozenset(indices)
+
+
+def _is_softmax(program: Program, value: Value) -> bool:
+    """Tell whether a value is exp(z) / sum(exp(z))."""
+    if value.operation != "div":
+        return False
+    numerator, denominator = (_before_layout(program, read) for read in value.inputs)
+    summed = program.values[denominator]
+    if summed.operation != "reduce_sum":
+        return False
+    is_exponential = program.values[numerator].operation in ("exp", "exp2")
+    return is_exponential and _before_layout(program, summed.inputs[0]) == numerator
+
+
+def _before_layout(program: Program, index: int) -> int:
+    """Return the value that was only moved, broadcast or cast to make another one."""
+    while program.values[index].operation in LAYOUT and program.values[index].inputs:
+        (index, *_) = program.values[index].inputs
+    return index
 
 
 def _key(value: Value) -> Key:
@@ -248,23 +277,30 @@ class _Search:
         )
 
     def minimal(self, stops: list[_Stop]) -> list[_Stop]:
-        """Return the stops that are needed to cut the output off from x."""
+        """Return the stops that are needed to cut the output off from x.
+
+        If others than comparisons are, paths through comparisons do not count.
+        """
+        comparisons = [stop for stop in stops if self._is_comparison(stop)]
+        needed = [stop for stop in stops if stop not in comparisons]
+        passed_over = comparisons
+        if self._cut_off(comparisons):
+            needed, passed_over = comparisons, []
         # Greedy: the set need not be the smallest, but none of it can be left out.
-        needed = list(stops)
-        for stop in sorted(stops, key=self._plausibility):
+        for stop in sorted(needed, key=self._plausibility):
             others = [other for other in needed if other is not stop]
-            if others and self._cut_off(others):
+            if others and self._cut_off([*others, *passed_over]):
                 needed = others
         return needed
+
+    def _is_comparison(self, stop: _Stop) -> bool:
+        """Tell whether a perturbation stops at a comparison."""
+        return self._program.values[stop.value].operation in _COMPARISONS
 
     def _plausibility(self, stop: _Stop) -> tuple[int, int]:
         """Return a sort key of stops: the least plausible cause comes first."""
         operation = self._program.values[stop.value].operation
-        if operation in _COMPARISONS:
-            return 0, stop.value
-        if operation in _PRODUCTS:
-            return 2, stop.value
-        return 1, stop.value
+        return int(operation in _PRODUCTS), stop.value
 
     def _cut_off(self, stops: list[_Stop]) -> bool:
         """Tell whether every path from x to the output has one of these operations."""
@@ -357,7 +393,22 @@ class _Words:
             return f"every unit {where} is saturated: {title} is flat at all of them"
         if operation in _SUMS:
             return f"derivatives cancel exactly in a sum {where}"
+        if _is_softmax(self._program, value):
+            return self._of_softmax(stop)
         return f"the derivative of {title} is zero {where}"
+
+    def _of_softmax(self, stop: _Stop) -> str:
+        """Say why a softmax does not change although its logits do."""
+        where = self._where(stop)
+        log_size = self._log_size(stop.value, stop.iteration)
+        if log_size == np.inf:
+            return f"the derivative of a softmax is zero {where}"
+        if log_size > _LOG_OF_ALL:
+            return (
+                f"the softmax {where} is saturated: one entry takes all the weight, or "
+                "there is only one"
+            )
+        return f"the softmax {where} ignores a shift that all its logits share"
 
     def _advice(self) -> str:
         """Advise where a span can start if x is cast to indices of an embedding."""

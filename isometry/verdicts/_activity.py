@@ -30,7 +30,7 @@ class Activity:
             pooling may come in between.
         nonlinearity: Its name: "relu".
         activation: The function itself.
-        shape: The shape of the value at one input, channels last.
+        shape: The shape of the value at one input.
         is_dead: Whether a channel has no slope at any input and position.
         is_mirrored: Whether it would have none if the sign of its value were changed.
         num_live: How many units have a slope at an input.
@@ -85,6 +85,7 @@ def activities(
     for unit in read(subject, thresholds).units_in_training:
         point = name = unit.site.point
         number = 1
+        # A point may have several nonlinearities behind it, as relu(z) and relu(-z).
         while name in found:
             number += 1
             name = f"{point} ({number})"
@@ -115,12 +116,14 @@ def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> 
     for path, leaf in jax.tree_util.tree_leaves_with_path(subject.params):
         if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
             continue
+        # In float64, because NumPy knows no infinity of bfloat16.
         is_wrong = ~np.isfinite(np.asarray(leaf, np.float64))
         if is_wrong.any():
             seed, *index = (int(i) for i in np.argwhere(is_wrong)[0])
             value = float(np.asarray(leaf, np.float64)[seed, *index])
             name = jax.tree_util.keystr(path)
             return f"{name} is {value} at {tuple(index)} in seed {seed}"
+    # In the order of computation: what overflows first is the cause of the others.
     for signal in read(subject, thresholds).signals.values():
         if not signal.is_finite.all():
             seed, example = (int(i) for i in np.argwhere(~signal.is_finite)[0])

@@ -12,9 +12,10 @@ from isometry._internal import checks, precision, provenance
 from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Key, Params
 from isometry.measure._function import Map
+from isometry.networks import Network
 from isometry.verdicts import _layers
 from isometry.verdicts._flag import UNDECIDED, Flag
-from isometry.verdicts._measured import FEW_SEEDS, Measured
+from isometry.verdicts._measured import FEW_SEEDS, Measured, certifying
 from isometry.verdicts._registry import Registered, Thresholds, registered
 from isometry.verdicts._report import Report, Reports
 from isometry.verdicts._subject import Subject, subject_of
@@ -121,6 +122,7 @@ def audit(
             f"thresholds={checks.show(lines)} is not a Thresholds; write "
             "isometry.Thresholds(log_gain=2.0)."
         )
+    # A single network is a mapping of one, whose report is taken out again.
     is_mapping = isinstance(f, Mapping)
     by_name = dict(f) if is_mapping else {_ALONE: f}
     if not by_name:
@@ -128,6 +130,7 @@ def audit(
     if key is None:
         key = _key_of(keys)
     checks.key("key", key)
+    # All networks are read before the first is measured, which may take a minute.
     audits = {}
     for name, one in by_name.items():
         _teller(progress, name)("reading the network")
@@ -182,6 +185,7 @@ def _prepare(
     is_mapping: bool,
 ) -> tuple[Subject, Task]:
     """Find everything that can be wrong with one network, before anything runs."""
+    # A chain may be written as a tuple of blocks as well.
     if isinstance(f, tuple):
         f = list(f)
     if not (callable(f) or isinstance(f, list)):
@@ -190,7 +194,7 @@ def _prepare(
             "networks.mlp(...), any f(params, x), or a list of blocks."
         )
     try:
-        subject = subject_of(name, f, keys, xs, num_inputs=num_inputs, **given)
+        subject = subject_of(name, f, keys, xs=xs, num_inputs=num_inputs, **given)
         made = task_of(
             subject, num_steps=num_steps, key=jax.random.fold_in(key, _TASK), **task
         )
@@ -204,7 +208,7 @@ def _prepare(
 
 def _judged(measured: Measured) -> Report:
     """Let every flag judge a network."""
-    with measured.certifying():
+    with certifying(measured):
         # What no certificate is needed for, while one is made.
         if not measured.not_finite:
             _ = measured.spectra, measured.activity, measured.signals
@@ -219,10 +223,11 @@ def _report(measured: Measured) -> Report:
         # By name, so that a flag of the user's own changes no other's resampling.
         number = zlib.crc32(one.name.encode())
         flags[one.name] = _flag_of(one, measured, jax.random.fold_in(key, number))
+    # Where numbers are not finite there is nothing to measure: that is the finding.
     is_measured = not measured.not_finite
     no_law = measured.no_law if is_measured else f"not measured: {measured.not_finite}"
     return Report(
-        network=repr(measured.subject.f),
+        network=_described(measured.subject.f),
         flags=flags,
         spectra=measured.spectra if is_measured else {},
         probe=measured.probe if is_measured else None,
@@ -234,6 +239,13 @@ def _report(measured: Measured) -> Report:
         rows=_layers.rows_of(measured, flags),
         timings=measured.timings,
     )
+
+
+def _described(f: Map) -> str:
+    """Return the name of a function, or the description of a network."""
+    if isinstance(f, Network):
+        return repr(f)
+    return getattr(f, "__name__", repr(f))
 
 
 def _widths(measured: Measured, flags: dict[str, Flag]) -> dict[str, Any] | None:
@@ -258,6 +270,7 @@ def _setting(measured: Measured) -> dict[str, Any]:
     """Return how it was measured."""
     task, subject = measured.task, measured.subject
     is_measured = "spectra" in measured.parts
+    # Singular values may be measured in another dtype than that of the parameters.
     dtype = None
     if is_measured:
         dtype = str(measured.spectra["end_to_end"].log_values.dtype)
@@ -272,6 +285,7 @@ def _setting(measured: Measured) -> dict[str, Any]:
         "matmul_precision": precision.MATMUL,
         "span": subject.span,
         "mode_of_training": "inference" if task.training is None else "training",
+        "no_certificate": measured.no_certificate,
         "thresholds": measured.thresholds.as_dict(),
         "dtype": dtype,
     }

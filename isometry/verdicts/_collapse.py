@@ -125,7 +125,7 @@ def _collapse(
     for i, (signal, spread) in enumerate(zip(stream, spreads, strict=True)):
         ratios[i] = _log(spread / safe_before, spread >= least_spread(signal.dtype))
     points = tuple(signal.point for signal in stream)
-    return Collapse(points, before, is_known, ratios)
+    return Collapse(points=points, before=before, is_known=is_known, log_ratio=ratios)
 
 
 def _log(

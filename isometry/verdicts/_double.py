@@ -76,7 +76,8 @@ def log_norms(
 
         def of_seed(seed: tuple[Params, Array]) -> Float[Array, "inputs layers"]:
             params, cotangent = seed
-            return _pulled(run, weights, batch._replace(params=params), cotangent)
+            own = batch._replace(params=params)
+            return _pulled(run, weights, own, cotangents=cotangent)
 
         seeds = (params, jnp.asarray(cotangents))
         found = np.asarray(jax.jit(lambda seeds: jax.lax.map(of_seed, seeds))(seeds))
@@ -109,12 +110,13 @@ def _at_output(
 
     with jax.numpy_dtype_promotion("standard"), precision.full():
         gradients = np.asarray(jax.jit(of_seeds)(batch.params), float)
-    # A loss may be as small as the signals; its size is put back as a logarithm.
+    # A loss may be as small as the signals; its size is put back as a logarithm. Powers
+    # of two round nothing, so that sums which cancel still do.
     axes = tuple(range(2, gradients.ndim))
     peak = np.abs(gradients).max(axes, keepdims=True)
-    safe = np.where(peak > 0, peak, 1)
-    log_peak = np.where(peak > 0, np.log(safe), -np.inf).reshape(peak.shape[:2])
-    return gradients / safe, log_peak - math.log(LIFT)
+    exponents = np.frexp(peak)[1]
+    log_size = math.log(2) * exponents.reshape(peak.shape[:2])
+    return np.ldexp(gradients, -exponents), log_size - math.log(LIFT)
 
 
 def _traced(

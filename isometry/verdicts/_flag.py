@@ -45,7 +45,7 @@ class Flag:
         where: Names of the layers or points that the reason speaks of, worst first.
 
     Example:
-        >>> flag = Flag("vanishing", "raised", "½ ln E s² = -4.1 (end to end)")
+        >>> flag = isometry.Flag("vanishing", "raised", "½ ln E s² = -4.1 (end to end)")
         >>> flag.raised
         True
     """
@@ -68,7 +68,15 @@ class Flag:
         return self.state == RAISED
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data for JSON."""
+        """Return the fields as plain data for JSON.
+
+        Returns:
+            The fields by name.
+
+        Example:
+            >>> isometry.Flag("vanishing", "clear", "all is well").as_dict()["state"]
+            'clear'
+        """
         return dataclasses.asdict(self)
 
 
@@ -88,8 +96,9 @@ def interval(
         statistic: A function of an array and `axis`.
     """
     num_seeds = len(per_seed)
-    picks = np.asarray(jax.random.randint(key, (_RESAMPLES, num_seeds), 0, num_seeds))
-    resampled = statistic(per_seed[picks], axis=-1)
+    shape = (_RESAMPLES, num_seeds)
+    picks = jax.random.randint(key, shape, minval=0, maxval=num_seeds)
+    resampled = statistic(per_seed[np.asarray(picks)], axis=-1)
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
     return float(low), float(high)

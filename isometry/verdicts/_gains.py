@@ -34,12 +34,19 @@ def gain_of(sp: Spectrum) -> Gain:
     log_max = log_s[..., :1]
     is_zero = np.isneginf(log_max)
     # Relative to s_max and in float64, so that no depth overflows.
-    relative = np.exp(2 * (log_s - np.where(is_zero, 0, log_max)))
+    reference = np.where(is_zero, 0, log_max)
+    relative = np.exp(2 * (log_s - reference))
     mean = relative.mean(-1)
     mean_square = (relative**2).mean(-1)
     # Of a Jacobian that is zero, both means are zero; 1 keeps the division quiet.
     is_zero = is_zero[..., 0]
     safe_mean = np.where(is_zero, 1, mean)
     log_gain = log_max[..., 0] + np.log(safe_mean) / 2
-    anisometry = np.where(is_zero, np.inf, mean_square / safe_mean**2 - 1)
-    return Gain(np.median(log_gain, axis=-1), np.median(anisometry, axis=-1))
+    relative_variance = mean_square / safe_mean**2 - 1
+    # What is zero in all directions is stretched more in none.
+    anisometry = np.where(is_zero, np.inf, relative_variance)
+    # The median over inputs; that over seeds is taken where it is judged.
+    return Gain(
+        log_gain=np.median(log_gain, axis=-1),
+        anisometry=np.median(anisometry, axis=-1),
+    )

@@ -85,6 +85,7 @@ class Plan:
         self, arguments: Sequence[Array], constants: Sequence[Array]
     ) -> dict[str, Array]:
         """Return the values of all groups at one input, or of a batch, by label."""
+        # As arguments: closed over, constants would be copied into the program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, list(constants))
         places = {label: group.place for label, group in self.groups.items()}
         return tapped(closed, places, ADD)(arguments, {})[1]
@@ -160,6 +161,7 @@ def _stream(anatomy: Anatomy) -> tuple[str, ...]:
     paths, all are returned.
     """
     output = anatomy.place("output")
+    # A head is linear, and its outputs few: what it leaves is no matter of the depth.
     heads = [layer.name for layer in anatomy.layers if layer.role == "head"]
     names = []
     for name in anatomy.points:
@@ -219,6 +221,7 @@ def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
         number = _number(anatomy, place)
         points.setdefault(identity, {})[name] = number
     for site in sites(anatomy):
+        # Its slope is not known. It is inside of a choice, or of calls of its own.
         if site.function is None and not site.known:
             continue
         identity = (site.place.path, site.place.var)
@@ -282,6 +285,7 @@ class _Anywhere:
 
     def __call__(self, z: Array) -> Array:
         size = math.prod(self._shape)
+        # The function was cut out of a program, and takes arrays of one shape.
         num_copies = -(-z.size // size)
         flat = jnp.pad(z.ravel(), (0, num_copies * size - z.size))
         results = jax.vmap(self._function)(flat.reshape(num_copies, *self._shape))
@@ -290,5 +294,6 @@ class _Anywhere:
 
 def largest_slope(site: Site, plan: Plan) -> float | None:
     """Return the largest slope of a bounded nonlinearity; None of others."""
+    # Asked for while the program is traced, too.
     with jax.ensure_compile_time_eval():
         return _nulls.largest_slope(activation_of(site, plan.single))

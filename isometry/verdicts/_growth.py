@@ -23,7 +23,10 @@ def growth_of(sp: Spectrum, num_outputs: int) -> PerSeed:
     log_s = np.asarray(sp.log_values, float)
     log_max = log_s[..., 0]
     is_zero = np.isneginf(log_max)
-    shifted = log_s - np.where(is_zero, 0, log_max)[..., None]
+    reference = np.where(is_zero, 0, log_max)
+    shifted = log_s - reference[..., None]
     mean = np.exp(2 * shifted).mean(-1)
-    log_mean = 2 * log_max + np.log(np.where(is_zero, 1, mean))
+    # The mean of a Jacobian that is zero is zero; 1 keeps the logarithm quiet.
+    safe_mean = np.where(is_zero, 1, mean)
+    log_mean = 2 * log_max + np.log(safe_mean)
     return np.median(log_mean, axis=-1) + math.log(sp.size / num_outputs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from isometry.certificates import LayerLock
 from isometry.verdicts._flag import Flag
 from isometry.verdicts._measured import Measured
 
@@ -50,34 +51,50 @@ def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ..
     if measured.not_finite:
         return ()
     norms = _gradients(measured)
-    locks = {}
-    certificates = measured.certificates
-    for certificate in certificates:
+    shapes = {layer.name: layer.shape for layer in measured.subject.anatomy.layers}
+    locks: dict[str, list[LayerLock]] = {}
+    for certificate in measured.certificates:
         for lock in certificate.layers:
             locks.setdefault(lock.name, []).append(lock)
+    raised = [flag for flag in flags.values() if flag.raised]
     rows = []
-    for name, of_seeds in locks.items():
-        worst = min(of_seeds, key=lambda lock: lock.distinct)
-        named = [flag.name for flag in flags.values() if flag.raised]
-        rows.append(
-            LayerRow(
-                layer=name,
-                shape=tuple(worst.shape),
-                q=_at(measured, name, "q"),
-                chi=_at(measured, name, "chi"),
-                gradient=norms.get(name),
-                distinct=tuple(worst.distinct),
-                never_moves=max(lock.never_moves for lock in of_seeds),
-                flags=tuple(one for one in named if name in flags[one].where),
-            )
+    for name, norm in norms.items():
+        # "blocks/fc[2]" is a slice of the stacked weight "blocks/fc".
+        stack = name.rpartition("[")[0]
+        row = LayerRow(
+            layer=name,
+            shape=shapes.get(name, shapes.get(stack, ())),
+            q=_at(measured, name, "q"),
+            chi=_at(measured, name, "chi"),
+            gradient=norm,
+            distinct=None,
+            never_moves=None,
+            flags=tuple(flag.name for flag in raised if name in flag.where),
         )
+        rows.append(_with_locks(row, locks.get(name, [])))
     return tuple(rows)
+
+
+def _with_locks(row: LayerRow, locks: Sequence[LayerLock]) -> LayerRow:
+    """Return a row with what the certificates of all seeds say of it."""
+    # Without a certificate nothing is known of locks.
+    if not locks:
+        return row
+    # In one seed fewer slices may be able to differ than in the others.
+    worst = min(locks, key=lambda lock: lock.distinct)
+    return dataclasses.replace(
+        row,
+        shape=tuple(worst.shape),
+        distinct=tuple(worst.distinct),
+        never_moves=max(lock.never_moves for lock in locks),
+    )
 
 
 def _gradients(measured: Measured) -> dict[str, float]:
     """Return the norm of the gradient of each layer by name."""
     gradients = measured.gradients
     log_norm = np.median(gradients.log_norm, axis=(0, 1))
+    # What float64 does not hold is shown as 0; a flag says whether it is one.
     with np.errstate(under="ignore"):
         norms = np.exp(log_norm)
     return dict(zip(gradients.layers, map(float, norms), strict=True))
@@ -89,6 +106,7 @@ def _at(measured: Measured, name: str, field: str) -> float | None:
     if sig is None or name not in sig.points:
         return None
     values = np.asarray(getattr(sig.at(name), field), float)
+    # The first point of a path has no chi.
     if np.isnan(values).any():
         return None
     return float(np.median(values))
@@ -96,6 +114,7 @@ def _at(measured: Measured, name: str, field: str) -> float | None:
 
 def table(rows: Sequence[LayerRow]) -> str:
     """Return the rows as text, in lines that fit a screen."""
+    # Every column is as wide as its widest cell.
     cells = [_HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []

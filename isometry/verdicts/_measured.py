@@ -16,6 +16,7 @@ from jaxtyping import Float, PyTree
 
 from isometry._internal import precision
 from isometry._internal.errors import (
+    FromCall,
     InputError,
     NotFinite,
     ZeroJacobianWarning,
@@ -112,10 +113,11 @@ class Measured:
         parts: The parts that have been measured, by name.
         timings: How many seconds each part took, by label; compile time is in it.
         begun: Parts that another thread measures, by name.
+        no_certificate: Why nothing could be certified, or "".
         seconds_of_nested: Seconds of the parts measured so far in this thread.
 
     Example:
-        >>> @isometry.verdicts.flag("loud", rank=900, source="convention")
+        >>> @isometry.flag("loud", rank=900, source="convention")
         ... def judge(measured, key):
         ...     q = measured.signals.at("output").q
         ...     return isometry.Flag("loud", "clear", f"q = {float(q.mean()):.2g}")
@@ -139,35 +141,25 @@ class Measured:
         self.timings: dict[str, float] = {}
         self.begun: dict[str, Future] = {}
         self.seconds_of_nested = 0.0
-
-    @contextlib.contextmanager
-    def certifying(self) -> Iterator[None]:
-        """Certify in another thread while the block measures other parts.
-
-        Half of a certificate is arithmetic of NumPy, and most of the others are
-        compiled meanwhile: on two cores an audit takes two thirds of the time.
-        """
-        part = vars(Measured)["certificates"]
-        # Drawn here: a cached property is not safe to fill from two threads.
-        _ = self.subject.params
-        self.tell(part.label)
-        executor = ThreadPoolExecutor(1)
-        self.begun[part.name] = executor.submit(self._certified, part)
-        try:
-            yield
-        finally:
-            # After Ctrl-C nothing is waited for.
-            executor.shutdown(wait=False, cancel_futures=True)
-
-    def _certified(self, part: "Part[T]") -> T:
-        """Return a part, measured in a thread of its own."""
-        start = time.perf_counter()
-        result = part.measure(self)
-        self.timings[part.label] = time.perf_counter() - start
-        return result
+        self.no_certificate = ""
 
     def threshold(self, name: str) -> float:
-        """Return a line by its name in `Thresholds`, or by the name of a flag."""
+        """Return a line by its name in `Thresholds`, or by the name of a flag.
+
+        Args:
+            name: The name of a line, or of a flag.
+
+        Returns:
+            The number.
+
+        Raises:
+            InputError: There is neither.
+
+        Example:
+            >>> lines = isometry.Thresholds(log_gain=2.0)
+            >>> lines.of_flag("vanishing")
+            2.0
+        """
         return self.thresholds.of_flag(name)
 
     @property
@@ -220,6 +212,7 @@ class Measured:
 
         What averages over positions take away from the gain is put back.
         """
+        # By spans, because a head may hide what its hidden layers do.
         gains = {}
         for span, sp in self.spectra.items():
             gain = gain_of(sp)
@@ -272,6 +265,8 @@ class Measured:
         """
         if not self.num_pairs:
             return None
+        # Stem and head are left out where that is possible: theory speaks of what is
+        # between them.
         span, size = "end_to_end", self.subject.size_of_output
         if "hidden" in self.spectra:
             span, size = "hidden", self.subject.size_of_hidden
@@ -280,6 +275,7 @@ class Measured:
     @functools.cached_property
     def rank_bounds(self) -> dict[str, Float[np.ndarray, "seeds inputs"]]:
         """How many singular values of each span may differ from zero."""
+        # A span has no more nonzero values than its narrowest place has active units.
         bounds = {}
         for name, sp in self.spectra.items():
             span = self.subject.span if name == "end_to_end" else name
@@ -312,12 +308,20 @@ class Measured:
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
         """Certify the first seeds: what training can never undo."""
-        return _probe.certificates(self.subject, FEW_SEEDS)
+        try:
+            return _probe.certificates(self.subject, FEW_SEEDS)
+        # Some functions cannot be certified: those that compute in 16 bits, or whose
+        # gradients are not finite. Everything else can be judged nevertheless.
+        except FromCall as error:
+            self.no_certificate = error.message
+            return ()
 
     @Part("training probe")
     def probe(self) -> Probe | None:
         """Train the first seeds for some steps; None if that was switched off."""
-        return _probe.run(self.subject, self.task, self.certificates, FEW_SEEDS)
+        return _probe.run(
+            self.subject, self.task, self.certificates, num_seeds=FEW_SEEDS
+        )
 
     @Part("other widths")
     def widths(self) -> dict[str, Any] | None:
@@ -327,6 +331,7 @@ class Measured:
         """
         if self.probe is None:
             return None
+        # With the rate of the probe, which may have overflowed with a larger one.
         task = self.task
         if self.probe.learning_rate is not None:
             optimizer = SGD[self.probe.learning_rate]
@@ -338,6 +343,7 @@ class Measured:
         """Predict the law of the hidden span, or say why there is none."""
         if not self.num_pairs:
             return None, "no law: fewer than three layers have no hidden span"
+        # The theory needs the ensemble of the weights, which f alone does not tell.
         network = self.subject.network
         if network is None:
             return None, "no law: f is a plain function"
@@ -355,6 +361,34 @@ class Measured:
     def no_law(self) -> str:
         """Why there is no law, or ""."""
         return self._law[1]
+
+
+@contextlib.contextmanager
+def certifying(measured: Measured) -> Iterator[None]:
+    """Certify in another thread while the block measures other parts.
+
+    Half of a certificate is arithmetic of NumPy, and most of the other parts are
+    compiled meanwhile: on two cores an audit takes two thirds of the time.
+    """
+    part = vars(Measured)["certificates"]
+    # Drawn here: a cached property is not safe to fill from two threads.
+    _ = measured.subject.params
+    measured.tell(part.label)
+    executor = ThreadPoolExecutor(1)
+    measured.begun[part.name] = executor.submit(_certified, measured, part)
+    try:
+        yield
+    finally:
+        # After Ctrl-C nothing is waited for.
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _certified(measured: Measured, part: Part[T]) -> T:
+    """Return a part, measured in a thread of its own."""
+    start = time.perf_counter()
+    result = part.measure(measured)
+    measured.timings[part.label] = time.perf_counter() - start
+    return result
 
 
 def spectra_of(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:

@@ -38,11 +38,15 @@ def outliers_of(sp: Spectrum) -> Outliers:
     log_s = np.asarray(sp.log_values, float)
     resolved = np.asarray(sp.resolved)
     rows = []
-    for index in np.ndindex(log_s.shape[:-1]):
+    batch = log_s.shape[:-1]
+    for index in np.ndindex(batch):
         row = np.where(resolved[index], log_s[index], -np.inf)
-        rows.append(_of_one(np.sort(row)[::-1]))
-    table = np.array(rows).reshape(*log_s.shape[:-1], 3)
-    share, count, log_gain = np.median(table, axis=1).T
+        descending = np.sort(row)[::-1]
+        rows.append(_of_one(descending))
+    table = np.array(rows)
+    table = table.reshape(*batch, 3)
+    medians = np.median(table, axis=1)
+    share, count, log_gain = medians.T
     return Outliers(share, count, log_gain)
 
 
@@ -50,13 +54,18 @@ def _of_one(log_s: Float[np.ndarray, " size"]) -> tuple[float, float, float]:
     """Return share, count and gain of the bulk of one Jacobian, largest value first."""
     most = len(log_s) // _MOST
     count = _count(log_s, most)
-    top = log_s[0] if np.isfinite(log_s[0]) else 0.0
-    squares = np.exp(2 * (log_s - top))
-    share = float(squares[:count].sum() / max(squares.sum(), 1e-300))
+    log_max = log_s[0]
+    if np.isneginf(log_max):
+        return 0.0, 0.0, -np.inf
+    # Relative to the largest, so that no square leaves the range of float64.
+    squares = np.exp(2 * (log_s - log_max))
+    of_outliers = squares[:count].sum()
+    share = float(of_outliers / squares.sum())
     mean_of_bulk = squares[count:].mean()
     if mean_of_bulk == 0:
         return share, float(count), -np.inf
-    return share, float(count), float(top + np.log(mean_of_bulk) / 2)
+    log_gain = log_max + np.log(mean_of_bulk) / 2
+    return share, float(count), float(log_gain)
 
 
 def _count(log_s: Float[np.ndarray, " size"], most: int) -> int:

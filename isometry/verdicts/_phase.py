@@ -35,6 +35,7 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
         key: A key of the bootstrap.
         is_ordered: Whether a growth below the line is what is wrong.
     """
+    # Below the line in the ordered phase, above it in the chaotic one.
     sign = -1 if is_ordered else 1
     line = sign * measured.threshold("depth_scales")
     pairs = measured.num_pairs
@@ -55,6 +56,7 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
         chi = math.exp(value / pairs)
         evidence |= {"basis": "measured", "phase": _name(bounds), "chi_1": chi}
     else:
+        # Theory's chi_1 is of infinite width and has no scatter over seeds.
         value, bounds = pairs * math.log(phase.chi_1), None
         evidence |= _of_theory(phase)
     evidence["growth"] = value
@@ -104,6 +106,7 @@ def _state(
     value: float, bounds: Interval | None, *, line: float, measured: Measured
 ) -> str:
     """Return the state; without an interval the value is theory's, and certain."""
+    # Without an interval the number of seeds does not matter.
     is_sure = bounds is None or measured.is_sure
     around = (value, value) if bounds is None else bounds
     if line < 0:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ from isometry.verdicts._weights import Weight
 # Points of a trajectory, evenly spaced after the first step. Each costs a factorization
 # of every weight of every seed.
 RECORDS = 8
+
+# Of weights with more entries in all, ranks are taken after the first step and the last
+# alone: a matrix of 2048 × 2048 takes half a second.
+_MOST_ENTRIES = 2_000_000
 
 # The multiples of the input dimension at which trajectories are compared.
 _WIDTHS = (1, 2, 4)
@@ -186,6 +191,10 @@ def trained(
     """
     weights = _weights.weights_of(subject.anatomy, params[0])
     training = Training(task, weights, params)
+    ranked = list(followed(weights))
+    num_entries = sum(math.prod(weight.shape) * len(weight.names) for weight in ranked)
+    if num_entries > _MOST_ENTRIES:
+        num_records = 1
     marks = _marks(len(task.batches), num_records)
     watch = None
     if certificates is not None:
@@ -200,7 +209,6 @@ def trained(
         losses.append(training.losses)
         if watch is not None:
             watch.look(training.params)
-    ranked = list(followed(weights))
     first = [np.asarray(state.first) for state in training.states]
     return Probe(
         steps=np.array(marks),

@@ -1,5 +1,7 @@
 """Numerical ranks of matrices, also of large ones."""
 
+import functools
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -25,31 +27,24 @@ def rank_above(
     return (singular_values > tolerance[..., None]).sum(-1)
 
 
-def numerical_rank(
-    matrices: Float[np.ndarray, "... rows columns"],
-) -> Int[np.ndarray, "..."]:
-    """Count the singular values above max(m, n) eps of the largest."""
-    is_finite = np.isfinite(matrices).all((-2, -1), keepdims=True)
-    safe = np.where(is_finite, matrices, 0).astype(float)
-    singular_values = np.linalg.svd(safe, compute_uv=False)
-    eps = float(np.finfo(matrices.dtype).eps)
-    rounding = max(matrices.shape[-2:]) * eps * singular_values[..., :1]
-    return (singular_values > rounding).sum(-1)
-
-
 def _projected(
     matrices: Float[np.ndarray, "... rows columns"],
 ) -> Float[np.ndarray, "... rows columns"]:
     """Return matrices of at most so many rows and columns, no value enlarged."""
-    # A fixed seed: the same matrix has the same rank every time.
-    rng = np.random.default_rng(0)
     for axis in (-2, -1):
         size = matrices.shape[axis]
         if size <= _LARGEST or min(matrices.shape[-2:]) <= _LARGEST:
             continue
-        basis = np.linalg.qr(rng.standard_normal((size, _LARGEST)))[0]
+        basis = _basis(size)
         if axis == -1:
             matrices = matrices @ basis
         else:
             matrices = np.swapaxes(basis, 0, 1) @ matrices
     return matrices
+
+
+@functools.lru_cache(maxsize=4)
+def _basis(size: int) -> Float[np.ndarray, "size directions"]:
+    """Return random orthonormal directions, the same ones every time."""
+    noise = np.random.default_rng(size).standard_normal((size, _LARGEST))
+    return np.linalg.qr(noise)[0]

@@ -128,14 +128,14 @@ def _read(subject: Subject, flat_share: float) -> Reading:
     params, xs = subject.params, subject.few
     dtype = precision.measuring_dtype(None, params, xs)
     params, xs = precision.cast((params, xs), dtype)
-    plan = planned(subject, params, xs, flat_share)
+    plan = planned(subject, params, xs, flat_share=flat_share)
     constants = plan.anatomy.closed.consts
-    rows = _on_host(_statistics.statistics(plan, constants, params, xs))
+    rows = _on_host(_statistics.statistics(plan, constants, params, xs=xs))
     low = _low_groups(plan, rows, subject.has_zero_weight)
     lost = ""
     # Zeros that underflow makes say nothing of slopes, which have no scale.
     if low:
-        values = _in_float64(subject, plan, low, flat_share)
+        values = _in_float64(subject, plan, low, flat_share=flat_share)
         rows |= _statistics.statistics_again(plan, values)
     signals = _signals(plan, rows)
     stream = {name: _stream_signal(signals[name], plan, rows) for name in plan.stream}
@@ -145,7 +145,13 @@ def _read(subject: Subject, flat_share: float) -> Reading:
     # What underflows has been computed again in inference mode alone.
     if not any(_is_small(signals[name]).any() for name in signals):
         trained = _as_trained(subject, units, flat_share)
-    return Reading(signals, stream, units, trained, lost)
+    return Reading(
+        signals=signals,
+        stream=stream,
+        units=units,
+        units_in_training=trained,
+        lost=lost,
+    )
 
 
 def _is_small(signal: Signal) -> Bool[np.ndarray, " seeds"]:
@@ -161,19 +167,22 @@ def _as_trained(
     A bias in front of a batch norm kills no unit, and large inputs saturate none: in
     training its statistics are those of the batch.
     """
-    if subject.training is None:
+    network = subject.network
+    if network is None or subject.training is None:
         return units
     params, x = subject.params, subject.few
     dtype = precision.measuring_dtype(None, params, x)
     params, x = precision.cast((params, x), dtype)
+    # A fixed key, so that an audit always gives the same numbers.
     needs_key = isinstance(subject.training.example, tuple)
-    if needs_key and not isinstance(subject.network.example, tuple):
+    if needs_key and not isinstance(network.example, tuple):
         x = (x, jax.random.key(0))
-    plan = planned_in_training(subject, params, x, flat_share)
+    plan = planned_in_training(subject, params, x, flat_share=flat_share)
     if plan is None or not plan.groups:
         return units
     constants = plan.anatomy.closed.consts
-    rows = _on_host(_statistics.statistics(plan, constants, params, x))
+    rows = _on_host(_statistics.statistics(plan, constants, params, xs=x))
+    # By name, because the two programs hold different variables.
     trained = {_identity(unit): unit for unit in _units(plan, rows)}
     return tuple(_in_place_of(unit, trained.get(_identity(unit))) for unit in units)
 
@@ -199,12 +208,12 @@ def _in_float64(
     with jax.enable_x64(True), precision.full():
         params, xs = precision.cast((subject.params, subject.few), jnp.float64)
         try:
-            exact = planned(subject, params, xs, flat_share)
+            exact = planned(subject, params, xs, flat_share=flat_share)
         # Operations of JAX refuse operands of different dtypes.
         except TypeError:
             return {}
         constants = exact.anatomy.closed.consts
-        values = _on_host(_statistics.values_of(exact, constants, params, xs))
+        values = _on_host(_statistics.values_of(exact, constants, params, xs=xs))
     # A variable of one program may be two of the other, with a cast in between.
     label_of = {_names(group): label for label, group in exact.groups.items()}
     names = {label: _names(plan.groups[label]) for label in low}

@@ -78,12 +78,14 @@ def flag(
         InputError: A threshold that is neither a number nor the name of a line.
 
     Example:
-        >>> @flag("narrow_top", threshold=0.9, rank=500, source="convention")
+        >>> @isometry.flag("narrow_top", threshold=0.9, rank=500, source="convention")
         ... def judge(measured, key):
         ...     share = 1.0
         ...     is_raised = share > measured.threshold("narrow_top")
-        ...     return Flag("narrow_top", "raised" if is_raised else "clear", "a share")
+        ...     state = "raised" if is_raised else "clear"
+        ...     return isometry.Flag("narrow_top", state, "a share")
     """
+    # Checked at once, and not when the decorated function is known.
     checks.number("rank", rank)
     line: str | None = None
     own_line = 0.0
@@ -112,8 +114,11 @@ def flag_names() -> tuple[str, ...]:
 
     First what no training can repair, then what makes it slow.
 
+    Returns:
+        The names.
+
     Example:
-        >>> verdicts.flag_names()[0]
+        >>> isometry.flag_names()[0]
         'zero_gradient'
     """
     return tuple(one.name for one in registered())
@@ -167,6 +172,7 @@ class Thresholds:
 
     @public("Thresholds")
     def __init__(self, **lines: float) -> None:
+        # Lines of flags that are registered later cannot be given yet.
         known = _lines()
         for name, value in lines.items():
             if name not in known:
@@ -203,21 +209,65 @@ class Thresholds:
         return f"Thresholds({given})"
 
     def as_dict(self) -> dict[str, float]:
-        """Return all lines by name."""
+        """Return all lines by name.
+
+        Returns:
+            The numbers.
+
+        Example:
+            >>> isometry.Thresholds().as_dict()["log_gain"]
+            3.0
+        """
         return _lines() | self._given
 
     def of_flag(self, name: str) -> float:
-        """Return the line of a flag, or a line by its own name."""
+        """Return the line of a flag, or a line by its own name.
+
+        Args:
+            name: The name of a flag, or of a line.
+
+        Returns:
+            The number.
+
+        Raises:
+            InputError: There is neither.
+
+        Example:
+            >>> isometry.Thresholds().of_flag("vanishing")
+            3.0
+        """
         known = _flags.get(name)
         line = name if known is None or known.line is None else known.line
         return self.as_dict()[checks.one_of("threshold", line, self.as_dict())]
 
     def is_sure(self, num_seeds: int) -> bool:
-        """Tell whether there are enough seeds to judge what depends on the draw."""
+        """Tell whether there are enough seeds to judge what depends on the draw.
+
+        Args:
+            num_seeds: The number of seeds.
+
+        Returns:
+            Whether there are.
+
+        Example:
+            >>> isometry.Thresholds().is_sure(4)
+            False
+        """
         return num_seeds >= self.least_seeds
 
     def unsure(self, num_seeds: int) -> str:
-        """Return why a value that depends on the draw is undecided."""
+        """Return why a value that depends on the draw is undecided.
+
+        Args:
+            num_seeds: The number of seeds.
+
+        Returns:
+            The reason in words.
+
+        Example:
+            >>> isometry.Thresholds().unsure(4)
+            '4 seeds, 5 are needed'
+        """
         if not self.is_sure(num_seeds):
             return f"{num_seeds} seeds, {self.least_seeds} are needed"
         return "its interval holds the threshold"
@@ -225,6 +275,7 @@ class Thresholds:
 
 def _check(name: str, value: float) -> None:
     """Refuse a number that the line cannot be."""
+    # A line of a user's own flag may be any number from 0 on.
     if name in _COUNTS:
         checks.integer(name, value, low=1)
     elif name in _SHARES:

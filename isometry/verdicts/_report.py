@@ -94,6 +94,7 @@ class Report:
         ones; that of the undecided ones; and √E(s − 1)² end to end, the distance from
         isometry.
         """
+        # Of a flag that is not registered any more the gravity is not known.
         rank = {one.name: one.rank for one in registered()}
         grave, slow, undecided = 0, 0, 0
         for flag in self.flags.values():
@@ -103,6 +104,7 @@ class Report:
                 grave += 1
             elif flag.raised:
                 slow += 1
+        # Without a spectrum a network is behind all others that are as grave.
         deviation = np.inf
         if self.spectra:
             deviation = self.statistics()["isometry_deviation"]
@@ -132,6 +134,7 @@ class Report:
             >>> round(report.statistics()["s_max"], 4)
             1.0
         """
+        # Medians, because a mean over log-normal values belongs to rare draws.
         sp = self.spectra[checks.one_of("span", span, self.spectra)]
         statistics = {
             name: np.asarray(value) for name, value in _statistics(sp).items()
@@ -184,11 +187,36 @@ class Report:
 
         Raises:
             MissingExtra: rich is not installed.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> "no flag raised" in report.table(width=140)
+            True
         """
         return _table.as_text(Reports({"network": self}), width)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data: everything that `to_json` writes."""
+        """Return plain data: everything that `to_json` writes.
+
+        Returns:
+            Numbers, strings, arrays, and mappings of them.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> report.as_dict()["verdict"]
+            'clear'
+        """
+        # All singular values of the network, and of other spans their quantiles.
         spectra = {span: self._spectrum_as_dict(span) for span in self.spectra}
         if spectra:
             sp = self.spectra["end_to_end"]
@@ -232,7 +260,21 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """Return strict JSON text; infinities are the strings "inf" and "-inf"."""
+        """Return strict JSON text; infinities are the strings "inf" and "-inf".
+
+        Returns:
+            The text.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> '"verdict": "clear"' in report.to_json()
+            True
+        """
         return strict_json.dumps(self.as_dict())
 
 
@@ -280,7 +322,22 @@ class Reports(Mapping[str, Report]):
         return CLEAR
 
     def ranking(self) -> list[str]:
-        """Return the names, the best first, by `Report.score`."""
+        """Return the names, the best first, by `Report.score`.
+
+        Returns:
+            The names.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> reports = isometry.Reports({"identity": report})
+            >>> reports.ranking()
+            ['identity']
+        """
         return sorted(self.reports, key=lambda name: self.reports[name].score)
 
     @public("Reports.raised")
@@ -290,9 +347,24 @@ class Reports(Mapping[str, Report]):
         Args:
             flag: The name of a flag.
 
+        Returns:
+            The names.
+
         Raises:
             InputError: There is no such flag.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> reports = isometry.Reports({"identity": report})
+            >>> reports.raised("vanishing")
+            []
         """
+        # All reports have the same flags.
         known: list[str] = []
         if self.reports:
             known = list(next(iter(self.reports.values())).flags)
@@ -310,11 +382,37 @@ class Reports(Mapping[str, Report]):
 
         Raises:
             MissingExtra: rich is not installed.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> reports = isometry.Reports({"identity": report})
+            >>> "no flag raised" in reports.table(width=140)
+            True
         """
         return _table.as_text(self, width)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data: everything that `to_json` writes."""
+        """Return plain data: everything that `to_json` writes.
+
+        Returns:
+            The reports by name, their ranking, and what could not be built.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> reports = isometry.Reports({"identity": report})
+            >>> reports.as_dict()["ranking"]
+            ['identity']
+        """
         reports = {name: report.as_dict() for name, report in self.reports.items()}
         return {
             "reports": reports,
@@ -323,7 +421,22 @@ class Reports(Mapping[str, Report]):
         }
 
     def to_json(self) -> str:
-        """Return strict JSON text; infinities are the strings "inf" and "-inf"."""
+        """Return strict JSON text; infinities are the strings "inf" and "-inf".
+
+        Returns:
+            The text.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> reports = isometry.Reports({"identity": report})
+            >>> '"ranking"' in reports.to_json()
+            True
+        """
         return strict_json.dumps(self.as_dict())
 
 

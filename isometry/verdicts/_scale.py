@@ -21,6 +21,7 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
         key: A key of the bootstrap.
         is_below: Whether a gain below the line is what is wrong.
     """
+    # Vanishing is judged below minus the line, exploding above it.
     sign = -1 if is_below else 1
     line = sign * measured.threshold("log_gain")
     judged = judge_spans(
@@ -30,6 +31,7 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
         thresholds=measured.thresholds,
         is_below=is_below,
     )
+    # The reason speaks of the worst span; the evidence holds all.
     reason = f"½ ln E s² = {judged.worst.value:+.2f} ({in_words(judged.span)})"
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"

@@ -64,6 +64,7 @@ def judge_spans(
         is_infinite_known: Whether an infinite value says something. The gain of a
             Jacobian that is zero does, its anisometry does not.
     """
+    # Each span has resamples of its own, so that their intervals are independent.
     values, states = {}, {}
     for i, (span, numbers) in enumerate(per_seed.items()):
         bounds = interval(
@@ -86,6 +87,7 @@ def judge_spans(
 
 def _state(found: SpanValue, line: float, *, is_below: bool, is_sure: bool) -> str:
     """Return the state of one span."""
+    # Being below a line is being above it with both signs changed.
     if is_below:
         bounds = flipped(found.interval)
         return state_above(-found.value, bounds, -line, is_sure=is_sure)

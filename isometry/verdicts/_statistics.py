@@ -32,13 +32,14 @@ def statistics(
     """Return the statistics of each group, of shape (seeds, iterations, ...)."""
 
     def of_seed(params_of_seed: Params) -> dict[str, Arrays]:
-        values = _of_inputs(plan, constants, params_of_seed, xs)
+        values = _of_inputs(plan, constants, params_of_seed, xs=xs)
         rows = {}
         for label, group in plan.groups.items():
             of_group = functools.partial(_statistics_of, group, plan)
             rows[label] = jax.vmap(of_group)(values[label])
         return rows
 
+    # Seeds one after another: the values of all layers of one are enough to hold.
     with precision.full():
         return jax.lax.map(of_seed, params)
 
@@ -49,7 +50,8 @@ def values_of(
 ) -> Arrays:
     """Return the values of each group, (seeds, iterations, inputs, *shape)."""
     with precision.full():
-        return jax.lax.map(lambda one: _of_inputs(plan, constants, one, xs), params)
+        of_seed = functools.partial(_of_inputs, plan, constants, xs=xs)
+        return jax.lax.map(of_seed, params)
 
 
 def _of_inputs(
@@ -152,15 +154,18 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
 
     # In training mode the function takes the values of a whole batch.
     all_slopes = slopes if plan.is_batch else jax.vmap(slopes)
-    slope = _by_channel(all_slopes(values))
-    mirrored = _by_channel(all_slopes(-values))
+    # An axis of a batch is the first of its shape, and else in front of it.
+    axis = site.channel_axis + int(not plan.is_batch)
+    slope = _by_channel(all_slopes(values), axis)
+    mirrored = _by_channel(all_slopes(-values), axis)
     largest = largest_slope(site, plan)
     line = 0.0 if largest is None else plan.flat_share * largest
     num_inputs, num_positions, num_channels = slope.shape
-    places = _by_channel(values).reshape(num_inputs * num_positions, num_channels)
+    places = _by_channel(values, axis).reshape(num_inputs * num_positions, num_channels)
     return {
         "is_dead": jnp.all(slope == 0, axis=(0, 1)) & (not site.is_bypassed),
         "is_mirrored": jnp.all(mirrored == 0, axis=(0, 1)) & (not site.is_bypassed),
+        # Past what is bypassed, everything downstream depends on the unit.
         "num_live": jnp.sum((slope != 0) | site.is_bypassed, axis=(1, 2)),
         "num_flat": jnp.sum(jnp.abs(slope) < line, axis=(1, 2)),
         "samples": places[_spaced(len(places), max(_SITES, num_inputs))],
@@ -168,11 +173,12 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
 
 
 def _by_channel(
-    values: Float[Array, "inputs *shape"],
+    values: Float[Array, "inputs *shape"], axis: int
 ) -> Float[Array, "inputs positions channels"]:
-    """Return values with all axes but the last as one."""
+    """Return values with the axis of channels last, and all others as one."""
     if values.ndim == 1:
         return values[:, None, None]
+    values = jnp.moveaxis(values, axis, -1)
     return values.reshape(values.shape[0], -1, values.shape[-1])
 
 
@@ -189,6 +195,7 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
         plan: What was read, in its own dtype.
         values: Of some groups, by label: (seeds, iterations, inputs, *shape).
     """
+    # Sums of float64 values in float64: their squares need its range.
     with jax.enable_x64(True):
         of_values = jax.tree.map(np.asarray, _of_values(plan, values))
     shown: OnHost = {}

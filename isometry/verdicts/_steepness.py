@@ -33,7 +33,7 @@ def as_steep_as(
     """
 
     def run(*arguments: Array) -> list[Array]:
-        return _evaluated(closed.jaxpr, closed.consts, arguments, dtype)
+        return _evaluated(closed.jaxpr, closed.consts, arguments, dtype=dtype)
 
     return run
 
@@ -76,9 +76,9 @@ def _applied(
         closed: Any = inner
         consts = getattr(closed, "consts", ())
         jaxpr = getattr(closed, "jaxpr", closed)
-        return _evaluated(jaxpr, consts, operands, dtype)
+        return _evaluated(jaxpr, consts, operands, dtype=dtype)
     if name == "scan":
-        return _scanned(eqn, inner, operands, dtype)
+        return _scanned(eqn, inner, operands, dtype=dtype)
     # Of other loops and branches, the slopes are those of float64.
     return bound(eqn, operands)
 
@@ -117,7 +117,8 @@ def _scanned(
         carry: list[Array],
         xs: list[Array],
     ) -> tuple[list[Array], list[Array]]:
-        results = _evaluated(body.jaxpr, body.consts, [*consts, *carry, *xs], dtype)
+        arguments = [*consts, *carry, *xs]
+        results = _evaluated(body.jaxpr, body.consts, arguments, dtype=dtype)
         return results[:num_carry], results[num_carry:]
 
     last, stacked = jax.lax.scan(

@@ -100,6 +100,7 @@ class Subject:
         if span == "hidden":
             function = _arguments.function_of(self.f)
             last = _spans.resolve(function, self.anatomy, "hidden").last.name
+        # Only averages that all paths pass change the gain of the whole.
         total = 0.0
         for layer in self.anatomy.layers:
             behind = f"{layer.name}:out"
@@ -156,6 +157,7 @@ class Subject:
         """
         if not self.is_drawn:
             raise NotDefined("the parameters were given; more cannot be drawn.")
+        # Only where the keys come from changes.
         seeds = dataclasses.replace(
             self.seeds, source=keys, count=jax.tree.leaves(keys)[0].shape[0]
         )
@@ -187,6 +189,7 @@ def subject_of(
         InputError: What `isometry.ensemble` refuses; no floating point is on any path
             to the output.
     """
+    # A list of blocks becomes one network.
     f = _arguments.chained(f)
     function = _arguments.function_of(f)
     if isinstance(f, Network) and f.mode == "training":
@@ -194,6 +197,7 @@ def subject_of(
             f"f is {checks.show(f)}, in training mode; write the network itself. Its "
             "training mode is used where training is judged."
         )
+    # Shapes are enough to read the network; parameters are drawn when first asked for.
     xs, _ = _ensemble.inputs_of(f, xs)
     row = _draws.row_shapes(xs)
     seeds = _draws.seeds_of(f, keys, params=params, sample=sample)

@@ -57,11 +57,14 @@ def in_words(report: "Report") -> str:
     """
     flags = list(report.flags.values())
     raised = [flag for flag in flags if flag.raised]
+    # The verdict stands first: a log may be cut behind its first line.
     heading = f"{report.verdict.upper()}: {report.network}"
     lines = textwrap.wrap(heading, _COLUMNS, subsequent_indent="  ")
-    lines.append(_scope(report))
+    for line in _scope(report).splitlines():
+        lines += _wrapped(line, indent="  ")
     for flag in raised:
         lines += ["", *_of_flag(flag)]
+    # What is undecided needs more seeds, and says so in its reason.
     undecided = [flag for flag in flags if flag.state == UNDECIDED]
     if undecided:
         lines.append("")
@@ -76,6 +79,7 @@ def in_words(report: "Report") -> str:
 
 def _scope(report: "Report") -> str:
     """Return what was measured, in a line."""
+    # Reports may be made by hand, without a setting.
     setting = report.setting
     if "seeds" not in setting:
         return ""
@@ -84,6 +88,8 @@ def _scope(report: "Report") -> str:
         words = f"1 seed × {setting['inputs']} inputs: facts of this draw alone"
     if isinstance(setting.get("span"), tuple):
         words += f"; the Jacobian begins at {setting['span'][0]!r}"
+    if setting.get("no_certificate"):
+        words += f"\nnot certified: {setting['no_certificate']}"
     return words
 
 
@@ -99,6 +105,7 @@ def _of_flag(flag: Flag) -> list[str]:
 
 def _certainty(flag: Flag) -> str:
     """Return how sure a flag is: its interval and line, and where the line is from."""
+    # A fact of the weights has no interval, and rests on its source alone.
     parts = []
     if flag.interval is not None:
         low, high = flag.interval
@@ -168,6 +175,7 @@ def rich_table(reports: "Reports", width: int = 120) -> "Table":
         numbers = ["–"] * _NUM_NUMBERS
         if report.spectra:
             numbers = numbers_of(report.statistics())
+        # The colour is that of a traffic light, on terminals that have any.
         colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
         verdict = text.assemble((report.verdict, colour), f": {report.reason}")
         if is_full:
@@ -194,6 +202,7 @@ def _add_columns(table: "Table", *, is_full: bool) -> None:
 
 def _advice(reports: "Reports") -> list[str]:
     """Return what the numbers are; then a line for every raised flag."""
+    # The same advice for several networks is given once, the gravest first.
     names = flag_names()
     lines: dict[tuple[int, str, str], str] = {}
     for report in reports.values():
@@ -217,14 +226,19 @@ def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
         floor = np.exp(statistics["log_floor"]) * statistics["s_max"]
         small = f"<{floor:.1e}"
     # Nothing below the floor is shown as a value.
-    low = [statistics["s_min"], statistics["s_median"]]
+    low = [_cell(statistics[name], small) for name in ("s_min", "s_median")]
     high = [statistics[name] for name in ("s_max", "mean_s2", "isometry_deviation")]
     return [
-        *(f"{value:.3g}" if value else small for value in low),
+        *low,
         *(f"{value:.3g}" for value in high),
         f"{statistics['effective_rank']:.2f}/{statistics['size']}",
         f"{100 * statistics['zero_fraction']:.3g} %",
     ]
+
+
+def _cell(value: float, small: str) -> str:
+    """Return a number, or what stands for one that is not resolved."""
+    return f"{value:.3g}" if value else small
 
 
 def as_text(reports: "Reports", width: int) -> str:

@@ -148,6 +148,7 @@ def batches_of(
     key: Key, num_examples: int, num_steps: int
 ) -> Int[Array, "steps batch"]:
     """Return the examples of every step: shuffled epochs, one after another."""
+    # Of fewer examples than a batch has, every batch is all of them.
     size = min(BATCH, num_examples)
     used = num_examples // size * size
     num_epochs = -(-num_steps * size // used)
@@ -216,12 +217,14 @@ def _array(name: str, value: Any) -> Array:
 
 def _default_loss(targets: PyTree, output: jax.ShapeDtypeStruct) -> Loss:
     """Return the loss for such targets; only the user's own may take others."""
+    # Labels have the shape of the output without its last axis, of the classes.
     leaves = jax.tree.leaves(targets)
     labels_shape = output.shape[:-1]
     if len(leaves) == 1:
         (only,) = leaves
         row = only.shape[1:]
         is_whole = jnp.issubdtype(only.dtype, jnp.integer)
+        # Floats of the shape of the output are values to be met.
         if row == output.shape and not is_whole:
             return mean_square
         if row == labels_shape and is_whole and output.shape:
@@ -271,6 +274,7 @@ def _synthetic(
     tokens = _next_tokens(subject, output)
     if tokens is not None:
         return tokens
+    # Every position of the output has scores of its own.
     num_scores = math.prod(output.shape)
     key_features, key_scores = jax.random.split(jax.random.fold_in(key, 1))
     leaves = jax.tree.leaves(subject.xs)
@@ -284,6 +288,7 @@ def _synthetic(
         key_scores, (features.shape[1], num_scores), features.dtype
     )
     scores = (features @ matrix).reshape(features.shape[0], *output.shape)
+    # The largest of a single score would be no target.
     is_single = not output.shape or output.shape[-1] == 1
     if is_single:
         return scores

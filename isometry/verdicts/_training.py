@@ -104,7 +104,7 @@ class Training:
         # fails under the strict one.
         with precision.full(), jax.numpy_dtype_promotion("standard"):
             self.states = [
-                _advanced(self._static, self._data, state, interval)
+                _advanced(self._static, self._data, state, interval=interval)
                 for state in self.states
             ]
 
@@ -164,7 +164,7 @@ def _advanced(
         t: Array,
         state: State,
     ) -> State:
-        return _stepped(static, data, state, t)
+        return _stepped(static, data, state, t=t)
 
     # The whole interval in one program: a call costs more than a step of a small one.
     return jax.lax.fori_loop(*interval, step, state)

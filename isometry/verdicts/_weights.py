@@ -136,7 +136,8 @@ def weights_of(
         names = (layer.name,)
         if layer.stacked is not None:
             names = tuple(f"{layer.name}[{i}]" for i in range(math.prod(stack)))
-        weights.append(Weight(layer, leaf, tuple(cut), names))
+        weight = Weight(layer=layer, leaf=leaf, cut=tuple(cut), names=names)
+        weights.append(weight)
     return tuple(weights)
 
 

@@ -137,6 +137,26 @@ def test_what_the_dtype_overflows_is_infinite():
     assert checks.array("x", 1e300) == np.inf
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.array([1, 2**31]), "x holds 2147483648, beyond int32, and 64-bit"),
+        ([-(2**31) - 1], "x holds -2147483649, beyond int32"),
+        (np.uint64(2**32), "x holds 4294967296, beyond uint32"),
+    ],
+)
+def test_integers_that_would_wrap_around_are_refused(value, said):
+    with refused(said):
+        checks.array("x", value)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(checks.array("x", value), value)
+
+
+def test_integers_in_the_range_of_32_bits_are_kept():
+    extremes = np.array([-(2**31), 2**31 - 1])
+    np.testing.assert_array_equal(checks.array("x", extremes), extremes)
+
+
 @pytest.mark.parametrize("value", ["a", None, [[1], [1, 2]], object(), np.array(["a"])])
 def test_what_holds_no_numbers_is_refused(value):
     with refused("x is .*, not an array of numbers"):

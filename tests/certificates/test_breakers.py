@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import certificates
+from isometry import certificates, networks
 from tests.certificates import models
 
 X = np.ones(4, np.float32)
@@ -117,6 +117,19 @@ def test_equal_sums_of_float64_are_evidence():
     in_float32["w"] = (square / 16).astype(np.float32)
     claimed, _ = claims(f, in_float32)
     assert "w: 3 units, 1 distinct" in claimed
+
+
+def test_locks_on_kinks_say_that_rounding_breaks_them():
+    """Duplicates cancel to a pre-activation of 0, where ReLU has no slope.
+
+    Trained in float64 the update of the middle layer has rank 32 at step 2.
+    """
+    net = networks.mlp([16, 32, 32, 8], "relu", "hadamard", bias=False)
+    cert = certificates.certify(net, net.init(jax.random.key(0)))
+    assert cert.layers[1].rank_bound == 16
+    assert cert.layers[1].grade == "in exact arithmetic"
+    told = [one.what for one in cert.findings]
+    assert all("on kinks, where rounding breaks it" in what for what in told)
 
 
 def half(params, x):

@@ -456,8 +456,8 @@ VERDICTS = (
     Fault(
         "reset-behind-the-matrix",
         "networks/_cells.py",
-        'activation(_gate(gates["candidate"], reset * h, x))',
-        'activation(reset * _gate(gates["candidate"], h, x))',
+        'activation(_pre_activation(gates["candidate"], reset * h, x))',
+        'activation(reset * _pre_activation(gates["candidate"], h, x))',
         ("networks/test_rnn.py",),
         match="equations",
     ),

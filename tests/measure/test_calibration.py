@@ -10,6 +10,7 @@ import pytest
 import isometry
 from isometry import initializers, networks
 from isometry._internal.errors import NotDefined
+from isometry.measure import _calibration
 from tests.networks.plain import plain
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -38,7 +39,13 @@ def test_linear_layers_get_the_inverse_of_their_scale():
 def test_every_prefix_of_a_smooth_network_is_calibrated():
     """Gains of later layers depend on those before, which saturate less or more."""
     net = networks.mlp([6] * 5, "tanh", "gaussian", sigma_w=2.5)
-    calibrated = net.calibrated(KEYS, XS)
+    # Three draws of six units vary by more than a third.
+    with pytest.warns(UserWarning, match="carried by few draws") as caught:
+        calibrated = net.calibrated(KEYS, XS)
+    (warning,) = calibrated.gains.warnings
+    assert warning in calibrated.gains.table()
+    assert warning in str(caught[0].message)
+    assert calibrated.gains.error > calibrated.gains.after / 3
     profile = isometry.profile(calibrated, KEYS, XS, toward="input")
     means = profile.statistics["mean_square"].mean((0, 1))
     np.testing.assert_allclose(means, 1, atol=NEAR)
@@ -75,6 +82,7 @@ def resnet(skip, has_head=True):
     return plain(function, draw, (6,))
 
 
+@pytest.mark.filterwarnings("ignore:.*carried by few draws:UserWarning")
 def test_layers_on_branches_are_left_alone_if_others_suffice():
     net = resnet(1.0).calibrated(KEYS, XS)
     changed = [name for name, gain in gains_of(net).items() if gain != 1.0]
@@ -88,6 +96,7 @@ def test_layers_on_branches_are_left_alone_if_others_suffice():
     assert net.gains.error == pytest.approx(by_seed.std(ddof=1) / 3**0.5, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*carried by few draws:UserWarning")
 def test_branches_share_a_gain_where_nothing_else_is_in_the_span():
     net = resnet(0.8).calibrated(KEYS, XS, "hidden")
     gains = gains_of(net)
@@ -103,6 +112,50 @@ def test_skips_that_are_too_large_are_refused():
         resnet(1.0).calibrated(KEYS, XS, "hidden")
 
 
+def saturating(params, x):
+    """A skip of 0.1, and a branch that is 0.1 at most."""
+    return 0.1 * x + 0.1 * jnp.tanh(x @ params["w"])
+
+
+def test_units_that_saturate_before_the_target_are_refused():
+    """s of the branch is at most 0.1 |W| max tanh', and tanh' falls as W grows."""
+    net = plain(saturating, lambda key: {"w": jax.random.normal(key, (6, 6))}, (6,))
+    with pytest.raises(NotDefined, match=r"no gain of w .* at most\. The units .* sat"):
+        net.calibrated(KEYS, XS)
+
+
+def test_jacobians_that_the_gains_have_made_zero_are_counted():
+    """Of four pairs one is lost; another was zero before."""
+    before = np.array([[1.0, 1.0], [1.0, 0.0]])
+    after = np.array([[2.0, 1.0], [0.0, 0.0]])
+    *_, lost = _calibration._doubts(before, after)
+    assert "1 of 4 Jacobians are exactly 0" in lost
+    assert list(_calibration._doubts(before, before)) == []
+
+
+def test_heads_in_the_arms_of_a_cond_are_left_alone():
+    """No path leads around both, and each acts at some inputs alone."""
+
+    def f(params, x):
+        h = x @ params["w"]
+        arms = [lambda h: h @ params["a"], lambda h: h @ params["b"]]
+        return jax.lax.cond(x[0] > 0, *arms, h)
+
+    def draw(key):
+        keys = jax.random.split(key, 3)
+        names = ("w", "a", "b")
+        return {
+            n: jnp.linalg.qr(jax.random.normal(k, (6, 6)))[0]
+            for n, k in zip(names, keys, strict=True)
+        }
+
+    net = plain(f, draw, (6,)).calibrated(KEYS, XS)
+    notes = {row.name: row.note for row in net.gains.rows}
+    note = "in an arm of a cond: where another is taken, it does not act"
+    assert notes == {"w": "", "a": note, "b": note}
+    assert net.gains.warnings == ()
+
+
 def normed(params, x):
     """A norm stands behind the first layer, and the second is used twice."""
     h = x @ params["stem"]
@@ -116,6 +169,7 @@ def draw_normed(key):
     return {n: jax.random.normal(k, (6, 6)) for n, k in zip(names, keys, strict=True)}
 
 
+@pytest.mark.filterwarnings("ignore:.*carried by few draws:UserWarning")
 def test_scale_that_a_norm_undoes_is_left_alone():
     net = plain(normed, draw_normed, (6,)).calibrated(KEYS, XS)
     notes = {row.name: row.note for row in net.gains.rows}

@@ -473,7 +473,8 @@ def test_parameters_of_another_network_are_refused():
             span="hidden",
         )
     both = networks.chain([lambda p, x: 2 * x, net])
-    with pytest.raises(InputError, match=r"cost\(\): params\[1\]\['layers'\]\[1\]"):
+    said = r"cost\(\): params\[1\]\['layers'\]\[1\].*, and params\[1\] has \(2, 6\)"
+    with pytest.raises(InputError, match=said):
         isometry.cost(both, (None, others), x)
     with pytest.raises(
         InputError,

@@ -287,3 +287,14 @@ def test_what_f_raises_is_said_as_by_spectrum(measure):
     with pytest.raises(isometry.InputError, match=measure.__name__ + said) as caught:
         measure(f, params=params, xs=x)
     assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_loops_without_a_reverse_derivative_are_refused(xs):
+    def looped(w, x):
+        def is_small(z):
+            return jnp.sum(z**2) < 1
+
+        return jax.lax.while_loop(is_small, lambda z: w * z, x)
+
+    with pytest.raises(isometry.InputError, match=r"signals\(\): gradients need a rev"):
+        isometry.signals(looped, params=np.full(1, 2, np.float32), xs=xs)

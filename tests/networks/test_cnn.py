@@ -222,7 +222,7 @@ def test_scale_is_critical_for_an_activation_of_the_users_own():
         ({"size": (5, 5, 5)}, r"size=\(5, 5, 5\) is not the size of an image"),
         ({"size": (5, 0)}, r"size\[1\]=0 must be"),
         ({"kernel": 0}, "kernel=0 must be"),
-        ({"kernel": [3]}, r"kernel=\[3\] has 1 entries; .* one a layer, 2 of them"),
+        ({"kernel": [3]}, r"kernel=\[3\] has 1 entries; .* one per layer, 2 of them"),
         ({"kernel": [3, (3,)]}, r"kernel\[1\]=\(3,\) has 1 entries for 2 axes"),
         ({"padding": "reflect"}, "padding='reflect' is not known. Known: circular"),
         ({"strides": [1, 2, 1]}, r"strides=\[1, 2, 1\] has 3 entries"),

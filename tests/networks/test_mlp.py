@@ -259,6 +259,17 @@ def count(jaxpr):
     return total
 
 
+def test_first_leaf_of_another_shape_is_named():
+    """In a network of more than ten runs, where "[10]" sorts before "[2]"."""
+    net = networks.mlp([4, *(5, 6) * 5, 3], bias=False)
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    layers = list(params["layers"])
+    for i in (2, 10):
+        layers[i] = {"w": jnp.ones((1, 9, 9))}
+    with pytest.raises(InputError, match=r"params\['layers'\]\[2\]\['w'\] is of"):
+        net.function.check({"layers": tuple(layers)})
+
+
 def test_program_does_not_grow_with_depth():
     sizes = []
     for depth in (10, 40):

@@ -71,7 +71,7 @@ def test_batch_norm_in_inference_uses_the_statistics_given(images, leaves):
 
 @pytest.mark.parametrize("norm", _norms.NORMS)
 def test_norm_starts_with_scale_1_and_bias_0(norm):
-    leaves = _norms.scales(norm, WIDTH, jnp.bfloat16)
+    leaves = _norms.initial_leaves(norm, WIDTH, jnp.bfloat16)
     np.testing.assert_array_equal(leaves.pop("scale"), np.ones(WIDTH, jnp.bfloat16))
     for bias in leaves.values():
         np.testing.assert_array_equal(bias, np.zeros(WIDTH, jnp.bfloat16))

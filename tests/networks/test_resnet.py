@@ -353,7 +353,7 @@ def test_training_is_refused_without_batch_norm():
     ("arguments", "message"),
     [
         ({"width": 0}, "width=0 must be a whole number, at least 1"),
-        ({"width": [4, 4, 4]}, r"width=\[4, 4, 4\] has 3 entries; .* a block, 2 of"),
+        ({"width": [4, 4, 4]}, r"width=\[4, 4, 4\] has 3 entries; .* per block, 2 of"),
         ({"blocks": 0}, "blocks=0 must be"),
         ({"order": "v1"}, "order='v1' is not known. Known: two_layer, post_activation"),
         ({"norm": "group"}, "norm='group' is not known. Known: layer, rms, batch"),

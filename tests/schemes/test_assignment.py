@@ -321,6 +321,10 @@ def one_layer(use):
     return shapes, anatomy(f, shapes, jax.ShapeDtypeStruct((4,), jnp.float32))
 
 
+NOT_ITS_LAW = "the law of the leaf is not that of the weight"
+CHECKERS = np.float32(np.indices((4, 8)).sum(axis=0) % 2)
+
+
 def divided_by_norm(params, eps=0.0):
     square = jnp.sum(params["w"] ** 2, axis=0) + eps
     return params["g"] * params["w"] / jnp.sqrt(square)
@@ -333,13 +337,60 @@ def divided_by_norm(params, eps=0.0):
         (lambda p: p["w"] * jnp.sqrt(0.25), "used as 0.5 w"),
         (lambda p: 3 * p["w"] / 2.0, "used as 1.5 w"),
         (divided_by_norm, "its scale is undone: divided by its own norm"),
+        (
+            lambda p: 0.0 + divided_by_norm(p),
+            "its scale is undone: divided by its own norm",
+        ),
         (lambda p: p["w"] + p["a"] @ p["b"], "only w of the sum w + … is drawn"),
+        (lambda p: jax.nn.softplus(p["w"]), f"used as softplus(w): {NOT_ITS_LAW}"),
+        (lambda p: 2 * jnp.exp(p["w"]), f"used as 2 exp(w): {NOT_ITS_LAW}"),
+        (
+            lambda p: p["w"] + 1,
+            f"used as a function of w, entry by entry: {NOT_ITS_LAW}",
+        ),
+        (lambda p: jnp.sort(p["w"]), f"used as a function of w: {NOT_ITS_LAW}"),
+        (lambda p: p["w"] + p["w"], "used as 2 w"),
+        (lambda p: p["w"] * CHECKERS, "masked: only 16 of 32 entries are used"),
+        (lambda p: jnp.tril(p["w"]), "masked: only 10 of 32 entries are used"),
+        (
+            lambda p: p["w"] * (1 + CHECKERS),
+            "its entries are multiplied by numbers that differ",
+        ),
+        (lambda p: p["w"] / jnp.full((4, 8), 2.0), "used as 0.5 w"),
+        (
+            lambda p: jnp.where(CHECKERS > 0, p["w"], jnp.exp(p["w"])),
+            f"used as a function of w: {NOT_ITS_LAW}",
+        ),
+        (lambda p: jax.nn.relu(p["w"]), f"used as relu(w): {NOT_ITS_LAW}"),
+        (lambda p: p["w"] + CHECKERS, "a constant array is added"),
+        (lambda p: CHECKERS - p["w"], "used as -1 w, a constant array is added"),
+        (lambda p: p["w"] * p["g"], "multiplied by another leaf"),
+        (lambda p: p["w"] - jnp.mean(p["w"], axis=0), "its mean is taken off"),
     ],
 )
 def test_rows_tell_what_the_network_does_to_a_weight(use, note):
     shapes, an = one_layer(use)
     row = schemes.assign("kaiming", an, shapes).rows[0]
     assert (row.path, row.note) == ("['w']", note)
+
+
+@pytest.mark.parametrize(
+    ("use", "form"),
+    [
+        (lambda w: (w + w.T) / 2, "0.5 (w + wᵀ)"),
+        (lambda w: w - w.T, "(w - wᵀ)"),
+        (lambda w: w + w @ w, "a function of w"),
+        (lambda w: w - w * jnp.sum(w, axis=0), "a function of w"),
+    ],
+)
+def test_rows_tell_of_a_square_weight_that_meets_itself(use, form):
+    def f(params, x):
+        return x @ use(params)
+
+    shape = jax.ShapeDtypeStruct((4, 4), jnp.float32)
+    an = anatomy(f, shape, jax.ShapeDtypeStruct((4,), jnp.float32))
+    row = schemes.assign("orthogonal", an, shape).rows[0]
+    assert row.note == f"linear: sigma_w 1, used as {form}: {NOT_ITS_LAW}"
 
 
 def test_zeros_are_refused_for_a_weight_that_is_divided_by_its_norm():
@@ -371,7 +422,29 @@ def test_rows_tell_which_weights_are_drawn_as_one():
     def shape(*sizes):
         return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
+    def joined(params, xs):
+        """One weight for input and state, as in Haiku's LSTM, behind a silu."""
+
+        def step(carry, x):
+            h, c = carry
+            z = jnp.concatenate([x, h]) @ params["xh"]
+            i, g, f, o = jnp.split(z, 4)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+        inputs = jax.nn.silu(xs @ params["first"])
+        (h, _), _ = jax.lax.scan(step, (jnp.zeros(4), jnp.zeros(4)), inputs)
+        return h
+
     notes = {}
+    shapes = {"first": shape(4, 6), "xh": shape(10, 16)}
+    for row in schemes.assign(
+        "orthogonal", anatomy(joined, shapes, shape(5, 4)), shapes
+    ).rows:
+        notes[row.name] = row.note
+    assert notes["first"] == "critical for the silu that follows"
+    read = "critical for the silu that it reads, its rows of the state too"
+    assert notes["xh"] == f"{read}, tied, one law for all gates together"
     for f, shapes in (
         (attention, {"qkv": shape(4, 12), "out": shape(4, 4)}),
         (gated, {"v": shape(4, 12), "w": shape(4, 12)}),

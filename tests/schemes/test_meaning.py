@@ -122,3 +122,60 @@ def test_loop_that_cannot_be_read_is_named():
     (note,) = schemes.assign("rezero", an, params).notes
     unread = ", ".join(an.unread)
     assert f"was found (unread: {unread}), so rezero draws" in note
+
+
+def highway(p, h):
+    """Srivastava et al. (2015), equation 3."""
+    gate = jax.nn.sigmoid(h @ p["gate"])
+    return h * (1 - gate) + jnp.tanh(h @ p["w"]) * gate
+
+
+def step_towards(p, h):
+    return h + jax.nn.sigmoid(h @ p["gate"]) * (jnp.tanh(h @ p["w"]) - h)
+
+
+def residual(p, h):
+    return h + jnp.tanh(h @ p["gate"]) @ p["w"]
+
+
+WIDE = dict.fromkeys(("gate", "w"), jax.ShapeDtypeStruct((4, 4), jnp.float32))
+
+
+@pytest.mark.parametrize("block", [highway, step_towards])
+def test_highway_layers_are_said_to_be_no_branches(block):
+    shapes = {"first": WIDE, "second": WIDE}
+
+    def alone(p, x):
+        return block(p["second"], block(p["first"], x))
+
+    def beside_a_branch(p, x):
+        return residual(p["second"], block(p["first"], x))
+
+    (note,) = schemes.assign("fixup", anatomy(alone, shapes, jnp.ones(4)), shapes).notes
+    assert note.startswith("no residual branch was found (2 sums interpolate, ")
+    an = anatomy(beside_a_branch, shapes, jnp.ones(4))
+    (note,) = schemes.assign("fixup", an, shapes).notes
+    assert note.startswith("one sum interpolates, (1 - t) x + t F(x), and is no")
+    assert schemes.assign("orthogonal", an, shapes).notes == ()
+
+
+def test_gates_of_recurrent_cells_are_no_highway_layers():
+    """A GRU without its reset gate, step by step in a scan or in a loop."""
+    shapes = {"gate": WIDE["w"], "w": WIDE["w"]}
+
+    def scanned(p, xs):
+        def step(h, x):
+            return highway(p, h + x), None
+
+        return jax.lax.scan(step, xs[0], xs)[0]
+
+    def unrolled(p, xs):
+        h = xs[0]
+        for x in xs:
+            h = highway(p, h + x)
+        return h
+
+    for f in (scanned, unrolled):
+        an = anatomy(f, shapes, jnp.ones((3, 4)))
+        (note,) = schemes.assign("fixup", an, shapes).notes
+        assert note.startswith("no residual branch was found, so")

@@ -217,3 +217,31 @@ def test_slices_of_a_stack_scanned_in_two_stretches_are_drawn_and_scaled():
         spreads.append((h @ weight).std())
         h = h + np.tanh(h @ weight)
     np.testing.assert_allclose(spreads, 1, rtol=1e-5)
+
+
+def standardized(params, x):
+    """A weight of zero mean and unit variance, whatever its scale."""
+    w = params["w"] - params["w"].mean(axis=0)
+    return jnp.tanh(x @ (w / jnp.sqrt(w.var(axis=0) + 1e-5)))
+
+
+def chosen(params, x):
+    arms = [lambda h: h @ params["w"], lambda h: 2 * h]
+    return jax.lax.cond(x[0] > 0, *arms, x)
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (standardized, r"divides the weight of layer 'w' by its own norm"),
+        (chosen, r"layer 'w' is in an arm of a cond that not all of xs take"),
+        (
+            lambda params, x: x @ (params["w"] + 3),
+            r"this one is used as a function of w, entry by entry",
+        ),
+    ],
+)
+def test_lsuv_says_why_a_weight_cannot_be_scaled(f, message):
+    params = {"w": jnp.asarray(models.noise(jax.ShapeDtypeStruct((6, 6), jnp.float32)))}
+    with pytest.raises(InputError, match=message):
+        schemes.get("lsuv").adjust(f, params, XS)

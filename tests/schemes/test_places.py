@@ -249,3 +249,31 @@ def test_slices_computed_one_from_the_other_beside_their_branches_are_refused():
     with pytest.raises(NotDefined, match=message):
         schemes.assign("fixup", an, shapes)
     assert len(schemes.assign("kaiming", an, shapes).rows) == 3
+
+
+def excited(params, h):
+    """Two blocks with squeeze and excitation (Hu et al., 2018), of a vector."""
+    h = h @ params["stem"]
+    for block in params["blocks"]:
+        y = jax.nn.relu(h @ block["w1"]) @ block["w2"]
+        gate = jax.nn.sigmoid(jax.nn.relu(y @ block["s1"]) @ block["s2"])
+        h = h + y * gate
+    return h @ params["head"]
+
+
+def test_fixup_closes_branches_and_not_their_gates():
+    """Zhang et al. (2019): L^(-1/(2m - 2)), L = 2 blocks of m = 2 layers each."""
+    square = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    block = dict.fromkeys(("w1", "w2", "s1", "s2"), square)
+    shapes = {"stem": square, "blocks": [block, block], "head": square}
+    an = anatomy(excited, shapes, jnp.ones(64))
+    rows = {row.path: row for row in schemes.assign("fixup", an, shapes).rows}
+    he = initializers.normal(std=(2 / 64) ** 0.5)
+    scaled = initializers.normal(std=(2 / 64) ** 0.5 * 2**-0.5)
+    for number in (0, 1):
+        of_block = {name: rows[f"['blocks'][{number}]['{name}']"] for name in block}
+        assert of_block["w2"].initializer == "zeros()"
+        assert of_block["w1"].initializer == repr(scaled)
+        for name in ("s1", "s2"):
+            assert of_block[name].initializer == repr(he)
+            assert "gates its branch" in of_block[name].note

@@ -1,5 +1,7 @@
 """The scale of a free scheme, and what a note says where there is no gain."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,3 +93,55 @@ def test_gelu_is_told_from_its_approximation():
     other = schemes.get("gaussian").at("gelu", sigma_b=0.3)
     assert expected.sigma_w != other.sigma_w
     assert row.initializer == f"normal(mean=0.0, std={expected.sigma_w * 3**-0.5})"
+
+
+def two_layers(activation, scale=1.0):
+    """Layers of 6 units whose products, or activations, are multiplied by numbers."""
+
+    def f(params, x):
+        h = activation(scale * (x @ params["a"]))
+        return activation(scale * (h @ params["b"]) + params["bias"]) @ params["c"]
+
+    return f
+
+
+def branch(params, x):
+    """The number before the ReLU's sum is that of the branch, not of the ReLU."""
+    h = x @ params["a"]
+    return (h + 0.1 * jax.nn.relu(h @ params["b"])) @ params["c"]
+
+
+def before(params, x):
+    h = x @ params["a"]
+    return (h + (1.7 * jax.nn.relu(h)) @ params["b"]) @ params["c"]
+
+
+def scaled_tanh(z):
+    return 1.7159 * jnp.tanh(2 * z / 3)
+
+
+@pytest.mark.parametrize(
+    ("f", "gain", "note"),
+    [
+        (two_layers(lambda z: 2 * jax.nn.silu(z)), 1, "2 silu that follows"),
+        (
+            two_layers(scaled_tanh),
+            3 / 2 / 1.7159,
+            "1.716 tanh(0.6667 z) that follows",
+        ),
+        (two_layers(lambda z: 2**0.5 * jax.nn.relu(z)), 1, "1.414 relu that follows"),
+        (two_layers(jnp.tanh, 0.5), 2, "tanh(0.5 z) that follows"),
+        (branch, 2**0.5, "relu that follows"),
+        (before, 2**0.5 / 1.7, "1.7 relu that it reads"),
+    ],
+)
+def test_gains_count_the_numbers_around_an_activation(f, gain, note):
+    """At sigma_b = 0: 1/|c a phi'(0)| of c phi(a z), and of the ReLU sqrt(2)/(c a)."""
+    sizes = {"a": (6, 6), "b": (6, 6), "bias": (6,), "c": (6, 2)}
+    params = {name: jnp.zeros(size) for name, size in sizes.items()}
+    an = anatomy(f, params, jnp.ones(6))
+    (_, row, *_) = schemes.assign("orthogonal", an, params).rows
+    assert row.note == f"critical for the {note}"
+    found = float(re.search(r"gain=([\d.]+)", row.initializer)[1])
+    # The slope at 0 is that of float32.
+    assert found == pytest.approx(gain, rel=4e-7)

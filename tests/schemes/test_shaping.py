@@ -134,14 +134,18 @@ def test_tat_of_relu_counts_residual_blocks():
 
 
 def test_resnet_of_normalized_sums_puts_the_activation_in_place():
-    """Its output has the variance of its input: width 200, as in the test above."""
-    net = networks.resnet(200, 5, "tanh", "dks", order="v2", branch=0.8, skip=0.6)
-    blocks = [(2, 0.8)] * 5
+    """Its output has the variance of its input, up to 0.17 (the standard deviation)."""
+    net = networks.resnet(200, 2, "tanh", "dks", order="v2", branch=0.8, skip=0.6)
+    blocks = [(2, 0.8)] * 2
     assert net.activation == schemes.transformed("dks", "tanh", 0, blocks=blocks)[0]
     assert net.with_scheme("kaiming").activation == activations.tanh
-    x = jax.random.normal(jax.random.key(1), (200,))
-    y = np.asarray(net(net.init(jax.random.key(0)), x), float)
-    assert y @ y / 200 == pytest.approx(1, abs=0.6)
+
+    @jax.jit
+    def output(key):
+        return net(net.init(key), jax.random.normal(key, (200,)))
+
+    y = np.asarray(output(jax.random.key(0)), float)
+    assert y @ y / 200 == pytest.approx(1, abs=0.4)
 
 
 def test_blocks_that_the_network_does_not_have_are_refused():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from isometry.structure import Attention, Branch, anatomy
 from tests.structure import small_models as models
@@ -188,3 +189,46 @@ def test_products_without_softmax_are_no_attention():
 
     params = {name: shape(4, 4) for name in "qkv"}
     assert anatomy(f, params, shape(5, 4)).attentions == ()
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda h, branch: h - branch,
+        lambda h, branch: h.at[:].add(branch),
+        lambda h, branch: jnp.stack([h, branch]).sum(0),
+        lambda h, branch: jnp.mean(jnp.array([h, branch]), axis=0),
+    ],
+)
+def test_sum_of_a_branch_may_be_written_in_many_ways(join):
+    """All are h + F(h), half of it, or h - F(h)."""
+
+    def f(p, x):
+        h = x @ p["stem"]
+        return join(h, jax.nn.relu(h @ p["fc1"]) @ p["fc2"]) @ p["head"]
+
+    params = dict.fromkeys(("stem", "fc1", "fc2", "head"), shape(4, 4))
+    (branch,) = anatomy(f, params, shape(4)).branches
+    assert (branch.leaves, branch.joins) == ("stem", "fc2:sum")
+    assert (branch.layers, branch.positions) == (("fc1", "fc2"), (0, 1))
+    assert branch.skip_factor == 1
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda h, branch: branch - h,
+        # The interpolation of a GRU, with a gate of 1/2.
+        lambda h, branch: branch + 0.5 * (h - branch),
+        lambda h, branch: h.at[:2].add(branch[:2]),
+        lambda h, branch: jnp.stack([h, branch]).sum(1),
+    ],
+)
+def test_differences_and_parts_are_no_sums_of_a_branch(join):
+    def f(p, x):
+        h = x @ p["stem"]
+        return join(h, jax.nn.relu(h @ p["fc1"]) @ p["fc2"])
+
+    params = dict.fromkeys(("stem", "fc1", "fc2"), shape(4, 4))
+    branches = anatomy(f, params, shape(4)).branches
+    assert not [branch for branch in branches if branch.layers == ("fc1", "fc2")]

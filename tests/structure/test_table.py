@@ -1,6 +1,8 @@
 """The table: what a reader sees of a model."""
 
+import jax
 import jax.numpy as jnp
+import pytest
 
 from isometry.structure import anatomy
 from tests.structure import small_models as models
@@ -66,3 +68,64 @@ def test_repr_of_a_hundred_layers_fits_a_screen():
     assert max(map(len, lines)) <= 80
     assert "84 more layers" in repr(an)
     assert len(an.table().splitlines()) == 102
+
+
+def halves(x):
+    """Rotary positions (Su et al., 2021) of pairs (i, i + d/2)."""
+    angles = jnp.arange(6.0)[:, None] * jnp.float32(0.1) ** jnp.arange(2.0)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+def neighbours(x):
+    """Rotary positions of pairs (2 i, 2 i + 1), as in the paper."""
+    angles = jnp.repeat(
+        jnp.arange(6.0)[:, None] * jnp.float32(0.1) ** jnp.arange(2.0), 2, axis=-1
+    )
+    turned = jnp.stack([-x[:, 1::2], x[:, ::2]], axis=-1).reshape(x.shape)
+    return x * jnp.cos(angles) + turned * jnp.sin(angles)
+
+
+def state_space(decay, x):
+    """The states h_t = a_t h_(t - 1) + x_t of a linear recurrence."""
+
+    def after(left, right):
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
+    return jax.lax.associative_scan(after, (decay(x), x))[1]
+
+
+def gated_state_space(x):
+    return state_space(jax.nn.sigmoid, x)
+
+
+def fixed_state_space(x):
+    return state_space(lambda x: jnp.full(x.shape, 0.9), x)
+
+
+@pytest.mark.parametrize(
+    ("between", "word"),
+    [
+        (halves, "rotary"),
+        (neighbours, "rotary"),
+        (gated_state_space, "associative scan"),
+        (fixed_state_space, "associative scan"),
+    ],
+)
+def test_rotary_positions_are_told_from_a_state_space_model(between, word):
+    params = {"q": shape(4, 4), "out": shape(4, 4)}
+    an = anatomy(lambda p, x: between(x @ p["q"]) @ p["out"], params, shape(6, 4))
+    assert an.layers[0].then == (word,)
+
+
+def test_scale_by_parameters_is_no_rotation():
+    """Each half has its own learned scale."""
+
+    def f(p, x):
+        a, b = jnp.split(x @ p["q"], 2)
+        return jnp.concatenate([a * p["scale"], b * p["scale"]]) @ p["out"]
+
+    params = {"q": shape(4, 4), "scale": shape(2), "out": shape(4, 4)}
+    (words, *_) = (layer.then for layer in anatomy(f, params, shape(4)).layers)
+    assert "rotary" not in words

@@ -151,6 +151,11 @@ def open_relu(h):
     return h * (h > 0).astype(h.dtype)
 
 
+def compared_and_saturated(params, x):
+    """The mask is a path of its own from x, on which no derivative can be had."""
+    return jnp.where(x[0] > 0, 1.0, 2.0) * with_activation(jnp.tanh)(params, x)
+
+
 def jacobian(f, params):
     """By autodiff, with the parameters as constants of its program."""
     return np.asarray(jax.jit(jax.jacrev(lambda x: f(params, x)))(X))
@@ -236,6 +241,32 @@ CAUSES = {
         with_activation(jnp.tanh),
         biased(1e6),
         "every unit behind 'first' is saturated: tanh is flat at all of them",
+    ),
+    "saturation of a sigmoid": (
+        with_activation(jax.nn.sigmoid),
+        biased(1e6),
+        "every unit behind 'first' is saturated: sigmoid is flat at all of them",
+    ),
+    "saturation beside a comparison of x": (
+        compared_and_saturated,
+        biased(1e6),
+        "every unit behind 'first' is saturated: tanh is flat at all of them",
+    ),
+    "comparison alone": (
+        lambda params, x: (x > 0).astype(x.dtype) @ params["head"]["kernel"],
+        PARAMS,
+        "a comparison at x is piecewise constant",
+    ),
+    "saturation of a softmax": (
+        lambda params, x: jax.nn.softmax(1e4 * jnp.arange(4.0) * x),
+        PARAMS,
+        "the softmax at x is saturated: one entry takes all the weight, or there is "
+        "only one",
+    ),
+    "logits that are all alike": (
+        lambda params, x: jax.nn.softmax(jnp.full(4, x[0])),
+        PARAMS,
+        "the softmax at x ignores a shift that all its logits share",
     ),
     "underflow": (underflowing, PARAMS, "the derivative underflows behind 'head:out'"),
     "cancellation": (

@@ -151,3 +151,24 @@ def test_a_batch_norm_is_judged_as_it_is_trained(cnn):
         difference = np.abs(one.num_live - wanted.num_live)
         assert difference.mean() < 1e-2 * wanted.num_live.mean()
         assert not one.is_dead.any()
+
+
+def test_channels_may_come_first():
+    """A convolution of channels × height × width, of 3 channels and 4 columns."""
+
+    def f(params, x):
+        z = jax.lax.conv_general_dilated(x[None], params["w"], (1, 1), "SAME")[0]
+        z = z + params["b"][:, None, None]
+        return jax.nn.relu(z).mean((1, 2)) @ params["head"]
+
+    rng = np.random.default_rng(0)
+    params = {
+        "w": rng.normal(size=(5, 3, 1, 3, 3)).astype(np.float32),
+        "b": np.zeros((5, 3), np.float32),
+        "head": rng.normal(size=(5, 3, 2)).astype(np.float32),
+    }
+    params["b"][:, 1] = -1e3
+    xs = jnp.asarray(rng.normal(size=(4, 1, 4, 4)), jnp.float32)
+    (one,) = measured(f, params, xs).activity.values()
+    np.testing.assert_array_equal(one.is_dead, [[False, True, False]] * 5)
+    assert one.num_positions == 16

@@ -11,7 +11,7 @@ import pytest
 
 import isometry
 from isometry import networks
-from isometry.verdicts import _audit
+from isometry.verdicts import _audit, _probe
 
 SIZES = [6, 8, 8, 3]
 XS = jax.random.normal(jax.random.key(1), (32, 6))
@@ -94,7 +94,7 @@ def test_the_law_of_the_hidden_layers_or_why_there_is_none(reports):
 
 
 def test_an_orthogonal_network_measures_as_one(reports):
-    """s_max <= 1: |tanh'| <= 1 and all weights are isometries; 3 products of 8 terms."""
+    """s_max <= 1: |tanh'| <= 1, all weights are isometries; 3 products of 8 terms."""
     s_max = reports["plain"].statistics()["s_max"]
     assert 0 < s_max <= 1 + 1e-5
 
@@ -162,6 +162,19 @@ def test_parameters_that_are_nan_are_a_finding():
     assert {
         flag.state for name, flag in report.flags.items() if name != "exploding"
     } == {"undecided"}
+
+
+def test_without_a_certificate_everything_else_is_judged(monkeypatch):
+    def refuse(*args):
+        raise isometry.InputError("f computes in 16 bits.")
+
+    monkeypatch.setattr(_probe, "certificates", refuse)
+    report = isometry.audit(net_of(), KEYS, XS, train_steps=2, inputs=2)
+    assert "not certified: f computes in 16 bits." in str(report)
+    assert report.flags["vanishing"].state == "clear"
+    assert report.flags["locked_symmetry"].state == "not_run"
+    assert [row.layer for row in report.rows] == ["layers/0", "layers/1", "layers/2"]
+    assert report.rows[0].distinct is None
 
 
 # --- any network ---------------------------------------------------------------------

@@ -108,6 +108,22 @@ def test_units_that_are_saturated_in_float32_have_no_gradient():
     assert found.lost == ""
 
 
+def test_gradients_that_cancel_are_no_underflow():
+    """Four equal outputs: the softmax is 1/4 each, and the head of ones adds up zeros.
+
+    In thirds, the sum of the normalized gradients would leave a rest in float64.
+    """
+
+    def f(params, x):
+        return jnp.tanh(x @ params["w"]) @ params["head"]
+
+    params = planted.drawn({"w": (6, 8), "head": (8, 4)})
+    params["head"] = np.ones_like(params["head"])
+    found = record(f, one_seed(params), inputs(4, 6)).gradients
+    assert found.zeros == ("w",)
+    assert found.underflows == ()
+
+
 def test_a_function_that_insists_on_its_dtype_is_said_to_be_unknown():
     def f(params, x):
         w = params["w"].astype(jnp.float32)

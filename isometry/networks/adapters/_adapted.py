@@ -1,4 +1,4 @@
-"""The network that adapters return, and how it is made and tried on shapes."""
+"""The network that adapters return: it is built from a model and tried on shapes."""
 
 import dataclasses
 import functools
@@ -32,10 +32,10 @@ from isometry.networks.adapters._model import (
 )
 from isometry.networks.adapters._modes import depends_on_key
 
-# Number of examples in the batch of `net.training` where one has to be chosen: for its
-# anatomy, and for the batch at which Haiku draws its averages. The relative standard
-# error of a variance of n examples is sqrt(2/n): 1/2 at 8, 1/6 at 80, which would take
-# ten times the memory, and a single example would have no variance at all.
+# The default number of examples in a batch: in `net.training.example`, of which the
+# anatomy is read, and in the batch from which Haiku's batch norm starts its averages.
+# The relative standard error of a variance of n examples is sqrt(2/n), 1/2 at 8. At 80
+# it would be 1/6, and the memory ten times as large; one example has no variance.
 BATCH = 8
 
 N = TypeVar("N", bound="Adapted")
@@ -47,17 +47,19 @@ Reader: TypeAlias = Callable[[PyTree], tuple[Callable[[Key], Params], Model]]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Adapted(Network):
-    """A model of another library. `networks.adapters` says what its modes mean.
+    """A network made from a model of another library.
+
+    `networks.adapters` says what its two modes mean.
 
     Attributes:
         function: The map (params, x) -> output alone.
         example: The shapes and dtypes of one x; in training mode, of a batch.
-        scheme: None, because parameters are drawn as the model's own code draws them.
+        scheme: None, because the model's own code draws the parameters.
         activation: None, because a model may have several.
         mode: "inference" or "training".
         adapter: The name of the function that made the network, such as "flax".
-        draw: Draws the parameters from a key.
-        batch: The number of examples in the example of `training`.
+        draw: A function from a random key to parameters.
+        batch: The number of examples in `training.example`.
 
     Example:
         >>> import flax.linen as nn
@@ -77,13 +79,13 @@ class Adapted(Network):
 
     @public("init")
     def init(self, key: Key) -> Params:
-        """Draw parameters as the model's own initialization does.
+        """Draw the parameters by the model's own code.
 
         Args:
             key: A random key.
 
         Returns:
-            The parameters, with all collections of state that the model has.
+            The parameters, with the state of the model, such as batch statistics.
 
         Example:
             >>> import flax.linen as nn
@@ -152,27 +154,30 @@ def adapted(
     called: str,
     kind: type[N] = Adapted,
 ) -> N:
-    """Make a network of a module, and try it on shapes.
+    """Return the network of a model, after a call of the model on shapes.
 
     Args:
         adapter: The name of the public function, such as "flax".
         example: One x, arrays or their shapes.
-        read_module: A function of the shapes of an example that returns a pair: the
-            function that draws the parameters, and the model. Both must be hashable.
-        output: Which output is meant.
-        batch: The number of examples of `net.training`.
-        called: What is called and on what, for a note on what it raises.
+        read_module: A function from the shapes of an example to a pair: the function
+            that draws the parameters, and the model. Both must be hashable.
+        output: An index, a key or the name of a field, if the model returns several
+            outputs. None is the first.
+        batch: The number of examples in `net.training.example`.
+        called: What is called and on what, as in "the module, called on x,". It becomes
+            part of a note on errors of the model.
         kind: The class of the network.
 
     Raises:
-        InputError: The example seems to be a batch; the output is no floating array; an
-            argument is not of its kind.
+        InputError: The example seems to be a batch; the output is no floating array;
+            `batch` is below 1.
     """
     # Only shapes and dtypes are kept: with its numbers, equal networks would compare
     # as different, and compile anew.
     example = abstract(example)
     checks.integer("batch", batch, low=1)
-    # The note is true of any failure; what the shapes tell about it is said below.
+    # Any error of the model gets this note. If the cause can be told from the shapes, a
+    # better error replaces it.
     with noted(f"by {called} for the example {brief(example)}, which is one x."):
         try:
             draw, function, shapes = _tried(read_module, example, output)
@@ -198,7 +203,17 @@ def _tried(
     example: PyTree,
     output: Output,
 ) -> tuple[Callable[[Key], Params], Inference, Params]:
-    """Read a module and call it, both on shapes."""
+    """Return the draw function, the map and the shapes of params of a model.
+
+    Args:
+        read_module: As for `adapted`.
+        example: The shapes of one x.
+        output: As for `adapted`.
+
+    Raises:
+        InputError: The model draws in inference, or its output is not one floating
+            array. Errors of the model are passed on.
+    """
     # Traced on shapes, so that large models become networks on any machine.
     draw, model = read_module(example)
     shapes = jax.eval_shape(draw, key_shape())
@@ -240,10 +255,19 @@ def _refuse_common_mistakes(
     *,
     output: Output,
 ) -> None:
-    """Refuse an example that is a batch, or whose tokens are floating numbers.
+    """Raise a better error if the example is a batch, or has floating tokens.
 
-    Both are told by trying: the module raises at this example, and does not at a row of
-    it, or at whole numbers of its shape.
+    It is a batch if the model accepts one row of it; it has floating tokens if the
+    model accepts whole numbers of the same shape.
+
+    Args:
+        error: What the model raised at the example.
+        read_module: As for `adapted`.
+        example: The shapes of the example.
+        output: As for `adapted`.
+
+    Raises:
+        InputError: The example is one of these two.
     """
     raised = f"at which the module raises {type(error).__name__}"
     row = first_row(example)
@@ -267,6 +291,7 @@ def _works(
     example: PyTree,
     output: Output,
 ) -> bool:
+    """Tell whether a model accepts an example."""
     try:
         _tried(read_module, example, output)
     except Exception:

@@ -18,12 +18,14 @@ Build: TypeAlias = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Library:
-    """How the modules of a library are built, for the messages of its adapter.
+    """A library for whose modules the user gives a build function.
+
+    The methods call such a function, and refuse values that are none.
 
     Attributes:
         adapter: The name of the adapter, such as "nnx".
-        module: The base of all modules, by its full name.
-        argument: The one argument of a build function, such as "rngs".
+        module: The full name of the base class of its modules.
+        argument: The name of the one argument of a build function, such as "rngs".
     """
 
     adapter: str
@@ -31,7 +33,15 @@ class Library:
     argument: str
 
     def require_function(self, build: object, modules: type) -> None:
-        """Refuse a module, or what cannot be called, in place of a build function."""
+        """Refuse a value that is not a build function.
+
+        Args:
+            build: The value that the user gave.
+            modules: The base class of modules.
+
+        Raises:
+            InputError: It is a module, or cannot be called.
+        """
         if isinstance(build, modules):
             name = type(build).__name__
             raise InputError(
@@ -46,12 +56,19 @@ class Library:
             )
 
     def _line(self, name: str) -> str:
+        """Write the call of the adapter for a module class of this name."""
         argument = self.argument
         module = f"{name}(..., {argument}={argument})"
         return f"networks.{self.adapter}(lambda {argument}: {module}, example)"
 
     def built(self, build: Build, value: object) -> Any:
-        """Call `build` with its one argument, by name if it takes it by name only."""
+        """Return what a build function returns.
+
+        Args:
+            build: The build function.
+            value: The value of its one argument, which is passed by name if `build`
+                takes it by name only.
+        """
         # The metaclass of a module hides the signature of its class, so `__init__` is
         # read.
         signed = build.__init__ if isinstance(build, type) else build
@@ -62,14 +79,23 @@ class Library:
             parameter = None
         line = self._line("MyModel")
         with noted(f"by build({self.argument}). It takes one argument, as in {line}."):
-            # Modules often take the key by name only: __init__(self, width, *, rngs).
+            # Modules often take the key by name only: __init__(self, *, rngs).
             is_named = parameter is not None
             if is_named and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 return build(**{self.argument: value})
             return build(value)
 
     def require_module(self, module: object, modules: type, instead: str) -> None:
-        """Refuse what a build function returns, if it is no module."""
+        """Refuse a value returned by a build function that is no module.
+
+        Args:
+            module: The value.
+            modules: The base class of modules.
+            instead: The end of the message: what else would be accepted.
+
+        Raises:
+            InputError: It is no module.
+        """
         if isinstance(module, modules):
             return
         returned = f"an object of {type(module).__name__}"
@@ -88,7 +114,13 @@ _NOTE = "Raised "
 
 @contextlib.contextmanager
 def noted(where: str) -> Iterator[None]:
-    """Add a note to what the user's code raises, unless an inner one has done so."""
+    """Add a note to any error raised inside this context, and pass the error on.
+
+    An error that has such a note from an inner context gets no second one.
+
+    Args:
+        where: What the note says behind "Raised ".
+    """
     try:
         yield
     except FromCall:

@@ -1,6 +1,7 @@
 """Modules of Equinox as networks."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ _LIBRARY = Library(adapter="equinox", module="equinox.Module", argument="key")
 
 
 class EquinoxNetwork(Adapted):
-    """What `networks.equinox` returns: a network that also takes and returns modules.
+    """The network of an Equinox module: what `networks.equinox` returns.
 
     Example:
         >>> import equinox as eqx
@@ -42,16 +43,13 @@ class EquinoxNetwork(Adapted):
     def params_of(self, module: Any, state: Any = None) -> Params:
         """Return the parameters of another module, such as a trained one.
 
-        It must be of the same architecture. They are
-        `eqx.filter(module, eqx.is_array)`; with a state, a named tuple (params, state)
-        of these arrays and the state.
-
         Args:
-            module: The module.
-            state: Its `eqx.nn.State`, if it has one.
+            module: A module of the same architecture.
+            state: The `eqx.nn.State` of this module, if it has one.
 
         Returns:
-            Its parameters.
+            The arrays of the module, `eqx.filter(module, eqx.is_array)`; with a state,
+            a named tuple (params, state) of these arrays and the state.
         """
         eqx = checks.extra("equinox", "equinox")
         arrays = eqx.filter(module, eqx.is_array)
@@ -84,9 +82,9 @@ def equinox(
     """Make a network of an Equinox module.
 
     The module is called on one example, as Equinox does. `eqx.nn.inference_mode` sets
-    its mode. Arguments of its call that are named `inference`, `deterministic`,
-    `train`, `training`, `is_training` or `enable_dropout` are set to match. If its call
-    has an argument `key` or `state`, a random key or the `eqx.nn.State` is passed.
+    its mode. Mode arguments of its call are set to the same mode: `inference`,
+    `deterministic`, `train`, `training`, `is_training` and `enable_dropout`. If its
+    call has an argument `key` or `state`, a random key or the `eqx.nn.State` is passed.
 
     `net` is the module in inference: batch statistics are those in its state.
     `net.training` is the module in training, vmapped over a whole batch with a key for
@@ -161,7 +159,13 @@ def _built(build: Build, key: Key) -> tuple[Any, Any]:
 
 
 def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Equinox":
-    """Trace how the module is built, and keep everything of it but its arrays."""
+    """Return the model of the module that `build` returns, from a trace of `build`.
+
+    Args:
+        build: The build function.
+        example: The shapes of one x.
+        call: Further arguments of the module's call, by name.
+    """
     eqx = checks.extra("equinox", "equinox")
     module, state = eqx.filter_eval_shape(_built, build, jax.random.key(0))
     # Tracing leaves shapes in place of arrays. Everything else, such as functions and
@@ -202,7 +206,11 @@ def _submodules(module: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Draws the arrays of a module, and its state if it has one."""
+    """A function from a key to the arrays of a module, and its state if it has one.
+
+    Attributes:
+        build: The user's build function.
+    """
 
     build: Held
 
@@ -218,11 +226,11 @@ class _Equinox(Model):
     """An Equinox module without its arrays.
 
     Attributes:
-        arguments: How its call takes an example.
+        arguments: The arguments of its call.
         rest: The module with None in place of its arrays.
         structure: The treedef of its arrays.
         paths: The key paths of its arrays.
-        has_state: Whether its call takes a state and returns one.
+        has_state: Whether its call takes a state and returns a new one.
         takes_key: Whether its call takes a key.
     """
 
@@ -235,7 +243,17 @@ class _Equinox(Model):
     takes_key: bool
 
     def combined(self, params: Params, *, is_training: bool) -> tuple[Any, Any]:
-        """Return the module with these parameters in a mode, and its state."""
+        """Return the pair (module, state) with these parameters.
+
+        The state is None if the module has none.
+
+        Args:
+            params: The parameters.
+            is_training: Whether the module is set to training mode.
+
+        Raises:
+            InputError: params are not those of this module.
+        """
         eqx = checks.extra("equinox", "equinox")
         state = None
         if self.has_state:
@@ -261,17 +279,26 @@ class _Equinox(Model):
 
         Treedefs of two equal modules can differ: a static field may hold a function
         that is created anew with each module. Leaves are then matched by path.
+
+        Raises:
+            InputError: The paths of `arrays` are not those of this network.
         """
         paths = key_paths(arrays)
-        if paths != list(self.paths):
-            missing = sorted(set(self.paths) - set(paths))
-            unknown = sorted(set(paths) - set(self.paths))
+        if sorted(paths) != sorted(self.paths):
+            # Counters keep paths that are there more than once.
+            missing = sorted((Counter(self.paths) - Counter(paths)).elements())
+            unknown = sorted((Counter(paths) - Counter(self.paths)).elements())
             what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]} as well"
             raise InputError(
                 f"params {what}; write what net.init returns, or for a module of your "
                 "own net.params_of(module), with state net.params_of(module, state)."
             )
-        return jax.tree.unflatten(self.structure, jax.tree.leaves(arrays))
+        leaves = jax.tree.leaves(arrays)
+        # Fields may stand in another order than here.
+        if paths != list(self.paths):
+            by_path = dict(zip(paths, leaves, strict=True))
+            leaves = [by_path[path] for path in self.paths]
+        return jax.tree.unflatten(self.structure, leaves)
 
     @property
     def name(self) -> str:
@@ -306,6 +333,7 @@ class _Equinox(Model):
         key: Key | None,
         named: dict[str, Any],
     ) -> PyTree:
+        """Return all outputs of a module for one example, without the new state."""
         if self.takes_key:
             named = {**named, "key": key}
         if not self.has_state:

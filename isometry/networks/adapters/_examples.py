@@ -1,4 +1,4 @@
-"""Examples of what a model takes, by their shapes."""
+"""The shapes of inputs of a model: of one example, of a batch, of a random key."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,14 @@ def key_shape() -> jax.ShapeDtypeStruct:
 
 
 def abstract(example: PyTree) -> PyTree:
-    """Return the shapes and dtypes of an example."""
+    """Return an example with a `jax.ShapeDtypeStruct` in place of each array.
+
+    Args:
+        example: An array, a list of numbers, or a tree of arrays or of their shapes.
+
+    Raises:
+        InputError: It holds no number, or a leaf is no array.
+    """
     leaves = jax.tree.leaves(example)
     if not leaves:
         raise InputError("example holds no array; write one x, such as jnp.ones(3).")
@@ -39,6 +46,7 @@ def abstract(example: PyTree) -> PyTree:
 
 
 def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype of a leaf; refuse a leaf that is no array."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     # Keys are arrays already, and have no NumPy counterpart to be converted to.
@@ -53,7 +61,7 @@ def _is_typed_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
 
 
 def batch_of_one(x: PyTree) -> PyTree:
-    """Give every leaf but random keys a batch axis."""
+    """Return x with a leading axis of length 1 on every leaf that is no random key."""
 
     # All examples share a key: with a batch axis it would be an array of keys, which
     # models do not take.
@@ -64,14 +72,20 @@ def batch_of_one(x: PyTree) -> PyTree:
 
 
 def stacked(leaf: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
-    """Return the shape of a batch; all examples share a random key."""
+    """Return the shape of a leaf in a batch of `size` examples.
+
+    A random key keeps its shape: all examples share it.
+    """
     if _is_typed_key(leaf):
         return leaf
     return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
 
 
 def first_row(example: PyTree) -> PyTree | None:
-    """Return the shape of a row of an example, or None if it has no rows."""
+    """Return the shapes of an example without the first axis of each leaf.
+
+    None if a leaf has no axis.
+    """
     leaves = jax.tree.leaves(example)
     if not all(leaf.shape for leaf in leaves):
         return None
@@ -83,7 +97,10 @@ def first_row(example: PyTree) -> PyTree | None:
 
 
 def whole_numbers(example: PyTree) -> PyTree | None:
-    """Return an example with int32 for floating numbers, or None if it has none."""
+    """Return the shapes of an example with int32 in place of floating dtypes.
+
+    None if no leaf is floating.
+    """
 
     def is_floating(leaf: jax.ShapeDtypeStruct) -> bool:
         return jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -99,7 +116,12 @@ def whole_numbers(example: PyTree) -> PyTree | None:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of an example, hashable."""
+    """The shapes of an example, as a hashable value.
+
+    Attributes:
+        leaves: The shape and dtype of each leaf.
+        tree: The treedef.
+    """
 
     leaves: tuple[jax.ShapeDtypeStruct, ...]
     tree: Any
@@ -111,10 +133,14 @@ class Shapes:
         return cls(tuple(leaves), tree)
 
     def batch(self, key: Key, size: int) -> PyTree:
-        """Draw a batch: standard normal numbers, and zeros for whole ones.
+        """Draw a batch of standard normal numbers; leaves of whole numbers are zeros.
 
-        A batch of zeros would not do: its variances are zero, and a norm that divides
-        by their root multiplies by 1 / sqrt(epsilon).
+        Zeros everywhere would have variance 0, and a norm that divides by the root of
+        the variance would multiply by 1 / sqrt(epsilon).
+
+        Args:
+            key: A random key.
+            size: The number of examples.
         """
         leaves = []
         for i, leaf in enumerate(self.leaves):
@@ -131,7 +157,7 @@ class Shapes:
 
 
 def brief(tree: PyTree) -> str:
-    """Write shapes as "float32[8,3]", of a tree as tuples and dicts of them."""
+    """Write the shapes in a tree for a message: "float32[8,3]", "(int32[5], ...)"."""
 
     def written(leaf: jax.ShapeDtypeStruct) -> str:
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"

@@ -118,6 +118,15 @@ def flax(
 
 
 def _require_module(name: str, module: Any) -> None:
+    """Refuse a value that is not an unbound instance of a linen module.
+
+    Args:
+        name: The name of the argument, for messages.
+        module: The value.
+
+    Raises:
+        InputError: It is another value.
+    """
     linen = checks.extra("flax.linen", "flax")
     if isinstance(module, type) and issubclass(module, linen.Module):
         raise InputError(
@@ -141,7 +150,13 @@ def _require_module(name: str, module: Any) -> None:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Draws what `module.init` returns, in inference mode."""
+    """A function from a key to what `module.init` returns, in inference mode.
+
+    Attributes:
+        module: The module.
+        arguments: The arguments of its call.
+        example: The shapes of one x.
+    """
 
     module: Held
     arguments: Arguments
@@ -163,10 +178,10 @@ class _Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class _Linen(Model):
-    """A linen module.
+    """A linen module, which holds no parameters of its own.
 
     Attributes:
-        arguments: How its call takes an example.
+        arguments: The arguments of its call.
         module: The module in inference.
         in_training: The module in training; for most the same.
         collections: The names of the collections that its `init` returns.
@@ -186,19 +201,21 @@ class _Linen(Model):
         return type(self.module.value).__name__
 
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        # Nothing is mutable, so Flax raises for a module that updates a collection in
-        # inference mode too.
+        # A module that needs a key in inference is refused below.
         del key
         errors = checks.extra("flax.errors", "flax")
         try:
+            # No collection is mutable here, so Flax raises for a module that updates
+            # one in inference mode too.
             return self.module.value.apply(
                 self._variables(params),
                 *self.arguments.positional(xs),
                 **self.arguments.by_name(is_training=False),
             )
         except errors.InvalidRngError as error:
-            # It begins with the submodule and the stream: 'Dropout_0 needs PRNG for
-            # "dropout" (https://...)'. The module itself has no name.
+            # The message of Flax begins with the submodule and the stream: 'Dropout_0
+            # needs PRNG for "dropout" (https://...)'. For the module itself it has the
+            # name None.
             detail, _, _ = str(error).partition(" (")
             if detail.startswith("None "):
                 detail = self.name + detail.removeprefix("None")
@@ -208,6 +225,7 @@ class _Linen(Model):
         return _modes.with_axes(self._trained, self.axes)(params, xs, key)
 
     def _trained(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
+        """Return all outputs for a batch in training. `axes` must be bound outside."""
         variables = self._variables(params)
         # Norms write new averages in training, so their collections must be mutable.
         # The new values are dropped.
@@ -228,7 +246,15 @@ class _Linen(Model):
         return y
 
     def _variables(self, params: Params) -> Mapping[str, PyTree]:
-        """Return all collections; put back the name of "params" if it is left out."""
+        """Return params as a mapping of all collections that the module has.
+
+        Args:
+            params: All collections; or the tree inside "params", for a module with no
+                other collection.
+
+        Raises:
+            InputError: It is no mapping, or a collection is missing.
+        """
         if not isinstance(params, Mapping):
             raise InputError(
                 f"params is a {type(params).__name__}; write what module.init returns, "
@@ -248,12 +274,16 @@ class _Linen(Model):
         return params
 
     def for_training(self, params: Params, xs: PyTree) -> Model:
-        return _modes.switched(self, params, xs, watch=_watch)
+        return _modes.with_axis_names(self, params, xs, watch=_watch)
 
 
 @contextlib.contextmanager
 def _watch(seen: Seen) -> Iterator[None]:
-    """Record in `seen` what the norms and dropouts of a linen module do."""
+    """Record in `seen` what norms and dropouts do, as long as this context is open.
+
+    Args:
+        seen: The record, to which paths and axis names are appended.
+    """
     linen = checks.extra("flax.linen", "flax")
 
     def look(
@@ -280,7 +310,13 @@ def _is_off(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
 ) -> bool:
-    """Tell whether a norm or dropout of Flax's is called in inference mode."""
+    """Tell whether a call is that of a norm or dropout of Flax in inference mode.
+
+    Args:
+        module: The module that is called.
+        args: The arguments that it gets by position.
+        kwargs: The arguments that it gets by name.
+    """
     linen = checks.extra("flax.linen", "flax")
     # In a module of the user's own, a field called `deterministic` may mean anything.
     known = (linen.BatchNorm, linen.Dropout, linen.MultiHeadDotProductAttention)

@@ -24,11 +24,11 @@ def function(
     *,
     output: Output = None,
 ) -> Adapted:
-    """Make a network of a function f(params, x) and a function that draws params.
+    """Make a network from f(params, x) and a function that draws params.
 
-    Such a network has no training mode: a function of one example does not say how it
-    treats a batch. For statistics of batches, write a function of the whole batch and
-    give a batch as its example.
+    Such a network has no training mode, because f does not say how it treats a batch.
+    For batch norm in training, write f as a function of a whole batch, and give a batch
+    as the example.
 
     Args:
         f: A function f(params, x) of one example.
@@ -41,8 +41,8 @@ def function(
         The network.
 
     Raises:
-        InputError: f or init cannot be called; an output that is not one floating
-            array. What f and init raise is passed on.
+        InputError: f or init cannot be called; the output of f is not one floating
+            array. Errors that f and init raise are passed on.
 
     Example:
         >>> def f(params, x):
@@ -76,7 +76,11 @@ def function(
 
 @dataclass(frozen=True)
 class _Draw:
-    """Draws the parameters of a function."""
+    """A function that draws parameters: the user's `init`, as a hashable value.
+
+    Attributes:
+        init: The user's function.
+    """
 
     init: Held
 
@@ -87,11 +91,11 @@ class _Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class _Function(Model):
-    """A function of one example.
+    """The user's function of one example, as a model.
 
     Attributes:
         arguments: Not used.
-        f: The function.
+        f: The user's function.
     """
 
     takes_batch = False

@@ -29,7 +29,7 @@ from isometry.networks.adapters._modes import Seen
 
 
 class HaikuNetwork(Adapted):
-    """What `networks.haiku` returns: a network that also takes parameters and state."""
+    """The network of a transformed function: what `networks.haiku` returns."""
 
     def params_of(self, params: Params, state: PyTree = None) -> Params:
         """Return parameters and state of Haiku as parameters of the network.
@@ -52,14 +52,14 @@ class HaikuNetwork(Adapted):
         return params if state is None else WithState(params, state)
 
     def completed(self, key: Key, params: Params) -> Params:
-        """Update the averages in parameters whose weights a scheme has drawn.
+        """Return params with the averages of batch norm that belong to their weights.
 
         The averages in `params` were computed with the weights that Haiku's own `init`
-        drew. They are computed anew, from the same batch, with the scheme's weights.
+        drew. Here they are computed from the same batch with the scheme's weights.
 
         Args:
             key: The key from which the parameters were drawn.
-            params: Parameters, with the averages of the weights before.
+            params: Parameters with the scheme's weights, and averages from before.
 
         Returns:
             The parameters with the new averages.
@@ -80,6 +80,14 @@ def _with_new_state(
     *,
     key: Key,
 ) -> Params:
+    """Return params with the state after one call on the batch that `draw` uses.
+
+    Args:
+        model: The model.
+        draw: The function that drew the parameters.
+        params: The parameters, with the state before the call.
+        key: The key from which they were drawn.
+    """
     model = dataclasses.replace(model, axes=draw.axes)
     xs = draw.example.batch(key, draw.batch)
     return model.updated(params, xs, key)
@@ -97,11 +105,9 @@ def haiku(
     """Make a network of what `hk.transform` or `hk.transform_with_state` returns.
 
     The function is called on `x[None]`, a batch of one, and the first row of the result
-    is taken. An argument of it that is named `is_training` (or `train`, `training`,
-    `deterministic`) is set by the mode of the network. A key is passed where the
-    function asks for one.
-
-    A function without such an argument is the same in both modes, but for the batch.
+    is taken. If it has an argument `is_training` (or `train`, `training`,
+    `deterministic`), the mode of the network sets it. Without such an argument, the
+    function computes the same in both modes. A key is passed if `apply` takes one.
 
     `net` is the function in inference: batch statistics are those in the state.
     `net.training` is the function on a whole batch, with the statistics of that batch
@@ -121,8 +127,8 @@ def haiku(
             required arguments, a tuple with an entry for each is unpacked into them.
         output: Which output is meant if the function returns several: an index, a key
             or the name of a field. By default the first of a tuple.
-        batch: The number of examples at which averages are drawn, and in
-            `net.training.example`. Other numbers can be measured as well.
+        batch: The number of examples from which the initial averages are computed, and
+            in `net.training.example`. Other numbers can be measured as well.
         **apply: Further arguments of the function. A mode argument, such as
             `train=False`, has this value in `net`. In `net.training` it is set for
             training, whatever its value here.
@@ -199,7 +205,16 @@ def haiku(
 
 @dataclass(frozen=True)
 class _Draw:
-    """Draws what `init` returns, in training mode."""
+    """A function from a key to what Haiku's `init` returns, in training mode.
+
+    Attributes:
+        init: Haiku's `init`.
+        arguments: The arguments of the function.
+        example: The shapes of one x.
+        batch: The number of examples that `init` is called on.
+        has_state: Whether the function has a state.
+        axes: The names of mapped axes over which norms take statistics.
+    """
 
     init: Held
     arguments: Arguments
@@ -209,18 +224,19 @@ class _Draw:
     axes: tuple[Hashable, ...] = ()
 
     def with_axes(self) -> "_Draw":
-        """Return a copy with the axis names of norms that reduce over devices."""
+        """Return a copy with the `axes` that a trace of `init` finds."""
 
         def trace(axes: tuple[Hashable, ...]) -> None:
             jax.eval_shape(dataclasses.replace(self, axes=axes), key_shape())
 
-        _, axes = _modes.watched(trace, _watch)
+        _, axes = _modes.trace_training(trace, _watch)
         return dataclasses.replace(self, axes=axes)
 
     def __call__(self, key: Key) -> Params:
         return _modes.with_axes(self._drawn, self.axes)(key)
 
     def _drawn(self, key: Key) -> Params:
+        """Return parameters drawn from a key. `axes` must be bound outside."""
         xs = self.example.batch(key, self.batch)
         # In training mode, because in inference mode batch norm would read averages
         # that do not exist yet.
@@ -234,14 +250,14 @@ class _Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class _Haiku(Model):
-    """A transformed function.
+    """A transformed function of Haiku.
 
     Attributes:
-        arguments: How it takes an example.
-        apply: Its `apply`.
-        function: Its name.
-        has_state: Whether that takes and returns a state.
-        takes_key: Whether that takes a key.
+        arguments: The arguments of the function.
+        apply: Haiku's `apply`.
+        function: The name of the function.
+        has_state: Whether `apply` takes a state and returns a new one.
+        takes_key: Whether `apply` takes a key.
     """
 
     apply: Held
@@ -252,7 +268,7 @@ class _Haiku(Model):
     def _called(
         self, params: Params, xs: PyTree, key: Key | None, *, is_training: bool
     ) -> PyTree:
-        """Return all outputs."""
+        """Return all outputs for a batch, without the new state."""
         y = self._applied(params, xs, key, is_training=is_training)
         if self.has_state:
             y, _ = y
@@ -291,7 +307,7 @@ class _Haiku(Model):
         return self._called(params, xs, key, is_training=False)
 
     def updated(self, params: Params, xs: PyTree, key: Key) -> Params:
-        """Return parameters with the state after one call in training."""
+        """Return params with the state after one call on a batch in training."""
 
         def state_after(params: Params, xs: PyTree, key: Key) -> PyTree:
             _, state = self._applied(params, xs, key, is_training=True)
@@ -306,14 +322,17 @@ class _Haiku(Model):
         return _modes.with_axes(called, self.axes)(params, xs, key)
 
     def for_training(self, params: Params, xs: PyTree) -> Model:
-        return _modes.switched(self, params, xs, watch=_watch)
+        return _modes.with_axis_names(self, params, xs, watch=_watch)
 
 
 @contextlib.contextmanager
 def _watch(seen: Seen) -> Iterator[None]:
-    """Record in `seen` what batch norms of Haiku do.
+    """Record in `seen` what batch norms do, as long as this context is open.
 
     Haiku's dropout is a plain function, which no interceptor sees.
+
+    Args:
+        seen: The record, to which names of modules and of axes are appended.
     """
     hk = checks.extra("haiku", "haiku")
 

@@ -1,4 +1,4 @@
-"""A module of a framework as a hashable object, and its functions in both modes."""
+"""Models: modules of a library as hashable objects, with a function for each mode."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -15,11 +15,12 @@ from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters._examples import batch_of_one
 
-# An index, a key or the name of a field.
+# Which of several outputs is meant: an index, a key or the name of a field. None is the
+# first.
 Output: TypeAlias = int | str | None
 
-# Arguments by which models are told their mode, and what each is in inference. They are
-# looked for in the signature of the module's own call.
+# The names of mode arguments, with the value of each in inference. They are looked for
+# in the signature of the module's call.
 MODES = {
     "train": False,
     "training": False,
@@ -32,10 +33,13 @@ MODES = {
 
 
 class Held:
-    """A value as a part of something hashable.
+    """A wrapper that makes any value hashable, such as a module that holds a list.
 
-    Two are equal if their values are. Values without a hash, such as modules that hold
-    a list or an array, count as equal only if they are the same object.
+    Two wrappers of values with a hash are equal if the values are equal; of values
+    without one, only if they hold the same object.
+
+    Attributes:
+        value: The value.
     """
 
     value: Any
@@ -63,10 +67,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Arguments:
-    """How the call of a module takes an example, its mode and further arguments.
+    """The arguments with which a module is called.
 
     Attributes:
-        names: The arguments among `MODES` that the call has.
+        names: The names in `MODES` that the call has as arguments.
         added: Further arguments that the user gave, by name.
         is_spread: Whether x is a tuple that is unpacked into several arguments.
     """
@@ -84,13 +88,13 @@ class Arguments:
         *,
         reserved: tuple[str, ...] = (),
     ) -> "Arguments":
-        """Find out how a module is called from the signature of its call.
+        """Read the arguments of a module off the signature of its call.
 
         Args:
             signature: The signature, without `self`.
             example: One example.
-            added: Further arguments that the user gave.
-            reserved: Names of arguments that the adapter itself passes.
+            added: Further arguments that the user gave, by name.
+            reserved: The names of arguments that the adapter itself passes.
         """
         parameters = signature.parameters
         # Arguments that are passed by name cannot hold a part of the example.
@@ -115,15 +119,15 @@ class Arguments:
         )
 
     def positional(self, x: PyTree) -> tuple[PyTree, ...]:
-        """Return the arguments that hold the example."""
+        """Return the arguments that are passed by position: x, or its entries."""
         return x if self.is_spread else (x,)
 
     def by_name(self, *, is_training: bool) -> dict[str, Any]:
-        """Return all other arguments: those of the mode, and what the user added.
+        """Return the arguments that are passed by name: the mode, and `added`.
 
-        In inference, the user's value of a mode argument wins. In training, mode
-        arguments have their training value whatever the user gave, because most users
-        write `train=False` and mean `net`.
+        In inference, a mode argument has the value that the user gave. In training it
+        has its training value whatever the user gave, because most users write
+        `train=False` for `net` and not for `net.training`.
         """
         added = {name: held.value for name, held in self.added}
         if is_training:
@@ -133,15 +137,15 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
-    """A module of a framework, called with parameters. It is hashable and holds none.
+    """A module of a library without its parameters, hashable.
 
     Attributes:
-        arguments: How its call takes an example.
-        axes: The axis names over which its norms take statistics in training, beside
-            the axis of the batch: names of a pmap over devices or a vmap over examples.
+        arguments: The arguments of its call.
+        axes: The names of mapped axes, of a pmap over devices or a vmap over examples,
+            over which its norms take statistics in training.
     """
 
-    # Whether inference takes a batch, as in most frameworks, or one example.
+    # Whether `infer` takes a batch, as in most libraries, or one example.
     takes_batch: ClassVar[bool] = True
 
     # The end of the error message for a model whose mode no argument switches.
@@ -157,14 +161,30 @@ class Model(ABC):
 
     @abstractmethod
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        """Return all outputs in inference; `xs` is one example if not `takes_batch`."""
+        """Return all outputs of the model in inference.
+
+        Args:
+            params: The parameters.
+            xs: A batch; one example if `takes_batch` is False.
+            key: A random key, for models that need one in inference too; or None.
+        """
 
     @abstractmethod
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
-        """Return all outputs for a batch in training; updates of state are dropped."""
+        """Return all outputs of the model in training, without the updated state.
+
+        Args:
+            params: The parameters.
+            xs: A batch.
+            key: A random key, for models that draw; or None.
+        """
 
     def for_training(self, params: Params, xs: PyTree) -> "Model":
-        """Return a copy of the model for which `train` works, found out from shapes.
+        """Return a copy of the model with the `axes` that `train` needs.
+
+        Args:
+            params: Shapes of the parameters.
+            xs: Shapes of a batch.
 
         Raises:
             NotDefined: The model has no training mode.
@@ -175,12 +195,12 @@ class Model(ABC):
 
 @dataclass(frozen=True)
 class Inference:
-    """The function (params, x) -> output of a model in inference, x one example.
+    """The map (params, x) -> output of a model in inference, x one example.
 
     Attributes:
         model: The model.
         output: Which of its outputs is meant.
-        has_key: Whether its call needs a key although the output does not depend on it.
+        has_key: Whether its call needs a key although its output depends on none.
     """
 
     model: Model
@@ -193,7 +213,11 @@ class Inference:
         return self.with_key(params, x, jax.random.key(0) if self.has_key else None)
 
     def with_key(self, params: Params, x: PyTree, key: Key | None) -> Array:
-        """Return the output if this key is passed to the call."""
+        """Return the output for x, with a random key (or None) for the model's call.
+
+        Raises:
+            InputError: The output is not an array with one row for each example.
+        """
         if not self.model.takes_batch:
             return picked(self.model.infer(params, x, key), self.output)
         y = picked(self.model.infer(params, batch_of_one(x), key), self.output)
@@ -209,12 +233,13 @@ class Inference:
 
 @dataclass(frozen=True)
 class Training:
-    """The function (params, x) -> outputs of a model in training, x the whole batch.
+    """The map (params, x) -> output of a model in training, x a whole batch.
 
     Attributes:
         model: The model.
         output: Which of its outputs is meant.
-        draws: Whether it draws, so that x is a pair (batch, key).
+        draws: Whether the output depends on a random key. Then x is a pair
+            (batch, key).
     """
 
     model: Model
@@ -244,7 +269,7 @@ class Training:
         return self.with_key(params, x, jax.random.key(0))
 
     def with_key(self, params: Params, xs: PyTree, key: Key | None) -> Array:
-        """Return the output for a batch if this key is passed to the call."""
+        """Return the output for a batch, with a random key for the model's call."""
         return picked(self.model.train(params, xs, key), self.output)
 
 
@@ -259,7 +284,15 @@ class WithState(NamedTuple):
 
 
 def picked(y: Any, output: Output) -> Array:
-    """Return the output that is meant: of several, `output` or the first."""
+    """Return one array out of what a model returns.
+
+    Args:
+        y: An array, or a tuple, a mapping or a record of several.
+        output: Which of several is meant. None is the first of a tuple or list.
+
+    Raises:
+        InputError: There is no such output, or it is no array.
+    """
     # Tuples have the main output first by convention, and auxiliary ones behind it. In
     # a mapping no output comes first, so the user has to name one.
     if output is not None:
@@ -275,6 +308,7 @@ def picked(y: Any, output: Output) -> Array:
 
 
 def _chosen(y: Any, output: int | str) -> Any:
+    """Return the entry or field `output` of y; raise InputError if there is none."""
     # A single array is refused: `output=0` would take its first row, and a name could
     # be one of its attributes.
     is_several = not hasattr(y, "dtype")
@@ -293,7 +327,7 @@ def _chosen(y: Any, output: int | str) -> Any:
 
 
 def _outputs(y: object) -> str:
-    """Describe what a module returns."""
+    """Describe what a module returns, for a message: "a tuple of 2"."""
     kind = type(y).__name__
     if isinstance(y, Mapping):
         return f"a {kind} of {', '.join(map(repr, y))}"
@@ -310,7 +344,11 @@ def name_of(function: object) -> str:
 
 
 def drawing_refused(detail: str = "") -> InputError:
-    """Return the error about a module that draws at random in inference."""
+    """Return the error for a module that draws random numbers in inference.
+
+    Args:
+        detail: What is known of where it draws: ": Dropout_0 needs PRNG".
+    """
     return InputError(
         f"the module draws at random in inference mode{detail}. Give its call an "
         f"argument that switches this off, one of {', '.join(MODES)}, or build it "

@@ -1,4 +1,4 @@
-"""What a model does in training: whether it draws, fixed modes, named axes."""
+"""What a model does in training: does it draw, change its mode, use named axes?"""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -23,17 +23,18 @@ def depends_on_key(
     params: Params,
     x: PyTree,
 ) -> bool:
-    """Tell whether the result of a call depends on its key, by tracing it alone.
+    """Tell whether the result of a function depends on its key, from its jaxpr.
 
     Args:
         call: A function of parameters, x and a key.
         params: Shapes of the parameters.
         x: Shapes of x.
     """
-    # That it splits its key says nothing: many models split one for dropout at rate 0.
+    # A model that splits its key need not use it: dropout at rate 0 does so. What
+    # counts is whether the output depends on the key.
     closed = jax.make_jaxpr(call)(params, x, key_shape())
-    # `read` takes all arguments after the first ones for x: here the key alone. So
-    # `of_x` is what depends on the key.
+    # `read` marks as `of_x` all values that depend on arguments behind the first
+    # `num_before_key`. Behind those there is the key alone.
     num_before_key = len(jax.tree.leaves((params, x)))
     program = read(closed, num_before_key)
     return not program.of_x.isdisjoint(program.outputs)
@@ -42,7 +43,14 @@ def depends_on_key(
 def with_axes(
     call: Callable[..., PyTree], names: Sequence[Hashable]
 ) -> Callable[..., PyTree]:
-    """Bind axis names, of length 1, for norms that take statistics over devices."""
+    """Return a function inside which these axis names are bound, with length 1.
+
+    Norms that take statistics over devices need them.
+
+    Args:
+        call: Any function of arrays.
+        names: The axis names.
+    """
     for name in names:
         # With `in_axes=None` nothing is mapped: arrays keep their shapes, and the name
         # is bound.
@@ -52,11 +60,11 @@ def with_axes(
 
 @dataclass
 class Seen:
-    """What the norms and dropouts of a model were seen to do in training.
+    """What was recorded of the norms and dropouts of a model in training mode.
 
     Attributes:
-        fixed: The paths of those that stay in inference mode.
-        axes: The names of axes over which norms take statistics.
+        fixed: The paths of the norms and dropouts that are in inference mode.
+        axes: The names of mapped axes over which norms take statistics.
     """
 
     fixed: list[str] = field(default_factory=list)
@@ -64,7 +72,13 @@ class Seen:
 
 
 def require_switch(model: Model, seen: Seen) -> None:
-    """Refuse a model without a mode argument that has a part in inference mode."""
+    """Refuse a model that nothing switches to training mode.
+
+    It has no mode argument, and a norm or dropout in inference mode.
+
+    Raises:
+        NotDefined: The model is such a one.
+    """
     # A model that has a mode argument may keep some norms in inference mode on purpose.
     if model.arguments.names or not seen.fixed:
         return
@@ -75,18 +89,20 @@ def require_switch(model: Model, seen: Seen) -> None:
     )
 
 
-def watched(
+def trace_training(
     trace: Callable[[tuple[Hashable, ...]], object],
     watch: Callable[[Seen], AbstractContextManager],
 ) -> tuple[Seen, tuple[Hashable, ...]]:
-    """Trace a model, and once more for each axis name that turns out to be unbound.
+    """Trace a model, and record what its norms and dropouts do.
+
+    If an axis name is unbound, the model is traced once more with this name bound.
 
     Args:
-        trace: Traces the model with axes of these names bound.
-        watch: A context that records in a `Seen` what norms and dropouts do.
+        trace: `trace(names)` traces the model with these axis names bound.
+        watch: A context manager that records in a `Seen` what norms and dropouts do.
 
     Returns:
-        What they did, and the axis names that have to be bound.
+        The record, and the axis names that have to be bound.
     """
     axes: tuple[Hashable, ...] = ()
     while True:
@@ -105,23 +121,23 @@ def watched(
             return seen, axes
 
 
-def switched(
+def with_axis_names(
     model: M,
     params: Params,
     xs: PyTree,
     *,
     watch: Callable[[Seen], AbstractContextManager],
 ) -> M:
-    """Return a model with the axis names of its norms, found by a trace in training.
+    """Return a copy of a model with the axis names that it needs in training.
 
     Args:
         model: The model.
         params: Shapes of its parameters.
         xs: Shapes of a batch.
-        watch: As in `watched`.
+        watch: As in `trace_training`.
 
     Raises:
-        NotDefined: Nothing switches the model.
+        NotDefined: Nothing switches the model to training mode.
     """
 
     def with_names(axes: tuple[Hashable, ...]) -> M:
@@ -131,18 +147,18 @@ def switched(
         arguments = (params, xs, key_shape())
         jax.eval_shape(with_names(axes).train, *arguments)
 
-    seen, axes = watched(trace, watch)
+    seen, axes = trace_training(trace, watch)
     require_switch(model, seen)
     return with_names(axes)
 
 
 def listed(names: Hashable | Sequence[Hashable]) -> tuple[Hashable, ...]:
-    """Return one name, or several, as a tuple."""
+    """Return a tuple of names, from one name or from several."""
     return tuple(names) if isinstance(names, (tuple, list)) else (names,)
 
 
 def axis_names(modules: Iterable[object]) -> tuple[Hashable, ...]:
-    """Return the names of axes over which norms among modules take statistics."""
+    """Return the axis names over which norms among these modules take statistics."""
     names: dict[Hashable, None] = {}
     for module in modules:
         axis = getattr(module, "axis_name", None)

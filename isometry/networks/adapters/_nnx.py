@@ -22,7 +22,7 @@ _LIBRARY = Library(adapter="nnx", module="flax.nnx.Module", argument="rngs")
 
 
 class NnxNetwork(Adapted):
-    """What `networks.nnx` returns: a network that also takes and returns modules.
+    """The network of an NNX module: what `networks.nnx` returns.
 
     Example:
         >>> from flax import nnx
@@ -38,14 +38,12 @@ class NnxNetwork(Adapted):
     def params_of(self, module: Any) -> Params:
         """Return the parameters of another module, such as a trained one.
 
-        It must be of the same architecture. They are
-        `nnx.state(module, nnx.Not(nnx.RngState))`.
-
         Args:
-            module: The module.
+            module: A module of the same architecture.
 
         Returns:
-            Its state without the keys that it draws from.
+            The state of the module without its random keys,
+            `nnx.state(module, nnx.Not(nnx.RngState))`.
         """
         nnx = checks.extra("flax.nnx", "flax")
         return _copied(nnx.state(module, nnx.Not(nnx.RngState)))
@@ -76,10 +74,10 @@ def nnx(
     """Make a network of a Flax NNX module.
 
     The module is called on `x[None]`, a batch of one, and the first row of the result
-    is taken. `module.eval()` and `module.train()` set its mode. Arguments of its call
-    that are named `train`, `training`, `is_training`, `deterministic` or
-    `use_running_average` are set to match. If its call has an argument `rngs`,
-    `nnx.Rngs` of the key in the network's x are passed.
+    is taken. `module.eval()` and `module.train()` set its mode. Mode arguments of its
+    call are set to the same mode: `train`, `training`, `is_training`, `deterministic`
+    and `use_running_average`. If its call has an argument `rngs`, `nnx.Rngs(key)` are
+    passed, with the key in x.
 
     `net` is the module in inference: batch statistics are those in the parameters.
     `net.training` is the module on a whole batch, with the statistics of that batch and
@@ -99,9 +97,9 @@ def nnx(
             training, whatever its value here.
 
     Returns:
-        The network. Its parameters are the module's state without random keys,
-        `nnx.state(module, nnx.Not(nnx.RngState))`, for which `net.params_of(module)` is
-        short. The state of a trained module can be passed as it is.
+        The network. Its parameters are the module's state without random keys, as
+        `net.params_of(module)` returns it: `nnx.state(module, nnx.Not(nnx.RngState))`.
+        The state of a trained module can be passed as it is.
 
     Raises:
         InputError: build does not return an NNX module; an example with a batch axis;
@@ -121,7 +119,7 @@ def nnx(
     """
     nnx = checks.extra("flax.nnx", "flax")
     linen = checks.extra("flax.linen", "flax")
-    # An instance can be called, but on an example.
+    # An instance of a linen module can be called too, but is no build function.
     if isinstance(build, linen.Module):
         raise InputError(
             f"build is an instance of {type(build).__name__}, a linen module; write "
@@ -144,6 +142,7 @@ def nnx(
 
 
 def _built(build: Build, key: Key) -> Any:
+    """Return the module that `build` returns for `nnx.Rngs(key)`."""
     nnx = checks.extra("flax.nnx", "flax")
     module = _LIBRARY.built(build, nnx.Rngs(key))
     instead = "; of a linen module write networks.flax(module, example)"
@@ -152,7 +151,13 @@ def _built(build: Build, key: Key) -> Any:
 
 
 def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
-    """Trace how the module is built, and take its GraphDef in both modes."""
+    """Return the model of the module that `build` returns, from a trace of `build`.
+
+    Args:
+        build: The build function.
+        example: The shapes of one x.
+        call: Further arguments of the module's call, by name.
+    """
     nnx = checks.extra("flax.nnx", "flax")
     # The GraphDef is the same for every key, so any key will do.
     module = nnx.eval_shape(lambda: _built(build, jax.random.key(0)))
@@ -184,17 +189,21 @@ def _submodules(module: Any) -> list[Any]:
 
 
 def _copied(state: Params) -> Params:
-    """Return a state whose variables are its own.
+    """Return a copy of a state, with new variables for the same arrays.
 
-    NNX changes variables in place: a module that shared them with the parameters would
-    write its new averages into these, and training it would change them.
+    NNX changes variables in place. A module that shared its variables with the
+    parameters would write its new averages into the parameters.
     """
     return jax.tree.map(lambda leaf: leaf, state)
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """Draws the state of a module, without its random keys."""
+    """A function from a key to the state of a module without its random keys.
+
+    Attributes:
+        build: The user's build function.
+    """
 
     build: Held
 
@@ -208,7 +217,7 @@ class _Nnx(Model):
     """An NNX module without its arrays.
 
     Attributes:
-        arguments: How its call takes an example.
+        arguments: The arguments of its call.
         in_inference: Its `nnx.GraphDef` after `module.eval()`.
         in_training: Its `nnx.GraphDef` after `module.train()`.
         kind: The name of its class.
@@ -226,7 +235,16 @@ class _Nnx(Model):
     takes_rngs: bool
 
     def merged(self, params: Params, key: Key | None, *, is_training: bool) -> Any:
-        """Return the module with these parameters, which draws from `key`."""
+        """Return the module with these parameters, in one of its modes.
+
+        Args:
+            params: The parameters, an `nnx.State`.
+            key: The random key from which the module draws; None in inference.
+            is_training: Whether the module is in training mode.
+
+        Raises:
+            InputError: params are not an `nnx.State`, or a variable is missing.
+        """
         nnx = checks.extra("flax.nnx", "flax")
         graphdef = self.in_training if is_training else self.in_inference
         if not isinstance(params, nnx.State):
@@ -241,6 +259,7 @@ class _Nnx(Model):
         return nnx.merge(graphdef.value, _copied(params), self._rng_state(key))
 
     def _require_all(self, params: Params) -> None:
+        """Refuse params in which a variable of the module is missing."""
         if jax.tree.structure(params) == self.structure:
             return
         wanted = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
@@ -254,7 +273,11 @@ class _Nnx(Model):
             )
 
     def _rng_state(self, key: Key | None) -> PyTree:
-        """Return the state of the random streams, each at its start, from one key."""
+        """Return the initial state of all random streams, made from one key.
+
+        Args:
+            key: A random key. None in inference, where nothing is drawn.
+        """
         shapes, tree = self.rngs.value
         # In inference nothing is drawn, but `nnx.merge` needs every leaf of the
         # GraphDef.
@@ -273,6 +296,7 @@ class _Nnx(Model):
     def _called(
         self, params: Params, xs: PyTree, key: Key | None, *, is_training: bool
     ) -> PyTree:
+        """Return all outputs of the module for a batch."""
         module = self.merged(params, key, is_training=is_training)
         named = self.arguments.by_name(is_training=is_training)
         if self.takes_rngs and key is not None:

@@ -26,6 +26,7 @@ def judge(measured: Measured, key: Key) -> Flag:
         thresholds=measured.thresholds,
         is_infinite_known=False,
     )
+    # The worst span decides; the evidence holds all.
     value = judged.worst.value
     reason = f"Var(s²)/(E s²)² = {value:.2f} ({in_words(judged.span)})"
     if not np.isfinite(value):

@@ -98,6 +98,7 @@ def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str,
             is_fused = attention.query == attention.value
             layers = (*attention.query, *attention.key)
             rows = [row for row in first_step if _is_of(row, layers)]
+            # Blocks of a stack are locked one by one.
             for index in {_index(row) for row in rows}:
                 of_slice = [row for row in rows if _index(row) == index]
                 if is_fused:
@@ -122,6 +123,7 @@ def _index(row: str) -> str:
 
 def _share_of_queries_and_keys(attention: Attention) -> float:
     """Return which share of the outputs of a fused layer are queries and keys."""
+    # Queries, keys and values are as large as each other, unless it is known better.
     if len(attention.shares) != 3:
         return 2 / 3
     (query, key, value) = (stop - start for start, stop in attention.shares)

@@ -30,6 +30,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     out.
     """
     line = measured.threshold("below_floor")
+    # The mean over inputs: a share is a number of values, and those add up.
     shares, floors = {}, {}
     for span, sp in measured.spectra.items():
         share = _unresolved_share(sp, measured.rank_bounds[span])
@@ -69,6 +70,7 @@ def _unresolved_share(
 
     It is 0 where all of them are known to be zero.
     """
+    # What a method without a floor calls zero is zero.
     num_not_zero = (~np.isneginf(np.asarray(sp.log_values))).sum(-1)
     rank = np.minimum(rank_bound, num_not_zero)
     num_zero = sp.size - rank

@@ -80,7 +80,9 @@ def judge(
     if seeds_locked:
         first = seeds_locked[0]
         evidence["locked_seeds"] = len(seeds_locked)
-        result = _raised(certificates[first], sure[first], told[first], evidence)
+        result = _raised(
+            certificates[first], sure[first], told[first], evidence=evidence
+        )
         every = [one for rows in sure for one in rows]
         # Equal blocks have no width of their own.
         worst = min(every, key=_share, default=None)
@@ -136,7 +138,8 @@ def _locked(
         width = math.prod(lock.shape[axis] for axis in axes)
         effective = math.prod(lock.distinct[axis] for axis in axes)
         if effective < width:
-            rows.append(_Locked(layer, lock, width, effective))
+            row = _Locked(layer, lock, width=width, effective=effective)
+            rows.append(row)
     return rows
 
 

@@ -24,6 +24,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     gain of the network in all others is that of its bulk.
     """
     line = measured.threshold("outlier_dominated")
+    # Spans are judged apart: a head may hide the outliers of the hidden layers.
     outliers = measured.outliers
     judged = judge_spans(
         {span: one.share for span, one in outliers.items()},

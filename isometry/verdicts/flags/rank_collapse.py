@@ -31,8 +31,9 @@ def judge(measured: Measured, key: Key) -> Flag:
     tokens = _collapse.of_tokens(measured.subject)
     if tokens is not None:
         collapses["tokens"] = tokens
+    # Tokens of one input may become one while inputs stay apart, and the reverse.
     flags = {
-        what: _judged(what, one, measured, jax.random.fold_in(key, i))
+        what: _judged(what, one, measured, key=jax.random.fold_in(key, i))
         for i, (what, one) in enumerate(collapses.items())
     }
     _, worst = worst_state({what: one.state for what, one in flags.items()})
@@ -54,6 +55,7 @@ def _judged(what: str, collapse: Collapse, measured: Measured, key: Key) -> Flag
     if not collapse.points:
         reason = "no hidden layers"
         return _flag(CLEAR, reason, evidence=evidence)
+    # A ratio to what is rounding, or zero, says nothing.
     if not collapse.is_known:
         reason = f"the {what} do not differ"
         if what == "inputs" and measured.num_inputs == 1:

@@ -105,7 +105,9 @@ def judge(
             if probe.trouble:
                 reason += f"; {probe.trouble}"
             return dataclasses.replace(proof, reason=reason, evidence=evidence)
-    return _by_controls(measured, probe, key, evidence, lines=(of_tap, of_window))
+    return _by_controls(
+        measured, probe, key, evidence=evidence, lines=(of_tap, of_window)
+    )
 
 
 def _slope_at_zero(measured: Measured) -> float | None:
@@ -284,7 +286,7 @@ def _by_controls(
             f"{_n_x(lowest.line)}",
             value=lowest.rank,
         )
-    reached = _reached(measured, probe, key, low)
+    reached = _reached(measured, probe, key, low=low)
     evidence["control_rank"] = np.array(reached)
     pairs = zip(low, reached, strict=True)
     held = [(one, rank) for one, rank in pairs if rank > one.line.line]

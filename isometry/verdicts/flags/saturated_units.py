@@ -62,6 +62,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     Gates, which are to open and close, are left out. The worst layer is judged.
     """
     share = measured.threshold("saturated_slope")
+    # Gates are to be flat at times: a forget gate that keeps everything is.
     bounded = {
         name: one
         for name, one in measured.activity.items()
@@ -134,6 +135,7 @@ def _row(
     probability = _nulls.saturated_probability(
         activity.activation, share * largest, variance
     )
+    # Positions and inputs of a channel are correlated, and count as one.
     num_units = measured.num_seeds * activity.num_channels
     num_entries = activity.num_channels * activity.num_positions
     return _Row(

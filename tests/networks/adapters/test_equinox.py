@@ -236,6 +236,26 @@ def test_parameters_of_another_module_are_refused(net, trained):
         isometry.spectrum(plain, params, X)
 
 
+def test_leaves_in_another_order_are_matched_by_path():
+    """A class written anew may have its fields in another order."""
+
+    def plane(fields):
+        def call(self, x):
+            return self.slope * x + self.shift
+
+        namespace = {"__annotations__": fields, "__call__": call}
+        return type("Plane", (eqx.Module,), namespace)
+
+    def build(key):
+        cls = plane({"slope": jax.Array, "shift": jax.Array})
+        return cls(slope=jnp.ones(3), shift=jnp.zeros(3))
+
+    net = networks.equinox(build, X)
+    reversed_fields = plane({"shift": jax.Array, "slope": jax.Array})
+    params = reversed_fields(slope=jnp.full(3, 2.0), shift=jnp.full(3, 5.0))
+    np.testing.assert_array_equal(net(params, X), 2 * X + 5)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
