@@ -30,9 +30,9 @@ draws made after that, on other seeds and inputs.
 
 Networks that are no perceptrons lie in a file by kind (`_convolutional.py`, `_residual.py`, `_recurrent.py`,
 `_attention.py`), their faults in `_plants.py`. Truth is by construction; that units which were made equal stay so, and
-that near misses of 1e-6 do not, is tried by training in float64 (`_trained.py`). Three truths were wrong and were changed
-after a look at the figures: a kernel of zeros before a ReLU locks its channels, for no gradient passes a ReLU at
-zero; whether tokens become alike is not asked where one vector embeds them all; nor whether a recurrence vanishes
+that near misses of 1e-6 do not, is tried by training in float64 (`_trained.py`). Three truths were wrong and were
+changed after a look at the figures: a kernel of zeros before a ReLU locks its channels, for no gradient passes a ReLU
+at zero; whether tokens become alike is not asked where one vector embeds them all; nor whether a recurrence vanishes
 whose biases saturate it, as its own states move units back (seen in the draws below). Three flags were mended:
 `dead_units` did not see dead experts (its count took experts for positions), nor units of a recurrence that nothing
 reaches; `rank_collapse` was undecided where the embedding itself makes all inputs one; and `locked_symmetry` took a
