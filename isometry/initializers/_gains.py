@@ -7,7 +7,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Elementwise
 from isometry.activations import Activation
-from isometry.theory import _mean_field
+from isometry.theory.mean_field import _maps
 
 # As torch.nn.init.calculate_gain has them; leaky_relu's depends on its slope.
 _TORCH_GAINS = {
@@ -118,9 +118,9 @@ def gain(
     q = checks.number("q", q, above=0.0)
     phi = activations.get(activation)
     if criterion == "chi":
-        growth = _mean_field.mean_square_slope(phi, q)
+        growth = _maps.mean_square_slope(phi, q)
     else:
-        growth = _mean_field.mean_square(phi, q) / q
+        growth = _maps.mean_square(phi, q) / q
     if growth == 0:
         raise InputError(
             f"{phi.name} is constant at q={q:g}; no gain gives criterion={criterion!r}."

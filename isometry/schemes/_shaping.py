@@ -35,8 +35,8 @@ from isometry.activations import Activation
 from isometry.schemes._plain import scaled_orthogonal
 from isometry.schemes._scheme import Blocks, Scheme, Suits
 from isometry.structure import Anatomy
-from isometry.theory._host import on_host
-from isometry.theory._quadrature import bell, gauss
+from isometry.theory.mean_field._host import on_host
+from isometry.theory.mean_field._quadrature import bell, gauss
 
 # The papers' targets for the whole network: C'(1), C''(1), and C(0). With targets twice
 # as large, deep networks are hard to train; with targets half as large, they are nearly

@@ -1,11 +1,12 @@
-"""The calculus of free products behind the laws: S-transforms multiply, and are inverted without broadening.
+"""The calculus of free products behind the laws.
 
-M(z) = zG(z) − 1 = Σ m_k z^−k, S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)). Every `Law` carries its S-transform in closed form up to
-M⁻¹ of its diagonal factors, so `multiply` is exact and only the final inversion is numerical: Newton with capped steps
-on log λ, continued in arg λ from the negative axis, where the solution is unique. Residual at most
-1e-9 in log λ, usually 1e-13; else `NotConverged`.
-
-Source: Voiculescu (1987); Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, for its use on Jacobians.
+S-transforms multiply, and are inverted without broadening. M(z) = zG(z) − 1 = Σ m_k
+z^−k, S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)). Every `Law` carries its S-transform in closed form, up
+to M⁻¹ of its diagonal factors, so `multiply` is exact and only the final inversion is
+numerical: Newton with capped steps on log λ, continued in arg λ from the negative axis,
+where the solution is unique. Its residual is at most 1e-9 in log λ, usually 1e-13; else
+`NotConverged` is raised (Voiculescu, 1987; Pennington, Schoenholz and Ganguli, 2017,
+for its use on Jacobians).
 
 Arguments that its functions share:
 
@@ -13,144 +14,252 @@ Arguments that its functions share:
 - `psi`, `z`: numbers or arrays, complex ones too: places of S and M⁻¹, and of M.
 """
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Complex, Float
+from numpy.typing import ArrayLike
 
-from isometry import _checks
-from isometry.theory import _chain, _slope_measure
-from isometry.theory._host import record
-from isometry.theory._law import Law, numbers
-from isometry.theory._measure import Array, discrete
-from isometry.theory._moments import differentiable
-from isometry.theory._product import NotConverged as NotConverged
-from isometry.theory._product import State
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry.theory.laws import _inversion
+from isometry.theory.laws._arguments import numbers
+from isometry.theory.laws._diagonal import Diagonal
+from isometry.theory.laws._law import Law
+from isometry.theory.laws._measure import discrete
+from isometry.theory.laws._product import NotConverged as NotConverged
+from isometry.theory.laws._product import multiplied, product_of
+from isometry.theory.laws._slope_measure import steep_measure
+from isometry.theory.mean_field._host import ActivationLike, record
+from isometry.theory.mean_field._moments import differentiable
+
+ComplexArray = Complex[np.ndarray, "..."]
+ComplexPoints = Complex[np.ndarray, " points"]
+
+# Masses may miss 1 by this much, the rounding of a thousand of them.
+_ROUNDING = 1e-12
+
+# The residual of log λ, or of ψ, relative, that is a solution.
+_SOLVED = 1e-9
 
 
-def point_masses(values: Any, masses: Any) -> Law:
-    """The law Σ mass δ_value, of equally many `values` and `masses`.
+@public("point_masses")
+def point_masses(values: ArrayLike, masses: ArrayLike) -> Law:
+    """Return the law Σ mass δ_value.
 
-    **Raises** `ValueError`: lengths differ, a value or mass negative or not finite, masses that do not sum to 1,
-    no mass off zero.
+    Args:
+        values: Places, not negative.
+        masses: As many masses, which sum to 1.
+
+    Returns:
+        The law.
+
+    Raises:
+        InputError: The lengths differ; a value or mass is negative or not finite; the
+            masses do not sum to 1, or all are at zero.
+
+    Example:
+        >>> theory.freeprob.point_masses([1.0, 2.0], [0.25, 0.75]).moment(1)
+        1.75
     """
-    values = np.atleast_1d(numbers("point_masses", float, values=values))
-    masses = np.atleast_1d(numbers("point_masses", float, masses=masses))
+    values = np.atleast_1d(numbers("values", checks.on_host("values", values)))
+    masses = np.atleast_1d(numbers("masses", checks.on_host("masses", masses)))
     if values.shape != masses.shape or values.ndim != 1:
-        raise _checks.InputError(
-            f"point_masses(): values of shape {values.shape} and masses of shape {masses.shape}; give one mass a value."
+        raise InputError(
+            f"values of shape {values.shape} and masses of shape {masses.shape}; give "
+            "one mass a value."
         )
-    for v, m in zip(values, masses, strict=True):
-        _checks.number("point_masses", low=0.0, value=float(v), mass=float(m))
-    if abs(masses.sum() - 1) > 1e-12:
-        raise _checks.InputError(f"point_masses(): masses sum to {masses.sum():.15g}, not to 1.")
+    for value, mass in zip(values, masses, strict=True):
+        checks.number("value", float(value), low=0.0)
+        checks.number("mass", float(mass), low=0.0)
+    if abs(masses.sum() - 1) > _ROUNDING:
+        raise InputError(f"masses sum to {masses.sum():.15g}, not to 1.")
     if masses[values > 0].sum() == 0:
-        raise _checks.InputError("point_masses(): all mass is at zero; its S-transform does not exist.")
-    product = _chain.chain([_chain.Pair(discrete(values, masses), 0.0)], False, [1, 1])
-    return Law(product, "point masses")
+        raise InputError("all mass is at zero; its S-transform does not exist.")
+    return Law(product_of({Diagonal(discrete(values, masses)): 1}), "point masses")
 
 
-def squared_slope(activation: Any, q: float) -> Law:
-    """The law of phi'(√q z)², z ~ N(0, 1): what a layer's D² brings. `activation`, `q`: as all over `theory`.
+@public("squared_slope")
+def squared_slope(activation: ActivationLike, q: float) -> Law:
+    """Return the law of phi'(√q z)², z standard normal: what a layer's D² brings.
 
-    **Raises** `ValueError`: unknown activation; q negative or not finite. `NotDefined`: phi jumps, is flat or has
-    unbounded slope.
+    Args:
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`.
+        q: Variance of the pre-activations. Finite and not negative.
+
+    Returns:
+        The law.
+
+    Raises:
+        InputError: The activation is not known; q is negative or not finite.
+        NotDefined: phi jumps, is flat or has an unbounded slope.
+
+    Example:
+        >>> law = theory.freeprob.squared_slope("tanh", 0.25)
+        >>> round(law.moment(1) - theory.chi("tanh", 0.25, 1.0), 12)
+        0.0
     """
-    _checks.number("squared_slope", low=0.0, q=q)
-    phi = record("squared_slope", activation)
-    differentiable("squared_slope", phi, float(q))
-    measure = _slope_measure.steep_measure(phi, float(q))
-    return Law(_chain.chain([_chain.Pair(measure, 0.0)], False, [1, 1]), f"phi'² of {phi.name} at q {q:g}")
+    q = float(checks.number("q", checks.on_host("q", q), low=0.0))
+    phi = record(activation)
+    differentiable(phi, q)
+    measure = steep_measure(phi, q)
+    constant = measure.constant
+    if constant is not None:
+        measure = discrete([constant], [1.0])
+    return Law(product_of({Diagonal(measure): 1}), f"phi'² of {phi.name} at q {q:g}")
 
 
+@public("multiply")
 def multiply(*laws: Law) -> Law:
-    """The free multiplicative convolution of `laws`: that of A^½ B A^½ for A, B of equal size in general position.
+    """Return the free multiplicative convolution of laws.
 
-    It acts on the measures of mass 1; structural zeros are no part of them. Layers of unequal width:
-    `jacobian_law(widths=...)`.
+    It is the law of A^½ B A^½ for A, B of equal size in general position. It acts on
+    the measures of mass 1; structural zeros are no part of them. For layers of unequal
+    width there is `jacobian_law(widths=...)`.
 
-    **Raises** `ValueError`: no law given, or something that is not a `Law`.
+    Args:
+        *laws: At least one.
+
+    Returns:
+        Their product.
+
+    Raises:
+        InputError: No law is given, or something that is none.
+
+    Example:
+        >>> law = theory.freeprob.multiply(
+        ...     theory.marchenko_pastur(1.0), theory.marchenko_pastur(1.0)
+        ... )
+        >>> round(law.s_max**2, 9)
+        6.75
     """
     if not laws:
-        raise _checks.InputError("multiply(): no law given; write multiply(a, b).")
+        raise InputError("no law given; write multiply(a, b).")
     for law in laws:
-        _is_law("multiply", law)
-    return Law(_chain.multiplied([law.product for law in laws]), " * ".join(law.name for law in laws))
+        _require_law(law)
+    product = multiplied(*(law.product for law in laws))
+    return Law(product, " * ".join(law.name for law in laws))
 
 
-def S(law: Law, psi: Any) -> Any:  # noqa: N802, the field's name
-    """S(ψ) = (1 + ψ)/(ψ M⁻¹(ψ)), for ψ as in `inverse_M`."""
-    psi = numbers("S", complex, psi=psi)
-    value = (1 + psi) / (psi * inverse_M(law, psi))
-    return value if value.ndim else complex(value)
+@public("S")
+def S(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
+    """Evaluate the S-transform (1 + ψ)/(ψ M⁻¹(ψ)).
 
+    Args:
+        law: The law.
+        psi: Places, as of `inverse_M`.
 
-def inverse_M(law: Law, psi: Any) -> Any:  # noqa: N802
-    """M⁻¹(ψ), the branch that is real on (−rank, 0), rank = 1 − mass at zero, continued in arg ψ from there.
+    Returns:
+        S, complex, of the shape of `psi`.
 
-    **Raises** `ValueError`: ψ = 0 or not finite; `NotConverged`: the branch ends before ψ.
+    Raises:
+        InputError: As `inverse_M`.
+        NotConverged: As `inverse_M`.
+
+    Example:
+        >>> value = theory.freeprob.S(theory.fuss_catalan(1), -0.5)
+        >>> round(value.real, 9)
+        2.0
     """
-    _is_law("inverse_M", law)
-    wanted = numbers("inverse_M", complex, psi=psi)
+    places = numbers("psi", checks.on_host("psi", psi), are_complex=True)
+    return _as_given((1 + places) / (places * np.asarray(inverse_M(law, places))))
+
+
+@public("inverse_M")
+def inverse_M(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
+    """Evaluate M⁻¹(ψ).
+
+    It is the branch that is real on (−rank, 0), where rank = 1 − mass at zero,
+    continued in arg ψ from there.
+
+    Args:
+        law: The law.
+        psi: Places, finite and not 0, where M⁻¹ has a pole.
+
+    Returns:
+        M⁻¹, complex, of the shape of `psi`.
+
+    Raises:
+        InputError: A place is 0 or not finite.
+        NotConverged: The branch ends before `psi`.
+
+    Example:
+        >>> value = theory.freeprob.inverse_M(theory.fuss_catalan(1), -0.5)
+        >>> round(value.real, 9)
+        -0.5
+    """
+    _require_law(law)
+    wanted = numbers("psi", checks.on_host("psi", psi), are_complex=True)
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
-        raise _checks.InputError("inverse_M(): psi must be finite and not 0, where M⁻¹ has a pole.")
-    flat: Array = wanted.ravel()
-    below = np.where(flat.imag > 0, flat.conj(), flat)
+        raise InputError("psi must be finite and not 0, where M⁻¹ has a pole.")
+    flat = wanted.ravel()
+    is_upper = flat.imag > 0
+    lower = np.where(is_upper, flat.conj(), flat)
     product = law.product
     w = product.on_negative_axis(np.zeros(flat.shape))
     start = np.log(-product.state(w).psi.real + 0j) - 1j * np.pi
-    end = np.log(np.abs(below)) - 1j * np.arctan2(np.abs(below.imag), below.real)
-    with np.errstate(all="ignore"):  # beyond the exponents: then the residual is no number, and nothing is returned
-        for share in np.linspace(0, 1, 65)[1:]:
-            aim = np.exp(start + share * (end - start))
-            for _ in range(3 if share < 1 else 8):
-                at = product.state(w)
-                step = (at.mismatch + aim - at.psi) / at.rates
-                w = w + step * np.minimum(1, 0.5 / np.maximum(np.abs(step).max(0), 1e-300))
-        at = product.state(w)
-        residual = np.maximum(np.abs(at.psi - below) / np.abs(below), np.abs(at.mismatch).max(0))
-    _settled("inverse_M", residual, flat)
+    angle = np.arctan2(np.abs(lower.imag), lower.real)
+    end = np.log(np.abs(lower)) - 1j * angle
+    # In 64 stops; Newton follows each of them, and solves the last.
+    for share in np.linspace(0, 1, 65)[1:]:
+        w = product.follow(w, np.exp(start + share * (end - start)), rounds=3).w
+    at = product.follow(w, lower, rounds=8)
+    residual = np.maximum(np.abs(at.psi - lower) / np.abs(lower), at.mismatch)
+    _require_solved(residual, flat)
     value = np.exp(at.log_lam)
-    value = np.where(flat.imag > 0, value.conj(), value).reshape(wanted.shape)
-    return value if value.ndim else complex(value)
+    value = np.where(is_upper, value.conj(), value)
+    return _as_given(value.reshape(wanted.shape))
 
 
-def M(law: Law, z: Any) -> Any:  # noqa: N802
-    """M(z) = E x/(z − x) off the support; on it the limit from above.
+@public("M")
+def M(law: Law, z: ArrayLike) -> ComplexArray | complex:  # noqa: N802
+    """Evaluate M(z) = E x/(z − x) off the support; on it the limit from above.
 
-    **Raises** `ValueError`: z = 0 or not finite; `NotConverged`: at an edge or an atom.
+    Args:
+        law: The law.
+        z: Places, finite and not 0.
+
+    Returns:
+        M, complex, of the shape of `z`.
+
+    Raises:
+        InputError: A place is 0 or not finite.
+        NotConverged: At an edge or an atom.
+
+    Example:
+        >>> value = theory.freeprob.M(theory.fuss_catalan(1), -0.5)
+        >>> round(value.real, 9)
+        -0.5
     """
-    _is_law("M", law)
-    wanted = numbers("M", complex, z=z)
+    _require_law(law)
+    wanted = numbers("z", checks.on_host("z", z), are_complex=True)
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
-        raise _checks.InputError("M(): z must be finite and not 0.")
-    flat: Array = wanted.ravel()
-    at = _continued(law, np.log(np.abs(flat)), np.abs(np.angle(flat)))
-    value = np.where(flat.imag < 0, at.psi.conj(), at.psi).reshape(wanted.shape)
+        raise InputError("z must be finite and not 0.")
+    flat = wanted.ravel()
+    t, angle = np.log(np.abs(flat)), np.abs(np.angle(flat))
+    at = _inversion.at_angle(law.product, t, angle)
+    residual = np.maximum(np.abs(at.log_lam - t - 1j * angle), at.mismatch)
+    _require_solved(residual, flat)
+    value = np.where(flat.imag < 0, at.psi.conj(), at.psi)
+    return _as_given(value.reshape(wanted.shape))
+
+
+def _as_given(value: ComplexArray) -> ComplexArray | complex:
+    """Return a number for a number."""
     return value if value.ndim else complex(value)
 
 
-def _continued(law: Law, t: Array, angle: Array) -> State:
-    """The state at λ = exp(t + i angle), from angle π down."""
-    product = law.product
-    at, before = product.state(product.on_negative_axis(t)), np.full(t.shape, np.pi)
-    for share in 1 - np.geomspace(1, 1e-6, 60)[1:]:
-        bend = np.pi + share * (angle - np.pi)
-        with np.errstate(divide="ignore", invalid="ignore"):  # a slope that underflows: seen in the residual
-            step = 1j * (bend - before) / (at.slope * at.rates)
-        at = product.newton(at.w + step, t + 1j * bend, 2)
-        before = bend
-    at = product.newton(at.w, t + 1j * angle, 40, 0.3)
-    _settled("M", np.maximum(np.abs(at.log_lam - t - 1j * angle), np.abs(at.mismatch).max(0)), np.exp(t + 1j * angle))
-    return at
-
-
-def _is_law(call: str, law: Any) -> None:
+def _require_law(law: Law) -> None:
     if not isinstance(law, Law):
-        raise _checks.InputError(f"{call}(): {_checks.show(law)} is not a Law.")
+        raise InputError(f"{checks.show(law)} is not a Law.")
 
 
-def _settled(call: str, residual: Array, at: Array) -> None:
-    bad = ~(residual <= 1e-9)
-    if bad.any():
-        worst = np.nan_to_num(residual[bad], nan=np.inf).max()
-        raise NotConverged(f"{call}(): residual {worst:.1e} at {at[bad][0]:.6g}; the branch does not reach it.")
+def _require_solved(
+    residual: Float[np.ndarray, " points"], at: ComplexPoints
+) -> None:
+    is_bad = ~(residual <= _SOLVED)
+    if is_bad.any():
+        worst = np.nan_to_num(residual[is_bad], nan=np.inf).max()
+        raise NotConverged(
+            f"residual {worst:.1e} at {at[is_bad][0]:.6g}; the branch does not reach "
+            "it."
+        )

@@ -15,8 +15,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from isometry import _checks, activations
 from isometry.activations import Activation
-from isometry.theory import _host
-from isometry.theory._pieces import pieces
+from isometry.theory.mean_field import _host
+from isometry.theory.mean_field._pieces import pieces
 
 ActivationLike = str | Activation | Callable[[Any], Any]
 
@@ -106,7 +106,7 @@ def _known(call: str, given: ActivationLike, kinks: Sequence[Any] | None) -> tup
             f"{call}(): {phi.name} closes over traced values, so its kinks cannot be looked for. Write kinks=(...), "
             "the points where phi is not smooth, or kinks=() if there are none."
         )
-    return phi, tuple(float(k) for k in pieces(_host.record(call, phi)).kinks)
+    return phi, tuple(float(k) for k in pieces(_host.record(phi)).kinks)
 
 
 def _mean(g: Callable, q: Array, kinks: Sequence[Any]) -> Array:

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import ndtr
 
 from isometry import InputError, activations, theory
-from isometry.theory._pair import pair
+from isometry.theory.mean_field._pair import pair
 
 GAPS = (1.0, 0.7, 0.1, 1e-3, 1e-6, 1e-9, 1e-12)
 

@@ -9,7 +9,7 @@ import pytest
 
 from isometry import activations, theory
 from isometry._checks import NotDefined
-from isometry.theory._host import on_host
+from isometry.theory.mean_field._host import on_host
 
 
 def test_circular_convolution_has_the_dense_law():

@@ -9,7 +9,7 @@ import pytest
 
 from isometry import InputError, theory
 from isometry.activations import Activation
-from isometry.theory._pieces import pieces
+from isometry.theory.mean_field._pieces import pieces
 
 THIRD = 1 / 3
 FOUND = {

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from isometry import _checks, activations
-from isometry.theory import _pieces
-from isometry.theory._host import evaluate
-from isometry.theory._measure import Array, Measure, discrete
+from isometry.theory.mean_field import _pieces
+from isometry.theory.mean_field._host import evaluate
+from typing import Any as Array
+from isometry.theory.laws._measure import Measure, discrete
 
 _REACH = 9.5  # standard deviations; the mass beyond is 2e-21
 _DEGREE = 23  # of a panel's series

@@ -1,0 +1,297 @@
+"""An interval of log λ with a density: densities, masses and quantiles inside.
+
+Queries start from a table of states, interpolated in a variable in which square-root
+edges are smooth, with the derivatives that every state knows. So each point costs a few
+Newton steps, and not a continuation.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+
+from isometry.theory.laws._inversion import attempt, solve
+from isometry.theory.laws._product import NotConverged, Product, State
+
+RealPoints = Float[np.ndarray, " points"]
+Found = Bool[np.ndarray, " points"]
+
+# The nearest to an edge that anything is evaluated, in log λ: nearer, the root is
+# rounding.
+_BESIDE = 2e-14
+
+# A probability this close to that of an edge is that of the edge.
+_ROUNDING = 4e-15
+
+# Mass below the lowest node of a table. Near a zero of the slope the contour resolves
+# not much less; with more, small quantiles would start from far away.
+_LEAST_BELOW = 1e-8
+
+# Mass below the lowest log λ that is inverted; where more is left nothing is said. It
+# is what a cdf may be wrong by.
+_MOST_LOST = 1e-6
+
+# Masses below ever deeper points fall, but for their rounding, which is 5e-14 for 16
+# factors. On another sheet of the solution they are off by a share of the mass.
+_FALLING = 1 + 1e-9
+
+# How far below the top a band without lower edge is tabulated, in log λ.
+_DEPTHS = 0.25 * 2.0 ** np.arange(18)
+
+# Nodes of a table. With half as many, Newton takes a step more from each guess.
+_NODES = 64
+
+
+class Table(NamedTuple):
+    """States at the nodes of a band.
+
+    Attributes:
+        t: Nodes in log λ, ascending.
+        state: The states there.
+        below: P(x ≤ λ) there.
+    """
+
+    t: RealPoints
+    state: State
+    below: RealPoints
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """An interval of log λ with a density.
+
+    Attributes:
+        product: The product whose law it belongs to.
+        low: Its lower end, −inf where there is none.
+        high: Its upper end.
+        above_low: P(x > λ) at the lower end, an atom there left out.
+        above_high: P(x > λ) at the upper end, an atom there included.
+    """
+
+    product: Product
+    low: float
+    high: float
+    above_low: float
+    above_high: float
+
+    def density(self, t: RealPoints) -> RealPoints:
+        """Compute the density of log λ inside.
+
+        It is 0 far below what can be inverted, where at most 1e-6 of mass is left.
+        """
+        value = np.zeros(len(t))
+        at, is_found = self._reached(t)
+        value[is_found] = np.maximum(-at.psi.imag, 0.0) / np.pi
+        return value
+
+    def masses(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
+        """Compute P(x > e^t) and P(x ≤ e^t) inside, the smaller one accurately."""
+        above = np.full(len(t), self.above_low)
+        below = np.full(len(t), 1 - self.above_low)
+        at, is_found = self._reached(t)
+        above[is_found], below[is_found] = masses(self.product, at, t[is_found])
+        low = min(self.above_high, self.above_low)
+        above = np.clip(above, low, self.above_low)
+        return above, np.clip(below, 1 - self.above_low, 1 - low)
+
+    def solve(self, t: RealPoints) -> State:
+        """Find the states inside.
+
+        Raises:
+            NotConverged: The product could not be inverted.
+        """
+        if self.low > -np.inf:
+            t = np.maximum(t, self.low + _BESIDE * (1 + abs(self.low)))
+        t = np.minimum(t, self.high - _BESIDE * (1 + abs(self.high)))
+        table = self._table
+        guess = self._interpolated(t, table.t, table.state)
+        return solve(self.product, t, self._distance(t), guess=guess)
+
+    def _reached(self, t: RealPoints) -> tuple[State, Found]:
+        """Find the states at all points but those far below the table."""
+        table = self._table
+        lost = table.below - (1 - self.above_low)
+        # Below this node no more mass is left than may be lost.
+        first = int(np.argmax(lost > _MOST_LOST))
+        is_far = (t < table.t[first]) & (self.low == -np.inf) & (lost[0] <= _MOST_LOST)
+        if not is_far.any():
+            return self.solve(t), ~is_far
+        far = t[is_far]
+        guess = self._interpolated(far, table.t, table.state)
+        deep, is_solved = attempt(self.product, far, self._distance(far), guess=guess)
+        # Where more mass is left than at that node, it is another sheet.
+        is_solved &= self._left(deep, far) <= lost[first]
+        is_found = ~is_far
+        is_found[is_far] = is_solved
+        near = self.solve(t[~is_far])
+        deep = deep.take(is_solved)
+        places = np.flatnonzero(~is_far), np.flatnonzero(is_far)[is_solved]
+        order = np.argsort(np.concatenate(places))
+        fields = zip(near, deep, strict=True)
+        both = State(*(np.concatenate(field, axis=-1) for field in fields))
+        return both.take(order), is_found
+
+    def invert(self, p: RealPoints) -> RealPoints:
+        """Find t with P(x ≤ e^t) = p: Newton inside a bracket that only shrinks."""
+        if not len(p):
+            return p
+        table = self._table
+        lowest = self.low
+        if lowest == -np.inf:
+            lowest = table.t[0] - 64 * (self.high - table.t[0])
+        ends = np.concatenate([[lowest], table.t, [self.high]])
+        known = [[1 - self.above_low], table.below, [1 - self.above_high]]
+        known = np.concatenate(known)
+        at = np.searchsorted(table.below, p)
+        low, high = ends[at].copy(), ends[at + 1].copy()
+        mass = np.maximum(known[at + 1] - known[at], 1e-300)
+        share = np.clip((p - known[at]) / mass, 0.01, 0.99)
+        if self.low == -np.inf:
+            # Below the table the cdf is convex: Newton from its end never overshoots.
+            share[at == 0] = 1 - 1e-9
+        t = low + share * (high - low)
+        # At the upper edge the density vanishes, and Newton is lost.
+        is_at_edge = np.abs(1 - self.above_high - p) <= _ROUNDING
+        t[is_at_edge] = self.high
+        active = np.flatnonzero(~is_at_edge)
+        for _ in range(80):
+            if not len(active):
+                break
+            state = self.solve(t[active])
+            lack = self._lack(state, t[active], p[active])
+            is_below = lack > 0
+            low[active] = np.where(is_below, t[active], low[active])
+            high[active] = np.where(is_below, high[active], t[active])
+            density = np.maximum(-state.psi.imag, 1e-300) / np.pi
+            ahead = t[active] + lack / density
+            is_outside = (ahead <= low[active]) | (ahead >= high[active])
+            middle = (low[active] + high[active]) / 2
+            ahead = np.where(is_outside, middle, ahead)
+            is_done = np.abs(ahead - t[active]) <= 2e-14 * (1 + np.abs(ahead))
+            t[active] = ahead
+            active = active[~is_done]
+        return t
+
+    def _lack(self, at: State, t: RealPoints, p: RealPoints) -> RealPoints:
+        """Return p − P(x ≤ e^t), from the smaller masses."""
+        above, below = masses(self.product, at, t)
+        return np.where(below < above, p - below, above - (1 - p))
+
+    def left_below(self, depths: RealPoints) -> tuple[Found, RealPoints]:
+        """Tell which depths below the top can be inverted, and the mass below them."""
+        t = self.high - depths
+        at, is_solved = attempt(self.product, t, depths)
+        return is_solved, self._left(at, t)
+
+    def _left(self, at: State, t: RealPoints) -> RealPoints:
+        _, below = masses(self.product, at, t)
+        return np.abs(below - (1 - self.above_low))
+
+    def reach(self, least: float = _LEAST_BELOW) -> float:
+        """Return how far below its top a band without lower edge has more mass.
+
+        Args:
+            least: The mass that may be left below.
+
+        Raises:
+            NotConverged: The product cannot be inverted where more than 1e-6 is left.
+        """
+        left = 1.0
+        # Four at a time: the deep ones cost most, and are seldom needed.
+        for first in range(0, len(_DEPTHS), 4):
+            depths = _DEPTHS[first : first + 4]
+            is_solved, below = self.left_below(depths)
+            for depth, found, mass in zip(depths, is_solved, below, strict=True):
+                # Below what the contour resolves, the mass that was left is a bound.
+                if not found or mass > left * _FALLING:
+                    last = float(depth) / 2
+                    return last if left <= _MOST_LOST else self._deepest(last, left)
+                # A mass that no longer falls is what the contour resolves.
+                if mass <= least or 0.9 * left < mass < _MOST_LOST:
+                    return float(depth)
+                left = mass
+        return float(_DEPTHS[-1])
+
+    def _deepest(self, depth: float, left: float) -> float:
+        """Return the deepest that can be inverted, up to twice as deep as `depth`."""
+        depths = depth * 2.0 ** (np.arange(1, 16) / 16)
+        is_solved, below = self.left_below(depths)
+        before = np.concatenate([[left], below[:-1]])
+        falls = is_solved & (below <= before * _FALLING)
+        num_good = int(np.argmin(np.append(falls, False)))
+        if num_good == 0 or below[num_good - 1] > _MOST_LOST:
+            t = self.high - depths[min(num_good, len(depths) - 1)]
+            raise NotConverged(f"Law: it could not be inverted at log lam = {t:.6g}.")
+        return float(depths[num_good - 1])
+
+    @cached_property
+    def _table(self) -> Table:
+        """Every fifth node by continuation, the others from those."""
+        t = self._nodes()
+        few = np.unique(np.append(t[::5], t[-1]))
+        at, is_solved = attempt(self.product, few, self._distance(few))
+        few, at = few[is_solved], at.take(is_solved)
+        if len(few) > 1:
+            guess = self._interpolated(t, few, at)
+            at, is_solved = attempt(self.product, t, self._distance(t), guess=guess)
+            # Near zero the contour may end.
+            t, at = t[is_solved], at.take(is_solved)
+        if not len(few) or not len(t):
+            raise NotConverged(
+                "Law: it could not be inverted between "
+                f"log lam = {self.low:g} and {self.high:g}."
+            )
+        _, below = masses(self.product, at, t)
+        return Table(t, at, below)
+
+    def _nodes(self) -> RealPoints:
+        if self.low > -np.inf:
+            angles = np.pi / 2 * np.arange(1, _NODES) / _NODES
+            return self.low + (self.high - self.low) * np.sin(angles) ** 2
+        reach = self.reach()
+        near_top = np.geomspace(1e-5, reach, 3 * _NODES // 4)
+        evenly = np.linspace(reach / 32, reach, 3 * _NODES // 8)
+        return np.unique(self.high - np.concatenate([near_top, evenly]))
+
+    def _interpolated(
+        self, t: RealPoints, nodes: RealPoints, at: State
+    ) -> Complex[np.ndarray, "unknowns points"]:
+        """Interpolate the unknowns from states at nodes, by cubic Hermite pieces."""
+        from scipy.interpolate import CubicHermiteSpline
+
+        x, t_per_x = self._smooth(nodes)
+        slope = t_per_x * at.tangent / at.slope
+        order = np.argsort(x)
+        low, high = 0.0, np.pi / 2
+        if self.low == -np.inf:
+            low, high = x[order][[0, -1]]
+        spline = CubicHermiteSpline(x[order], at.w[:, order], slope[:, order], axis=1)
+        wanted, _ = self._smooth(t)
+        return spline(np.clip(wanted, low, high))
+
+    def _smooth(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
+        """Return a variable x in which square-root edges are smooth, and dt/dx."""
+        if self.low == -np.inf:
+            x = np.sqrt(np.maximum(self.high - t, 0.0))
+            return x, -2 * x
+        width = self.high - self.low
+        x = np.arcsin(np.sqrt(np.clip((t - self.low) / width, 0, 1)))
+        return x, width * np.sin(2 * x)
+
+    def _distance(self, t: RealPoints) -> RealPoints:
+        return np.minimum(t - self.low, self.high - t)
+
+
+def masses(
+    product: Product, at: State, t: RealPoints
+) -> tuple[RealPoints, RealPoints]:
+    """Compute P(x > e^t) and P(x ≤ e^t), the smaller one to relative accuracy."""
+    above = product.mass(at, t)
+    below = 1 - above
+    lower = np.flatnonzero(above > 0.5)
+    if len(lower):
+        below[lower] = product.mass(at.take(lower), t[lower], below=True)
+        above[lower] = 1 - below[lower]
+    return above, below

@@ -1,0 +1,163 @@
+"""Factors in closed form: weights, and the two classes of great depth."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Complex, Float
+
+from isometry.theory.laws import _series
+from isometry.theory.laws._factor import Atom, Closed
+
+Points = Complex[np.ndarray, " points"]
+RealPoints = Float[np.ndarray, " points"]
+
+
+@dataclass(frozen=True)
+class Powers(Closed):
+    """S(ψ) = e^−log_scale Π_c (1 + cψ)^−a_c: most weight matrices.
+
+    Attributes:
+        exponents: The pairs (c, a_c).
+        log_scale: The logarithm of the mean.
+    """
+
+    exponents: tuple[tuple[float, float], ...] = ()
+    log_scale: float = 0.0  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+
+    @property
+    def ones(self) -> Mapping[float, float]:
+        """The exponents by c."""
+        return dict(self.exponents)
+
+    @property
+    def atoms(self) -> tuple[Atom, ...]:
+        """One value, where the exponents add up to zero: that of a projection."""
+        if sum(a for _, a in self.exponents) != 0:
+            return ()
+        log_value = self.log_scale + sum(a * math.log(c) for c, a in self.exponents)
+        lost = -sum(a / c for c, a in self.exponents)
+        return (Atom(log_value, lost, above=0.0),)
+
+    def series(self, n: int) -> _series.Series:
+        """Expand −log S."""
+        terms = [a * _series.one_plus(c, n) for c, a in self.exponents]
+        total = np.sum(terms, axis=0) + np.zeros(n)
+        total[0] += self.log_scale
+        return total
+
+    def rest(self, psi: Points, one_plus: Points) -> tuple[Points, Points]:
+        """Return zeros: powers are all that there is."""
+        return np.zeros_like(psi), np.zeros_like(psi)
+
+    def potential(self, psi: Points, one_plus: Points, *, below: bool) -> RealPoints:
+        """Return zeros: powers are all that there is."""
+        return np.zeros(len(psi))
+
+
+def gaussian(log_square: float, inputs: float, outputs: float, size: float) -> Powers:
+    """Return a Gaussian matrix of variance sigma²/inputs (Burda et al., 2010).
+
+    Args:
+        log_square: log sigma².
+        inputs: Number of columns.
+        outputs: Number of rows.
+        size: The number of singular values of the law, min(m, n) of the whole product.
+    """
+    scale = log_square + math.log(outputs / inputs)
+    return Powers(((size / outputs, 1.0),), log_scale=scale)
+
+
+def haar(log_square: float, inputs: float, outputs: float, size: float) -> Powers:
+    """Return a Haar matrix with all min(inputs, outputs) singular values sigma.
+
+    One that narrows is a projection, whose S-transform is (1 + ψ)/(m/n + ψ) over its n
+    inputs. The arguments are those of `gaussian`.
+    """
+    if outputs >= inputs:
+        return Powers(log_scale=log_square)
+    scale = log_square + math.log(outputs / inputs)
+    exponents = ((size / outputs, 1.0), (size / inputs, -1.0))
+    return Powers(exponents, log_scale=scale)
+
+
+def input_space(inputs: float, size: float) -> Powers:
+    """Return what counts the values over `size` of them, and not over all inputs."""
+    ratio = size / inputs
+    if ratio == 1:
+        return Powers()
+    return Powers(((ratio, 1.0), (1.0, -1.0)), log_scale=-math.log(ratio))
+
+
+@dataclass(frozen=True)
+class Smooth(Closed):
+    """S(ψ) = exp(−variance · ψ): smooth slopes at great depth, or residual blocks."""
+
+    variance: float
+
+    @property
+    def ones(self) -> Mapping[float, float]:
+        """None."""
+        return {}
+
+    @property
+    def log_scale(self) -> float:
+        """Zero: the mean is 1."""
+        return 0.0
+
+    @property
+    def atoms(self) -> tuple[Atom, ...]:
+        """None: −log S grows with ψ."""
+        return ()
+
+    def series(self, n: int) -> _series.Series:
+        """Expand −log S."""
+        return self.variance * np.eye(n, 2)[:, 1]
+
+    def rest(self, psi: Points, one_plus: Points) -> tuple[Points, Points]:
+        """Evaluate the rest and its derivative."""
+        return self.variance * psi, np.full_like(psi, self.variance)
+
+    def potential(self, psi: Points, one_plus: Points, *, below: bool) -> RealPoints:
+        """Evaluate Im (ψ + ψ²/2) variance/π."""
+        sign = -1 if below else 1
+        return sign * self.variance * (psi + psi**2 / 2).imag / np.pi
+
+
+@dataclass(frozen=True)
+class Bernoulli(Closed):
+    """S(ψ) = exp(−variance · ψ/(1 + ψ)): slopes 0 and 1 at great depth."""
+
+    variance: float
+
+    @property
+    def ones(self) -> Mapping[float, float]:
+        """None."""
+        return {}
+
+    @property
+    def log_scale(self) -> float:
+        """Zero: the mean is 1."""
+        return 0.0
+
+    @property
+    def atoms(self) -> tuple[Atom, ...]:
+        """One at e^variance, of mass 1 − variance: ψ/(1 + ψ) = 1 − 1/ψ + O(1/ψ²)."""
+        return (Atom(self.variance, lost=self.variance, above=0.0),)
+
+    def series(self, n: int) -> _series.Series:
+        """Expand −log S."""
+        signs = -((-1.0) ** np.arange(n))
+        signs[0] = 0.0
+        return self.variance * signs
+
+    def rest(self, psi: Points, one_plus: Points) -> tuple[Points, Points]:
+        """Evaluate the rest and its derivative."""
+        return self.variance * psi / one_plus, self.variance / one_plus**2
+
+    def potential(self, psi: Points, one_plus: Points, *, below: bool) -> RealPoints:
+        """Evaluate Im log(1 + ψ) variance/π."""
+        sign = 1 if below else -1
+        angle = np.arctan2(np.abs(one_plus.imag), one_plus.real)
+        return sign * self.variance * angle / np.pi

@@ -1,0 +1,157 @@
+"""A diagonal factor D², known by its measure: one unknown, log ζ."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Complex, Float
+
+from isometry.theory.laws import _series
+from isometry.theory.laws._factor import Atom, Curve, Point
+from isometry.theory.laws._measure import Measure, discrete
+
+# Points of the table of M on the negative axis, log |ζ| up to ±690, the end of
+# float64's exponents, and denser in the middle. A guess from half as many lies so far
+# off at the ends that Newton may not return.
+_TABLE = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
+
+IDENTITY = discrete([1.0], [1.0])
+
+
+@dataclass(frozen=True)
+class Diagonal(Curve):
+    """A factor D² with M_{D²}(ζ) = cψ: −log S = log c + log ψ − log(1 + cψ) + log ζ.
+
+    Attributes:
+        measure: The distribution of the entries of D².
+        ratio: c, min(m, n) of the whole product over the size of D.
+    """
+
+    measure: Measure
+    ratio: float = 1.0
+
+    @property
+    def ones(self) -> Mapping[float, float]:
+        """The exponent of 1 + cψ."""
+        return {self.ratio: -1.0}
+
+    @property
+    def power(self) -> float:
+        """The exponent of ψ."""
+        return 1.0
+
+    @property
+    def log_scale(self) -> float:
+        """log c."""
+        return math.log(self.ratio)
+
+    @property
+    def num_unknowns(self) -> int:
+        """One, log ζ."""
+        return 1
+
+    @property
+    def rank(self) -> float:
+        """P(d > 0)/c."""
+        return (1 - self.measure.zero_mass) / self.ratio
+
+    @property
+    def touches_zero(self) -> bool:
+        """Whether positive entries come arbitrarily close to zero."""
+        return self.measure.touches_zero
+
+    @functools.cached_property
+    def atoms(self) -> tuple[Atom, ...]:
+        """The atoms of the measure off zero."""
+        places = self.measure.atoms
+        above = self.measure.angle(places + 0j, below=False) / self.ratio
+        lost = (1 - self.measure.masses) / self.ratio
+        return tuple(
+            Atom(math.log(places[i]), float(lost[i]), above=float(above[i]))
+            for i in np.flatnonzero(places)
+        )
+
+    def series(self, n: int) -> _series.Series:
+        """Expand −log S."""
+        mean = self.measure.moment(1)
+        moments = np.array([self.measure.moment(k) for k in range(1, n + 1)])
+        in_psi = self.ratio ** np.arange(n)
+        total = _series.inverse_transform(moments) * in_psi
+        total -= _series.one_plus(self.ratio, n)
+        total[0] = math.log(mean)
+        if n > 1:
+            total[1] = self.ratio * self.measure.relative_variance()
+        return total
+
+    def start(
+        self, log_odds: Float[np.ndarray, " points"]
+    ) -> Complex[np.ndarray, "1 points"]:
+        """Look log |ζ| up; on the negative axis ζ < 0."""
+        level, log_zeta = self._negative_axis
+        return np.interp(log_odds, level, log_zeta)[None] + 1j * np.pi
+
+    @functools.cached_property
+    def _negative_axis(
+        self,
+    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+        """Rising log((rank + ψ)/(−ψ)), and log |ζ|, for ζ < 0."""
+        at = self.measure.transforms(-np.exp(_TABLE) + 0j)
+        with np.errstate(all="ignore"):
+            level = np.log(at.above_zero.real / -at.psi.real)
+        return increasing(level, _TABLE)
+
+    def at(self, w: Complex[np.ndarray, "1 points"]) -> Point:
+        """Evaluate ψ = M(ζ)/c and r = log ζ."""
+        moment = self.measure.transforms(np.exp(w[0]))
+        none = np.zeros_like(w)
+        tangent = self.ratio / moment.rate
+        return Point(
+            psi=moment.psi / self.ratio,
+            above_zero=moment.above_zero / self.ratio,
+            value=w[0],
+            rate=tangent,
+            tangent=tangent[None],
+            correction=none,
+            lag=none[0],
+        )
+
+    def potential(
+        self, w: Complex[np.ndarray, "1 points"], *, below: bool
+    ) -> Float[np.ndarray, " points"]:
+        """Evaluate Im ∫(1 + ψ) dlog ζ / π.
+
+        (1 + M) dlog ζ = d E log(ζ − d), and 1 + ψ = (1 + M)/c + (1 − 1/c).
+        """
+        angle = np.maximum(w[0].imag, 0.0)
+        is_real = angle == 0
+        # exp of a complex number may round onto the other side of the axis.
+        real_zeta = np.exp(w[0].real) + 0j
+        zeta = np.where(is_real, real_zeta, np.exp(w[0].real + 1j * angle))
+        total = self.measure.angle(zeta, below=below) / self.ratio
+        if self.ratio == 1:
+            return total
+        own_angle = np.pi - w[0].imag if below else w[0].imag
+        return total + (1 - 1 / self.ratio) * own_angle / np.pi
+
+
+def increasing(
+    level: Float[np.ndarray, " points"], *rows: Float[np.ndarray, " points"]
+) -> tuple[Float[np.ndarray, " some"], ...]:
+    """Keep the columns at which `level` rises, outward from the middle.
+
+    Far out it is rounding, and may not rise; interpolation needs that it does.
+    """
+    middle = len(level) // 2
+    right = _records(level[middle:])
+    left = _records(-level[:middle][::-1])[::-1]
+    keep = np.concatenate([left, right])
+    return tuple(row[keep] for row in (level, *rows))
+
+
+def _records(x: Float[np.ndarray, " points"]) -> np.ndarray:
+    """Mark what passes all that came before."""
+    x = np.where(np.isfinite(x), x, -np.inf)
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], x[:-1]]))
+    return x > before

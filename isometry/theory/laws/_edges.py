@@ -1,0 +1,385 @@
+"""Where a product has mass: its atoms, and the intervals of log λ with a density.
+
+Outside the support ψ is real, so a few inversions tell where the gaps are, and the mass
+above a gap tells whether something lies between two of them. An edge is then cornered
+between a point with a density and one without; where the curve turns there, dλ/dψ = 0,
+the turning point is solved for.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from isometry.theory.laws._inversion import attempt
+from isometry.theory.laws._product import NotConverged, Product, State
+
+RealPoints = Float[np.ndarray, " points"]
+
+# Distances from log E λ at which gaps are looked for, in log λ: from the narrowest
+# laws, of relative width 1e-9, to those of depth 1e5.
+_OFFSETS = 2.0 ** np.arange(-30, 13)
+
+# Points between the outermost gaps. A gap narrower than their distance is not reported
+# (the density there is zero all the same); ten times more points cost as much as ten
+# densities.
+_SCAN = 64
+
+# −Im ψ below this share of ψ (or of rank + ψ) is no density. At an edge the density
+# vanishes as a root, so it is found to the square of this share, and rounding in ψ,
+# which at an edge is the root of float64's, stays below it.
+_FLAT = 1e-7
+
+# Masses that differ by less are one. Above the rounding of a hundred layers, below
+# anything that is resolved near a zero of the slope.
+_SAME_MASS = 1e-9
+
+# Atoms of less mass are rounding.
+_LEAST_ATOM = 1e-13
+
+# An edge this close to an atom, in log λ, is at the atom.
+_AT_ATOM = 1e-9
+
+# Rounds in which a bracket is divided by ten; it starts below a hundred.
+_ROUNDS = 15
+_PARTS = 10
+
+# A gap at zero is not believed where positive values of a factor come arbitrarily
+# close to zero, unless it holds back more than this mass: the contour resolves no less.
+_UNRESOLVED = 1e-6
+
+
+class LawAtom(NamedTuple):
+    """A point mass off zero.
+
+    Attributes:
+        t: log λ.
+        mass: Its mass.
+        above: P(log x > t).
+    """
+
+    t: float
+    mass: float
+    above: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval of log λ with a density.
+
+    Attributes:
+        low: Its lower end; −inf where the density reaches down to zero.
+        high: Its upper end.
+        above_low: P(x > λ) at the lower end, an atom there left out.
+        above_high: P(x > λ) at the upper end, an atom there included.
+    """
+
+    low: float
+    high: float
+    above_low: float
+    above_high: float
+
+
+@dataclass
+class _Probes:
+    """Points where the law was inverted, ascending.
+
+    Attributes:
+        t: log λ.
+        is_gap: Whether there is no density.
+        above: P(x > λ).
+        state: The solutions.
+    """
+
+    t: RealPoints
+    is_gap: Bool[np.ndarray, " points"]
+    above: RealPoints
+    state: State
+
+
+def find_atoms(product: Product) -> list[LawAtom]:
+    """Return the atoms off zero, ascending.
+
+    At a product of values with masses w_k there is one of mass 1 − Σ (1 − w_k), if that
+    is positive (Belinschi, 2003, for two factors).
+    """
+    found: dict[tuple[tuple[int, int], ...], tuple[float, float, float]]
+    found = {(): (0.0, 1.0, 0.0)}
+    for number, (factor, times) in enumerate(product.factors):
+        for _ in range(math.ceil(times)):
+            grown = {}
+            for path, (t, mass, above) in found.items():
+                for i, atom in enumerate(factor.atoms):
+                    left = mass - atom.lost
+                    if left > _LEAST_ATOM:
+                        key = (*path, (number, i))
+                        grown[key] = (
+                            t + atom.log_value,
+                            left,
+                            above + atom.above,
+                        )
+            # The order of equal factors does not matter.
+            found = {tuple(sorted(path)): value for path, value in grown.items()}
+    atoms = []
+    for t, mass, above in found.values():
+        atoms.append(LawAtom(t, mass, above=above if above > _LEAST_ATOM else 0.0))
+    return sorted(atoms)
+
+
+def find_intervals(product: Product, atoms: list[LawAtom]) -> list[Interval]:
+    """Return the intervals with a density, ascending.
+
+    Raises:
+        NotConverged: An edge is not resolved in float64.
+    """
+    sole = product.sole_diagonal
+    if sole is not None:
+        logs = [_scaled(product, low, high) for low, high in sole.measure.intervals()]
+        found = [_interval_of_measure(product, low, high) for low, high in logs]
+        return _cut_at_atoms(found, atoms)
+    probes = _probe_everywhere(product, atoms)
+    gaps = np.flatnonzero(probes.is_gap)
+    intervals = []
+    start = None
+    above_low = product.rank
+    # A band reaches from the last point of a gap to the first point of the next one.
+    if not len(gaps):
+        raise NotConverged("Law: no point above its support could be inverted.")
+    if gaps[0] > 0:
+        start = -math.inf
+    for i, j in itertools.pairwise([*gaps, None]):
+        if start is not None:
+            first_gap = i
+            high = _edge(product, probes, first_gap - 1, first_gap)
+            above_high = probes.above[first_gap] + _mass_between(
+                atoms, high - _AT_ATOM, probes.t[first_gap]
+            )
+            intervals.append(Interval(start, high, above_low, above_high=above_high))
+            start = None
+        if j is not None and j > i + 1:
+            start = _edge(product, probes, i + 1, i)
+            above_low = probes.above[i] - _mass_between(
+                atoms, probes.t[i], start + _AT_ATOM
+            )
+    return _cut_at_atoms(intervals, atoms)
+
+
+def _scaled(product: Product, low: float, high: float) -> tuple[float, float]:
+    scale = product.log_scale
+    log_low = math.log(low) + scale if low > 0 else -math.inf
+    return log_low, math.log(high) + scale
+
+
+def _interval_of_measure(product: Product, low: float, high: float) -> Interval:
+    """Return an interval of the law that is one diagonal factor's measure."""
+    sole = product.sole_diagonal
+    assert sole is not None
+    ends = np.exp(np.array([low, high]) - product.log_scale) + 0j
+    above_low, above_high = sole.measure.angle(ends, below=False)
+    if low == -math.inf:
+        above_low = product.rank
+    masses = zip(sole.measure.atoms, sole.measure.masses, strict=True)
+    # On an atom the angle counts half of it.
+    for place, mass in masses:
+        if place == 0:
+            continue
+        t = math.log(place) + product.log_scale
+        if abs(t - low) <= _AT_ATOM:
+            above_low -= mass / 2
+        if abs(t - high) <= _AT_ATOM:
+            above_high += mass / 2
+    return Interval(low, high, float(above_low), above_high=float(above_high))
+
+
+def _probe(product: Product, t: RealPoints, distance: RealPoints) -> _Probes:
+    """Invert at some points; those where that fails are left out."""
+    state, is_solved = attempt(product, t, distance)
+    state, t = state.take(is_solved), t[is_solved]
+    size = np.minimum(np.abs(state.psi), np.abs(state.above_zero))
+    is_gap = -state.psi.imag <= _FLAT * size
+    return _Probes(t, is_gap, above=product.mass(state, t), state=state)
+
+
+def _joined(*parts: _Probes) -> _Probes:
+    order = np.argsort(np.concatenate([part.t for part in parts]))
+    fields = zip(*(part.state for part in parts), strict=True)
+    state = State(*(np.concatenate(field, axis=-1) for field in fields))
+    return _Probes(
+        t=np.concatenate([part.t for part in parts])[order],
+        is_gap=np.concatenate([part.is_gap for part in parts])[order],
+        above=np.concatenate([part.above for part in parts])[order],
+        state=state.take(order),
+    )
+
+
+def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
+    """Invert at points that tell gaps from bands."""
+    middle = product.log_mean
+    offsets = np.concatenate([-_OFFSETS[::-1], _OFFSETS])
+    probes = _probe(product, middle + offsets, np.abs(offsets) / 8)
+    low, high = _range(product, probes)
+    scan = np.linspace(low, high, _SCAN + 2)[1:-1]
+    # Points at the mean's distance from an atom are poles.
+    distance = np.full(_SCAN, (high - low) / (8 * _SCAN))
+    probes = _without_false_gaps(
+        product, _joined(probes, _probe(product, scan, distance))
+    )
+    # Between gaps of unequal mass lies a band: bisection finds it.
+    for _ in range(60):
+        left = _hidden(probes, atoms)
+        if not len(left):
+            return probes
+        t = (probes.t[left] + probes.t[left + 1]) / 2
+        width = probes.t[left + 1] - probes.t[left]
+        if np.any(width < 1e-13 * (1 + np.abs(t))):
+            break
+        more = _probe(product, t, width / 8)
+        if not len(more.t):
+            break
+        probes = _joined(probes, more)
+    raise NotConverged(
+        "Law: an edge of it is not resolved in float64; the values of a factor lie too "
+        "far apart."
+    )
+
+
+def _range(product: Product, probes: _Probes) -> tuple[float, float]:
+    """Return a range of log λ that holds all edges, as far as is known."""
+    is_top = probes.is_gap & (probes.above < _SAME_MASS)
+    # The top gap is the run of such points that ends the list.
+    num_top = int(np.argmin(np.append(is_top[::-1], False)))
+    if num_top == 0:
+        raise NotConverged("Law: no point above its support could be inverted.")
+    high = probes.t[len(is_top) - num_top]
+    is_bottom = probes.is_gap & (probes.above > product.rank - _SAME_MASS)
+    num_bottom = int(np.argmin(np.append(is_bottom, False)))
+    if num_bottom and not product.touches_zero:
+        return float(probes.t[num_bottom - 1]), float(high)
+    # Without a gap at zero, down to where a thousandth of the mass is left.
+    is_low = probes.above > product.rank - 1e-3
+    lows = np.flatnonzero(is_low & (probes.t < high))
+    low = probes.t[lows[-1]] if len(lows) else probes.t[0]
+    return float(low), float(high)
+
+
+def _without_false_gaps(product: Product, probes: _Probes) -> _Probes:
+    """Leave out gaps at zero that are only what the contour does not resolve."""
+    if not product.touches_zero:
+        return probes
+    is_false = probes.is_gap & (probes.above > product.rank - _UNRESOLVED)
+    keep = np.flatnonzero(~is_false)
+    # Below them, nothing is known.
+    if is_false.any():
+        keep = keep[keep > np.flatnonzero(is_false)[-1]]
+    return _Probes(
+        t=probes.t[keep],
+        is_gap=probes.is_gap[keep],
+        above=probes.above[keep],
+        state=probes.state.take(keep),
+    )
+
+
+def _hidden(probes: _Probes, atoms: list[LawAtom]) -> np.ndarray:
+    """Return the points from which a gap reaches to the next over unseen mass."""
+    both = probes.is_gap[:-1] & probes.is_gap[1:]
+    found = []
+    for i in np.flatnonzero(both):
+        known = _mass_between(atoms, probes.t[i], probes.t[i + 1])
+        if abs(probes.above[i] - probes.above[i + 1] - known) > _SAME_MASS:
+            found.append(i)
+    return np.array(found, int)
+
+
+def _mass_between(atoms: list[LawAtom], low: float, high: float) -> float:
+    return math.fsum(atom.mass for atom in atoms if low < atom.t <= high)
+
+
+def _edge(product: Product, probes: _Probes, inside: int, outside: int) -> float:
+    """Find the edge between neighbouring points with and without a density."""
+    ends = probes.t[inside], probes.t[outside]
+    turning = _turning_point(product, probes.state.take(np.array([inside])), *ends)
+    if turning is not None:
+        return turning
+    band, gap = ends
+    for _ in range(_ROUNDS):
+        t = band + (gap - band) * np.arange(1, _PARTS) / _PARTS
+        width = abs(gap - band)
+        if width <= 4e-15 * (1 + abs(gap)):
+            break
+        found = _probe(product, t, np.full(len(t), width / (4 * _PARTS)))
+        order = np.argsort(np.abs(found.t - band))
+        is_gap = found.is_gap[order]
+        if not len(is_gap):
+            break
+        num_inside = int(np.argmax(np.append(is_gap, True)))
+        if num_inside < len(order):
+            gap = found.t[order[num_inside]]
+        if num_inside > 0:
+            last = order[num_inside - 1]
+            band = found.t[last]
+            state = found.state.take(np.array([last]))
+            turning = _turning_point(product, state, band, gap)
+            if turning is not None:
+                return turning
+    return float((band + gap) / 2)
+
+
+def _turning_point(
+    product: Product, state: State, band: float, gap: float
+) -> float | None:
+    """Solve dlog λ/dψ = 0 from a state inside the band; None if that leads elsewhere.
+
+    The slope is nearly linear in ψ around the turning point, and real there. So its
+    value at one complex ψ tells where the point is, and a secant finishes.
+    """
+    psi, slope = state.psi[0], state.slope[0]
+    bend = slope.imag / psi.imag
+    if not np.isfinite(bend) or bend == 0:
+        return None
+    before = psi, slope
+    here = psi.real - slope.real / bend + 0j
+    # Far from the edge the curve is no parabola, and it is tried again nearer to it.
+    if abs(psi.imag) > 0.5 * abs(psi):
+        return None
+    w = state.w
+    for _ in range(12):
+        at = product.follow(w, np.array([here]))
+        w = at.w
+        if not np.isfinite(at.slope[0]) or at.mismatch[0] > 1e-9 * abs(here):
+            return None
+        bend = (at.slope[0] - before[1]) / (here - before[0])
+        before = here, at.slope[0]
+        step = at.slope[0] / bend
+        if not np.isfinite(step) or abs(step) > 0.5 * abs(here):
+            return None
+        here = complex((here - step).real)
+        if abs(step) <= 1e-10 * abs(here):
+            break
+    else:
+        return None
+    log_lam = at.log_lam[0]
+    is_between = min(band, gap) < log_lam.real < max(band, gap)
+    is_real = abs(log_lam.imag) < 1e-9
+    return float(log_lam.real) if is_between and is_real else None
+
+
+def _cut_at_atoms(intervals: list[Interval], atoms: list[LawAtom]) -> list[Interval]:
+    """Divide intervals at atoms inside them; an edge at an atom is the atom's place."""
+    found = []
+    for interval in intervals:
+        low, above = interval.low, interval.above_low
+        high = interval.high
+        for atom in atoms:
+            if abs(atom.t - low) <= _AT_ATOM:
+                low = atom.t
+            elif abs(atom.t - high) <= _AT_ATOM:
+                high = atom.t
+            elif low < atom.t < high:
+                with_atom = atom.above + atom.mass
+                found.append(Interval(low, atom.t, above, above_high=with_atom))
+                low, above = atom.t, atom.above
+        found.append(Interval(low, high, above, above_high=interval.above_high))
+    return found

@@ -1,0 +1,158 @@
+"""What a factor of a law answers: its S-transform, as README.md explains.
+
+A product of free factors inverts
+
+    log λ(ψ) = log(1 + ψ) − log ψ − Σ_k log S_k(ψ).
+
+A factor says −log S_k in two parts: powers of ψ and of 1 + cψ, which cancel between
+factors and are counted before anything is computed, and a rest. A `Closed` factor knows
+its rest as a function of ψ. A `Curve` knows ψ and the rest as functions of unknowns,
+and the unknowns of all factors are solved for together.
+"""
+
+import abc
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Complex, Float
+
+
+class Atom(NamedTuple):
+    """A value of a factor with positive mass, where ψ is infinite.
+
+    There −log S_k(ψ) = log_value − lost/ψ + O(1/ψ²). A product of atoms is an atom of
+    mass 1 − Σ lost, if that is positive (Belinschi, 2003).
+
+    Attributes:
+        log_value: The logarithm of the value.
+        lost: One minus its mass, of a factor of full size.
+        above: The mass above it, in units of ψ.
+    """
+
+    log_value: float
+    lost: float
+    above: float
+
+
+class Point(NamedTuple):
+    """A curve at given unknowns, for several points at once.
+
+    Attributes:
+        psi: ψ.
+        above_zero: rank + ψ, to relative accuracy.
+        value: The rest r.
+        rate: dr/dψ along the curve.
+        tangent: dw/dψ along the curve.
+        correction: The Newton step of w, at fixed ψ, that solves the equations between
+            the unknowns. Zero where there are none.
+        lag: The change of r with that step.
+    """
+
+    psi: Complex[np.ndarray, " points"]
+    above_zero: Complex[np.ndarray, " points"]
+    value: Complex[np.ndarray, " points"]
+    rate: Complex[np.ndarray, " points"]
+    tangent: Complex[np.ndarray, "unknowns points"]
+    correction: Complex[np.ndarray, "unknowns points"]
+    lag: Complex[np.ndarray, " points"]
+
+
+class Factor(abc.ABC):
+    """A factor: −log S(ψ) = Σ_c a_c log(1 + cψ) + b log ψ + log_scale + rest."""
+
+    @property
+    @abc.abstractmethod
+    def ones(self) -> Mapping[float, float]:
+        """The exponents a_c by c, which is min(m, n) over the factor's dimension."""
+
+    @property
+    def power(self) -> float:
+        """The exponent b."""
+        return 0.0
+
+    @property
+    @abc.abstractmethod
+    def log_scale(self) -> float:
+        """The constant."""
+
+    @property
+    @abc.abstractmethod
+    def atoms(self) -> tuple[Atom, ...]:
+        """The positive values with mass; none where −log S diverges with ψ."""
+
+    @abc.abstractmethod
+    def series(self, n: int) -> Float[np.ndarray, " n"]:
+        """Expand −log S in ψ⁰ … ψⁿ⁻¹.
+
+        The first coefficient is the logarithm of the mean, and the second
+        E λ²/(E λ)² − 1, which must not cancel where it is small.
+        """
+
+
+class Closed(Factor):
+    """A factor whose rest is a function of ψ."""
+
+    @abc.abstractmethod
+    def rest(
+        self,
+        psi: Complex[np.ndarray, " points"],
+        one_plus: Complex[np.ndarray, " points"],
+    ) -> tuple[Complex[np.ndarray, " points"], Complex[np.ndarray, " points"]]:
+        """Evaluate r and dr/dψ; `one_plus` is 1 + ψ to relative accuracy."""
+
+    @abc.abstractmethod
+    def potential(
+        self,
+        psi: Complex[np.ndarray, " points"],
+        one_plus: Complex[np.ndarray, " points"],
+        *,
+        below: bool,
+    ) -> Float[np.ndarray, " points"]:
+        """Evaluate Im ∫(1 + ψ) dr / π from λ = +∞, or, `below`, up from λ = 0."""
+
+
+class Curve(Factor):
+    """A factor that knows ψ and its rest as functions of unknowns.
+
+    The unknowns are logarithms of points of the closed upper half-plane: their
+    imaginary parts lie in [0, π] on the sheet of the law.
+    """
+
+    @property
+    @abc.abstractmethod
+    def num_unknowns(self) -> int:
+        """How many unknowns there are."""
+
+    @property
+    @abc.abstractmethod
+    def rank(self) -> float:
+        """One minus the mass at zero, in units of ψ: ψ → −rank as λ → 0 from below."""
+
+    @property
+    @abc.abstractmethod
+    def touches_zero(self) -> bool:
+        """Whether positive values come arbitrarily close to zero."""
+
+    @abc.abstractmethod
+    def start(
+        self, log_odds: Float[np.ndarray, " points"]
+    ) -> Complex[np.ndarray, "unknowns points"]:
+        """Find the unknowns on the negative axis, where ψ in (−rank, 0) is real.
+
+        Args:
+            log_odds: log((rank + ψ)/(−ψ)), which rises from −∞ to ∞ with |λ|.
+
+        Returns:
+            A guess that Newton steps polish.
+        """
+
+    @abc.abstractmethod
+    def at(self, w: Complex[np.ndarray, "unknowns points"]) -> Point:
+        """Evaluate the curve."""
+
+    @abc.abstractmethod
+    def potential(
+        self, w: Complex[np.ndarray, "unknowns points"], *, below: bool
+    ) -> Float[np.ndarray, " points"]:
+        """Evaluate Im ∫(1 + ψ) dr / π from λ = +∞, or, `below`, up from λ = 0."""

@@ -1,0 +1,137 @@
+"""Integrals over a band, by quadrature in variables that remove square-root edges."""
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from isometry.theory.laws._bands import Band
+from isometry.theory.laws._product import NotConverged
+from isometry.theory.mean_field._quadrature import bisected, gauss
+
+Panels = Float[np.ndarray, " panels"]
+Function = Callable[[Num[np.ndarray, " points"]], Num[np.ndarray, "..."]]
+
+# Mass that the quadrature may miss, and that times the width of the rest in log λ,
+# which is what it changes the integral by: a moment is promised to 1e-9, and such bands
+# are rare.
+_MOST_MISSED = 0.01
+_MOST_WRONG = 1e-8
+
+# Quantiles at which panels are cut where mass was missed.
+_SHARES = [1e-9, 1e-6, 1e-3, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98]
+_SHARES += [1 - 1e-3, 1 - 1e-6, 1 - 1e-9]
+
+# Masses that may be left below a band without lower edge, the first one if it is
+# reached: what lies below is beyond the contour's resolution near zero.
+_LEFT_BELOW = (1e-14, 1e-8, 1e-6)
+
+# Halves that agree with the whole to this share of the integral are not halved again.
+_TOLERANCE = 1e-11
+
+# What is rough on more panels at once, or after more rounds, is noise and no structure.
+_MOST_PANELS = 256
+_ROUNDS = 15
+
+
+def integral(band: Band, g: Function) -> float:
+    """Compute ∫ g(log λ) dP over a band.
+
+    It is that of g less its value at the median: mass that is missed then counts little
+    where the band is narrow. The mass says whether all was seen; if not, the panels are
+    cut at quantiles.
+
+    Raises:
+        NotConverged: Mass was missed all the same.
+    """
+    whole = band.above_low - band.above_high
+    t = band.invert(1 - band.above_low + whole * np.array([0.05, 0.5, 0.95]))
+    middle = float(g(t)[1])
+    width = min(t[2] - t[0], 1.0)
+    rest = mass = lost = 0.0
+    for shares in ([], _SHARES):
+        cuts = band.invert(1 - band.above_low + whole * np.array(shares))
+        rest, mass, lost = _parts(band, g, middle, cuts=cuts)
+        missed = abs(whole - lost - mass)
+        if missed <= _MOST_MISSED and missed * width <= _MOST_WRONG:
+            return float((whole - lost) * middle + rest)
+    raise NotConverged(
+        f"Law: its density integrates to {mass:.9g} over a band of mass "
+        f"{whole - lost:.9g}; it is too narrow or too rough for that. cdf and quantile "
+        "need no integral."
+    )
+
+
+def _parts(
+    band: Band, g: Function, middle: float, cuts: Float[np.ndarray, " cuts"]
+) -> tuple[float, float, float]:
+    """Return ∫ (g − middle) dP, ∫ dP and the mass below what is reached."""
+    is_inside = (cuts > band.low) & (cuts < band.high)
+    cuts = cuts[is_inside]
+    if band.low > -np.inf:
+        width = band.high - band.low
+
+        def bounded(v: Panels) -> Float[np.ndarray, "2 points"]:
+            t = band.low + width * np.sin(v) ** 2
+            return _weighted(band, g, t, middle=middle) * width * np.sin(2 * v)
+
+        angles = np.arcsin(np.sqrt((cuts - band.low) / width))
+        edges = np.union1d(np.linspace(0, np.pi / 2, 5), angles)
+        rest, mass = _adaptive(bounded, edges, middle)
+        return rest, mass, 0.0
+
+    def unbounded(v: Panels) -> Float[np.ndarray, "2 points"]:
+        return _weighted(band, g, band.high - v**2, middle=middle) * 2 * v
+
+    def down_to(least: float) -> tuple[float, float, float]:
+        depth = band.reach(least)
+        panels = np.sqrt(depth) * np.append(0.0, 2.0 ** np.arange(-4, 0.5))
+        inside = np.sqrt((band.high - cuts)[band.high - cuts < depth])
+        rest, mass = _adaptive(unbounded, np.union1d(panels, inside), middle)
+        _, lost = band.left_below(np.array([depth]))
+        return rest, mass, float(lost[0])
+
+    for least in _LEFT_BELOW[:-1]:
+        with contextlib.suppress(NotConverged):
+            return down_to(least)
+    return down_to(_LEFT_BELOW[-1])
+
+
+def _weighted(
+    band: Band, g: Function, t: Float[np.ndarray, " points"], middle: float
+) -> Float[np.ndarray, "2 points"]:
+    density = -band.solve(t).psi.imag / np.pi
+    return np.stack([density * (g(t) - middle), density])
+
+
+def _adaptive(
+    f: Callable[[Panels], Float[np.ndarray, "2 points"]], edges: Panels, unit: float
+) -> tuple[float, float]:
+    """Integrate two functions on panels, bisected until halves agree with the whole.
+
+    Args:
+        f: The functions.
+        edges: The panels to begin with.
+        unit: The first integral is to be added to the second times this.
+    """
+
+    def integrate(left: Panels, right: Panels) -> Float[np.ndarray, "panels 2"]:
+        t, mass = gauss(left, right, order=16)
+        values = f(t.ravel()).reshape(2, *t.shape)
+        return np.sum(mass * values, axis=2).T
+
+    whole = integrate(edges[:-1], edges[1:])
+    size = np.abs(whole).sum(axis=0)
+    size[0] = max(size[0], abs(unit) * size[1])
+
+    def excuse(
+        left: Panels, right: Panels, integrals: Float[np.ndarray, "panels 2"]
+    ) -> Float[np.ndarray, "panels 2"]:
+        return np.broadcast_to(_TOLERANCE * size, integrals.shape)
+
+    _, found, _ = bisected(
+        integrate, excuse, edges, most=_MOST_PANELS, rounds=_ROUNDS, known=whole
+    )
+    first, second = found.sum(axis=0)
+    return float(first), float(second)

@@ -1,0 +1,150 @@
+"""The inversion: the state of a product at λ = e^t + i0.
+
+The solution is unique on the negative axis and analytic in the upper half-plane, so it
+is led there from λ = −e^t by lowering arg λ from π to 0. No broadening is left at the
+end. With a near guess Newton alone does, and the sheet is checked.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+
+from isometry.theory.laws._product import NotConverged, Product, State
+
+RealPoints = Float[np.ndarray, " points"]
+
+# Stops of arg λ on the way from π to π/10. Half as many lose laws of unequal widths.
+_STOPS = 9
+
+# How near to the axis the way goes before the last solve, over the distance to an
+# edge, and by how much finer its steps are: each next one is tried where the last did
+# not land. Near an edge, or where ψ passes zero and a ζ infinity, the solution turns
+# fast.
+_ATTEMPTS = ((0.2, 1), (1e-3, 1), (1e-6, 1), (1e-3, 8))
+
+# arg λ of the last stop where a point lies on an edge: nearer is rounding.
+_NEAREST = 1e-13
+
+# The residual in log λ that is a solution; 1e-13 is usual. Ten times smaller refuses
+# points at edges, where Newton converges slowly; the promise is 1e-6 for quantiles.
+_SOLVED = 1e-9
+
+# By so much a solution may leave its half-plane by rounding.
+_SLACK = 1e-9
+
+
+def solve(
+    product: Product,
+    t: RealPoints,
+    distance: RealPoints,
+    guess: Complex[np.ndarray, "unknowns points"] | None = None,
+) -> State:
+    """Find the states at λ = e^t + i0.
+
+    Args:
+        product: The product.
+        t: log λ inside the support.
+        distance: Of each t to the nearest edge.
+        guess: Unknowns near the solution.
+
+    Raises:
+        NotConverged: A residual in log λ is above 1e-9.
+    """
+    at, is_solved = attempt(product, t, distance, guess=guess)
+    if not is_solved.all():
+        where = t[~is_solved][:3]
+        worst = _residual(at, t)[~is_solved].max()
+        raise NotConverged(
+            f"Law: it could not be inverted at log lam = {where}; residual {worst:.1e}."
+        )
+    return at
+
+
+def attempt(
+    product: Product,
+    t: RealPoints,
+    distance: RealPoints,
+    guess: Complex[np.ndarray, "unknowns points"] | None = None,
+) -> tuple[State, Bool[np.ndarray, " points"]]:
+    """Find the states at λ = e^t + i0, and tell where they were found.
+
+    The arguments are those of `solve`.
+    """
+    if product.sole_diagonal is not None:
+        at = product.state(t[None] - product.log_scale + 0j)
+        return at, np.isfinite(at.psi)
+    num_unknowns = sum(curve.num_unknowns for curve, _ in product.curves)
+    w = np.zeros((num_unknowns, len(t)), complex)
+    is_solved = np.zeros(len(t), bool)
+    if guess is not None:
+        at = product.newton(guess, t + 0j, rounds=12, largest=0.2)
+        w, is_solved = at.w, _has_landed(at, t)
+    for share, finer in _ATTEMPTS:
+        left = ~is_solved
+        if not left.any():
+            break
+        at = _continued(product, t[left], share * distance[left], finer=finer)
+        w[:, left] = at.w
+        is_solved[left] = _has_landed(at, t[left])
+    return product.state(w), is_solved
+
+
+def _continued(
+    product: Product, t: RealPoints, nearest: RealPoints, finer: int
+) -> State:
+    """Lead the solution from the negative axis to the positive one.
+
+    Args:
+        product: The product.
+        t: log λ.
+        nearest: arg λ of the last stop, for each point.
+        finer: How many times more stops there are than usual.
+    """
+    first = np.pi / (_STOPS + 1)
+    last = np.clip(nearest, _NEAREST, first)
+    # From there on arg λ falls by a factor of at most e^1.5 from stop to stop.
+    steps = finer * (1 + int(np.ceil(np.log(first / last.min()) / 1.5)))
+    shares = np.arange(1, steps + 1)[:, None] / steps
+    arc = np.linspace(np.pi, first, 1 + finer * _STOPS)[1:, None]
+    at = product.state(product.on_negative_axis(t))
+    before = np.pi
+    for angle in [*arc, *(first * (last / first) ** shares)]:
+        with np.errstate(all="ignore"):
+            ahead = at.w + 1j * (angle - before) * at.tangent / at.slope
+        at = product.newton(ahead, t + 1j * angle, rounds=2)
+        before = angle
+    return product.newton(at.w, t + 0j, rounds=40, largest=0.3)
+
+
+def _residual(at: State, t: RealPoints) -> RealPoints:
+    return np.maximum(np.abs(at.log_lam - t), at.mismatch)
+
+
+def _has_landed(at: State, t: RealPoints) -> Bool[np.ndarray, " points"]:
+    """Tell which states solve the equations, on the sheet of the law."""
+    is_small = _residual(at, t) <= _SOLVED * (1 + 1e-3 * np.abs(t))
+    # Newton may run off to ψ = 0, where every residual is small.
+    is_small &= at.mismatch <= 1e-6 * np.abs(at.psi)
+    is_lower = at.psi.imag <= _SLACK * np.abs(at.psi)
+    angles = at.w.imag
+    is_upper = np.all((angles >= -_SLACK) & (angles <= np.pi + _SLACK), axis=0)
+    return is_small & is_lower & is_upper
+
+
+def at_angle(product: Product, t: RealPoints, angle: RealPoints) -> State:
+    """Lead the solution from the negative axis to λ = exp(t + i angle).
+
+    Args:
+        product: The product.
+        t: log |λ|.
+        angle: arg λ in [0, π].
+    """
+    at = product.state(product.on_negative_axis(t))
+    before = np.full(t.shape, np.pi)
+    # Ever smaller steps, because near the axis the solution turns fastest.
+    for left in np.geomspace(1, 1e-6, 60)[1:]:
+        here = angle + left * (np.pi - angle)
+        with np.errstate(all="ignore"):
+            ahead = at.w + 1j * (here - before) * at.tangent / at.slope
+        at = product.newton(ahead, t + 1j * here, rounds=2)
+        before = here
+    return product.newton(at.w, t + 1j * angle, rounds=40, largest=0.3)

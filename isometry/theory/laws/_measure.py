@@ -1,0 +1,187 @@
+"""Probability measures on [0, ∞) and their transforms: what a diagonal D² has.
+
+A measure is kept as atoms and, for its continuous part, nodes and weights on a contour
+below the real axis. The integrand of E d/(ζ − d) is analytic on either side of it. So
+by Cauchy's theorem the sums are right, to rounding, for ζ in the upper half-plane and
+on the real axis inside the support, where nodes on the axis would give noise.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float, Num
+
+# Complex numbers held at once by a transform. Ten times as many leave the processor's
+# cache and take twice as long; a tenth as many spend their time in Python.
+_CHUNK = 100_000
+
+# An interval between pieces narrower than this share of its place is rounding, not a
+# gap.
+_NARROWEST_GAP = 1e-12
+
+
+class Transforms(NamedTuple):
+    """The moment transform M(ζ) = E d/(ζ − d) of a measure at several points.
+
+    Attributes:
+        psi: M(ζ).
+        above_zero: P(d > 0) + M(ζ) = E ζ/(ζ − d) over d > 0, to relative accuracy.
+        rate: dM/dlog ζ.
+    """
+
+    psi: Complex[np.ndarray, " points"]
+    above_zero: Complex[np.ndarray, " points"]
+    rate: Complex[np.ndarray, " points"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measure:
+    """A probability measure on [0, ∞).
+
+    Attributes:
+        atoms: Places of the atoms, ascending.
+        masses: Masses of the atoms.
+        nodes: Points of the contour of the continuous part, none above the axis.
+        weights: Weights of the nodes.
+        pieces: Closed intervals that carry the continuous part.
+        corners: Where the continuous density may be singular: ends of the pieces, and
+            values at extrema inside.
+    """
+
+    atoms: Float[np.ndarray, " atoms"]
+    masses: Float[np.ndarray, " atoms"]
+    nodes: Complex[np.ndarray, " nodes"]
+    weights: Complex[np.ndarray, " nodes"]
+    pieces: tuple[tuple[float, float], ...] = ()
+    corners: tuple[float, ...] = ()
+
+    @property
+    def zero_mass(self) -> float:
+        """The mass of the atom at zero."""
+        return float(self.masses[self.atoms == 0].sum())
+
+    @property
+    def touches_zero(self) -> bool:
+        """Whether positive values come arbitrarily close to zero."""
+        return any(low == 0 for low, _ in self.pieces)
+
+    @property
+    def constant(self) -> float | None:
+        """The only value of a point mass, None for other measures."""
+        if self.nodes.size or len(self.atoms) != 1:
+            return None
+        return float(self.atoms[0])
+
+    def transforms(self, zeta: Complex[np.ndarray, " points"]) -> Transforms:
+        """Evaluate the moment transform in the closed upper half-plane."""
+        values, weights = self._positive
+        both = np.stack([weights, weights * values], axis=1)
+        parts = []
+        # At an atom, or where ζ leaves the exponents, the result is not finite.
+        with np.errstate(all="ignore"):
+            for z in _chunks(zeta, size=len(values)):
+                gap = z[:, None] - values
+                # np.reciprocal takes a quarter of the time of 1 / gap.
+                share = np.reciprocal(gap, out=gap)
+                # ζ/(ζ − d) is of order one also where 1/(ζ − d)² would overflow.
+                share *= z[:, None]
+                above_zero, weighted = (share @ both).T
+                share *= share
+                rate = (share @ both[:, 1]) / -z
+                parts.append((weighted / z, above_zero, rate))
+        return Transforms(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def angle(
+        self, zeta: Complex[np.ndarray, " points"], *, below: bool
+    ) -> Float[np.ndarray, " points"]:
+        """Compute Im E log(ζ − d)/π, which at real ζ is the mass above ζ.
+
+        Args:
+            zeta: Points of the closed upper half-plane.
+            below: Compute one minus that, without cancellation.
+        """
+        size = self.nodes.size + self.atoms.size
+        parts = [self._angle(z, below) for z in _chunks(zeta, size=size)]
+        return np.concatenate(parts) / np.pi
+
+    def _angle(
+        self, zeta: Complex[np.ndarray, " points"], below: bool
+    ) -> Float[np.ndarray, " points"]:
+        sign = -1 if below else 1
+        gap = sign * (zeta[:, None] - self.atoms)
+        total = np.arctan2(np.abs(gap.imag), gap.real) @ self.masses
+        if not self.nodes.size:
+            return total
+        gap = sign * (zeta[:, None] - self.nodes)
+        # Where ζ and the node both underflow, d is not above ζ.
+        at_node = complex(-1, -0.0) if below else 1
+        gap = np.where(gap == 0, at_node, gap)
+        # A sum, not a matrix product: that is not summed pairwise, and a hundred equal
+        # layers multiply its rounding.
+        return total + sign * np.sum(np.log(gap) * self.weights, axis=1).imag
+
+    def moment(self, k: int) -> float:
+        """Compute E d^k."""
+        discrete = self.masses @ self.atoms**k
+        continuous = self.weights @ self.nodes**k
+        return float(discrete + continuous.real)
+
+    def mean_of_log(
+        self,
+        g: Callable[[Complex[np.ndarray, " nodes"]], Num[np.ndarray, "..."]],
+    ) -> float:
+        """Compute E g(log d) over d > 0 for an analytic g."""
+        values, weights = self._positive
+        is_off_zero = values != 0
+        logs = np.log(values[is_off_zero] + 0j)
+        value = g(logs) + np.zeros(len(logs))
+        return float((weights[is_off_zero] @ value).real)
+
+    def relative_variance(self) -> float:
+        """Compute E d²/(E d)² − 1 without cancellation where d hardly varies."""
+        mean = self.moment(1)
+        discrete = self.masses @ (self.atoms - mean) ** 2
+        continuous = self.weights @ (self.nodes - mean) ** 2
+        return float(discrete + continuous.real) / mean**2
+
+    def intervals(self) -> list[tuple[float, float]]:
+        """Return the positive support as ascending intervals, atoms apart."""
+        joined: list[tuple[float, float]] = []
+        for low, high in sorted(self.pieces):
+            if joined and low <= joined[-1][1] * (1 + _NARROWEST_GAP):
+                low, top = joined.pop()
+                high = max(high, top)
+            joined.append((low, high))
+        return joined
+
+    @functools.cached_property
+    def _positive(
+        self,
+    ) -> tuple[Complex[np.ndarray, " values"], Complex[np.ndarray, " values"]]:
+        """Nodes and atoms that are not zero, and their weights."""
+        is_positive = self.atoms > 0
+        values = np.concatenate([self.nodes, self.atoms[is_positive]])
+        weights = np.concatenate([self.weights, self.masses[is_positive]])
+        return values, weights
+
+
+def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measure:
+    """Return the measure Σ mass δ_value; equal values are joined."""
+    atoms, index = np.unique(np.asarray(values, float), return_inverse=True)
+    masses = np.asarray(masses, float)
+    joined = np.bincount(index.ravel(), masses, minlength=len(atoms))
+    has_mass: Bool[np.ndarray, " atoms"] = joined > 0
+    none = np.zeros(0, complex)
+    return Measure(atoms[has_mass], joined[has_mass], nodes=none, weights=none)
+
+
+def _chunks(
+    zeta: Complex[np.ndarray, " points"], size: int
+) -> Iterator[Complex[np.ndarray, " some"]]:
+    """Cut points into parts whose table of (points, size) stays in the cache."""
+    step = max(1, _CHUNK // max(1, size))
+    for first in range(0, max(len(zeta), 1), step):
+        yield zeta[first : first + step]

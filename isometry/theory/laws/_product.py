@@ -1,0 +1,420 @@
+"""The curve of a product of free factors: ψ, log λ and masses at given unknowns.
+
+README.md has the equations. What is solved for are the unknowns of all curves
+together: every curve must have the same ψ, that of the first, and log λ(ψ) must be what
+is asked. Newton steps follow from one pass, because each curve gives its own tangent
+dw/dψ.
+"""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Complex, Float
+
+from isometry._internal.errors import FromCall
+from isometry.theory.laws import _series
+from isometry.theory.laws._diagonal import IDENTITY, Diagonal, increasing
+from isometry.theory.laws._factor import Closed, Curve, Factor, Point
+
+Points = Complex[np.ndarray, " points"]
+RealPoints = Float[np.ndarray, " points"]
+Unknowns = Complex[np.ndarray, "unknowns points"]
+
+# The largest Newton step in an unknown, which is a logarithm. Twice as large steps
+# leave the sheet of the law where the curve bends; with a tenth a solution that lies
+# far away is not reached in the rounds there are.
+_LARGEST_STEP = 0.7
+
+# Steps below this share of the unknowns are rounding.
+_ROUNDING = 1e-14
+
+# log((rank + ψ)/(−ψ)) on the negative axis: as far as float64's exponents.
+_LOG_ODDS = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
+
+
+class NotConverged(FromCall, ArithmeticError):
+    """The inversion left a residual above its tolerance; no number is returned.
+
+    Example:
+        >>> free = theory.freeprob
+        >>> try:
+        ...     free.inverse_M(theory.fuss_catalan(1), -3.0)
+        ... except theory.NotConverged:
+        ...     print("psi of one Gaussian layer lies above -1")
+        psi of one Gaussian layer lies above -1
+    """
+
+
+class State(NamedTuple):
+    """The curve at given unknowns.
+
+    Attributes:
+        w: The unknowns of all curves.
+        psi: ψ of the first curve.
+        above_zero: rank + ψ, to relative accuracy.
+        one_plus: 1 + ψ, to relative accuracy.
+        log_lam: log λ.
+        slope: dlog λ/dψ.
+        tangent: dw/dψ.
+        correction: The change of w, at this ψ, that gives every curve this ψ.
+        lag: The change of log λ with it.
+        mismatch: The largest difference between ψ of two curves, or the largest
+            correction inside one of them.
+    """
+
+    w: Unknowns
+    psi: Points
+    above_zero: Points
+    one_plus: Points
+    log_lam: Points
+    slope: Points
+    tangent: Unknowns
+    correction: Unknowns
+    lag: Points
+    mismatch: RealPoints
+
+    def take(self, which: np.ndarray) -> "State":
+        """Return the state at some of the points."""
+        return State(*(field[..., which] for field in self))
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A product of free factors.
+
+    Attributes:
+        factors: Each factor with the number of times that it occurs, which need not be
+            whole. The curve of the least rank comes first.
+    """
+
+    factors: tuple[tuple[Factor, float], ...]
+
+    @functools.cached_property
+    def curves(self) -> list[tuple[Curve, float]]:
+        """The factors with unknowns."""
+        return [(f, times) for f, times in self.factors if isinstance(f, Curve)]
+
+    @functools.cached_property
+    def closed(self) -> list[tuple[Closed, float]]:
+        """The factors in closed form."""
+        return [(f, times) for f, times in self.factors if isinstance(f, Closed)]
+
+    @functools.cached_property
+    def rank(self) -> float:
+        """One minus the mass at zero."""
+        ranks = [curve.rank for curve, _ in self.curves]
+        return min([1.0, *ranks, *(1 / c for c in self._all_ones)])
+
+    @functools.cached_property
+    def touches_zero(self) -> bool:
+        """Whether a factor has positive values arbitrarily close to zero."""
+        return any(curve.touches_zero for curve, _ in self.curves)
+
+    @functools.cached_property
+    def sole_diagonal(self) -> Diagonal | None:
+        """The only factor, if the law is its measure but for a scale."""
+        (curve, times), *others = self.curves
+        if others or times != 1 or self._ones or self._power:
+            return None
+        has_rest = any(type(f).__name__ != "Powers" for f, _ in self.closed)
+        if has_rest or not isinstance(curve, Diagonal) or curve.ratio != 1:
+            return None
+        return curve
+
+    @functools.cached_property
+    def log_scale(self) -> float:
+        """The constant of log λ."""
+        return math.fsum(times * f.log_scale for f, times in self.factors)
+
+    @functools.cached_property
+    def _all_ones(self) -> Counter[float]:
+        """The exponents of 1 + cψ, those that cancel included."""
+        # (1 + ψ)/ψ stands before the product of 1/S.
+        total: Counter[float] = Counter({1.0: 1.0})  # pyright: ignore[reportAssignmentType, reportArgumentType]
+        for factor, times in self.factors:
+            for c, exponent in factor.ones.items():
+                total[c] += times * exponent  # pyright: ignore[reportArgumentType]
+        return total
+
+    @functools.cached_property
+    def _ones(self) -> list[tuple[float, float]]:
+        """The exponents of 1 + cψ that are left."""
+        whole = [(c, _whole(a)) for c, a in self._all_ones.items()]
+        return [(c, a) for c, a in whole if a]
+
+    @functools.cached_property
+    def _power(self) -> float:
+        """The exponent of ψ."""
+        return _whole(sum(times * f.power for f, times in self.factors) - 1)
+
+    def log_series(self, n: int) -> _series.Series:
+        """Expand log(ψ λ(ψ)) in ψ⁰ … ψⁿ⁻¹."""
+        terms = [times * factor.series(n) for factor, times in self.factors]
+        return _series.one_plus(1.0, n) + np.sum(terms, axis=0)
+
+    @functools.cached_property
+    def log_mean(self) -> float:
+        """log E λ."""
+        return float(self.log_series(1)[0])
+
+    @functools.cached_property
+    def relative_variance(self) -> float:
+        """E λ²/(E λ)² − 1, the sum of what the factors add."""
+        terms = [times * factor.series(2)[1] for factor, times in self.factors]
+        return float(math.fsum(terms))
+
+    def state(self, w: Unknowns) -> State:
+        """Evaluate the curve; what is not finite is no solution."""
+        with np.errstate(all="ignore"):
+            return self._state(w)
+
+    def _state(self, w: Unknowns) -> State:
+        points = self._points(w)
+        lead = points[0]
+        above_zero = lead.above_zero + (self.rank - self.curves[0][0].rank)
+        # The smaller of the two knows the imaginary part that both have, the density.
+        is_near_zero = np.abs(above_zero) < np.abs(lead.psi)
+        imag = np.where(is_near_zero, above_zero.imag, lead.psi.imag)
+        psi = lead.psi.real + 1j * imag
+        one_plus = above_zero + (1 - self.rank)
+        log_lam, slope = self._powers(psi, above_zero, one_plus)
+        for factor, times in self.closed:
+            rest, rate = factor.rest(psi, one_plus)
+            log_lam = log_lam + times * rest
+            slope = slope + times * rate
+        lag = np.zeros_like(psi)
+        mismatch = np.zeros(len(psi))
+        corrections = []
+        for (curve, times), point in zip(self.curves, points, strict=True):
+            missing = self._missing(curve, point, lead)
+            corrections.append(point.correction + point.tangent * missing)
+            log_lam = log_lam + times * point.value
+            slope = slope + times * point.rate
+            lag = lag + times * (point.lag + point.rate * missing)
+            inner = np.abs(point.correction).max(axis=0)
+            mismatch = np.maximum(mismatch, np.maximum(np.abs(missing), inner))
+        return State(
+            w=w,
+            psi=psi,
+            above_zero=above_zero,
+            one_plus=one_plus,
+            log_lam=log_lam,
+            slope=slope,
+            tangent=np.concatenate([point.tangent for point in points]),
+            correction=np.concatenate(corrections),
+            lag=lag,
+            mismatch=mismatch,
+        )
+
+    def _points(self, w: Unknowns) -> list[Point]:
+        points, first = [], 0
+        for curve, _ in self.curves:
+            last = first + curve.num_unknowns
+            points.append(curve.at(w[first:last]))
+            first = last
+        return points
+
+    def _missing(self, curve: Curve, point: Point, lead: Point) -> Points:
+        """Return ψ of the first curve less ψ of another."""
+        apart = curve.rank - self.curves[0][0].rank
+        # From rank + ψ where that is small, so that nothing cancels.
+        from_zero = lead.above_zero - point.above_zero + apart
+        is_near = np.abs(lead.above_zero) < 0.5 * curve.rank
+        return np.where(is_near, from_zero, lead.psi - point.psi)
+
+    def _powers(
+        self, psi: Points, above_zero: Points, one_plus: Points
+    ) -> tuple[Points, Points]:
+        """Return what the powers and the constant add to log λ, and its derivative."""
+        value = np.full_like(psi, self.log_scale) + self._power * _log_below(psi)
+        slope = np.zeros_like(psi)
+        of_one = 0.0
+        for c, exponent in self._ones:
+            one_plus_c = self._one_plus(c, above_zero)
+            value = value + exponent * _log_below(one_plus_c)
+            if c == 1:
+                of_one = exponent
+            else:
+                slope = slope + exponent * c / one_plus_c
+        if self._power or of_one:
+            # The terms in ψ and 1 + ψ are joined: at an atom ψ → ∞, and they cancel.
+            joined = self._power + (of_one + self._power) * psi
+            slope = slope + joined / (psi * one_plus)
+        return value, slope
+
+    def _one_plus(self, c: float, above_zero: Points) -> Points:
+        """Return 1 + cψ, to relative accuracy where it vanishes with rank + ψ."""
+        at_zero = 1 - c * self.rank
+        # At the factor that loses the rank this is 0, and anything else is rounding.
+        if abs(at_zero) < 4e-16:
+            at_zero = 0.0
+        return c * above_zero + at_zero
+
+    def newton_step(self, at: State, target: Points) -> Unknowns:
+        """Return the step of the unknowns towards log λ = target."""
+        with np.errstate(all="ignore"):
+            psi_step = (target - at.log_lam - at.lag) / at.slope
+            return at.correction + at.tangent * psi_step
+
+    def newton(
+        self,
+        w: Unknowns,
+        target: Points,
+        rounds: int,
+        largest: float = _LARGEST_STEP,
+    ) -> State:
+        """Solve log λ = target from a guess; points that have converged rest.
+
+        Args:
+            w: The guess.
+            target: log λ, complex.
+            rounds: The number of steps at most.
+            largest: The largest step in an unknown.
+        """
+        w = np.array(w, complex)
+        active = np.arange(w.shape[1])
+        before = np.zeros(w.shape[1])
+        for _ in range(rounds):
+            at = self.state(w[:, active])
+            step = self.newton_step(at, target[active])
+            size = np.abs(step).max(axis=0)
+            # What is not finite stays so, and is no solution.
+            with np.errstate(invalid="ignore"):
+                capped = step * np.minimum(1, largest / np.maximum(size, 1e-300))
+            w[:, active] += capped
+            # Newton squares the error, so what is left is known before it is computed.
+            ratio = np.clip(size / np.maximum(before[active], 1e-30), 0, 1)
+            before[active] = size
+            scale = 1 + np.abs(w[:, active]).max(axis=0)
+            active = active[size * ratio > _ROUNDING * scale]
+            if not len(active):
+                break
+        return self.state(w)
+
+    def follow(self, w: Unknowns, psi: Points, rounds: int = 12) -> State:
+        """Solve for the unknowns at given ψ, from a guess."""
+        for _ in range(rounds):
+            at = self.state(w)
+            with np.errstate(all="ignore"):
+                step = at.correction + at.tangent * (psi - at.psi)
+            size = np.abs(step).max(axis=0)
+            w = w + step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
+            if not np.any(size > _ROUNDING * (1 + np.abs(w).max(axis=0))):
+                break
+        return self.state(w)
+
+    def on_negative_axis(self, t: RealPoints) -> Unknowns:
+        """Return the unknowns at λ = −e^t, where ψ is real in (−rank, 0)."""
+        level, *rows = self._negative_axis
+        guess = [np.interp(t, level, row.real) for row in rows]
+        angles = self._start[:, :1].imag
+        return self.newton(np.stack(guess) + 1j * angles, t + 1j * np.pi, rounds=30).w
+
+    @functools.cached_property
+    def _start(self) -> Unknowns:
+        """The unknowns on the negative axis, at rising |λ|."""
+        starts = []
+        for curve, _ in self.curves:
+            # (rank_k + ψ)/(−ψ) is (rank + ψ)/(−ψ), shifted and scaled.
+            scale = curve.rank / self.rank
+            log_odds = _LOG_ODDS + math.log(scale)
+            if scale > 1 + 1e-12:
+                log_odds = np.logaddexp(log_odds, math.log(scale - 1))
+            starts.append(curve.start(log_odds))
+        return np.concatenate(starts)
+
+    @functools.cached_property
+    def _negative_axis(self) -> tuple[RealPoints, ...]:
+        """Rising log |λ| on the negative axis, and the unknowns' real parts."""
+        start = self._start
+        log_lam = self.state(start).log_lam.real
+        return increasing(log_lam, *start.real)
+
+    def mass(self, at: State, t: RealPoints, *, below: bool = False) -> RealPoints:
+        """Compute P(x > e^t), or P(x ≤ e^t), the smaller of which is accurate.
+
+        P(x > λ) = Im H/π, with H(λ) = E log(λ − x) approached from above. H + (1 + ψ)(t
+        − log λ) is stationary in ψ and in every unknown, so that their errors, which
+        great depth multiplies, enter squared.
+        """
+        psi = _lower(at.psi)
+        above_zero = _lower(at.above_zero)
+        one_plus = above_zero + (1 - self.rank)
+        angle = _angle_below(psi)
+        if below:
+            # From −π, because there ψ comes from the negative axis.
+            angle = np.arctan2(np.abs(psi.imag), -psi.real)
+        total = self._power * (angle + psi.imag)
+        for c, exponent in self._ones:
+            own = _angle_below(self._one_plus(c, above_zero))
+            total = total + exponent * (psi.imag + (1 - 1 / c) * own)
+        total = total + (one_plus * (t - at.log_lam)).imag
+        sign = -1 if below else 1
+        total = sign * total / np.pi
+        for factor, times in self.closed:
+            total = total + times * factor.potential(psi, one_plus, below=below)
+        first = 0
+        for curve, times in self.curves:
+            last = first + curve.num_unknowns
+            total = total + times * curve.potential(at.w[first:last], below=below)
+            first = last
+        return total
+
+
+def product_of(counts: Mapping[Factor, float]) -> Product:
+    """Make a product from its factors and how often each occurs.
+
+    Where no curve is as small as the rank, the identity takes part, S = 1, so that the
+    first curve's ψ ends at −rank, as that of the product does.
+    """
+    factors = [(factor, float(times)) for factor, times in counts.items() if times]
+    rank = Product(tuple(factors)).rank
+    if not any(c.rank <= rank * (1 + 1e-12) for c, _ in _curves(factors)):
+        ratios = [1.0, *(c for factor, _ in factors for c in factor.ones)]
+        ratio = min(ratios, key=lambda c: abs(c * rank - 1))
+        factors.append((Diagonal(IDENTITY, ratio), 1.0))
+    curves = sorted(_curves(factors), key=lambda pair: pair[0].rank)
+    others = [pair for pair in factors if not isinstance(pair[0], Curve)]
+    return Product((*curves, *others))
+
+
+def multiplied(*products: Product) -> Product:
+    """Return the free product of products."""
+    counts: Counter[Factor] = Counter()
+    for product in products:
+        for factor, times in product.factors:
+            is_identity = isinstance(factor, Diagonal) and factor.measure is IDENTITY
+            if not is_identity:
+                counts[factor] += times  # pyright: ignore[reportArgumentType]
+    return product_of(counts)
+
+
+def _curves(factors: list[tuple[Factor, float]]) -> list[tuple[Curve, float]]:
+    return [(f, times) for f, times in factors if isinstance(f, Curve)]
+
+
+def _whole(exponent: float) -> float:
+    """Remove the rounding of shares from an exponent that should be whole."""
+    nearest = round(exponent)
+    return float(nearest) if abs(exponent - nearest) < 1e-9 else exponent
+
+
+def _lower(x: Points) -> Points:
+    """Reflect into the closed lower half-plane."""
+    return x.real - 1j * np.abs(x.imag)
+
+
+def _log_below(x: Points) -> Points:
+    """Take the logarithm that is analytic on the closed lower half-plane."""
+    is_upper_left = (x.real < 0) & (x.imag >= 0)
+    return np.log(x) - 2j * np.pi * is_upper_left
+
+
+def _angle_below(x: Points) -> RealPoints:
+    """Return arg in [−π, 0], to relative accuracy at both ends of the real axis."""
+    return -np.arctan2(np.abs(x.imag), x.real)

@@ -1,0 +1,1 @@
+"""Mean-field theory: how variances, correlations and gradients go through layers."""

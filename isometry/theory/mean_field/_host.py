@@ -1,0 +1,99 @@
+"""The one place where theory evaluates a user's function: in float64, on the host."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry import activations
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+from isometry._internal.types import Elementwise
+from isometry.activations import Activation
+
+# An activation as a user writes it.
+ActivationLike: TypeAlias = str | Activation | Elementwise
+
+Values = Float[np.ndarray, "..."]
+
+# Points evaluated together: one shape, so that phi is compiled once. A tenth of it
+# spends its time in calls, ten times as many in points that nobody asked for.
+_CHUNK = 16384
+
+
+def on_host(
+    g: Callable[[Array], jax.typing.ArrayLike], x: np.typing.ArrayLike
+) -> Values:
+    """Evaluate g(x) in float64, whatever the x64 flag says and whoever traces.
+
+    Without the two contexts `jax.nn.gelu` of a float64 is float32, and a call of theory
+    inside a jitted `init` fails.
+    """
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return np.asarray(g(jnp.asarray(x, jnp.float64)), np.float64)
+
+
+def record(activation: ActivationLike) -> Activation:
+    """Return the record of an activation, known to be hashable and elementwise.
+
+    Raises:
+        InputError: The name is not known; phi cannot be traced, is not elementwise, or
+            not real.
+    """
+    phi = activations.get(activation)
+    try:
+        hash(phi)
+    except TypeError:
+        # A callable pytree, say. It is known by this wrapper from here on.
+        fn = phi.fn
+        phi = dataclasses.replace(phi, fn=lambda x: fn(x))
+    _probe(phi)
+    return phi
+
+
+def evaluate(phi: Activation, u: Values) -> tuple[Values, Values]:
+    """Evaluate phi(u) and phi'(u); overflow is inf.
+
+    Raises:
+        InputError: phi or phi' is NaN somewhere.
+    """
+    flat = np.asarray(u, np.float64).ravel()
+    rows = max(1, -(-flat.size // _CHUNK))
+    padded = np.pad(flat, (0, rows * _CHUNK - flat.size))
+    both = _compiled(phi)
+    values, slopes = [], []
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        for chunk in padded.reshape(rows, _CHUNK):
+            pair = both(jnp.asarray(chunk, jnp.float64))
+            checks.on_host(f"what {phi.name} closes over", pair)
+            values.append(np.asarray(pair[0], np.float64))
+            slopes.append(np.asarray(pair[1], np.float64))
+    value = np.concatenate(values)[: flat.size]
+    slope = np.concatenate(slopes)[: flat.size]
+    is_bad = np.isnan(value) | np.isnan(slope)
+    if is_bad.any():
+        where = "phi" if np.isnan(value[is_bad][0]) else "phi'"
+        raise InputError(
+            f"{where} of {phi.name} is NaN at u={flat[is_bad][0]:g}; it must be a "
+            "number."
+        )
+    return value.reshape(u.shape), slope.reshape(u.shape)
+
+
+@functools.lru_cache(maxsize=128)
+def _compiled(phi: Activation) -> Callable[[Array], tuple[Array, Array]]:
+    return jax.jit(lambda u: jax.jvp(phi.fn, (u,), (jnp.ones_like(u),)))
+
+
+@functools.lru_cache(maxsize=128)
+def _probe(phi: Activation) -> None:
+    """Refuse what is not elementwise, real, and a number in the middle of the line."""
+    if not phi.named:
+        with jax.enable_x64(True):
+            checks.elementwise(str(phi.name), phi.fn)
+    evaluate(phi, np.linspace(-3.1, 2.7, 64))

@@ -1,0 +1,307 @@
+"""Where an activation is smooth: its kinks and jumps, and panels that resolve it.
+
+A kink that nobody named costs plain quadrature 1e-3. So phi and phi' are sampled
+densely, octave by octave of |u|. Where they are not resolved, a zoom follows the
+largest step of phi and phi' down to neighbouring floats; what jumps there is a kink (or
+a jump of phi), and a panel ends there. Panels are then halved until all integrands are
+resolved.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from isometry._internal.errors import InputError
+from isometry.activations import Activation
+from isometry.theory.mean_field._host import evaluate
+from isometry.theory.mean_field._quadrature import bisected, gauss
+
+Points = Float[np.ndarray, " points"]
+Panels = Float[np.ndarray, " panels"]
+Integrals = Float[np.ndarray, "panels integrands"]
+Integrate = Callable[[Panels, Panels], Integrals]
+Excuse = Callable[[Panels, Panels, Integrals], Integrals]
+
+# Octaves end at _BASE 2^k: not where people put kinks.
+_BASE = 1.0937261342
+
+# Beyond the last octave, fourteen standard deviations at q = 1.7e12, phi goes on as in
+# its last octave.
+_OCTAVES = 24
+
+# The first octave begins here; what lies between is one panel.
+_INNERMOST = 1e-6
+
+# Nodes of the rule that must resolve phi², phi'² and phi'^4. Integrals use order 20
+# later, so that they are right to rounding.
+_ORDER = 12
+
+# Panels a half octave in which kinks are looked for. With half as many, two kinks a
+# hundredth apart are taken for one; twice as many cost twice the time of a new
+# activation, which is half a second.
+_SAMPLES = 24
+
+# More kinks or panels an octave are noise, or an oscillation that no rule follows.
+_MOST_KINKS = 64
+_MOST_PANELS = 1024
+
+# A step of phi or phi' by this share of its size, over 1e-9 of u, is a jump. A smooth
+# phi would need a slope a thousand times its size to be taken for one.
+_STEP = 1e-6
+_STEP_WIDTH = 1e-9
+
+# Below this size, 1e-3, points are compared over 1e-12 at least: closer ones are
+# rounding of u + d.
+_LEAST_PLACE = 1e-3
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Panels of phi on |u| <= reach.
+
+    Attributes:
+        edges: The ends of the panels.
+        kinks: Where phi or phi' jumps.
+        jumps: Where phi jumps.
+        limit: Beyond, phi is too rough to integrate; inf if it is smooth there.
+    """
+
+    edges: Panels
+    kinks: Points
+    jumps: Points
+    limit: float
+
+
+@functools.lru_cache(maxsize=512)
+def pieces(phi: Activation, octave: int = 4) -> Pieces:
+    """Return the pieces on |u| <= _BASE 2^octave; the default is what q <= 1.4 sees."""
+    octave = min(max(octave, 0), _OCTAVES)
+    sides: list[Pieces] = []
+    for k in range(octave + 1):
+        both = [_side(phi, k, sign) for sign in (-1, 1)]
+        sides += both
+        # Nothing is integrated an octave beyond.
+        if min(side.limit for side in both) < np.inf:
+            break
+    # Not at its middle, where a kink would be at a node.
+    around_zero = np.array([-0.87, 0.93]) * _INNERMOST
+    near_zero = _kinks_between(phi, around_zero, octave=0)
+    reach = _BASE * 2.0**octave
+    named = [kink for kink in phi.kinks if abs(kink) <= reach]
+    found = [side.kinks for side in sides]
+    kinks = np.unique(np.concatenate([near_zero, named, *found]))
+    ends = [side.edges for side in sides]
+    edges = np.unique(np.concatenate([[0.0], near_zero, *ends]))
+    jumps = [kink for kink in kinks if _steps(phi, kink, octave)[0]]
+    limit = min(side.limit for side in sides)
+    return Pieces(edges, kinks, jumps=np.array(jumps), limit=limit)
+
+
+def octave_of(u: float) -> int:
+    """Return the octave in which |u| lies."""
+    above = np.ceil(np.log2(max(u / _BASE, 1.0)))
+    return int(np.clip(above, 0, _OCTAVES))
+
+
+def limit(phi: Activation) -> float:
+    """Return the largest |u| up to which phi can be integrated.
+
+    It is inf but for endless oscillation or endless kinks.
+    """
+    return pieces(phi, _OCTAVES).limit
+
+
+@functools.lru_cache(maxsize=4096)
+def _side(phi: Activation, octave: int, sign: int) -> Pieces:
+    """Return the pieces of one octave of one sign."""
+    high = _BASE * 2.0**octave
+    low = high / 2
+    count = 2 * _SAMPLES
+    if octave == 0:
+        low = _INNERMOST
+        count = 8 * _SAMPLES
+    fine = sign * low * (high / low) ** (np.arange(count + 1) / count)
+    named = [kink for kink in phi.kinks if low < sign * kink < high]
+    found = _kinks_between(phi, np.unique(np.concatenate([fine, named])), octave)
+    fine = np.concatenate([fine, found, named])
+    if octave == 0:
+        fine = np.append(fine, 0.0)
+    fine = np.unique(fine)
+    none = np.zeros(0)
+    if len(found) > _MOST_KINKS:
+        rough = Pieces(fine[[0, -1]], kinks=none, jumps=none, limit=low)
+        return _or_refuse(phi, octave, rough)
+    kinks = np.concatenate([found, named])
+    panels, is_resolved = _refined(phi, fine, kinks, octave=octave)
+    limit = np.inf if is_resolved else low
+    side = Pieces(panels, kinks=found, jumps=none, limit=limit)
+    return _or_refuse(phi, octave, side)
+
+
+def _or_refuse(phi: Activation, octave: int, side: Pieces) -> Pieces:
+    """Refuse a phi that is not resolved where every variance sees it.
+
+    Raises:
+        InputError: It is not.
+    """
+    if octave <= 2 and side.limit < np.inf:
+        raise InputError(
+            f"{phi.name} is not resolved in float64 for |u| around {side.limit:g}: it "
+            "is too rough, has too many kinks, an unbounded slope, computes in a lower "
+            "precision, or is flat there but for rounding."
+        )
+    return side
+
+
+@functools.lru_cache(maxsize=512)
+def _noise(phi: Activation, octave: int) -> Float[np.ndarray, " 2"]:
+    """Return the rounding in phi and phi' for |u| <= _BASE 2^octave.
+
+    It is of their own size, and of u times their slope.
+    """
+    reach = _BASE * 2.0**octave
+    half = np.geomspace(_INNERMOST, reach, 400)
+    u = np.concatenate([-half[::-1], half])
+    with np.errstate(over="ignore", invalid="ignore"):
+        value, slope = (np.abs(np.nan_to_num(f)) for f in evaluate(phi, u))
+        # Nine tenths of the way up: the largest differences are at kinks.
+        bend = np.quantile(np.abs(np.diff(slope) / np.diff(u)), 0.9)
+        of_value = value.max() + reach * slope.max()
+        of_slope = slope.max() + reach * bend
+        return 8 * _EPS * np.array([of_value, of_slope])
+
+
+def _refined(
+    phi: Activation, fine: Panels, kinks: Points, *, octave: int
+) -> tuple[Panels, bool]:
+    """Return panels that resolve phi², phi'² and phi'^4, and whether they do."""
+    noise = _noise(phi, octave)[[0, 1, 1]]
+    powers = np.array([2.0, 2.0, 4.0])
+
+    def integrate(left: Panels, right: Panels) -> Integrals:
+        u, mass = gauss(left, right, _ORDER)
+        value, slope = evaluate(phi, u)
+        with np.errstate(over="ignore", invalid="ignore"):
+            integrands = np.stack([value**2, slope**2, slope**4], axis=1)
+            return (mass[:, None] * integrands).sum(axis=2)
+
+    def excuse(left: Panels, right: Panels, whole: Integrals) -> Integrals:
+        width = (right - left)[:, None]
+        with np.errstate(invalid="ignore", over="ignore"):
+            size = np.abs(whole / width) ** (1 / powers)
+            of_noise = powers * noise * (size + noise) ** (powers - 1)
+            room = 1e-14 * np.abs(whole) + width * of_noise
+        return np.where(np.isfinite(whole), room, np.inf)
+
+    coarse = _thinned(integrate, excuse, fine)
+    edges = np.unique(np.concatenate([coarse, kinks]))
+    (left, right), _, is_resolved = bisected(integrate, excuse, edges, _MOST_PANELS)
+    return np.union1d(left, right), is_resolved
+
+
+def _thinned(integrate: Integrate, excuse: Excuse, fine: Panels) -> Panels:
+    """Keep as few of the fine edges as integrate alike.
+
+    So what is narrow and steep is not stepped over.
+    """
+    parts = integrate(fine[:-1], fine[1:])
+    below = np.vstack([np.zeros(3), np.cumsum(parts, axis=0)])
+    first, last = np.array([0]), np.array([len(fine) - 1])
+    kept = [first, last]
+    while len(first):
+        left, right = fine[first], fine[last]
+        whole = integrate(left, right)
+        with np.errstate(invalid="ignore"):
+            # The running sum rounds, too.
+            rounding = 4 * _EPS * np.maximum(below[last], below[first])
+            room = excuse(left, right, whole) + rounding
+            error = np.abs(below[last] - below[first] - whole)
+            is_wrong = (error > room).any(axis=1) & (last > first + 1)
+        middle = (first[is_wrong] + last[is_wrong]) // 2
+        kept.append(middle)
+        first = np.concatenate([first[is_wrong], middle])
+        last = np.concatenate([middle, last[is_wrong]])
+    return fine[np.unique(np.concatenate(kept))]
+
+
+def _kinks_between(phi: Activation, edges: Panels, octave: int) -> Points:
+    """Find kinks and jumps inside panels.
+
+    Each pass finds one a panel, and splits it there.
+    """
+    found = np.zeros(0)
+    left, right = edges[:-1], edges[1:]
+    while len(left) and len(found) <= _MOST_KINKS:
+        is_rough = _is_rough(phi, left, right, octave=octave)
+        left, right = left[is_rough], right[is_rough]
+        at = _zoom(phi, left, right)
+        is_kink = np.array([any(_steps(phi, u, octave)) for u in at], bool)
+        is_inside = is_kink & (at > left) & (at < right)
+        at, left, right = at[is_inside], left[is_inside], right[is_inside]
+        found = np.union1d(found, at)
+        left, right = np.concatenate([left, at]), np.concatenate([at, right])
+    return found
+
+
+def _is_rough(
+    phi: Activation, left: Panels, right: Panels, *, octave: int
+) -> Bool[np.ndarray, " panels"]:
+    """Tell on which panels the rule does not resolve phi or phi'."""
+    middle = (left + right) / 2
+
+    def integrate(a: Panels, b: Panels) -> Integrals:
+        u, mass = gauss(a, b, _ORDER)
+        value, slope = evaluate(phi, u)
+        sums = [(mass * f).sum(axis=1) for f in (value, slope)]
+        return np.stack(sums, axis=1)
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        whole = integrate(left, right)
+        halves = integrate(left, middle) + integrate(middle, right)
+        noise = _noise(phi, octave) * (right - left)[:, None]
+        room = 1e-10 * np.abs(whole) + noise
+        return np.any(np.abs(whole - halves) > room, axis=1)
+
+
+def _zoom(phi: Activation, left: Panels, right: Panels) -> Points:
+    """Follow the largest step of phi and phi' in each panel to the last float."""
+    left, right = left.copy(), right.copy()
+    rows = np.arange(len(left))
+    # Each round narrows by 24: from 1 to below 1e-24.
+    for _ in range(20):
+        if not len(left):
+            break
+        u = left[:, None] + (right - left)[:, None] * np.linspace(0, 1, 25)
+        value, slope = (np.diff(f, axis=1) for f in evaluate(phi, u))
+        with np.errstate(invalid="ignore"):
+            steps = [
+                np.abs(d - np.median(d, axis=1, keepdims=True)) for d in (value, slope)
+            ]
+        largest = np.argmax(np.nan_to_num(steps[0] + steps[1]), axis=1)
+        left, right = u[rows, largest], u[rows, largest + 1]
+    is_zero = (left <= 0) & (right >= 0) | (np.abs(right) < 1e-22)
+    return np.where(is_zero, 0.0, right)
+
+
+def _steps(phi: Activation, at: float, octave: int) -> tuple[bool, bool]:
+    """Tell whether phi jumps at a point, and whether phi' does.
+
+    A jump is large against their size, and what they do on either side.
+    """
+    d = _STEP_WIDTH * max(abs(at), _LEAST_PLACE)
+    value, slope = evaluate(phi, at + d * np.array([-2.0, -1.0, 1.0, 2.0]))
+    of_value, of_slope = _noise(phi, octave)
+    size = np.abs(value).max() + np.abs(slope).max() * d
+    value_jumps = _jumps(value, size, of_value)
+    return value_jumps, _jumps(slope, np.abs(slope).max(), of_slope)
+
+
+def _jumps(f: Float[np.ndarray, " 4"], size: float, noise: float) -> bool:
+    with np.errstate(invalid="ignore"):
+        beside = abs(f[1] - f[0]) + abs(f[3] - f[2])
+        return bool(abs(f[2] - f[1]) > _STEP * size + 8 * beside + 100 * noise)

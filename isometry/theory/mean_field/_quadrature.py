@@ -1,0 +1,201 @@
+"""Gauss-Legendre on panels: the rule, its refinement, and Gaussian expectations."""
+
+import functools
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry.theory.mean_field._host import on_host
+
+Panels = Float[np.ndarray, " panels"]
+Nodes = Float[np.ndarray, "panels order"]
+Integrals = Float[np.ndarray, "panels ..."]
+
+# Standard deviations that are integrated over; the tails beyond weigh 1e-44 and 1e-316.
+# The second one is for functions that grow as fast as the normal density falls.
+REACH = 14.0
+FAR = 38.0
+
+# The share of an integral in its outermost panels that says that it is not all there.
+TAIL = 1e-14
+
+# Panels are halved until their integrals change by less than this share of the whole.
+_TOLERANCE = 1e-14
+
+# Halvings at most: a jump at an unknown place is cornered to 2^-60 of its panel.
+_ROUNDS = 60
+
+# Panels at once at most; a function this rough is noise.
+_MOST_PANELS = 10**6
+
+# Nodes of the rule. Ten resolve half as wide panels; forty gain nothing in float64.
+_ORDER = 20
+
+# Panels evaluated together, a multiple of it: eager JAX compiles every operation once a
+# shape.
+_BATCH = 64
+
+
+@functools.lru_cache(maxsize=8)
+def _legendre(order: int) -> tuple[Panels, Panels]:
+    return np.polynomial.legendre.leggauss(order)
+
+
+def gauss(left: Panels, right: Panels, order: int = _ORDER) -> tuple[Nodes, Nodes]:
+    """Return nodes and weights on panels."""
+    x, weights = _legendre(order)
+    half = (right - left)[:, None] / 2
+    middle = (left + right)[:, None] / 2
+    return middle + half * x, half * weights
+
+
+def bell(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Evaluate the standard normal density."""
+    return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def bisected(
+    integrate: Callable[[Panels, Panels], Integrals],
+    excuse: Callable[[Panels, Panels, Integrals], Integrals],
+    edges: Panels,
+    most: int,
+    *,
+    rounds: int = _ROUNDS,
+    known: Integrals | None = None,
+) -> tuple[tuple[Panels, Panels], Integrals, bool]:
+    """Halve panels until the integral over each agrees with that over its halves.
+
+    Args:
+        integrate: The integrals over panels, from their left and right ends.
+        excuse: By how much they may disagree, from the ends and the integrals.
+        edges: The panels to begin with.
+        most: The number of panels at once at which to stop.
+        rounds: The number of halvings at most.
+        known: The integrals over the panels to begin with.
+
+    Returns:
+        The panels, their integrals, and whether all agree.
+    """
+    left, right = edges[:-1], edges[1:]
+    whole = integrate(left, right) if known is None else known
+    done, found = [], []
+    is_resolved = True
+    for round_ in range(rounds + 1):
+        middle = (left + right) / 2
+        first, second = integrate(left, middle), integrate(middle, right)
+        halves = first + second
+        with np.errstate(invalid="ignore"):
+            is_rough = np.abs(halves - whole) > excuse(left, right, whole)
+        is_rough = is_rough.reshape(len(left), -1).any(axis=1)
+        if is_rough.any() and (round_ == rounds or 2 * is_rough.sum() > most):
+            is_resolved = False
+            is_rough = np.zeros_like(is_rough)
+        done.append((left[~is_rough], right[~is_rough]))
+        found.append(halves[~is_rough])
+        if not is_rough.any():
+            break
+        inner = middle[is_rough]
+        left = np.concatenate([left[is_rough], inner])
+        right = np.concatenate([inner, right[is_rough]])
+        whole = np.concatenate([first[is_rough], second[is_rough]])
+    left, right = (np.concatenate(side) for side in zip(*done, strict=True))
+    return (left, right), np.concatenate(found), is_resolved
+
+
+@public("expectation")
+def expectation(
+    g: Callable[[Array], jax.typing.ArrayLike],
+    q: float = 1.0,
+    kinks: Iterable[float] = (),
+) -> float:
+    """Compute E g(√q z) for standard normal z.
+
+    Gauss-Legendre on panels split at `kinks`, each halved until its halves agree with
+    it. A kink that was not named costs a few dozen halvings and no accuracy. The error
+    is about 1e-13 of E |g|, the cost milliseconds.
+
+    Args:
+        g: An elementwise function of an array, in JAX or NumPy.
+        q: The variance, at least 0. At 0 this is g(0).
+        kinks: Points where g is not smooth.
+
+    Returns:
+        The expectation.
+
+    Raises:
+        InputError: q is negative or not finite; g is not elementwise; the expectation
+            is not finite.
+
+    Example:
+        >>> round(theory.expectation(jnp.abs), 12) == round(math.sqrt(2 / math.pi), 12)
+        True
+    """
+    q = checks.number("q", checks.on_host("q", q), low=0.0)
+    scale = float(np.sqrt(q))
+    points = np.array([float(kink) for kink in kinks])
+    for reach in (REACH, FAR):
+        edges = _edges(scale, points, reach)
+        left, right, value, size = _gaussian_integrals(g, scale, edges)
+        is_lower_tail = (left <= edges[1]) & (right <= edges[1])
+        is_tail = is_lower_tail | (left >= edges[-2])
+        if not size[is_tail].sum() > TAIL * size.sum():
+            break
+    else:
+        # It would be cut off where there is still mass, and its tails decide.
+        raise InputError(
+            f"E g(√q z) at q={q:g} has its mass beyond |z| = {FAR:g}; g grows too fast."
+        )
+    total = value.sum()
+    if not np.isfinite(total):
+        raise InputError(
+            f"E g(√q z) at q={q:g} is not finite; g grows too fast or returns NaN."
+        )
+    return float(total)
+
+
+def _gaussian_integrals(
+    g: Callable[[Array], jax.typing.ArrayLike], scale: float, edges: Panels
+) -> tuple[Panels, Panels, Panels, Panels]:
+    """Return panels in z, and the integrals of g(scale z) and of its modulus."""
+
+    def integrate(left: Panels, right: Panels) -> Integrals:
+        z, mass = gauss(left, right)
+        padding = -len(z) % _BATCH
+        value = on_host(g, scale * np.pad(z, ((0, padding), (0, 0))))
+        shape = (len(z) + padding, _ORDER)
+        if value.shape != shape:
+            raise InputError(
+                f"g maps shape {shape} to {value.shape}; it must be elementwise."
+            )
+        with np.errstate(invalid="ignore", over="ignore"):
+            part = mass * bell(z) * value[: len(z)]
+        return np.stack([part.sum(axis=1), np.abs(part).sum(axis=1)], axis=1)
+
+    whole = integrate(edges[:-1], edges[1:])
+    total = whole[:, 1].sum()
+
+    def excuse(left: Panels, right: Panels, integrals: Integrals) -> Integrals:
+        return np.broadcast_to([_TOLERANCE * total, np.inf], integrals.shape)
+
+    (left, right), found, _ = bisected(
+        integrate, excuse, edges, most=_MOST_PANELS, known=whole
+    )
+    return left, right, found[:, 0], found[:, 1]
+
+
+def _edges(scale: float, kinks: Panels, reach: float) -> Panels:
+    """Return panels one standard deviation wide, split at the kinks.
+
+    They are finer where √q z passes through order one.
+    """
+    edges = [np.linspace(-reach, reach, round(2 * reach) + 1)]
+    if scale > 0:
+        last = max(-2, np.ceil(np.log2(scale)) + 1)
+        powers = 2.0 ** np.arange(-3, last) / scale
+        edges += [powers, -powers, kinks / scale, np.zeros(1)]
+    inside = np.concatenate(edges)
+    return np.unique(inside[np.abs(inside) <= reach])
