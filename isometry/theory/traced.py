@@ -1,155 +1,245 @@
-"""Mean field quantities that can be differentiated: jnp, the caller's dtype, under jit, vmap and grad.
+"""Mean-field quantities that can be differentiated, in the caller's dtype.
 
-For tuning: the gradient of chi_1, or of the fixed point, with respect to sigma_w, sigma_b and whatever parameters the
-activation closes over. Accuracy is that of the dtype (about 1e-5 in float32); `theory.chi` and `theory.q_fixed_point`
-are for numbers.
+They run under jit, vmap and grad. They are for tuning: the gradient of chi_1, or of the
+fixed point, with respect to sigma_w, sigma_b and whatever parameters the activation
+closes over. Accuracy is that of the dtype (about 1e-5 in float32); `theory.chi` and
+`theory.q_fixed_point` are for numbers.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
-from isometry import _checks, activations
+from isometry import activations
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
 from isometry.activations import Activation
 from isometry.theory.mean_field import _host
+from isometry.theory.mean_field._host import ActivationLike
 from isometry.theory.mean_field._pieces import pieces
 
-ActivationLike = str | Activation | Callable[[Any], Any]
+Scalar = Float[Array, ""]
+Grid = Float[Array, " points"]
 
-_REACH, _ORDER = 8.5, 16
-_LOW, _HIGH = 1e-10, 1e8  # variances in which a fixed point is looked for
-_POINTS = 73  # four a decade
-_BISECTIONS, _NEWTON = 24, 3
+# Standard deviations that are integrated over, and nodes a panel. Beyond 8.5 lies 2e-17
+# of the mass; with half the nodes float64 is good to 1e-9 only.
+_REACH = 8.5
+_ORDER = 16
+
+# Where z passes the places that u = √q z of order one has: panels end at these u.
+_DYADIC = 2.0 ** np.arange(-1, 5)
+
+# Variances in which a fixed point is looked for, four a decade: two closer than a
+# factor of 1.8 would be taken for none.
+_LOW = 1e-10
+_HIGH = 1e8
+_POINTS = 73
+
+# Halvings of the bracket, then Newton steps: to the rounding of float64.
+_BISECTIONS = 24
+_NEWTON = 3
 
 
+@public("traced.chi")
 def chi(
-    activation: ActivationLike, q: ArrayLike, sigma_w: ArrayLike, *, kinks: Sequence[Any] | None = None
-) -> Float[Array, ""]:
-    """chi_1 = sigma_w² E phi'(√q z)², differentiable in q, sigma_w and what the activation closes over.
+    activation: ActivationLike,
+    q: ArrayLike,
+    sigma_w: ArrayLike,
+    *,
+    kinks: Sequence[ArrayLike] | None = None,
+) -> Scalar:
+    """Compute chi_1 = sigma_w² E phi'(√q z)², differentiable in all that it depends on.
 
-    **Arguments**
-    - `activation`: a name, an elementwise callable, an `Activation`.
-    - `q`, `sigma_w`: positive scalars; batch by `jax.vmap`. Bad values cannot be refused when they are traced.
-    - `kinks`: where phi is not smooth, traced or not. None: an `Activation`'s own and those found numerically, which a
-      phi that closes over traced values does not allow: then they must be given, `kinks=()` if phi is smooth.
+    Args:
+        activation: A name (`activations.names()`), an elementwise callable, or an
+            `Activation`. It may close over traced values.
+        q: Variance of the pre-activations, a positive scalar; batch by `jax.vmap`. Bad
+            values cannot be refused when they are traced.
+        sigma_w: √(fan_in · Var W), a positive scalar.
+        kinks: Where phi is not smooth, traced or not. By default an `Activation`'s own,
+            and those found numerically. A phi that closes over traced values does not
+            allow that: then they must be given, `kinks=()` if it is smooth.
 
-    **Raises** `ValueError`: a concrete q or sigma_w that is not positive; kinks that must be given.
+    Returns:
+        chi_1.
+
+    Raises:
+        InputError: A concrete q or sigma_w that is not positive; kinks that must be
+            given.
+
+    Example:
+        >>> slope = jax.grad(theory.traced.chi, argnums=2)("relu", 1.0, 2.0)
+        >>> round(float(slope), 4)
+        2.0
     """
-    _checks.number("traced.chi", low=0.0, open_low=True, q=q, sigma_w=sigma_w)
-    phi, cuts = _known("traced.chi", activation, kinks)
+    checks.number("q", q, above=0.0)
+    checks.number("sigma_w", sigma_w, above=0.0)
+    phi, cuts = _known(activation, kinks)
     q, sigma_w = _floats(q, sigma_w)
     return sigma_w**2 * _mean(lambda u: phi.slope(u) ** 2, q, cuts)
 
 
+@public("traced.q_fixed_point")
 def q_fixed_point(
-    activation: ActivationLike, sigma_w: ArrayLike, sigma_b: ArrayLike, *, kinks: Sequence[Any] | None = None
-) -> Float[Array, ""]:
-    """The fixed point q* of the variance map that iteration from q = 1 reaches, for maps that rise with q.
+    activation: ActivationLike,
+    sigma_w: ArrayLike,
+    sigma_b: ArrayLike,
+    *,
+    kinks: Sequence[ArrayLike] | None = None,
+) -> Scalar:
+    """Find the fixed point q* of the variance map that iteration from q = 1 reaches.
 
-    0 if the variance dies, inf if it diverges (searched: 1e-10 to 1e8); there the gradient is 0. Elsewhere it is the
-    implicit one, dq* = dV/(1 − V'(q*)), whatever the iteration did.
+    It is for maps that rise with q. The gradient is the implicit one, dq* = dV/(1 −
+    V'(q*)), whatever the iteration did.
 
-    **Arguments**: `activation`, `sigma_w` and `kinks` as `chi`; `sigma_b` at least 0.
+    Args:
+        activation: As in `chi`.
+        sigma_w: √(fan_in · Var W), a positive scalar.
+        sigma_b: Standard deviation of the biases, a scalar, not negative.
+        kinks: As in `chi`.
 
-    **Raises** `ValueError`: as `chi`.
+    Returns:
+        q*: 0 if the variance dies, inf if it diverges (1e-10 to 1e8 is searched), with
+        gradient 0.
+
+    Raises:
+        InputError: As `chi`.
+
+    Example:
+        >>> q = theory.traced.q_fixed_point("relu", 1.0, 1.0)
+        >>> round(float(q), 4)
+        2.0
     """
-    _checks.number("traced.q_fixed_point", low=0.0, open_low=True, sigma_w=sigma_w)
-    _checks.number("traced.q_fixed_point", low=0.0, sigma_b=sigma_b)
-    phi, cuts = _known("traced.q_fixed_point", activation, kinks)
+    checks.number("sigma_w", sigma_w, above=0.0)
+    checks.number("sigma_b", sigma_b, low=0.0)
+    phi, cuts = _known(activation, kinks)
     sigma_w, sigma_b = _floats(sigma_w, sigma_b)
 
-    def growth(x: Array) -> Array:  # log V(q)/q at q = e^x
-        square = _mean(lambda u: phi(u) ** 2, jnp.exp(x), cuts)
-        return jnp.log(jnp.maximum(sigma_w**2 * square + sigma_b**2, jnp.finfo(x.dtype).tiny)) - x
+    def growth(log_q: Scalar) -> Scalar:
+        """log V(q)/q."""
+        square = _mean(lambda u: phi(u) ** 2, jnp.exp(log_q), cuts)
+        next_q = sigma_w**2 * square + sigma_b**2
+        return jnp.log(jnp.maximum(next_q, jnp.finfo(log_q.dtype).tiny)) - log_q
 
-    grid = jnp.asarray(np.linspace(np.log(_LOW), np.log(_HIGH), _POINTS), sigma_w.dtype)
+    points = np.linspace(np.log(_LOW), np.log(_HIGH), _POINTS)
+    grid = jnp.asarray(points, sigma_w.dtype)
     height = jax.lax.map(growth, jax.lax.stop_gradient(grid))
-    low, high, found, above = _bracket(jax.lax.stop_gradient(height), grid)
+    low, high, exists, is_above = _bracket(jax.lax.stop_gradient(height), grid)
 
-    def solve(f: Callable, _: Array) -> Array:
+    def solve(f: Callable[[Scalar], Scalar], _: Scalar) -> Scalar:
         return _bisect_newton(f, low, high)
 
-    def divide(g: Callable, y: Array) -> Array:
+    def divide(g: Callable[[Scalar], Scalar], y: Scalar) -> Scalar:
         return y / g(jnp.ones_like(y))
 
-    def anchored(x: Array) -> Array:  # where there is no root, an equation whose solution does not move
-        return jnp.where(found, growth(x), low - x)
+    def anchored(log_q: Scalar) -> Scalar:
+        # Where there is no root, an equation whose solution does not move.
+        return jnp.where(exists, growth(log_q), low - log_q)
 
-    x = jax.lax.custom_root(anchored, low, solve, divide)
-    return jnp.where(found, jnp.exp(x), jnp.where(above, jnp.inf, 0.0).astype(x.dtype))
+    log_q = jax.lax.custom_root(anchored, low, solve, divide)
+    missing = jnp.where(is_above, jnp.inf, 0.0).astype(log_q.dtype)
+    return jnp.where(exists, jnp.exp(log_q), missing)
 
 
-def _floats(*values: ArrayLike) -> tuple[Array, ...]:
-    floating = [d for d in map(jnp.result_type, values) if jnp.issubdtype(d, jnp.floating)]
-    dtype = jnp.result_type(*floating) if floating else jnp.result_type(float)
+def _floats(*values: ArrayLike) -> tuple[Scalar, ...]:
+    """Return values in their common floating dtype, or in JAX's default."""
+    dtypes = [jnp.result_type(value) for value in values]
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    dtype = jnp.result_type(float)
+    if floating:
+        dtype = jnp.result_type(*floating)
     with np.errstate(over="ignore"):
-        return tuple(jnp.asarray(v, dtype) for v in values)
+        return tuple(jnp.asarray(value, dtype) for value in values)
 
 
-def _known(call: str, given: ActivationLike, kinks: Sequence[Any] | None) -> tuple[Activation, Sequence[Any]]:
-    """The record, and its kinks: given, or found on the host."""
-    with _checks.named(call):
-        phi = activations.get(given)
+def _known(
+    activation: ActivationLike, kinks: Sequence[ArrayLike] | None
+) -> tuple[Activation, Sequence[ArrayLike]]:
+    """Return the record, and its kinks: given, or found on the host.
+
+    Raises:
+        InputError: phi closes over traced values, so that they cannot be looked for.
+    """
+    phi = activations.get(activation)
     if kinks is not None:
         return phi, kinks
+    closes_over_tracers = False
     try:
         with jax.ensure_compile_time_eval():
-            traced = _checks.is_traced(jax.jit(phi.fn)(jnp.zeros(2)))
-    except TypeError:  # strict promotion, say: the host will tell
-        traced = False
-    if traced:
-        raise _checks.InputError(
-            f"{call}(): {phi.name} closes over traced values, so its kinks cannot be looked for. Write kinks=(...), "
-            "the points where phi is not smooth, or kinks=() if there are none."
+            closes_over_tracers = checks.is_traced(jax.jit(phi.fn)(jnp.zeros(2)))
+    except TypeError:
+        # Strict promotion, say: the host will tell.
+        pass
+    if closes_over_tracers:
+        raise InputError(
+            f"{phi.name} closes over traced values, so its kinks cannot be looked for. "
+            "Write kinks=(...), the points where phi is not smooth, or kinks=() if "
+            "there are none."
         )
-    return phi, tuple(float(k) for k in pieces(_host.record(phi)).kinks)
+    found = pieces(_host.record(phi)).kinks
+    return phi, tuple(float(kink) for kink in found)
 
 
-def _mean(g: Callable, q: Array, kinks: Sequence[Any]) -> Array:
-    """E g(√q z): Gauss-Legendre on panels of z cut at the kinks, and finer where √q z passes through order one."""
+def _mean(
+    g: Callable[[Array], Array], q: Scalar, kinks: Sequence[ArrayLike]
+) -> Scalar:
+    """Compute E g(√q z): Gauss-Legendre on panels of z that end at the kinks."""
     scale = jnp.sqrt(q)
-    dyadic = 2.0 ** np.arange(-1, 5)
     in_z = jnp.asarray(np.linspace(-_REACH, _REACH, 10), q.dtype)
-    in_u = jnp.asarray(np.r_[-dyadic, 0.0, dyadic], q.dtype)
-    in_u = jnp.concatenate([in_u, *[jnp.asarray(k, q.dtype)[None] for k in kinks]])
-    edges = jnp.sort(jnp.concatenate([in_z, jnp.clip(in_u / scale, -_REACH, _REACH)]))
-    nodes, weights = (jnp.asarray(a, q.dtype) for a in np.polynomial.legendre.leggauss(_ORDER))
-    half, middle = (edges[1:] - edges[:-1]) / 2, (edges[1:] + edges[:-1]) / 2
+    fixed = np.concatenate([-_DYADIC, [0.0], _DYADIC])
+    in_u = [jnp.asarray(fixed, q.dtype)]
+    in_u += [jnp.asarray(kink, q.dtype)[None] for kink in kinks]
+    cuts = jnp.clip(jnp.concatenate(in_u) / scale, -_REACH, _REACH)
+    edges = jnp.sort(jnp.concatenate([in_z, cuts]))
+    rule = np.polynomial.legendre.leggauss(_ORDER)
+    nodes, weights = (jnp.asarray(array, q.dtype) for array in rule)
+    half = (edges[1:] - edges[:-1]) / 2
+    middle = (edges[1:] + edges[:-1]) / 2
     z = middle[:, None] + half[:, None] * nodes[None, :]
-    mass = half[:, None] * weights[None, :] * jnp.exp(-(z**2) / 2) / np.sqrt(2 * np.pi).astype(q.dtype)
-    return jnp.sum(mass * g(scale * z))
+    bell = jnp.exp(-(z**2) / 2) / np.sqrt(2 * np.pi).astype(q.dtype)
+    return jnp.sum(half[:, None] * weights[None, :] * bell * g(scale * z))
 
 
-def _bracket(height: Array, grid: Array) -> tuple[Array, Array, Array, Array]:
-    """Ends of the first crossing from q = 1, whether there is one, and whether it is sought above."""
-    one = int(np.argmin(np.abs(np.linspace(np.log(_LOW), np.log(_HIGH), _POINTS))))
+def _bracket(height: Grid, grid: Grid) -> tuple[Scalar, Scalar, Array, Array]:
+    """Return the first crossing's ends, whether there is one, and whether it is above.
+
+    Iteration leaves q = 1 upward where the height there is positive.
+    """
+    points = np.linspace(np.log(_LOW), np.log(_HIGH), _POINTS)
+    one = int(np.argmin(np.abs(points)))
     index = jnp.arange(_POINTS)
     rises = height[one] > 0
-    up = (index > one) & (height <= 0)
-    down = (index < one) & (height >= 0)
-    first_up, last_down = jnp.argmax(up), _POINTS - 1 - jnp.argmax(down[::-1])
-    low = jnp.where(rises, first_up - 1, last_down)
-    found = jnp.where(rises, up.any(), down.any())
-    low = jnp.where(found, low, one)
-    return grid[low], grid[low + 1], found, rises
+    crosses_above = (index > one) & (height <= 0)
+    crosses_below = (index < one) & (height >= 0)
+    first_above = jnp.argmax(crosses_above)
+    last_below = _POINTS - 1 - jnp.argmax(crosses_below[::-1])
+    low = jnp.where(rises, first_above - 1, last_below)
+    exists = jnp.where(rises, crosses_above.any(), crosses_below.any())
+    low = jnp.where(exists, low, one)
+    return grid[low], grid[low + 1], exists, rises
 
 
-def _bisect_newton(f: Callable, low: Array, high: Array) -> Array:
+def _bisect_newton(
+    f: Callable[[Scalar], Scalar], low: Scalar, high: Scalar
+) -> Scalar:
+    """Solve f = 0 in a bracket."""
     sign = jnp.sign(f(low))
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: int, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         a, b = ends
         middle = (a + b) / 2
-        same = jnp.sign(f(middle)) == sign
-        return jnp.where(same, middle, a), jnp.where(same, b, middle)
+        is_same = jnp.sign(f(middle)) == sign
+        return jnp.where(is_same, middle, a), jnp.where(is_same, b, middle)
 
-    def step(_: Any, x: Array) -> Array:
+    def step(_: int, x: Scalar) -> Scalar:
         value, slope = jax.jvp(f, (x,), (jnp.ones_like(x),))
-        return jnp.clip(x - jnp.where(slope == 0, 0, value / jnp.where(slope == 0, 1, slope)), low, high)
+        is_flat = slope == 0
+        newton = jnp.where(is_flat, 0, value / jnp.where(is_flat, 1, slope))
+        return jnp.clip(x - newton, low, high)
 
     a, b = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
     return jax.lax.fori_loop(0, _NEWTON, step, (a + b) / 2)

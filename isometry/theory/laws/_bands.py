@@ -223,7 +223,7 @@ class Band:
         num_good = int(np.argmin(np.append(falls, False)))
         if num_good == 0 or below[num_good - 1] > _MOST_LOST:
             t = self.high - depths[min(num_good, len(depths) - 1)]
-            raise NotConverged(f"Law: it could not be inverted at log lam = {t:.6g}.")
+            raise NotConverged(f"the law could not be inverted at log lam = {t:.6g}.")
         return float(depths[num_good - 1])
 
     @cached_property
@@ -240,7 +240,7 @@ class Band:
             t, at = t[is_solved], at.take(is_solved)
         if not len(few) or not len(t):
             raise NotConverged(
-                "Law: it could not be inverted between "
+                "the law could not be inverted between "
                 f"log lam = {self.low:g} and {self.high:g}."
             )
         _, below = masses(self.product, at, t)

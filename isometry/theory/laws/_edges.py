@@ -21,12 +21,15 @@ RealPoints = Float[np.ndarray, " points"]
 
 # Distances from log E λ at which gaps are looked for, in log λ: from the narrowest
 # laws, of relative width 1e-9, to those of depth 1e5.
-_OFFSETS = 2.0 ** np.arange(-30, 13)
+_OFFSETS = 4.0 ** np.arange(-15, 7)
+
+# Where there is no gap at zero, nothing is looked for farther below log E λ.
+_DEEP = 64.0
 
 # Points between the outermost gaps. A gap narrower than their distance is not reported
 # (the density there is zero all the same); ten times more points cost as much as ten
 # densities.
-_SCAN = 64
+_SCAN = 48
 
 # −Im ψ below this share of ψ (or of rank + ψ) is no density. At an edge the density
 # vanishes as a root, so it is found to the square of this share, and rounding in ψ,
@@ -147,20 +150,19 @@ def find_intervals(product: Product, atoms: list[LawAtom]) -> list[Interval]:
     above_low = product.rank
     # A band reaches from the last point of a gap to the first point of the next one.
     if not len(gaps):
-        raise NotConverged("Law: no point above its support could be inverted.")
+        raise NotConverged("no point above the support could be inverted.")
     if gaps[0] > 0:
         start = -math.inf
     for i, j in itertools.pairwise([*gaps, None]):
         if start is not None:
-            first_gap = i
-            high = _edge(product, probes, first_gap - 1, first_gap)
-            above_high = probes.above[first_gap] + _mass_between(
-                atoms, high - _AT_ATOM, probes.t[first_gap]
+            high = _edge(product, atoms, probes, inside=i - 1, outside=i)
+            above_high = probes.above[i] + _mass_between(
+                atoms, high - _AT_ATOM, probes.t[i]
             )
             intervals.append(Interval(start, high, above_low, above_high=above_high))
             start = None
         if j is not None and j > i + 1:
-            start = _edge(product, probes, i + 1, i)
+            start = _edge(product, atoms, probes, inside=i + 1, outside=i)
             above_low = probes.above[i] - _mass_between(
                 atoms, probes.t[i], start + _AT_ATOM
             )
@@ -194,9 +196,21 @@ def _interval_of_measure(product: Product, low: float, high: float) -> Interval:
     return Interval(low, high, float(above_low), above_high=float(above_high))
 
 
-def _probe(product: Product, t: RealPoints, distance: RealPoints) -> _Probes:
+def _probe(
+    product: Product,
+    atoms: list[LawAtom],
+    t: RealPoints,
+    distance: RealPoints,
+    *,
+    is_patient: bool = True,
+) -> _Probes:
     """Invert at some points; those where that fails are left out."""
-    state, is_solved = attempt(product, t, distance)
+    # At an atom ψ is infinite.
+    is_apart = np.ones(len(t), bool)
+    for atom in atoms:
+        is_apart &= np.abs(t - atom.t) > _AT_ATOM
+    t, distance = t[is_apart], distance[is_apart]
+    state, is_solved = attempt(product, t, distance, is_patient=is_patient)
     state, t = state.take(is_solved), t[is_solved]
     size = np.minimum(np.abs(state.psi), np.abs(state.above_zero))
     is_gap = -state.psi.imag <= _FLAT * size
@@ -218,15 +232,18 @@ def _joined(*parts: _Probes) -> _Probes:
 def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
     """Invert at points that tell gaps from bands."""
     middle = product.log_mean
-    offsets = np.concatenate([-_OFFSETS[::-1], _OFFSETS])
-    probes = _probe(product, middle + offsets, np.abs(offsets) / 8)
+    below = _OFFSETS
+    if product.touches_zero:
+        # There is no gap at zero to be found, and deep points cost most.
+        below = _OFFSETS[_OFFSETS <= _DEEP]
+    offsets = np.concatenate([-below[::-1], _OFFSETS])
+    distance = np.abs(offsets) / 8
+    probes = _probe(product, atoms, middle + offsets, distance, is_patient=False)
     low, high = _range(product, probes)
     scan = np.linspace(low, high, _SCAN + 2)[1:-1]
-    # Points at the mean's distance from an atom are poles.
     distance = np.full(_SCAN, (high - low) / (8 * _SCAN))
-    probes = _without_false_gaps(
-        product, _joined(probes, _probe(product, scan, distance))
-    )
+    scanned = _probe(product, atoms, scan, distance, is_patient=False)
+    probes = _without_false_gaps(product, _joined(probes, scanned))
     # Between gaps of unequal mass lies a band: bisection finds it.
     for _ in range(60):
         left = _hidden(probes, atoms)
@@ -236,12 +253,12 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         width = probes.t[left + 1] - probes.t[left]
         if np.any(width < 1e-13 * (1 + np.abs(t))):
             break
-        more = _probe(product, t, width / 8)
+        more = _probe(product, atoms, t, width / 8)
         if not len(more.t):
             break
         probes = _joined(probes, more)
     raise NotConverged(
-        "Law: an edge of it is not resolved in float64; the values of a factor lie too "
+        "an edge of the law is not resolved in float64; the values of a factor lie too "
         "far apart."
     )
 
@@ -252,7 +269,7 @@ def _range(product: Product, probes: _Probes) -> tuple[float, float]:
     # The top gap is the run of such points that ends the list.
     num_top = int(np.argmin(np.append(is_top[::-1], False)))
     if num_top == 0:
-        raise NotConverged("Law: no point above its support could be inverted.")
+        raise NotConverged("no point above the support could be inverted.")
     high = probes.t[len(is_top) - num_top]
     is_bottom = probes.is_gap & (probes.above > product.rank - _SAME_MASS)
     num_bottom = int(np.argmin(np.append(is_bottom, False)))
@@ -297,19 +314,30 @@ def _mass_between(atoms: list[LawAtom], low: float, high: float) -> float:
     return math.fsum(atom.mass for atom in atoms if low < atom.t <= high)
 
 
-def _edge(product: Product, probes: _Probes, inside: int, outside: int) -> float:
+def _edge(
+    product: Product,
+    atoms: list[LawAtom],
+    probes: _Probes,
+    *,
+    inside: int,
+    outside: int,
+) -> float:
     """Find the edge between neighbouring points with and without a density."""
-    ends = probes.t[inside], probes.t[outside]
-    turning = _turning_point(product, probes.state.take(np.array([inside])), *ends)
+    band, gap = probes.t[inside], probes.t[outside]
+    # A density that is too thin to be seen may reach beyond the last point that has
+    # one, but not beyond the next point of the gap.
+    farther = int(np.clip(2 * outside - inside, 0, len(probes.t) - 1))
+    limit = probes.t[farther] if probes.is_gap[farther] else gap
+    state = probes.state.take(np.array([inside]))
+    turning = _turning_point(product, state, band, limit)
     if turning is not None:
         return turning
-    band, gap = ends
     for _ in range(_ROUNDS):
         t = band + (gap - band) * np.arange(1, _PARTS) / _PARTS
         width = abs(gap - band)
         if width <= 4e-15 * (1 + abs(gap)):
             break
-        found = _probe(product, t, np.full(len(t), width / (4 * _PARTS)))
+        found = _probe(product, atoms, t, np.full(len(t), width / (4 * _PARTS)))
         order = np.argsort(np.abs(found.t - band))
         is_gap = found.is_gap[order]
         if not len(is_gap):
@@ -321,16 +349,18 @@ def _edge(product: Product, probes: _Probes, inside: int, outside: int) -> float
             last = order[num_inside - 1]
             band = found.t[last]
             state = found.state.take(np.array([last]))
-            turning = _turning_point(product, state, band, gap)
+            turning = _turning_point(product, state, band, limit)
             if turning is not None:
                 return turning
     return float((band + gap) / 2)
 
 
 def _turning_point(
-    product: Product, state: State, band: float, gap: float
+    product: Product, state: State, band: float, limit: float
 ) -> float | None:
     """Solve dlog λ/dψ = 0 from a state inside the band; None if that leads elsewhere.
+
+    Elsewhere is anything not between `band`, where the state is, and `limit`.
 
     The slope is nearly linear in ψ around the turning point, and real there. So its
     value at one complex ψ tells where the point is, and a secant finishes.
@@ -361,7 +391,7 @@ def _turning_point(
     else:
         return None
     log_lam = at.log_lam[0]
-    is_between = min(band, gap) < log_lam.real < max(band, gap)
+    is_between = min(band, limit) < log_lam.real < max(band, limit)
     is_real = abs(log_lam.imag) < 1e-9
     return float(log_lam.real) if is_between and is_real else None
 

@@ -57,7 +57,7 @@ def integral(band: Band, g: Function) -> float:
         if missed <= _MOST_MISSED and missed * width <= _MOST_WRONG:
             return float((whole - lost) * middle + rest)
     raise NotConverged(
-        f"Law: its density integrates to {mass:.9g} over a band of mass "
+        f"the density of the law integrates to {mass:.9g} over a band of mass "
         f"{whole - lost:.9g}; it is too narrow or too rough for that. cdf and quantile "
         "need no integral."
     )

@@ -5,10 +5,15 @@ is led there from λ = −e^t by lowering arg λ from π to 0. No broadening is 
 end. With a near guess Newton alone does, and the sheet is checked.
 """
 
+from collections import Counter
+
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-from isometry.theory.laws._product import NotConverged, Product, State
+from isometry.theory.laws._closed import Powers
+from isometry.theory.laws._diagonal import Diagonal
+from isometry.theory.laws._factor import Factor
+from isometry.theory.laws._product import NotConverged, Product, State, product_of
 
 RealPoints = Float[np.ndarray, " points"]
 
@@ -20,6 +25,9 @@ _STOPS = 9
 # not land. Near an edge, or where ψ passes zero and a ζ infinity, the solution turns
 # fast.
 _ATTEMPTS = ((0.2, 1), (1e-3, 1), (1e-6, 1), (1e-3, 8))
+
+# So many diagonal factors are first replaced by few.
+_MANY = 4
 
 # arg λ of the last stop where a point lies on an edge: nearer is rounding.
 _NEAREST = 1e-13
@@ -54,7 +62,7 @@ def solve(
         where = t[~is_solved][:3]
         worst = _residual(at, t)[~is_solved].max()
         raise NotConverged(
-            f"Law: it could not be inverted at log lam = {where}; residual {worst:.1e}."
+            f"the law could not be inverted at log lam = {where}; residual {worst:.1e}."
         )
     return at
 
@@ -64,10 +72,17 @@ def attempt(
     t: RealPoints,
     distance: RealPoints,
     guess: Complex[np.ndarray, "unknowns points"] | None = None,
+    *,
+    is_patient: bool = True,
 ) -> tuple[State, Bool[np.ndarray, " points"]]:
     """Find the states at λ = e^t + i0, and tell where they were found.
 
-    The arguments are those of `solve`.
+    Args:
+        product: The product.
+        t: log λ.
+        distance: Of each t to the nearest edge.
+        guess: Unknowns near the solution.
+        is_patient: Whether to try again in fine steps, which cost most.
     """
     if product.sole_diagonal is not None:
         at = product.state(t[None] - product.log_scale + 0j)
@@ -75,10 +90,12 @@ def attempt(
     num_unknowns = sum(curve.num_unknowns for curve, _ in product.curves)
     w = np.zeros((num_unknowns, len(t)), complex)
     is_solved = np.zeros(len(t), bool)
+    if guess is None:
+        guess = _rough_guess(product, t, distance)
     if guess is not None:
         at = product.newton(guess, t + 0j, rounds=12, largest=0.2)
         w, is_solved = at.w, _has_landed(at, t)
-    for share, finer in _ATTEMPTS:
+    for share, finer in _ATTEMPTS if is_patient else _ATTEMPTS[:2]:
         left = ~is_solved
         if not left.any():
             break
@@ -86,6 +103,43 @@ def attempt(
         w[:, left] = at.w
         is_solved[left] = _has_landed(at, t[left])
     return product.state(w), is_solved
+
+
+def _rough_guess(
+    product: Product, t: RealPoints, distance: RealPoints
+) -> Complex[np.ndarray, "unknowns points"] | None:
+    """Solve for a product of few factors in place of one of many; None for one of few.
+
+    Diagonal factors of one size become one, that of mean spread: its log ζ, shifted by
+    the difference of the means, is near those of all.
+    """
+    diagonals = [f for f, _ in product.curves if isinstance(f, Diagonal)]
+    ratios = list(dict.fromkeys(f.ratio for f in diagonals))
+    if len(diagonals) < _MANY or len(ratios) == len(diagonals):
+        return None
+    if len(diagonals) < len(product.curves):
+        return None
+    counts: Counter[Factor] = Counter(dict(product.closed))  # pyright: ignore[reportArgumentType, reportAssignmentType]
+    typical = {}
+    for ratio in ratios:
+        alike = [f for f in diagonals if f.ratio == ratio]
+        spread = np.array([f.measure.relative_variance() for f in alike])
+        typical[ratio] = alike[int(np.argmin(np.abs(spread - spread.mean())))]
+    shifts = []
+    for factor, (_, times) in zip(diagonals, product.curves, strict=True):
+        stand_in = typical[factor.ratio]
+        shift = factor.series(1)[0] - stand_in.series(1)[0]
+        shifts.append(shift)
+        counts[stand_in] += times  # pyright: ignore[reportArgumentType]
+        counts[Powers(log_scale=shift)] += times  # pyright: ignore[reportArgumentType]
+    few = product_of(counts)
+    at, is_solved = attempt(few, t, distance, is_patient=False)
+    places = {curve: i for i, (curve, _) in enumerate(few.curves)}
+    rows = [places[typical[f.ratio]] for f in diagonals]
+    guess = at.w[rows] + np.array(shifts)[:, None]
+    # What was not solved leads nowhere.
+    guess[:, ~is_solved] = np.nan
+    return guess
 
 
 def _continued(

@@ -127,7 +127,7 @@ class Law:
         """The intervals of λ with a density, ascending; atoms apart.
 
         Edges are true ones, also where hardly any mass lies. A gap that is narrower
-        than a sixtieth of the support, in log λ, may be missing.
+        than a fiftieth of the support, in log λ, may be missing.
 
         Example:
             >>> theory.marchenko_pastur(0.25).support

@@ -112,8 +112,13 @@ class Product:
 
     @functools.cached_property
     def touches_zero(self) -> bool:
-        """Whether a factor has positive values arbitrarily close to zero."""
-        return any(curve.touches_zero for curve, _ in self.curves)
+        """Whether the law has, because a factor that loses the rank has.
+
+        Values of a larger factor close to zero do not matter: no singular value of the
+        product needs them.
+        """
+        most = self.rank * (1 + 1e-12)
+        return any(curve.touches_zero and curve.rank <= most for curve, _ in self.curves)
 
     @functools.cached_property
     def sole_diagonal(self) -> Diagonal | None:
@@ -288,7 +293,7 @@ class Product:
                 capped = step * np.minimum(1, largest / np.maximum(size, 1e-300))
             w[:, active] += capped
             # Newton squares the error, so what is left is known before it is computed.
-            ratio = np.clip(size / np.maximum(before[active], 1e-30), 0, 1)
+            ratio = np.minimum(size, before[active]) / np.maximum(before[active], 1e-30)
             before[active] = size
             scale = 1 + np.abs(w[:, active]).max(axis=0)
             active = active[size * ratio > _ROUNDING * scale]

@@ -118,7 +118,7 @@ from isometry.theory import freeprob
         (lambda: theory.jacobian_law(jnp.sum, 2, q=1.0), r"jacobian_law\(\): sum maps .* to float64 of shape \(\)"),
         (
             lambda: theory.jacobian_law(jnp.log, 2, q=1.0, sigma_w=1.0),
-            r"theory: phi of log is NaN at u=-3\.1\d*; it must be a number",
+            r"phi of log is NaN at u=-3\.1\d*; it must be a number",
         ),
         (lambda: theory.jacobian_law(jnp.sign, 2, q=1.0, sigma_w=1.0), r"jacobian_law\(\): sign jumps at u=0"),
         (
@@ -171,11 +171,11 @@ def test_values_decades_apart_are_said():
         law = freeprob.multiply(
             freeprob.point_masses([1 / far, far], [0.5, 0.5]), freeprob.point_masses([1.0, 2.0], [0.3, 0.7])
         )
-        with pytest.raises(theory.NotConverged, match=r"Law: an edge of it is not resolved in float64; the values of"):
+        with pytest.raises(theory.NotConverged, match=r"an edge of the law is not resolved in float64; the values of"):
             law.quantile(0.25)
 
 
 def test_traced_points_are_refused():
     law = theory.fuss_catalan(1)
-    with pytest.raises(TypeError, match=r"Law\.cdf\(\): grid is traced; Law\.cdf runs on the host"):
+    with pytest.raises(TypeError, match=r"Law\.cdf\(\): grid is traced; this function runs on the host"):
         jax.jit(lambda x: law.cdf(x))(1.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isometry import activations, theory
-from isometry._checks import NotDefined
+from isometry._internal.errors import NotDefined
 from isometry.theory.mean_field._host import on_host
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import integrate, optimize
 
 from isometry import activations, theory
-from isometry.theory import _bands, _jacobian_law, _product
+from isometry.theory.laws import _bands, _integrals, _inversion, _jacobian_law
 
 CASES = {
     "tanh orthogonal 8": ("tanh", 8, 0.25, "orthogonal"),
@@ -97,7 +97,6 @@ def test_a_path_that_converges(monkeypatch):
     few = theory.jacobian_law("tanh", 6, q, 1.5, weights="gaussian")
     x = few.quantile([0.01, 0.5, 0.99], "log_s")
     monkeypatch.setattr(_jacobian_law, "_ALIKE", 0.0)
-    monkeypatch.setattr(_product, "_MANY", 99)
     all_ = theory.jacobian_law("tanh", 6, q, 1.5, weights="gaussian")
     assert (len(few.product.factors), len(all_.product.factors)) == (4, 6)
     np.testing.assert_allclose(all_.cdf(x, "log_s"), [0.01, 0.5, 0.99], rtol=1e-9)
@@ -246,7 +245,7 @@ def test_mass_beside_an_atom_inside_the_support():
 def test_a_gauss_rule_for_sums():
     """n nodes are exact for polynomials of degree 2n − 1, and not beyond."""
     x = np.random.default_rng(0).uniform(-1, 2, 30)
-    nodes, weights = _jacobian_law._gauss(x, 4)
+    nodes, weights = _jacobian_law.gauss_rule(x, 4)
     for degree in range(8):
         assert weights @ nodes**degree == pytest.approx((x**degree).sum(), rel=1e-12)
     assert abs(weights @ nodes**8 - (x**8).sum()) > 1e-6 * (x**8).sum()
@@ -260,7 +259,7 @@ def test_many_variances_share_a_few(phi, weights, widths, monkeypatch):
     path = list(np.geomspace(0.9, 0.5, 15))
     p = [1e-4, 0.01, 0.5, 0.99]
     few = theory.jacobian_law(phi, 15, path, 1.2, weights=weights, widths=widths)
-    monkeypatch.setattr(_jacobian_law, "_NODES", (math.inf, 0.0))
+    monkeypatch.setattr(_jacobian_law, "_NODES", math.inf)
     each = theory.jacobian_law(phi, 15, path, 1.2, weights=weights, widths=widths)
     assert (len(few.product.factors), len(each.product.factors)) == (9 + (widths is not None), 15)
     np.testing.assert_allclose(few.quantile(p), each.quantile(p), rtol=1e-8)
@@ -286,28 +285,30 @@ def test_mean_of_the_logarithm_where_the_contour_ends_early(depth):
 @pytest.mark.parametrize(
     ("predicted", "where", "message"),
     [
-        (theory.fuss_catalan(2), "anywhere", r"^Law: it could not be inverted at log lam = 1\.\d+\.$"),
+        (theory.fuss_catalan(2), "anywhere", r"the law could not be inverted at log lam = 1\.\d+\.$"),
         (
             theory.marchenko_pastur(0.25),
             "anywhere",
-            r"^Law: it could not be inverted between log lam = -1\.386",
+            r"the law could not be inverted between log lam = -1\.386",
         ),
         (
             theory.marchenko_pastur(0.25),
             "at a point",
-            r"^Law: it could not be inverted at log lam = .*; residual",
+            r"the law could not be inverted at log lam = .*; residual",
         ),
     ],
 )
 def test_what_cannot_be_inverted_is_said(predicted, where, message, monkeypatch):
     """No law is known of which nothing can be inverted: here the inversion only says so. No number is returned."""
-    attempt = _product.Product.attempt
+    attempt = _bands.attempt
 
-    def failed(product, t, distance=1e-2, guess=None, patient=False):
-        at, good = attempt(product, t, distance, guess, patient)
-        return at, good & (where == "at a point" and not patient)
+    def failed(product, t, distance, guess=None):
+        at, good = attempt(product, t, distance, guess)
+        return at, good & (where == "at a point")
 
-    monkeypatch.setattr(_product.Product, "attempt", failed)
+    monkeypatch.setattr(_bands, "attempt", failed)
+    if where == "at a point":
+        monkeypatch.setattr(_inversion, "_SOLVED", -1.0)
     with pytest.raises(theory.NotConverged, match=message):
         predicted.quantile(0.5)
 
@@ -325,9 +326,9 @@ def test_moments_of_a_law_far_narrower_than_its_support(phi, depth, q):
 
 def test_mass_that_quadrature_misses_is_said(monkeypatch):
     """No law is known of which it misses any: here none is allowed."""
-    monkeypatch.setattr(_bands, "_MOST_MISSED", -1.0)
+    monkeypatch.setattr(_integrals, "_MOST_MISSED", -1.0)
     with pytest.raises(
-        theory.NotConverged, match=r"^Law: its density integrates to .* over a band of mass 1; .* need no integral"
+        theory.NotConverged, match=r"the density of the law integrates to .* over a band of mass 1; .* need no integral"
     ):
         theory.marchenko_pastur(0.5).moment(1, "s")
 

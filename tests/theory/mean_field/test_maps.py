@@ -138,7 +138,7 @@ def test_refusals(call, message):
 
 
 def test_traced_q_is_refused():
-    with pytest.raises(TypeError, match=r"expectation\(\): q is traced; expectation runs on the host"):
+    with pytest.raises(TypeError, match=r"expectation\(\): q is traced; this function runs on the host"):
         jax.jit(lambda q: theory.expectation(jnp.tanh, q))(1.0)
 
 
@@ -221,7 +221,7 @@ def test_a_slow_activation_at_the_largest_variance():
 
 
 def test_an_activation_that_closes_over_a_tracer_is_refused():
-    message = r"theory\(\): what <lambda> closes over is traced; theory runs on the host"
+    message = r"chi\(\): what <lambda> closes over is traced; this function runs"
     with pytest.raises(TypeError, match=message):
         jax.jit(lambda s: theory.chi(lambda x: jnp.tanh(s * x), 1.0, 1.0))(2.0)
 

@@ -121,7 +121,7 @@ def test_ends(name):
         (lambda: theory.c_map(jnp.zeros_like, 0.5, 1.0, 1.0, 0.0), r"at q=1 and sigma_b=0: there is nothing to"),
         (  # the mass of E phi² lies 3.5 standard deviations out, and falls off as slowly
             lambda: theory.c_map(lambda x: jnp.exp(0.23 * x**2), 0.5, 1.0, 1.0, 0.1),
-            r"theory: E phi\(u1\) phi\(u2\) of <lambda> at q=1, 1-\|c\|=0\.5 is only good to \de-\d+; phi grows",
+            r"c_map\(\): E phi\(u1\) phi\(u2\) of <lambda> at q=1, 1-\|c\|=0\.5 is only good to \de-\d+; phi grows",
         ),
     ],
 )
