@@ -362,8 +362,7 @@ def _rank_deficit(law: Law, size: int) -> float:
 
     k = np.arange(1, size + 1)
     at_least = np.ones(size)
-    for f in law.product.factors:
-        if f.measure.zero_mass:
-            n = round(size / f.ratio)
-            at_least = at_least * stats.binom.sf(k - 1, n, 1 - f.measure.zero_mass) ** f.times
+    for mask in law.product.masks:
+        n = round(size / mask.ratio)
+        at_least = at_least * stats.binom.sf(k - 1, n, 1 - mask.zero_mass) ** mask.times
     return max(0.0, law.product.rank - float(at_least.sum()) / size)

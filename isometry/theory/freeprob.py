@@ -253,9 +253,7 @@ def _require_law(law: Law) -> None:
         raise InputError(f"{checks.show(law)} is not a Law.")
 
 
-def _require_solved(
-    residual: Float[np.ndarray, " points"], at: ComplexPoints
-) -> None:
+def _require_solved(residual: Float[np.ndarray, " points"], at: ComplexPoints) -> None:
     is_bad = ~(residual <= _SOLVED)
     if is_bad.any():
         worst = np.nan_to_num(residual[is_bad], nan=np.inf).max()

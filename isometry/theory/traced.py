@@ -184,9 +184,7 @@ def _known(
     return phi, tuple(float(kink) for kink in found)
 
 
-def _mean(
-    g: Callable[[Array], Array], q: Scalar, kinks: Sequence[ArrayLike]
-) -> Scalar:
+def _mean(g: Callable[[Array], Array], q: Scalar, kinks: Sequence[ArrayLike]) -> Scalar:
     """Compute E g(√q z): Gauss-Legendre on panels of z that end at the kinks."""
     scale = jnp.sqrt(q)
     in_z = jnp.asarray(np.linspace(-_REACH, _REACH, 10), q.dtype)
@@ -223,9 +221,7 @@ def _bracket(height: Grid, grid: Grid) -> tuple[Scalar, Scalar, Array, Array]:
     return grid[low], grid[low + 1], exists, rises
 
 
-def _bisect_newton(
-    f: Callable[[Scalar], Scalar], low: Scalar, high: Scalar
-) -> Scalar:
+def _bisect_newton(f: Callable[[Scalar], Scalar], low: Scalar, high: Scalar) -> Scalar:
     """Solve f = 0 in a bracket."""
     sign = jnp.sign(f(low))
 

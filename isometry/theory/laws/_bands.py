@@ -284,9 +284,7 @@ class Band:
         return np.minimum(t - self.low, self.high - t)
 
 
-def masses(
-    product: Product, at: State, t: RealPoints
-) -> tuple[RealPoints, RealPoints]:
+def masses(product: Product, at: State, t: RealPoints) -> tuple[RealPoints, RealPoints]:
     """Compute P(x > e^t) and P(x ≤ e^t), the smaller one to relative accuracy."""
     above = product.mass(at, t)
     below = 1 - above

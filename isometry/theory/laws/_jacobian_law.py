@@ -144,9 +144,7 @@ def jacobian_law(
     distinct = [1.0] * depth if is_scale_free else _merged(path)
     pairs = [
         Pair(2 * math.log(sigma), slopes)
-        for slopes, sigma in zip(
-            _slopes(phi, distinct, sizes[1:]), sigmas, strict=True
-        )
+        for slopes, sigma in zip(_slopes(phi, distinct, sizes[1:]), sigmas, strict=True)
     ]
     if head is not None:
         head = checks.number("head", head, above=0.0)
@@ -162,9 +160,7 @@ def jacobian_law(
     if is_scale_free and is_square and padding is None:
         rate = sum(_width_rate(pair, is_gaussian) for pair in pairs)
     name = f"{phi.name}, depth {depth}, {weights}"
-    return Law(
-        product, name, structural_zeros=zeros, pairs=depth, width_rate=rate
-    )
+    return Law(product, name, structural_zeros=zeros, pairs=depth, width_rate=rate)
 
 
 def chain(
@@ -267,9 +263,7 @@ def _one_per_layer(
         advice = "give a number or one per layer."
         if not of_path:
             advice = "give a number, or with q one per layer."
-        raise InputError(
-            f"{name} has {len(values)} values for depth={depth}; {advice}"
-        )
+        raise InputError(f"{name} has {len(values)} values for depth={depth}; {advice}")
     return values
 
 
@@ -315,9 +309,7 @@ def _has_law(phi: Activation, qs: list[float]) -> None:
         finite(phi, q, slope + spread)
 
 
-def _slopes(
-    phi: Activation, path: list[float], sizes: Sequence[float]
-) -> list[Shares]:
+def _slopes(phi: Activation, path: list[float], sizes: Sequence[float]) -> list[Shares]:
     """Return the distribution of D² of each layer.
 
     Where layers of one size have many q's, they share the few of a Gauss rule: log

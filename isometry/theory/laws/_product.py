@@ -83,6 +83,20 @@ class State(NamedTuple):
         return State(*(field[..., which] for field in self))
 
 
+class Mask(NamedTuple):
+    """A diagonal factor with zeros.
+
+    Attributes:
+        ratio: min(m, n) of the product over its size.
+        zero_mass: The share of zeros.
+        times: How often it occurs.
+    """
+
+    ratio: float
+    zero_mass: float
+    times: float
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """A product of free factors.
@@ -118,7 +132,9 @@ class Product:
         product needs them.
         """
         most = self.rank * (1 + 1e-12)
-        return any(curve.touches_zero and curve.rank <= most for curve, _ in self.curves)
+        return any(
+            curve.touches_zero and curve.rank <= most for curve, _ in self.curves
+        )
 
     @functools.cached_property
     def sole_diagonal(self) -> Diagonal | None:
@@ -130,6 +146,16 @@ class Product:
         if has_rest or not isinstance(curve, Diagonal) or curve.ratio != 1:
             return None
         return curve
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The diagonal factors with zeros, from which a finite product loses rank."""
+        found = []
+        for curve, times in self.curves:
+            if isinstance(curve, Diagonal) and curve.measure.zero_mass:
+                zero_mass = curve.measure.zero_mass
+                found.append(Mask(curve.ratio, zero_mass, times=times))
+        return found
 
     @functools.cached_property
     def log_scale(self) -> float:

@@ -174,7 +174,10 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         is_fine |= is_narrow
         is_rough = ~is_narrow & (top <= 1e-9 * size) & (tail > 1e-6 * top)
         is_underflown = (top > 0) & (top < 1e-150)
-        for most, is_bad in ((_MOST_ROUGH, is_rough), (_MOST_UNDERFLOWN, is_underflown)):
+        for most, is_bad in (
+            (_MOST_ROUGH, is_rough),
+            (_MOST_UNDERFLOWN, is_underflown),
+        ):
             for i in np.flatnonzero(is_fine & is_bad):
                 lost += normal_mass(left[i], right[i]) / most
         for i in np.flatnonzero(is_fine):

@@ -78,9 +78,7 @@ class _Integrals(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def pair(
-    phi: Activation, q: float, distance: float, is_negative: bool = False
-) -> Pair:
+def pair(phi: Activation, q: float, distance: float, is_negative: bool = False) -> Pair:
     """Compute the expectations at correlation ±(1 − distance).
 
     The error is how far E phi² and E phi'² by this quadrature are from those of a
