@@ -31,14 +31,17 @@ from isometry.theory.laws._slope_measure import steep_measure
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._moments import differentiable
 
-ComplexArray = Complex[np.ndarray, "..."]
-ComplexPoints = Complex[np.ndarray, " points"]
+_ComplexArray = Complex[np.ndarray, "..."]
+_ComplexPoints = Complex[np.ndarray, " points"]
 
 # Masses may miss 1 by this much, the rounding of a thousand of them.
 _ROUNDING = 1e-12
 
 # The residual of log λ, or of ψ, relative, that is a solution.
 _SOLVED = 1e-9
+
+# The relative error in ψ with which a stop on the way is reached.
+_FOLLOWED = 1e-3
 
 
 @public("point_masses")
@@ -141,7 +144,7 @@ def multiply(*laws: Law) -> Law:
 
 
 @public("S")
-def S(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
+def S(law: Law, psi: ArrayLike) -> _ComplexArray | complex:  # noqa: N802
     """Evaluate the S-transform (1 + ψ)/(ψ M⁻¹(ψ)).
 
     Args:
@@ -160,12 +163,16 @@ def S(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
         >>> round(value.real, 9)
         2.0
     """
-    places = numbers("psi", checks.on_host("psi", psi), are_complex=True)
+    places = numbers(
+        "psi",
+        checks.on_host("psi", psi),
+        are_complex=True,
+    )
     return _as_given((1 + places) / (places * np.asarray(inverse_M(law, places))))
 
 
 @public("inverse_M")
-def inverse_M(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
+def inverse_M(law: Law, psi: ArrayLike) -> _ComplexArray | complex:  # noqa: N802
     """Evaluate M⁻¹(ψ).
 
     It is the branch that is real on (−rank, 0), where rank = 1 − mass at zero,
@@ -188,7 +195,11 @@ def inverse_M(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
         -0.5
     """
     _require_law(law)
-    wanted = numbers("psi", checks.on_host("psi", psi), are_complex=True)
+    wanted = numbers(
+        "psi",
+        checks.on_host("psi", psi),
+        are_complex=True,
+    )
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
         raise InputError("psi must be finite and not 0, where M⁻¹ has a pole.")
     flat = wanted.ravel()
@@ -199,11 +210,16 @@ def inverse_M(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
     start = np.log(-product.state(w).psi.real + 0j) - 1j * np.pi
     angle = np.arctan2(np.abs(lower.imag), lower.real)
     end = np.log(np.abs(lower)) - 1j * angle
-    # In 64 stops; Newton follows each of them, and solves the last.
+    # In 64 stops; where Newton does not follow, the branch ends.
+    is_lost = np.zeros(flat.shape, bool)
     for share in np.linspace(0, 1, 65)[1:]:
-        w = product.follow(w, np.exp(start + share * (end - start)), rounds=3).w
+        aim = np.exp(start + share * (end - start))
+        at = product.follow(w, aim, rounds=4)
+        w = at.w
+        is_lost |= ~(np.abs(at.psi - aim) <= _FOLLOWED * np.abs(aim))
     at = product.follow(w, lower, rounds=8)
     residual = np.maximum(np.abs(at.psi - lower) / np.abs(lower), at.mismatch)
+    residual[is_lost] = np.inf
     _require_solved(residual, flat)
     value = np.exp(at.log_lam)
     value = np.where(is_upper, value.conj(), value)
@@ -211,8 +227,8 @@ def inverse_M(law: Law, psi: ArrayLike) -> ComplexArray | complex:  # noqa: N802
 
 
 @public("M")
-def M(law: Law, z: ArrayLike) -> ComplexArray | complex:  # noqa: N802
-    """Evaluate M(z) = E x/(z − x) off the support; on it the limit from above.
+def M(law: Law, z: ArrayLike) -> _ComplexArray | complex:  # noqa: N802
+    """Evaluate the moment transform E x/(z − x), on the support from above.
 
     Args:
         law: The law.
@@ -231,7 +247,11 @@ def M(law: Law, z: ArrayLike) -> ComplexArray | complex:  # noqa: N802
         -0.5
     """
     _require_law(law)
-    wanted = numbers("z", checks.on_host("z", z), are_complex=True)
+    wanted = numbers(
+        "z",
+        checks.on_host("z", z),
+        are_complex=True,
+    )
     if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
         raise InputError("z must be finite and not 0.")
     flat = wanted.ravel()
@@ -243,7 +263,7 @@ def M(law: Law, z: ArrayLike) -> ComplexArray | complex:  # noqa: N802
     return _as_given(value.reshape(wanted.shape))
 
 
-def _as_given(value: ComplexArray) -> ComplexArray | complex:
+def _as_given(value: _ComplexArray) -> _ComplexArray | complex:
     """Return a number for a number."""
     return value if value.ndim else complex(value)
 
@@ -253,7 +273,7 @@ def _require_law(law: Law) -> None:
         raise InputError(f"{checks.show(law)} is not a Law.")
 
 
-def _require_solved(residual: Float[np.ndarray, " points"], at: ComplexPoints) -> None:
+def _require_solved(residual: Float[np.ndarray, " points"], at: _ComplexPoints) -> None:
     is_bad = ~(residual <= _SOLVED)
     if is_bad.any():
         worst = np.nan_to_num(residual[is_bad], nan=np.inf).max()

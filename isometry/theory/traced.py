@@ -22,8 +22,8 @@ from isometry.theory.mean_field import _host
 from isometry.theory.mean_field._host import ActivationLike
 from isometry.theory.mean_field._pieces import pieces
 
-Scalar = Float[Array, ""]
-Grid = Float[Array, " points"]
+_Scalar = Float[Array, ""]
+_Grid = Float[Array, " points"]
 
 # Standard deviations that are integrated over, and nodes a panel. Beyond 8.5 lies 2e-17
 # of the mass; with half the nodes float64 is good to 1e-9 only.
@@ -51,7 +51,7 @@ def chi(
     sigma_w: ArrayLike,
     *,
     kinks: Sequence[ArrayLike] | None = None,
-) -> Scalar:
+) -> _Scalar:
     """Compute chi_1 = sigma_w² E phi'(√q z)², differentiable in all that it depends on.
 
     Args:
@@ -90,7 +90,7 @@ def q_fixed_point(
     sigma_b: ArrayLike,
     *,
     kinks: Sequence[ArrayLike] | None = None,
-) -> Scalar:
+) -> _Scalar:
     """Find the fixed point q* of the variance map that iteration from q = 1 reaches.
 
     It is for maps that rise with q. The gradient is the implicit one, dq* = dV/(1 −
@@ -119,33 +119,50 @@ def q_fixed_point(
     phi, cuts = _known(activation, kinks)
     sigma_w, sigma_b = _floats(sigma_w, sigma_b)
 
-    def growth(log_q: Scalar) -> Scalar:
-        """log V(q)/q."""
-        square = _mean(lambda u: phi(u) ** 2, jnp.exp(log_q), cuts)
+    def growth(log_q: _Scalar) -> _Scalar:
+        """Compute log V(q)/q."""
+        square = _mean(
+            lambda u: phi(u) ** 2,
+            jnp.exp(log_q),
+            cuts,
+        )
         next_q = sigma_w**2 * square + sigma_b**2
         return jnp.log(jnp.maximum(next_q, jnp.finfo(log_q.dtype).tiny)) - log_q
 
-    points = np.linspace(np.log(_LOW), np.log(_HIGH), _POINTS)
+    points = np.linspace(
+        np.log(_LOW),
+        np.log(_HIGH),
+        _POINTS,
+    )
     grid = jnp.asarray(points, sigma_w.dtype)
     height = jax.lax.map(growth, jax.lax.stop_gradient(grid))
     low, high, exists, is_above = _bracket(jax.lax.stop_gradient(height), grid)
 
-    def solve(f: Callable[[Scalar], Scalar], _: Scalar) -> Scalar:
+    def solve(f: Callable[[_Scalar], _Scalar], _: _Scalar) -> _Scalar:
         return _bisect_newton(f, low, high)
 
-    def divide(g: Callable[[Scalar], Scalar], y: Scalar) -> Scalar:
+    def divide(g: Callable[[_Scalar], _Scalar], y: _Scalar) -> _Scalar:
         return y / g(jnp.ones_like(y))
 
-    def anchored(log_q: Scalar) -> Scalar:
+    def anchored(log_q: _Scalar) -> _Scalar:
         # Where there is no root, an equation whose solution does not move.
-        return jnp.where(exists, growth(log_q), low - log_q)
+        return jnp.where(
+            exists,
+            growth(log_q),
+            low - log_q,
+        )
 
-    log_q = jax.lax.custom_root(anchored, low, solve, divide)
+    log_q = jax.lax.custom_root(
+        anchored,
+        low,
+        solve=solve,
+        tangent_solve=divide,
+    )
     missing = jnp.where(is_above, jnp.inf, 0.0).astype(log_q.dtype)
     return jnp.where(exists, jnp.exp(log_q), missing)
 
 
-def _floats(*values: ArrayLike) -> tuple[Scalar, ...]:
+def _floats(*values: ArrayLike) -> tuple[_Scalar, ...]:
     """Return values in their common floating dtype, or in JAX's default."""
     dtypes = [jnp.result_type(value) for value in values]
     floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
@@ -184,14 +201,22 @@ def _known(
     return phi, tuple(float(kink) for kink in found)
 
 
-def _mean(g: Callable[[Array], Array], q: Scalar, kinks: Sequence[ArrayLike]) -> Scalar:
+def _mean(
+    g: Callable[[Array], Array],
+    q: _Scalar,
+    kinks: Sequence[ArrayLike],
+) -> _Scalar:
     """Compute E g(√q z): Gauss-Legendre on panels of z that end at the kinks."""
     scale = jnp.sqrt(q)
     in_z = jnp.asarray(np.linspace(-_REACH, _REACH, 10), q.dtype)
     fixed = np.concatenate([-_DYADIC, [0.0], _DYADIC])
     in_u = [jnp.asarray(fixed, q.dtype)]
     in_u += [jnp.asarray(kink, q.dtype)[None] for kink in kinks]
-    cuts = jnp.clip(jnp.concatenate(in_u) / scale, -_REACH, _REACH)
+    cuts = jnp.clip(
+        jnp.concatenate(in_u) / scale,
+        -_REACH,
+        _REACH,
+    )
     edges = jnp.sort(jnp.concatenate([in_z, cuts]))
     rule = np.polynomial.legendre.leggauss(_ORDER)
     nodes, weights = (jnp.asarray(array, q.dtype) for array in rule)
@@ -202,12 +227,16 @@ def _mean(g: Callable[[Array], Array], q: Scalar, kinks: Sequence[ArrayLike]) ->
     return jnp.sum(half[:, None] * weights[None, :] * bell * g(scale * z))
 
 
-def _bracket(height: Grid, grid: Grid) -> tuple[Scalar, Scalar, Array, Array]:
+def _bracket(height: _Grid, grid: _Grid) -> tuple[_Scalar, _Scalar, Array, Array]:
     """Return the first crossing's ends, whether there is one, and whether it is above.
 
     Iteration leaves q = 1 upward where the height there is positive.
     """
-    points = np.linspace(np.log(_LOW), np.log(_HIGH), _POINTS)
+    points = np.linspace(
+        np.log(_LOW),
+        np.log(_HIGH),
+        _POINTS,
+    )
     one = int(np.argmin(np.abs(points)))
     index = jnp.arange(_POINTS)
     rises = height[one] > 0
@@ -216,26 +245,43 @@ def _bracket(height: Grid, grid: Grid) -> tuple[Scalar, Scalar, Array, Array]:
     first_above = jnp.argmax(crosses_above)
     last_below = _POINTS - 1 - jnp.argmax(crosses_below[::-1])
     low = jnp.where(rises, first_above - 1, last_below)
-    exists = jnp.where(rises, crosses_above.any(), crosses_below.any())
+    exists = jnp.where(
+        rises,
+        crosses_above.any(),
+        crosses_below.any(),
+    )
     low = jnp.where(exists, low, one)
     return grid[low], grid[low + 1], exists, rises
 
 
-def _bisect_newton(f: Callable[[Scalar], Scalar], low: Scalar, high: Scalar) -> Scalar:
+def _bisect_newton(
+    f: Callable[[_Scalar], _Scalar],
+    low: _Scalar,
+    high: _Scalar,
+) -> _Scalar:
     """Solve f = 0 in a bracket."""
     sign = jnp.sign(f(low))
 
-    def halve(_: int, ends: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+    def halve(_: int, ends: tuple[_Scalar, _Scalar]) -> tuple[_Scalar, _Scalar]:
         a, b = ends
         middle = (a + b) / 2
         is_same = jnp.sign(f(middle)) == sign
         return jnp.where(is_same, middle, a), jnp.where(is_same, b, middle)
 
-    def step(_: int, x: Scalar) -> Scalar:
-        value, slope = jax.jvp(f, (x,), (jnp.ones_like(x),))
+    def step(_: int, x: _Scalar) -> _Scalar:
+        value, slope = jax.jvp(
+            f,
+            (x,),
+            (jnp.ones_like(x),),
+        )
         is_flat = slope == 0
-        newton = jnp.where(is_flat, 0, value / jnp.where(is_flat, 1, slope))
+        newton = jnp.where(
+            is_flat,
+            0,
+            value / jnp.where(is_flat, 1, slope),
+        )
         return jnp.clip(x - newton, low, high)
 
-    a, b = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
-    return jax.lax.fori_loop(0, _NEWTON, step, (a + b) / 2)
+    a, b = jax.lax.fori_loop(0, _BISECTIONS, body_fun=halve, init_val=(low, high))
+    middle = (a + b) / 2
+    return jax.lax.fori_loop(0, _NEWTON, body_fun=step, init_val=middle)

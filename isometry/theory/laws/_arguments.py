@@ -16,12 +16,18 @@ def numbers(name: str, value: ArrayLike) -> Float[np.ndarray, "..."]: ...
 
 @overload
 def numbers(
-    name: str, value: ArrayLike, *, are_complex: Literal[True]
+    name: str,
+    value: ArrayLike,
+    *,
+    are_complex: Literal[True],
 ) -> Complex[np.ndarray, "..."]: ...
 
 
 def numbers(
-    name: str, value: ArrayLike, *, are_complex: bool = False
+    name: str,
+    value: ArrayLike,
+    *,
+    are_complex: bool = False,
 ) -> Float[np.ndarray, "..."] | Complex[np.ndarray, "..."]:
     """Return an argument as an array of float64 or complex128.
 

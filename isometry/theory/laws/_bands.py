@@ -91,7 +91,11 @@ class Band:
         above = np.full(len(t), self.above_low)
         below = np.full(len(t), 1 - self.above_low)
         at, is_found = self._reached(t)
-        above[is_found], below[is_found] = masses(self.product, at, t[is_found])
+        above[is_found], below[is_found] = masses(
+            self.product,
+            at,
+            t[is_found],
+        )
         low = min(self.above_high, self.above_low)
         above = np.clip(above, low, self.above_low)
         return above, np.clip(below, 1 - self.above_low, 1 - low)
@@ -107,7 +111,12 @@ class Band:
         t = np.minimum(t, self.high - _BESIDE * (1 + abs(self.high)))
         table = self._table
         guess = self._interpolated(t, table.t, table.state)
-        return solve(self.product, t, self._distance(t), guess=guess)
+        return solve(
+            self.product,
+            t,
+            self._distance(t),
+            guess=guess,
+        )
 
     def _reached(self, t: RealPoints) -> tuple[State, Found]:
         """Find the states at all points but those far below the table."""
@@ -119,8 +128,17 @@ class Band:
         if not is_far.any():
             return self.solve(t), ~is_far
         far = t[is_far]
-        guess = self._interpolated(far, table.t, table.state)
-        deep, is_solved = attempt(self.product, far, self._distance(far), guess=guess)
+        guess = self._interpolated(
+            far,
+            table.t,
+            table.state,
+        )
+        deep, is_solved = attempt(
+            self.product,
+            far,
+            self._distance(far),
+            guess=guess,
+        )
         # Where more mass is left than at that node, it is another sheet.
         is_solved &= self._left(deep, far) <= lost[first]
         is_found = ~is_far
@@ -162,8 +180,16 @@ class Band:
             state = self.solve(t[active])
             lack = self._lack(state, t[active], p[active])
             is_below = lack > 0
-            low[active] = np.where(is_below, t[active], low[active])
-            high[active] = np.where(is_below, high[active], t[active])
+            low[active] = np.where(
+                is_below,
+                t[active],
+                low[active],
+            )
+            high[active] = np.where(
+                is_below,
+                high[active],
+                t[active],
+            )
             density = np.maximum(-state.psi.imag, 1e-300) / np.pi
             ahead = t[active] + lack / density
             is_outside = (ahead <= low[active]) | (ahead >= high[active])
@@ -174,15 +200,24 @@ class Band:
             active = active[~is_done]
         return t
 
-    def _lack(self, at: State, t: RealPoints, p: RealPoints) -> RealPoints:
+    def _lack(
+        self,
+        at: State,
+        t: RealPoints,
+        p: RealPoints,
+    ) -> RealPoints:
         """Return p − P(x ≤ e^t), from the smaller masses."""
         above, below = masses(self.product, at, t)
-        return np.where(below < above, p - below, above - (1 - p))
+        return np.where(
+            below < above,
+            p - below,
+            above - (1 - p),
+        )
 
     def left_below(self, depths: RealPoints) -> tuple[Found, RealPoints]:
         """Tell which depths below the top can be inverted, and the mass below them."""
         t = self.high - depths
-        at, is_solved = attempt(self.product, t, depths)
+        at, is_solved = attempt(self.product, t, depths, is_patient=False)
         return is_solved, self._left(at, t)
 
     def _left(self, at: State, t: RealPoints) -> RealPoints:
@@ -231,11 +266,20 @@ class Band:
         """Every fifth node by continuation, the others from those."""
         t = self._nodes()
         few = np.unique(np.append(t[::5], t[-1]))
-        at, is_solved = attempt(self.product, few, self._distance(few))
+        at, is_solved = attempt(
+            self.product,
+            few,
+            self._distance(few),
+        )
         few, at = few[is_solved], at.take(is_solved)
         if len(few) > 1:
             guess = self._interpolated(t, few, at)
-            at, is_solved = attempt(self.product, t, self._distance(t), guess=guess)
+            at, is_solved = attempt(
+                self.product,
+                t,
+                self._distance(t),
+                guess=guess,
+            )
             # Near zero the contour may end.
             t, at = t[is_solved], at.take(is_solved)
         if not len(few) or not len(t):
@@ -251,12 +295,23 @@ class Band:
             angles = np.pi / 2 * np.arange(1, _NODES) / _NODES
             return self.low + (self.high - self.low) * np.sin(angles) ** 2
         reach = self.reach()
-        near_top = np.geomspace(1e-5, reach, 3 * _NODES // 4)
-        evenly = np.linspace(reach / 32, reach, 3 * _NODES // 8)
+        near_top = np.geomspace(
+            1e-5,
+            reach,
+            3 * _NODES // 4,
+        )
+        evenly = np.linspace(
+            reach / 32,
+            reach,
+            3 * _NODES // 8,
+        )
         return np.unique(self.high - np.concatenate([near_top, evenly]))
 
     def _interpolated(
-        self, t: RealPoints, nodes: RealPoints, at: State
+        self,
+        t: RealPoints,
+        nodes: Float[np.ndarray, " nodes"],
+        at: State,
     ) -> Complex[np.ndarray, "unknowns points"]:
         """Interpolate the unknowns from states at nodes, by cubic Hermite pieces."""
         from scipy.interpolate import CubicHermiteSpline
@@ -267,7 +322,12 @@ class Band:
         low, high = 0.0, np.pi / 2
         if self.low == -np.inf:
             low, high = x[order][[0, -1]]
-        spline = CubicHermiteSpline(x[order], at.w[:, order], slope[:, order], axis=1)
+        spline = CubicHermiteSpline(
+            x[order],
+            at.w[:, order],
+            slope[:, order],
+            axis=1,
+        )
         wanted, _ = self._smooth(t)
         return spline(np.clip(wanted, low, high))
 
@@ -284,12 +344,20 @@ class Band:
         return np.minimum(t - self.low, self.high - t)
 
 
-def masses(product: Product, at: State, t: RealPoints) -> tuple[RealPoints, RealPoints]:
+def masses(
+    product: Product,
+    at: State,
+    t: RealPoints,
+) -> tuple[RealPoints, RealPoints]:
     """Compute P(x > e^t) and P(x ≤ e^t), the smaller one to relative accuracy."""
     above = product.mass(at, t)
     below = 1 - above
     lower = np.flatnonzero(above > 0.5)
     if len(lower):
-        below[lower] = product.mass(at.take(lower), t[lower], below=True)
+        below[lower] = product.mass(
+            at.take(lower),
+            t[lower],
+            below=True,
+        )
         above[lower] = 1 - below[lower]
     return above, below

@@ -51,12 +51,23 @@ class Powers(Closed):
         """Return zeros: powers are all that there is."""
         return np.zeros_like(psi), np.zeros_like(psi)
 
-    def potential(self, psi: Points, one_plus: Points, *, below: bool) -> RealPoints:
+    def potential(
+        self,
+        psi: Points,
+        one_plus: Points,
+        *,
+        below: bool,
+    ) -> RealPoints:
         """Return zeros: powers are all that there is."""
         return np.zeros(len(psi))
 
 
-def gaussian(log_square: float, inputs: float, outputs: float, size: float) -> Powers:
+def gaussian(
+    log_square: float,
+    inputs: float,
+    outputs: float,
+    size: float,
+) -> Powers:
     """Return a Gaussian matrix of variance sigma²/inputs (Burda et al., 2010).
 
     Args:
@@ -69,7 +80,12 @@ def gaussian(log_square: float, inputs: float, outputs: float, size: float) -> P
     return Powers(((size / outputs, 1.0),), log_scale=scale)
 
 
-def haar(log_square: float, inputs: float, outputs: float, size: float) -> Powers:
+def haar(
+    log_square: float,
+    inputs: float,
+    outputs: float,
+    size: float,
+) -> Powers:
     """Return a Haar matrix with all min(inputs, outputs) singular values sigma.
 
     One that narrows is a projection, whose S-transform is (1 + ψ)/(m/n + ψ) over its n
@@ -119,7 +135,13 @@ class Smooth(Closed):
         """Evaluate the rest and its derivative."""
         return self.variance * psi, np.full_like(psi, self.variance)
 
-    def potential(self, psi: Points, one_plus: Points, *, below: bool) -> RealPoints:
+    def potential(
+        self,
+        psi: Points,
+        one_plus: Points,
+        *,
+        below: bool,
+    ) -> RealPoints:
         """Evaluate Im (ψ + ψ²/2) variance/π."""
         sign = -1 if below else 1
         return sign * self.variance * (psi + psi**2 / 2).imag / np.pi
@@ -156,7 +178,13 @@ class Bernoulli(Closed):
         """Evaluate the rest and its derivative."""
         return self.variance * psi / one_plus, self.variance / one_plus**2
 
-    def potential(self, psi: Points, one_plus: Points, *, below: bool) -> RealPoints:
+    def potential(
+        self,
+        psi: Points,
+        one_plus: Points,
+        *,
+        below: bool,
+    ) -> RealPoints:
         """Evaluate Im log(1 + ψ) variance/π."""
         sign = 1 if below else -1
         angle = np.arctan2(np.abs(one_plus.imag), one_plus.real)

@@ -44,7 +44,7 @@ class Diagonal(Curve):
 
     @property
     def log_scale(self) -> float:
-        """log c."""
+        """The logarithm of c."""
         return math.log(self.ratio)
 
     @property
@@ -61,6 +61,12 @@ class Diagonal(Curve):
     def touches_zero(self) -> bool:
         """Whether positive entries come arbitrarily close to zero."""
         return self.measure.touches_zero
+
+    @functools.cached_property
+    def ends(self) -> tuple[float, ...]:
+        """The values of log ζ at the positive ends of the continuous part."""
+        ends = {end for piece in self.measure.pieces for end in piece if end > 0}
+        return tuple(math.log(end) for end in sorted(ends))
 
     @functools.cached_property
     def atoms(self) -> tuple[Atom, ...]:
@@ -128,7 +134,11 @@ class Diagonal(Curve):
         is_real = angle == 0
         # exp of a complex number may round onto the other side of the axis.
         real_zeta = np.exp(w[0].real) + 0j
-        zeta = np.where(is_real, real_zeta, np.exp(w[0].real + 1j * angle))
+        zeta = np.where(
+            is_real,
+            real_zeta,
+            np.exp(w[0].real + 1j * angle),
+        )
         total = self.measure.angle(zeta, below=below) / self.ratio
         if self.ratio == 1:
             return total

@@ -46,6 +46,9 @@ _LEAST_ATOM = 1e-13
 # An edge this close to an atom, in log λ, is at the atom.
 _AT_ATOM = 1e-9
 
+# dlog λ/dlog ψ of at least this at an edge says that the curve does not turn there.
+_TURNS = 1e-3
+
 # Rounds in which a bracket is divided by ten; it starts below a hundred.
 _ROUNDS = 15
 _PARTS = 10
@@ -155,27 +158,47 @@ def find_intervals(product: Product, atoms: list[LawAtom]) -> list[Interval]:
         start = -math.inf
     for i, j in itertools.pairwise([*gaps, None]):
         if start is not None:
-            high = _edge(product, atoms, probes, inside=i - 1, outside=i)
+            high = _edge(
+                product,
+                atoms,
+                probes,
+                inside=i - 1,
+                outside=i,
+            )
             above_high = probes.above[i] + _mass_between(
                 atoms, high - _AT_ATOM, probes.t[i]
             )
             intervals.append(Interval(start, high, above_low, above_high=above_high))
             start = None
         if j is not None and j > i + 1:
-            start = _edge(product, atoms, probes, inside=i + 1, outside=i)
+            start = _edge(
+                product,
+                atoms,
+                probes,
+                inside=i + 1,
+                outside=i,
+            )
             above_low = probes.above[i] - _mass_between(
                 atoms, probes.t[i], start + _AT_ATOM
             )
     return _cut_at_atoms(intervals, atoms)
 
 
-def _scaled(product: Product, low: float, high: float) -> tuple[float, float]:
+def _scaled(
+    product: Product,
+    low: float,
+    high: float,
+) -> tuple[float, float]:
     scale = product.log_scale
     log_low = math.log(low) + scale if low > 0 else -math.inf
     return log_low, math.log(high) + scale
 
 
-def _interval_of_measure(product: Product, low: float, high: float) -> Interval:
+def _interval_of_measure(
+    product: Product,
+    low: float,
+    high: float,
+) -> Interval:
     """Return an interval of the law that is one diagonal factor's measure."""
     sole = product.sole_diagonal
     assert sole is not None
@@ -183,7 +206,11 @@ def _interval_of_measure(product: Product, low: float, high: float) -> Interval:
     above_low, above_high = sole.measure.angle(ends, below=False)
     if low == -math.inf:
         above_low = product.rank
-    masses = zip(sole.measure.atoms, sole.measure.masses, strict=True)
+    masses = zip(
+        sole.measure.atoms,
+        sole.measure.masses,
+        strict=True,
+    )
     # On an atom the angle counts half of it.
     for place, mass in masses:
         if place == 0:
@@ -193,7 +220,12 @@ def _interval_of_measure(product: Product, low: float, high: float) -> Interval:
             above_low -= mass / 2
         if abs(t - high) <= _AT_ATOM:
             above_high += mass / 2
-    return Interval(low, high, float(above_low), above_high=float(above_high))
+    return Interval(
+        low,
+        high,
+        float(above_low),
+        above_high=float(above_high),
+    )
 
 
 def _probe(
@@ -210,11 +242,21 @@ def _probe(
     for atom in atoms:
         is_apart &= np.abs(t - atom.t) > _AT_ATOM
     t, distance = t[is_apart], distance[is_apart]
-    state, is_solved = attempt(product, t, distance, is_patient=is_patient)
+    state, is_solved = attempt(
+        product,
+        t,
+        distance,
+        is_patient=is_patient,
+    )
     state, t = state.take(is_solved), t[is_solved]
     size = np.minimum(np.abs(state.psi), np.abs(state.above_zero))
     is_gap = -state.psi.imag <= _FLAT * size
-    return _Probes(t, is_gap, above=product.mass(state, t), state=state)
+    return _Probes(
+        t,
+        is_gap,
+        above=product.mass(state, t),
+        state=state,
+    )
 
 
 def _joined(*parts: _Probes) -> _Probes:
@@ -236,13 +278,30 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
     if product.touches_zero:
         # There is no gap at zero to be found, and deep points cost most.
         below = _OFFSETS[_OFFSETS <= _DEEP]
-    offsets = np.concatenate([-below[::-1], _OFFSETS])
-    distance = np.abs(offsets) / 8
-    probes = _probe(product, atoms, middle + offsets, distance, is_patient=False)
+    lower = _probe(
+        product,
+        atoms,
+        middle - below[::-1],
+        distance=below[::-1] / 8,
+        is_patient=False,
+    )
+    upper = _probe(
+        product,
+        atoms,
+        middle + _OFFSETS,
+        distance=_OFFSETS / 8,
+    )
+    probes = _joined(lower, upper)
     low, high = _range(product, probes)
     scan = np.linspace(low, high, _SCAN + 2)[1:-1]
     distance = np.full(_SCAN, (high - low) / (8 * _SCAN))
-    scanned = _probe(product, atoms, scan, distance, is_patient=False)
+    scanned = _probe(
+        product,
+        atoms,
+        scan,
+        distance=distance,
+        is_patient=False,
+    )
     probes = _without_false_gaps(product, _joined(probes, scanned))
     # Between gaps of unequal mass lies a band: bisection finds it.
     for _ in range(60):
@@ -253,7 +312,12 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         width = probes.t[left + 1] - probes.t[left]
         if np.any(width < 1e-13 * (1 + np.abs(t))):
             break
-        more = _probe(product, atoms, t, width / 8)
+        more = _probe(
+            product,
+            atoms,
+            t,
+            distance=width / 8,
+        )
         if not len(more.t):
             break
         probes = _joined(probes, more)
@@ -304,13 +368,21 @@ def _hidden(probes: _Probes, atoms: list[LawAtom]) -> np.ndarray:
     both = probes.is_gap[:-1] & probes.is_gap[1:]
     found = []
     for i in np.flatnonzero(both):
-        known = _mass_between(atoms, probes.t[i], probes.t[i + 1])
+        known = _mass_between(
+            atoms,
+            probes.t[i],
+            probes.t[i + 1],
+        )
         if abs(probes.above[i] - probes.above[i + 1] - known) > _SAME_MASS:
             found.append(i)
     return np.array(found, int)
 
 
-def _mass_between(atoms: list[LawAtom], low: float, high: float) -> float:
+def _mass_between(
+    atoms: list[LawAtom],
+    low: float,
+    high: float,
+) -> float:
     return math.fsum(atom.mass for atom in atoms if low < atom.t <= high)
 
 
@@ -329,7 +401,12 @@ def _edge(
     farther = int(np.clip(2 * outside - inside, 0, len(probes.t) - 1))
     limit = probes.t[farther] if probes.is_gap[farther] else gap
     state = probes.state.take(np.array([inside]))
-    turning = _turning_point(product, state, band, limit)
+    turning = _turning_point(
+        product,
+        state,
+        band=band,
+        limit=limit,
+    )
     if turning is not None:
         return turning
     for _ in range(_ROUNDS):
@@ -337,7 +414,12 @@ def _edge(
         width = abs(gap - band)
         if width <= 4e-15 * (1 + abs(gap)):
             break
-        found = _probe(product, atoms, t, np.full(len(t), width / (4 * _PARTS)))
+        found = _probe(
+            product,
+            atoms,
+            t,
+            distance=np.full(len(t), width / (4 * _PARTS)),
+        )
         order = np.argsort(np.abs(found.t - band))
         is_gap = found.is_gap[order]
         if not len(is_gap):
@@ -349,14 +431,84 @@ def _edge(
             last = order[num_inside - 1]
             band = found.t[last]
             state = found.state.take(np.array([last]))
-            turning = _turning_point(product, state, band, limit)
+            turning = _turning_point(
+                product,
+                state,
+                band=band,
+                limit=limit,
+            )
             if turning is not None:
                 return turning
-    return float((band + gap) / 2)
+    return _end_of_thin_tail(
+        product,
+        state,
+        float((band + gap) / 2),
+        limit=limit,
+    )
+
+
+def _end_of_thin_tail(
+    product: Product,
+    state: State,
+    edge: float,
+    *,
+    limit: float,
+) -> float:
+    """Return where a density ends that is too thin to be seen, or the edge as found.
+
+    The tail of softplus' slope, say, is Gaussian. There the curve does not turn, and
+    goes on, real to rounding, until an unknown is at the end of its factor's support.
+
+    Args:
+        product: The product.
+        state: The last one inside.
+        edge: Where the density was last seen.
+        limit: Where the gap is known to be.
+    """
+    if abs(state.slope[0] * state.psi[0]) < _TURNS:
+        return edge
+    outward = np.sign(limit - edge)
+    found = []
+    row = 0
+    for curve, _ in product.curves:
+        speed = (state.tangent[row, 0] / state.slope[0]).real
+        here = state.w[row, 0].real
+        ahead = [end for end in curve.ends if (end - here) * speed * outward > 0]
+        if ahead:
+            end = min(ahead, key=lambda end: abs(end - here))
+            found.append(_where_unknown_is(product, state, edge, row=row, end=end))
+        row += curve.num_unknowns
+    inside = [t for t in found if 0 < (t - edge) * outward < (limit - edge) * outward]
+    return min(inside, key=lambda t: abs(t - edge), default=edge)
+
+
+def _where_unknown_is(
+    product: Product,
+    state: State,
+    t: float,
+    *,
+    row: int,
+    end: float,
+) -> float:
+    """Return log λ where an unknown takes a given real value."""
+    for _ in range(30):
+        here = state.w[row, 0].real
+        with np.errstate(all="ignore"):
+            speed = (state.tangent[row, 0] / state.slope[0]).real
+        # Nine tenths of the way, because at the end itself the transform is singular.
+        step = 0.9 * (end - here) / speed
+        if not np.isfinite(step) or abs(step) <= 1e-13 * (1 + abs(t)):
+            break
+        t += step
+        state = product.newton(state.w, np.array([t + 0j]), rounds=12)
+    return t
 
 
 def _turning_point(
-    product: Product, state: State, band: float, limit: float
+    product: Product,
+    state: State,
+    band: float,
+    limit: float,
 ) -> float | None:
     """Solve dlog λ/dψ = 0 from a state inside the band; None if that leads elsewhere.
 

@@ -134,6 +134,15 @@ class Curve(Factor):
     def touches_zero(self) -> bool:
         """Whether positive values come arbitrarily close to zero."""
 
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The values of the first unknown at the ends of the factor's support.
+
+        They are asked for where a law's density is too thin to be seen: an edge is then
+        where an unknown arrives at one of them.
+        """
+        return ()
+
     @abc.abstractmethod
     def start(
         self, log_odds: Float[np.ndarray, " points"]

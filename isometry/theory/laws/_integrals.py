@@ -52,7 +52,12 @@ def integral(band: Band, g: Function) -> float:
     rest = mass = lost = 0.0
     for shares in ([], _SHARES):
         cuts = band.invert(1 - band.above_low + whole * np.array(shares))
-        rest, mass, lost = _parts(band, g, middle, cuts=cuts)
+        rest, mass, lost = _parts(
+            band,
+            g,
+            middle,
+            cuts=cuts,
+        )
         missed = abs(whole - lost - mass)
         if missed <= _MOST_MISSED and missed * width <= _MOST_WRONG:
             return float((whole - lost) * middle + rest)
@@ -64,7 +69,10 @@ def integral(band: Band, g: Function) -> float:
 
 
 def _parts(
-    band: Band, g: Function, middle: float, cuts: Float[np.ndarray, " cuts"]
+    band: Band,
+    g: Function,
+    middle: float,
+    cuts: Float[np.ndarray, " cuts"],
 ) -> tuple[float, float, float]:
     """Return ∫ (g − middle) dP, ∫ dP and the mass below what is reached."""
     is_inside = (cuts > band.low) & (cuts < band.high)
@@ -88,7 +96,11 @@ def _parts(
         depth = band.reach(least)
         panels = np.sqrt(depth) * np.append(0.0, 2.0 ** np.arange(-4, 0.5))
         inside = np.sqrt((band.high - cuts)[band.high - cuts < depth])
-        rest, mass = _adaptive(unbounded, np.union1d(panels, inside), middle)
+        rest, mass = _adaptive(
+            unbounded,
+            np.union1d(panels, inside),
+            middle,
+        )
         _, lost = band.left_below(np.array([depth]))
         return rest, mass, float(lost[0])
 
@@ -99,14 +111,19 @@ def _parts(
 
 
 def _weighted(
-    band: Band, g: Function, t: Float[np.ndarray, " points"], middle: float
+    band: Band,
+    g: Function,
+    t: Float[np.ndarray, " points"],
+    middle: float,
 ) -> Float[np.ndarray, "2 points"]:
     density = -band.solve(t).psi.imag / np.pi
     return np.stack([density * (g(t) - middle), density])
 
 
 def _adaptive(
-    f: Callable[[Panels], Float[np.ndarray, "2 points"]], edges: Panels, unit: float
+    f: Callable[[Panels], Float[np.ndarray, "2 points"]],
+    edges: Panels,
+    unit: float,
 ) -> tuple[float, float]:
     """Integrate two functions on panels, bisected until halves agree with the whole.
 
@@ -126,12 +143,19 @@ def _adaptive(
     size[0] = max(size[0], abs(unit) * size[1])
 
     def excuse(
-        left: Panels, right: Panels, integrals: Float[np.ndarray, "panels 2"]
+        left: Panels,
+        right: Panels,
+        integrals: Float[np.ndarray, "panels 2"],
     ) -> Float[np.ndarray, "panels 2"]:
         return np.broadcast_to(_TOLERANCE * size, integrals.shape)
 
     _, found, _ = bisected(
-        integrate, excuse, edges, most=_MOST_PANELS, rounds=_ROUNDS, known=whole
+        integrate,
+        excuse,
+        edges,
+        most=_MOST_PANELS,
+        rounds=_ROUNDS,
+        known=whole,
     )
     first, second = found.sum(axis=0)
     return float(first), float(second)

@@ -24,7 +24,8 @@ _STOPS = 9
 # edge, and by how much finer its steps are: each next one is tried where the last did
 # not land. Near an edge, or where ψ passes zero and a ζ infinity, the solution turns
 # fast.
-_ATTEMPTS = ((0.2, 1), (1e-3, 1), (1e-6, 1), (1e-3, 8))
+_QUICK = ((0.2, 1), (1e-3, 1), (1e-6, 1))
+_PATIENT = (*_QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))
 
 # So many diagonal factors are first replaced by few.
 _MANY = 4
@@ -57,7 +58,12 @@ def solve(
     Raises:
         NotConverged: A residual in log λ is above 1e-9.
     """
-    at, is_solved = attempt(product, t, distance, guess=guess)
+    at, is_solved = attempt(
+        product,
+        t,
+        distance,
+        guess=guess,
+    )
     if not is_solved.all():
         where = t[~is_solved][:3]
         worst = _residual(at, t)[~is_solved].max()
@@ -93,20 +99,32 @@ def attempt(
     if guess is None:
         guess = _rough_guess(product, t, distance)
     if guess is not None:
-        at = product.newton(guess, t + 0j, rounds=12, largest=0.2)
+        at = product.newton(
+            guess,
+            t + 0j,
+            rounds=12,
+            largest=0.2,
+        )
         w, is_solved = at.w, _has_landed(at, t)
-    for share, finer in _ATTEMPTS if is_patient else _ATTEMPTS[:2]:
+    for share, finer in _PATIENT if is_patient else _QUICK:
         left = ~is_solved
         if not left.any():
             break
-        at = _continued(product, t[left], share * distance[left], finer=finer)
+        at = _continued(
+            product,
+            t[left],
+            share * distance[left],
+            finer=finer,
+        )
         w[:, left] = at.w
         is_solved[left] = _has_landed(at, t[left])
     return product.state(w), is_solved
 
 
 def _rough_guess(
-    product: Product, t: RealPoints, distance: RealPoints
+    product: Product,
+    t: RealPoints,
+    distance: RealPoints,
 ) -> Complex[np.ndarray, "unknowns points"] | None:
     """Solve for a product of few factors in place of one of many; None for one of few.
 
@@ -133,7 +151,12 @@ def _rough_guess(
         counts[stand_in] += times  # pyright: ignore[reportArgumentType]
         counts[Powers(log_scale=shift)] += times  # pyright: ignore[reportArgumentType]
     few = product_of(counts)
-    at, is_solved = attempt(few, t, distance, is_patient=False)
+    at, is_solved = attempt(
+        few,
+        t,
+        distance,
+        is_patient=False,
+    )
     places = {curve: i for i, (curve, _) in enumerate(few.curves)}
     rows = [places[typical[f.ratio]] for f in diagonals]
     guess = at.w[rows] + np.array(shifts)[:, None]
@@ -143,7 +166,10 @@ def _rough_guess(
 
 
 def _continued(
-    product: Product, t: RealPoints, nearest: RealPoints, finer: int
+    product: Product,
+    t: RealPoints,
+    nearest: RealPoints,
+    finer: int,
 ) -> State:
     """Lead the solution from the negative axis to the positive one.
 
@@ -164,9 +190,18 @@ def _continued(
     for angle in [*arc, *(first * (last / first) ** shares)]:
         with np.errstate(all="ignore"):
             ahead = at.w + 1j * (angle - before) * at.tangent / at.slope
-        at = product.newton(ahead, t + 1j * angle, rounds=2)
+        at = product.newton(
+            ahead,
+            t + 1j * angle,
+            rounds=2,
+        )
         before = angle
-    return product.newton(at.w, t + 0j, rounds=40, largest=0.3)
+    return product.newton(
+        at.w,
+        t + 0j,
+        rounds=40,
+        largest=0.3,
+    )
 
 
 def _residual(at: State, t: RealPoints) -> RealPoints:
@@ -184,7 +219,11 @@ def _has_landed(at: State, t: RealPoints) -> Bool[np.ndarray, " points"]:
     return is_small & is_lower & is_upper
 
 
-def at_angle(product: Product, t: RealPoints, angle: RealPoints) -> State:
+def at_angle(
+    product: Product,
+    t: RealPoints,
+    angle: RealPoints,
+) -> State:
     """Lead the solution from the negative axis to λ = exp(t + i angle).
 
     Args:
@@ -201,4 +240,9 @@ def at_angle(product: Product, t: RealPoints, angle: RealPoints) -> State:
             ahead = at.w + 1j * (here - before) * at.tangent / at.slope
         at = product.newton(ahead, t + 1j * here, rounds=2)
         before = here
-    return product.newton(at.w, t + 1j * angle, rounds=40, largest=0.3)
+    return product.newton(
+        at.w,
+        t + 1j * angle,
+        rounds=40,
+        largest=0.3,
+    )

@@ -46,7 +46,8 @@ _ALIKE = 3e-5
 _NODES = 6.0
 _NODES_PER_LOG = 4.0
 
-Sequence1 = Float[np.ndarray, " points"]
+Points = Float[np.ndarray, " points"]
+Nodes = Float[np.ndarray, " nodes"]
 
 # The distribution of D² of one layer: a mixture in log ζ, with shares that add up to 1.
 Shares = tuple[tuple[Measure, float], ...]
@@ -65,7 +66,7 @@ class Pair(NamedTuple):
 
 
 @public("jacobian_law")
-def jacobian_law(
+def jacobian_law(  # noqa: PLR0917
     activation: ActivationLike,
     depth: int,
     q: float | Sequence[float] | None = None,
@@ -124,23 +125,49 @@ def jacobian_law(
         >>> round(path.quantile(0.5), 4)
         0.2763
     """
-    depth = checks.integer("depth", depth, low=1, high=_universal.DEEPEST)
+    depth = checks.integer(
+        "depth",
+        depth,
+        low=1,
+        high=_universal.DEEPEST,
+    )
     checks.one_of("weights", weights, WEIGHTS)
     phi = record(activation)
     _check_padding(padding, weights, widths)
     is_residual = branch_scale is not None
     if q is None:
-        _check_fixed_point_arguments(sigma_w, sigma_b, depth, is_residual=is_residual)
-    path, sigmas = _path(phi, depth, q, sigma_w=sigma_w, sigma_b=sigma_b)
+        _check_fixed_point_arguments(
+            sigma_w,
+            sigma_b,
+            depth,
+            is_residual=is_residual,
+        )
+    path, sigmas = _path(
+        phi,
+        depth,
+        q,
+        sigma_w=sigma_w,
+        sigma_b=sigma_b,
+    )
     _has_law(phi, sorted(set(path)))
     if branch_scale is not None:
         if widths is not None or head is not None:
             raise NotDefined(
                 "residual blocks keep their width; leave widths and head out."
             )
-        return _residual(phi, path, sigmas, branch_scale=branch_scale)
-    is_scale_free = _is_scale_free(phi, min(path), 4.0, max(path))
-    sizes = _sizes(widths, depth, has_head=head is not None)
+        return _residual(
+            phi,
+            path,
+            sigmas,
+            branch_scale=branch_scale,
+        )
+    extremes = [min(path), 4.0, max(path)]
+    is_scale_free = _is_scale_free(phi, *extremes)
+    sizes = _sizes(
+        widths,
+        depth,
+        has_head=head is not None,
+    )
     distinct = [1.0] * depth if is_scale_free else _merged(path)
     pairs = [
         Pair(2 * math.log(sigma), slopes)
@@ -154,17 +181,31 @@ def jacobian_law(
     zeros = abs(sizes[-1] - sizes[0]) / min(sizes[0], sizes[-1])
     if head is not None:
         name = f"{phi.name}, depth {depth + 1} end to end, {weights}"
-        return Law(product, name, structural_zeros=zeros, span="end_to_end")
+        return Law(
+            product,
+            name,
+            structural_zeros=zeros,
+            span="end_to_end",
+        )
     is_square = all(n == sizes[0] for n in sizes)
     rate = None
     if is_scale_free and is_square and padding is None:
         rate = sum(_width_rate(pair, is_gaussian) for pair in pairs)
     name = f"{phi.name}, depth {depth}, {weights}"
-    return Law(product, name, structural_zeros=zeros, pairs=depth, width_rate=rate)
+    return Law(
+        product,
+        name,
+        structural_zeros=zeros,
+        pairs=depth,
+        width_rate=rate,
+    )
 
 
 def chain(
-    pairs: Sequence[Pair], widths: Sequence[float], *, is_gaussian: bool
+    pairs: Sequence[Pair],
+    widths: Sequence[float],
+    *,
+    is_gaussian: bool,
 ) -> Product:
     """Return the product of pairs, normalized over min(n_0, n_L) singular values.
 
@@ -227,7 +268,12 @@ def _path(
     """Return q and sigma_w of each layer."""
     sigmas = None
     if sigma_w is not None:
-        sigmas = _one_per_layer("sigma_w", sigma_w, depth, of_path=False)
+        sigmas = _one_per_layer(
+            "sigma_w",
+            sigma_w,
+            depth,
+            of_path=False,
+        )
         sigmas = [scale("sigma_w", sigma) for sigma in sigmas]
     if sigma_b is not None:
         sigma_b = scale("sigma_b", sigma_b)
@@ -240,9 +286,19 @@ def _path(
             f"q and sigma_b={checks.show(sigma_b)} are both given, and q already says "
             "what sigma_b would; leave one out."
         )
-    path = _one_per_layer("q", q, depth, of_path=True)
+    path = _one_per_layer(
+        "q",
+        q,
+        depth,
+        of_path=True,
+    )
     for value in path:
-        checks.number("q", value, low=0.0, high=LARGEST)
+        checks.number(
+            "q",
+            value,
+            low=0.0,
+            high=LARGEST,
+        )
     # A converged path is one q, and not one for every rounding.
     path = [float(f"{value:.13g}") for value in path]
     if sigmas is None:
@@ -251,7 +307,11 @@ def _path(
 
 
 def _one_per_layer(
-    name: str, value: float | Sequence[float], depth: int, *, of_path: bool
+    name: str,
+    value: float | Sequence[float],
+    depth: int,
+    *,
+    of_path: bool,
 ) -> list[float]:
     """Return a number for each layer: the one that is given, or as many as layers."""
     checks.on_host(name, value)
@@ -284,7 +344,11 @@ def _critical_sigmas(phi: Activation, path: list[float]) -> list[float]:
     return [sigmas[q] for q in path]
 
 
-def _fixed_point(phi: Activation, sigma_w: float, sigma_b: float) -> float:
+def _fixed_point(
+    phi: Activation,
+    sigma_w: float,
+    sigma_b: float,
+) -> float:
     """Return the q reached from q = 1; any, if the law does not depend on it."""
     if _is_scale_free(phi, SMALLEST_Q, LARGEST_Q):
         return 1.0
@@ -309,7 +373,11 @@ def _has_law(phi: Activation, qs: list[float]) -> None:
         finite(phi, q, slope + spread)
 
 
-def _slopes(phi: Activation, path: list[float], sizes: Sequence[float]) -> list[Shares]:
+def _slopes(
+    phi: Activation,
+    path: list[float],
+    sizes: Sequence[float],
+) -> list[Shares]:
     """Return the distribution of D² of each layer.
 
     Where layers of one size have many q's, they share the few of a Gauss rule: log
@@ -335,7 +403,7 @@ def _slopes(phi: Activation, path: list[float], sizes: Sequence[float]) -> list[
     ]
 
 
-def gauss_rule(x: Sequence1, count: int) -> tuple[Sequence1, Sequence1]:
+def gauss_rule(x: Points, count: int) -> tuple[Nodes, Nodes]:
     """Return the Gauss rule for sums over points, by Lanczos (Golub and Welsch, 1969).
 
     Args:
@@ -417,7 +485,10 @@ def _width_rate(pair: Pair, is_gaussian: bool) -> float:
 
 
 def _sizes(
-    widths: Sequence[float] | None, depth: int, *, has_head: bool
+    widths: Sequence[float] | None,
+    depth: int,
+    *,
+    has_head: bool,
 ) -> list[float]:
     if widths is None:
         return [1.0] * (depth + 1 + has_head)
@@ -436,7 +507,9 @@ def _sizes(
 
 
 def _check_padding(
-    padding: str | None, weights: str, widths: Sequence[float] | None
+    padding: str | None,
+    weights: str,
+    widths: Sequence[float] | None,
 ) -> None:
     if padding is None:
         return
@@ -454,10 +527,18 @@ def _check_padding(
 
 
 def _residual(
-    phi: Activation, path: list[float], sigmas: list[float], *, branch_scale: float
+    phi: Activation,
+    path: list[float],
+    sigmas: list[float],
+    *,
+    branch_scale: float,
 ) -> Law:
     """Return the law of great depth of residual blocks."""
-    branch_scale = checks.number("branch_scale", branch_scale, above=0.0)
+    branch_scale = checks.number(
+        "branch_scale",
+        branch_scale,
+        above=0.0,
+    )
     slope_at = {q: mean_square_slope(phi, q) for q in set(path)}
     c = 0.0
     for q, sigma in zip(path, sigmas, strict=True):

@@ -118,8 +118,7 @@ class Law:
         if self.product.rank < 1:
             found.append(Atom(0.0, 1 - self.product.rank))
         with np.errstate(over="ignore"):
-            for atom in self._log_atoms:
-                found.append(Atom(float(np.exp(atom.t)), atom.mass))
+            found += [Atom(float(np.exp(t)), mass) for t, mass, _ in self._log_atoms]
         return tuple(found)
 
     @cached_property
@@ -250,7 +249,11 @@ class Law:
         value = np.where(value > 0, scaled, 0.0).reshape(t.shape)
         reaches_zero = self._bands and self._bands[0].low == -math.inf
         if variable != "log_s" and np.any(x == 0) and reaches_zero:
-            value = np.where(x == 0, self._density_at_zero(variable), value)
+            value = np.where(
+                x == 0,
+                self._density_at_zero(variable),
+                value,
+            )
         return _as_given(value)
 
     @public("Law.cdf")
@@ -314,7 +317,12 @@ class Law:
         checks.one_of("variable", variable, VARIABLES)
         wanted = numbers("p", checks.on_host("p", p))
         for value in wanted.ravel():
-            checks.number("p", float(value), low=0.0, high=1.0)
+            checks.number(
+                "p",
+                float(value),
+                low=0.0,
+                high=1.0,
+            )
         t = self._quantile(wanted.ravel()).reshape(wanted.shape)
         if variable == "log_s":
             return _as_given(t / 2)
@@ -323,7 +331,10 @@ class Law:
 
     @public("Law.sample")
     def sample(
-        self, key: Key, shape: tuple[int, ...] = (), variable: str = "lam"
+        self,
+        key: Key,
+        shape: tuple[int, ...] = (),
+        variable: str = "lam",
     ) -> RealArray:
         """Draw independent values: quantiles of uniform numbers.
 
@@ -341,7 +352,11 @@ class Law:
         """
         checks.key("key", key)
         with jax.enable_x64(True):
-            uniform = jax.random.uniform(key, checks.shape(shape), np.float64)
+            uniform = jax.random.uniform(
+                key,
+                checks.shape(shape),
+                np.float64,
+            )
         return np.asarray(self.quantile(np.asarray(uniform), variable))
 
     @public("Law.finite_width")

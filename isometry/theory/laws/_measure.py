@@ -172,10 +172,15 @@ def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measur
     """Return the measure Σ mass δ_value; equal values are joined."""
     atoms, index = np.unique(np.asarray(values, float), return_inverse=True)
     masses = np.asarray(masses, float)
-    joined = np.bincount(index.ravel(), masses, minlength=len(atoms))
+    joined = np.bincount(index.ravel(), masses, minlength=len(atoms)).astype(float)
     has_mass: Bool[np.ndarray, " atoms"] = joined > 0
     none = np.zeros(0, complex)
-    return Measure(atoms[has_mass], joined[has_mass], nodes=none, weights=none)
+    return Measure(
+        atoms[has_mass],
+        joined[has_mass],
+        nodes=none,
+        weights=none,
+    )
 
 
 def _chunks(

@@ -190,7 +190,7 @@ class Product:
 
     @functools.cached_property
     def log_mean(self) -> float:
-        """log E λ."""
+        """The logarithm of E λ."""
         return float(self.log_series(1)[0])
 
     @functools.cached_property
@@ -210,10 +210,18 @@ class Product:
         above_zero = lead.above_zero + (self.rank - self.curves[0][0].rank)
         # The smaller of the two knows the imaginary part that both have, the density.
         is_near_zero = np.abs(above_zero) < np.abs(lead.psi)
-        imag = np.where(is_near_zero, above_zero.imag, lead.psi.imag)
+        imag = np.where(
+            is_near_zero,
+            above_zero.imag,
+            lead.psi.imag,
+        )
         psi = lead.psi.real + 1j * imag
         one_plus = above_zero + (1 - self.rank)
-        log_lam, slope = self._powers(psi, above_zero, one_plus)
+        log_lam, slope = self._powers(
+            psi,
+            above_zero,
+            one_plus,
+        )
         for factor, times in self.closed:
             rest, rate = factor.rest(psi, one_plus)
             log_lam = log_lam + times * rest
@@ -250,16 +258,28 @@ class Product:
             first = last
         return points
 
-    def _missing(self, curve: Curve, point: Point, lead: Point) -> Points:
+    def _missing(
+        self,
+        curve: Curve,
+        point: Point,
+        lead: Point,
+    ) -> Points:
         """Return ψ of the first curve less ψ of another."""
         apart = curve.rank - self.curves[0][0].rank
         # From rank + ψ where that is small, so that nothing cancels.
         from_zero = lead.above_zero - point.above_zero + apart
         is_near = np.abs(lead.above_zero) < 0.5 * curve.rank
-        return np.where(is_near, from_zero, lead.psi - point.psi)
+        return np.where(
+            is_near,
+            from_zero,
+            lead.psi - point.psi,
+        )
 
     def _powers(
-        self, psi: Points, above_zero: Points, one_plus: Points
+        self,
+        psi: Points,
+        above_zero: Points,
+        one_plus: Points,
     ) -> tuple[Points, Points]:
         """Return what the powers and the constant add to log λ, and its derivative."""
         value = np.full_like(psi, self.log_scale) + self._power * _log_below(psi)
@@ -327,7 +347,12 @@ class Product:
                 break
         return self.state(w)
 
-    def follow(self, w: Unknowns, psi: Points, rounds: int = 12) -> State:
+    def follow(
+        self,
+        w: Unknowns,
+        psi: Points,
+        rounds: int = 12,
+    ) -> State:
         """Solve for the unknowns at given ψ, from a guess."""
         for _ in range(rounds):
             at = self.state(w)
@@ -366,7 +391,13 @@ class Product:
         log_lam = self.state(start).log_lam.real
         return increasing(log_lam, *start.real)
 
-    def mass(self, at: State, t: RealPoints, *, below: bool = False) -> RealPoints:
+    def mass(
+        self,
+        at: State,
+        t: RealPoints,
+        *,
+        below: bool = False,
+    ) -> RealPoints:
         """Compute P(x > e^t), or P(x ≤ e^t), the smaller of which is accurate.
 
         P(x > λ) = Im H/π, with H(λ) = E log(λ − x) approached from above. H + (1 + ψ)(t

@@ -78,7 +78,7 @@ def slope_measure(phi: Activation, q: float) -> Measure:
     # A variance of zero is the limit: phi' right and left of zero.
     scale = float(np.sqrt(max(q, 1e-40)))
 
-    def slope(z: Points) -> Points:
+    def slope(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         _, derivative = evaluate(phi, scale * z)
         return derivative
 
@@ -149,7 +149,11 @@ def _snapped(values: Points) -> Points:
     order = np.sort(values)
     is_first = np.diff(order, prepend=-np.inf) > _SAME_VALUE * np.abs(order)
     distinct = order[is_first]
-    place = np.searchsorted(distinct, values * (1 + _SAME_VALUE), side="right")
+    place = np.searchsorted(
+        distinct,
+        values * (1 + _SAME_VALUE),
+        side="right",
+    )
     return distinct[place - 1]
 
 
@@ -179,7 +183,13 @@ def _contour(
         # Monotone between; the slope at a point inside might be rounding.
         left, right = series(np.array([a, b])) ** 2
         is_open = (bool(a <= -REACH), bool(b >= REACH))
-        x, height = _vertices(series, a, b, size=size, is_open=is_open)
+        x, height = _vertices(
+            series,
+            a,
+            b,
+            size=size,
+            is_open=is_open,
+        )
         vertices = x + 1j * (height if right < left else -height)
         middle = (vertices[1:] + vertices[:-1])[:, None] / 2
         half = (vertices[1:] - vertices[:-1])[:, None] / 2
@@ -223,14 +233,21 @@ def _extrema(series: Series, size: float) -> list[float]:
         places, sign = x[is_clear], np.sign(value[is_clear])
         for i in np.flatnonzero(sign[:-1] * sign[1:] < 0):
             root = brentq(
-                lambda t, f=f: float(f(np.array([t]))[0]), places[i], places[i + 1]
+                lambda t, f=f: float(f(np.array([t]))[0]),
+                places[i],
+                places[i + 1],
             )
             found.append(float(root))  # pyright: ignore[reportArgumentType]
     return sorted(found)
 
 
 def _vertices(
-    series: Series, a: float, b: float, *, size: float, is_open: tuple[bool, bool]
+    series: Series,
+    a: float,
+    b: float,
+    *,
+    size: float,
+    is_open: tuple[bool, bool],
 ) -> tuple[Points, Points]:
     """Return abscissae and heights of the contour between two extrema.
 
@@ -244,9 +261,21 @@ def _vertices(
         middle = b
     forward, backward = [a], [b]
     if middle > a:
-        forward = _graded(series, a, middle, size=size, is_open=is_open_a)
+        forward = _graded(
+            series,
+            a,
+            middle,
+            size=size,
+            is_open=is_open_a,
+        )
     if middle < b:
-        backward = _graded(series, b, middle, size=size, is_open=is_open_b)
+        backward = _graded(
+            series,
+            b,
+            middle,
+            size=size,
+            is_open=is_open_b,
+        )
     is_inner = (series.edges > a) & (series.edges < b)
     x = np.unique(np.concatenate([forward, backward, series.edges[is_inner]]))
     widths = series.widths
@@ -263,7 +292,12 @@ def _vertices(
 
 
 def _graded(
-    series: Series, start: float, stop: float, *, size: float, is_open: bool
+    series: Series,
+    start: float,
+    stop: float,
+    *,
+    size: float,
+    is_open: bool,
 ) -> list[float]:
     """Return points from an extremum outward, their distances doubling."""
     sign = 1 if stop > start else -1
@@ -287,7 +321,11 @@ def _graded(
     return points
 
 
-def _ends_beyond(phi: Activation, slope: Slope, series: Series) -> list[float]:
+def _ends_beyond(
+    phi: Activation,
+    slope: Slope,
+    series: Series,
+) -> list[float]:
     """Return the least and largest phi'² beyond the cut-off.
 
     There is no mass to speak of, but the support ends there.

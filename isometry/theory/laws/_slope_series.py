@@ -12,10 +12,14 @@ from numpy.polynomial import chebyshev
 
 Points = Float[np.ndarray, " points"]
 Panels = Float[np.ndarray, " panels"]
-AnyPoints = TypeVar("AnyPoints", Points, Complex[np.ndarray, " points"])
+AnyPoints = TypeVar(
+    "AnyPoints",
+    Points,
+    Complex[np.ndarray, " points"],
+)
 
 # phi'(√q z) at real z.
-Slope = Callable[[Points], Points]
+Slope = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 
 # Standard deviations; the mass beyond is 2e-21.
 REACH = 9.5
@@ -65,7 +69,7 @@ class Series:
         coefficients: The Chebyshev coefficients of each panel.
     """
 
-    edges: Float[np.ndarray, " panels+1"]
+    edges: Float[np.ndarray, " edges"]
     low: Panels
     high: Panels
     coefficients: Float[np.ndarray, "terms panels"]
@@ -73,7 +77,11 @@ class Series:
     def __call__(self, z: AnyPoints) -> AnyPoints:
         """Evaluate phi' near the real axis."""
         panel, t, _ = self._places(z)
-        return chebyshev.chebval(t, self.coefficients[:, panel], tensor=False)
+        return chebyshev.chebval(
+            t,
+            self.coefficients[:, panel],
+            tensor=False,
+        )
 
     def derivative(self, z: AnyPoints) -> AnyPoints:
         """Evaluate its derivative in z."""
@@ -170,7 +178,15 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         tail = np.abs(series[:, -4:]).max(axis=1)
         top = np.abs(series).max(axis=1)
         is_narrow = right - left < _NARROWEST
-        is_fine = _is_fine(f, left, right, tail=tail, top=top, size=size, parent=parent)
+        is_fine = _is_fine(
+            f,
+            left,
+            right,
+            tail=tail,
+            top=top,
+            size=size,
+            parent=parent,
+        )
         is_fine |= is_narrow
         is_rough = ~is_narrow & (top <= 1e-9 * size) & (tail > 1e-6 * top)
         is_underflown = (top > 0) & (top < 1e-150)

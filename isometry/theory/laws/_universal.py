@@ -42,11 +42,26 @@ def fuss_catalan(depth: int) -> Law:
         >>> [round(law.moment(k)) for k in (1, 2, 3)]
         [1, 4, 22]
     """
-    depth = checks.integer("depth", depth, low=1, high=DEEPEST)
-    layer = gaussian(0.0, 1, 1, size=1)
+    depth = checks.integer(
+        "depth",
+        depth,
+        low=1,
+        high=DEEPEST,
+    )
+    layer = gaussian(
+        0.0,
+        1,
+        1,
+        size=1,
+    )
     product = product_of({layer: depth})
     name = f"Fuss-Catalan, depth {depth}"
-    return Law(product, name, pairs=depth, width_rate=2.0 * depth)
+    return Law(
+        product,
+        name,
+        pairs=depth,
+        width_rate=2.0 * depth,
+    )
 
 
 @public("marchenko_pastur")
@@ -71,13 +86,23 @@ def marchenko_pastur(ratio: float) -> Law:
     """
     ratio = float(checks.number("ratio", ratio, low=_LEAST, high=1 / _LEAST))
     size = min(1.0, ratio)
-    layer = gaussian(0.0, 1.0, ratio, size=size)
+    layer = gaussian(
+        0.0,
+        1.0,
+        ratio,
+        size=size,
+    )
     # Over min(m, n) values, and not over all inputs.
     inputs = input_space(1.0, size)
     product = product_of({layer: 1, inputs: 1})
     zeros = abs(ratio - 1) / size
     name = f"Marchenko-Pastur, ratio {ratio:g}"
-    return Law(product, name, structural_zeros=zeros, pairs=1)
+    return Law(
+        product,
+        name,
+        structural_zeros=zeros,
+        pairs=1,
+    )
 
 
 @public("bernoulli_class")

@@ -156,14 +156,18 @@ def critical_points(activation: ActivationLike, sigma_b: float) -> list[Critical
 @functools.lru_cache(maxsize=256)
 def _critical_points(phi: Activation, sigma_b: float) -> tuple[CriticalPoint, ...]:
     def missing(q: Variances) -> Variances:
-        """sigma_b² that q needs, minus the one asked for, over q."""
+        """Return sigma_b² that q needs, minus the one asked for, over q."""
         return _relative_bias(moments(phi, q), q) - sigma_b**2 / q
 
     grid, needed = _line(phi)
     height = needed - sigma_b**2 / grid
     points = []
     if sigma_b == 0:
-        height = np.where(np.abs(height) <= _NONE, 0.0, height)
+        height = np.where(
+            np.abs(height) <= _NONE,
+            0.0,
+            height,
+        )
         if not height.any():
             # Homogeneous: every q is a fixed point.
             is_flat = moments(phi, 1.0).slope[0] == 0
@@ -227,16 +231,28 @@ def _line(phi: Activation) -> tuple[Variances, Variances]:
     return grid[keep], _relative_bias(known, grid)[keep]
 
 
-def _point(phi: Activation, q: float, sigma_b: float) -> CriticalPoint:
+def _point(
+    phi: Activation,
+    q: float,
+    sigma_b: float,
+) -> CriticalPoint:
     known = moments(phi, q)
     sigma_w = float(known.slope[0]) ** -0.5
     is_stable = _is_stable(phi, q, sigma_w)
     return CriticalPoint(
-        sigma_w, sigma_b, q=q, stable=is_stable, error=ROUNDING * sigma_w
+        sigma_w,
+        sigma_b,
+        q=q,
+        stable=is_stable,
+        error=ROUNDING * sigma_w,
     )
 
 
-def _is_stable(phi: Activation, q: float, sigma_w: float) -> bool:
+def _is_stable(
+    phi: Activation,
+    q: float,
+    sigma_w: float,
+) -> bool:
     """Tell whether |V'(q)| <= 1. At q = 0 it is one, and the next order decides."""
     if q == 0:
         return falls_to_zero(phi, sigma_w)

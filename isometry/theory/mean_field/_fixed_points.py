@@ -26,6 +26,7 @@ from isometry.theory.mean_field._moments import (
 from isometry.theory.mean_field._pair import pair
 
 Variances = Float[np.ndarray, " variances"]
+Longer = Float[np.ndarray, " more"]
 Heights = Float[np.ndarray, "*points variances"]
 
 # log V(q)/q, or another function of q with roots.
@@ -138,7 +139,9 @@ class DepthScales:
 
 @public("q_fixed_points")
 def q_fixed_points(
-    activation: ActivationLike, sigma_w: float, sigma_b: float
+    activation: ActivationLike,
+    sigma_w: float,
+    sigma_b: float,
 ) -> list[FixedPoint]:
     """Find all fixed points of the variance map up to q = 1e12, by rising q.
 
@@ -171,7 +174,9 @@ def q_fixed_points(
 
 @public("q_fixed_point")
 def q_fixed_point(
-    activation: ActivationLike, sigma_w: float, sigma_b: float
+    activation: ActivationLike,
+    sigma_w: float,
+    sigma_b: float,
 ) -> FixedPoint:
     """Find the fixed point that iterating the variance map from q = 1 reaches.
 
@@ -198,16 +203,28 @@ def q_fixed_point(
 
 @functools.lru_cache(maxsize=512)
 def all_fixed_points(
-    phi: Activation, sigma_w: float, sigma_b: float
+    phi: Activation,
+    sigma_w: float,
+    sigma_b: float,
 ) -> tuple[FixedPoint, ...]:
     """Find what `q_fixed_points` returns, and remember it."""
     differentiable(phi, 1.0)
 
     def growth(q: Variances) -> Variances:
-        return log_growth(moments(phi, q), q, sigma_w=sigma_w, sigma_b=sigma_b)
+        return log_growth(
+            moments(phi, q),
+            q,
+            sigma_w=sigma_w,
+            sigma_b=sigma_b,
+        )
 
     grid, known = table(phi)
-    height = log_growth(known, grid, sigma_w=sigma_w, sigma_b=sigma_b)
+    height = log_growth(
+        known,
+        grid,
+        sigma_w=sigma_w,
+        sigma_b=sigma_b,
+    )
     at_zero = sigma_w**2 * float(moments(phi, 0.0).square[0]) + sigma_b**2
     if 0 < at_zero / 2 < grid[0]:
         # There may be a root below the grid.
@@ -238,7 +255,11 @@ def log_growth(
     return np.clip(height, -_OVERFLOWS, _OVERFLOWS)
 
 
-def roots(f: Height, grid: Variances, height: Variances) -> list[tuple[float, bool]]:
+def roots(
+    f: Height,
+    grid: Variances,
+    height: Variances,
+) -> list[tuple[float, bool]]:
     """Find every crossing of zero, and whether it is downward.
 
     Two between neighbours of the grid are found by their dip. Values within rounding of
@@ -265,8 +286,10 @@ def roots(f: Height, grid: Variances, height: Variances) -> list[tuple[float, bo
 
 
 def _with_dips(
-    f: Height, grid: Variances, height: Variances
-) -> tuple[Variances, Variances]:
+    f: Height,
+    grid: Variances,
+    height: Variances,
+) -> tuple[Longer, Longer]:
     """Add the places where f turns back before zero at the neighbours alone."""
     from scipy.optimize import minimize_scalar
 
@@ -304,8 +327,18 @@ def _at_zero(phi: Activation, sigma_w: float) -> FixedPoint:
     """Return q = 0. Its slope is the limit; if that is one, the next order decides."""
     slope = sigma_w**2 * float(moments(phi, 0.0).slope[0])
     if abs(slope - 1) > NEUTRAL:
-        return FixedPoint(0.0, slope, stable=slope < 1, error=0.0)
-    return FixedPoint(0.0, 1.0, stable=falls_to_zero(phi, sigma_w), error=0.0)
+        return FixedPoint(
+            0.0,
+            slope,
+            stable=slope < 1,
+            error=0.0,
+        )
+    return FixedPoint(
+        0.0,
+        1.0,
+        stable=falls_to_zero(phi, sigma_w),
+        error=0.0,
+    )
 
 
 def falls_to_zero(phi: Activation, sigma_w: float) -> bool:
@@ -314,13 +347,23 @@ def falls_to_zero(phi: Activation, sigma_w: float) -> bool:
     Then q = 0 is stable although V'(0) = 1.
     """
     grid, known = table(phi)
-    height = log_growth(known, grid, sigma_w=sigma_w, sigma_b=0.0)
+    height = log_growth(
+        known,
+        grid,
+        sigma_w=sigma_w,
+        sigma_b=0.0,
+    )
     sure = height[np.abs(height) > _ZERO]
     return bool(not sure.size or sure[0] < 0)
 
 
 def _fixed_point(
-    phi: Activation, q: float, sigma_w: float, *, sigma_b: float, falls: bool
+    phi: Activation,
+    q: float,
+    sigma_w: float,
+    *,
+    sigma_b: float,
+    falls: bool,
 ) -> FixedPoint:
     known = moments(phi, q)
     slope = sigma_w**2 * float(known.growth[0])
@@ -329,10 +372,19 @@ def _fixed_point(
     error = math.sqrt(ROUNDING) * q
     if abs(1 - slope) > NEUTRAL:
         error = residual / abs(1 - slope)
-    return FixedPoint(q, slope, stable=falls and slope > -1, error=error)
+    return FixedPoint(
+        q,
+        slope,
+        stable=falls and slope > -1,
+        error=error,
+    )
 
 
-def reached(phi: Activation, sigma_w: float, sigma_b: float) -> FixedPoint:
+def reached(
+    phi: Activation,
+    sigma_w: float,
+    sigma_b: float,
+) -> FixedPoint:
     """Find what `q_fixed_point` returns.
 
     V rises for most activations, and then the first root on the side that V(1) points
@@ -348,10 +400,24 @@ def reached(phi: Activation, sigma_w: float, sigma_b: float) -> FixedPoint:
     )
     grid, known = table(phi)
     if np.any(known.growth < -_FALLS * known.slope):
-        return _iterated(phi, sigma_w, sigma_b, points=points)
+        return _iterated(
+            phi,
+            sigma_w,
+            sigma_b,
+            points=points,
+        )
     if abs(height) <= _ZERO:
-        neutral = FixedPoint(1.0, 1.0, stable=True, error=0.0)
-        return min(points, key=lambda p: abs(p.value - 1), default=neutral)
+        neutral = FixedPoint(
+            1.0,
+            1.0,
+            stable=True,
+            error=0.0,
+        )
+        return min(
+            points,
+            key=lambda p: abs(p.value - 1),
+            default=neutral,
+        )
     above = [point for point in points if point.value > 1]
     below = [point for point in points if point.value <= 1]
     if height > 0 and above:
@@ -369,7 +435,11 @@ def reached(phi: Activation, sigma_w: float, sigma_b: float) -> FixedPoint:
 
 
 def _iterated(
-    phi: Activation, sigma_w: float, sigma_b: float, *, points: tuple[FixedPoint, ...]
+    phi: Activation,
+    sigma_w: float,
+    sigma_b: float,
+    *,
+    points: tuple[FixedPoint, ...],
 ) -> FixedPoint:
     q = 1.0
     for _ in range(_ITERATIONS):
@@ -388,7 +458,9 @@ def _iterated(
 
 @public("c_fixed_point")
 def c_fixed_point(
-    activation: ActivationLike, sigma_w: float, sigma_b: float
+    activation: ActivationLike,
+    sigma_w: float,
+    sigma_b: float,
 ) -> CorrelationPoint:
     """Find the stable fixed point c* of the correlation map, at the q* reached from 1.
 
@@ -417,12 +489,21 @@ def c_fixed_point(
     sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
     phi = record(activation)
     q = reached(phi, sigma_w, sigma_b).value
-    return correlation(phi, q, sigma_w, sigma_b=sigma_b)
+    return correlation(
+        phi,
+        q,
+        sigma_w,
+        sigma_b=sigma_b,
+    )
 
 
 @functools.lru_cache(maxsize=512)
 def correlation(
-    phi: Activation, q: float, sigma_w: float, *, sigma_b: float
+    phi: Activation,
+    q: float,
+    sigma_w: float,
+    *,
+    sigma_b: float,
 ) -> CorrelationPoint:
     """Find c* at this q*."""
     from scipy.optimize import brentq
@@ -430,12 +511,12 @@ def correlation(
     relative_bias = sigma_b**2 / sigma_w**2
 
     def slope_at(gap: float) -> float:
-        """C'(c) = sigma_w² q E phi'phi' / V(q)."""
+        """Return C'(c) = sigma_w² q E phi'phi' / V(q)."""
         found = pair(phi, q, gap)
         return max(q, AT_ZERO) * found.slopes / (found.square + relative_bias)
 
     def excess(log_gap: float) -> float:
-        """The mean slope of C between c and 1, minus one."""
+        """Return the mean slope of C between c and 1, minus one."""
         gap = math.exp(log_gap)
         found = pair(phi, q, gap)
         return found.gap / (found.square + relative_bias) / gap - 1
@@ -447,25 +528,57 @@ def correlation(
     chi_1 = slope_at(0.0)
     if chi_1 <= 1 + NEUTRAL:
         slope = chi_1 if chi_1 < 1 - NEUTRAL else 1.0
-        return CorrelationPoint(1.0, slope, stable=True, error=0.0, gap=0.0)
+        return CorrelationPoint(
+            1.0,
+            slope,
+            stable=True,
+            error=0.0,
+            gap=0.0,
+        )
     # C(0) = 0: an odd phi without bias.
     if excess(0.0) >= -ROUNDING:
         slope = slope_at(1.0)
-        return CorrelationPoint(0.0, slope, stable=True, error=ROUNDING, gap=1.0)
+        return CorrelationPoint(
+            0.0,
+            slope,
+            stable=True,
+            error=ROUNDING,
+            gap=1.0,
+        )
     # Nearer to one than float64 tells.
     if excess(math.log(_CLOSEST)) <= 0:
-        return CorrelationPoint(1.0, 1.0, stable=True, error=_CLOSEST, gap=0.0)
-    log_gap = brentq(excess, math.log(_CLOSEST), 0.0, xtol=1e-15, rtol=_FINEST)
+        return CorrelationPoint(
+            1.0,
+            1.0,
+            stable=True,
+            error=_CLOSEST,
+            gap=0.0,
+        )
+    log_gap = brentq(
+        excess,
+        math.log(_CLOSEST),
+        0.0,
+        xtol=1e-15,
+        rtol=_FINEST,
+    )
     gap = math.exp(float(log_gap))  # pyright: ignore[reportArgumentType]
     slope = slope_at(gap)
     doubt = pair(phi, q, gap).error + abs(excess(math.log(gap)))
     error = gap * doubt / max(1 - slope, ROUNDING)
-    return CorrelationPoint(1 - gap, slope, stable=True, error=error, gap=gap)
+    return CorrelationPoint(
+        1 - gap,
+        slope,
+        stable=True,
+        error=error,
+        gap=gap,
+    )
 
 
 @public("depth_scales")
 def depth_scales(
-    activation: ActivationLike, sigma_w: float, sigma_b: float
+    activation: ActivationLike,
+    sigma_w: float,
+    sigma_b: float,
 ) -> DepthScales:
     """Compute over how many layers signals relax to their fixed points.
 
@@ -494,14 +607,24 @@ def depth_scales(
     sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
     phi = record(activation)
     point = reached(phi, sigma_w, sigma_b)
-    c = correlation(phi, point.value, sigma_w, sigma_b=sigma_b)
+    c = correlation(
+        phi,
+        point.value,
+        sigma_w,
+        sigma_b=sigma_b,
+    )
     chi_1 = sigma_w**2 * float(moments(phi, point.value).slope[0])
     xi_q, xi_c, xi_grad = map(_scale, (abs(point.slope), abs(c.slope), chi_1))
     of_q = _sensitivity(phi, point.value, sigma_w) * point.error
     doubt = ROUNDING + of_q + c.error / max(c.gap, _CLOSEST)
     finite = [xi for xi in (xi_q, xi_c, xi_grad) if 0 < xi < math.inf]
     error = max(finite, default=0.0) * doubt
-    return DepthScales(xi_q=xi_q, xi_c=xi_c, xi_grad=xi_grad, error=error)
+    return DepthScales(
+        xi_q=xi_q,
+        xi_c=xi_c,
+        xi_grad=xi_grad,
+        error=error,
+    )
 
 
 def _scale(slope: float) -> float:
@@ -510,7 +633,11 @@ def _scale(slope: float) -> float:
     return math.inf if abs(slope - 1) <= NEUTRAL else 1 / abs(math.log(slope))
 
 
-def _sensitivity(phi: Activation, q: float, sigma_w: float) -> float:
+def _sensitivity(
+    phi: Activation,
+    q: float,
+    sigma_w: float,
+) -> float:
     """Return the largest |d/dq| of the slopes of both maps, by a difference."""
     if q == 0:
         return 0.0

@@ -40,7 +40,13 @@ def scale(name: str, value: float) -> float:
     checks.on_host(name, value)
     if not name.startswith("sigma_w"):
         return float(checks.number(name, value, low=0.0, high=LARGEST))
-    checks.number(name, value, low=0.0, high=LARGEST, above=0.0)
+    checks.number(
+        name,
+        value,
+        low=0.0,
+        high=LARGEST,
+        above=0.0,
+    )
     return float(checks.number(name, value, low=1 / LARGEST, high=LARGEST))
 
 
@@ -64,7 +70,10 @@ def mean_square_slope(activation: ActivationLike, q: float) -> float:
 
 @public("q_map")
 def q_map(
-    activation: ActivationLike, q: float, sigma_w: float, sigma_b: float
+    activation: ActivationLike,
+    q: float,
+    sigma_w: float,
+    sigma_b: float,
 ) -> float:
     """Compute the variance of the next layer's pre-activations.
 
@@ -93,13 +102,21 @@ def q_map(
     q = variance("q", q)
     sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
     phi = record(activation)
-    return finite(phi, q, sigma_w**2 * moments(phi, q).square[0] + sigma_b**2)
+    return finite(
+        phi,
+        q,
+        sigma_w**2 * moments(phi, q).square[0] + sigma_b**2,
+    )
 
 
 @public("q_trajectory")
 def q_trajectory(
-    activation: ActivationLike, q0: float, sigma_w: float, sigma_b: float, depth: int
-) -> Float[np.ndarray, " depth+1"]:
+    activation: ActivationLike,
+    q0: float,
+    sigma_w: float,
+    sigma_b: float,
+    depth: int,
+) -> Float[np.ndarray, " layers"]:
     """Compute the variances of all layers, from that of the first.
 
     Args:
@@ -123,7 +140,12 @@ def q_trajectory(
     """
     q0 = variance("q0", q0)
     sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
-    depth = checks.integer("depth", depth, low=1, high=_DEEPEST)
+    depth = checks.integer(
+        "depth",
+        depth,
+        low=1,
+        high=_DEEPEST,
+    )
     phi = record(activation)
     path = [q0]
     for _ in range(depth):
@@ -136,7 +158,11 @@ def q_trajectory(
 
 
 @public("chi")
-def chi(activation: ActivationLike, q: float, sigma_w: float) -> float:
+def chi(
+    activation: ActivationLike,
+    q: float,
+    sigma_w: float,
+) -> float:
     """Compute chi_1 = sigma_w² E phi'(√q z)².
 
     It is the mean squared singular value of one (W, D) pair at variance q. Below 1
@@ -168,7 +194,11 @@ def chi(activation: ActivationLike, q: float, sigma_w: float) -> float:
 
 @public("c_map")
 def c_map(
-    activation: ActivationLike, c: float, q: float, sigma_w: float, sigma_b: float
+    activation: ActivationLike,
+    c: float,
+    q: float,
+    sigma_w: float,
+    sigma_b: float,
 ) -> float:
     """Compute the correlation of two inputs in the next layer.
 
@@ -201,7 +231,12 @@ def c_map(
     sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
     c = float(checks.number("c", checks.on_host("c", c), low=-1.0, high=1.0))
     phi = record(activation)
-    found = pair(phi, q, 1 - abs(c), is_negative=c < 0)
+    found = pair(
+        phi,
+        q,
+        1 - abs(c),
+        is_negative=c < 0,
+    )
     finite(phi, q, found.square)
     bias = sigma_b**2
     if bias and 0 < q < AT_ZERO:

@@ -94,16 +94,30 @@ def moments(phi: Activation, q: Variances | float) -> Moments:
     _require_within_limit(phi, positive.max())
     largest = float(np.sqrt(positive.max()))
     cut = pieces(phi, octave_of(REACH * largest))
-    found = _in_blocks(phi, cut, positive, reach=REACH)
+    found = _in_blocks(
+        phi,
+        cut,
+        positive,
+        reach=REACH,
+    )
     is_heavy = np.any([found[tail] > TAIL for tail in _TAILS], axis=0)
     if is_heavy.any():
         q_far = positive[is_heavy]
         largest = float(np.sqrt(q_far.max()))
         far_cut = pieces(phi, octave_of(FAR * largest))
-        far = _in_blocks(phi, far_cut, q_far, reach=FAR)
+        far = _in_blocks(
+            phi,
+            far_cut,
+            q_far,
+            reach=FAR,
+        )
         for name, tails in _DECIDED_BY.items():
             diverges = np.any([far[tail] > TAIL for tail in tails], axis=0)
-            found[name][is_heavy] = np.where(diverges, np.inf, far[name])
+            found[name][is_heavy] = np.where(
+                diverges,
+                np.inf,
+                far[name],
+            )
     if is_zero.any():
         value, _ = evaluate(phi, np.zeros(1))
         found["square"][is_zero] = value[0] ** 2
@@ -131,7 +145,11 @@ def differentiable(phi: Activation, q: float) -> None:
         )
 
 
-def finite(phi: Activation, q: float, value: float) -> float:
+def finite(
+    phi: Activation,
+    q: float,
+    value: float,
+) -> float:
     """Refuse an expectation that is not finite.
 
     Raises:
@@ -201,10 +219,18 @@ def _require_within_limit(phi: Activation, q: float) -> None:
 
 
 def _in_blocks(
-    phi: Activation, cut: Pieces, q: Variances, *, reach: float
+    phi: Activation,
+    cut: Pieces,
+    q: Variances,
+    *,
+    reach: float,
 ) -> dict[str, Variances]:
     """Integrate over |z| <= reach, as many variances together as fit a block."""
-    left, right, owner = _panels(cut.edges, np.sqrt(q), reach)
+    left, right, owner = _panels(
+        cut.edges,
+        np.sqrt(q),
+        reach,
+    )
     rows = max(1, _BLOCK // 20)
     # The panels of variance i are ends[i] to ends[i + 1].
     ends = np.searchsorted(owner, np.arange(len(q) + 1))
@@ -228,7 +254,9 @@ def _in_blocks(
 
 
 def _panels(
-    edges: Panels, scale: Variances, reach: float
+    edges: Float[np.ndarray, " edges"],
+    scale: Variances,
+    reach: float,
 ) -> tuple[Panels, Panels, Owners]:
     """Return panels in u for every scale √q, and whose they are.
 
@@ -262,7 +290,11 @@ def _integrals(
     mass = mass / scale[owner][:, None] * bell(z)
 
     def mean(f: Nodes) -> Variances:
-        return np.bincount(owner, (mass * f).sum(axis=1), count)
+        return np.bincount(
+            owner,
+            (mass * f).sum(axis=1),
+            count,
+        )
 
     def minus(f: Nodes, center: Variances) -> Nodes:
         return f - center[owner][:, None]
@@ -270,7 +302,13 @@ def _integrals(
     found = {}
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         a_0, mean_slope = mean(value), mean(slope)
-        found["square"] = _square(value, owner, q=q, a_0=a_0, mass=mass)
+        found["square"] = _square(
+            value,
+            owner,
+            q=q,
+            a_0=a_0,
+            mass=mass,
+        )
         mu_1 = mean(slope**2)
         found["slope"] = mu_1
         found["growth"] = mean(value * slope * z) / scale
@@ -286,22 +324,43 @@ def _integrals(
         for name, f in zip(_TAILS, integrands, strict=True):
             part = (mass * f).sum(axis=1)
             whole = np.bincount(owner, part, count)
-            tail = np.bincount(owner, part * is_outer, count)
-            found[name] = np.where(whole == 0, 0.0, tail / whole)
+            tail = np.bincount(
+                owner,
+                part * is_outer,
+                count,
+            )
+            found[name] = np.where(
+                whole == 0,
+                0.0,
+                tail / whole,
+            )
     return {name: np.where(np.isnan(f), np.inf, f) for name, f in found.items()}
 
 
 def _square(
-    value: Nodes, owner: Owners, *, q: Variances, a_0: Variances, mass: Nodes
+    value: Nodes,
+    owner: Owners,
+    *,
+    q: Variances,
+    a_0: Variances,
+    mass: Nodes,
 ) -> Variances:
     """Return E phi², also where squares of numbers near √q underflow before q does."""
     # Relative to phi's size there.
     size = np.maximum(np.sqrt(q), np.abs(a_0))
     unit = np.where(q < AT_ZERO, size, 1.0)
     square = (value / unit[owner][:, None]) ** 2
-    relative = np.bincount(owner, (mass * square).sum(axis=1), len(q))
+    relative = np.bincount(
+        owner,
+        (mass * square).sum(axis=1),
+        len(q),
+    )
     # Rounded up, a tie at the smallest number would hold for ever a variance that
     # halves at every layer.
     is_denormal = unit**2 * relative < _NORMAL
-    relative = np.where(is_denormal, (1 - ROUNDING) * relative, relative)
+    relative = np.where(
+        is_denormal,
+        (1 - ROUNDING) * relative,
+        relative,
+    )
     return unit**2 * relative

@@ -78,7 +78,12 @@ class _Integrals(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def pair(phi: Activation, q: float, distance: float, is_negative: bool = False) -> Pair:
+def pair(
+    phi: Activation,
+    q: float,
+    distance: float,
+    is_negative: bool = False,
+) -> Pair:
     """Compute the expectations at correlation ±(1 − distance).
 
     The error is how far E phi² and E phi'² by this quadrature are from those of a
@@ -97,12 +102,24 @@ def pair(phi: Activation, q: float, distance: float, is_negative: bool = False) 
     known = moments(phi, q)
     square, slope = float(known.square[0]), float(known.slope[0])
     if distance == 0 and not is_negative:
-        return Pair(square, square, gap=0.0, slopes=slope, error=ROUNDING)
+        return Pair(
+            square,
+            square,
+            gap=0.0,
+            slopes=slope,
+            error=ROUNDING,
+        )
     best = None
     error = math.inf
     with np.errstate(over="ignore", invalid="ignore"):
         for reach in _REACHES:
-            found = _integrate(phi, q, distance, is_negative=is_negative, reach=reach)
+            found = _integrate(
+                phi,
+                q,
+                distance,
+                is_negative=is_negative,
+                reach=reach,
+            )
             off = max(_off(found.square, square), _off(found.slope_square, slope))
             if off < error:
                 best, error = found, float(off)
@@ -132,16 +149,31 @@ def _off(value: float, truth: float) -> float:
 
 
 def _integrate(
-    phi: Activation, q: float, distance: float, *, is_negative: bool, reach: float
+    phi: Activation,
+    q: float,
+    distance: float,
+    *,
+    is_negative: bool,
+    reach: float,
 ) -> _Integrals:
     scale = np.sqrt(q)
     share, width = np.sqrt(1 - distance), np.sqrt(distance)
     cut = pieces(phi, octave_of(1.5 * reach * float(scale)))
-    panels = _outer_panels(cut, scale, share=share, width=width, reach=reach)
+    panels = _outer_panels(
+        cut,
+        scale,
+        share=share,
+        width=width,
+        reach=reach,
+    )
     z, mass = (array.ravel() for array in gauss(*panels, order=_ORDER))
     mass = mass * bell(z)
     inner = _smoothed(
-        phi, cut.edges, scale * share * z, width=scale * width, reach=reach
+        phi,
+        cut.edges,
+        scale * share * z,
+        width=scale * width,
+        reach=reach,
     )
     mean, variance, square, slope, slope_square = inner
     mean_square = (mass * square).sum()
@@ -163,7 +195,12 @@ def _integrate(
 
 
 def _outer_panels(
-    cut: Pieces, scale: float, *, share: float, width: float, reach: float
+    cut: Pieces,
+    scale: float,
+    *,
+    share: float,
+    width: float,
+    reach: float,
 ) -> tuple[Panels, Panels]:
     """Return panels of the common part, symmetric about zero."""
     grid = np.linspace(-reach, reach, round(reach) + 1)
@@ -178,7 +215,12 @@ def _outer_panels(
 
 
 def _smoothed(
-    phi: Activation, edges: Panels, x: Points, *, width: float, reach: float
+    phi: Activation,
+    edges: Panels,
+    x: Points,
+    *,
+    width: float,
+    reach: float,
 ) -> Smoothed:
     """Return E_w phi, Var_w phi, E_w phi², E_w phi' and E_w phi'² at x + width w."""
     is_seen = edges > x.min() - reach * width
@@ -193,21 +235,38 @@ def _smoothed(
 
 
 def _block(
-    phi: Activation, edges: Panels, x: Points, *, width: float, reach: float
+    phi: Activation,
+    edges: Panels,
+    x: Points,
+    *,
+    width: float,
+    reach: float,
 ) -> Smoothed:
     count = round(reach) + 1
     grid = np.broadcast_to(np.linspace(-reach, reach, count), (len(x), count))
     cuts = grid[:, :0]
     if width > 0:
-        cuts = np.clip((edges - x[:, None]) / width, -reach, reach)
+        cuts = np.clip(
+            (edges - x[:, None]) / width,
+            -reach,
+            reach,
+        )
     ends = np.sort(np.concatenate([grid, cuts], axis=1), axis=1)
     owner, column = np.nonzero(ends[:, 1:] > ends[:, :-1])
-    w, mass = gauss(ends[owner, column], ends[owner, column + 1], _ORDER)
+    w, mass = gauss(
+        ends[owner, column],
+        ends[owner, column + 1],
+        _ORDER,
+    )
     value, slope = evaluate(phi, x[owner][:, None] + width * w)
     mass = mass * bell(w)
 
     def mean(f: Float[np.ndarray, "panels order"]) -> Points:
-        return np.bincount(owner, (mass * f).sum(axis=1), len(x))
+        return np.bincount(
+            owner,
+            (mass * f).sum(axis=1),
+            len(x),
+        )
 
     center = mean(value)
     variance = mean((value - center[owner][:, None]) ** 2)

@@ -67,7 +67,9 @@ class PhaseDiagram:
 
 @public("phase_diagram")
 def phase_diagram(
-    activation: ActivationLike, sigma_w: ArrayLike, sigma_b: ArrayLike
+    activation: ActivationLike,
+    sigma_w: ArrayLike,
+    sigma_b: ArrayLike,
 ) -> PhaseDiagram:
     """Find the phases over the grid of all sigma_w with all sigma_b.
 
@@ -108,7 +110,13 @@ def phase_diagram(
         [UNBOUNDED, CRITICAL, ORDERED],
         default=CHAOTIC,
     )
-    return PhaseDiagram(w, b, q=q, chi=chi, phase=phase)
+    return PhaseDiagram(
+        w,
+        b,
+        q=q,
+        chi=chi,
+        phase=phase,
+    )
 
 
 def _axis(name: str, value: ArrayLike) -> Points:
@@ -127,14 +135,23 @@ def _axis(name: str, value: ArrayLike) -> Points:
     return np.array([scale(name, number) for number in values])
 
 
-def _reached(phi: Activation, w: Points, b: Points) -> Points:
+def _reached(
+    phi: Activation,
+    w: Points,
+    b: Points,
+) -> Points:
     """Find q* of every point.
 
     It is bracketed on the table, and Newton on log q finishes for all at once; what is
     not plain is done one by one.
     """
     grid, known = table(phi)
-    height = log_growth(known, grid, sigma_w=w[:, None], sigma_b=b[:, None])
+    height = log_growth(
+        known,
+        grid,
+        sigma_w=w[:, None],
+        sigma_b=b[:, None],
+    )
     one = int(np.argmin(np.abs(np.log(grid))))
     q = np.full(len(w), np.nan)
     for rises in (True, False):
@@ -162,7 +179,12 @@ def _reached(phi: Activation, w: Points, b: Points) -> Points:
 
 
 def _first_crossing(
-    phi: Activation, w: Points, b: Points, *, x: Points, height: Heights
+    phi: Activation,
+    w: Points,
+    b: Points,
+    *,
+    x: Float[np.ndarray, " variances"],
+    height: Heights,
 ) -> Points:
     """Find q where the height along x first changes its sign.
 
@@ -170,7 +192,11 @@ def _first_crossing(
     """
     has_crossed = height * np.sign(height[:, :1]) <= 0
     crosses = has_crossed.any(axis=1)
-    stop = np.where(crosses, np.argmax(has_crossed, axis=1), len(x))
+    stop = np.where(
+        crosses,
+        np.argmax(has_crossed, axis=1),
+        len(x),
+    )
     is_before = np.arange(len(x)) < stop[:, None] - 1
     is_doubtful = (turns(height) & is_before).any(axis=1) | (stop == 0)
     rises = len(x) > 1 and x[1] > x[0]
@@ -183,7 +209,13 @@ def _first_crossing(
         row, j = np.flatnonzero(is_plain), stop[is_plain]
         start = x[j - 1], height[row, j - 1]
         end = x[j], height[row, j]
-        q[is_plain] = _newton(phi, w[is_plain], b[is_plain], start=start, end=end)
+        q[is_plain] = _newton(
+            phi,
+            w[is_plain],
+            b[is_plain],
+            start=start,
+            end=end,
+        )
     q[is_doubtful] = np.nan
     return q
 
@@ -213,5 +245,13 @@ def _newton(
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = w**2 * found.growth * np.exp(x) / v
             step = residual / (1 - slope)
-        x = np.clip(x + np.nan_to_num(step, nan=0.0), low, high)
-    return np.where(np.abs(residual) <= _SETTLED, np.exp(x), np.nan)
+        x = np.clip(
+            x + np.nan_to_num(step, nan=0.0),
+            low,
+            high,
+        )
+    return np.where(
+        np.abs(residual) <= _SETTLED,
+        np.exp(x),
+        np.nan,
+    )

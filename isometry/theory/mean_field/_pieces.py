@@ -21,6 +21,8 @@ from isometry.theory.mean_field._quadrature import bisected, gauss
 
 Points = Float[np.ndarray, " points"]
 Panels = Float[np.ndarray, " panels"]
+Edges = Float[np.ndarray, " edges"]
+Fewer = Float[np.ndarray, " fewer"]
 Integrals = Float[np.ndarray, "panels integrands"]
 Integrate = Callable[[Panels, Panels], Integrals]
 Excuse = Callable[[Panels, Panels, Integrals], Integrals]
@@ -71,9 +73,9 @@ class Pieces:
         limit: Beyond, phi is too rough to integrate; inf if it is smooth there.
     """
 
-    edges: Panels
+    edges: Edges
     kinks: Points
-    jumps: Points
+    jumps: Float[np.ndarray, " jumps"]
     limit: float
 
 
@@ -99,7 +101,12 @@ def pieces(phi: Activation, octave: int = 4) -> Pieces:
     edges = np.unique(np.concatenate([[0.0], near_zero, *ends]))
     jumps = [kink for kink in kinks if _steps(phi, kink, octave)[0]]
     limit = min(side.limit for side in sides)
-    return Pieces(edges, kinks, jumps=np.array(jumps), limit=limit)
+    return Pieces(
+        edges,
+        kinks,
+        jumps=np.array(jumps),
+        limit=limit,
+    )
 
 
 def octave_of(u: float) -> int:
@@ -117,7 +124,11 @@ def limit(phi: Activation) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _side(phi: Activation, octave: int, sign: int) -> Pieces:
+def _side(
+    phi: Activation,
+    octave: int,
+    sign: int,
+) -> Pieces:
     """Return the pieces of one octave of one sign."""
     high = _BASE * 2.0**octave
     low = high / 2
@@ -127,23 +138,46 @@ def _side(phi: Activation, octave: int, sign: int) -> Pieces:
         count = 8 * _SAMPLES
     fine = sign * low * (high / low) ** (np.arange(count + 1) / count)
     named = [kink for kink in phi.kinks if low < sign * kink < high]
-    found = _kinks_between(phi, np.unique(np.concatenate([fine, named])), octave)
+    found = _kinks_between(
+        phi,
+        np.unique(np.concatenate([fine, named])),
+        octave,
+    )
     fine = np.concatenate([fine, found, named])
     if octave == 0:
         fine = np.append(fine, 0.0)
     fine = np.unique(fine)
     none = np.zeros(0)
     if len(found) > _MOST_KINKS:
-        rough = Pieces(fine[[0, -1]], kinks=none, jumps=none, limit=low)
+        rough = Pieces(
+            fine[[0, -1]],
+            kinks=none,
+            jumps=none,
+            limit=low,
+        )
         return _or_refuse(phi, octave, rough)
     kinks = np.concatenate([found, named])
-    panels, is_resolved = _refined(phi, fine, kinks, octave=octave)
+    panels, is_resolved = _refined(
+        phi,
+        fine,
+        kinks,
+        octave=octave,
+    )
     limit = np.inf if is_resolved else low
-    side = Pieces(panels, kinks=found, jumps=none, limit=limit)
+    side = Pieces(
+        panels,
+        kinks=found,
+        jumps=none,
+        limit=limit,
+    )
     return _or_refuse(phi, octave, side)
 
 
-def _or_refuse(phi: Activation, octave: int, side: Pieces) -> Pieces:
+def _or_refuse(
+    phi: Activation,
+    octave: int,
+    side: Pieces,
+) -> Pieces:
     """Refuse a phi that is not resolved where every variance sees it.
 
     Raises:
@@ -177,8 +211,12 @@ def _noise(phi: Activation, octave: int) -> Float[np.ndarray, " 2"]:
 
 
 def _refined(
-    phi: Activation, fine: Panels, kinks: Points, *, octave: int
-) -> tuple[Panels, bool]:
+    phi: Activation,
+    fine: Edges,
+    kinks: Points,
+    *,
+    octave: int,
+) -> tuple[Fewer, bool]:
     """Return panels that resolve phi², phi'² and phi'^4, and whether they do."""
     noise = _noise(phi, octave)[[0, 1, 1]]
     powers = np.array([2.0, 2.0, 4.0])
@@ -190,7 +228,11 @@ def _refined(
             integrands = np.stack([value**2, slope**2, slope**4], axis=1)
             return (mass[:, None] * integrands).sum(axis=2)
 
-    def excuse(left: Panels, right: Panels, whole: Integrals) -> Integrals:
+    def excuse(
+        left: Panels,
+        right: Panels,
+        whole: Integrals,
+    ) -> Integrals:
         width = (right - left)[:, None]
         with np.errstate(invalid="ignore", over="ignore"):
             size = np.abs(whole / width) ** (1 / powers)
@@ -200,11 +242,20 @@ def _refined(
 
     coarse = _thinned(integrate, excuse, fine)
     edges = np.unique(np.concatenate([coarse, kinks]))
-    (left, right), _, is_resolved = bisected(integrate, excuse, edges, _MOST_PANELS)
+    (left, right), _, is_resolved = bisected(
+        integrate,
+        excuse,
+        edges,
+        most=_MOST_PANELS,
+    )
     return np.union1d(left, right), is_resolved
 
 
-def _thinned(integrate: Integrate, excuse: Excuse, fine: Panels) -> Panels:
+def _thinned(
+    integrate: Integrate,
+    excuse: Excuse,
+    fine: Edges,
+) -> Fewer:
     """Keep as few of the fine edges as integrate alike.
 
     So what is narrow and steep is not stepped over.
@@ -229,7 +280,11 @@ def _thinned(integrate: Integrate, excuse: Excuse, fine: Panels) -> Panels:
     return fine[np.unique(np.concatenate(kept))]
 
 
-def _kinks_between(phi: Activation, edges: Panels, octave: int) -> Points:
+def _kinks_between(
+    phi: Activation,
+    edges: Edges,
+    octave: int,
+) -> Points:
     """Find kinks and jumps inside panels.
 
     Each pass finds one a panel, and splits it there.
@@ -237,7 +292,12 @@ def _kinks_between(phi: Activation, edges: Panels, octave: int) -> Points:
     found = np.zeros(0)
     left, right = edges[:-1], edges[1:]
     while len(left) and len(found) <= _MOST_KINKS:
-        is_rough = _is_rough(phi, left, right, octave=octave)
+        is_rough = _is_rough(
+            phi,
+            left,
+            right,
+            octave=octave,
+        )
         left, right = left[is_rough], right[is_rough]
         at = _zoom(phi, left, right)
         is_kink = np.array([any(_steps(phi, u, octave)) for u in at], bool)
@@ -249,7 +309,11 @@ def _kinks_between(phi: Activation, edges: Panels, octave: int) -> Points:
 
 
 def _is_rough(
-    phi: Activation, left: Panels, right: Panels, *, octave: int
+    phi: Activation,
+    left: Panels,
+    right: Panels,
+    *,
+    octave: int,
 ) -> Bool[np.ndarray, " panels"]:
     """Tell on which panels the rule does not resolve phi or phi'."""
     middle = (left + right) / 2
@@ -268,7 +332,11 @@ def _is_rough(
         return np.any(np.abs(whole - halves) > room, axis=1)
 
 
-def _zoom(phi: Activation, left: Panels, right: Panels) -> Points:
+def _zoom(
+    phi: Activation,
+    left: Panels,
+    right: Panels,
+) -> Points:
     """Follow the largest step of phi and phi' in each panel to the last float."""
     left, right = left.copy(), right.copy()
     rows = np.arange(len(left))
@@ -288,7 +356,11 @@ def _zoom(phi: Activation, left: Panels, right: Panels) -> Points:
     return np.where(is_zero, 0.0, right)
 
 
-def _steps(phi: Activation, at: float, octave: int) -> tuple[bool, bool]:
+def _steps(
+    phi: Activation,
+    at: float,
+    octave: int,
+) -> tuple[bool, bool]:
     """Tell whether phi jumps at a point, and whether phi' does.
 
     A jump is large against their size, and what they do on either side.
@@ -301,7 +373,11 @@ def _steps(phi: Activation, at: float, octave: int) -> tuple[bool, bool]:
     return value_jumps, _jumps(slope, np.abs(slope).max(), of_slope)
 
 
-def _jumps(f: Float[np.ndarray, " 4"], size: float, noise: float) -> bool:
+def _jumps(
+    f: Float[np.ndarray, " 4"],
+    size: float,
+    noise: float,
+) -> bool:
     with np.errstate(invalid="ignore"):
         beside = abs(f[1] - f[0]) + abs(f[3] - f[2])
         return bool(abs(f[2] - f[1]) > _STEP * size + 8 * beside + 100 * noise)

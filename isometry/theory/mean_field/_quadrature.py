@@ -12,8 +12,11 @@ from isometry._internal.errors import InputError, public
 from isometry.theory.mean_field._host import on_host
 
 Panels = Float[np.ndarray, " panels"]
+Edges = Float[np.ndarray, " edges"]
 Nodes = Float[np.ndarray, "panels order"]
 Integrals = Float[np.ndarray, "panels ..."]
+Found = Float[np.ndarray, " found"]
+FoundIntegrals = Float[np.ndarray, "found ..."]
 
 # Standard deviations that are integrated over; the tails beyond weigh 1e-44 and 1e-316.
 # The second one is for functions that grow as fast as the normal density falls.
@@ -45,7 +48,11 @@ def _legendre(order: int) -> tuple[Panels, Panels]:
     return np.polynomial.legendre.leggauss(order)
 
 
-def gauss(left: Panels, right: Panels, order: int = _ORDER) -> tuple[Nodes, Nodes]:
+def gauss(
+    left: Panels,
+    right: Panels,
+    order: int = _ORDER,
+) -> tuple[Nodes, Nodes]:
     """Return nodes and weights on panels."""
     x, weights = _legendre(order)
     half = (right - left)[:, None] / 2
@@ -61,12 +68,12 @@ def bell(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 def bisected(
     integrate: Callable[[Panels, Panels], Integrals],
     excuse: Callable[[Panels, Panels, Integrals], Integrals],
-    edges: Panels,
+    edges: Edges,
     most: int,
     *,
     rounds: int = _ROUNDS,
     known: Integrals | None = None,
-) -> tuple[tuple[Panels, Panels], Integrals, bool]:
+) -> tuple[tuple[Found, Found], FoundIntegrals, bool]:
     """Halve panels until the integral over each agrees with that over its halves.
 
     Args:
@@ -139,7 +146,11 @@ def expectation(
     points = np.array([float(kink) for kink in kinks])
     for reach in (REACH, FAR):
         edges = _edges(scale, points, reach)
-        left, right, value, size = _gaussian_integrals(g, scale, edges)
+        left, right, value, size = _gaussian_integrals(
+            g,
+            scale,
+            edges,
+        )
         is_lower_tail = (left <= edges[1]) & (right <= edges[1])
         is_tail = is_lower_tail | (left >= edges[-2])
         if not size[is_tail].sum() > TAIL * size.sum():
@@ -158,7 +169,9 @@ def expectation(
 
 
 def _gaussian_integrals(
-    g: Callable[[Array], jax.typing.ArrayLike], scale: float, edges: Panels
+    g: Callable[[Array], jax.typing.ArrayLike],
+    scale: float,
+    edges: Edges,
 ) -> tuple[Panels, Panels, Panels, Panels]:
     """Return panels in z, and the integrals of g(scale z) and of its modulus."""
 
@@ -178,16 +191,28 @@ def _gaussian_integrals(
     whole = integrate(edges[:-1], edges[1:])
     total = whole[:, 1].sum()
 
-    def excuse(left: Panels, right: Panels, integrals: Integrals) -> Integrals:
+    def excuse(
+        left: Panels,
+        right: Panels,
+        integrals: Integrals,
+    ) -> Integrals:
         return np.broadcast_to([_TOLERANCE * total, np.inf], integrals.shape)
 
     (left, right), found, _ = bisected(
-        integrate, excuse, edges, most=_MOST_PANELS, known=whole
+        integrate,
+        excuse,
+        edges,
+        most=_MOST_PANELS,
+        known=whole,
     )
     return left, right, found[:, 0], found[:, 1]
 
 
-def _edges(scale: float, kinks: Panels, reach: float) -> Panels:
+def _edges(
+    scale: float,
+    kinks: Float[np.ndarray, " kinks"],
+    reach: float,
+) -> Edges:
     """Return panels one standard deviation wide, split at the kinks.
 
     They are finer where √q z passes through order one.

@@ -165,16 +165,6 @@ def test_a_branch_that_ends_is_said():
         freeprob.M(freeprob.point_masses([1.0, 2.0], [0.5, 0.5]), 1.0)
 
 
-def test_values_decades_apart_are_said():
-    """Two edges merge, and ψ vanishes, nearer to the end of a gap than positions in it are told apart."""
-    for far in (1e4, 1e8):
-        law = freeprob.multiply(
-            freeprob.point_masses([1 / far, far], [0.5, 0.5]), freeprob.point_masses([1.0, 2.0], [0.3, 0.7])
-        )
-        with pytest.raises(theory.NotConverged, match=r"an edge of the law is not resolved in float64; the values of"):
-            law.quantile(0.25)
-
-
 def test_traced_points_are_refused():
     law = theory.fuss_catalan(1)
     with pytest.raises(TypeError, match=r"Law\.cdf\(\): grid is traced; this function runs on the host"):
