@@ -44,6 +44,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # imported when the method is called, so that modules still load from the ground up.
 UPWARD = {("networks/_network.py", "measure"): "Network.calibrated measures"}
 
+# Storeys of a room, from the ground up: a file imports its own storey and lower ones.
+STOREYS = {"theory": ("mean_field", "laws")}
+
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
@@ -100,6 +103,17 @@ def test_imports_run_downward(path):
     others = {other for other in rooms_imported(path) if (name, other) not in UPWARD}
     assert sorted(other for other in others if other not in FLOOR) == []
     assert sorted(other for other in others if not may_import(room, other)) == []
+
+
+@pytest.mark.parametrize(("room", "storeys"), STOREYS.items())
+def test_storeys_import_downward(room, storeys):
+    for floor, storey in enumerate(storeys):
+        files = sorted((ROOT / room / storey).rglob("*.py"))
+        modules = [module for path in files for module, _ in imported(path)]
+        assert files
+        for higher in storeys[floor + 1 :]:
+            above = f"isometry.{room}.{higher}"
+            assert not any(module.startswith(above) for module in modules)
 
 
 @pytest.mark.parametrize(("name", "other"), UPWARD)

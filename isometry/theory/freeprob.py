@@ -28,11 +28,12 @@ from isometry.theory.laws._measure import discrete
 from isometry.theory.laws._product import NotConverged as NotConverged
 from isometry.theory.laws._product import multiplied, product_of
 from isometry.theory.laws._slope_measure import steep_measure
+from isometry.theory.laws._types import Numbers
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._moments import differentiable
 
-_ComplexArray = Complex[np.ndarray, "..."]
-_ComplexPoints = Complex[np.ndarray, " points"]
+_ComplexArray = Complex[Numbers, "..."]
+_ComplexPoints = Complex[Numbers, " points"]
 
 # Masses may miss 1 by this much, the rounding of a thousand of them.
 _ROUNDING = 1e-12

@@ -169,6 +169,7 @@ def _floats(*values: ArrayLike) -> tuple[_Scalar, ...]:
     dtype = jnp.result_type(float)
     if floating:
         dtype = jnp.result_type(*floating)
+    # A number beyond float32 is inf there, which is what it means.
     with np.errstate(over="ignore"):
         return tuple(jnp.asarray(value, dtype) for value in values)
 
@@ -212,6 +213,7 @@ def _mean(
     fixed = np.concatenate([-_DYADIC, [0.0], _DYADIC])
     in_u = [jnp.asarray(fixed, q.dtype)]
     in_u += [jnp.asarray(kink, q.dtype)[None] for kink in kinks]
+    # Kinks may be traced, so panels are sorted and some have no width.
     cuts = jnp.clip(
         jnp.concatenate(in_u) / scale,
         -_REACH,

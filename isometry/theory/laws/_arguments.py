@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError
+from isometry.theory.laws._types import Numbers
 
 
 @overload
@@ -20,7 +21,7 @@ def numbers(
     value: ArrayLike,
     *,
     are_complex: Literal[True],
-) -> Complex[np.ndarray, "..."]: ...
+) -> Complex[Numbers, "..."]: ...
 
 
 def numbers(
@@ -28,7 +29,7 @@ def numbers(
     value: ArrayLike,
     *,
     are_complex: bool = False,
-) -> Float[np.ndarray, "..."] | Complex[np.ndarray, "..."]:
+) -> Float[np.ndarray, "..."] | Complex[Numbers, "..."]:
     """Return an argument as an array of float64 or complex128.
 
     Raises:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Complex, Float
 
 from isometry.theory.laws._inversion import attempt, solve
 from isometry.theory.laws._product import NotConverged, Product, State
+from isometry.theory.laws._types import Numbers
 
 RealPoints = Float[np.ndarray, " points"]
 Found = Bool[np.ndarray, " points"]
@@ -312,7 +313,7 @@ class Band:
         t: RealPoints,
         nodes: Float[np.ndarray, " nodes"],
         at: State,
-    ) -> Complex[np.ndarray, "unknowns points"]:
+    ) -> Complex[Numbers, "unknowns points"]:
         """Interpolate the unknowns from states at nodes, by cubic Hermite pieces."""
         from scipy.interpolate import CubicHermiteSpline
 

@@ -9,8 +9,9 @@ from jaxtyping import Complex, Float
 
 from isometry.theory.laws import _series
 from isometry.theory.laws._factor import Atom, Closed
+from isometry.theory.laws._types import Numbers
 
-Points = Complex[np.ndarray, " points"]
+Points = Complex[Numbers, " points"]
 RealPoints = Float[np.ndarray, " points"]
 
 
@@ -36,6 +37,7 @@ class Powers(Closed):
         """One value, where the exponents add up to zero: that of a projection."""
         if sum(a for _, a in self.exponents) != 0:
             return ()
+        # At infinite ψ, log(1 + cψ) is log c + log ψ + 1/(cψ), and the log ψ cancel.
         log_value = self.log_scale + sum(a * math.log(c) for c, a in self.exponents)
         lost = -sum(a / c for c, a in self.exponents)
         return (Atom(log_value, lost, above=0.0),)
@@ -76,6 +78,7 @@ def gaussian(
         outputs: Number of rows.
         size: The number of singular values of the law, min(m, n) of the whole product.
     """
+    # Its rows have E |row|² = sigma², so over the outputs the mean is this.
     scale = log_square + math.log(outputs / inputs)
     return Powers(((size / outputs, 1.0),), log_scale=scale)
 
@@ -91,6 +94,7 @@ def haar(
     One that narrows is a projection, whose S-transform is (1 + ψ)/(m/n + ψ) over its n
     inputs. The arguments are those of `gaussian`.
     """
+    # All singular values are equal: nothing but a scale.
     if outputs >= inputs:
         return Powers(log_scale=log_square)
     scale = log_square + math.log(outputs / inputs)
@@ -187,5 +191,6 @@ class Bernoulli(Closed):
     ) -> RealPoints:
         """Evaluate Im log(1 + ψ) variance/π."""
         sign = 1 if below else -1
+        # 1 + ψ lies in the lower half-plane; this is minus its argument.
         angle = np.arctan2(np.abs(one_plus.imag), one_plus.real)
         return sign * self.variance * angle / np.pi

@@ -11,6 +11,7 @@ from jaxtyping import Complex, Float
 from isometry.theory.laws import _series
 from isometry.theory.laws._factor import Atom, Curve, Point
 from isometry.theory.laws._measure import Measure, discrete
+from isometry.theory.laws._types import Numbers
 
 # Points of the table of M on the negative axis, log |ζ| up to ±690, the end of
 # float64's exponents, and denser in the middle. A guess from half as many lies so far
@@ -88,12 +89,13 @@ class Diagonal(Curve):
         total -= _series.one_plus(self.ratio, n)
         total[0] = math.log(mean)
         if n > 1:
+            # From the centred square, which does not cancel where d hardly varies.
             total[1] = self.ratio * self.measure.relative_variance()
         return total
 
     def start(
         self, log_odds: Float[np.ndarray, " points"]
-    ) -> Complex[np.ndarray, "1 points"]:
+    ) -> Complex[Numbers, "1 points"]:
         """Look log |ζ| up; on the negative axis ζ < 0."""
         level, log_zeta = self._negative_axis
         return np.interp(log_odds, level, log_zeta)[None] + 1j * np.pi
@@ -108,8 +110,9 @@ class Diagonal(Curve):
             level = np.log(at.above_zero.real / -at.psi.real)
         return increasing(level, _TABLE)
 
-    def at(self, w: Complex[np.ndarray, "1 points"]) -> Point:
+    def at(self, w: Complex[Numbers, "1 points"]) -> Point:
         """Evaluate ψ = M(ζ)/c and r = log ζ."""
+        # There is one unknown, and so no equation between unknowns to correct.
         moment = self.measure.transforms(np.exp(w[0]))
         none = np.zeros_like(w)
         tangent = self.ratio / moment.rate
@@ -124,7 +127,7 @@ class Diagonal(Curve):
         )
 
     def potential(
-        self, w: Complex[np.ndarray, "1 points"], *, below: bool
+        self, w: Complex[Numbers, "1 points"], *, below: bool
     ) -> Float[np.ndarray, " points"]:
         """Evaluate Im ∫(1 + ψ) dlog ζ / π.
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float
 
+from isometry.theory.laws._types import Numbers
+
 
 class Atom(NamedTuple):
     """A value of a factor with positive mass, where ψ is infinite.
@@ -49,13 +51,13 @@ class Point(NamedTuple):
         lag: The change of r with that step.
     """
 
-    psi: Complex[np.ndarray, " points"]
-    above_zero: Complex[np.ndarray, " points"]
-    value: Complex[np.ndarray, " points"]
-    rate: Complex[np.ndarray, " points"]
-    tangent: Complex[np.ndarray, "unknowns points"]
-    correction: Complex[np.ndarray, "unknowns points"]
-    lag: Complex[np.ndarray, " points"]
+    psi: Complex[Numbers, " points"]
+    above_zero: Complex[Numbers, " points"]
+    value: Complex[Numbers, " points"]
+    rate: Complex[Numbers, " points"]
+    tangent: Complex[Numbers, "unknowns points"]
+    correction: Complex[Numbers, "unknowns points"]
+    lag: Complex[Numbers, " points"]
 
 
 class Factor(abc.ABC):
@@ -96,16 +98,16 @@ class Closed(Factor):
     @abc.abstractmethod
     def rest(
         self,
-        psi: Complex[np.ndarray, " points"],
-        one_plus: Complex[np.ndarray, " points"],
-    ) -> tuple[Complex[np.ndarray, " points"], Complex[np.ndarray, " points"]]:
+        psi: Complex[Numbers, " points"],
+        one_plus: Complex[Numbers, " points"],
+    ) -> tuple[Complex[Numbers, " points"], Complex[Numbers, " points"]]:
         """Evaluate r and dr/dψ; `one_plus` is 1 + ψ to relative accuracy."""
 
     @abc.abstractmethod
     def potential(
         self,
-        psi: Complex[np.ndarray, " points"],
-        one_plus: Complex[np.ndarray, " points"],
+        psi: Complex[Numbers, " points"],
+        one_plus: Complex[Numbers, " points"],
         *,
         below: bool,
     ) -> Float[np.ndarray, " points"]:
@@ -146,7 +148,7 @@ class Curve(Factor):
     @abc.abstractmethod
     def start(
         self, log_odds: Float[np.ndarray, " points"]
-    ) -> Complex[np.ndarray, "unknowns points"]:
+    ) -> Complex[Numbers, "unknowns points"]:
         """Find the unknowns on the negative axis, where ψ in (−rank, 0) is real.
 
         Args:
@@ -157,11 +159,11 @@ class Curve(Factor):
         """
 
     @abc.abstractmethod
-    def at(self, w: Complex[np.ndarray, "unknowns points"]) -> Point:
+    def at(self, w: Complex[Numbers, "unknowns points"]) -> Point:
         """Evaluate the curve."""
 
     @abc.abstractmethod
     def potential(
-        self, w: Complex[np.ndarray, "unknowns points"], *, below: bool
+        self, w: Complex[Numbers, "unknowns points"], *, below: bool
     ) -> Float[np.ndarray, " points"]:
         """Evaluate Im ∫(1 + ψ) dr / π from λ = +∞, or, `below`, up from λ = 0."""

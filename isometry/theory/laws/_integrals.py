@@ -8,10 +8,11 @@ from jaxtyping import Float, Num
 
 from isometry.theory.laws._bands import Band
 from isometry.theory.laws._product import NotConverged
+from isometry.theory.laws._types import Numbers
 from isometry.theory.mean_field._quadrature import bisected, gauss
 
 Panels = Float[np.ndarray, " panels"]
-Function = Callable[[Num[np.ndarray, " points"]], Num[np.ndarray, "..."]]
+Function = Callable[[Num[Numbers, " points"]], Num[Numbers, "..."]]
 
 # Mass that the quadrature may miss, and that times the width of the rest in log λ,
 # which is what it changes the integral by: a moment is promised to 1e-9, and such bands

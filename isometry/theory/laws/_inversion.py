@@ -14,6 +14,7 @@ from isometry.theory.laws._closed import Powers
 from isometry.theory.laws._diagonal import Diagonal
 from isometry.theory.laws._factor import Factor
 from isometry.theory.laws._product import NotConverged, Product, State, product_of
+from isometry.theory.laws._types import Numbers
 
 RealPoints = Float[np.ndarray, " points"]
 
@@ -45,7 +46,7 @@ def solve(
     product: Product,
     t: RealPoints,
     distance: RealPoints,
-    guess: Complex[np.ndarray, "unknowns points"] | None = None,
+    guess: Complex[Numbers, "unknowns points"] | None = None,
 ) -> State:
     """Find the states at λ = e^t + i0.
 
@@ -77,7 +78,7 @@ def attempt(
     product: Product,
     t: RealPoints,
     distance: RealPoints,
-    guess: Complex[np.ndarray, "unknowns points"] | None = None,
+    guess: Complex[Numbers, "unknowns points"] | None = None,
     *,
     is_patient: bool = True,
 ) -> tuple[State, Bool[np.ndarray, " points"]]:
@@ -125,7 +126,7 @@ def _rough_guess(
     product: Product,
     t: RealPoints,
     distance: RealPoints,
-) -> Complex[np.ndarray, "unknowns points"] | None:
+) -> Complex[Numbers, "unknowns points"] | None:
     """Solve for a product of few factors in place of one of many; None for one of few.
 
     Diagonal factors of one size become one, that of mean spread: its log ζ, shifted by

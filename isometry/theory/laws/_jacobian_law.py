@@ -168,6 +168,7 @@ def jacobian_law(  # noqa: PLR0917
         depth,
         has_head=head is not None,
     )
+    # A law that does not depend on q needs one measure for all layers.
     distinct = [1.0] * depth if is_scale_free else _merged(path)
     pairs = [
         Pair(2 * math.log(sigma), slopes)
@@ -187,6 +188,7 @@ def jacobian_law(  # noqa: PLR0917
             structural_zeros=zeros,
             span="end_to_end",
         )
+    # Widths and q fluctuate together but for these, and no formula is known.
     is_square = all(n == sizes[0] for n in sizes)
     rate = None
     if is_scale_free and is_square and padding is None:
@@ -217,6 +219,7 @@ def chain(
     size = min(widths[0], widths[-1])
     weight = _closed.gaussian if is_gaussian else _closed.haar
     counts: Counter[Factor] = Counter()
+    # The first weights act on the inputs, of which there may be more than values.
     counts[_closed.input_space(widths[0], size)] += 1
     for pair, (inputs, outputs) in zip(pairs, itertools.pairwise(widths), strict=True):
         counts[weight(pair.log_square, inputs, outputs, size=size)] += 1
@@ -425,6 +428,7 @@ def gauss_rule(x: Points, count: int) -> tuple[Nodes, Nodes]:
         beside.append(np.linalg.norm(new))
         basis.append(new / beside[-1])
     off = np.diag(beside[:-1], 1)
+    # Nodes and weights are those of the Jacobi matrix.
     nodes, vectors = np.linalg.eigh(np.diag(diagonal) + off + off.T)
     return nodes, len(x) * vectors[0] ** 2
 

@@ -243,6 +243,7 @@ class Law:
         for band in self._bands:
             is_inside = (flat > band.low) & (flat < band.high)
             value[is_inside] = band.density(flat[is_inside])
+        # Far down λ underflows, and 1/λ is inf where the density is 0.
         with np.errstate(over="ignore", invalid="ignore"):
             per_log = {"lam": np.exp(-flat), "s": 2 * np.exp(-flat / 2), "log_s": 2.0}
             scaled = value * per_log[variable]
@@ -351,6 +352,7 @@ class Law:
             array([0.2103, 1.4206, 0.4139])
         """
         checks.key("key", key)
+        # A uniform of float32 would know quantiles to 1e-7 only.
         with jax.enable_x64(True):
             uniform = jax.random.uniform(
                 key,
@@ -406,6 +408,7 @@ class Law:
 
     def _integral(self, g: Callable[[RealPoints], RealPoints]) -> float:
         """Integrate an analytic function of log λ over the mass off zero."""
+        # The law of one D² alone is integrated on its contour, without inversion.
         sole = self.product.sole_diagonal
         if sole is not None:
             scale = self.product.log_scale

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Complex, Float, Num
 
+from isometry.theory.laws._types import Numbers
+
 # Complex numbers held at once by a transform. Ten times as many leave the processor's
 # cache and take twice as long; a tenth as many spend their time in Python.
 _CHUNK = 100_000
@@ -32,9 +34,9 @@ class Transforms(NamedTuple):
         rate: dM/dlog ζ.
     """
 
-    psi: Complex[np.ndarray, " points"]
-    above_zero: Complex[np.ndarray, " points"]
-    rate: Complex[np.ndarray, " points"]
+    psi: Complex[Numbers, " points"]
+    above_zero: Complex[Numbers, " points"]
+    rate: Complex[Numbers, " points"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,8 @@ class Measure:
 
     atoms: Float[np.ndarray, " atoms"]
     masses: Float[np.ndarray, " atoms"]
-    nodes: Complex[np.ndarray, " nodes"]
-    weights: Complex[np.ndarray, " nodes"]
+    nodes: Complex[Numbers, " nodes"]
+    weights: Complex[Numbers, " nodes"]
     pieces: tuple[tuple[float, float], ...] = ()
     corners: tuple[float, ...] = ()
 
@@ -75,7 +77,7 @@ class Measure:
             return None
         return float(self.atoms[0])
 
-    def transforms(self, zeta: Complex[np.ndarray, " points"]) -> Transforms:
+    def transforms(self, zeta: Complex[Numbers, " points"]) -> Transforms:
         """Evaluate the moment transform in the closed upper half-plane."""
         values, weights = self._positive
         both = np.stack([weights, weights * values], axis=1)
@@ -95,7 +97,7 @@ class Measure:
         return Transforms(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def angle(
-        self, zeta: Complex[np.ndarray, " points"], *, below: bool
+        self, zeta: Complex[Numbers, " points"], *, below: bool
     ) -> Float[np.ndarray, " points"]:
         """Compute Im E log(ζ − d)/π, which at real ζ is the mass above ζ.
 
@@ -108,7 +110,7 @@ class Measure:
         return np.concatenate(parts) / np.pi
 
     def _angle(
-        self, zeta: Complex[np.ndarray, " points"], below: bool
+        self, zeta: Complex[Numbers, " points"], below: bool
     ) -> Float[np.ndarray, " points"]:
         sign = -1 if below else 1
         gap = sign * (zeta[:, None] - self.atoms)
@@ -131,7 +133,7 @@ class Measure:
 
     def mean_of_log(
         self,
-        g: Callable[[Complex[np.ndarray, " nodes"]], Num[np.ndarray, "..."]],
+        g: Callable[[Complex[Numbers, " nodes"]], Num[Numbers, "..."]],
     ) -> float:
         """Compute E g(log d) over d > 0 for an analytic g."""
         values, weights = self._positive
@@ -160,7 +162,7 @@ class Measure:
     @functools.cached_property
     def _positive(
         self,
-    ) -> tuple[Complex[np.ndarray, " values"], Complex[np.ndarray, " values"]]:
+    ) -> tuple[Complex[Numbers, " values"], Complex[Numbers, " values"]]:
         """Nodes and atoms that are not zero, and their weights."""
         is_positive = self.atoms > 0
         values = np.concatenate([self.nodes, self.atoms[is_positive]])
@@ -184,8 +186,8 @@ def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measur
 
 
 def _chunks(
-    zeta: Complex[np.ndarray, " points"], size: int
-) -> Iterator[Complex[np.ndarray, " some"]]:
+    zeta: Complex[Numbers, " points"], size: int
+) -> Iterator[Complex[Numbers, " some"]]:
     """Cut points into parts whose table of (points, size) stays in the cache."""
     step = max(1, _CHUNK // max(1, size))
     for first in range(0, max(len(zeta), 1), step):

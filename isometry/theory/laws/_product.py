@@ -20,10 +20,11 @@ from isometry._internal.errors import FromCall
 from isometry.theory.laws import _series
 from isometry.theory.laws._diagonal import IDENTITY, Diagonal, increasing
 from isometry.theory.laws._factor import Closed, Curve, Factor, Point
+from isometry.theory.laws._types import Numbers
 
-Points = Complex[np.ndarray, " points"]
+Points = Complex[Numbers, " points"]
 RealPoints = Float[np.ndarray, " points"]
-Unknowns = Complex[np.ndarray, "unknowns points"]
+Unknowns = Complex[Numbers, "unknowns points"]
 
 # The largest Newton step in an unknown, which is a logarithm. Twice as large steps
 # leave the sheet of the law where the curve bends; with a tenth a solution that lies

@@ -13,6 +13,7 @@ def moment(log_series: Series, n: int) -> float:
     """Compute E λⁿ from the first n coefficients of log(ψ λ(ψ)). Overflow is inf."""
     shape = log_series.copy()
     shape[0] = 0.0
+    # The mean is taken apart, because its power alone may overflow.
     with np.errstate(over="ignore"):
         scale = np.exp(n * log_series[0])
         return float(scale * exponential(n * shape)[n - 1] / n)
@@ -52,6 +53,7 @@ def logarithm(series: Series) -> Series:
     """Expand the logarithm of a series that starts with 1."""
     log = np.zeros(len(series))
     for k in range(1, len(series)):
+        # From s' = s · log' with s = exp(log), coefficient by coefficient.
         known = sum(j * log[j] * series[k - j] for j in range(1, k))
         log[k] = series[k] - known / k
     return log
@@ -62,6 +64,7 @@ def exponential(series: Series) -> Series:
     value = np.zeros(len(series))
     value[0] = 1.0
     for k in range(1, len(series)):
+        # From e' = e · series', likewise.
         terms = [j * series[j] * value[k - j] for j in range(1, k + 1)]
         value[k] = sum(terms) / k
     return value

@@ -25,11 +25,12 @@ from isometry.theory.laws._slope_series import (
     normal_mass,
     panel_series,
 )
+from isometry.theory.laws._types import Numbers
 from isometry.theory.mean_field._host import evaluate
 from isometry.theory.mean_field._pieces import octave_of, pieces
 
 Points = Float[np.ndarray, " points"]
-ComplexPoints = Complex[np.ndarray, " points"]
+ComplexPoints = Complex[Numbers, " points"]
 
 # Bisections of the contour towards an extremum or a kink; towards a zero of phi', where
 # λ^½ of mass lies below λ; and out where there is no mass to speak of. Ten fewer lose

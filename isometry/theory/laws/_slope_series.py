@@ -10,12 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 from numpy.polynomial import chebyshev
 
+from isometry.theory.laws._types import Numbers
+
 Points = Float[np.ndarray, " points"]
 Panels = Float[np.ndarray, " panels"]
 AnyPoints = TypeVar(
     "AnyPoints",
     Points,
-    Complex[np.ndarray, " points"],
+    Complex[Numbers, " points"],
 )
 
 # phi'(√q z) at real z.

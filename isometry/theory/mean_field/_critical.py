@@ -159,6 +159,7 @@ def _critical_points(phi: Activation, sigma_b: float) -> tuple[CriticalPoint, ..
         """Return sigma_b² that q needs, minus the one asked for, over q."""
         return _relative_bias(moments(phi, q), q) - sigma_b**2 / q
 
+    # A scan of q, which parametrizes the line, finds every solution.
     grid, needed = _line(phi)
     height = needed - sigma_b**2 / grid
     points = []
@@ -199,6 +200,7 @@ def sigma_b_range(activation: ActivationLike) -> str:
     exists = needed > -_NONE
     if not exists.any():
         return f"{phi.name} has none for any sigma_b"
+    # Homogeneous: sigma_b² vanishes along the whole line.
     if np.all(np.abs(needed[exists]) <= _NONE):
         return f"{phi.name} has them for sigma_b = 0 only"
     values = np.sqrt(np.maximum(needed * grid, 0.0)[exists])

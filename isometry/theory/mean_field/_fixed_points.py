@@ -369,6 +369,7 @@ def _fixed_point(
     slope = sigma_w**2 * float(known.growth[0])
     next_q = sigma_w**2 * float(known.square[0]) + sigma_b**2
     residual = abs(next_q - q) + ROUNDING * q
+    # At slope one the map touches the diagonal: the error is a root.
     error = math.sqrt(ROUNDING) * q
     if abs(1 - slope) > NEUTRAL:
         error = residual / abs(1 - slope)
@@ -398,6 +399,7 @@ def reached(
     height = float(
         log_growth(moments(phi, 1.0), at_one, sigma_w=sigma_w, sigma_b=sigma_b)[0]
     )
+    # Where V falls somewhere, the signs of V(q) − q do not say where iteration goes.
     grid, known = table(phi)
     if np.any(known.growth < -_FALLS * known.slope):
         return _iterated(
@@ -406,6 +408,7 @@ def reached(
             sigma_b,
             points=points,
         )
+    # Every q near 1 is fixed, and iteration stays.
     if abs(height) <= _ZERO:
         neutral = FixedPoint(
             1.0,
@@ -448,6 +451,7 @@ def _iterated(
         if abs(q - last) <= _SETTLED * q and points:
             reached_q = q
             return min(points, key=lambda p: abs(p.value - reached_q))
+        # Beyond the largest q that is searched.
         if not q < 1e12:
             break
     raise NoFixedPoint(

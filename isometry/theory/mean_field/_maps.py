@@ -252,4 +252,5 @@ def c_map(
             f"{phi.name} is zero at q={q:g} and sigma_b=0: there is nothing to "
             "correlate."
         )
+    # Rounding may take C(±1) beyond ±1.
     return float(np.clip((sigma_w**2 * found.product + bias) / below, -1, 1))

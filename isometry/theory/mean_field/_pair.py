@@ -101,6 +101,7 @@ def pair(
     q = max(q, AT_ZERO)
     known = moments(phi, q)
     square, slope = float(known.square[0]), float(known.slope[0])
+    # Both are the same Gaussian.
     if distance == 0 and not is_negative:
         return Pair(
             square,
@@ -209,6 +210,7 @@ def _outer_panels(
         images = cut.kinks[:, None] / (scale * share) + around
         edges = cut.edges / (scale * share)
         grid = np.concatenate([grid, edges, images.ravel()])
+    # Each edge with its mirror image.
     half = np.unique(np.abs(grid[np.abs(grid) <= reach]))
     edges = np.union1d(-half, half)
     return edges[:-1], edges[1:]
@@ -252,6 +254,7 @@ def _block(
             reach,
         )
     ends = np.sort(np.concatenate([grid, cuts], axis=1), axis=1)
+    # Cuts beyond the reach were moved to its ends, and make panels of no width.
     owner, column = np.nonzero(ends[:, 1:] > ends[:, :-1])
     w, mass = gauss(
         ends[owner, column],

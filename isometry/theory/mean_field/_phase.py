@@ -100,6 +100,7 @@ def phase_diagram(
     q = _reached(phi, all_w.ravel(), all_b.ravel()).reshape(all_w.shape)
     is_bounded = np.isfinite(q)
     _, known = table(phi)
+    # Where the variance is unbounded, at the largest q that was looked at.
     slope = np.full(q.shape, known.slope[-1])
     if is_bounded.any():
         slope[is_bounded] = moments(phi, q[is_bounded]).slope
@@ -152,6 +153,7 @@ def _reached(
         sigma_w=w[:, None],
         sigma_b=b[:, None],
     )
+    # Iteration starts at q = 1, and goes where the variance there goes.
     one = int(np.argmin(np.abs(np.log(grid))))
     q = np.full(len(w), np.nan)
     for rises in (True, False):
@@ -233,6 +235,7 @@ def _newton(
     NaN where Newton has not settled.
     """
     (x_0, height_0), (x_1, height_1) = start, end
+    # Steps stay inside the bracket.
     low, high = np.minimum(x_0, x_1), np.maximum(x_0, x_1)
     x = x_0 + height_0 / (height_0 - height_1) * (x_1 - x_0)
     residual = x

@@ -1,4 +1,7 @@
-"""Predicted laws against closed forms: edges, atoms, densities, limits of great depth."""
+"""Predicted laws against closed forms.
+
+Edges, atoms, densities, limits of great depth.
+"""
 
 import math
 
@@ -43,9 +46,13 @@ def test_top_of_the_support(depth):
 def test_marchenko_pastur_density_and_cdf():
     law = theory.fuss_catalan(1)
     lam = np.linspace(1e-6, 4 - 1e-4, 400)
-    np.testing.assert_allclose(law.density(lam), np.sqrt((4 - lam) / lam) / (2 * np.pi), rtol=1e-10)
+    np.testing.assert_allclose(
+        law.density(lam), np.sqrt((4 - lam) / lam) / (2 * np.pi), rtol=1e-10
+    )
     angle = np.arccos(1 - lam / 2)  # λ = 2 − 2 cos a: P = (a + sin a)/π
-    np.testing.assert_allclose(law.cdf(lam), (angle + np.sin(angle)) / np.pi, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        law.cdf(lam), (angle + np.sin(angle)) / np.pi, rtol=1e-12, atol=1e-13
+    )
     assert law.density(0.0, "s") == pytest.approx(2 / np.pi, rel=1e-6)  # quarter circle
     assert law.density(0.0) == math.inf
     assert law.density([-1.0, 5.0]).tolist() == [0.0, 0.0]
@@ -53,32 +60,57 @@ def test_marchenko_pastur_density_and_cdf():
 
 @pytest.mark.parametrize("depth", [2, 3, 8])
 def test_fuss_catalan_density(depth):
-    """Penson and Życzkowski (2011), parametrized: λ = sin^(L+1)((L + 1)a)/(sin a sin^L(La))."""
+    """Penson and Życzkowski (2011), parametrized.
+
+    Λ = sin^(L+1)((L + 1)a)/(sin a sin^L(La)).
+    """
     a = np.linspace(0.02, np.pi / (depth + 1) - 0.02, 50)
     end, middle = np.sin((depth + 1) * a), np.sin(depth * a)
     lam = end ** (depth + 1) / (np.sin(a) * middle**depth)
     density = np.sin(a) ** 2 * middle ** (depth - 1) / (np.pi * end**depth)
-    np.testing.assert_allclose(theory.fuss_catalan(depth).density(lam), density, rtol=1e-9)
+    np.testing.assert_allclose(
+        theory.fuss_catalan(depth).density(lam), density, rtol=1e-9
+    )
     numbers = [math.comb((depth + 1) * k, k) / (depth * k + 1) for k in range(1, 7)]
-    assert [theory.fuss_catalan(depth).moment(k) for k in range(1, 7)] == pytest.approx(numbers, rel=1e-13)
+    assert [theory.fuss_catalan(depth).moment(k) for k in range(1, 7)] == pytest.approx(
+        numbers, rel=1e-13
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 32])
 def test_fuss_catalan_powers_of_log_s(depth):
-    """E lam^x = Γ((L+1)x + 1)/(Γ(x + 1) Γ(Lx + 2)) for every x > -1/(L+1): its derivatives at 0 are E (ln lam)^k."""
+    """E lam^x = Γ((L+1)x + 1)/(Γ(x + 1) Γ(Lx + 2)) for every x > -1/(L+1).
+
+    Its derivatives at 0 are E (ln lam)^k.
+    """
     with mpmath.workdps(40):
-        of_lam = lambda x: mpmath.gamma((depth + 1) * x + 1) / (mpmath.gamma(x + 1) * mpmath.gamma(depth * x + 2))  # noqa: E731
-        want = [float(c * mpmath.factorial(k) / 2**k) for k, c in enumerate(mpmath.taylor(of_lam, 0, 6))]
+
+        def of_lam(x):
+            below = mpmath.gamma(x + 1) * mpmath.gamma(depth * x + 2)
+            return mpmath.gamma((depth + 1) * x + 1) / below
+
+        want = [
+            float(c * mpmath.factorial(k) / 2**k)
+            for k, c in enumerate(mpmath.taylor(of_lam, 0, 6))
+        ]
     law = theory.fuss_catalan(depth)
-    assert [law.moment(k, "log_s") for k in range(1, 7)] == pytest.approx(want[1:], rel=1e-9)
+    assert [law.moment(k, "log_s") for k in range(1, 7)] == pytest.approx(
+        want[1:], rel=1e-9
+    )
 
 
 def test_relu_orthogonal_two_is_an_arcsine():
     law = theory.jacobian_law("relu", 2, q=1.0)
     lam = np.linspace(1e-3, 4 - 1e-3, 100)
-    np.testing.assert_allclose(law.cdf(lam), 0.5 + np.arcsin(np.sqrt(lam / 4)) / np.pi, rtol=1e-11)
-    np.testing.assert_allclose(law.density(lam), 0.5 / (np.pi * np.sqrt(lam * (4 - lam))), rtol=1e-9)
-    assert [(a.lam, a.mass) for a in law.atoms] == [(0.0, pytest.approx(0.5, rel=1e-14))]
+    np.testing.assert_allclose(
+        law.cdf(lam), 0.5 + np.arcsin(np.sqrt(lam / 4)) / np.pi, rtol=1e-11
+    )
+    np.testing.assert_allclose(
+        law.density(lam), 0.5 / (np.pi * np.sqrt(lam * (4 - lam))), rtol=1e-9
+    )
+    assert [(a.lam, a.mass) for a in law.atoms] == [
+        (0.0, pytest.approx(0.5, rel=1e-14))
+    ]
     assert law.cdf(0.0) == 0.5
     assert law.cdf(-1e-9) == 0.0
     assert law.quantile([0.0, 0.3, 0.5]).tolist() == [0.0, 0.0, 0.0]
@@ -101,7 +133,11 @@ def test_bernoulli_atoms(depth):
 
 @pytest.mark.parametrize(
     ("square", "low", "high"),
-    [(1 / 16, 0.58710650, 1.60007267), (1 / 4, 0.32131892, 2.42376260), (1, 0.07573933, 4.85717814)],
+    [
+        (1 / 16, 0.58710650, 1.60007267),
+        (1 / 4, 0.32131892, 2.42376260),
+        (1, 0.07573933, 4.85717814),
+    ],
 )
 def test_smooth_class_edges(square, low, high):
     law = theory.smooth_class(square)
@@ -116,8 +152,12 @@ def test_smooth_class_edges(square, low, high):
 
 def test_bernoulli_class():
     law = theory.bernoulli_class(0.25)
-    assert [tuple(a) for a in law.atoms] == [(pytest.approx(math.exp(0.25)), pytest.approx(0.75))]
-    assert theory.bernoulli_class(4.0).s_max ** 2 == pytest.approx(4 * math.e, rel=1e-12)
+    assert [tuple(a) for a in law.atoms] == [
+        (pytest.approx(math.exp(0.25)), pytest.approx(0.75))
+    ]
+    assert theory.bernoulli_class(4.0).s_max ** 2 == pytest.approx(
+        4 * math.e, rel=1e-12
+    )
     assert law.variance == 0.25
 
 
@@ -128,18 +168,31 @@ def test_bernoulli_class_is_the_limit_of_hard_tanh():
     grid = np.linspace(0.2, 5, 40)
     for depth in (128, 512):
         p = depth / (depth + square)
-        law = theory.jacobian_law("hard_tanh", depth, q=0.5 / float(mpmath.erfinv(p)) ** 2)
+        law = theory.jacobian_law(
+            "hard_tanh", depth, q=0.5 / float(mpmath.erfinv(p)) ** 2
+        )
         distances.append(np.abs(law.cdf(grid) - limit.cdf(grid)).max())
     assert distances[1] == pytest.approx(distances[0] / 4, rel=0.1)
 
 
 def test_smooth_class_is_the_slow_limit_of_erf():
-    """Sup distance 0.056 at depth 64 for σ0² = 1/4, found independently; it falls as 1/√L only."""
-    q = optimize.brentq(lambda q: 64 * ((1 + np.pi * q) / np.sqrt(1 + 2 * np.pi * q) - 1) - 0.25, 1e-4, 1)
-    law = theory.jacobian_law(lambda x: jax.scipy.special.erf(math.sqrt(math.pi) / 2 * x), 64, q=q)
+    """Sup distance 0.056 at depth 64 for σ0² = 1/4, found independently.
+
+    It falls as 1/√L only.
+    """
+    q = optimize.brentq(
+        lambda q: 64 * ((1 + np.pi * q) / np.sqrt(1 + 2 * np.pi * q) - 1) - 0.25,
+        1e-4,
+        1,
+    )
+    law = theory.jacobian_law(
+        lambda x: jax.scipy.special.erf(math.sqrt(math.pi) / 2 * x), 64, q=q
+    )
     assert law.variance == pytest.approx(0.25, rel=1e-9)
     grid = np.linspace(0.1, 2.6, 400)
-    assert np.abs(law.cdf(grid) - theory.smooth_class(0.25).cdf(grid)).max() == pytest.approx(0.056, abs=0.001)
+    assert np.abs(
+        law.cdf(grid) - theory.smooth_class(0.25).cdf(grid)
+    ).max() == pytest.approx(0.056, abs=0.001)
 
 
 def test_resnet_law_is_symmetric_in_log_s():
@@ -147,9 +200,13 @@ def test_resnet_law_is_symmetric_in_log_s():
     low, high = law.support[0]
     assert low * high == pytest.approx(1, rel=1e-12)
     x = np.linspace(0.05, 0.6, 7)
-    np.testing.assert_allclose(law.cdf(x, "log_s"), law.survival(-x, "log_s"), rtol=1e-10)
+    np.testing.assert_allclose(
+        law.cdf(x, "log_s"), law.survival(-x, "log_s"), rtol=1e-10
+    )
     c, n = 0.25, 3
-    series = sum((2 * n * c) ** k / math.factorial(k) * math.comb(n, n - 1 - k) for k in range(n))
+    series = sum(
+        (2 * n * c) ** k / math.factorial(k) * math.comb(n, n - 1 - k) for k in range(n)
+    )
     assert law.moment(n) == pytest.approx(math.exp(n * c) / n * series, rel=1e-13)
 
 
@@ -168,7 +225,9 @@ def test_marchenko_pastur_rectangles(ratio):
 @given(p=st.floats(0.55, 0.99), depth=st.integers(1, 12), gaussian=st.booleans())
 def test_bernoulli_products(p, depth, gaussian):
     q = 0.5 / float(mpmath.erfinv(p)) ** 2
-    law = theory.jacobian_law("hard_tanh", depth, q=q, weights="gaussian" if gaussian else "orthogonal")
+    law = theory.jacobian_law(
+        "hard_tanh", depth, q=q, weights="gaussian" if gaussian else "orthogonal"
+    )
     if gaussian:
         z = (-(depth - 1) + math.sqrt((depth - 1) ** 2 + 4 * depth * p)) / (2 * depth)
         top = (1 + z) / z * (1 + z / p) ** depth
@@ -183,27 +242,52 @@ def test_bernoulli_products(p, depth, gaussian):
 
 
 def test_fixed_point_off_criticality():
-    law = theory.jacobian_law("tanh", 2, sigma_w=math.sqrt(0.5), sigma_b=math.sqrt(0.05))
-    assert law.moment(1) == pytest.approx(0.43198738**2, rel=1e-7)  # chi_1 of the usual table
-    assert theory.jacobian_law("relu", 3, sigma_w=1.0, sigma_b=0.0).moment(1) == pytest.approx(0.125, rel=1e-12)
+    law = theory.jacobian_law(
+        "tanh", 2, sigma_w=math.sqrt(0.5), sigma_b=math.sqrt(0.05)
+    )
+    assert law.moment(1) == pytest.approx(
+        0.43198738**2, rel=1e-7
+    )  # chi_1 of the usual table
+    assert theory.jacobian_law("relu", 3, sigma_w=1.0, sigma_b=0.0).moment(
+        1
+    ) == pytest.approx(0.125, rel=1e-12)
 
 
 def test_widening_relu_is_a_square_product():
-    """Half of twice as many units: 2n × n Gaussian, masked to n × n, twice. And isometries stay isometries."""
-    law, square = theory.jacobian_law("relu", 2, q=1.0, weights="gaussian", widths=[1, 2, 2]), theory.fuss_catalan(2)
+    """Half of twice as many units: 2n × n Gaussian, masked to n × n, twice.
+
+    And isometries stay isometries.
+    """
+    law, square = (
+        theory.jacobian_law("relu", 2, q=1.0, weights="gaussian", widths=[1, 2, 2]),
+        theory.fuss_catalan(2),
+    )
     assert law.atoms == ()
     x = np.array([1e-8, 0.3, 5.0, 13.0])
     np.testing.assert_allclose(law.cdf(x), square.cdf(x / 2), rtol=1e-9)
     assert law.s_max**2 == pytest.approx(13.5, rel=1e-12)
     for widths in ([1, 2, 2], [1, 2, 3], [3, 2, 1]):
-        assert theory.jacobian_law("linear", 2, 1.0, widths=widths).atoms == ((1.0, 1.0),)
+        assert theory.jacobian_law("linear", 2, 1.0, widths=widths).atoms == (
+            (1.0, 1.0),
+        )
 
 
 @pytest.mark.parametrize(
-    ("phi", "q"), [("erf", 4.0), ("sin", 1.0), ("gelu_tanh", 1.0), ("gelu", 5.0), ("gelu_tanh", 10.0), ("silu", 30.0)]
+    ("phi", "q"),
+    [
+        ("erf", 4.0),
+        ("sin", 1.0),
+        ("gelu_tanh", 1.0),
+        ("gelu", 5.0),
+        ("gelu_tanh", 10.0),
+        ("silu", 30.0),
+    ],
 )
 def test_one_layer_is_the_law_of_its_slopes(phi, q):
-    """P(phi'² ≤ x) from the slope alone, also where it keeps passing zero, or falls through a hundred decades."""
+    """P(phi'² ≤ x) from the slope alone, also where it keeps passing zero.
+
+    Or falls through a hundred decades.
+    """
     c = np.sqrt(8 / np.pi)
 
     def v(u):
@@ -212,7 +296,9 @@ def test_one_layer_is_the_law_of_its_slopes(phi, q):
     slope = {
         "erf": lambda u: 2 / np.sqrt(np.pi) * np.exp(-(u**2)),
         "sin": np.cos,
-        "gelu_tanh": lambda u: expit(v(u)) * (1 + u * expit(-v(u)) * c * (1 + 0.134145 * u**2)),
+        "gelu_tanh": lambda u: (
+            expit(v(u)) * (1 + u * expit(-v(u)) * c * (1 + 0.134145 * u**2))
+        ),
         "gelu": lambda u: ndtr(u) + u * np.exp(-(u**2) / 2) / np.sqrt(2 * np.pi),
         "silu": lambda u: expit(u) * (1 + u * expit(-u)),
     }[phi]
@@ -229,20 +315,31 @@ def test_one_layer_is_the_law_of_its_slopes(phi, q):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "q"), [(-1.0, 1.05, 1.0), (-3.0, 3.05, 1.0), (-0.5, 0.501, 1.0), (-100.0, 100.0, 1e4)]
+    ("low", "high", "q"),
+    [(-1.0, 1.05, 1.0), (-3.0, 3.05, 1.0), (-0.5, 0.501, 1.0), (-100.0, 100.0, 1e4)],
 )
 def test_mass_at_zero_with_kinks_that_nobody_named(low, high, q):
-    """All but even, or not to be seen at q of order one: the mass beyond the kinks all the same."""
-    law = theory.jacobian_law(lambda x: jnp.clip(x, low, high), 2, q=[q, q], sigma_w=1.0)
+    """All but even, or not to be seen at q of order one.
+
+    The mass beyond the kinks all the same.
+    """
+    law = theory.jacobian_law(
+        lambda x: jnp.clip(x, low, high), 2, q=[q, q], sigma_w=1.0
+    )
     beyond = ndtr(low / math.sqrt(q)) + ndtr(-high / math.sqrt(q))
     assert law.atoms[0].lam == 0
     assert law.atoms[0].mass == pytest.approx(beyond, rel=1e-12)
 
 
 def test_far_kinks_move_the_fixed_point():
-    """Clipped at ±100 with sigma_w = 2 the variance grows until the clip holds it: the law is not that of linear."""
+    """Clipped at ±100 with sigma_w = 2 the variance grows until the clip holds it.
+
+    The law is not that of linear.
+    """
     q = theory.q_fixed_point(lambda x: jnp.clip(x, -100.0, 100.0), 2.0, 0.1).value
-    law = theory.jacobian_law(lambda x: jnp.clip(x, -100.0, 100.0), 2, sigma_w=2.0, sigma_b=0.1)
+    law = theory.jacobian_law(
+        lambda x: jnp.clip(x, -100.0, 100.0), 2, sigma_w=2.0, sigma_b=0.1
+    )
     assert law.atoms[0].mass == pytest.approx(2 * ndtr(-100 / math.sqrt(q)), rel=1e-12)
 
 
@@ -251,7 +348,9 @@ def test_two_atoms_have_no_density_however_far_apart(slope):
     law = theory.jacobian_law(lambda x: jnp.where(x > 0, x, slope * x), 1, q=1.0)
     mean = (1 + slope**2) / 2
     assert law.support == ()
-    assert [a.lam for a in law.atoms] == pytest.approx(sorted([1 / mean, slope**2 / mean]), rel=1e-12)
+    assert [a.lam for a in law.atoms] == pytest.approx(
+        sorted([1 / mean, slope**2 / mean]), rel=1e-12
+    )
     assert [a.mass for a in law.atoms] == pytest.approx([0.5, 0.5], rel=1e-12)
     low, high = (a.lam for a in law.atoms)
     between = [low * (1 + 1e-9), math.sqrt(low * high), high * (1 - 1e-9)]

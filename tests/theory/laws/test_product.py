@@ -82,8 +82,7 @@ def test_shares_of_one_layer_are_one_layer():
 def test_flattened_orthogonal_kernels():
     """S = (1 + ψ/9)/(1 + ψ): relative variance 1 − 1/9, edges of a free compression.
 
-    λ = (1 + ψ)²/(ψ (1 + ψ/9)), whose critical points solve ψ (k + 1 − 2) … by hand: dλ =
-    0 at ψ = −1 (λ = 0) and at ψ = 1/(1 − 2/9), the top edge.
+    λ = (1 + ψ)²/(ψ (1 + ψ/9)) turns at ψ = −1, where λ = 0, and at ψ = 1/(1 − 2/9).
     """
     kernel = _closed.Powers(((1.0, 1.0), (1 / 9, -1.0)))
     product = product_of({kernel: 1})

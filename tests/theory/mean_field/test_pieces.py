@@ -39,7 +39,9 @@ def test_a_missing_name_is_made_up_for():
     """Kinks named in part, or wrongly, cost nothing."""
     full = theory.chi(Activation(FOUND["relu6"][0], kinks=(0.0, 6.0)), 4.0, 1.0)
     for kinks in ((), (0.0,), (1.234,)):
-        assert theory.chi(Activation(FOUND["relu6"][0], kinks=kinks), 4.0, 1.0) == pytest.approx(full, rel=1e-14)
+        assert theory.chi(
+            Activation(FOUND["relu6"][0], kinks=kinks), 4.0, 1.0
+        ) == pytest.approx(full, rel=1e-14)
     p = 0.5 * math.erf(6 / math.sqrt(8))
     assert full == pytest.approx(p, rel=1e-13)
 
@@ -56,10 +58,16 @@ def test_steeper_than_the_samples():
     ("fn", "message"),
     [
         (jnp.cbrt, r"not resolved in float64 .* unbounded slope"),
-        (lambda x: jnp.tanh(x.astype(jnp.float32)).astype(x.dtype), r"computes in a lower precision"),
+        (
+            lambda x: jnp.tanh(x.astype(jnp.float32)).astype(x.dtype),
+            r"computes in a lower precision",
+        ),
         (lambda x: jnp.exp(x**2), r"cannot be integrated at q=1: .*grows too fast"),
         (lambda x: jnp.sqrt(x), r"phi of <lambda> is NaN at u=-"),
-        (jax.nn.softmax, r"softmax at a point changes with the other entries; it must be elementwise"),
+        (
+            jax.nn.softmax,
+            r"softmax at a point changes with the other entries; it must be",
+        ),
         (lambda x: jnp.cumsum(x) / 64, r"it must be elementwise"),
         (jnp.sort, r"sort at a point changes with the other entries"),
         (lambda x: x[:3], r"maps shape .* it must be elementwise, real\."),
@@ -74,7 +82,9 @@ def test_refused(fn, message):
 
 
 def test_endless_kinks_are_refused_where_there_are_too_many():
-    assert theory.q_map(jnp.round, 1.0, 1.0, 0.0) == pytest.approx(_rounded_square(), rel=1e-13)
+    assert theory.q_map(jnp.round, 1.0, 1.0, 0.0) == pytest.approx(
+        _rounded_square(), rel=1e-13
+    )
     with pytest.raises(InputError, match=r"has too many kinks; q is at most \d"):
         theory.q_map(jnp.round, 1e4, 1.0, 0.0)
 
@@ -85,7 +95,14 @@ def _rounded_square():
 
 
 def test_growth_with_a_finite_expectation_is_integrated():
-    """sinh: E phi² = (e^{2q} − 1)/2, whose mass lies at z = 2√q: 12 standard deviations out at q = 36."""
+    """sinh: E phi² = (e^{2q} − 1)/2, whose mass lies at z = 2√q.
+
+    12 standard deviations out at q = 36.
+    """
     for q in (0.5, 5.0, 36.0):
-        assert theory.q_map(jnp.sinh, q, 1.0, 0.0) == pytest.approx(math.expm1(2 * q) / 2, rel=1e-11)
-    assert theory.q_map(lambda x: jnp.exp(x**2 / 8), 1.0, 1.0, 0.0) == pytest.approx(math.sqrt(2), rel=1e-12)
+        assert theory.q_map(jnp.sinh, q, 1.0, 0.0) == pytest.approx(
+            math.expm1(2 * q) / 2, rel=1e-11
+        )
+    assert theory.q_map(lambda x: jnp.exp(x**2 / 8), 1.0, 1.0, 0.0) == pytest.approx(
+        math.sqrt(2), rel=1e-12
+    )
