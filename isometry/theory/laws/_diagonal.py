@@ -63,15 +63,19 @@ class Diagonal(Curve):
         """Whether positive entries come arbitrarily close to zero."""
         return self.measure.touches_zero
 
-    @functools.cached_property
+    @property
     def ends(self) -> tuple[float, ...]:
         """The values of log ζ at the positive ends of the continuous part."""
         ends = {end for piece in self.measure.pieces for end in piece if end > 0}
         return tuple(math.log(end) for end in sorted(ends))
 
-    @functools.cached_property
+    @property
     def atoms(self) -> tuple[Atom, ...]:
         """The atoms of the measure off zero."""
+        return self._atoms
+
+    @functools.cached_property
+    def _atoms(self) -> tuple[Atom, ...]:
         places = self.measure.atoms
         above = self.measure.angle(places + 0j, below=False) / self.ratio
         lost = (1 - self.measure.masses) / self.ratio
@@ -108,7 +112,8 @@ class Diagonal(Curve):
         at = self.measure.transforms(-np.exp(_TABLE) + 0j)
         with np.errstate(all="ignore"):
             level = np.log(at.above_zero.real / -at.psi.real)
-        return increasing(level, _TABLE)
+        level, log_zeta = increasing(level, _TABLE)
+        return level, log_zeta
 
     def at(self, w: Complex[Numbers, "1 points"]) -> Point:
         """Evaluate ψ = M(ζ)/c and r = log ζ."""

@@ -147,41 +147,46 @@ def find_intervals(product: Product, atoms: list[LawAtom]) -> list[Interval]:
         found = [_interval_of_measure(product, low, high) for low, high in logs]
         return _cut_at_atoms(found, atoms)
     probes = _probe_everywhere(product, atoms)
-    gaps = np.flatnonzero(probes.is_gap)
-    intervals = []
-    start = None
-    above_low = product.rank
-    # A band reaches from the last point of a gap to the first point of the next one.
-    if not len(gaps):
-        raise NotConverged("no point above the support could be inverted.")
+    gaps = np.flatnonzero(probes.is_gap).tolist()
+    found = []
+    # A band lies wherever a point is missing among those of gaps.
     if gaps[0] > 0:
-        start = -math.inf
-    for i, j in itertools.pairwise([*gaps, None]):
-        if start is not None:
-            high = _edge(
-                product,
-                atoms,
-                probes,
-                inside=i - 1,
-                outside=i,
-            )
-            above_high = probes.above[i] + _mass_between(
-                atoms, high - _AT_ATOM, probes.t[i]
-            )
-            intervals.append(Interval(start, high, above_low, above_high=above_high))
-            start = None
-        if j is not None and j > i + 1:
-            start = _edge(
-                product,
-                atoms,
-                probes,
-                inside=i + 1,
-                outside=i,
-            )
-            above_low = probes.above[i] - _mass_between(
-                atoms, probes.t[i], start + _AT_ATOM
-            )
-    return _cut_at_atoms(intervals, atoms)
+        found.append(_band(product, atoms, probes, below=None, above=gaps[0]))
+    for below, above in itertools.pairwise(gaps):
+        if above > below + 1:
+            found.append(_band(product, atoms, probes, below=below, above=above))
+    return _cut_at_atoms(found, atoms)
+
+
+def _band(
+    product: Product,
+    atoms: list[LawAtom],
+    probes: _Probes,
+    *,
+    below: int | None,
+    above: int,
+) -> Interval:
+    """Return the interval between two points of gaps.
+
+    Args:
+        product: The product.
+        atoms: Its atoms.
+        probes: Points where it was inverted.
+        below: The last point of the gap below; None if there is no such gap.
+        above: The first point of the gap above.
+    """
+    high = _edge(product, atoms, probes, inside=above - 1, outside=above)
+    t = float(probes.t[above])
+    # Atoms at the edge count as above it.
+    at_edge = _mass_between(atoms, high - _AT_ATOM, t)
+    above_high = float(probes.above[above]) + at_edge
+    if below is None:
+        return Interval(-math.inf, high, product.rank, above_high=above_high)
+    low = _edge(product, atoms, probes, inside=below + 1, outside=below)
+    t = float(probes.t[below])
+    at_edge = _mass_between(atoms, t, low + _AT_ATOM)
+    above_low = float(probes.above[below]) - at_edge
+    return Interval(low, high, above_low, above_high=above_high)
 
 
 def _scaled(
@@ -395,11 +400,11 @@ def _edge(
     outside: int,
 ) -> float:
     """Find the edge between neighbouring points with and without a density."""
-    band, gap = probes.t[inside], probes.t[outside]
+    band, gap = float(probes.t[inside]), float(probes.t[outside])
     # A density that is too thin to be seen may reach beyond the last point that has
     # one, but not beyond the next point of the gap.
     farther = int(np.clip(2 * outside - inside, 0, len(probes.t) - 1))
-    limit = probes.t[farther] if probes.is_gap[farther] else gap
+    limit = float(probes.t[farther]) if probes.is_gap[farther] else gap
     state = probes.state.take(np.array([inside]))
     turning = _turning_point(
         product,
@@ -426,10 +431,10 @@ def _edge(
             break
         num_inside = int(np.argmax(np.append(is_gap, True)))
         if num_inside < len(order):
-            gap = found.t[order[num_inside]]
+            gap = float(found.t[order[num_inside]])
         if num_inside > 0:
             last = order[num_inside - 1]
-            band = found.t[last]
+            band = float(found.t[last])
             state = found.state.take(np.array([last]))
             turning = _turning_point(
                 product,

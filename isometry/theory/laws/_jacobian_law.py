@@ -242,7 +242,7 @@ def _check_fixed_point_arguments(
     is_residual: bool,
 ) -> None:
     """Refuse what does not say a fixed point, where q is not given."""
-    if np.ndim(sigma_w) > 0:
+    if sigma_w is not None and np.ndim(sigma_w) > 0:
         raise InputError(
             f"sigma_w has {np.size(sigma_w)} values for depth={depth}; give a number, "
             "or with q one per layer."
@@ -387,7 +387,7 @@ def _slopes(
     ζ(ψ) is analytic in ln q, so that the sum over them converges geometrically.
     Densities only: atoms of many q's are many atoms.
     """
-    shares = [((q, 1.0),) for q in path]
+    shares: list[tuple[tuple[float, float], ...]] = [((q, 1.0),) for q in path]
     for size in set(sizes[: len(path)]):
         layers = [i for i in range(len(path)) if sizes[i] == size]
         qs = np.array([path[i] for i in layers])

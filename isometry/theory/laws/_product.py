@@ -340,10 +340,12 @@ class Product:
                 capped = step * np.minimum(1, largest / np.maximum(size, 1e-300))
             w[:, active] += capped
             # Newton squares the error, so what is left is known before it is computed.
-            ratio = np.minimum(size, before[active]) / np.maximum(before[active], 1e-30)
+            last = before[active]
+            shrinks = np.minimum(size, last) / np.maximum(last, 1e-300)
+            left = size * np.where(last > 0, shrinks, 1.0)
             before[active] = size
             scale = 1 + np.abs(w[:, active]).max(axis=0)
-            active = active[size * ratio > _ROUNDING * scale]
+            active = active[left > _ROUNDING * scale]
             if not len(active):
                 break
         return self.state(w)
@@ -368,7 +370,7 @@ class Product:
     def on_negative_axis(self, t: RealPoints) -> Unknowns:
         """Return the unknowns at λ = −e^t, where ψ is real in (−rank, 0)."""
         level, *rows = self._negative_axis
-        guess = [np.interp(t, level, row.real) for row in rows]
+        guess = [np.interp(t, level, row) for row in rows]
         angles = self._start[:, :1].imag
         return self.newton(np.stack(guess) + 1j * angles, t + 1j * np.pi, rounds=30).w
 

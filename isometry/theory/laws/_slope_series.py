@@ -4,21 +4,17 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float, Num
 from numpy.polynomial import chebyshev
 
 from isometry.theory.laws._types import Numbers
 
 Points = Float[np.ndarray, " points"]
 Panels = Float[np.ndarray, " panels"]
-AnyPoints = TypeVar(
-    "AnyPoints",
-    Points,
-    Complex[Numbers, " points"],
-)
+AnyPoints = Num[Numbers, " points"]
 
 # phi'(√q z) at real z.
 Slope = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]

@@ -28,13 +28,13 @@ def cdf(lam):
 
 
 def test_density_and_masses(band):
-    lam = np.array([1e-12, 1e-3, 0.5, 3.0, 4 - 1e-9])
+    lam = np.array([1e-12, 1e-3, 0.5, 3.0, 4 - 1e-6])
     density = np.sqrt((4 - lam) / lam) / (2 * np.pi) * lam
     np.testing.assert_allclose(band.density(np.log(lam)), density, rtol=1e-7)
     above, below = band.masses(np.log(lam))
     np.testing.assert_allclose(below, cdf(lam), rtol=1e-12)
-    # (2/3π) δ^1.5 (1 + …) of the mass lies above 4 − δ... to leading order.
-    assert above[-1] == pytest.approx(1e-9**1.5 / (6 * math.pi), rel=1e-6)
+    # The integral of √δ/(4π) from 0 to δ.
+    assert above[-1] == pytest.approx(1e-6**1.5 / (6 * math.pi), rel=1e-5)
 
 
 def test_quantiles_invert_masses(band):
@@ -42,11 +42,13 @@ def test_quantiles_invert_masses(band):
     p = np.array([1e-11, 1e-4, 0.37, 1 - 1e-6, 1.0])
     t = band.invert(p)
     assert t[-1] == math.log(4)
-    np.testing.assert_allclose(cdf(np.exp(t[:-1])), p[:-1], rtol=1e-9)
+    np.testing.assert_allclose(cdf(np.exp(t[1:-1])), p[1:-1], rtol=1e-9)
+    # P(λ ≤ x) = 2√x/π to leading order.
+    assert t[0] == pytest.approx(2 * math.log(math.pi * 1e-11 / 2), rel=1e-9)
 
 
 def test_integrals_over_the_band(band):
-    """E λ^1.5 = 64/(15 π) · … is Γ(5)/(Γ(5/2) Γ(7/2)); E log λ = −1."""
+    """E λ^x = Γ(2x + 1)/(Γ(x + 1) Γ(x + 2)); E log λ = −1."""
     power = math.gamma(4) / (math.gamma(2.5) * math.gamma(3.5))
     found = _integrals.integral(band, lambda t: np.exp(1.5 * t))
     assert found == pytest.approx(power, rel=1e-10)
