@@ -64,6 +64,11 @@ class Diagonal(Curve):
         return self.measure.touches_zero
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the positive support is one interval, or one point."""
+        return self.measure.is_connected
+
+    @property
     def ends(self) -> tuple[float, ...]:
         """The values of log ζ at the positive ends of the continuous part."""
         ends = {end for piece in self.measure.pieces for end in piece if end > 0}

@@ -21,7 +21,8 @@ RealPoints = Float[np.ndarray, " points"]
 
 # Distances from log E λ at which gaps are looked for, in log λ: from the narrowest
 # laws, of relative width 1e-9, to those of depth 1e5.
-_OFFSETS = 4.0 ** np.arange(-15, 7)
+_OFFSETS = 8.0 ** np.arange(-10, 5)
+_OFFSETS_BELOW = 4.0 ** np.arange(-15, 6)
 
 # Where there is no gap at zero, nothing is looked for farther below log E λ.
 _DEEP = 64.0
@@ -45,6 +46,13 @@ _LEAST_ATOM = 1e-13
 
 # An edge this close to an atom, in log λ, is at the atom.
 _AT_ATOM = 1e-9
+
+# A turning point is solved to this share of x = 1/ψ. Its log λ is right to the square.
+_SETTLED = 1e-8
+
+# How near to infinite ψ a turning point is looked at, as a share of x: log λ is right
+# to the cube of this.
+_BESIDE_INFINITY = 1e-5
 
 # dlog λ/dlog ψ of at least this at an edge says that the curve does not turn there.
 _TURNS = 1e-3
@@ -279,35 +287,31 @@ def _joined(*parts: _Probes) -> _Probes:
 def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
     """Invert at points that tell gaps from bands."""
     middle = product.log_mean
-    below = _OFFSETS
+    probes = _probe(product, atoms, middle + _OFFSETS, distance=_OFFSETS / 8)
+    below = _OFFSETS_BELOW[::-1]
     if product.touches_zero:
         # There is no gap at zero to be found, and deep points cost most.
-        below = _OFFSETS[_OFFSETS <= _DEEP]
-    lower = _probe(
-        product,
-        atoms,
-        middle - below[::-1],
-        distance=below[::-1] / 8,
-        is_patient=False,
-    )
-    upper = _probe(
-        product,
-        atoms,
-        middle + _OFFSETS,
-        distance=_OFFSETS / 8,
-    )
-    probes = _joined(lower, upper)
+        below = below[below <= _DEEP]
+    if not (product.touches_zero and product.is_connected):
+        lower = _probe(
+            product,
+            atoms,
+            middle - below,
+            distance=below / 8,
+            is_patient=not product.touches_zero,
+        )
+        probes = _joined(lower, probes)
     low, high = _range(product, probes)
-    scan = np.linspace(low, high, _SCAN + 2)[1:-1]
-    distance = np.full(_SCAN, (high - low) / (8 * _SCAN))
-    scanned = _probe(
-        product,
-        atoms,
-        scan,
-        distance=distance,
-        is_patient=False,
-    )
-    probes = _without_false_gaps(product, _joined(probes, scanned))
+    if not product.is_connected:
+        scanned = _probe(
+            product,
+            atoms,
+            np.linspace(low, high, _SCAN + 2)[1:-1],
+            distance=np.full(_SCAN, (high - low) / (8 * _SCAN)),
+            is_patient=False,
+        )
+        probes = _joined(probes, scanned)
+    probes = _without_false_gaps(product, probes)
     # Between gaps of unequal mass lies a band: bisection finds it.
     for _ in range(60):
         left = _hidden(probes, atoms)
@@ -402,9 +406,13 @@ def _edge(
     """Find the edge between neighbouring points with and without a density."""
     band, gap = float(probes.t[inside]), float(probes.t[outside])
     # A density that is too thin to be seen may reach beyond the last point that has
-    # one, but not beyond the next point of the gap.
+    # one: up to the next point of the gap, or for ever where nothing lies beyond.
     farther = int(np.clip(2 * outside - inside, 0, len(probes.t) - 1))
     limit = float(probes.t[farther]) if probes.is_gap[farther] else gap
+    if outside > inside and abs(probes.above[outside]) < _SAME_MASS:
+        limit = math.inf
+    if outside < inside and product.rank - probes.above[outside] < _SAME_MASS:
+        limit = -math.inf
     state = probes.state.take(np.array([inside]))
     turning = _turning_point(
         product,
@@ -483,7 +491,8 @@ def _end_of_thin_tail(
             end = min(ahead, key=lambda end: abs(end - here))
             found.append(_where_unknown_is(product, state, edge, row=row, end=end))
         row += curve.num_unknowns
-    inside = [t for t in found if 0 < (t - edge) * outward < (limit - edge) * outward]
+    most = abs(limit - edge)
+    inside = [t for t in found if 0 < (t - edge) * outward < most]
     return min(inside, key=lambda t: abs(t - edge), default=edge)
 
 
@@ -512,42 +521,51 @@ def _where_unknown_is(
 def _turning_point(
     product: Product,
     state: State,
+    *,
     band: float,
     limit: float,
 ) -> float | None:
-    """Solve dlog λ/dψ = 0 from a state inside the band; None if that leads elsewhere.
+    """Solve dλ/dψ = 0 from a state inside the band; None if that leads elsewhere.
 
-    Elsewhere is anything not between `band`, where the state is, and `limit`.
-
-    The slope is nearly linear in ψ around the turning point, and real there. So its
-    value at one complex ψ tells where the point is, and a secant finishes.
+    It is solved in x = 1/ψ, because the curve may turn at ψ = ∞, where the density is
+    infinite. Around the turning point dlog λ/dx is linear, and real at real x, so its
+    value at one complex x tells where the point is, and a secant finishes. Elsewhere is
+    anything that is not between `band`, where the state is, and `limit`.
     """
-    psi, slope = state.psi[0], state.slope[0]
-    bend = slope.imag / psi.imag
+    x, slope = 1 / state.psi[0], -state.slope[0] * state.psi[0] ** 2
+    bend = slope.imag / x.imag
     if not np.isfinite(bend) or bend == 0:
         return None
-    before = psi, slope
-    here = psi.real - slope.real / bend + 0j
-    # Far from the edge the curve is no parabola, and it is tried again nearer to it.
-    if abs(psi.imag) > 0.5 * abs(psi):
+    step = slope.real / bend
+    # Nearby x − x_edge is imaginary; if not, it is tried again from a nearer state.
+    if abs(step) > 0.5 * abs(x.imag):
         return None
+    before = x, slope
+    here = x.real - step
+    # At ψ = ∞ itself nothing is finite, so the parabola is read off beside it.
+    least = _BESIDE_INFINITY * abs(x)
     w = state.w
     for _ in range(12):
-        at = product.follow(w, np.array([here]))
+        if abs(here) < least:
+            here = math.copysign(least, here)
+        at = product.follow(w, np.array([1 / here + 0j]))
         w = at.w
-        if not np.isfinite(at.slope[0]) or at.mismatch[0] > 1e-9 * abs(here):
+        slope = -at.slope[0] * at.psi[0] ** 2
+        if not np.isfinite(slope) or at.mismatch[0] > 1e-9 * abs(at.psi[0]):
             return None
-        bend = (at.slope[0] - before[1]) / (here - before[0])
-        before = here, at.slope[0]
-        step = at.slope[0] / bend
-        if not np.isfinite(step) or abs(step) > 0.5 * abs(here):
+        bend = (slope - before[1]) / (here - before[0])
+        step = slope / bend
+        if not np.isfinite(step) or abs(step) > 2 * abs(x):
             return None
-        here = complex((here - step).real)
-        if abs(step) <= 1e-10 * abs(here):
+        before = here, slope
+        ahead = (here - step).real
+        is_beside = abs(here) == least and abs(ahead) < least
+        if is_beside or abs(step) <= _SETTLED * abs(x):
             break
+        here = ahead
     else:
         return None
-    log_lam = at.log_lam[0]
+    log_lam = at.log_lam[0] - slope * step / 2
     is_between = min(band, limit) < log_lam.real < max(band, limit)
     is_real = abs(log_lam.imag) < 1e-9
     return float(log_lam.real) if is_between and is_real else None

@@ -137,6 +137,14 @@ class Curve(Factor):
         """Whether positive values come arbitrarily close to zero."""
 
     @property
+    def is_connected(self) -> bool:
+        """Whether its positive values are known to fill one interval.
+
+        A product of such factors has no gap inside, and none is looked for.
+        """
+        return False
+
+    @property
     def ends(self) -> tuple[float, ...]:
         """The values of the first unknown at the ends of the factor's support.
 

@@ -71,6 +71,17 @@ class Measure:
         return any(low == 0 for low, _ in self.pieces)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the positive support is one interval, or one point."""
+        intervals = self.intervals()
+        atoms = self.atoms[self.atoms > 0]
+        if not intervals:
+            return len(atoms) == 1
+        low, high = intervals[0]
+        are_inside = np.all((atoms >= low) & (atoms <= high))
+        return len(intervals) == 1 and bool(are_inside)
+
+    @property
     def constant(self) -> float | None:
         """The only value of a point mass, None for other measures."""
         if self.nodes.size or len(self.atoms) != 1:
@@ -87,12 +98,12 @@ class Measure:
             for z in _chunks(zeta, size=len(values)):
                 gap = z[:, None] - values
                 # np.reciprocal takes a quarter of the time of 1 / gap.
-                share = np.reciprocal(gap, out=gap)
+                inverse = np.reciprocal(gap, out=gap)
                 # ζ/(ζ − d) is of order one also where 1/(ζ − d)² would overflow.
-                share *= z[:, None]
+                share = inverse * z[:, None]
                 above_zero, weighted = (share @ both).T
-                share *= share
-                rate = (share @ both[:, 1]) / -z
+                share *= inverse
+                rate = -(share @ both[:, 1])
                 parts.append((weighted / z, above_zero, rate))
         return Transforms(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 

@@ -138,6 +138,15 @@ class Product:
         )
 
     @functools.cached_property
+    def is_connected(self) -> bool:
+        """Whether no gap is to be expected inside the support.
+
+        Sums and products of free elements with connected spectra have connected ones
+        (Moreillon and Schnelli, 2024, for sums).
+        """
+        return all(curve.is_connected for curve, _ in self.curves)
+
+    @functools.cached_property
     def sole_diagonal(self) -> Diagonal | None:
         """The only factor, if the law is its measure but for a scale."""
         (curve, times), *others = self.curves
@@ -360,7 +369,9 @@ class Product:
         for _ in range(rounds):
             at = self.state(w)
             with np.errstate(all="ignore"):
-                step = at.correction + at.tangent * (psi - at.psi)
+                # Linear in 1/ψ, not in ψ, because ζ is where ψ is infinite.
+                change = (psi - at.psi) * at.psi / psi
+                step = at.correction + at.tangent * change
             size = np.abs(step).max(axis=0)
             w = w + step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
             if not np.any(size > _ROUNDING * (1 + np.abs(w).max(axis=0))):
