@@ -21,7 +21,7 @@ RealPoints = Float[np.ndarray, " points"]
 
 # Distances from log E λ at which gaps are looked for, in log λ: from the narrowest
 # laws, of relative width 1e-9, to those of depth 1e5.
-_OFFSETS = 8.0 ** np.arange(-10, 5)
+_OFFSETS = 8.0 ** np.arange(-10, 4)
 _OFFSETS_BELOW = 4.0 ** np.arange(-15, 6)
 
 # Where there is no gap at zero, nothing is looked for farther below log E λ.
@@ -57,9 +57,9 @@ _BESIDE_INFINITY = 1e-5
 # dlog λ/dlog ψ of at least this at an edge says that the curve does not turn there.
 _TURNS = 1e-3
 
-# Rounds in which a bracket is divided by ten; it starts below a hundred.
-_ROUNDS = 15
-_PARTS = 10
+# Rounds in which a bracket is divided by five; it starts below a thousand.
+_ROUNDS = 22
+_PARTS = 5
 
 # A gap at zero is not believed where positive values of a factor come arbitrarily
 # close to zero, unless it holds back more than this mass: the contour resolves no less.
@@ -287,7 +287,13 @@ def _joined(*parts: _Probes) -> _Probes:
 def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
     """Invert at points that tell gaps from bands."""
     middle = product.log_mean
-    probes = _probe(product, atoms, middle + _OFFSETS, distance=_OFFSETS / 8)
+    probes = _probe(
+        product,
+        atoms,
+        middle + _OFFSETS,
+        distance=_OFFSETS / 8,
+        is_patient=False,
+    )
     below = _OFFSETS_BELOW[::-1]
     if product.touches_zero:
         # There is no gap at zero to be found, and deep points cost most.
@@ -405,14 +411,7 @@ def _edge(
 ) -> float:
     """Find the edge between neighbouring points with and without a density."""
     band, gap = float(probes.t[inside]), float(probes.t[outside])
-    # A density that is too thin to be seen may reach beyond the last point that has
-    # one: up to the next point of the gap, or for ever where nothing lies beyond.
-    farther = int(np.clip(2 * outside - inside, 0, len(probes.t) - 1))
-    limit = float(probes.t[farther]) if probes.is_gap[farther] else gap
-    if outside > inside and abs(probes.above[outside]) < _SAME_MASS:
-        limit = math.inf
-    if outside < inside and product.rank - probes.above[outside] < _SAME_MASS:
-        limit = -math.inf
+    limit = gap
     state = probes.state.take(np.array([inside]))
     turning = _turning_point(
         product,
@@ -452,12 +451,20 @@ def _edge(
             )
             if turning is not None:
                 return turning
-    return _end_of_thin_tail(
-        product,
-        state,
-        float((band + gap) / 2),
-        limit=limit,
-    )
+    # A density that is too thin to be seen may reach beyond the last point that has
+    # one: up to the next point of the gap, or for ever where nothing lies beyond.
+    farther = int(np.clip(2 * outside - inside, 0, len(probes.t) - 1))
+    if probes.is_gap[farther]:
+        limit = float(probes.t[farther])
+    if outside > inside and abs(probes.above[outside]) < _SAME_MASS:
+        limit = math.inf
+    if outside < inside and product.rank - probes.above[outside] < _SAME_MASS:
+        limit = -math.inf
+    edge = float((band + gap) / 2)
+    turning = _turning_point(product, state, band=band, limit=limit, is_thin=True)
+    if turning is not None:
+        return turning
+    return _end_of_thin_tail(product, state, edge, limit=limit)
 
 
 def _end_of_thin_tail(
@@ -524,6 +531,7 @@ def _turning_point(
     *,
     band: float,
     limit: float,
+    is_thin: bool = False,
 ) -> float | None:
     """Solve dλ/dψ = 0 from a state inside the band; None if that leads elsewhere.
 
@@ -537,8 +545,9 @@ def _turning_point(
     if not np.isfinite(bend) or bend == 0:
         return None
     step = slope.real / bend
-    # Nearby x − x_edge is imaginary; if not, it is tried again from a nearer state.
-    if abs(step) > 0.5 * abs(x.imag):
+    # Nearby x − x_edge is imaginary; if not, it is tried again from a nearer state. A
+    # thin density is real to rounding, however far the edge.
+    if abs(step) > abs(x.imag) and not is_thin:
         return None
     before = x, slope
     here = x.real - step

@@ -145,7 +145,7 @@ def critical_points(activation: ActivationLike, sigma_b: float) -> list[Critical
     Example:
         >>> (point,) = theory.critical_points("tanh", sigma_b=0.3)
         >>> round(point.sigma_w, 4), round(point.q, 4), point.stable
-        (1.3976, 0.7524, True)
+        (1.3956, 0.7635, True)
     """
     sigma_b = scale("sigma_b", sigma_b)
     phi = record(activation)

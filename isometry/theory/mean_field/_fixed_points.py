@@ -84,7 +84,7 @@ class FixedPoint:
     Example:
         >>> point = theory.q_fixed_point("tanh", sigma_w=1.5, sigma_b=0.1)
         >>> round(point.value, 6), point.stable
-        (0.487682, True)
+        (0.813322, True)
     """
 
     value: float
@@ -107,7 +107,7 @@ class CorrelationPoint(FixedPoint):
     Example:
         >>> point = theory.c_fixed_point("tanh", sigma_w=2.0, sigma_b=0.3)
         >>> round(point.value, 6), round(point.gap, 6)
-        (0.85297, 0.14703)
+        (0.263895, 0.736105)
     """
 
     gap: float
@@ -128,7 +128,7 @@ class DepthScales:
     Example:
         >>> scales = theory.depth_scales("tanh", sigma_w=1.0, sigma_b=0.3)
         >>> round(scales.xi_q, 3), round(scales.xi_c, 3), round(scales.xi_grad, 3)
-        (1.646, 2.812, 2.812)
+        (1.337, 2.807, 2.807)
     """
 
     xi_q: float
@@ -194,7 +194,8 @@ def q_fixed_point(
         InputError: As `q_fixed_points`.
 
     Example:
-        >>> theory.q_fixed_point("relu", sigma_w=1.0, sigma_b=1.0).value
+        >>> point = theory.q_fixed_point("relu", sigma_w=1.0, sigma_b=1.0)
+        >>> round(point.value, 12)
         2.0
     """
     sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)

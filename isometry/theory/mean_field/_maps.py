@@ -184,7 +184,7 @@ def chi(
 
     Example:
         >>> round(theory.chi("tanh", 0.25, 1.2), 6)
-        1.033026
+        1.033027
     """
     q, sigma_w = variance("q", q), scale("sigma_w", sigma_w)
     phi = record(activation)

@@ -188,7 +188,7 @@ def variance_coefficient(activation: ActivationLike, q: float) -> float:
         >>> round(theory.variance_coefficient("tanh", 0.25), 6)
         0.136977
     """
-    q = checks.number("q", checks.on_host("q", q), low=0.0)
+    q = float(checks.number("q", checks.on_host("q", q), low=0.0))
     phi = record(activation)
     differentiable(phi, q)
     found = moments(phi, q)

@@ -141,7 +141,7 @@ def expectation(
         >>> round(theory.expectation(jnp.abs), 12) == round(math.sqrt(2 / math.pi), 12)
         True
     """
-    q = checks.number("q", checks.on_host("q", q), low=0.0)
+    q = float(checks.number("q", checks.on_host("q", q), low=0.0))
     scale = float(np.sqrt(q))
     points = np.array([float(kink) for kink in kinks])
     for reach in (REACH, FAR):
