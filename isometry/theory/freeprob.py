@@ -145,7 +145,7 @@ def multiply(*laws: Law) -> Law:
 
 
 @public("S")
-def S(law: Law, psi: ArrayLike) -> _ComplexArray | complex:  # noqa: N802
+def S(law: Law, psi: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N802
     """Evaluate the S-transform (1 + ψ)/(ψ M⁻¹(ψ)).
 
     Args:
@@ -173,7 +173,7 @@ def S(law: Law, psi: ArrayLike) -> _ComplexArray | complex:  # noqa: N802
 
 
 @public("inverse_M")
-def inverse_M(law: Law, psi: ArrayLike) -> _ComplexArray | complex:  # noqa: N802
+def inverse_M(law: Law, psi: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N802
     """Evaluate M⁻¹(ψ).
 
     It is the branch that is real on (−rank, 0), where rank = 1 − mass at zero,
@@ -228,7 +228,7 @@ def inverse_M(law: Law, psi: ArrayLike) -> _ComplexArray | complex:  # noqa: N80
 
 
 @public("M")
-def M(law: Law, z: ArrayLike) -> _ComplexArray | complex:  # noqa: N802
+def M(law: Law, z: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N802
     """Evaluate the moment transform E x/(z − x), on the support from above.
 
     Args:

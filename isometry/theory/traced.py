@@ -19,8 +19,10 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry.activations import Activation
 from isometry.theory.mean_field import _host
-from isometry.theory.mean_field._host import ActivationLike
 from isometry.theory.mean_field._pieces import pieces
+
+# An activation as a user writes it.
+ActivationLike = _host.ActivationLike
 
 _Scalar = Float[Array, ""]
 _Grid = Float[Array, " points"]
@@ -51,7 +53,7 @@ def chi(
     sigma_w: ArrayLike,
     *,
     kinks: Sequence[ArrayLike] | None = None,
-) -> _Scalar:
+) -> Float[Array, ""]:
     """Compute chi_1 = sigma_w² E phi'(√q z)², differentiable in all that it depends on.
 
     Args:
@@ -90,7 +92,7 @@ def q_fixed_point(
     sigma_b: ArrayLike,
     *,
     kinks: Sequence[ArrayLike] | None = None,
-) -> _Scalar:
+) -> Float[Array, ""]:
     """Find the fixed point q* of the variance map that iteration from q = 1 reaches.
 
     It is for maps that rise with q. The gradient is the implicit one, dq* = dV/(1 −

@@ -223,7 +223,9 @@ class Law:
         return self._integral(lambda t: (t / 2) ** k) / self.product.rank
 
     @public("Law.density")
-    def density(self, grid: ArrayLike, variable: str = "lam") -> RealArray | float:
+    def density(
+        self, grid: ArrayLike, variable: str = "lam"
+    ) -> Float[np.ndarray, "..."] | float:
         """Compute the density of the continuous part; atoms have none.
 
         Args:
@@ -259,7 +261,9 @@ class Law:
         return _as_given(value)
 
     @public("Law.cdf")
-    def cdf(self, grid: ArrayLike, variable: str = "lam") -> RealArray | float:
+    def cdf(
+        self, grid: ArrayLike, variable: str = "lam"
+    ) -> Float[np.ndarray, "..."] | float:
         """Compute the mass at or below each point.
 
         Args:
@@ -279,7 +283,9 @@ class Law:
         return _as_given(np.where(is_negative, 0.0, below.reshape(t.shape)))
 
     @public("Law.survival")
-    def survival(self, grid: ArrayLike, variable: str = "lam") -> RealArray | float:
+    def survival(
+        self, grid: ArrayLike, variable: str = "lam"
+    ) -> Float[np.ndarray, "..."] | float:
         """Compute the mass above each point, accurate also where it is small.
 
         Args:
@@ -299,7 +305,9 @@ class Law:
         return _as_given(np.where(is_negative, 1.0, above.reshape(t.shape)))
 
     @public("Law.quantile")
-    def quantile(self, p: ArrayLike, variable: str = "lam") -> RealArray | float:
+    def quantile(
+        self, p: ArrayLike, variable: str = "lam"
+    ) -> Float[np.ndarray, "..."] | float:
         """Find the least x with cdf(x) >= p.
 
         Args:
@@ -337,7 +345,7 @@ class Law:
         key: Key,
         shape: tuple[int, ...] = (),
         variable: str = "lam",
-    ) -> RealArray:
+    ) -> Float[np.ndarray, "..."]:
         """Draw independent values: quantiles of uniform numbers.
 
         Args:
