@@ -264,9 +264,10 @@ def M(law: Law, z: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N80
     return _as_given(value.reshape(wanted.shape))
 
 
-def _as_given(value: _ComplexArray) -> _ComplexArray | complex:
+def _as_given(value: ArrayLike) -> _ComplexArray | complex:
     """Return a number for a number."""
-    return value if value.ndim else complex(value)
+    array = np.asarray(value)
+    return array if array.ndim else complex(array)
 
 
 def _require_law(law: Law) -> None:

@@ -519,7 +519,7 @@ def _log_lam(grid: ArrayLike, variable: str) -> tuple[RealArray, RealArray]:
     if num_nan:
         raise InputError(f"grid holds {num_nan} values that are NaN.")
     if variable == "log_s":
-        return 2 * x, x
+        return np.asarray(2 * x), x
     is_positive = x > 0
     logs = np.log(np.where(is_positive, x, 1.0)) / _PER_LOG[variable]
     return np.where(is_positive, logs, -math.inf), x
