@@ -315,6 +315,8 @@ def turns(height: Heights) -> Bool[np.ndarray, "*points variances"]:
 
     It is along the last axis.
     """
+    if height.shape[-1] < 3:
+        return np.zeros(height.shape, bool)
     before, at, after = height[..., :-2], height[..., 1:-1], height[..., 2:]
     size = np.abs(at)
     rise = np.minimum(np.abs(before), np.abs(after)) - size
