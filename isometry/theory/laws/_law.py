@@ -125,8 +125,9 @@ class Law:
     def support(self) -> tuple[tuple[float, float], ...]:
         """The intervals of λ with a density, ascending; atoms apart.
 
-        Edges are true ones, also where hardly any mass lies. A gap that is narrower
-        than a fiftieth of the support, in log λ, may be missing.
+        A gap that is narrower than a fiftieth of the support, in log λ, may be missing.
+        Where a density thins out for long before it ends, the edge may be given where
+        it falls below 1e-7 of its surroundings.
 
         Example:
             >>> theory.marchenko_pastur(0.25).support

@@ -446,8 +446,8 @@ def test_what_cannot_be_inverted_is_said(predicted, where, message, monkeypatch)
     """
     attempt = _bands.attempt
 
-    def failed(product, t, distance, guess=None):
-        at, good = attempt(product, t, distance, guess)
+    def failed(product, t, distance, **options):
+        at, good = attempt(product, t, distance, **options)
         return at, good & (where == "at a point")
 
     monkeypatch.setattr(_bands, "attempt", failed)
