@@ -100,7 +100,7 @@ def squared_slope(activation: ActivationLike, q: float) -> Law:
     Example:
         >>> law = theory.freeprob.squared_slope("tanh", 0.25)
         >>> round(law.moment(1), 6), round(theory.chi("tanh", 0.25, 1.0), 6)
-        (0.717378, 0.717378)
+        (0.71738, 0.71738)
     """
     q = float(checks.number("q", checks.on_host("q", q), low=0.0))
     phi = record(activation)
