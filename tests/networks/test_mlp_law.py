@@ -159,13 +159,23 @@ def test_schemes_without_an_ensemble_have_no_law(scheme):
         net.law("hidden", XS)
 
 
-def test_edges_that_cannot_be_found_are_not_defined():
-    """Of unequal sizes, where derivatives lie eight decades apart."""
+def test_derivatives_eight_decades_apart():
+    """Half of the 8 values are of order one: the width times half of the units."""
 
     def steep(x):
         return jnp.where(x > 0, x, 1e-8 * x)
 
     net = networks.mlp([8, 8, 16, 8, 8], steep, "orthogonal", 1.0)
+    law = net.law("hidden", XS[:, :8])
+    assert law.survival([1e-12, 1e-4]) == pytest.approx([0.5, 0.5], abs=1e-12)
+
+
+def test_edges_that_cannot_be_found_are_not_defined(monkeypatch):
+    def refuse(law):
+        raise theory.NotConverged("an edge is not resolved.")
+
+    monkeypatch.setattr(theory.Law, "support", property(refuse))
+    net = networks.mlp([8, 8, 8, 8, 8], "tanh", "orthogonal", 1.0)
     with pytest.raises(NotDefined, match=r"law\(\): the edges of the law of .* could"):
         net.law("hidden", XS[:, :8])
 

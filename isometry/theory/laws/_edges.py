@@ -41,6 +41,9 @@ _FLAT = 1e-7
 # anything that is resolved near a zero of the slope.
 _SAME_MASS = 1e-9
 
+# More points than this between gaps of unequal mass are those of no law that is known.
+_MOST_PROBES = 1000
+
 # Atoms of less mass are rounding.
 _LEAST_ATOM = 1e-13
 
@@ -325,7 +328,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
             return probes
         t = (probes.t[left] + probes.t[left + 1]) / 2
         width = probes.t[left + 1] - probes.t[left]
-        if np.any(width < 1e-13 * (1 + np.abs(t))):
+        if np.any(width < 1e-13 * (1 + np.abs(t))) or len(probes.t) > _MOST_PROBES:
             break
         more = _probe(
             product,

@@ -372,7 +372,7 @@ def test_a_gauss_rule_for_sums():
 
 @pytest.mark.parametrize(
     ("phi", "weights", "widths"),
-    [("erf", "orthogonal", None), ("tanh", "gaussian", [2] * 15 + [1])],
+    [("tanh", "gaussian", [2] * 15 + [1])],
 )
 def test_many_variances_share_a_few(phi, weights, widths, monkeypatch):
     """The law of a path, each q a factor of its own.
@@ -394,7 +394,7 @@ def test_many_variances_share_a_few(phi, weights, widths, monkeypatch):
     assert few.moment(1) == pytest.approx(each.moment(1), rel=1e-10)
 
 
-@pytest.mark.parametrize("depth", [32, 128])
+@pytest.mark.parametrize("depth", [128])
 def test_mean_of_the_logarithm_where_the_contour_ends_early(depth):
     """Determinants multiply.
 
@@ -460,7 +460,7 @@ def test_what_cannot_be_inverted_is_said(predicted, where, message, monkeypatch)
 
 @pytest.mark.parametrize(
     ("phi", "depth", "q"),
-    [("gelu", 2, 1e-8), ("silu", 2, 1e-7), ("silu", 2, 1e-9), ("gelu", 16, 1e-10)],
+    [("silu", 2, 1e-9), ("gelu", 16, 1e-10)],
 )
 def test_moments_of_a_law_far_narrower_than_its_support(phi, depth, q):
     """phi' reaches far from phi'(0) where no mass is.
