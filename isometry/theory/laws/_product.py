@@ -18,6 +18,7 @@ from jaxtyping import Complex, Float
 
 from isometry._internal.errors import FromCall
 from isometry.theory.laws import _series
+from isometry.theory.laws._closed import Powers
 from isometry.theory.laws._diagonal import IDENTITY, Diagonal, increasing
 from isometry.theory.laws._factor import Closed, Curve, Factor, Point
 from isometry.theory.laws._types import Numbers
@@ -152,7 +153,7 @@ class Product:
         (curve, times), *others = self.curves
         if others or times != 1 or self._ones or self._power:
             return None
-        has_rest = any(type(f).__name__ != "Powers" for f, _ in self.closed)
+        has_rest = not all(isinstance(f, Powers) for f, _ in self.closed)
         if has_rest or not isinstance(curve, Diagonal) or curve.ratio != 1:
             return None
         return curve
