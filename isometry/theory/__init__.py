@@ -16,6 +16,7 @@ from isometry.theory import freeprob as freeprob
 from isometry.theory import traced as traced
 from isometry.theory.laws._jacobian_law import jacobian_law as jacobian_law
 from isometry.theory.laws._law import Law as Law
+from isometry.theory.laws._moments import Moments as Moments
 from isometry.theory.laws._product import NotConverged as NotConverged
 from isometry.theory.laws._universal import bernoulli_class as bernoulli_class
 from isometry.theory.laws._universal import fuss_catalan as fuss_catalan
