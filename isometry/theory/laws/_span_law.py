@@ -1,4 +1,4 @@
-"""The law between two pre-activations: J = W_L D_{L−1} … W_1 D_0."""
+"""The law up to a pre-activation: J = W_L D_{L−1} … W_1 D_0, or with W_0 before D_0."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from isometry.activations import Activation
 from isometry.theory.laws._jacobian_law import (
     Pair,
+    Shares,
     chain,
     is_scale_free,
     merged,
@@ -24,7 +25,7 @@ def span_law(
     is_gaussian: bool,
     taps: Sequence[float],
 ) -> Law:
-    """Return the law of L pairs of a D and the W behind it.
+    """Return the law of pairs of a D and the W behind it.
 
     In contrast to `jacobian_law` every D stands in front of its W, where its dimension
     is that of the inputs.
@@ -32,27 +33,35 @@ def span_law(
     Args:
         phi: The activation.
         q: The variances at D_0, …, D_{L−1}.
-        sigma_w: The scales of W_1, …, W_L.
-        widths: The dimensions at D_0, …, D_{L−1} and at the output of W_L.
+        sigma_w: The scales of W_1, …, W_L; with one more, that of W_0 before them.
+        widths: The dimensions at the input of the first factor, and at the output of
+            each W.
         is_gaussian: Whether the weights are Gaussian, else orthogonal.
-        taps: For each orthogonal W, how often the flattened kernel reads an input.
+        taps: For each W, how often its flattened kernel reads an input; 1 of weights
+            that are no flattened orthogonal kernels.
 
     Raises:
         NotDefined: phi jumps or is flat.
         InputError: E phi'^4 diverges.
     """
-    require_law(phi, sorted(set(q)))
     depth = len(q)
-    distinct = list(map(float, q))
-    if is_scale_free(phi, min(q), 4.0, max(q)):
-        distinct = [1.0] * depth
-    slopes = slopes_of(phi, merged(distinct), widths[:-1])
-    # Behind each W stands the D of the next pair, and D_0 behind none.
-    behind = [*slopes[1:], ()]
-    pairs = [Pair(None, slopes[0])]
+    slopes: list[Shares] = []
+    if depth:
+        require_law(phi, sorted(set(q)))
+        distinct = list(map(float, q))
+        if is_scale_free(phi, min(q), 4.0, max(q)):
+            distinct = [1.0] * depth
+        slopes = slopes_of(phi, merged(distinct), widths[-depth - 1 : -1])
+    # Behind each W stands the D of the next pair.
+    behind = [*slopes, ()]
+    pairs = []
+    if len(sigma_w) == depth:
+        # The first D stands behind none.
+        pairs.append(Pair(None, behind.pop(0)))
+        widths = (widths[0], *widths)
     for sigma, slope, hits in zip(sigma_w, behind, taps, strict=True):
         pairs.append(Pair(2 * math.log(sigma), slope, hits))
-    product = chain(pairs, (widths[0], *widths), is_gaussian=is_gaussian)
+    product = chain(pairs, widths, is_gaussian=is_gaussian)
     zeros = abs(widths[-1] - widths[0]) / min(widths[0], widths[-1])
     kind = "gaussian" if is_gaussian else "orthogonal"
     name = f"{phi.name}, depth {depth}, {kind}"
