@@ -29,7 +29,7 @@ import numpy as np
 from isometry import _checks
 from isometry._ranks import Measured, Table, zero_mass
 from isometry.measure._record import Spectrum
-from isometry.theory import Law
+from isometry.theory import Law, Mixture
 
 LEVEL = 0.05
 """Chance of calling a true law inconsistent, shared by all tests of one comparison (Bonferroni)."""
@@ -300,7 +300,7 @@ def _quantiles(u: np.ndarray, logs: np.ndarray, predicted: np.ndarray, reach: np
 
 
 def _has_zeros(law: Law, measured: Measured) -> bool:
-    return bool(law.product.rank < 1 or measured.zeros.any() or measured.below.max() > measured.step)
+    return bool(law.zero_mass > 0 or measured.zeros.any() or measured.below.max() > measured.step)
 
 
 def _atoms(law: Law, size: int, measured: Measured, ks: float) -> dict[Any, Any]:
@@ -360,6 +360,9 @@ def _rank_deficit(law: Law, size: int) -> float:
     """How much the zeros of a finite product exceed the law's: its rank is the least of its masks' Binomial ranks."""
     from scipy import stats
 
+    if isinstance(law, Mixture):
+        parts = zip(law.shares, law.laws, strict=True)
+        return sum(share * _rank_deficit(part, size) for share, part in parts)
     k = np.arange(1, size + 1)
     at_least = np.ones(size)
     for mask in law.product.masks:

@@ -97,7 +97,7 @@ class Measured:
 
 
 def zero_mass(law: Law) -> float:
-    return 1 - law.product.rank
+    return law.zero_mass
 
 
 def rounding(sp: Spectrum, law: Law) -> float:

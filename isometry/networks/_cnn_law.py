@@ -380,9 +380,8 @@ def _law_at(inside: Spanned, q: Sequence[float]) -> Law:
         stride = math.prod(layer.layer.strides)
         hits.append(layer.num_taps / stride if is_flattened else 1.0)
     first = filters[0].layer
-    widths = [first.n_in * math.prod(first.size_read)]
-    for layer in filters:
-        widths.append(layer.layer.n_out * math.prod(layer.layer.size_out))
+    outputs = [f.layer.n_out * math.prod(f.layer.size_out) for f in filters]
+    widths = [first.n_in * math.prod(first.size_read), *outputs]
     found = span_law(
         inside.chain.activation,
         q,

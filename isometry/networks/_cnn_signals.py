@@ -300,7 +300,11 @@ def _signals(
     with jax.enable_x64(True):
         arrays = {name: jnp.asarray(value[None]) for name, value in fields.items()}
     return Signals(
-        **arrays,
+        q=arrays["q"],
+        c=arrays["c"],
+        gradient=arrays["gradient"],
+        apjn=arrays["apjn"],
+        chi=arrays["chi"],
         points=tuple(points),
         sizes=sizes,
         reasons=tuple(reasons),

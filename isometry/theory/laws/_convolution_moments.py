@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from isometry._internal import checks
-from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.errors import InputError, public
 from isometry.activations import Activation
 from isometry.theory.laws._moments import Moments
 from isometry.theory.mean_field import _moments, _sites
@@ -148,7 +148,7 @@ def rounded(q: Image) -> Image:
 
 
 @public("same_padding_moments")
-def same_padding_moments(
+def same_padding_moments(  # noqa: PLR0917
     activation: ActivationLike,
     depth: int,
     kernel: KernelLike,

@@ -185,7 +185,9 @@ def jacobian_law(  # noqa: PLR0917
     distinct = [1.0] * depth if is_alike else merged(path)
     pairs = [
         Pair(2 * math.log(sigma), slopes, num_taps)
-        for slopes, sigma in zip(slopes_of(phi, distinct, sizes[1:]), sigmas, strict=True)
+        for slopes, sigma in zip(
+            slopes_of(phi, distinct, sizes[1:]), sigmas, strict=True
+        )
     ]
     if head is not None:
         head = checks.number("head", head, above=0.0)

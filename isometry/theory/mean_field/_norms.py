@@ -101,7 +101,7 @@ def norm_gain(
         divided_by = finite(phi, q, moments(phi, q).square[0])
         if norm == "layer":
             divided_by = _variance(phi, q)
-    if not 1 / LARGEST < divided_by:
+    if not divided_by > 1 / LARGEST:
         raise NotDefined(
             f"{phi.name} has no variance at q={q:g}, and the norm divides by it."
         )
@@ -143,7 +143,7 @@ def norm_chi(
     Example:
         >>> chi = theory.norm_chi("tanh", 1.0, 1.0, order="activation_norm")
         >>> round(chi, 6)
-        0.672162
+        0.672163
     """
     gain = norm_gain(
         activation,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Inexact, Int
 from numpy.typing import ArrayLike
 
 from isometry._internal import checks
@@ -202,7 +202,7 @@ def frequencies(size: Size) -> Float[np.ndarray, "*size axes"]:
 def transfer(
     variances: Variances,
     at: Float[np.ndarray, "*size axes"],
-) -> np.ndarray:
+) -> Inexact[np.ndarray, "*size"]:
     """Evaluate A(f) = Σ_β v_β e^{iβ·f}, real where all of it is.
 
     The tap (k − 1)//2 of each axis is the one that reads the position itself.
@@ -215,5 +215,5 @@ def transfer(
     mirrored = variances[tuple(slice(None, None, -1) for _ in variances.shape)]
     is_odd = all(k % 2 for k in variances.shape)
     if is_odd and np.array_equal(variances, mirrored):
-        return total.real
+        return np.real(total)
     return total

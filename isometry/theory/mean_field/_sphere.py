@@ -58,7 +58,7 @@ def on_sphere(phi: Activation, size: int) -> SphereMeans:
     radius = math.sqrt(m)
     # Beyond fourteen standard deviations of a Gaussian nothing is left.
     last = math.pi / 2
-    if REACH < radius:
+    if radius > REACH:
         last = math.asin(REACH / radius)
     furthest = radius * math.sin(last)
     cut = pieces(phi, octave_of(furthest))
