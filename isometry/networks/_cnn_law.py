@@ -29,8 +29,9 @@ from isometry.theory.mean_field._sites import Averaging
 if TYPE_CHECKING:
     from isometry.networks._cnn import Cnn, Convolution
 
-# Variances at each position.
+# Variances at each position, in front of a layer and behind it.
 Image = Float[np.ndarray, "*size"]
+Result = Float[np.ndarray, "*size_out"]
 
 # Laws of a mixture: so many, and so many more for each factor of e in the range of the
 # variances. With one fewer, tanh over a range of e² is off by 1e-4 of mass.
@@ -165,8 +166,8 @@ class Chain:
     def next_variance(
         self,
         index: int,
-        q: Float[np.ndarray, "..."],
-    ) -> Float[np.ndarray, "..."]:
+        q: Image,
+    ) -> Result:
         """Return the variances of pre-activations `index`, from those before it."""
         layer = self.filters[index]
         return position_moments.next_variance(
@@ -176,7 +177,7 @@ class Chain:
             sigma_b=layer.sigma_b,
         )
 
-    def first_variance(self, squares: Image) -> Image:
+    def first_variance(self, squares: Image) -> Result:
         """Return the variances of the first pre-activations.
 
         Args:
@@ -231,7 +232,7 @@ class Spanned:
         """Whether the span begins at the input, where no activation stands."""
         return self.first == 0
 
-    def path(self, squares: Image) -> list[Image]:
+    def path(self, squares: Image) -> list[Float[np.ndarray, "..."]]:
         """Return the variances at each activation inside, at every position.
 
         Args:
@@ -469,7 +470,7 @@ def _uniform(inside: Spanned, squares: Image) -> Law:
 
 def _followed(
     inside: Spanned,
-    path: Sequence[Image],
+    path: Sequence[Float[np.ndarray, "..."]],
 ) -> position_moments.PositionMoments:
     """Follow both moments of Gaussian kernels of the same scale through the span."""
     steps: list[Step] = []

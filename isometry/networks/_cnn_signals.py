@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # A quantity at every position, for each input.
 Images = Float[np.ndarray, "inputs *size"]
+Others = Float[np.ndarray, "inputs *other_size"]
 
 _BEHIND_POOLING = (
     "behind pooling it depends on how positions are correlated, which is not followed."
@@ -142,7 +143,7 @@ def _forward(
 def _convolved(layer: _cnn_law.Filter, signal: Signal) -> Signal:
     """Return the pre-activation of a layer."""
 
-    def through(images: Images) -> Images:
+    def through(images: Images) -> Others:
         size_out = layer.averaging.size_out
         averages = [layer.averaging.forward(image) for image in images]
         shaped = np.array(averages).reshape(-1, *size_out)
@@ -235,7 +236,7 @@ def _slopes(
 
 
 def _unpooled(
-    squares: Images,
+    squares: Others,
     pooling: str,
     size: tuple[int, ...],
 ) -> Images:

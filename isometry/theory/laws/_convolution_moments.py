@@ -31,7 +31,7 @@ from isometry.theory.laws._moments import Moments
 from isometry.theory.mean_field import _moments, _sites
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._maps import LARGEST, scale
-from isometry.theory.mean_field._sites import Averaging, Image, KernelLike
+from isometry.theory.mean_field._sites import Averaging, Image, KernelLike, Result
 
 _DEEPEST = 10**5
 
@@ -134,7 +134,7 @@ def next_variance(
     layer: Convolved,
     *,
     sigma_b: float,
-) -> Image:
+) -> Result:
     """Return the variance of the next pre-activations at each position."""
     distinct, index = np.unique(q, return_inverse=True)
     square = _moments.moments(phi, distinct).square[index].reshape(q.shape)
