@@ -7,7 +7,7 @@ import pytest
 from isometry import theory
 from isometry._internal.errors import NotDefined
 
-WIDTH, DEPTH, DRAWS = 4, 2, 60_000
+WIDTH, DEPTH, DRAWS = 4, 2, 30_000
 
 
 def leaky(x):
