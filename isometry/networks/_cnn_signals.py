@@ -167,7 +167,7 @@ def _activated(phi: Activation, signal: Signal) -> Signal:
         phi,
         first.ravel(),
         second.ravel(),
-        signal.covariances.ravel(),
+        covariance=signal.covariances.ravel(),
     )
     return Signal(squares, means.reshape(signal.covariances.shape))
 

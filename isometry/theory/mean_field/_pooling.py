@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
@@ -70,6 +69,8 @@ def pooling_moments(
 @functools.lru_cache(maxsize=64)
 def largest_of(size: int) -> tuple[float, float]:
     """Compute mean and second moment of the largest of some standard normals."""
+    from scipy.special import log_ndtr
+
     edges = np.linspace(-REACH, REACH, _PANELS + 1)
     z, mass = gauss(edges[:-1], edges[1:])
     log_density = math.log(size) - z**2 / 2 - math.log(2 * math.pi) / 2

@@ -78,5 +78,6 @@ def _means(phi: Activation, triples: Float[np.ndarray, "some 3"]) -> Pairs:
     for sign in (-1, 1):
         u = sign * np.stack([first, second])[..., None] * r
         value, _ = evaluate(phi, u)
-        total += np.einsum("pt,ptr,r->p", mass, value[0] * value[1], mass_r)
+        over_radii = (value[0] * value[1]) @ mass_r
+        total += (mass * over_radii).sum(axis=1)
     return total

@@ -50,8 +50,7 @@ def test_eigenvalues_are_derivatives_of_the_covariance_map(variances):
 def test_axes_multiply_and_one_tap_keeps_all_patterns():
     square = theory.conv_modes("erf", SIGMA_W, SIGMA_B, (3, 2), (8, 6))
     line, other = (
-        theory.conv_modes("erf", SIGMA_W, SIGMA_B, k, (n,))
-        for k, n in ((3, 8), (2, 6))
+        theory.conv_modes("erf", SIGMA_W, SIGMA_B, k, (n,)) for k, n in ((3, 8), (2, 6))
     )
     outer = np.multiply.outer(line.averages, other.averages)
     np.testing.assert_allclose(square.averages, outer, atol=1e-14)

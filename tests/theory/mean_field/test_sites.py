@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from isometry import activations
 from isometry.theory.mean_field._products import products
 from isometry.theory.mean_field._sites import Averaging
-from isometry import activations
 from tests.networks import plain_images
 
 RNG = np.random.default_rng(0)
