@@ -124,19 +124,19 @@ def _forward(
     )
     before: list[Signal | None] = []
     behind: list[Signal | None] = [signal]
-    for layer in chain.filters:
+    last = len(chain.filters) - 1
+    for index, layer in enumerate(chain.filters):
         if layer.layer.pooling is not None:
             # The layer before returns what is pooled.
             signal = behind[-1] = None
         if signal is not None:
             signal = _convolved(layer, signal)
         before.append(signal)
-        if signal is not None:
+        if signal is not None and index < last:
             signal = _activated(chain.activation, signal)
         behind.append(signal)
-    if chain.head is not None:
-        # The head reads a mean over positions.
-        behind[-1] = None
+    # Behind the last one stands the output, or a mean over positions.
+    behind[-1] = None
     return before, behind
 
 

@@ -1,5 +1,6 @@
 """Laws of flattened orthogonal kernels, and of D's in front of their W's."""
 
+import itertools
 import math
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_flattened_orthogonal_kernels_of_any_shape(channels, taps, stride):
     draws = []
     for _ in range(8):
         jacobian = np.eye(POSITIONS * channels[0])
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(channels):
             kernel = flattened(rng, taps, inputs, outputs)
             jacobian = convolution(kernel, stride) @ jacobian
         draws.append(moments(jacobian))
@@ -80,7 +81,7 @@ def test_derivatives_stand_in_front_of_their_weights():
     draws = []
     for _ in range(12):
         jacobian = np.eye(POSITIONS * channels[0])
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(channels):
             active = rng.random(POSITIONS * inputs) < 0.5
             kernel = flattened(rng, 3, inputs, outputs)
             jacobian = convolution(kernel) @ (active[:, None] * jacobian)
