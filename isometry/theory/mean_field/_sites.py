@@ -34,7 +34,7 @@ Positions = Int[np.ndarray, " _"]
 # More axes than images have.
 _MOST_AXES = 3
 
-# The largest image: a pass over it for each tap and layer takes a second.
+# The largest image: a pass over it for each tap takes a tenth of a second.
 _MOST_POSITIONS = 10**7
 
 # Variances whose sum is off by more were not meant to sum to one. Those of float32 are
