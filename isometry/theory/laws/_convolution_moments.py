@@ -35,8 +35,8 @@ from isometry.theory.mean_field._sites import Averaging, Image, KernelLike, Resu
 
 _DEEPEST = 10**5
 
-# Parts of a binade that variances are rounded to: 1e-13. Ten times finer, the rounding
-# of sums over taps tells symmetric positions apart.
+# Parts of a binade that variances are rounded to: 1e-13. A thousand times finer, the
+# rounding of sums would tell symmetric positions apart, at a quadrature each.
 _ROUNDED_TO = 2.0**43
 
 
