@@ -1,5 +1,6 @@
 """Settings every test runs under: strict promotion, two CPU devices, a shared cache."""
 
+import gc
 import os
 import pathlib
 
@@ -24,6 +25,7 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jax
+import pytest
 
 # `short` draws the same few examples in every run; `--hypothesis-profile long` draws
 # many, and others each time.
@@ -41,6 +43,25 @@ hypothesis.settings.load_profile("short")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Everything that JAX traces stays alive in its caches, and the collector would walk over
+# it again and again.
+gc.set_threshold(50_000, 20, 50)
+
+# Linux gives a process 65,530 areas of memory. Each compiled program takes some, and the
+# first that gets none ends the process with a segmentation fault.
+_MAPS = pathlib.Path("/proc/self/maps")
+_MOST_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_programs():
+    """Forget all compiled programs behind a module if they take much memory."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
 
 # What depends on the versions of Python, JAX and the frameworks: public JAX alone, how
 # programs are written down, tracing and differentiation, lowering for other platforms,
