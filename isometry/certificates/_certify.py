@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import textwrap
 from collections.abc import Callable, Sequence
 
 import jax
@@ -35,9 +36,14 @@ _MOST_PROBES = 8
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
 
-# Half the spacing of float64 at 1. What f computes with fewer bits, it may round to the
-# same number, however few bits its parameters have.
-_DOUBLE = 2.0**-53
+# What JAX raises where two dtypes that must agree do not, and what functions raise that
+# require a dtype or hold a kernel for one alone. Anything else is a mistake of f, which
+# is not hidden by trying again.
+_REFUSALS = (TypeError, ValueError, AssertionError, NotImplementedError)
+
+# Characters of a refusal that a certificate quotes: with what stands before it, two
+# lines of a screen.
+_QUOTED = 96
 
 # How far a point is moved off a space, to see whether its equalities are those of
 # saturated units: they stay where algebra breaks.
@@ -69,7 +75,9 @@ def certify(
 
     Args:
         f: A network, a list of blocks, or any f(params, x) with floating outputs.
-        params: Its parameters, concrete, any pytree. bfloat16 is computed in float64.
+        params: Its parameters, concrete, any pytree. f is given float64, and what it
+            computes in bfloat16 is computed in float64. An f that refuses float64, with
+            a TypeError for example, is given float32; `arithmetic` says so.
         x: One example or its shapes. It may be left out for a network, and with `draw`.
         draw: A function of a key that returns a random x. The default draws Gaussian
             numbers of several sizes, and whole numbers over all rows that they select.
@@ -145,7 +153,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         kinked=kinked,
         suspect=suspect,
         on_kinks=on_kinks,
-        is_coarse=space.bits > _MOST_BITS or gradients.program.unit > _DOUBLE,
+        is_coarse=space.bits > _MOST_BITS or smooth.is_coarse,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
     )
@@ -158,6 +166,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         layers=layers,
         findings=findings,
         mode=about.mode,
+        arithmetic=smooth.arithmetic,
         num_draws=gradients.num_draws,
         _observe=functools.partial(_units, about, params, key, exact),
     )
@@ -186,7 +195,8 @@ def _program(
 
     It is in float64, or in float32 outside of the 64-bit mode where f insists on it: a
     scan, for example, whose state begins in float32, or an array of NumPy that f closes
-    over, which JAX may remember in float32 from the trace for the anatomy.
+    over, which JAX may remember in float32 from the trace for the anatomy. Then the
+    program says what f raised.
     """
     build = functools.partial(
         program,
@@ -200,11 +210,18 @@ def _program(
         return build(dtype=dtype)
     try:
         return build(dtype=np.dtype(np.float64))
+    # What this package refuses, it refuses in float32 as well.
     except FromCall:
         raise
-    # A user's f may raise anything in a dtype that it was not written for.
-    except Exception:
-        return build(dtype=np.dtype(np.float32))
+    except _REFUSALS as refusal:
+        coarse = build(dtype=np.dtype(np.float32))
+        return coarse._replace(failure=_in_a_line(refusal))
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return the type of an error and the beginning of its message."""
+    message = textwrap.shorten(str(error), _QUOTED, placeholder=" …")
+    return f"{type(error).__name__}: {message}"
 
 
 def _groups(space: Space) -> Int[np.ndarray, " n"]:

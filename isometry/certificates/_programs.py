@@ -28,6 +28,10 @@ PyTreeDef: TypeAlias = Any
 # five. With ten times fewer each seed compiles anew, which takes a second.
 _KEPT = 16
 
+# Half the spacing at 1 of float64. What f computes with fewer bits, it may round to the
+# same number, however few bits its parameters have.
+_DOUBLE = 2.0**-53
+
 # Half the spacing at 1 of float32. What f computes in 16 bits is computed in float64.
 _COARSEST = 2.0**-24
 
@@ -46,6 +50,7 @@ class Program(NamedTuple):
             first axis of x.
         replaced: The kinks that were replaced.
         unrelaxed: One sentence for each kind of kink that was not.
+        failure: What f raises when it is given float64, or "" if it is given that.
     """
 
     pull: Callable[[Params, PyTree, Sequence[Array | np.ndarray]], list[Array]]
@@ -56,6 +61,25 @@ class Program(NamedTuple):
     num_inputs: int
     replaced: tuple[str, ...]
     unrelaxed: tuple[str, ...]
+    failure: str = ""
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether f computes anything below double precision."""
+        return self.unit > _DOUBLE
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision in which f computes, and why if it is not double.
+
+        One line: "float64", "float32, in which f computes", "float32; given float64, f
+        raises TypeError: scan body function carry input and …".
+        """
+        if self.failure:
+            return f"float32; given float64, f raises {self.failure}"
+        if self.is_coarse:
+            return "float32, in which f computes, though it was given float64"
+        return "float64"
 
     def mode(self) -> AbstractContextManager:
         """Return a context in which the program may be traced and called."""
@@ -213,7 +237,7 @@ def _is_floating(leaf: Array) -> bool:
 
 def _unit_of(closed: core.ClosedJaxpr) -> float:
     """Return half the spacing at 1 of the coarsest floating dtype in a program."""
-    coarsest = float(np.finfo(np.float64).eps) / 2
+    coarsest = _DOUBLE
     for eqn in jaxprs.equations(closed.jaxpr):
         for var in eqn.outvars:
             dtype = getattr(var.aval, "dtype", None)
