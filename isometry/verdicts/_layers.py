@@ -93,6 +93,9 @@ def _with_locks(row: LayerRow, locks: Sequence[LayerLock]) -> LayerRow:
 def _gradients(measured: Measured) -> dict[str, float]:
     """Return the norm of the gradient of each layer by name."""
     gradients = measured.gradients
+    # Of no layers NumPy takes no median.
+    if not gradients.layers:
+        return {}
     log_norm = np.median(gradients.log_norm, axis=(0, 1))
     # What float64 does not hold is shown as 0; a flag says whether it is one.
     with np.errstate(under="ignore"):

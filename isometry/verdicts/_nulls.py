@@ -103,7 +103,7 @@ def _dead_draws(
 
 def _without_outliers(
     units: Float[np.ndarray, "units sites"],
-) -> Float[np.ndarray, "units sites"]:
+) -> Float[np.ndarray, "kept sites"]:
     """Return the units without those that are much larger than half of all are.
 
     A single channel with a bias of -1000 would make the covariance one of constant
