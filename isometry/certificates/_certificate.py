@@ -111,7 +111,8 @@ class Certificate:
         """Return the certificate in terms of strict JSON.
 
         Returns:
-            Rows, findings, mode, and the arithmetic in which they were found.
+            Whether it is clear, the mode, the arithmetic, the number of draws, the rows
+            of the layers, and the findings.
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh")
@@ -199,7 +200,10 @@ def _optimizers(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrapped(
+    text: str,
+    indent: str,
+) -> list[str]:
     return textwrap.wrap(text, _COLUMNS, subsequent_indent=indent)
 
 

@@ -21,7 +21,7 @@ from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
 from isometry.certificates._partition import split
-from isometry.certificates._programs import Function, Program, program
+from isometry.certificates._programs import REFUSALS, Function, Program, program
 from isometry.certificates._subject import Subject, subject
 
 # Inputs that share one point where kinks are kept. A healthy rectified unit is off at
@@ -35,11 +35,6 @@ _MOST_PROBES = 8
 # Parameters of so many bits of mantissa differ by 6e-8 if they differ at all, and sums
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
-
-# What JAX raises where two dtypes that must agree do not, and what functions raise that
-# require a dtype or hold a kernel for one alone. Anything else is a mistake of f, which
-# is not hidden by trying again.
-_REFUSALS = (TypeError, ValueError, AssertionError, NotImplementedError)
 
 # Characters of a refusal that a certificate quotes: with what stands before it, two
 # lines of a screen.
@@ -113,7 +108,11 @@ def certify(
         return _certified(about, params, key)
 
 
-def _certified(about: Subject, params: Params, key: Key) -> Certificate:
+def _certified(
+    about: Subject,
+    params: Params,
+    key: Key,
+) -> Certificate:
     seed = np.asarray(jax.random.key_data(key)).ravel()
     rng = np.random.default_rng(seed)
     space = Space(params)
@@ -213,7 +212,7 @@ def _program(
     # What this package refuses, it refuses in float32 as well.
     except FromCall:
         raise
-    except _REFUSALS as refusal:
+    except REFUSALS as refusal:
         coarse = build(dtype=np.dtype(np.float32))
         return coarse._replace(failure=_in_a_line(refusal))
 
@@ -243,7 +242,10 @@ def _groups(space: Space) -> Int[np.ndarray, " n"]:
     return np.array(groups, np.int32)[space.leaf]
 
 
-def _joins_leaves(space: Space, closure: Closure) -> bool:
+def _joins_leaves(
+    space: Space,
+    closure: Closure,
+) -> bool:
     """Tell whether entries of different leaves stay equal."""
     moves = closure.moves
     if not len(moves.members):

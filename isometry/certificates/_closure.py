@@ -162,7 +162,11 @@ def _group_of_leaf(
     return group[last] % len(space.shapes)
 
 
-def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Gradient:
+def _at_exact_point(
+    gradients: Gradients,
+    equal: Partition,
+    number: int,
+) -> Gradient:
     """Return the gradient at a random point of a space that holds theta."""
     space, rng = gradients.space, gradients.rng
     # The first probe is a fresh point: it tells apart whatever is generic.
@@ -216,7 +220,11 @@ class _Search:
         if gradient.fragile is not None:
             self._fragile |= gradient.fragile
 
-    def split(self, partition: Partition, gradient: Gradient) -> Partition:
+    def split(
+        self,
+        partition: Partition,
+        gradient: Gradient,
+    ) -> Partition:
         """Split classes by one gradient."""
         return split(
             partition,

@@ -48,7 +48,10 @@ class Confined(NamedTuple):
         return self.residual < _CLEAN * self.keep
 
 
-def asks_for(space: Space, weights: Collection[int]) -> bool:
+def asks_for(
+    space: Space,
+    weights: Collection[int],
+) -> bool:
     """Tell whether weights may be locked by a rotation, and are small enough to try.
 
     Only weights that are zero, or whose singular values are all alike, are left
@@ -77,7 +80,10 @@ def _is_symmetric(array: np.ndarray) -> bool:
     return bool((spread <= _ALIKE * values.max(1)).any())
 
 
-def confine(gradients: Gradients, keep: float) -> list[Confined]:
+def confine(
+    gradients: Gradients,
+    keep: float,
+) -> list[Confined]:
     """Grow subspaces, one for each axis of each leaf, until no gradient leaves them.
 
     Args:

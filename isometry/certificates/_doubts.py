@@ -55,7 +55,10 @@ def _unresolved(closed: core.ClosedJaxpr) -> str | None:
     return None
 
 
-def _draws(jaxpr: core.Jaxpr, of_x: set[core.Var]) -> bool:
+def _draws(
+    jaxpr: core.Jaxpr,
+    of_x: set[core.Var],
+) -> bool:
     """Tell whether a program draws from what is not made of certain variables."""
     reached = set(of_x)
     for eqn in jaxpr.eqns:

@@ -113,7 +113,11 @@ class Row(NamedTuple):
         """The class of each entry times its sign."""
         return self.view.code(self.slice)
 
-    def finding(self, what: str, remedy: str) -> Finding:
+    def finding(
+        self,
+        what: str,
+        remedy: str,
+    ) -> Finding:
         """Return a finding about this row."""
         grade = self.lock.grade or EVIDENCE
         holds_for, void_for = self.holds_for, self.void_for
@@ -234,7 +238,11 @@ def rank(row: Row) -> Finding | None:
 
 
 def entries(row: Row) -> Finding | None:
-    """Report entries that never move, or move alike, though every slice differs."""
+    """Report entries that never move, or that stay equal or opposite.
+
+    It is asked last, of a weight in which no two slices stay alike and whose update has
+    full rank.
+    """
     if not row.lock.is_locked:
         return None
     if row.lock.never_moves > 0:
@@ -311,7 +319,10 @@ def idle(
     )
 
 
-def never_moving(name: str, is_exact: bool) -> Finding:
+def never_moving(
+    name: str,
+    is_exact: bool,
+) -> Finding:
     """Report an array that is no layer of its own, and never gets a gradient."""
     return Finding(
         layer=name,

@@ -119,7 +119,11 @@ def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
     return np.stack([np.asarray(leaf) for leaf in leaves])
 
 
-def shaken(tree: PyTree, unit: float, rng: np.random.Generator) -> PyTree:
+def shaken(
+    tree: PyTree,
+    unit: float,
+    rng: np.random.Generator,
+) -> PyTree:
     """Move each floating number by a few units of its rounding, up or down.
 
     Args:
@@ -281,11 +285,20 @@ class Gradients:
         values: Float[np.ndarray, " n"],
         errors: Float[np.ndarray, " n"],
     ) -> Bool[np.ndarray, " n"] | None:
-        """Give each array a level of noise, and find fragile entries; in place.
+        """Raise the errors of each array to its level of noise, in place.
 
-        Two trials may by chance find no error at an entry. It then has a hundredth of
-        the median error of its array. An array that is all rounding, such as the bias
-        of the keys of an attention, has one level, its largest error.
+        Two trials may by chance find no error at an entry, which then gets a hundredth
+        of the median error of its array. An array that is all rounding, such as the
+        bias of the keys of an attention, has one error for all its entries, the
+        largest.
+
+        Args:
+            values: A gradient.
+            errors: By how much rounding moved it, changed in place.
+
+        Returns:
+            Which entries are fragile: rounding moves them by more than `_FRAGILE` times
+            the largest of their array. None if there are none.
         """
         arrays = list(
             zip(self.space.parts(values), self.space.parts(errors), strict=True)
@@ -311,7 +324,10 @@ class Gradients:
         return fragile
 
 
-def _level(value: np.ndarray, error: np.ndarray) -> float:
+def _level(
+    value: np.ndarray,
+    error: np.ndarray,
+) -> float:
     """Return the least error that an entry of an array is taken to have."""
     stride = max(1, len(value) // _SAMPLED)
     some = error[::stride]

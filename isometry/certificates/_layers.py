@@ -95,7 +95,10 @@ class Slice(NamedTuple):
     within: tuple[int | slice, ...]
 
 
-def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
+def slices(
+    anatomy: Anatomy,
+    space: Space,
+) -> list[Slice]:
     """Return the weights of an anatomy, each slice of a stacked leaf by itself."""
     rows = []
     for layer in anatomy.layers:
@@ -124,7 +127,11 @@ def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
 class View:
     """What a closure says of each leaf, in the leaf's shape."""
 
-    def __init__(self, space: Space, closure: Closure) -> None:
+    def __init__(
+        self,
+        space: Space,
+        closure: Closure,
+    ) -> None:
         self.closure = closure
         self._space = space
         self._shared = space.arrays(shared_entries(closure.moves))
@@ -166,7 +173,7 @@ class View:
         return bool(self._is_exact_zero[leaf][is_still].all())
 
     def counts(self, row: Slice) -> "Counts":
-        """Count what can move in a weight."""
+        """Return the counts of a weight, counted once: see `LayerLock`."""
         if row.name not in self._counts:
             self._counts[row.name] = self._counted(row)
         return self._counts[row.name]
@@ -201,7 +208,7 @@ def codes(partition: Partition) -> Int[np.ndarray, " n"]:
 
 
 class Counts(NamedTuple):
-    """What a partition leaves of one weight: see `LayerLock`."""
+    """What a partition of its entries says of one weight: see `LayerLock`."""
 
     distinct: tuple[int, ...]
     never_moves: float
@@ -220,7 +227,11 @@ def free_counts(shape: tuple[int, ...]) -> Counts:
 
 
 def counts(code: Int[np.ndarray, "..."]) -> Counts:
-    """Count what can move in an array of classes."""
+    """Count the distinct slices of a weight, its entries that never move, its rank.
+
+    Args:
+        code: The class of each entry times its sign; class 0 never moves.
+    """
     shape = code.shape
     sizes = np.bincount(np.abs(code).ravel(), minlength=1)
     num_zeros, num_classes = int(sizes[0]), int((sizes[1:] > 0).sum())
@@ -228,6 +239,7 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
         return free_counts(shape)
     by_axis = [slice_ids(code, axis) for axis in range(code.ndim)]
     distinct = tuple(int(ids.max(initial=-1)) + 1 for ids in by_axis)
+    # Every combination of distinct slices has a class of its own.
     is_product = num_classes == math.prod(distinct)
     return Counts(
         distinct=distinct,
@@ -237,7 +249,10 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
     )
 
 
-def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
+def slice_ids(
+    code: Int[np.ndarray, "..."],
+    axis: int,
+) -> Int[np.ndarray, " n"]:
     """Return a number for each slice along an axis, the same for equal ones.
 
     Args:

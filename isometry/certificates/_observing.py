@@ -14,6 +14,7 @@ from isometry.certificates import _members
 from isometry.certificates._gradients import Space, shaken
 from isometry.certificates._layers import slice_ids
 from isometry.certificates._partition import Partition, all_zero, split
+from isometry.certificates._programs import REFUSALS
 from isometry.certificates._subject import Subject
 from isometry.structure._tapping import tapped
 
@@ -121,7 +122,7 @@ class _Reading:
         x = precision.cast(about.draw_point(jax.random.key(0)), jnp.float64)
         try:
             anatomy = structure.anatomy(about.point_f, params, x)
-        except TypeError:
+        except REFUSALS:
             anatomy = about.points
         place = anatomy.place(point)
         program = tapped(anatomy.closed, {point: place})
@@ -159,6 +160,9 @@ class _Reading:
             return np.asarray(self._compiled(arguments), np.float64).ravel()
 
 
-def _in_dtype(leaf: Array | np.ndarray, dtype: np.dtype) -> Array | np.ndarray:
+def _in_dtype(
+    leaf: Array | np.ndarray,
+    dtype: np.dtype,
+) -> Array | np.ndarray:
     """Return a leaf in the dtype that a program takes; a key as it is."""
     return leaf if checks.is_key(leaf) else jnp.asarray(leaf, dtype)

@@ -68,10 +68,10 @@ class Partition:
         return self.members[self.starts]
 
     def labels(self) -> Int[np.ndarray, " n"]:
-        """Return the class of each entry, in the order of first entries; 0 is zero.
+        """Return the number of each entry's class, from 1 in the order of appearance.
 
         Returns:
-            The class of each entry.
+            For each entry the number of its class; 0 in the class of zeros.
         """
         # Each entry is represented by the first entry of its class.
         first = np.arange(self.size)

@@ -24,6 +24,11 @@ Function: TypeAlias = Callable[[Params, PyTree], PyTree]
 # Type checkers do not accept jax.tree_util.PyTreeDef as a type.
 PyTreeDef: TypeAlias = Any
 
+# What functions raise that refuse a dtype: JAX where two that must agree do not, others
+# where they require one, or hold a kernel for one alone. Anything else is a mistake of
+# f, and not to be hidden by trying another dtype.
+REFUSALS = (TypeError, ValueError, AssertionError, NotImplementedError)
+
 # Programs that are kept: of one architecture there are two, and an audit compares about
 # five. With ten times fewer each seed compiles anew, which takes a second.
 _KEPT = 16
@@ -178,7 +183,11 @@ def _built(request: _Request) -> Program:
             "f(params, x) that returns the outputs before argmax or rounding."
         )
 
-    def pull(params: Params, xs: PyTree, cotangent: list[Array]) -> list[Array]:
+    def pull(
+        params: Params,
+        xs: PyTree,
+        cotangent: list[Array],
+    ) -> list[Array]:
         leaves, tree = jax.tree.flatten(params)
         moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
 
@@ -227,7 +236,11 @@ def _relaxed(
         return Relaxed(f, (), (f"f could not be relaxed ({name})",))
 
 
-def _floating_outputs(f: Function, params: Params, x: PyTree) -> list[Array]:
+def _floating_outputs(
+    f: Function,
+    params: Params,
+    x: PyTree,
+) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(f(params, x)) if _is_floating(leaf)]
 
 
@@ -246,14 +259,21 @@ def _unit_of(closed: core.ClosedJaxpr) -> float:
     return coarsest
 
 
-def _fine(f: Function, params: Params, x: PyTree) -> Function:
+def _fine(
+    f: Function,
+    params: Params,
+    x: PyTree,
+) -> Function:
     """Return f, or what f computes in 16 bits evaluated in float64."""
     closed, out = jax.make_jaxpr(lambda *a: f(*a), return_shape=True)(params, x)
     if _unit_of(closed) <= _COARSEST:
         return f
     tree = jax.tree.structure(out)
 
-    def fine(params: Params, x: PyTree) -> PyTree:
+    def fine(
+        params: Params,
+        x: PyTree,
+    ) -> PyTree:
         return tree.unflatten(widened(closed, jax.tree.leaves((params, x))))
 
     return fine

@@ -91,7 +91,10 @@ def relaxed(
     program = jax.make_jaxpr(run)(*leaves)
     call = core.jaxpr_as_fun(program)
 
-    def relaxed_f(params: Params, x: PyTree[Array]) -> PyTree[Array]:
+    def relaxed_f(
+        params: Params,
+        x: PyTree[Array],
+    ) -> PyTree[Array]:
         arrays = tree.flatten_up_to((params, x))
         return jax.tree.unflatten(jax.tree.structure(shape), call(*arrays))
 

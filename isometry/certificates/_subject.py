@@ -142,7 +142,10 @@ def _check_params(params: Params) -> None:
         raise InputError("params holds no floating array, so nothing could be trained.")
 
 
-def _check_fit(net: Network, params: Params) -> None:
+def _check_fit(
+    net: Network,
+    params: Params,
+) -> None:
     """Require parameters of a network's structure and shapes."""
     # Key paths are the same for lists and tuples, which f takes alike.
     wanted = _by_path(net.shapes)
@@ -205,7 +208,10 @@ def _example(
     return shapes_of(x)
 
 
-def _require_same_shapes(given: PyTree, own: PyTree) -> None:
+def _require_same_shapes(
+    given: PyTree,
+    own: PyTree,
+) -> None:
     """Refuse an example that the network was not built for."""
     came, wanted = (
         [leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (given, own)
@@ -249,7 +255,11 @@ def of_data(
     )
 
 
-def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
+def read(
+    f: Function,
+    params: Params,
+    shapes: PyTree,
+) -> Anatomy:
     """Return the anatomy of f; what f raises is passed on with a note."""
     try:
         return structure.anatomy(f, params, shapes)
@@ -261,7 +271,10 @@ def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
         raise
 
 
-def _checked(draw: Draw, shapes: PyTree) -> Draw:
+def _checked(
+    draw: Draw,
+    shapes: PyTree,
+) -> Draw:
     """Return draw, which must return the same structure every time."""
 
     def drawn(key: Key) -> PyTree:

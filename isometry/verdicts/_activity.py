@@ -67,7 +67,8 @@ class Activity:
 
 
 def activities(
-    subject: Subject, thresholds: Thresholds | None = None
+    subject: Subject,
+    thresholds: Thresholds | None = None,
 ) -> dict[str, Activity]:
     """Measure what each nonlinearity does, by the name of the point in front of it.
 
@@ -111,7 +112,10 @@ def _activity(unit: Unit) -> Activity:
     )
 
 
-def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> str:
+def first_not_finite(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> str:
     """Return the first parameter or signal that is NaN or infinite, in words; or ""."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(subject.params):
         if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
@@ -132,7 +136,10 @@ def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> 
     return ""
 
 
-def lost(subject: Subject, thresholds: Thresholds | None = None) -> str:
+def lost(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> str:
     """Return which signal underflows float64 too, in words; or "".
 
     Zeros behind it say nothing of units or ranks.
@@ -141,7 +148,9 @@ def lost(subject: Subject, thresholds: Thresholds | None = None) -> str:
 
 
 def rank_bounds(
-    subject: Subject, span: Span, thresholds: Thresholds | None = None
+    subject: Subject,
+    span: Span,
+    thresholds: Thresholds | None = None,
 ) -> Int[np.ndarray, "seeds inputs"]:
     """Return the least number of live units that every path of a span passes.
 
@@ -171,6 +180,10 @@ def rank_bounds(
     return bound
 
 
-def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any]:
+def forward(
+    subject: Subject,
+    thresholds: Thresholds,
+    key: Key,
+) -> dict[str, Any]:
     """Return what becomes of signals from layer to layer: see `_collapse.forward`."""
     return _collapse.forward(subject, thresholds, key)

@@ -161,7 +161,10 @@ def _key_of(keys: Key | None) -> Key:
     return jax.random.fold_in(checks.keys("keys", keys)[0], 0x150)
 
 
-def _teller(progress: Callable[[str], None] | None, name: str) -> Callable[[str], None]:
+def _teller(
+    progress: Callable[[str], None] | None,
+    name: str,
+) -> Callable[[str], None]:
     """Return a function that tells the label of a part, with the network's name."""
 
     def tell(label: str) -> None:
@@ -248,14 +251,21 @@ def _described(f: Map) -> str:
     return getattr(f, "__name__", repr(f))
 
 
-def _widths(measured: Measured, flags: dict[str, Flag]) -> dict[str, Any] | None:
+def _widths(
+    measured: Measured,
+    flags: dict[str, Flag],
+) -> dict[str, Any] | None:
     """Train at other widths if training is confined: then they change nothing."""
     flag = flags.get("rank_constrained_training")
     is_confined = flag is not None and flag.raised
     return measured.widths if is_confined else None
 
 
-def _flag_of(one: Registered, measured: Measured, key: Key) -> Flag:
+def _flag_of(
+    one: Registered,
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Return the judgement of one flag."""
     wrong = measured.not_finite
     is_measurable = not wrong or one.name == "exploding"

@@ -129,7 +129,8 @@ def _collapse(
 
 
 def _log(
-    values: Float[np.ndarray, "*axes"], is_real: Bool[np.ndarray, "*axes"]
+    values: Float[np.ndarray, "*axes"],
+    is_real: Bool[np.ndarray, "*axes"],
 ) -> Float[np.ndarray, "*axes"]:
     """Return logarithms; −inf of what is rounding."""
     return np.where(is_real, np.log(np.where(is_real, values, 1)), -np.inf)
@@ -141,7 +142,11 @@ def least_spread(dtype: np.dtype) -> float:
     return _NOISE * unit**2
 
 
-def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any]:
+def forward(
+    subject: Subject,
+    thresholds: Thresholds,
+    key: Key,
+) -> dict[str, Any]:
     """Return the signal from layer to layer, for each the median over seeds.
 
     `fitted_depth_scale` is the number of layers over which differences between inputs
@@ -205,7 +210,11 @@ class Judged(NamedTuple):
     interval: Interval
 
 
-def judge(collapse: Collapse, thresholds: Thresholds, key: Key) -> Judged:
+def judge(
+    collapse: Collapse,
+    thresholds: Thresholds,
+    key: Key,
+) -> Judged:
     """Judge whether differences fall by more than e^6, the shared depth_scales."""
     last = collapse.log_ratio[-1]
     value = float(np.median(last))

@@ -139,7 +139,10 @@ def flipped(bounds: Interval) -> Interval:
     return -bounds[1], -bounds[0]
 
 
-def undecided(flag: Flag, why: str) -> Flag:
+def undecided(
+    flag: Flag,
+    why: str,
+) -> Flag:
     """Return the flag with its numbers, which for a reason say nothing."""
     return dataclasses.replace(flag, state=UNDECIDED, reason=f"{flag.reason}; {why}")
 

@@ -22,7 +22,13 @@ SOURCE = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _REMEDY = 'sigma_w to the critical value: scheme="orthogonal" or "gaussian" without it'
 
 
-def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) -> Flag:
+def judge_phase(
+    name: str,
+    measured: Measured,
+    key: Key,
+    *,
+    is_ordered: bool,
+) -> Flag:
     """Judge K ln chi_1 over the K pairs (W, D) of the hidden span.
 
     chi_1 is theory's, at the fixed point of the variance, where the ensemble of the
@@ -40,11 +46,12 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
     line = sign * measured.threshold("depth_scales")
     pairs = measured.num_pairs
     evidence: dict[str, Any] = {"pairs": pairs}
-    phase, growths = measured.phase, measured.growth
+    # None where theory knows no phase of this network.
+    theory, growths = measured.phase, measured.growth
     if not pairs:
         evidence |= {"basis": "none", "phase": "unknown"}
-        if phase is not None:
-            evidence |= _of_theory(phase)
+        if theory is not None:
+            evidence |= _of_theory(theory)
         reason = f"no hidden pair of layers; phase: {evidence['phase']}"
         return Flag(name, CLEAR, reason, source=SOURCE, evidence=evidence)
     assert growths is not None, "there are pairs"
@@ -52,13 +59,13 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
     bounds = interval(growths, key, confidence=measured.threshold("confidence"))
     evidence["forward"] = measured.forward
     evidence |= {"measured_growth": value, "measured_interval": bounds}
-    if phase is None:
+    if theory is None:
         chi = math.exp(value / pairs)
         evidence |= {"basis": "measured", "phase": _name(bounds), "chi_1": chi}
     else:
         # Theory's chi_1 is of infinite width and has no scatter over seeds.
-        value, bounds = pairs * math.log(phase.chi_1), None
-        evidence |= _of_theory(phase)
+        value, bounds = pairs * math.log(theory.chi_1), None
+        evidence |= _of_theory(theory)
     evidence["growth"] = value
     state = _state(value, bounds, line=line, measured=measured)
     reason = (
@@ -103,7 +110,11 @@ def _name(bounds: Interval) -> str:
 
 
 def _state(
-    value: float, bounds: Interval | None, *, line: float, measured: Measured
+    value: float,
+    bounds: Interval | None,
+    *,
+    line: float,
+    measured: Measured,
 ) -> str:
     """Return the state; without an interval the value is theory's, and certain."""
     # Without an interval the number of seeds does not matter.

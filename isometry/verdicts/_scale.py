@@ -12,7 +12,13 @@ SOURCE = (
 _CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
 
 
-def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Flag:
+def judge_gain(
+    name: str,
+    measured: Measured,
+    key: Key,
+    *,
+    is_below: bool,
+) -> Flag:
     """Judge the gain of every span; the flag is raised if it is raised in any.
 
     Args:

@@ -85,7 +85,13 @@ def judge_spans(
     return Judged(state, span, values[span], values=values, states=states)
 
 
-def _state(found: SpanValue, line: float, *, is_below: bool, is_sure: bool) -> str:
+def _state(
+    found: SpanValue,
+    line: float,
+    *,
+    is_below: bool,
+    is_sure: bool,
+) -> str:
     """Return the state of one span."""
     # Being below a line is being above it with both signs changed.
     if is_below:

@@ -83,7 +83,7 @@ def _centered(
     values: Float[np.ndarray, "seeds records"],
     is_real: np.ndarray,
 ) -> Float[np.ndarray, "seeds records"]:
-    """Return values without their mean in each seed; 0 where there is none."""
+    """Return values without their mean in each seed; 0 where a value is missing."""
     count = np.maximum(is_real.sum(1, keepdims=True), 1)
     mean = np.where(is_real, values, 0).sum(1, keepdims=True) / count
     return np.where(is_real, values - mean, 0)

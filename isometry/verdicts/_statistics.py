@@ -27,7 +27,10 @@ _SITES = 64
 
 @functools.partial(compilation.jit, static_argnums=0)
 def statistics(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> dict[str, Arrays]:
     """Return the statistics of each group, of shape (seeds, iterations, ...)."""
 
@@ -47,7 +50,10 @@ def statistics(
 
 @functools.partial(compilation.jit, static_argnums=0)
 def values_of(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> Arrays:
     """Return the values of each group, (seeds, iterations, inputs, *shape)."""
     with precision.full():
@@ -56,7 +62,10 @@ def values_of(
 
 
 def _of_inputs(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> Arrays:
     """Return the values of each group, (iterations, inputs, *shape)."""
     if plan.is_batch:
@@ -83,7 +92,9 @@ def _of_inputs(
 
 
 def _statistics_of(
-    group: Group, plan: Plan, values: Float[Array, "inputs *shape"]
+    group: Group,
+    plan: Plan,
+    values: Float[Array, "inputs *shape"],
 ) -> Arrays:
     """Return what is kept of the values in one iteration."""
     rows = values.reshape(values.shape[0], -1)
@@ -123,7 +134,10 @@ def _kinds(group: Group) -> dict[str, Site]:
     return kinds
 
 
-def _signal_of(group: Group, values: Float[Array, "inputs *shape"]) -> Arrays:
+def _signal_of(
+    group: Group,
+    values: Float[Array, "inputs *shape"],
+) -> Arrays:
     """Return what is kept of a signal: sums of squares relative to a power of two."""
     peak = jnp.max(jnp.abs(values), initial=0)
     _, exponent = jnp.frexp(peak)
@@ -154,7 +168,11 @@ def _spread(rows: Float[Array, "rows size"]) -> Float[Array, ""]:
     return jnp.sum(from_mean**2) / safe_total
 
 
-def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> Arrays:
+def _unit_of(
+    site: Site,
+    plan: Plan,
+    values: Float[Array, "inputs *shape"],
+) -> Arrays:
     """Return what is kept of a nonlinearity at its values."""
     function = site.function
     if function is None:
@@ -193,7 +211,8 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
 
 
 def _by_channel(
-    values: Float[Array, "inputs *shape"], axis: int
+    values: Float[Array, "inputs *shape"],
+    axis: int,
 ) -> Float[Array, "inputs positions channels"]:
     """Return values with the axis of channels last, and all others as one."""
     if values.ndim == 1:
@@ -202,13 +221,19 @@ def _by_channel(
     return values.reshape(values.shape[0], -1, values.shape[-1])
 
 
-def _spaced(length: int, count: int) -> np.ndarray:
+def _spaced(
+    length: int,
+    count: int,
+) -> np.ndarray:
     """Return `count` numbers below a length, evenly spaced, or all of them."""
     spaced = np.linspace(0, length - 1, min(count, length))
     return spaced.round().astype(np.int32)
 
 
-def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
+def statistics_again(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, OnHost]:
     """Return the statistics of float64 values; slopes are those of the own dtype.
 
     Args:
@@ -229,7 +254,10 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
+def _of_values(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, Arrays]:
     """Return the statistics of values of some groups, without nonlinearities."""
     rows = {}
     for label in values:
@@ -241,8 +269,15 @@ def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_units(plan: Plan, values: OnHost) -> dict[str, Arrays]:
-    """Return what nonlinearities do at values of some groups."""
+def _of_units(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, Arrays]:
+    """Return the statistics of the nonlinearities at the values of some groups.
+
+    They are the fields of `Unit` by name, with the number of the nonlinearity behind
+    it where a group has several.
+    """
     rows: dict[str, Arrays] = {}
     for label in values:
         rows[label] = {}

@@ -79,7 +79,12 @@ class Weight:
         leaf: np.ndarray,
         slices: np.ndarray,
     ) -> np.ndarray:
-        """Return the leaf with other slices: the inverse of `slices`, on the host."""
+        """Return a copy of the leaf with other slices in it, on the host.
+
+        Args:
+            leaf: The leaf.
+            slices: What `Weight.slices` would return of the copy.
+        """
         axes = self.layer.stacked_axes
         stack = [self.cut[axis][1] - self.cut[axis][0] for axis in axes]
         part = slices.reshape(*stack, *self.shape)

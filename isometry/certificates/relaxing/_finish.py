@@ -184,12 +184,21 @@ def _finish_of(
     value: Value,
     tried: _Tried,
 ) -> Finish:
-    """Read off h whether it is odd or even, and which lines it has to touch."""
+    """Read off h whether it is odd or even, and which tangents its stand-in needs.
+
+    At zero and at the kinks of h both must have the same value, and the derivative
+    that JAX takes there.
+
+    Args:
+        smooth: The analytic functions.
+        value: The result of h.
+        tried: h at points.
+    """
     base = value.root
     points = tried.points
     parity = _parity(tried, eps=float(jnp.finfo(base.smooth.dtype).eps))
     at_points = tried.at_points_of(tried.exact)
-    # A function that does not exist at its kinks, such as a logarithm, touches no line.
+    # A function that does not exist at its kinks, such as a logarithm, has no tangents.
     if not np.isfinite(at_points).all():
         return Finish(parity)
     wanted = _part(at_points, parity)
@@ -224,7 +233,7 @@ def _relaxed(
     finish: Finish,
     tried: _Tried,
 ) -> Derived:
-    """Evaluate a relaxed function, before it touches any line, where h was tried."""
+    """Evaluate a relaxed function, before it is given tangents, where h was tried."""
 
     def relaxed(x: Array) -> Array:
         return Evaluation(smooth, value.root, x).shaped(value, finish)
@@ -294,7 +303,7 @@ def _agree(
 
 
 def _exact_of(value: Value) -> Callable[[Array], Array]:
-    """Return h itself, a function of an array in the place of the base."""
+    """Return h itself: a function that maps an array in the place of its root to h."""
 
     def function(x: Array) -> Array:
         computed = {value.root: x}

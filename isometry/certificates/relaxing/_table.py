@@ -255,7 +255,8 @@ def _pool_max(
     windows = eqn.params
 
     def total(values: Array) -> Array:
-        # Padding counts as zero in both sums: it has no weight.
+        # `largest` sums the weighted values, and then the weights. Padding adds zero to
+        # both, as if it were not there.
         return jax.lax.reduce_window(
             values,
             np.zeros((), values.dtype),
@@ -490,7 +491,10 @@ def is_shift(
     return is_subtracted and not is_returned
 
 
-def _is_raised(jaxpr: core.Jaxpr, eqn: core.JaxprEqn) -> bool:
+def _is_raised(
+    jaxpr: core.Jaxpr,
+    eqn: core.JaxprEqn,
+) -> bool:
     """Tell whether the result of an equation is an argument of exp."""
     (result,) = eqn.outvars
     return any(

@@ -16,7 +16,10 @@ _REMEDY = (
 
 
 @flag("anisometric", threshold="anisometry", rank=110, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
     line = measured.threshold("anisometry")
     judged = judge_spans(

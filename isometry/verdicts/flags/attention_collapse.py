@@ -26,7 +26,10 @@ _REMEDY_OF_LOCK = (
 
 
 @flag("attention_collapse", threshold="depth_scales", rank=55, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where tokens become one, or where queries and keys never get a gradient.
 
     The spread of the tokens of an input, R = ‖H − mean‖²/‖H‖², must not fall by more
@@ -84,7 +87,10 @@ def judge(measured: Measured, key: Key) -> Flag:
     return undecided(found, wrong) if wrong else found
 
 
-def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str, ...]:
+def _locked(
+    measured: Measured,
+    attentions: tuple[Attention, ...],
+) -> tuple[str, ...]:
     """Return the layers of queries and keys that never get a gradient, in any seed.
 
     Both must be locked: with one of them at zero the other waits for a step.
@@ -111,7 +117,10 @@ def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str,
     return tuple(locked)
 
 
-def _is_of(row: str, layers: tuple[str, ...]) -> bool:
+def _is_of(
+    row: str,
+    layers: tuple[str, ...],
+) -> bool:
     """Tell whether a row of a certificate is one of some layers, or a slice of one."""
     return row in layers or row.rpartition("[")[0] in layers
 

@@ -20,7 +20,10 @@ _REMEDY = (
 
 
 @flag("below_floor", threshold="below_floor", rank=120, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where half of the values that may not be zero are below the floor.
 
     Then ln s of the median value is no number. A Jacobian has no more rank than units
@@ -64,7 +67,8 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 
 def _unresolved_share(
-    sp: Spectrum, rank_bound: Int[np.ndarray, "seeds inputs"]
+    sp: Spectrum,
+    rank_bound: Int[np.ndarray, "seeds inputs"],
 ) -> Float[np.ndarray, "seeds inputs"]:
     """Return the unresolved values as a share of those that may not be zero.
 

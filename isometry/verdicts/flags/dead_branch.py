@@ -15,7 +15,10 @@ _REMEDY = (
 
 
 @flag("dead_branch", rank=38, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where no weight of a residual branch ever gets a gradient.
 
     The network then trains as if the branch were not there. A branch that is only zero
@@ -58,7 +61,10 @@ def _first_steps(certificate: Certificate) -> dict[str, int | None]:
     return {lock.name: lock.first_gradient for lock in certificate.layers}
 
 
-def _is_dead(branch: Branch, steps: dict[str, int | None]) -> bool:
+def _is_dead(
+    branch: Branch,
+    steps: dict[str, int | None],
+) -> bool:
     """Tell whether no weight of a branch ever gets a gradient."""
     rows = []
     for layer in branch.layers:

@@ -17,7 +17,10 @@ _REMEDY = (
 
 
 @flag("outlier_dominated", threshold=0.5, rank=115, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where values apart from the bulk carry more than half of the sum of s².
 
     E s² then speaks of a few directions (the mean of all units, for example), and the

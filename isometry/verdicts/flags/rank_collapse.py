@@ -20,7 +20,10 @@ _REMEDY = (
 
 
 @flag("rank_collapse", threshold="depth_scales", rank=50, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where differences between inputs fall by more than e^6 to the last layer.
 
     Of them R = ‖H − mean‖²/‖H‖² over inputs is taken, at the last pre-activation that
@@ -44,7 +47,12 @@ def judge(measured: Measured, key: Key) -> Flag:
     return undecided(flags[worst], wrong) if wrong else flags[worst]
 
 
-def _judged(what: str, collapse: Collapse, measured: Measured, key: Key) -> Flag:
+def _judged(
+    what: str,
+    collapse: Collapse,
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Judge the differences between inputs, or between tokens."""
     evidence: dict[str, Any] = {
         "inputs": measured.num_inputs,

@@ -52,7 +52,10 @@ class _Row(NamedTuple):
 
 
 @flag("saturated_units", threshold="saturated_slope", rank=60, source="convention")
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where more units are flat, of a bounded activation, than chance gives.
 
     A unit is saturated where |phi'| is below 0.01 of its largest value. The null
@@ -105,7 +108,10 @@ def judge(measured: Measured, key: Key) -> Flag:
     )
 
 
-def _none(measured: Measured, share: float) -> Flag:
+def _none(
+    measured: Measured,
+    share: float,
+) -> Flag:
     """Return the flag of a network without units that could saturate."""
     names = [one.nonlinearity for one in measured.activity.values()]
     reason = "no hidden units"
@@ -126,7 +132,12 @@ def _none(measured: Measured, share: float) -> Flag:
 
 
 def _row(
-    name: str, activity: Activity, measured: Measured, *, share: float, level: float
+    name: str,
+    activity: Activity,
+    measured: Measured,
+    *,
+    share: float,
+    level: float,
 ) -> _Row:
     """Count the saturated units behind one point, and what chance gives."""
     largest = activity.largest_slope
@@ -162,7 +173,10 @@ def _basis(variance: float) -> str:
     return "unit variance"
 
 
-def _evidence(rows: list[_Row], worst: _Row) -> dict[str, Any]:
+def _evidence(
+    rows: list[_Row],
+    worst: _Row,
+) -> dict[str, Any]:
     """Return every number behind the flag, by name."""
     return {
         "bounded": True,
