@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.extend import core
-from jaxtyping import Bool
 
 from isometry.certificates import _confine, _findings, _layers
 from isometry.certificates._closure import Closure
@@ -21,6 +20,7 @@ from isometry.certificates._layers import (
     Slice,
     View,
 )
+from isometry.certificates._partition import Mask
 from isometry.certificates._subject import Subject
 from isometry.structure import Anatomy, Attention
 
@@ -46,8 +46,8 @@ class Found(NamedTuple):
     apart: Closure | None
     affine: Closure
     kinked: Closure | None
-    suspect: Bool[np.ndarray, " n"]
-    on_kinks: Bool[np.ndarray, " n"]
+    suspect: Mask
+    on_kinks: Mask
     is_coarse: bool
     doubts: tuple[str, ...]
     num_draws: int

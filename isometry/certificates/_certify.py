@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
 from isometry._internal.errors import FromCall, NotFinite, public
@@ -20,7 +20,7 @@ from isometry.certificates._closure import Closure
 from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
-from isometry.certificates._partition import split
+from isometry.certificates._partition import Labels, Mask, split
 from isometry.certificates._programs import REFUSALS, Function, Program, program
 from isometry.certificates._subject import Subject, subject
 
@@ -223,7 +223,7 @@ def _in_a_line(error: Exception) -> str:
     return f"{type(error).__name__}: {message}"
 
 
-def _groups(space: Space) -> Int[np.ndarray, " n"]:
+def _groups(space: Space) -> Labels:
     """Return the group of each entry: leaves that are equal or opposite share one.
 
     Experts and branches are often arrays of their own. An optimizer that treats arrays
@@ -284,8 +284,8 @@ def _suspect(
     exact: Closure,
     affine: Closure,
     *,
-    group: Int[np.ndarray, " n"],
-) -> Bool[np.ndarray, " n"]:
+    group: Labels,
+) -> Mask:
     """Return the entries that only the affine search ties, and that a step off ties.
 
     A sum that is zero, or equal to another, is so only where its terms are: a point off
@@ -309,8 +309,8 @@ def _suspect(
 def _on_kinks(
     gradients: Gradients,
     exact: Closure,
-    group: Int[np.ndarray, " n"],
-) -> Bool[np.ndarray, " n"]:
+    group: Labels,
+) -> Mask:
     """Return the entries that stay equal in exact arithmetic, and part as computed.
 
     A rectified unit whose inputs cancel is on its kink for ever. Rounding puts it to

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from isometry.certificates._closure import Closure
 from isometry.certificates._gradients import Space
-from isometry.certificates._partition import Partition
+from isometry.certificates._partition import Mask, Partition
 from isometry.structure import Anatomy, WeightLayer
 
 BIT_FOR_BIT = "bit for bit"
@@ -335,7 +335,7 @@ def lock(
     return dataclasses.replace(result, grade=grade)
 
 
-def shared_entries(partition: Partition) -> Bool[np.ndarray, " n"]:
+def shared_entries(partition: Partition) -> Mask:
     """Return which entries share a class, or are zero."""
     shared = np.zeros(partition.size, bool)
     shared[partition.members] = True

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from isometry.certificates._gradients import Space
-from isometry.certificates._partition import Partition
+from isometry.certificates._partition import Partition, Vector
 
 # The kinds of points, in the order in which they are tried.
 NEAR, FRESH, STACKED, SPREAD, TINY = range(5)
@@ -27,7 +27,7 @@ def exact_point(
     kind: int,
     *,
     rng: np.random.Generator,
-) -> Float[np.ndarray, " n"]:
+) -> Vector:
     """Draw a random vector whose entries are equal, or zero, where those of theta are.
 
     Entries of a class of the partition are equal up to their signs.
@@ -71,7 +71,7 @@ def positive_point(
     space: Space,
     partition: Partition,
     rng: np.random.Generator,
-) -> Float[np.ndarray, " n"]:
+) -> Vector:
     """Draw a random vector with the ties of a partition and the signs of theta.
 
     It is for functions that are not defined elsewhere: the root of a variance.
@@ -89,7 +89,7 @@ def affine_point(
     gammas: Float[np.ndarray, " leaves"],
     *,
     rng: np.random.Generator,
-) -> Float[np.ndarray, " n"]:
+) -> Vector:
     """Draw theta, shrunk leaf by leaf, plus a random vector with given ties.
 
     Args:

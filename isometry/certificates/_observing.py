@@ -13,7 +13,7 @@ from isometry._internal import checks, precision
 from isometry.certificates import _members
 from isometry.certificates._gradients import Space, shaken
 from isometry.certificates._layers import slice_ids
-from isometry.certificates._partition import Partition, all_zero, split
+from isometry.certificates._partition import Partition, Vector, all_zero, split
 from isometry.certificates._programs import REFUSALS
 from isometry.certificates._subject import Subject
 from isometry.structure._tapping import tapped
@@ -133,7 +133,7 @@ class _Reading:
         self._unit = float(jnp.finfo(shape.dtype).eps) / 2
 
     def at(
-        self, theta: Float[np.ndarray, " n"]
+        self, theta: Vector
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Return the values at a random input, and their errors."""
         seed = int(self._rng.integers(2**31))
@@ -147,7 +147,7 @@ class _Reading:
 
     def _read(
         self,
-        theta: Float[np.ndarray, " n"],
+        theta: Vector,
         x: PyTree,
     ) -> Float[np.ndarray, " k"]:
         params = self._space.params(self._space.arrays(theta))

@@ -1,10 +1,15 @@
 """Partition: which entries of a vector are equal up to sign, and which are zero."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
+
+# Of all parameters, side by side: numbers, which of them are meant, and their groups.
+Vector: TypeAlias = Float[np.ndarray, " n"]
+Mask: TypeAlias = Bool[np.ndarray, " n"]
+Labels: TypeAlias = Int[np.ndarray, " n"]
 
 # From so many members on a class is searched for close entries first, of which a class
 # of generic numbers has hardly any. With ten times fewer, the calls for many small
@@ -67,7 +72,7 @@ class Partition:
         """One entry of each class of two or more."""
         return self.members[self.starts]
 
-    def labels(self) -> Int[np.ndarray, " n"]:
+    def labels(self) -> Labels:
         """Return the number of each entry's class, from 1 in the order of appearance.
 
         Returns:
@@ -86,7 +91,7 @@ class Partition:
 
     def spread(
         self,
-        vector: Float[np.ndarray, " n"],
+        vector: Vector,
         of_classes: Float[np.ndarray, " classes"],
     ) -> None:
         """Turn a vector into a member of the space, in place.
@@ -113,8 +118,8 @@ def all_zero(size: int) -> Partition:
 
 
 def of_equal(
-    values: Float[np.ndarray, " n"],
-    group: Int[np.ndarray, " n"] | None = None,
+    values: Vector,
+    group: Labels | None = None,
     among: Int[np.ndarray, " k"] | None = None,
 ) -> Partition:
     """Return the classes of entries whose magnitudes are equal bit for bit.
@@ -136,10 +141,10 @@ def of_equal(
 
 def split(
     partition: Partition,
-    values: Float[np.ndarray, " n"],
-    tolerance: Float[np.ndarray, " n"],
+    values: Vector,
+    tolerance: Vector,
     *,
-    group: Int[np.ndarray, " n"],
+    group: Labels,
 ) -> Partition:
     """Split classes so that a vector is in the space, as far as tolerance demands.
 
@@ -193,7 +198,7 @@ def split(
 
 def _by_group(
     entries: Int[np.ndarray, " k"],
-    group: Int[np.ndarray, " n"],
+    group: Labels,
 ) -> list[Int[np.ndarray, " members"]]:
     """Return the entries of each group."""
     own = group[entries]
@@ -216,8 +221,8 @@ def _cut(
     starts: Int[np.ndarray, " classes"],
     *,
     signs: Int8[np.ndarray, " n"],
-    values: Float[np.ndarray, " n"],
-    tolerance: Float[np.ndarray, " n"],
+    values: Vector,
+    tolerance: Vector,
 ) -> _Classes:
     """Cut classes at gaps, until none is left; classes of one entry are dropped."""
     done = [_Classes(members[:0], starts[:0])]
