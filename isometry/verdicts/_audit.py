@@ -17,7 +17,8 @@ from isometry.verdicts import _layers
 from isometry.verdicts._flag import UNDECIDED, Flag
 from isometry.verdicts._measured import FEW_SEEDS, Measured, certifying
 from isometry.verdicts._registry import Registered, Thresholds, registered
-from isometry.verdicts._report import Report, Reports
+from isometry.verdicts._report import Report
+from isometry.verdicts._reports import Reports
 from isometry.verdicts._subject import Subject, subject_of
 from isometry.verdicts._task import DEFAULT_STEPS, Loss, Task, task_of
 

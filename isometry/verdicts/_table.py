@@ -14,7 +14,8 @@ from isometry.verdicts._registry import flag_names
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isometry.verdicts._report import Report, Reports
+    from isometry.verdicts._report import Report
+    from isometry.verdicts._reports import Reports
 
 # A screen: terminals break longer lines.
 _COLUMNS = 80
