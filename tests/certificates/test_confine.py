@@ -65,7 +65,12 @@ def trained_rank(f, params):
 def test_linear_networks_are_confined_to_inputs_and_outputs(name):
     """All weights commute with rotations: num_in + num_out directions are moved."""
     f, params = CASES[name]
-    cert = certificates.certify(f, params, np.ones(NUM_IN))
+
+    # Whatever the size of the gradients.
+    def quiet(params, x):
+        return 2.0**-40 * f(params, x)
+
+    cert = certificates.certify(quiet, params, np.ones(NUM_IN))
     rows = {row.name: row for row in cert.layers}
     assert rows["b"].rank_bound == NUM_IN + NUM_OUT
     assert rows["b"].grade == "evidence"

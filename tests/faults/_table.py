@@ -602,8 +602,8 @@ FLAGS = (
     Fault(
         "correlation-of-an-input-with-itself",
         "verdicts/_collapse.py",
-        "signal.spread * num_inputs / max(num_inputs - 1, 1)",
-        "signal.spread",
+        "1 - signal.spread * without_itself",
+        "1 - signal.spread",
         ("verdicts/test_activity.py",),
     ),
     Fault(
