@@ -1,5 +1,6 @@
 """certify: what no training undoes, for any differentiable f(params, x)."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -20,7 +21,7 @@ from isometry.certificates._closure import Closure
 from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
-from isometry.certificates._partition import Labels, Mask, split
+from isometry.certificates._partition import Labels, Mask, of_equal, split
 from isometry.certificates._programs import REFUSALS, Function, Program, program
 from isometry.certificates._subject import Subject, subject
 
@@ -123,6 +124,9 @@ def _certified(
     x = about.draw(jax.random.key(0))
     build = functools.partial(_program, about.f, exemplar, x)
     smooth = build(num_inputs=num_inputs, key=key)
+    # Where one of several pieces is taken, an expert say, one input shows one of them.
+    if smooth.unrelaxed and num_inputs < _INPUTS:
+        smooth = build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
     gradients = Gradients(smooth, space, draw=about.draw, rng=rng)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
@@ -159,7 +163,7 @@ def _certified(
     confined = []
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
     if _confine.asks_for(space, weights):
-        confined = _confined(as_it_is)
+        confined = _confined(as_it_is, weights)
     layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
@@ -171,14 +175,41 @@ def _certified(
     )
 
 
-def _confined(gradients: Gradients) -> list[_confine.Confined]:
-    """Return where the updates of each leaf stay, at the first scale that tells."""
+def _confined(gradients: Gradients, weights: set[int]) -> list[_confine.Confined]:
+    """Return where the updates of each leaf stay, at the first scale that tells.
+
+    What generic parameters confine as well is a property of f, and no initialization
+    changes it: a norm, or a softmax, cancels one direction of the weights before it.
+    """
     found: list[_confine.Confined] = []
     for keep in _confine.KEEPS:
         found = _confine.confine(gradients, keep)
         if all(confined.is_clean for confined in found):
             break
-    return found
+    shapes = gradients.space.shapes
+    if all(found[i].spans == shapes[i] for i in weights):
+        return found
+    try:
+        generic = _confine.confine(_at_generic_point(gradients), found[0].keep)
+    # Of f itself, where it is not defined.
+    except NotFinite:
+        return found
+    return [
+        one._replace(spans=shape) if one.spans == other.spans else one
+        for one, other, shape in zip(found, generic, shapes, strict=True)
+    ]
+
+
+def _at_generic_point(gradients: Gradients) -> Gradients:
+    """Return the gradients of the same function around random parameters."""
+    rng, space = gradients.rng, copy.copy(gradients.space)
+    # Numbers of which no two are equal: every entry is free.
+    numbers = rng.standard_normal(space.size)
+    free = of_equal(numbers, space.leaf, np.arange(space.size))
+    space.theta = _members.exact_point(space, free, _members.FRESH, rng=rng)
+    around = copy.copy(gradients)
+    around.space = space
+    return around
 
 
 def _program(

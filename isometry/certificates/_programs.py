@@ -48,6 +48,8 @@ class Program(NamedTuple):
         pull: Maps params, x and cotangents of the floating outputs to the gradient with
             respect to the floating leaves of params.
         closed: The jaxpr of the floating outputs.
+        original: The same before kinks were replaced, which brings in numbers that are
+            none of f.
         outputs: Their shapes.
         unit: Half the spacing at 1 of the lowest precision in f.
         dtype: What f is given, float64 or float32.
@@ -60,6 +62,7 @@ class Program(NamedTuple):
 
     pull: Callable[[Params, PyTree, Sequence[Array | np.ndarray]], list[Array]]
     closed: core.ClosedJaxpr
+    original: core.ClosedJaxpr
     outputs: tuple[tuple[int, ...], ...]
     unit: float
     dtype: np.dtype
@@ -162,7 +165,8 @@ def _built(request: _Request) -> Program:
     """Trace a program."""
     params, x = request.shapes()
     with _mode(request.dtype):
-        smooth = _relaxed(_fine(request.f, params, x), params, x, key=request.key)
+        fine = _fine(request.f, params, x)
+        smooth = _relaxed(fine, params, x, key=request.key)
         f, xs = smooth.f, x
         if request.num_inputs > 1:
             f = jax.vmap(smooth.f, (None, 0))
@@ -177,6 +181,9 @@ def _built(request: _Request) -> Program:
         # over may have changed.
         traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
         closed, out = traced(params, xs)
+        original = closed
+        if smooth.replaced:
+            original = jax.make_jaxpr(lambda *a: fine(*a))(params, x)
     if not out:
         raise InputError(
             "f returns no floating array, which could have a gradient; write "
@@ -204,6 +211,7 @@ def _built(request: _Request) -> Program:
     return Program(
         pull=jax.jit(pull),
         closed=closed,
+        original=original,
         outputs=tuple(leaf.shape for leaf in out),
         unit=_unit_of(closed),
         dtype=request.dtype,

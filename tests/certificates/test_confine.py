@@ -86,3 +86,14 @@ def test_gaussian_weights_are_not_confined():
     params["c"] = models.normal(12, 2)
     cert = certificates.certify(linear, params, np.ones(3))
     assert not cert.findings
+
+
+def test_directions_that_a_softmax_cancels_are_no_finding():
+    """Logits may be moved by a constant: so it is at all weights, drawn in any way."""
+
+    def f(params, x):
+        return jax.nn.softmax(jnp.tanh(x @ params["a"]) @ params["logits"])
+
+    params = {"a": orthogonal(3, 12, 0), "logits": np.zeros((12, 4))}
+    cert = certificates.certify(f, params, np.ones(3))
+    assert not [one for one in cert.findings if not one.is_harmless]
