@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -110,17 +111,19 @@ def slices(
         bounds = [(0, length) for length in space.shapes[leaf]]
         for axis, start, stop in layer.stretches:
             bounds[axis] = (start, stop)
-        stretch: list[int | slice] = [slice(*pair) for pair in bounds]
-        stack = [bounds[axis][1] - bounds[axis][0] for axis in layer.stacked_axes]
-        for number, position in enumerate(np.ndindex(*stack)):
+        stretch: list[int | slice] = [slice(start, stop) for start, stop in bounds]
+        # Without an axis of a stack there is one position, ().
+        along_stack = [range(*bounds[axis]) for axis in layer.stacked_axes]
+        for number, position in enumerate(itertools.product(*along_stack)):
             within = list(stretch)
             for axis, i in zip(layer.stacked_axes, position, strict=True):
-                within[axis] = bounds[axis][0] + i
+                within[axis] = i
             name = layer.name
             # Even a stack of one slice has an axis that the layer has not.
             if layer.stacked is not None:
                 name = f"{layer.name}[{number}]"
-            rows.append(Slice(name, layer, leaf=leaf, within=tuple(within)))
+            row = Slice(name, layer, leaf=leaf, within=tuple(within))
+            rows.append(row)
     return rows
 
 
@@ -232,13 +235,12 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
     Args:
         code: The class of each entry times its sign; class 0 never moves.
     """
-    shape = code.shape
     sizes = np.bincount(np.abs(code).ravel(), minlength=1)
-    num_zeros, num_classes = int(sizes[0]), int((sizes[1:] > 0).sum())
+    num_zeros = int(sizes[0])
+    num_classes = np.count_nonzero(sizes[1:])
     if num_classes == code.size:
-        return free_counts(shape)
-    by_axis = [slice_ids(code, axis) for axis in range(code.ndim)]
-    distinct = tuple(int(ids.max(initial=-1)) + 1 for ids in by_axis)
+        return free_counts(code.shape)
+    distinct = tuple(_num_distinct(code, axis) for axis in range(code.ndim))
     # Every combination of distinct slices has a class of its own.
     is_product = num_classes == math.prod(distinct)
     return Counts(
@@ -247,6 +249,15 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
         rank_bound=_rank_bound(code),
         is_product=is_product,
     )
+
+
+def _num_distinct(
+    code: Int[np.ndarray, "..."],
+    axis: int,
+) -> int:
+    """Count the slices along an axis that differ, without those that never move."""
+    ids = slice_ids(code, axis)
+    return int(ids.max(initial=-1)) + 1
 
 
 def slice_ids(
@@ -268,13 +279,14 @@ def slice_ids(
         return np.full(len(rows), -1)
     # The sign of the first entry that moves makes equal what is opposite.
     is_moving = rows != 0
-    has_any = is_moving.any(1)
-    lead = rows[np.arange(len(rows)), is_moving.argmax(1)]
-    normal = rows * np.sign(lead)[:, None]
+    first = is_moving.argmax(1)[:, None]
+    lead = np.take_along_axis(rows, first, axis=1)
+    normal = rows * np.sign(lead)
     ids = np.full(len(rows), -1)
     known: dict[bytes, int] = {}
-    for i in np.flatnonzero(has_any):
-        ids[i] = known.setdefault(normal[i].tobytes(), len(known))
+    for i in np.flatnonzero(is_moving.any(1)):
+        content = normal[i].tobytes()
+        ids[i] = known.setdefault(content, len(known))
     return ids
 
 
@@ -291,12 +303,14 @@ def _rank_bound(code: Int[np.ndarray, "..."]) -> int:
         matrix = matrix.take(kept, axis)
     size = min(matrix.shape)
     classes, inverse = np.unique(np.abs(matrix), return_inverse=True)
-    is_generic = len(classes) == matrix.size and (classes > 0).all()
+    # Every entry is alone, and none is zero.
+    is_generic = len(classes) == matrix.size and bool(classes.all())
     if is_generic or size > _LARGEST_RANK or size == 0:
         return size
     # One member drawn at random has the largest rank, with probability one.
     values = np.random.default_rng(0).standard_normal(len(classes))
-    member = np.sign(matrix) * values[inverse].reshape(matrix.shape)
+    magnitudes = values[inverse].reshape(matrix.shape)
+    member = np.sign(matrix) * magnitudes
     return int(np.linalg.matrix_rank(member))
 
 
