@@ -219,11 +219,25 @@ class Judged(NamedTuple):
         state: The state of a flag.
         value: The median over seeds of ln R/R of what enters.
         interval: Its interval over seeds.
+        last: The name of the point.
     """
 
     state: str
     value: float
     interval: Interval
+    last: str
+
+    def in_words(self, what: str) -> str:
+        """Return what became of the differences, for a reason.
+
+        Args:
+            what: Between what: "inputs" or "tokens".
+        """
+        if np.isneginf(self.value):
+            return f"all {what} are one at {self.last}, to rounding"
+        return (
+            f"differences between {what} change by e^{self.value:+.2f} to {self.last}"
+        )
 
 
 def judge(
@@ -241,4 +255,4 @@ def judge(
         thresholds.depth_scales,
         is_sure=thresholds.is_sure(len(last)),
     )
-    return Judged(state, value, bounds)
+    return Judged(state, value, bounds, last=collapse.points[-1])

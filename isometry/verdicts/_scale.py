@@ -28,7 +28,9 @@ def judge_gain(
         is_below: Whether a gain below the line is what is wrong.
     """
     # Vanishing is judged below minus the line, exploding above it.
-    sign = -1 if is_below else 1
+    sign, side, change = 1, "above", "lower"
+    if is_below:
+        sign, side, change = -1, "below", "raise"
     line = sign * measured.threshold("log_gain")
     judged = judge_spans(
         {span: gain.log_gain for span, gain in measured.gains.items()},
@@ -42,12 +44,12 @@ def judge_gain(
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
-        reason += f", not {'below' if is_below else 'above'} {line:+g}"
+        reason += f", not {side} {line:+g}"
     return Flag(
         name,
         judged.state,
         reason,
-        remedy=f"{'raise' if is_below else 'lower'} sigma_w to {_CRITICAL}",
+        remedy=f"{change} sigma_w to {_CRITICAL}",
         value=judged.worst.value,
         interval=judged.worst.interval,
         threshold=line,

@@ -47,6 +47,7 @@ def judge(
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     state = judged.state
+    # Where float64 underflows, zeros and what is unresolved are not told apart.
     if measured.lost:
         state, reason = UNDECIDED, f"{reason}; {measured.lost}"
     return Flag(
@@ -77,6 +78,7 @@ def _unresolved_share(
     # What a method without a floor calls zero is zero.
     num_not_zero = (~np.isneginf(np.asarray(sp.log_values))).sum(-1)
     rank = np.minimum(rank_bound, num_not_zero)
+    # Values beyond the rank are zero, and unresolved for a good reason.
     num_zero = sp.size - rank
     num_unresolved = (~np.asarray(sp.resolved)).sum(-1) - num_zero
     share = np.maximum(num_unresolved, 0) / np.maximum(rank, 1)

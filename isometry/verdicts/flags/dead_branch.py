@@ -31,21 +31,30 @@ def judge(
     if not measured.certificates:
         reason = "without a certificate it is not known"
         return Flag("dead_branch", UNDECIDED, reason, source=_SOURCE)
+    # In order, and once, though they are dead in several seeds.
     dead: dict[str, None] = {}
     for certificate in measured.certificates:
         steps = _first_steps(certificate)
-        dead |= dict.fromkeys(b.name for b in branches if _is_dead(b, steps))
+        for branch in branches:
+            if _is_dead(branch, steps):
+                dead[branch.name] = None
     names = tuple(dead)
+    state = CLEAR
     reason = f"all {len(branches)} residual branches can get a gradient"
+    # One seed is enough: the draw is what is judged, and it is certified.
     if names:
-        listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        state = RAISED
+        # Three names show the pattern; `where` has all.
+        listed = ", ".join(names[:3])
+        if len(names) > 3:
+            listed += ", …"
         reason = (
             f"{len(names)} of {len(branches)} residual branches never get a gradient: "
             f"{listed}"
         )
     return Flag(
         "dead_branch",
-        RAISED if names else CLEAR,
+        state,
         reason,
         remedy=_REMEDY,
         value=len(names),
@@ -71,4 +80,5 @@ def _is_dead(
         own = f"{layer}[{branch.slice}]"
         # A branch inside a scan has one slice of each stacked weight.
         rows += [row for row in (layer, own) if row in steps]
+    # Of a branch without weights, such as a pooling, nothing is said.
     return bool(rows) and all(steps[row] is None for row in rows)

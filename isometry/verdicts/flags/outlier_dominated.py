@@ -39,6 +39,7 @@ def judge(
         f"{100 * judged.worst.value:.3g} % of Σ s² lie in values apart from the bulk "
         f"({in_words(judged.span)})"
     )
+    # Why it is not decided: too few seeds, or an interval that holds the line.
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
@@ -55,6 +56,7 @@ def judge(
         evidence={
             "share": {span: one._asdict() for span, one in judged.values.items()},
             "states": judged.states,
+            # The gain of the bulk is what a remedy goes by.
             "outliers": {span: one._asdict() for span, one in outliers.items()},
         },
     )

@@ -73,11 +73,14 @@ def judge(
     }
     if not bounded:
         return _none(measured, share)
+    # Bonferroni: with the level for each layer, one of 20 layers would be an alarm in
+    # every fifth healthy network at 99 %.
     level = 1 - (1 - measured.threshold("dead_level")) / len(bounded)
     rows = [
         _row(name, one, measured, share=share, level=level)
         for name, one in bounded.items()
     ]
+    # Layers differ in what chance gives them, so it is the excess that is compared.
     worst = max(rows, key=lambda row: row.excess)
     value = float(worst.share.mean())
     bounds = interval(
@@ -93,6 +96,7 @@ def judge(
         reason += f"; {measured.unsure}"
     elif state == CLEAR and value:
         reason += f"; {basis} alone gives up to {100 * worst.line:.2g} %"
+    # The worst first: they are what a user looks at.
     ranked = sorted(rows, key=lambda row: row.excess, reverse=True)
     return Flag(
         "saturated_units",
@@ -114,6 +118,7 @@ def _none(
 ) -> Flag:
     """Return the flag of a network without units that could saturate."""
     names = [one.nonlinearity for one in measured.activity.values()]
+    # Why there are none: no units at all, or only such as have no flat part.
     reason = "no hidden units"
     if names:
         listed = ", ".join(dict.fromkeys(names))
@@ -141,7 +146,7 @@ def _row(
 ) -> _Row:
     """Count the saturated units behind one point, and what chance gives."""
     largest = activity.largest_slope
-    assert largest is not None
+    assert largest is not None, "only bounded ones are counted"
     variance = _nulls.healthy_variance(activity.activation, _sigma_b(measured))
     probability = _nulls.saturated_probability(
         activity.activation, share * largest, variance
@@ -162,8 +167,10 @@ def _row(
 def _sigma_b(measured: Measured) -> float:
     """Return the standard deviation of the biases, if the scheme has one; else 0."""
     network = measured.subject.network
-    scheme = None if network is None else network.scheme
-    return 0.0 if scheme is None else float(scheme.sigma_b or 0.0)
+    if network is None or network.scheme is None:
+        return 0.0
+    # Without a sigma_b biases are zero.
+    return float(network.scheme.sigma_b or 0.0)
 
 
 def _basis(variance: float) -> str:
