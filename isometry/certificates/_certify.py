@@ -136,7 +136,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     suspect = _suspect(gradients, exact, affine, group=group)
     kinked, on_kinks = None, np.zeros(space.size, bool)
     as_it_is = gradients
-    if smooth.replaced:
+    if smooth.replaced or smooth.unrelaxed:
         kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
         as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
