@@ -143,7 +143,7 @@ def _certified(
     suspect = _suspect(gradients, exact, affine, group=group)
     kinked, on_kinks = None, np.zeros(space.size, bool)
     as_it_is = gradients
-    if smooth.replaced:
+    if smooth.replaced or smooth.unrelaxed:
         kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
         as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
@@ -175,7 +175,10 @@ def _certified(
     )
 
 
-def _confined(gradients: Gradients, weights: set[int]) -> list[_confine.Confined]:
+def _confined(
+    gradients: Gradients,
+    weights: set[int],
+) -> list[_confine.Confined]:
     """Return where the updates of each leaf stay, at the first scale that tells.
 
     What generic parameters confine as well is a property of f, and no initialization

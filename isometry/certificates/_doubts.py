@@ -31,7 +31,8 @@ def doubts_about(gradients: Gradients) -> tuple[str, ...]:
     # Of f itself: what replaces its kinks holds the smallest numbers of float64.
     closed, unrelaxed = gradients.program.original, gradients.program.unrelaxed
     if unrelaxed:
-        doubts.append(f"{PIECES}: {unrelaxed[0].rstrip('.')}")
+        what = unrelaxed[0].removesuffix(": it is left as it is.")
+        doubts.append(f"{PIECES} in {gradients.num_draws} random inputs: {what}")
     if gradients.has_tiny:
         doubts.append("gradients come close to the smallest number of float64")
     close = _unresolved(closed)

@@ -287,6 +287,34 @@ def _number(
     return int(np.ravel_multi_index(place.iterations, lengths))
 
 
+def unit_axes(
+    site: Site,
+    anatomy: Anatomy,
+) -> tuple[int, ...]:
+    """Return the axes of a value that count units; the others count positions.
+
+    They are the axis of channels, and that of experts: each expert has units of its
+    own. Where another axis is as long as that of experts, it is not told apart.
+
+    Args:
+        site: The nonlinearity that takes the value.
+        anatomy: The anatomy that the site is of.
+    """
+    channels = site.channel_axis
+    rest = {axis: n for axis, n in enumerate(site.shape) if axis != channels}
+    for layer in anatomy.layers:
+        is_before = site.point == layer.name or _is_of(site.point, layer.name)
+        axes = {*layer.batch_axes, *layer.out_axes}
+        # The last of the axes behind a layer is that of its channels.
+        sizes = [layer.shape[axis] for axis in sorted(axes)[:-1]]
+        if not is_before or layer.kind == "conv" or len(sizes) != 1:
+            continue
+        of_experts = [axis for axis, n in rest.items() if n == sizes[0]]
+        if len(of_experts) == 1:
+            return (of_experts[0], channels)
+    return (channels,)
+
+
 def activation_of(
     site: Site,
     single: Activation | None = None,

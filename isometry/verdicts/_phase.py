@@ -17,6 +17,7 @@ from isometry.verdicts._flag import (
     state_above,
 )
 from isometry.verdicts._measured import Measured
+from isometry.verdicts._scale import OF_ZEROS
 
 SOURCE = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _REMEDY = 'sigma_w to the critical value: scheme="orthogonal" or "gaussian" without it'
@@ -74,11 +75,14 @@ def judge_phase(
     )
     if state == UNDECIDED:
         reason += f"; {measured.unsure}"
+    remedy = f"{'raise' if is_ordered else 'lower'} {_REMEDY}"
+    if np.isneginf(value):
+        remedy = OF_ZEROS
     return Flag(
         name,
         state,
         reason,
-        remedy=f"{'raise' if is_ordered else 'lower'} {_REMEDY}",
+        remedy=remedy,
         value=value,
         interval=bounds,
         threshold=line,

@@ -1,5 +1,7 @@
 """What vanishing and exploding share: the gain of a span beyond a line."""
 
+import numpy as np
+
 from isometry._internal.types import Key
 from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
@@ -7,6 +9,12 @@ from isometry.verdicts._spans import in_words, judge_spans
 
 SOURCE = (
     "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
+)
+
+# A last layer of zeros, say, which training mends by itself, or dead units.
+OF_ZEROS = (
+    "none by sigma_w: the Jacobian is zero; zero_gradient and dead_units say from what "
+    "weights or units, and whether training mends it"
 )
 
 _CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
@@ -45,11 +53,14 @@ def judge_gain(
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
         reason += f", not {side} {line:+g}"
+    remedy = f"{change} sigma_w to {_CRITICAL}"
+    if np.isneginf(judged.worst.value):
+        remedy = OF_ZEROS
     return Flag(
         name,
         judged.state,
         reason,
-        remedy=f"{change} sigma_w to {_CRITICAL}",
+        remedy=remedy,
         value=judged.worst.value,
         interval=judged.worst.interval,
         threshold=line,

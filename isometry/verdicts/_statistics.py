@@ -1,6 +1,7 @@
 """What is kept of one evaluation of a network, computed within its program."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from isometry._internal import compilation, precision
 from isometry._internal.types import Params
 from isometry.structure._sites import Site
 from isometry.verdicts import _nulls
-from isometry.verdicts._groups import Group, Plan, largest_slope
+from isometry.verdicts._groups import Group, Plan, largest_slope, unit_axes
 
 Arrays: TypeAlias = dict[str, Array]
 OnHost: TypeAlias = dict[str, np.ndarray]
@@ -187,9 +188,10 @@ def _unit_of(
     # In training mode the function takes the values of a whole batch.
     all_slopes = slopes if plan.is_batch else jax.vmap(slopes)
     # An axis of a batch is the first of its shape, and else in front of it.
-    axis = site.channel_axis + int(not plan.is_batch)
-    slope = _by_channel(all_slopes(values), axis)
-    mirrored = _by_channel(all_slopes(-values), axis)
+    shift = int(not plan.is_batch)
+    axes = [axis + shift for axis in unit_axes(site, plan.anatomy)]
+    slope = _by_channel(all_slopes(values), axes)
+    mirrored = _by_channel(all_slopes(-values), axes)
     largest = largest_slope(site, plan)
     line = 0.0 if largest is None else plan.flat_share * largest
     # Past what is bypassed, everything downstream depends on the unit.
@@ -199,7 +201,7 @@ def _unit_of(
     # At least as many places as inputs, so that the null leaves none of them out.
     num_inputs, num_positions, num_channels = slope.shape
     num_places = num_inputs * num_positions
-    places = _by_channel(values, axis).reshape(num_places, num_channels)
+    places = _by_channel(values, axes).reshape(num_places, num_channels)
     kept = _spaced(num_places, max(_SITES, num_inputs))
     return {
         "is_dead": ~jnp.any(is_live, axis=(0, 1)),
@@ -212,13 +214,14 @@ def _unit_of(
 
 def _by_channel(
     values: Float[Array, "inputs *shape"],
-    axis: int,
+    axes: Sequence[int],
 ) -> Float[Array, "inputs positions channels"]:
-    """Return values with the axis of channels last, and all others as one."""
+    """Return values with the axes of channels as the last, and all others as one."""
     if values.ndim == 1:
         return values[:, None, None]
-    values = jnp.moveaxis(values, axis, -1)
-    return values.reshape(values.shape[0], -1, values.shape[-1])
+    num_channels = math.prod(values.shape[axis] for axis in axes)
+    values = jnp.moveaxis(values, axes, range(-len(axes), 0))
+    return values.reshape(values.shape[0], -1, num_channels)
 
 
 def _spaced(

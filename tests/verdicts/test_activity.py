@@ -182,3 +182,27 @@ def test_channels_may_come_first():
     (one,) = measured(f, params, xs).activity.values()
     np.testing.assert_array_equal(one.is_dead, [[False, True, False]] * 5)
     assert one.num_positions == 16
+
+
+def test_experts_have_units_of_their_own():
+    """An expert that its biases switch off is no position of units that are on."""
+
+    def f(params, x):
+        z = jnp.einsum("td,edh->teh", x, params["a"]) + params["bias"][None]
+        mixed = jnp.einsum("te,teh->th", x @ params["gate"], jax.nn.relu(z))
+        return mixed.mean(0) @ params["head"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 2, 4), "gate": (2, 3), "head": (4, 2)}
+    params = {
+        name: rng.normal(size=(5, *shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    params["bias"] = np.zeros((5, 3, 4), np.float32)
+    params["bias"][:, 1] = -1e3
+    xs = jnp.asarray(rng.normal(size=(4, 6, 2)), jnp.float32)
+    (one,) = measured(f, params, xs).activity.values()
+    np.testing.assert_array_equal(
+        one.is_dead, [[False] * 4 + [True] * 4 + [False] * 4] * 5
+    )
+    assert one.num_positions == 6
