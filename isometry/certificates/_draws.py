@@ -48,7 +48,9 @@ class RandomInputs:
         """Draw an input."""
         leaves, tree = jax.tree.flatten(self.shapes)
         rng = _generator(key)
-        drawn = [self._leaf(i, leaf, key, rng=rng) for i, leaf in enumerate(leaves)]
+        drawn = []
+        for i, leaf in enumerate(leaves):
+            drawn.append(self._leaf(i, leaf, key, rng=rng))
         return tree.unflatten(drawn)
 
     def _leaf(
@@ -119,12 +121,17 @@ class Batches:
         # Rows that are left over come first in the next batch.
         rows = self._left[: self.size]
         self._left = self._left[self.size :]
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], self.xs)
+
+        def of_leaf(leaf: Array) -> np.ndarray:
+            return np.asarray(leaf)[rows]
+
+        return jax.tree.map(of_leaf, self.xs)
 
 
 def _generator(key: Key) -> np.random.Generator:
     """Return NumPy's generator, which compiles nothing, seeded by a key."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    words = jax.random.key_data(key)
+    return np.random.default_rng(np.asarray(words))
 
 
 def default(

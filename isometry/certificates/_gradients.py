@@ -147,7 +147,8 @@ def shaken(
         unit: Half the spacing at 1.
         rng: The source of signs.
     """
-    factors = np.array([1 - _MOVED * unit, 1 + _MOVED * unit])
+    step = _MOVED * unit
+    factors = np.array([1 - step, 1 + step])
 
     def moved(leaf: Array) -> Array | np.ndarray:
         if not is_floating(leaf):
@@ -223,7 +224,8 @@ class Gradients:
         num_inputs = self.program.num_inputs
         seeds = self.rng.integers(2**31, size=num_inputs)
         # Keys from NumPy's numbers: to split a key would compile a program.
-        drawn = [self._draw(jax.random.key(int(seed))) for seed in seeds]
+        keys = [jax.random.key(int(seed)) for seed in seeds]
+        drawn = [self._draw(key) for key in keys]
         self.num_draws += num_inputs
         if num_inputs == 1:
             return precision.cast(drawn[0], jnp.float64)
@@ -282,7 +284,8 @@ class Gradients:
         cotangent: list[np.ndarray],
     ) -> Vector:
         """Return by how much a gradient moves if its arguments move by rounding."""
-        theta_moved, x_moved = shaken((theta, x), self.program.unit, self.rng)
+        unit = self.program.unit
+        theta_moved, x_moved = shaken((theta, x), unit, self.rng)
         difference = self._pulled(theta_moved, x_moved, cotangent)
         # In place: a vector of 10^7 parameters takes 80 MB.
         difference -= values
@@ -323,7 +326,8 @@ class Gradients:
             the largest of their array. None if there are none.
         """
         unit = self.program.unit
-        of_values, of_errors = self.space.parts(values), self.space.parts(errors)
+        of_values = self.space.parts(values)
+        of_errors = self.space.parts(errors)
         tops = [float(np.abs(value).max(initial=0.0)) for value in of_values]
         self.has_tiny |= any(0 < top < _TINY for top in tops)
         least_top = _LEAST_TOP * max(tops, default=0.0)
@@ -361,8 +365,9 @@ def _level(
         positive = error[error > 0]
     if not len(positive):
         return 0.0
+    sizes = np.abs(value[::stride])
     median_error = float(np.median(positive))
-    median_value = float(np.median(np.abs(value[::stride])))
+    median_value = float(np.median(sizes))
     if median_error > _ALL_ROUNDING * median_value:
         return float(error.max())
     return _LEAST_ERROR * median_error

@@ -79,10 +79,14 @@ def log_norms(
             own = batch._replace(params=params)
             return _pulled(run, weights, own, cotangents=cotangent)
 
+        def of_seeds(seeds: tuple[Params, Array]) -> Array:
+            return jax.lax.map(of_seed, seeds)
+
         seeds = (params, jnp.asarray(cotangents))
-        found = np.asarray(jax.jit(lambda seeds: jax.lax.map(of_seed, seeds))(seeds))
+        log_norm = np.asarray(jax.jit(of_seeds)(seeds))
         lost = _lost(subject, batch)
-    return Again(found + log_scale[..., None], lost)
+    # The size of the gradient at the output is put back.
+    return Again(log_norm + log_scale[..., None], lost)
 
 
 def _first_seed(batch: Batch) -> Batch:
