@@ -78,6 +78,7 @@ def relaxed(
         >>> bool(slope != 0)
         True
     """
+    # Equations are replaced, not functions: where a kink comes from does not matter.
     closed, shape = jax.make_jaxpr(f, return_shape=True)(params, x)
     leaves, tree = jax.tree.flatten((params, x))
     rewriting = Rewriting(drawn(key))

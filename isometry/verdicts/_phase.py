@@ -93,7 +93,10 @@ def judge_phase(
 
 def _of_theory(phase: Phase) -> dict[str, Any]:
     """Return what theory says, as evidence."""
-    is_critical = phase.name == "critical"
+    # At criticality correlations relax as a power of the depth, on no scale.
+    depth_scale = math.inf
+    if phase.name != "critical":
+        depth_scale = 1 / abs(math.log(phase.chi_1))
     return {
         "basis": "theory",
         "phase": phase.name,
@@ -101,7 +104,7 @@ def _of_theory(phase: Phase) -> dict[str, Any]:
         "q": phase.q,
         "sigma_w": phase.sigma_w,
         "sigma_b": phase.sigma_b,
-        "depth_scale": math.inf if is_critical else 1 / abs(math.log(phase.chi_1)),
+        "depth_scale": depth_scale,
     }
 
 
@@ -110,7 +113,10 @@ def _name(bounds: Interval) -> str:
     low, high = bounds
     if high < 0:
         return "ordered"
-    return "chaotic" if low > 0 else "critical"
+    if low > 0:
+        return "chaotic"
+    # Neither can be told from no growth at all.
+    return "critical"
 
 
 def _state(
