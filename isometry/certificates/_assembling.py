@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jax.extend import core
-from jaxtyping import Bool
 
 from isometry.certificates import _confine, _findings, _layers
 from isometry.certificates._closure import Closure
@@ -21,6 +20,7 @@ from isometry.certificates._layers import (
     Slice,
     View,
 )
+from isometry.certificates._partition import Mask
 from isometry.certificates._subject import Subject
 from isometry.structure import Anatomy, Attention
 
@@ -46,8 +46,8 @@ class Found(NamedTuple):
     apart: Closure | None
     affine: Closure
     kinked: Closure | None
-    suspect: Bool[np.ndarray, " n"]
-    on_kinks: Bool[np.ndarray, " n"]
+    suspect: Mask
+    on_kinks: Mask
     is_coarse: bool
     doubts: tuple[str, ...]
     num_draws: int
@@ -120,7 +120,11 @@ def assembled(
     return tuple(layers), _findings.sorted_by_gravity(findings)
 
 
-def _doubts_of(slice_: Slice, about: Subject, views: _Views) -> list[str]:
+def _doubts_of(
+    slice_: Slice,
+    about: Subject,
+    views: _Views,
+) -> list[str]:
     """Say why what is found about one weight is no more than evidence."""
     doubts = []
     # By default every row is drawn; of the user's own draw nobody knows.
@@ -153,7 +157,11 @@ def _row(
     return row
 
 
-def _of_exact(slice_: Slice, views: _Views, doubts: Sequence[str]) -> Row:
+def _of_exact(
+    slice_: Slice,
+    views: _Views,
+    doubts: Sequence[str],
+) -> Row:
     """Return what the exact search says of a weight."""
     step = views.affine.first_gradient(slice_)
     grade = EVIDENCE if doubts else None
@@ -201,7 +209,11 @@ def _of_sums(
     )
 
 
-def _of_kinks(slice_: Slice, views: _Views, found: Found) -> Row | None:
+def _of_kinks(
+    slice_: Slice,
+    views: _Views,
+    found: Found,
+) -> Row | None:
     """Return the units that were off, or alike, at every input that was drawn."""
     if views.kinked is None:
         return None
@@ -224,7 +236,10 @@ def _of_kinks(slice_: Slice, views: _Views, found: Found) -> Row | None:
     )
 
 
-def _confined(row: Row, confined: Confined) -> tuple[Row, tuple[int, Finding] | None]:
+def _confined(
+    row: Row,
+    confined: Confined,
+) -> tuple[Row, tuple[int, Finding] | None]:
     """Bound the rank of a weight by the subspaces in which its updates stay."""
     layer = row.slice.layer
     stacked = set(layer.stacked_axes)
@@ -320,7 +335,10 @@ def _idle(
             yield 1, _findings.idle(name, num_still, size=size, is_exact=is_exact)
 
 
-def _used(anatomy: Anatomy, space: Space) -> set[str]:
+def _used(
+    anatomy: Anatomy,
+    space: Space,
+) -> set[str]:
     """Return the names of the leaves that the output may depend on.
 
     A running average of a batch norm is read and updated in training, and does not

@@ -19,6 +19,9 @@ _LISTED = 4
 # Characters of a name in the table; longer ones lose their middle.
 _NAME = 24
 
+# The arithmetic that goes without saying.
+_USUAL = "float64"
+
 _HEADINGS = ("layer", "shape", "distinct", "never", "rank", "step", "grade")
 
 
@@ -31,6 +34,7 @@ class Certificate:
             stacked leaf has its own. Biases and scales of norms have none.
         findings: What was found, the gravest first. Harmless findings come last.
         mode: Of what f it speaks: "training mode", for example.
+        arithmetic: The precision in which f computed: "float64", or "float32" and why.
         num_draws: The number of inputs at which gradients were drawn.
 
     Example:
@@ -43,6 +47,7 @@ class Certificate:
     layers: tuple[LayerLock, ...]
     findings: tuple[Finding, ...]
     mode: str
+    arithmetic: str
     num_draws: int
     _observe: Callable[[str], Units] = field(repr=False)
 
@@ -106,7 +111,8 @@ class Certificate:
         """Return the certificate in terms of strict JSON.
 
         Returns:
-            Rows, findings and mode.
+            Whether it is clear, the mode, the arithmetic, the number of draws, the rows
+            of the layers, and the findings.
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh")
@@ -117,6 +123,7 @@ class Certificate:
         return {
             "clear": self.clear,
             "mode": self.mode,
+            "arithmetic": self.arithmetic,
             "num_draws": self.num_draws,
             "layers": [plain(asdict(layer)) for layer in self.layers],
             "findings": [plain(asdict(finding)) for finding in self.findings],
@@ -125,7 +132,7 @@ class Certificate:
     def __repr__(self) -> str:
         grave = [finding for finding in self.findings if not finding.is_harmless]
         harmless = [finding for finding in self.findings if finding.is_harmless]
-        lines = [self._heading(grave)]
+        lines = self._heading(grave)
         endings = []
         if harmless:
             endings = _wrapped("harmless: " + _summary(harmless), "  ")[:2]
@@ -146,12 +153,17 @@ class Certificate:
             lines.append(f"… {num_left} more in cert.findings; rows in cert.table()")
         return "\n".join([*lines, *endings])
 
-    def _heading(self, grave: Sequence[Finding]) -> str:
+    def _heading(self, grave: Sequence[Finding]) -> list[str]:
+        """Write the verdict, and the arithmetic unless it is float64."""
         num_locked = sum(layer.is_locked or bool(layer.grade) for layer in self.layers)
-        text = f"Certificate ({self.mode}): "
+        num_layers = len(self.layers)
+        verdict = f"{num_locked} of {num_layers} weights locked"
         if not grave:
-            return text + f"clear, nothing locks any of {len(self.layers)} weights"
-        return text + f"{num_locked} of {len(self.layers)} weights locked"
+            verdict = f"clear, nothing locks any of {num_layers} weights"
+        lines = [f"Certificate ({self.mode}): {verdict}"]
+        if self.arithmetic != _USUAL:
+            lines += _wrapped(f"computed in {self.arithmetic}", "  ")
+        return lines
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
@@ -188,7 +200,10 @@ def _optimizers(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrapped(
+    text: str,
+    indent: str,
+) -> list[str]:
     return textwrap.wrap(text, _COLUMNS, subsequent_indent=indent)
 
 

@@ -1,13 +1,15 @@
 """certify: what no training undoes, for any differentiable f(params, x)."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
+import textwrap
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
 from isometry._internal.errors import FromCall, NotFinite, public
@@ -19,8 +21,8 @@ from isometry.certificates._closure import Closure
 from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
-from isometry.certificates._partition import split
-from isometry.certificates._programs import Function, Program, program
+from isometry.certificates._partition import Labels, Mask, of_equal, split
+from isometry.certificates._programs import REFUSALS, Function, Program, program
 from isometry.certificates._subject import Subject, subject
 
 # Inputs that share one point where kinks are kept. A healthy rectified unit is off at
@@ -35,9 +37,9 @@ _MOST_PROBES = 8
 # of them by as much. Those of float64 may differ by less than sums are rounded by.
 _MOST_BITS = 24
 
-# Half the spacing of float64 at 1. What f computes with fewer bits, it may round to the
-# same number, however few bits its parameters have.
-_DOUBLE = 2.0**-53
+# Characters of a refusal that a certificate quotes: with what stands before it, two
+# lines of a screen.
+_QUOTED = 96
 
 # How far a point is moved off a space, to see whether its equalities are those of
 # saturated units: they stay where algebra breaks.
@@ -69,7 +71,9 @@ def certify(
 
     Args:
         f: A network, a list of blocks, or any f(params, x) with floating outputs.
-        params: Its parameters, concrete, any pytree. bfloat16 is computed in float64.
+        params: Its parameters, concrete, any pytree. f is given float64, and what it
+            computes in bfloat16 is computed in float64. An f that refuses float64, with
+            a TypeError for example, is given float32; `arithmetic` says so.
         x: One example or its shapes. It may be left out for a network, and with `draw`.
         draw: A function of a key that returns a random x. The default draws Gaussian
             numbers of several sizes, and whole numbers over all rows that they select.
@@ -105,7 +109,11 @@ def certify(
         return _certified(about, params, key)
 
 
-def _certified(about: Subject, params: Params, key: Key) -> Certificate:
+def _certified(
+    about: Subject,
+    params: Params,
+    key: Key,
+) -> Certificate:
     seed = np.asarray(jax.random.key_data(key)).ravel()
     rng = np.random.default_rng(seed)
     space = Space(params)
@@ -116,6 +124,9 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     x = about.draw(jax.random.key(0))
     build = functools.partial(_program, about.f, exemplar, x)
     smooth = build(num_inputs=num_inputs, key=key)
+    # Where one of several pieces is taken, an expert say, one input shows one of them.
+    if smooth.unrelaxed and num_inputs < _INPUTS:
+        smooth = build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
     gradients = Gradients(smooth, space, draw=about.draw, rng=rng)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
@@ -132,7 +143,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     suspect = _suspect(gradients, exact, affine, group=group)
     kinked, on_kinks = None, np.zeros(space.size, bool)
     as_it_is = gradients
-    if smooth.replaced:
+    if smooth.replaced or smooth.unrelaxed:
         kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
         as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
@@ -145,32 +156,63 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         kinked=kinked,
         suspect=suspect,
         on_kinks=on_kinks,
-        is_coarse=space.bits > _MOST_BITS or gradients.program.unit > _DOUBLE,
+        is_coarse=space.bits > _MOST_BITS or smooth.is_coarse,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
     )
     confined = []
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
     if _confine.asks_for(space, weights):
-        confined = _confined(as_it_is)
+        confined = _confined(as_it_is, weights)
     layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
         findings=findings,
         mode=about.mode,
+        arithmetic=smooth.arithmetic,
         num_draws=gradients.num_draws,
         _observe=functools.partial(_units, about, params, key, exact),
     )
 
 
-def _confined(gradients: Gradients) -> list[_confine.Confined]:
-    """Return where the updates of each leaf stay, at the first scale that tells."""
+def _confined(
+    gradients: Gradients,
+    weights: set[int],
+) -> list[_confine.Confined]:
+    """Return where the updates of each leaf stay, at the first scale that tells.
+
+    What generic parameters confine as well is a property of f, and no initialization
+    changes it: a norm, or a softmax, cancels one direction of the weights before it.
+    """
     found: list[_confine.Confined] = []
     for keep in _confine.KEEPS:
         found = _confine.confine(gradients, keep)
         if all(confined.is_clean for confined in found):
             break
-    return found
+    shapes = gradients.space.shapes
+    if all(found[i].spans == shapes[i] for i in weights):
+        return found
+    try:
+        generic = _confine.confine(_at_generic_point(gradients), found[0].keep)
+    # Of f itself, where it is not defined.
+    except NotFinite:
+        return found
+    return [
+        one._replace(spans=shape) if one.spans == other.spans else one
+        for one, other, shape in zip(found, generic, shapes, strict=True)
+    ]
+
+
+def _at_generic_point(gradients: Gradients) -> Gradients:
+    """Return the gradients of the same function around random parameters."""
+    rng, space = gradients.rng, copy.copy(gradients.space)
+    # Numbers of which no two are equal: every entry is free.
+    numbers = rng.standard_normal(space.size)
+    free = of_equal(numbers, space.leaf, np.arange(space.size))
+    space.theta = _members.exact_point(space, free, _members.FRESH, rng=rng)
+    around = copy.copy(gradients)
+    around.space = space
+    return around
 
 
 def _program(
@@ -186,7 +228,8 @@ def _program(
 
     It is in float64, or in float32 outside of the 64-bit mode where f insists on it: a
     scan, for example, whose state begins in float32, or an array of NumPy that f closes
-    over, which JAX may remember in float32 from the trace for the anatomy.
+    over, which JAX may remember in float32 from the trace for the anatomy. Then the
+    program says what f raised.
     """
     build = functools.partial(
         program,
@@ -200,14 +243,21 @@ def _program(
         return build(dtype=dtype)
     try:
         return build(dtype=np.dtype(np.float64))
+    # What this package refuses, it refuses in float32 as well.
     except FromCall:
         raise
-    # A user's f may raise anything in a dtype that it was not written for.
-    except Exception:
-        return build(dtype=np.dtype(np.float32))
+    except REFUSALS as refusal:
+        coarse = build(dtype=np.dtype(np.float32))
+        return coarse._replace(failure=_in_a_line(refusal))
 
 
-def _groups(space: Space) -> Int[np.ndarray, " n"]:
+def _in_a_line(error: Exception) -> str:
+    """Return the type of an error and the beginning of its message."""
+    message = textwrap.shorten(str(error), _QUOTED, placeholder=" …")
+    return f"{type(error).__name__}: {message}"
+
+
+def _groups(space: Space) -> Labels:
     """Return the group of each entry: leaves that are equal or opposite share one.
 
     Experts and branches are often arrays of their own. An optimizer that treats arrays
@@ -226,7 +276,10 @@ def _groups(space: Space) -> Int[np.ndarray, " n"]:
     return np.array(groups, np.int32)[space.leaf]
 
 
-def _joins_leaves(space: Space, closure: Closure) -> bool:
+def _joins_leaves(
+    space: Space,
+    closure: Closure,
+) -> bool:
     """Tell whether entries of different leaves stay equal."""
     moves = closure.moves
     if not len(moves.members):
@@ -265,8 +318,8 @@ def _suspect(
     exact: Closure,
     affine: Closure,
     *,
-    group: Int[np.ndarray, " n"],
-) -> Bool[np.ndarray, " n"]:
+    group: Labels,
+) -> Mask:
     """Return the entries that only the affine search ties, and that a step off ties.
 
     A sum that is zero, or equal to another, is so only where its terms are: a point off
@@ -290,8 +343,8 @@ def _suspect(
 def _on_kinks(
     gradients: Gradients,
     exact: Closure,
-    group: Int[np.ndarray, " n"],
-) -> Bool[np.ndarray, " n"]:
+    group: Labels,
+) -> Mask:
     """Return the entries that stay equal in exact arithmetic, and part as computed.
 
     A rectified unit whose inputs cancel is on its kink for ever. Rounding puts it to

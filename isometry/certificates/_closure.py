@@ -3,12 +3,19 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int16
+from jaxtyping import Float, Int, Int16
 
 from isometry._internal.errors import NotFinite
 from isometry.certificates import _members
 from isometry.certificates._gradients import Gradient, Gradients, Space
-from isometry.certificates._partition import Partition, all_zero, of_equal, split
+from isometry.certificates._partition import (
+    Labels,
+    Mask,
+    Partition,
+    all_zero,
+    of_equal,
+    split,
+)
 
 # How many probes in a row must split nothing: each kind of point once, and one more.
 _QUIET = _members.NUM_KINDS + 1
@@ -39,13 +46,13 @@ class Closure:
     equal: Partition | None
     moves: Partition
     first: Int16[np.ndarray, " n"]
-    bitwise: Bool[np.ndarray, " n"]
-    fragile: Bool[np.ndarray, " n"]
+    bitwise: Mask
+    fragile: Mask
 
 
 def exact(
     gradients: Gradients,
-    group: Int[np.ndarray, " n"],
+    group: Labels,
     start: Gradient,
     *,
     period: int = 1,
@@ -83,7 +90,7 @@ def exact(
 
 def affine(
     gradients: Gradients,
-    group: Int[np.ndarray, " n"],
+    group: Labels,
     start: Gradient,
     *,
     decays: bool,
@@ -123,7 +130,7 @@ def affine(
 
 def first_gradient(
     gradients: Gradients,
-    group: Int[np.ndarray, " n"],
+    group: Labels,
     *,
     decays: bool = True,
 ) -> Gradient:
@@ -137,7 +144,7 @@ def first_gradient(
 
 def _gammas(
     gradients: Gradients,
-    group: Int[np.ndarray, " n"],
+    group: Labels,
     decays: bool,
     *,
     number: int,
@@ -154,7 +161,7 @@ def _gammas(
 
 def _group_of_leaf(
     space: Space,
-    group: Int[np.ndarray, " n"],
+    group: Labels,
 ) -> Int[np.ndarray, " leaves"]:
     # A leaf without entries has none that could be asked; it may be of any group.
     last = np.maximum(space.ends - 1, 0)
@@ -162,7 +169,11 @@ def _group_of_leaf(
     return group[last] % len(space.shapes)
 
 
-def _at_exact_point(gradients: Gradients, equal: Partition, number: int) -> Gradient:
+def _at_exact_point(
+    gradients: Gradients,
+    equal: Partition,
+    number: int,
+) -> Gradient:
     """Return the gradient at a random point of a space that holds theta."""
     space, rng = gradients.space, gradients.rng
     # The first probe is a fresh point: it tells apart whatever is generic.
@@ -184,7 +195,7 @@ class _Search:
     def __init__(
         self,
         gradients: Gradients,
-        group: Int[np.ndarray, " n"],
+        group: Labels,
         period: int,
     ) -> None:
         size = gradients.space.size
@@ -216,7 +227,11 @@ class _Search:
         if gradient.fragile is not None:
             self._fragile |= gradient.fragile
 
-    def split(self, partition: Partition, gradient: Gradient) -> Partition:
+    def split(
+        self,
+        partition: Partition,
+        gradient: Gradient,
+    ) -> Partition:
         """Split classes by one gradient."""
         return split(
             partition,

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from isometry.certificates._gradients import Gradients, Space
+from isometry.certificates._partition import Vector
 
 # A direction counts if it holds more than this part of a gradient. Directions that are
 # known to one part in ten, taken in with 1e-12, fill the space with noise; with 1e-3
@@ -19,14 +20,28 @@ KEEPS = (1e-6, 1e-4)
 # distribution, and where it is cut is chance.
 _CLEAN = 1e-2
 
-_PROBES, _QUIET = 4, 2
+# Gradients of a round, and how many rounds in a row must find no direction. One round
+# more costs four gradients; one less may miss a direction that few inputs show.
+_PROBES = 4
+_QUIET_ROUNDS = 3
 
 # Singular value decompositions of larger arrays take minutes.
-_MOST_ENTRIES, _LONGEST = 60_000, 256
+_MOST_ENTRIES = 60_000
+_LONGEST = 256
 
 # Singular values within this part of each other are one value: of orthogonal weights
 # in float32 they differ by 1e-6. With 1e-3, Gaussian ones of a few rows are symmetric.
 _ALIKE = 1e-5
+
+# What weight decay leaves of a leaf; above 1 it grew.
+_DECAYS = (0.5, 1.25)
+
+# Gain of what is added to theta, as of the points of the other searches.
+_GAIN = 0.5
+
+
+# The directions of one axis that were found, orthonormal columns.
+Basis: TypeAlias = Float[np.ndarray, "_ _"]
 
 
 class Confined(NamedTuple):
@@ -48,7 +63,10 @@ class Confined(NamedTuple):
         return self.residual < _CLEAN * self.keep
 
 
-def asks_for(space: Space, weights: Collection[int]) -> bool:
+def asks_for(
+    space: Space,
+    weights: Collection[int],
+) -> bool:
     """Tell whether weights may be locked by a rotation, and are small enough to try.
 
     Only weights that are zero, or whose singular values are all alike, are left
@@ -58,26 +76,34 @@ def asks_for(space: Space, weights: Collection[int]) -> bool:
         space: The parameters.
         weights: The indices of the leaves that are weights of layers.
     """
-    longest = max((max(shape, default=0) for shape in space.shapes), default=0)
-    if space.size > _MOST_ENTRIES or longest > _LONGEST:
+    lengths = [length for shape in space.shapes for length in shape]
+    if space.size > _MOST_ENTRIES or max(lengths, default=0) > _LONGEST:
         return False
     arrays = space.arrays(space.theta)
-    return any(arrays[i].ndim >= 2 and _is_symmetric(arrays[i]) for i in weights)
+    return any(_is_symmetric(arrays[i]) for i in weights)
 
 
-def _is_symmetric(array: np.ndarray) -> bool:
-    if not array.size:
+def _is_symmetric(array: Float[np.ndarray, "..."]) -> bool:
+    """Tell whether all singular values of an array, or of a slice of it, are alike."""
+    if array.ndim < 2 or not array.size:
         return False
-    # Any slice of a stack counts: its last two axes are a matrix.
-    matrices = array.reshape(-1, *array.shape[-2:])
-    if min(matrices.shape[1:]) < 2:
+    # Of a stack or a kernel the last two axes are a matrix.
+    *_, num_rows, num_columns = array.shape
+    if min(num_rows, num_columns) < 2:
         return False
-    values = np.linalg.svd(matrices, compute_uv=False)
-    spread = values.max(1) - values.min(1)
-    return bool((spread <= _ALIKE * values.max(1)).any())
+    matrices = array.reshape(-1, num_rows, num_columns)
+    singular_values = np.linalg.svd(matrices, compute_uv=False)
+    largest = singular_values.max(1)
+    spread = largest - singular_values.min(1)
+    # A matrix of zeros is symmetric too: 0 <= 0.
+    is_alike = spread <= _ALIKE * largest
+    return bool(is_alike.any())
 
 
-def confine(gradients: Gradients, keep: float) -> list[Confined]:
+def confine(
+    gradients: Gradients,
+    keep: float,
+) -> list[Confined]:
     """Grow subspaces, one for each axis of each leaf, until no gradient leaves them.
 
     Args:
@@ -88,28 +114,43 @@ def confine(gradients: Gradients, keep: float) -> list[Confined]:
         The subspaces of each floating leaf. SGD, momentum, Muon and Shampoo stay in
         them; functions of single entries, such as Adam, do not.
     """
-    space, rng = gradients.space, gradients.rng
+    space = gradients.space
     bases = [[np.zeros((n, 0)) for n in shape] for shape in space.shapes]
-    theta = space.arrays(space.theta)
-    quiet, residuals = 0, [0.0] * len(theta)
+    residuals = [0.0] * len(bases)
+    num_quiet = 0
     # Once every subspace is whole, nothing is confined.
-    while quiet <= _QUIET and not _are_whole(bases):
-        grew, residuals = False, [0.0] * len(theta)
+    while num_quiet < _QUIET_ROUNDS and not _are_whole(bases):
+        has_grown = False
+        # Residuals are those of the last round: earlier ones hold what has been added.
+        residuals = [0.0] * len(bases)
         for _ in range(_PROBES):
-            point = []
-            for array, basis in zip(theta, bases, strict=True):
-                decay = rng.uniform(0.5, 1.25)
-                point.append((decay * array + _inside(basis, array.shape, rng)).ravel())
-            gradient = gradients.values(np.concatenate(point))
+            gradient = gradients.values(_point(gradients, bases))
             for i, part in enumerate(space.arrays(gradient)):
-                grown, residual = _grow(bases[i], part, keep)
-                grew |= grown
-                residuals[i] = max(residuals[i], residual)
-        quiet = 0 if grew else quiet + 1
-    return [
-        Confined(tuple(basis.shape[1] for basis in axes), residual, keep)
-        for axes, residual in zip(bases, residuals, strict=True)
-    ]
+                growth = _grow(bases[i], part, keep)
+                has_grown |= growth.has_grown
+                residuals[i] = max(residuals[i], growth.residual)
+        num_quiet += 1
+        if has_grown:
+            num_quiet = 0
+    confined = []
+    for axes, residual in zip(bases, residuals, strict=True):
+        spans = tuple(basis.shape[1] for basis in axes)
+        confined.append(Confined(spans, residual, keep))
+    return confined
+
+
+def _point(
+    gradients: Gradients,
+    bases: Sequence[Sequence[Basis]],
+) -> Vector:
+    """Draw a point that training may reach: theta, decayed, plus updates so far."""
+    space, rng = gradients.space, gradients.rng
+    parts = []
+    for array, of_leaf in zip(space.arrays(space.theta), bases, strict=True):
+        decay = rng.uniform(*_DECAYS)
+        moved = decay * array + _inside(of_leaf, array.shape, rng)
+        parts.append(moved.ravel())
+    return np.concatenate(parts)
 
 
 def is_claim(
@@ -128,45 +169,70 @@ def is_claim(
     return is_proper and confined.is_clean and min(spans) > 0
 
 
-def _are_whole(bases: list[list[Float[np.ndarray, "_ _"]]]) -> bool:
+def _are_whole(bases: Sequence[Sequence[Basis]]) -> bool:
     """Tell whether every direction of every axis has been found."""
-    return all(basis.shape[0] == basis.shape[1] for axes in bases for basis in axes)
+    return all(_is_whole(basis) for of_leaf in bases for basis in of_leaf)
+
+
+def _is_whole(basis: Basis) -> bool:
+    """Tell whether an orthonormal basis spans the whole axis."""
+    length, span = basis.shape
+    return length == span
+
+
+class _Growth(NamedTuple):
+    """What one gradient shows of a leaf.
+
+    Attributes:
+        has_grown: Whether it has a direction that was not there.
+        residual: The largest part of it outside of the subspaces that does not count.
+    """
+
+    has_grown: bool
+    residual: float
 
 
 def _grow(
-    bases: list[Float[np.ndarray, "_ _"]],
+    bases: list[Basis],
     gradient: Float[np.ndarray, "..."],
     keep: float,
-) -> tuple[bool, float]:
+) -> _Growth:
     """Add the directions of a gradient to the bases of its axes, in place."""
-    grew, residual = False, 0.0
+    has_grown, residual = False, 0.0
     for axis, basis in enumerate(bases):
-        num_rows = len(basis)
-        matrix = np.moveaxis(gradient, axis, 0).reshape(num_rows, -1)
-        norm = np.linalg.norm(matrix)
-        if basis.shape[0] == basis.shape[1] or norm == 0:
+        length = len(basis)
+        matrix = np.moveaxis(gradient, axis, 0).reshape(length, -1)
+        norm = float(np.linalg.norm(matrix))
+        if _is_whole(basis) or norm == 0:
             continue
         outside = matrix - basis @ (basis.T @ matrix)
         directions, sizes, _ = np.linalg.svd(outside, full_matrices=False)
         is_new = sizes > keep * norm
-        residual = max(residual, float(sizes[~is_new].max(initial=0.0) / norm))
-        if is_new.any():
-            grew = True
-            both = np.concatenate([basis, directions[:, is_new]], 1)
-            bases[axis] = np.linalg.qr(both[:, :num_rows])[0]
-    return grew, residual
+        largest_old = float(sizes[~is_new].max(initial=0.0))
+        residual = max(residual, largest_old / norm)
+        if not is_new.any():
+            continue
+        has_grown = True
+        both = np.concatenate([basis, directions[:, is_new]], axis=1)
+        # Rounding may give more directions than the axis has.
+        bases[axis], _ = np.linalg.qr(both[:, :length])
+    return _Growth(has_grown, residual)
 
 
 def _inside(
-    bases: list[Float[np.ndarray, "_ _"]],
+    bases: Sequence[Basis],
     shape: tuple[int, ...],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "..."]:
-    """Draw an array from the product of subspaces."""
+    """Draw an array from the product of subspaces; zeros, if one has no direction."""
     member = rng.standard_normal(shape)
     for axis, basis in enumerate(bases):
-        turned = np.tensordot(basis @ basis.T, member, (1, axis))
+        projection = basis @ basis.T
+        turned = np.tensordot(projection, member, axes=(1, axis))
         member = np.moveaxis(turned, 0, axis)
-    size = np.sqrt(np.square(member).mean()) if member.size else 0.0
+    if not member.any():
+        return member
+    size = np.sqrt(np.square(member).mean())
     fan_in = max(math.prod(shape[:-1]), 1)
-    return member * 0.5 / np.sqrt(fan_in) / max(size, 1e-300)
+    scale = _GAIN / np.sqrt(fan_in)
+    return member * (scale / size)

@@ -98,7 +98,11 @@ class Data:
             num_rows=num_rows,
         )
 
-    def batch(self, params: Params, x: PyTree) -> PyTree:
+    def batch(
+        self,
+        params: Params,
+        x: PyTree,
+    ) -> PyTree:
         """Return the outputs for a batch of rows, or their losses."""
         rows = self._inputs(x["rows"])
         if self.train is None:

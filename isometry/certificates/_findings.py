@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from isometry.certificates._doubts import PIECES
 from isometry.certificates._layers import (
     BIT_FOR_BIT,
     EVIDENCE,
@@ -44,6 +45,10 @@ NOISE = "parameter noise, stochastic rounding, SAM with noise, masks or rates pe
 L2 = "L2 inside Adam or RMSProp, clipping of weights, " + NOISE
 ROUNDING = "; rounding parts equal slices slowly under Adam and fast under Muon"
 ELEMENTWISE = "Adam, RMSProp, Lion and all that treat entries one by one, " + NOISE
+
+
+# What to do about units, or experts, that no input drawn here has reached.
+_OF_INPUTS = "Try it on your data (xs=); a smaller bias or a leaky ReLU revives it."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +118,16 @@ class Row(NamedTuple):
         """The class of each entry times its sign."""
         return self.view.code(self.slice)
 
-    def finding(self, what: str, remedy: str) -> Finding:
+    @property
+    def rests_on_inputs(self) -> bool:
+        """Whether other inputs than those that were drawn may show more."""
+        return self.is_seen or self.reason.startswith(PIECES)
+
+    def finding(
+        self,
+        what: str,
+        remedy: str,
+    ) -> Finding:
         """Return a finding about this row."""
         grade = self.lock.grade or EVIDENCE
         holds_for, void_for = self.holds_for, self.void_for
@@ -148,8 +162,10 @@ def never(row: Row) -> Finding | None:
     remedy = (
         "Draw at random what it is multiplied with: the layers before and behind it."
     )
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
     # Logits are a product of both.
-    if row.slice.layer.role in ("query", "key"):
+    elif row.slice.layer.role in ("query", "key"):
         remedy = "Draw queries and keys at random: each waits for the other's gradient."
     return row.finding("never gets a gradient", remedy)
 
@@ -178,10 +194,10 @@ def experts(row: Row) -> Finding | None:
     ids = slice_ids(by_expert, 0)
     if _num_distinct(ids) == len(ids):
         return None
-    return row.finding(
-        _counted("experts", by_expert, ids),
-        "Draw each expert with a key of its own, and a gate that is not zero.",
-    )
+    remedy = "Draw each expert with a key of its own, and a gate that is not zero."
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
+    return row.finding(_counted("experts", by_expert, ids), remedy)
 
 
 def units(row: Row) -> Finding | None:
@@ -204,8 +220,8 @@ def units(row: Row) -> Finding | None:
         remedy = (
             "Draw this weight, or the one behind it, at random: orthogonal, Gaussian."
         )
-    if row.lock.grade == EVIDENCE:
-        remedy = "Try it on your data (xs=); a smaller bias or a leaky ReLU revives it."
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
     return row.finding(what, remedy)
 
 
@@ -218,6 +234,8 @@ def inputs(row: Row) -> Finding | None:
         return None
     noun = "rows" if layer.kind == "embedding" else "inputs"
     remedy = "Mend the layers before it: their units stay equal, or dead."
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
     # A pixel that is always zero, for example.
     if layer.reads is not None and layer.reads.startswith("input"):
         remedy = "Nothing, if these inputs are constant by nature; else vary them."
@@ -234,7 +252,11 @@ def rank(row: Row) -> Finding | None:
 
 
 def entries(row: Row) -> Finding | None:
-    """Report entries that never move, or move alike, though every slice differs."""
+    """Report entries that never move, or that stay equal or opposite.
+
+    It is asked last, of a weight in which no two slices stay alike and whose update has
+    full rank.
+    """
     if not row.lock.is_locked:
         return None
     if row.lock.never_moves > 0:
@@ -311,7 +333,10 @@ def idle(
     )
 
 
-def never_moving(name: str, is_exact: bool) -> Finding:
+def never_moving(
+    name: str,
+    is_exact: bool,
+) -> Finding:
     """Report an array that is no layer of its own, and never gets a gradient."""
     return Finding(
         layer=name,

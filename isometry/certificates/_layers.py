@@ -2,16 +2,17 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from isometry.certificates._closure import Closure
 from isometry.certificates._gradients import Space
-from isometry.certificates._partition import Partition
+from isometry.certificates._partition import Mask, Partition
 from isometry.structure import Anatomy, WeightLayer
 
 BIT_FOR_BIT = "bit for bit"
@@ -95,7 +96,10 @@ class Slice(NamedTuple):
     within: tuple[int | slice, ...]
 
 
-def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
+def slices(
+    anatomy: Anatomy,
+    space: Space,
+) -> list[Slice]:
     """Return the weights of an anatomy, each slice of a stacked leaf by itself."""
     rows = []
     for layer in anatomy.layers:
@@ -107,24 +111,30 @@ def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
         bounds = [(0, length) for length in space.shapes[leaf]]
         for axis, start, stop in layer.stretches:
             bounds[axis] = (start, stop)
-        stretch: list[int | slice] = [slice(*pair) for pair in bounds]
-        stack = [bounds[axis][1] - bounds[axis][0] for axis in layer.stacked_axes]
-        for number, position in enumerate(np.ndindex(*stack)):
+        stretch: list[int | slice] = [slice(start, stop) for start, stop in bounds]
+        # Without an axis of a stack there is one position, ().
+        along_stack = [range(*bounds[axis]) for axis in layer.stacked_axes]
+        for number, position in enumerate(itertools.product(*along_stack)):
             within = list(stretch)
             for axis, i in zip(layer.stacked_axes, position, strict=True):
-                within[axis] = bounds[axis][0] + i
+                within[axis] = i
             name = layer.name
             # Even a stack of one slice has an axis that the layer has not.
             if layer.stacked is not None:
                 name = f"{layer.name}[{number}]"
-            rows.append(Slice(name, layer, leaf=leaf, within=tuple(within)))
+            row = Slice(name, layer, leaf=leaf, within=tuple(within))
+            rows.append(row)
     return rows
 
 
 class View:
     """What a closure says of each leaf, in the leaf's shape."""
 
-    def __init__(self, space: Space, closure: Closure) -> None:
+    def __init__(
+        self,
+        space: Space,
+        closure: Closure,
+    ) -> None:
         self.closure = closure
         self._space = space
         self._shared = space.arrays(shared_entries(closure.moves))
@@ -166,7 +176,7 @@ class View:
         return bool(self._is_exact_zero[leaf][is_still].all())
 
     def counts(self, row: Slice) -> "Counts":
-        """Count what can move in a weight."""
+        """Return the counts of a weight, counted once: see `LayerLock`."""
         if row.name not in self._counts:
             self._counts[row.name] = self._counted(row)
         return self._counts[row.name]
@@ -201,7 +211,7 @@ def codes(partition: Partition) -> Int[np.ndarray, " n"]:
 
 
 class Counts(NamedTuple):
-    """What a partition leaves of one weight: see `LayerLock`."""
+    """What a partition of its entries says of one weight: see `LayerLock`."""
 
     distinct: tuple[int, ...]
     never_moves: float
@@ -220,14 +230,18 @@ def free_counts(shape: tuple[int, ...]) -> Counts:
 
 
 def counts(code: Int[np.ndarray, "..."]) -> Counts:
-    """Count what can move in an array of classes."""
-    shape = code.shape
+    """Count the distinct slices of a weight, its entries that never move, its rank.
+
+    Args:
+        code: The class of each entry times its sign; class 0 never moves.
+    """
     sizes = np.bincount(np.abs(code).ravel(), minlength=1)
-    num_zeros, num_classes = int(sizes[0]), int((sizes[1:] > 0).sum())
+    num_zeros = int(sizes[0])
+    num_classes = np.count_nonzero(sizes[1:])
     if num_classes == code.size:
-        return free_counts(shape)
-    by_axis = [slice_ids(code, axis) for axis in range(code.ndim)]
-    distinct = tuple(int(ids.max(initial=-1)) + 1 for ids in by_axis)
+        return free_counts(code.shape)
+    distinct = tuple(_num_distinct(code, axis) for axis in range(code.ndim))
+    # Every combination of distinct slices has a class of its own.
     is_product = num_classes == math.prod(distinct)
     return Counts(
         distinct=distinct,
@@ -237,7 +251,19 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
     )
 
 
-def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
+def _num_distinct(
+    code: Int[np.ndarray, "..."],
+    axis: int,
+) -> int:
+    """Count the slices along an axis that differ, without those that never move."""
+    ids = slice_ids(code, axis)
+    return int(ids.max(initial=-1)) + 1
+
+
+def slice_ids(
+    code: Int[np.ndarray, "..."],
+    axis: int,
+) -> Int[np.ndarray, " n"]:
     """Return a number for each slice along an axis, the same for equal ones.
 
     Args:
@@ -253,13 +279,14 @@ def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
         return np.full(len(rows), -1)
     # The sign of the first entry that moves makes equal what is opposite.
     is_moving = rows != 0
-    has_any = is_moving.any(1)
-    lead = rows[np.arange(len(rows)), is_moving.argmax(1)]
-    normal = rows * np.sign(lead)[:, None]
+    first = is_moving.argmax(1)[:, None]
+    lead = np.take_along_axis(rows, first, axis=1)
+    normal = rows * np.sign(lead)
     ids = np.full(len(rows), -1)
     known: dict[bytes, int] = {}
-    for i in np.flatnonzero(has_any):
-        ids[i] = known.setdefault(normal[i].tobytes(), len(known))
+    for i in np.flatnonzero(is_moving.any(1)):
+        content = normal[i].tobytes()
+        ids[i] = known.setdefault(content, len(known))
     return ids
 
 
@@ -276,12 +303,14 @@ def _rank_bound(code: Int[np.ndarray, "..."]) -> int:
         matrix = matrix.take(kept, axis)
     size = min(matrix.shape)
     classes, inverse = np.unique(np.abs(matrix), return_inverse=True)
-    is_generic = len(classes) == matrix.size and (classes > 0).all()
+    # Every entry is alone, and none is zero.
+    is_generic = len(classes) == matrix.size and bool(classes.all())
     if is_generic or size > _LARGEST_RANK or size == 0:
         return size
     # One member drawn at random has the largest rank, with probability one.
     values = np.random.default_rng(0).standard_normal(len(classes))
-    member = np.sign(matrix) * values[inverse].reshape(matrix.shape)
+    magnitudes = values[inverse].reshape(matrix.shape)
+    member = np.sign(matrix) * magnitudes
     return int(np.linalg.matrix_rank(member))
 
 
@@ -320,7 +349,7 @@ def lock(
     return dataclasses.replace(result, grade=grade)
 
 
-def shared_entries(partition: Partition) -> Bool[np.ndarray, " n"]:
+def shared_entries(partition: Partition) -> Mask:
     """Return which entries share a class, or are zero."""
     shared = np.zeros(partition.size, bool)
     shared[partition.members] = True

@@ -13,11 +13,16 @@ from isometry._internal import checks, precision
 from isometry.certificates import _members
 from isometry.certificates._gradients import Space, shaken
 from isometry.certificates._layers import slice_ids
-from isometry.certificates._partition import Partition, all_zero, split
+from isometry.certificates._partition import Partition, Vector, all_zero, split
+from isometry.certificates._programs import REFUSALS
 from isometry.certificates._subject import Subject
 from isometry.structure._tapping import tapped
 
+# Values are equal within so many measured errors of rounding, as gradients are.
 _SLACK = 32.0
+
+# How many times rounding is measured at each input.
+_TRIALS = 2
 
 # Parameters and inputs at which values are compared. A rectified unit that is off at
 # all of them has a chance of 2^-64.
@@ -117,36 +122,46 @@ class _Reading:
         rng: np.random.Generator,
     ) -> None:
         # Traced in float64, unless f insists on the dtype of its parameters.
-        params = space.params([jnp.asarray(a) for a in space.arrays(space.theta)])
-        x = precision.cast(about.draw_point(jax.random.key(0)), jnp.float64)
+        arrays = [jnp.asarray(array) for array in space.arrays(space.theta)]
+        params = space.params(arrays)
+        x = about.draw_point(jax.random.key(0))
+        x = precision.cast(x, jnp.float64)
         try:
             anatomy = structure.anatomy(about.point_f, params, x)
-        except TypeError:
+        except REFUSALS:
             anatomy = about.points
         place = anatomy.place(point)
         program = tapped(anatomy.closed, {point: place})
+
+        def read(arguments: list[Array]) -> Array:
+            _, readings = program(arguments, {})
+            return readings[point]
+
+        self._compiled = jax.jit(read)
         self._dtypes = [var.aval.dtype for var in anatomy.closed.jaxpr.invars]
-        self._compiled = jax.jit(lambda arguments: program(arguments, {})[1][point])
         self._about, self._space, self._rng = about, space, rng
-        shape = anatomy.shape(point)
-        self._unit = float(jnp.finfo(shape.dtype).eps) / 2
+        dtype = anatomy.shape(point).dtype
+        # Half the spacing at 1.
+        self._unit = float(jnp.finfo(dtype).eps) / 2
 
     def at(
-        self, theta: Float[np.ndarray, " n"]
+        self, theta: Vector
     ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Return the values at a random input, and their errors."""
         seed = int(self._rng.integers(2**31))
         x = self._about.draw_point(jax.random.key(seed))
         values = self._read(theta, x)
+        # Two values that are compared are rounded each.
         errors = 2 * self._unit * np.abs(values)
-        for _ in range(2):
-            moved = shaken((theta, x), self._unit, self._rng)
-            errors = np.fmax(errors, np.abs(self._read(*moved) - values))
+        for _ in range(_TRIALS):
+            moved_theta, moved_x = shaken((theta, x), self._unit, self._rng)
+            difference = self._read(moved_theta, moved_x) - values
+            errors = np.fmax(errors, np.abs(difference))
         return values, errors
 
     def _read(
         self,
-        theta: Float[np.ndarray, " n"],
+        theta: Vector,
         x: PyTree,
     ) -> Float[np.ndarray, " k"]:
         params = self._space.params(self._space.arrays(theta))
@@ -156,9 +171,15 @@ class _Reading:
             for leaf, dtype in zip(leaves, self._dtypes, strict=True)
         ]
         with precision.full():
-            return np.asarray(self._compiled(arguments), np.float64).ravel()
+            values = self._compiled(arguments)
+        return np.asarray(values, np.float64).ravel()
 
 
-def _in_dtype(leaf: Array | np.ndarray, dtype: np.dtype) -> Array | np.ndarray:
+def _in_dtype(
+    leaf: Array | np.ndarray,
+    dtype: np.dtype,
+) -> Array | np.ndarray:
     """Return a leaf in the dtype that a program takes; a key as it is."""
-    return leaf if checks.is_key(leaf) else jnp.asarray(leaf, dtype)
+    if checks.is_key(leaf):
+        return leaf
+    return jnp.asarray(leaf, dtype)

@@ -24,9 +24,18 @@ Function: TypeAlias = Callable[[Params, PyTree], PyTree]
 # Type checkers do not accept jax.tree_util.PyTreeDef as a type.
 PyTreeDef: TypeAlias = Any
 
+# What functions raise that refuse a dtype: JAX where two that must agree do not, others
+# where they require one, or hold a kernel for one alone. Anything else is a mistake of
+# f, and not to be hidden by trying another dtype.
+REFUSALS = (TypeError, ValueError, AssertionError, NotImplementedError)
+
 # Programs that are kept: of one architecture there are two, and an audit compares about
 # five. With ten times fewer each seed compiles anew, which takes a second.
 _KEPT = 16
+
+# Half the spacing at 1 of float64. What f computes with fewer bits, it may round to the
+# same number, however few bits its parameters have.
+_DOUBLE = 2.0**-53
 
 # Half the spacing at 1 of float32. What f computes in 16 bits is computed in float64.
 _COARSEST = 2.0**-24
@@ -39,6 +48,8 @@ class Program(NamedTuple):
         pull: Maps params, x and cotangents of the floating outputs to the gradient with
             respect to the floating leaves of params.
         closed: The jaxpr of the floating outputs.
+        original: The same before kinks were replaced, which brings in numbers that are
+            none of f.
         outputs: Their shapes.
         unit: Half the spacing at 1 of the lowest precision in f.
         dtype: What f is given, float64 or float32.
@@ -46,16 +57,37 @@ class Program(NamedTuple):
             first axis of x.
         replaced: The kinks that were replaced.
         unrelaxed: One sentence for each kind of kink that was not.
+        failure: What f raises when it is given float64, or "" if it is given that.
     """
 
     pull: Callable[[Params, PyTree, Sequence[Array | np.ndarray]], list[Array]]
     closed: core.ClosedJaxpr
+    original: core.ClosedJaxpr
     outputs: tuple[tuple[int, ...], ...]
     unit: float
     dtype: np.dtype
     num_inputs: int
     replaced: tuple[str, ...]
     unrelaxed: tuple[str, ...]
+    failure: str = ""
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether f computes anything below double precision."""
+        return self.unit > _DOUBLE
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision in which f computes, and why if it is not double.
+
+        One line: "float64", "float32, in which f computes", "float32; given float64, f
+        raises TypeError: scan body function carry input and …".
+        """
+        if self.failure:
+            return f"float32; given float64, f raises {self.failure}"
+        if self.is_coarse:
+            return "float32, in which f computes, though it was given float64"
+        return "float64"
 
     def mode(self) -> AbstractContextManager:
         """Return a context in which the program may be traced and called."""
@@ -133,7 +165,8 @@ def _built(request: _Request) -> Program:
     """Trace a program."""
     params, x = request.shapes()
     with _mode(request.dtype):
-        smooth = _relaxed(_fine(request.f, params, x), params, x, key=request.key)
+        fine = _fine(request.f, params, x)
+        smooth = _relaxed(fine, params, x, key=request.key)
         f, xs = smooth.f, x
         if request.num_inputs > 1:
             f = jax.vmap(smooth.f, (None, 0))
@@ -148,13 +181,20 @@ def _built(request: _Request) -> Program:
         # over may have changed.
         traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
         closed, out = traced(params, xs)
+        original = closed
+        if smooth.replaced:
+            original = jax.make_jaxpr(lambda *a: fine(*a))(params, x)
     if not out:
         raise InputError(
             "f returns no floating array, which could have a gradient; write "
             "f(params, x) that returns the outputs before argmax or rounding."
         )
 
-    def pull(params: Params, xs: PyTree, cotangent: list[Array]) -> list[Array]:
+    def pull(
+        params: Params,
+        xs: PyTree,
+        cotangent: list[Array],
+    ) -> list[Array]:
         leaves, tree = jax.tree.flatten(params)
         moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
 
@@ -171,6 +211,7 @@ def _built(request: _Request) -> Program:
     return Program(
         pull=jax.jit(pull),
         closed=closed,
+        original=original,
         outputs=tuple(leaf.shape for leaf in out),
         unit=_unit_of(closed),
         dtype=request.dtype,
@@ -203,7 +244,11 @@ def _relaxed(
         return Relaxed(f, (), (f"f could not be relaxed ({name})",))
 
 
-def _floating_outputs(f: Function, params: Params, x: PyTree) -> list[Array]:
+def _floating_outputs(
+    f: Function,
+    params: Params,
+    x: PyTree,
+) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(f(params, x)) if _is_floating(leaf)]
 
 
@@ -213,7 +258,7 @@ def _is_floating(leaf: Array) -> bool:
 
 def _unit_of(closed: core.ClosedJaxpr) -> float:
     """Return half the spacing at 1 of the coarsest floating dtype in a program."""
-    coarsest = float(np.finfo(np.float64).eps) / 2
+    coarsest = _DOUBLE
     for eqn in jaxprs.equations(closed.jaxpr):
         for var in eqn.outvars:
             dtype = getattr(var.aval, "dtype", None)
@@ -222,14 +267,21 @@ def _unit_of(closed: core.ClosedJaxpr) -> float:
     return coarsest
 
 
-def _fine(f: Function, params: Params, x: PyTree) -> Function:
+def _fine(
+    f: Function,
+    params: Params,
+    x: PyTree,
+) -> Function:
     """Return f, or what f computes in 16 bits evaluated in float64."""
     closed, out = jax.make_jaxpr(lambda *a: f(*a), return_shape=True)(params, x)
     if _unit_of(closed) <= _COARSEST:
         return f
     tree = jax.tree.structure(out)
 
-    def fine(params: Params, x: PyTree) -> PyTree:
+    def fine(
+        params: Params,
+        x: PyTree,
+    ) -> PyTree:
         return tree.unflatten(widened(closed, jax.tree.leaves((params, x))))
 
     return fine

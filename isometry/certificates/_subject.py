@@ -68,6 +68,7 @@ def subject(
     """
     if isinstance(f, (list, tuple)):
         f = chain(list(f))
+    # Every argument is judged before anything is traced, which may take seconds.
     if not callable(f):
         raise InputError(
             f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
@@ -79,6 +80,7 @@ def subject(
             checks.real(name, value)
     if draw is not None and not callable(draw):
         raise InputError(f"draw={checks.show(draw)} is not callable; write draw(key).")
+    # What draws at random and what is given cannot both be meant.
     if draw is not None and xs is not None:
         raise InputError("draw and xs were both given; write one of them.")
     if loss is not None and xs is None:
@@ -142,7 +144,10 @@ def _check_params(params: Params) -> None:
         raise InputError("params holds no floating array, so nothing could be trained.")
 
 
-def _check_fit(net: Network, params: Params) -> None:
+def _check_fit(
+    net: Network,
+    params: Params,
+) -> None:
     """Require parameters of a network's structure and shapes."""
     # Key paths are the same for lists and tuples, which f takes alike.
     wanted = _by_path(net.shapes)
@@ -188,6 +193,7 @@ def _example(
     draw: Draw | None,
 ) -> PyTree:
     """Return the shapes of an input of the function that is certified."""
+    # What is drawn is what f takes, a batch in training mode included.
     if draw is not None:
         return shapes_of(draw(jax.random.key(0)))
     is_batch = isinstance(network, Network) and network is not f
@@ -205,11 +211,14 @@ def _example(
     return shapes_of(x)
 
 
-def _require_same_shapes(given: PyTree, own: PyTree) -> None:
+def _require_same_shapes(
+    given: PyTree,
+    own: PyTree,
+) -> None:
     """Refuse an example that the network was not built for."""
-    came, wanted = (
-        [leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (given, own)
-    )
+    came = [leaf.shape for leaf in jax.tree.leaves(given)]
+    wanted = [leaf.shape for leaf in jax.tree.leaves(own)]
+    # Of dtypes nothing is asked: all of it is computed in float64.
     if came != wanted:
         raise InputError(
             f"x has shapes {came}, and the network was built for {wanted}; leave x "
@@ -249,7 +258,11 @@ def of_data(
     )
 
 
-def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
+def read(
+    f: Function,
+    params: Params,
+    shapes: PyTree,
+) -> Anatomy:
     """Return the anatomy of f; what f raises is passed on with a note."""
     try:
         return structure.anatomy(f, params, shapes)
@@ -261,12 +274,16 @@ def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
         raise
 
 
-def _checked(draw: Draw, shapes: PyTree) -> Draw:
+def _checked(
+    draw: Draw,
+    shapes: PyTree,
+) -> Draw:
     """Return draw, which must return the same structure every time."""
 
     def drawn(key: Key) -> PyTree:
         x = draw(key)
         came = shapes_of(x)
+        # A program is compiled for one structure.
         if jax.tree.structure(came) != jax.tree.structure(shapes) or came != shapes:
             raise InputError(
                 f"draw returned {checks.show(came)}, and before "

@@ -26,7 +26,10 @@ _CALLS = _table.CALLS | _table.REMAT | _table.CUSTOM
 _REFUSED = frozenset(("while", "pure_callback", "io_callback", "pallas_call"))
 
 
-def widened(closed: core.ClosedJaxpr, arguments: Sequence[Array]) -> list[Array]:
+def widened(
+    closed: core.ClosedJaxpr,
+    arguments: Sequence[Array],
+) -> list[Array]:
     """Evaluate a program with every floating value in float64.
 
     Args:
@@ -63,7 +66,10 @@ def _evaluated(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _equation(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+def _equation(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
     name = eqn.primitive.name
     if name in _CALLS:
         return _evaluated(called(eqn), operands)
@@ -86,14 +92,20 @@ def _equation(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def _scan(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+def _scan(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
     """Evaluate a scan as a scan."""
     parts = jaxprs.scan_parts(eqn)
     num_fixed = parts.num_consts + parts.num_carry
     constants = operands[: parts.num_consts]
     body = eqn.params["jaxpr"]
 
-    def step(state: list[Array], slices: list[Array]) -> tuple[list[Array], Any]:
+    def step(
+        state: list[Array],
+        slices: list[Array],
+    ) -> tuple[list[Array], Any]:
         results = _evaluated(body, [*constants, *state, *slices])
         return results[: parts.num_carry], results[parts.num_carry :]
 
@@ -107,7 +119,10 @@ def _scan(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
     return [*state, *stacked]
 
 
-def _cond(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+def _cond(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
     """Evaluate a cond as a cond."""
 
     def branch(program: core.ClosedJaxpr) -> Any:

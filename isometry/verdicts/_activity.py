@@ -1,5 +1,6 @@
 """What nonlinearities do to their units: slopes, dead and saturated ones."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +64,12 @@ class Activity:
     @property
     def num_positions(self) -> int:
         """The number of positions: pixels, tokens; 1 of a dense layer."""
-        return int(np.prod(self.shape, dtype=int)) // max(self.num_channels, 1)
+        return math.prod(self.shape) // max(self.num_channels, 1)
 
 
 def activities(
-    subject: Subject, thresholds: Thresholds | None = None
+    subject: Subject,
+    thresholds: Thresholds | None = None,
 ) -> dict[str, Activity]:
     """Measure what each nonlinearity does, by the name of the point in front of it.
 
@@ -111,7 +113,10 @@ def _activity(unit: Unit) -> Activity:
     )
 
 
-def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> str:
+def first_not_finite(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> str:
     """Return the first parameter or signal that is NaN or infinite, in words; or ""."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(subject.params):
         if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
@@ -132,7 +137,10 @@ def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> 
     return ""
 
 
-def lost(subject: Subject, thresholds: Thresholds | None = None) -> str:
+def lost(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> str:
     """Return which signal underflows float64 too, in words; or "".
 
     Zeros behind it say nothing of units or ranks.
@@ -141,7 +149,9 @@ def lost(subject: Subject, thresholds: Thresholds | None = None) -> str:
 
 
 def rank_bounds(
-    subject: Subject, span: Span, thresholds: Thresholds | None = None
+    subject: Subject,
+    span: Span,
+    thresholds: Thresholds | None = None,
 ) -> Int[np.ndarray, "seeds inputs"]:
     """Return the least number of live units that every path of a span passes.
 
@@ -157,20 +167,30 @@ def rank_bounds(
     function = _arguments.function_of(subject.f)
     resolved = _spans.resolve(function, anatomy, span)
     first, last = resolved.first.name, resolved.last.name
-    bound = np.full((subject.num_seeds, subject.num_inputs), np.iinfo(np.int32).max)
+
+    def is_inside(point: str) -> bool:
+        return anatomy.upstream(first, point) and anatomy.upstream(point, last)
+
+    # Without any bound, more than every matrix has.
+    most = np.iinfo(np.int32).max
+    bound = np.full((subject.num_seeds, subject.num_inputs), most)
     for unit in read(subject, thresholds).units:
         point = unit.site.point
         # The slopes behind the last point are outside of the span.
-        is_inside = point != last and anatomy.upstream(first, point)
-        if unit.site.is_cut and is_inside and anatomy.upstream(point, last):
+        if unit.site.is_cut and point != last and is_inside(point):
             bound = np.minimum(bound, unit.num_live)
     for name in anatomy.points:
-        is_inside = anatomy.cuts(name) and anatomy.upstream(first, name)
-        if is_inside and anatomy.upstream(name, last):
-            bound = np.minimum(bound, int(np.prod(anatomy.shape(name).shape)))
+        # All that goes through a value is a function of its entries.
+        if anatomy.cuts(name) and is_inside(name):
+            num_entries = math.prod(anatomy.shape(name).shape)
+            bound = np.minimum(bound, num_entries)
     return bound
 
 
-def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any]:
+def forward(
+    subject: Subject,
+    thresholds: Thresholds,
+    key: Key,
+) -> dict[str, Any]:
     """Return what becomes of signals from layer to layer: see `_collapse.forward`."""
     return _collapse.forward(subject, thresholds, key)

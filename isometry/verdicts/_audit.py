@@ -17,7 +17,8 @@ from isometry.verdicts import _layers
 from isometry.verdicts._flag import UNDECIDED, Flag
 from isometry.verdicts._measured import FEW_SEEDS, Measured, certifying
 from isometry.verdicts._registry import Registered, Thresholds, registered
-from isometry.verdicts._report import Report, Reports
+from isometry.verdicts._report import Report
+from isometry.verdicts._reports import Reports
 from isometry.verdicts._subject import Subject, subject_of
 from isometry.verdicts._task import DEFAULT_STEPS, Loss, Task, task_of
 
@@ -161,7 +162,10 @@ def _key_of(keys: Key | None) -> Key:
     return jax.random.fold_in(checks.keys("keys", keys)[0], 0x150)
 
 
-def _teller(progress: Callable[[str], None] | None, name: str) -> Callable[[str], None]:
+def _teller(
+    progress: Callable[[str], None] | None,
+    name: str,
+) -> Callable[[str], None]:
     """Return a function that tells the label of a part, with the network's name."""
 
     def tell(label: str) -> None:
@@ -248,14 +252,21 @@ def _described(f: Map) -> str:
     return getattr(f, "__name__", repr(f))
 
 
-def _widths(measured: Measured, flags: dict[str, Flag]) -> dict[str, Any] | None:
+def _widths(
+    measured: Measured,
+    flags: dict[str, Flag],
+) -> dict[str, Any] | None:
     """Train at other widths if training is confined: then they change nothing."""
     flag = flags.get("rank_constrained_training")
     is_confined = flag is not None and flag.raised
     return measured.widths if is_confined else None
 
 
-def _flag_of(one: Registered, measured: Measured, key: Key) -> Flag:
+def _flag_of(
+    one: Registered,
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Return the judgement of one flag."""
     wrong = measured.not_finite
     is_measurable = not wrong or one.name == "exploding"

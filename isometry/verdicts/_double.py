@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from isometry import structure
 from isometry._internal import jaxprs, precision
 from isometry._internal.types import Key, Params
+from isometry.certificates._programs import REFUSALS
 from isometry.measure._draws import row_shapes
 from isometry.measure._leaves import is_floating
 from isometry.structure import Anatomy
@@ -66,8 +67,7 @@ def log_norms(
         batch = batch._replace(params=params, xs=xs)
         try:
             program = _traced(objective, _first_seed(batch))
-        # A user's f may insist on its dtype, and raise anything.
-        except Exception as error:
+        except REFUSALS as error:
             return Again(None, f"f does not run in float64 ({type(error).__name__})")
         if _is_coarse(program):
             return Again(None, "f computes in float32 whatever its parameters are")
@@ -79,10 +79,14 @@ def log_norms(
             own = batch._replace(params=params)
             return _pulled(run, weights, own, cotangents=cotangent)
 
+        def of_seeds(seeds: tuple[Params, Array]) -> Array:
+            return jax.lax.map(of_seed, seeds)
+
         seeds = (params, jnp.asarray(cotangents))
-        found = np.asarray(jax.jit(lambda seeds: jax.lax.map(of_seed, seeds))(seeds))
+        log_norm = np.asarray(jax.jit(of_seeds)(seeds))
         lost = _lost(subject, batch)
-    return Again(found + log_scale[..., None], lost)
+    # The size of the gradient at the output is put back.
+    return Again(log_norm + log_scale[..., None], lost)
 
 
 def _first_seed(batch: Batch) -> Batch:

@@ -1,7 +1,7 @@
 """The record `Flag`: one thing that can go wrong, and whether it does."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,6 +15,9 @@ RAISED = "raised"
 CLEAR = "clear"
 UNDECIDED = "undecided"
 NOT_RUN = "not_run"
+
+# The states that count, the gravest first. What was not run is not known to be wrong.
+_BY_GRAVITY = (RAISED, UNDECIDED, CLEAR)
 
 # Resamples of the bootstrap. They put its own error of a 2.5 % quantile at
 # sqrt(0.025 · 0.975 / 2000) = 0.35 %.
@@ -131,6 +134,12 @@ def state_above(
     return RAISED if value > line else CLEAR
 
 
+def gravest(states: Iterable[str]) -> str:
+    """Return the gravest of some states: "raised", "undecided" or "clear"."""
+    found = set(states)
+    return next((state for state in _BY_GRAVITY if state in found), CLEAR)
+
+
 def flipped(bounds: Interval) -> Interval:
     """Return the interval of the value with its sign changed.
 
@@ -139,7 +148,10 @@ def flipped(bounds: Interval) -> Interval:
     return -bounds[1], -bounds[0]
 
 
-def undecided(flag: Flag, why: str) -> Flag:
+def undecided(
+    flag: Flag,
+    why: str,
+) -> Flag:
     """Return the flag with its numbers, which for a reason say nothing."""
     return dataclasses.replace(flag, state=UNDECIDED, reason=f"{flag.reason}; {why}")
 

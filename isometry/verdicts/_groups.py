@@ -82,7 +82,9 @@ class Plan:
     is_batch: bool = False
 
     def run(
-        self, arguments: Sequence[Array], constants: Sequence[Array]
+        self,
+        arguments: Sequence[Array],
+        constants: Sequence[Array],
     ) -> dict[str, Array]:
         """Return the values of all groups at one input, or of a batch, by label."""
         # As arguments: closed over, constants would be copied into the program.
@@ -91,7 +93,12 @@ class Plan:
         return tapped(closed, places, ADD)(arguments, {})[1]
 
 
-def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> Plan:
+def planned(
+    subject: Subject,
+    params: Params,
+    xs: PyTree,
+    flat_share: float,
+) -> Plan:
     """Read the anatomy in the dtype of the evaluation, and choose what to read."""
     function = _arguments.function_of(subject.f)
     shapes = (_draws.row_shapes(params), _draws.row_shapes(xs))
@@ -114,7 +121,10 @@ def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> 
 
 
 def planned_in_training(
-    subject: Subject, params: Params, x: PyTree, flat_share: float
+    subject: Subject,
+    params: Params,
+    x: PyTree,
+    flat_share: float,
 ) -> Plan | None:
     """Choose which nonlinearities to read of a network as it is trained.
 
@@ -174,7 +184,10 @@ def _stream(anatomy: Anatomy) -> tuple[str, ...]:
     return tuple(cuts or names)
 
 
-def _is_of(point: str, layer: str) -> bool:
+def _is_of(
+    point: str,
+    layer: str,
+) -> bool:
     """Tell whether a point belongs to a layer: "conv[2]" and "conv:sum" to "conv"."""
     rest = point.removeprefix(layer)
     return rest != point and rest[:1] in ("", "[", "@", "#", ":")
@@ -196,7 +209,10 @@ def _num_tokens(anatomy: Anatomy) -> int:
     return 0
 
 
-def _token_axis(shape: tuple[int, ...], num_tokens: int) -> int | None:
+def _token_axis(
+    shape: tuple[int, ...],
+    num_tokens: int,
+) -> int | None:
     """Return the axis of tokens of a value of tokens × channels."""
     axis = len(shape) - 2
     if axis < 0 or num_tokens < 2 or shape[axis] != num_tokens:
@@ -205,7 +221,10 @@ def _token_axis(shape: tuple[int, ...], num_tokens: int) -> int | None:
     return axis if math.prod(shape[:axis]) == 1 else None
 
 
-def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
+def _groups(
+    anatomy: Anatomy,
+    stream: Sequence[str],
+) -> dict[str, Group]:
     """Collect points and sites by the variable that holds them."""
     # By the path to a variable and the variable, which all iterations share.
     places: dict[tuple, Place] = {}
@@ -247,14 +266,20 @@ def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
     return groups
 
 
-def _lengths(anatomy: Anatomy, place: Place) -> tuple[int, ...]:
+def _lengths(
+    anatomy: Anatomy,
+    place: Place,
+) -> tuple[int, ...]:
     """Return the lengths of the scans around a place."""
     stacked = reading_shape([anatomy.closed], place._replace(iterations=())).shape
     aval: Any = place.var.aval
     return stacked[: len(stacked) - len(aval.shape)]
 
 
-def _number(anatomy: Anatomy, place: Place) -> int:
+def _number(
+    anatomy: Anatomy,
+    place: Place,
+) -> int:
     """Return the number of an iteration, that of the innermost scan fastest."""
     lengths = _lengths(anatomy, place)
     if not lengths:
@@ -262,7 +287,38 @@ def _number(anatomy: Anatomy, place: Place) -> int:
     return int(np.ravel_multi_index(place.iterations, lengths))
 
 
-def activation_of(site: Site, single: Activation | None = None) -> Activation:
+def unit_axes(
+    site: Site,
+    anatomy: Anatomy,
+) -> tuple[int, ...]:
+    """Return the axes of a value that count units; the others count positions.
+
+    They are the axis of channels, and that of experts: each expert has units of its
+    own. Where another axis is as long as that of experts, it is not told apart.
+
+    Args:
+        site: The nonlinearity that takes the value.
+        anatomy: The anatomy that the site is of.
+    """
+    channels = site.channel_axis
+    rest = {axis: n for axis, n in enumerate(site.shape) if axis != channels}
+    for layer in anatomy.layers:
+        is_before = site.point == layer.name or _is_of(site.point, layer.name)
+        axes = {*layer.batch_axes, *layer.out_axes}
+        # The last of the axes behind a layer is that of its channels.
+        sizes = [layer.shape[axis] for axis in sorted(axes)[:-1]]
+        if not is_before or layer.kind == "conv" or len(sizes) != 1:
+            continue
+        of_experts = [axis for axis, n in rest.items() if n == sizes[0]]
+        if len(of_experts) == 1:
+            return (of_experts[0], channels)
+    return (channels,)
+
+
+def activation_of(
+    site: Site,
+    single: Activation | None = None,
+) -> Activation:
     """Return the nonlinearity of a site as an activation of arrays of any shape.
 
     Args:
@@ -292,7 +348,10 @@ class _Anywhere:
         return results.ravel()[: z.size].reshape(z.shape)
 
 
-def largest_slope(site: Site, plan: Plan) -> float | None:
+def largest_slope(
+    site: Site,
+    plan: Plan,
+) -> float | None:
     """Return the largest slope of a bounded nonlinearity; None of others."""
     # Asked for while the program is traced, too.
     with jax.ensure_compile_time_eval():

@@ -8,7 +8,10 @@ from isometry.measure._record import Spectrum
 from isometry.verdicts._flag import PerSeed
 
 
-def growth_of(sp: Spectrum, num_outputs: int) -> PerSeed:
+def growth_of(
+    sp: Spectrum,
+    num_outputs: int,
+) -> PerSeed:
     """Return ln E|δz_last|²/|δz_first|² per unit, over the span of a spectrum.
 
     It is ln of ‖J‖_F² per unit at the end: what becomes of a perturbation of unit size

@@ -46,7 +46,10 @@ class LayerRow:
         return dataclasses.asdict(self)
 
 
-def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ...]:
+def rows_of(
+    measured: Measured,
+    flags: Mapping[str, Flag],
+) -> tuple[LayerRow, ...]:
     """Return a row for each weight layer, and for each slice of a stacked one."""
     if measured.not_finite:
         return ()
@@ -75,7 +78,10 @@ def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ..
     return tuple(rows)
 
 
-def _with_locks(row: LayerRow, locks: Sequence[LayerLock]) -> LayerRow:
+def _with_locks(
+    row: LayerRow,
+    locks: Sequence[LayerLock],
+) -> LayerRow:
     """Return a row with what the certificates of all seeds say of it."""
     # Without a certificate nothing is known of locks.
     if not locks:
@@ -93,6 +99,9 @@ def _with_locks(row: LayerRow, locks: Sequence[LayerLock]) -> LayerRow:
 def _gradients(measured: Measured) -> dict[str, float]:
     """Return the norm of the gradient of each layer by name."""
     gradients = measured.gradients
+    # Of no layers NumPy takes no median.
+    if not gradients.layers:
+        return {}
     log_norm = np.median(gradients.log_norm, axis=(0, 1))
     # What float64 does not hold is shown as 0; a flag says whether it is one.
     with np.errstate(under="ignore"):
@@ -100,7 +109,11 @@ def _gradients(measured: Measured) -> dict[str, float]:
     return dict(zip(gradients.layers, map(float, norms), strict=True))
 
 
-def _at(measured: Measured, name: str, field: str) -> float | None:
+def _at(
+    measured: Measured,
+    name: str,
+    field: str,
+) -> float | None:
     """Return the median of a signal at a point; None where it is not known."""
     sig = measured.signals
     if sig is None or name not in sig.points:

@@ -74,7 +74,11 @@ class Part(Generic[T]):
         self.__doc__ = measure.__doc__
         return self
 
-    def __get__(self, measured: "Measured | None", owner: type) -> T:
+    def __get__(
+        self,
+        measured: "Measured | None",
+        owner: type,
+    ) -> T:
         if measured is None:
             return self  # pyright: ignore[reportReturnType]
         if self.name in measured.begun:
@@ -383,7 +387,10 @@ def certifying(measured: Measured) -> Iterator[None]:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _certified(measured: Measured, part: Part[T]) -> T:
+def _certified(
+    measured: Measured,
+    part: Part[T],
+) -> T:
     """Return a part, measured in a thread of its own."""
     start = time.perf_counter()
     result = part.measure(measured)
@@ -391,7 +398,10 @@ def _certified(measured: Measured, part: Part[T]) -> T:
     return result
 
 
-def spectra_of(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
+def spectra_of(
+    subject: Subject,
+    spans: Sequence[Span],
+) -> list[Spectrum]:
     """Measure spans of every seed at the few examples, in one program.
 
     A Jacobian that leaves the range of its dtype is measured again: as a product of its
@@ -407,7 +417,10 @@ def spectra_of(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
     return records
 
 
-def _in_float64(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
+def _in_float64(
+    subject: Subject,
+    spans: Sequence[Span],
+) -> list[Spectrum]:
     """Measure in float64, as a product where the network has factors."""
     # The signals, on which the factors depend, may leave the range as well.
     with jax.enable_x64(True):
@@ -425,7 +438,12 @@ def _in_float64(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
 
 
 def _ensemble(
-    f: Map, params: Params, xs: PyTree, *, spans: Sequence[Span], method: str
+    f: Map,
+    params: Params,
+    xs: PyTree,
+    *,
+    spans: Sequence[Span],
+    method: str,
 ) -> list[Spectrum]:
     """Measure all spans, without warnings of zeros."""
     with warnings.catch_warnings():
@@ -435,7 +453,10 @@ def _ensemble(
     return list(by_span.values())
 
 
-def _underflows(subject: Subject, sp: Spectrum) -> bool:
+def _underflows(
+    subject: Subject,
+    sp: Spectrum,
+) -> bool:
     """Tell whether a Jacobian lost digits, or all of them, below the normal range.
 
     A Jacobian that is zero though no weight is zero has underflowed, or its units have

@@ -17,4 +17,6 @@ def mode_of_training(measured: "Measured") -> str:
     if measured.subject.training is not None:
         return " (in training mode)"
     modes = {certificate.mode for certificate in measured.certificates}
-    return f" (for training in {_INFERENCE_ONLY})" if _INFERENCE_ONLY in modes else ""
+    if _INFERENCE_ONLY not in modes:
+        return ""
+    return f" (for training in {_INFERENCE_ONLY})"

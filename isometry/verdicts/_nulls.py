@@ -45,13 +45,18 @@ _LOG2_PEAK = -60
 
 
 @functools.partial(compilation.jit, static_argnames=("activation",))
-def slopes(activation: Activation, z: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+def slopes(
+    activation: Activation,
+    z: Float[Array, "*axes"],
+) -> Float[Array, "*axes"]:
     """Return the derivative at every entry, as one program."""
     return activation.slope(z)
 
 
 def dead_probability(
-    activation: Activation, samples: Float[np.ndarray, "seeds sites units"], key: Key
+    activation: Activation,
+    samples: Float[np.ndarray, "seeds sites units"],
+    key: Key,
 ) -> float:
     """Return how likely a healthy unit has no slope at any site, at its upper bound.
 
@@ -74,7 +79,9 @@ def dead_probability(
 
 
 def _dead_draws(
-    activation: Activation, samples: Float[np.ndarray, "seeds sites units"], key: Key
+    activation: Activation,
+    samples: Float[np.ndarray, "seeds sites units"],
+    key: Key,
 ) -> int:
     """Count the Gaussian vectors, of `_DRAWS`, that have no slope at any site."""
     units_by_site = np.asarray(samples, float).transpose(0, 2, 1)
@@ -103,7 +110,7 @@ def _dead_draws(
 
 def _without_outliers(
     units: Float[np.ndarray, "units sites"],
-) -> Float[np.ndarray, "units sites"]:
+) -> Float[np.ndarray, "kept sites"]:
     """Return the units without those that are much larger than half of all are.
 
     A single channel with a bias of -1000 would make the covariance one of constant
@@ -143,7 +150,11 @@ def dead_quantile(
     return int(min(by_covariance, by_sign))
 
 
-def saturated_quantile(num_units: int, probability: float, level: float) -> float:
+def saturated_quantile(
+    num_units: int,
+    probability: float,
+    level: float,
+) -> float:
     """Return the share of saturated units that chance gives at most, at a level."""
     from scipy.stats import binom
 
@@ -173,14 +184,17 @@ def largest_slope(activation: Activation) -> float | None:
 
 @functools.partial(compilation.jit, static_argnames=("activation",))
 def _values_and_slopes(
-    activation: Activation, z: Float[Array, " n"]
+    activation: Activation,
+    z: Float[Array, " n"],
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     return activation(z), activation.slope(z)
 
 
 @functools.lru_cache(maxsize=64)
 def saturated_probability(
-    activation: Activation, line: float, variance: float
+    activation: Activation,
+    line: float,
+    variance: float,
 ) -> float:
     """Return P(|phi'(z)| < line) of a normal z, from above by one of the midpoints."""
     from scipy.special import ndtri
@@ -194,7 +208,10 @@ def saturated_probability(
 
 
 @functools.lru_cache(maxsize=64)
-def healthy_variance(activation: Activation, sigma_b: float) -> float:
+def healthy_variance(
+    activation: Activation,
+    sigma_b: float,
+) -> float:
     """Return the variance of the pre-activations of a network that is well.
 
     It is the q* that criticality needs (45.6 of a sigmoid), if that is above 1: at the
@@ -210,7 +227,10 @@ def healthy_variance(activation: Activation, sigma_b: float) -> float:
     return max([1.0, *(point.q for point in points if point.stable)])
 
 
-def visible(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def visible(
+    values: np.ndarray,
+    dtype: np.dtype,
+) -> np.ndarray:
     """Return float64 values in a dtype in which they underflow, for their slopes.
 
     They are brought up by a power of two, to a largest entry near 2^-60: as far below

@@ -68,7 +68,10 @@ def _of_one(log_s: Float[np.ndarray, " size"]) -> tuple[float, float, float]:
     return share, float(count), float(log_gain)
 
 
-def _count(log_s: Float[np.ndarray, " size"], most: int) -> int:
+def _count(
+    log_s: Float[np.ndarray, " size"],
+    most: int,
+) -> int:
     """Return how many of the largest values are outliers."""
     num_resolved = int(np.isfinite(log_s).sum())
     if not most or not num_resolved:

@@ -17,12 +17,19 @@ from isometry.verdicts._flag import (
     state_above,
 )
 from isometry.verdicts._measured import Measured
+from isometry.verdicts._scale import OF_ZEROS
 
 SOURCE = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _REMEDY = 'sigma_w to the critical value: scheme="orthogonal" or "gaussian" without it'
 
 
-def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) -> Flag:
+def judge_phase(
+    name: str,
+    measured: Measured,
+    key: Key,
+    *,
+    is_ordered: bool,
+) -> Flag:
     """Judge K ln chi_1 over the K pairs (W, D) of the hidden span.
 
     chi_1 is theory's, at the fixed point of the variance, where the ensemble of the
@@ -40,11 +47,12 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
     line = sign * measured.threshold("depth_scales")
     pairs = measured.num_pairs
     evidence: dict[str, Any] = {"pairs": pairs}
-    phase, growths = measured.phase, measured.growth
+    # None where theory knows no phase of this network.
+    theory, growths = measured.phase, measured.growth
     if not pairs:
         evidence |= {"basis": "none", "phase": "unknown"}
-        if phase is not None:
-            evidence |= _of_theory(phase)
+        if theory is not None:
+            evidence |= _of_theory(theory)
         reason = f"no hidden pair of layers; phase: {evidence['phase']}"
         return Flag(name, CLEAR, reason, source=SOURCE, evidence=evidence)
     assert growths is not None, "there are pairs"
@@ -52,13 +60,13 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
     bounds = interval(growths, key, confidence=measured.threshold("confidence"))
     evidence["forward"] = measured.forward
     evidence |= {"measured_growth": value, "measured_interval": bounds}
-    if phase is None:
+    if theory is None:
         chi = math.exp(value / pairs)
         evidence |= {"basis": "measured", "phase": _name(bounds), "chi_1": chi}
     else:
         # Theory's chi_1 is of infinite width and has no scatter over seeds.
-        value, bounds = pairs * math.log(phase.chi_1), None
-        evidence |= _of_theory(phase)
+        value, bounds = pairs * math.log(theory.chi_1), None
+        evidence |= _of_theory(theory)
     evidence["growth"] = value
     state = _state(value, bounds, line=line, measured=measured)
     reason = (
@@ -67,11 +75,14 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
     )
     if state == UNDECIDED:
         reason += f"; {measured.unsure}"
+    remedy = f"{'raise' if is_ordered else 'lower'} {_REMEDY}"
+    if np.isneginf(value):
+        remedy = OF_ZEROS
     return Flag(
         name,
         state,
         reason,
-        remedy=f"{'raise' if is_ordered else 'lower'} {_REMEDY}",
+        remedy=remedy,
         value=value,
         interval=bounds,
         threshold=line,
@@ -82,7 +93,10 @@ def judge_phase(name: str, measured: Measured, key: Key, *, is_ordered: bool) ->
 
 def _of_theory(phase: Phase) -> dict[str, Any]:
     """Return what theory says, as evidence."""
-    is_critical = phase.name == "critical"
+    # At criticality correlations relax as a power of the depth, on no scale.
+    depth_scale = math.inf
+    if phase.name != "critical":
+        depth_scale = 1 / abs(math.log(phase.chi_1))
     return {
         "basis": "theory",
         "phase": phase.name,
@@ -90,7 +104,7 @@ def _of_theory(phase: Phase) -> dict[str, Any]:
         "q": phase.q,
         "sigma_w": phase.sigma_w,
         "sigma_b": phase.sigma_b,
-        "depth_scale": math.inf if is_critical else 1 / abs(math.log(phase.chi_1)),
+        "depth_scale": depth_scale,
     }
 
 
@@ -99,11 +113,18 @@ def _name(bounds: Interval) -> str:
     low, high = bounds
     if high < 0:
         return "ordered"
-    return "chaotic" if low > 0 else "critical"
+    if low > 0:
+        return "chaotic"
+    # Neither can be told from no growth at all.
+    return "critical"
 
 
 def _state(
-    value: float, bounds: Interval | None, *, line: float, measured: Measured
+    value: float,
+    bounds: Interval | None,
+    *,
+    line: float,
+    measured: Measured,
 ) -> str:
     """Return the state; without an interval the value is theory's, and certain."""
     # Without an interval the number of seeds does not matter.

@@ -191,7 +191,7 @@ def trained(
     """
     weights = _weights.weights_of(subject.anatomy, params[0])
     training = Training(task, weights, params)
-    ranked = list(followed(weights))
+    ranked = followed(weights)
     num_entries = sum(math.prod(weight.shape) * len(weight.names) for weight in ranked)
     if num_entries > _MOST_ENTRIES:
         num_records = 1

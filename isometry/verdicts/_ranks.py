@@ -26,12 +26,12 @@ def rank_above(
     projected = _projected(safe)
     singular_values = np.linalg.svd(projected, compute_uv=False)
     is_above = singular_values > tolerance[..., None]
-    return is_above.sum(-1)
+    return np.asarray(is_above.sum(-1))
 
 
 def _projected(
     matrices: Float[np.ndarray, "... rows columns"],
-) -> Float[np.ndarray, "... rows columns"]:
+) -> Float[np.ndarray, "... fewer_rows fewer_columns"]:
     """Return matrices of at most so many rows and columns, no value enlarged."""
     for axis in (-2, -1):
         size = matrices.shape[axis]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from isometry._internal import precision
 from isometry.activations import Activation
+from isometry.certificates._programs import REFUSALS
 from isometry.structure._sites import Site
 from isometry.verdicts import _nulls, _statistics
 from isometry.verdicts._groups import (
@@ -106,7 +107,10 @@ _readings: weakref.WeakKeyDictionary[Subject, dict[float, Reading]] = (
 )
 
 
-def read(subject: Subject, thresholds: Thresholds | None = None) -> Reading:
+def read(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> Reading:
     """Evaluate a network for every seed at the few examples, once.
 
     Values that underflow their dtype are computed again in float64.
@@ -123,7 +127,10 @@ def read(subject: Subject, thresholds: Thresholds | None = None) -> Reading:
     return by_share[flat_share]
 
 
-def _read(subject: Subject, flat_share: float) -> Reading:
+def _read(
+    subject: Subject,
+    flat_share: float,
+) -> Reading:
     """Evaluate a network; in float64 too where values underflow."""
     params, xs = subject.params, subject.few
     dtype = precision.measuring_dtype(None, params, xs)
@@ -132,17 +139,16 @@ def _read(subject: Subject, flat_share: float) -> Reading:
     constants = plan.anatomy.closed.consts
     rows = _on_host(_statistics.statistics(plan, constants, params, xs=xs))
     low = _low_groups(plan, rows, subject.has_zero_weight)
-    lost = ""
-    # Zeros that underflow makes say nothing of slopes, which have no scale.
+    # A zero that is due to underflow says nothing of a slope: slopes have no scale.
     if low:
         values = _in_float64(subject, plan, low, flat_share=flat_share)
         rows |= _statistics.statistics_again(plan, values)
     signals = _signals(plan, rows)
     stream = {name: _stream_signal(signals[name], plan, rows) for name in plan.stream}
-    if low:
-        lost = _lost(stream, subject.num_seeds)
+    lost = _lost(stream, subject.num_seeds) if low else ""
     units = trained = _units(plan, rows)
-    # What underflows has been computed again in inference mode alone.
+    # Only inference mode was computed again in float64. Where values are small, its
+    # units stand for those in training as well.
     if not any(_is_small(signals[name]).any() for name in signals):
         trained = _as_trained(subject, units, flat_share)
     return Reading(
@@ -160,7 +166,9 @@ def _is_small(signal: Signal) -> Bool[np.ndarray, " seeds"]:
 
 
 def _as_trained(
-    subject: Subject, units: tuple[Unit, ...], flat_share: float
+    subject: Subject,
+    units: tuple[Unit, ...],
+    flat_share: float,
 ) -> tuple[Unit, ...]:
     """Return what nonlinearities do in training mode, where there is one.
 
@@ -191,7 +199,10 @@ def _identity(unit: Unit) -> tuple[str, str]:
     return unit.site.point, unit.site.nonlinearity
 
 
-def _in_place_of(unit: Unit, trained: Unit | None) -> Unit:
+def _in_place_of(
+    unit: Unit,
+    trained: Unit | None,
+) -> Unit:
     """Return a unit as trained, if it is known, with the site of a single example."""
     if trained is None:
         return unit
@@ -199,7 +210,10 @@ def _in_place_of(unit: Unit, trained: Unit | None) -> Unit:
 
 
 def _in_float64(
-    subject: Subject, plan: Plan, low: Sequence[str], flat_share: float
+    subject: Subject,
+    plan: Plan,
+    low: Sequence[str],
+    flat_share: float,
 ) -> OnHost:
     """Return the float64 values of some groups of a plan, by label.
 
@@ -209,8 +223,7 @@ def _in_float64(
         params, xs = precision.cast((subject.params, subject.few), jnp.float64)
         try:
             exact = planned(subject, params, xs, flat_share=flat_share)
-        # Operations of JAX refuse operands of different dtypes.
-        except TypeError:
+        except REFUSALS:
             return {}
         constants = exact.anatomy.closed.consts
         values = _on_host(_statistics.values_of(exact, constants, params, xs=xs))
@@ -233,7 +246,10 @@ def _on_host(tree: PyTree) -> PyTree[np.ndarray]:
     return jax.tree.map(np.asarray, tree)
 
 
-def _signals(plan: Plan, rows: dict[str, OnHost]) -> dict[str, Signal]:
+def _signals(
+    plan: Plan,
+    rows: dict[str, OnHost],
+) -> dict[str, Signal]:
     """Make a record of every point, in the order of computation."""
     signals: dict[str, Signal] = {}
     for label, group in plan.groups.items():
@@ -250,7 +266,11 @@ def _signals(plan: Plan, rows: dict[str, OnHost]) -> dict[str, Signal]:
     return {name: signals[name] for name in names if name in signals}
 
 
-def _stream_signal(signal: Signal, plan: Plan, rows: dict[str, OnHost]) -> StreamSignal:
+def _stream_signal(
+    signal: Signal,
+    plan: Plan,
+    rows: dict[str, OnHost],
+) -> StreamSignal:
     """Make the record of a point that every path passes."""
     (label,) = [key for key, one in plan.groups.items() if signal.point in one.points]
     group = plan.groups[label]
@@ -277,7 +297,10 @@ def _stream_signal(signal: Signal, plan: Plan, rows: dict[str, OnHost]) -> Strea
     )
 
 
-def _units(plan: Plan, rows: dict[str, OnHost]) -> tuple[Unit, ...]:
+def _units(
+    plan: Plan,
+    rows: dict[str, OnHost],
+) -> tuple[Unit, ...]:
     """Make a record of every nonlinearity, in the order of the points before them."""
     by_point: dict[str, list[Unit]] = {}
     for label, group in plan.groups.items():
@@ -321,7 +344,10 @@ def _low_groups(
     return low
 
 
-def _lost(stream: dict[str, StreamSignal], num_seeds: int) -> str:
+def _lost(
+    stream: dict[str, StreamSignal],
+    num_seeds: int,
+) -> str:
     """Return the first value that float64 does not hold either, in words; or ""."""
     before = np.full(num_seeds, np.inf)
     for name, signal in stream.items():

@@ -273,7 +273,10 @@ class Thresholds:
         return "its interval holds the threshold"
 
 
-def _check(name: str, value: float) -> None:
+def _check(
+    name: str,
+    value: float,
+) -> None:
     """Refuse a number that the line cannot be."""
     # A line of a user's own flag may be any number from 0 on.
     if name in _COUNTS:

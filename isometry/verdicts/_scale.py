@@ -1,5 +1,7 @@
 """What vanishing and exploding share: the gain of a span beyond a line."""
 
+import numpy as np
+
 from isometry._internal.types import Key
 from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
@@ -9,10 +11,22 @@ SOURCE = (
     "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 )
 
+# A last layer of zeros, say, which training mends by itself, or dead units.
+OF_ZEROS = (
+    "none by sigma_w: the Jacobian is zero; zero_gradient and dead_units say from what "
+    "weights or units, and whether training mends it"
+)
+
 _CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
 
 
-def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Flag:
+def judge_gain(
+    name: str,
+    measured: Measured,
+    key: Key,
+    *,
+    is_below: bool,
+) -> Flag:
     """Judge the gain of every span; the flag is raised if it is raised in any.
 
     Args:
@@ -22,7 +36,9 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
         is_below: Whether a gain below the line is what is wrong.
     """
     # Vanishing is judged below minus the line, exploding above it.
-    sign = -1 if is_below else 1
+    sign, side, change = 1, "above", "lower"
+    if is_below:
+        sign, side, change = -1, "below", "raise"
     line = sign * measured.threshold("log_gain")
     judged = judge_spans(
         {span: gain.log_gain for span, gain in measured.gains.items()},
@@ -36,12 +52,15 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
-        reason += f", not {'below' if is_below else 'above'} {line:+g}"
+        reason += f", not {side} {line:+g}"
+    remedy = f"{change} sigma_w to {_CRITICAL}"
+    if np.isneginf(judged.worst.value):
+        remedy = OF_ZEROS
     return Flag(
         name,
         judged.state,
         reason,
-        remedy=f"{'raise' if is_below else 'lower'} sigma_w to {_CRITICAL}",
+        remedy=remedy,
         value=judged.worst.value,
         interval=judged.worst.interval,
         threshold=line,

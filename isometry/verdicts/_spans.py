@@ -64,28 +64,29 @@ def judge_spans(
         is_infinite_known: Whether an infinite value says something. The gain of a
             Jacobian that is zero does, its anisometry does not.
     """
-    # Each span has resamples of its own, so that their intervals are independent.
     values, states = {}, {}
     for i, (span, numbers) in enumerate(per_seed.items()):
-        bounds = interval(
-            numbers, jax.random.fold_in(key, i), confidence=thresholds.confidence
-        )
+        # Each span has resamples of its own, so that their intervals are independent.
+        key_of_span = jax.random.fold_in(key, i)
+        bounds = interval(numbers, key_of_span, confidence=thresholds.confidence)
         found = SpanValue(float(np.median(numbers)), bounds)
         values[span] = found
-        is_known = is_infinite_known or np.isfinite(found.value)
         states[span] = UNDECIDED
-        if is_known:
-            states[span] = _state(
-                found,
-                line,
-                is_below=is_below,
-                is_sure=thresholds.is_sure(len(numbers)),
-            )
+        if is_infinite_known or np.isfinite(found.value):
+            is_sure = thresholds.is_sure(len(numbers))
+            states[span] = _state(found, line, is_below=is_below, is_sure=is_sure)
+    # Of spans in the same state, the first.
     state, span = worst_state(states)
     return Judged(state, span, values[span], values=values, states=states)
 
 
-def _state(found: SpanValue, line: float, *, is_below: bool, is_sure: bool) -> str:
+def _state(
+    found: SpanValue,
+    line: float,
+    *,
+    is_below: bool,
+    is_sure: bool,
+) -> str:
     """Return the state of one span."""
     # Being below a line is being above it with both signs changed.
     if is_below:

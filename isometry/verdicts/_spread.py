@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from isometry import activations
 from isometry._internal import compilation, precision
@@ -58,14 +58,15 @@ class Spread:
 
         is_real = (self.spread > 0) & np.isfinite(self.spread)
         # Of the values each level takes one, and the slope one more.
-        num_levels = is_real.any(1).sum()
-        freedom = int(is_real.sum() - num_levels) - 1
+        num_levels = int(is_real.any(1).sum())
+        freedom = int(is_real.sum()) - num_levels - 1
         if freedom < 2:
             return None
-        logs = np.log(np.where(is_real, self.spread, 1))
-        steps = np.broadcast_to(self.steps, is_real.shape).astype(float)
-        x = _centered(steps, is_real)
-        y = _centered(logs, is_real)
+        # ln 0 would warn; what is not real is left out by `_centered`.
+        safe_spread = np.where(is_real, self.spread, 1)
+        steps = np.broadcast_to(self.steps, is_real.shape)
+        x = _centered(steps.astype(float), is_real)
+        y = _centered(np.log(safe_spread), is_real)
         sum_of_squares = (x**2).sum()
         rate = float((x * y).sum() / sum_of_squares)
         residuals = y - rate * x
@@ -81,9 +82,9 @@ class Spread:
 
 def _centered(
     values: Float[np.ndarray, "seeds records"],
-    is_real: np.ndarray,
+    is_real: Bool[np.ndarray, "seeds records"],
 ) -> Float[np.ndarray, "seeds records"]:
-    """Return values without their mean in each seed; 0 where there is none."""
+    """Return values without their mean in each seed; 0 where a value is missing."""
     count = np.maximum(is_real.sum(1, keepdims=True), 1)
     mean = np.where(is_real, values, 0).sum(1, keepdims=True) / count
     return np.where(is_real, values - mean, 0)
@@ -137,16 +138,19 @@ class Watch:
         """
         spread = np.zeros(len(params))
         least = np.full(len(params), np.inf)
-        if self.points:
-            for seed, of_seed in enumerate(params):
-                with precision.full():
-                    values = self._read(of_seed, self._xs)
-                for point, z in values.items():
-                    flat = np.asarray(z, float).reshape(len(z), -1)
-                    classes = self._classes[seed][point]
-                    apart, near = _compared(flat, classes, self._kinks[point])
-                    spread[seed] = max(spread[seed], apart)
-                    least[seed] = min(least[seed], near)
+        for seed, of_seed in enumerate(params):
+            # Without points there is nothing to run.
+            if not self.points:
+                break
+            with precision.full():
+                values = self._read(of_seed, self._xs)
+            # The worst of the points.
+            for point, z in values.items():
+                flat = np.asarray(z, float).reshape(len(z), -1)
+                classes = self._classes[seed][point]
+                apart, near = _compared(flat, classes, self._kinks[point])
+                spread[seed] = max(spread[seed], apart)
+                least[seed] = min(least[seed], near)
         self.spread.append(spread)
         self.least.append(least)
 
@@ -193,10 +197,14 @@ def _classes(
     sizes = np.bincount(ids)
     # Class 0 is zero for ever, and nothing parts from it.
     members = np.flatnonzero((ids > 0) & (sizes[ids] > 1))
-    _, index = np.unique(ids, return_index=True)
-    first_of = dict(zip(ids[index].tolist(), index.tolist(), strict=True))
-    first = np.array([first_of[i] for i in ids[members].tolist()], int)
-    return _Class(members, first, signs[members] * signs[first])
+    # The first value of each class, in the order of the classes.
+    known, first_of_class = np.unique(ids, return_index=True)
+    first = first_of_class[np.searchsorted(known, ids[members])]
+    return _Class(
+        members=members,
+        first=first,
+        signs=signs[members] * signs[first],
+    )
 
 
 def _kinks(
@@ -229,7 +237,9 @@ def _compared(
     if not len(classes.members):
         return 0.0, np.inf
     if not np.isfinite(z).all():
-        return np.inf, 0.0 if kinks else np.inf
+        # They may be anywhere, on a kink as well.
+        near = 0.0 if kinks else np.inf
+        return np.inf, near
     # Units may differ in size by orders, so each distance is relative to its own class.
     firsts = z[:, classes.first]
     members = z[:, classes.members]
@@ -242,7 +252,9 @@ def _compared(
     near = min(from_kinks, default=np.inf)
     scale = float(np.sqrt(np.mean(z**2)))
     # A layer of zeros has no scale, and its distances stay as they are.
-    return spread, near / scale if scale else near
+    if scale:
+        near /= scale
+    return spread, near
 
 
 def _reader(

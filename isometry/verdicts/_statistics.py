@@ -1,6 +1,7 @@
 """What is kept of one evaluation of a network, computed within its program."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ from isometry._internal import compilation, precision
 from isometry._internal.types import Params
 from isometry.structure._sites import Site
 from isometry.verdicts import _nulls
-from isometry.verdicts._groups import Group, Plan, largest_slope
+from isometry.verdicts._groups import Group, Plan, largest_slope, unit_axes
 
 Arrays: TypeAlias = dict[str, Array]
 OnHost: TypeAlias = dict[str, np.ndarray]
@@ -27,7 +28,10 @@ _SITES = 64
 
 @functools.partial(compilation.jit, static_argnums=0)
 def statistics(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> dict[str, Arrays]:
     """Return the statistics of each group, of shape (seeds, iterations, ...)."""
 
@@ -47,7 +51,10 @@ def statistics(
 
 @functools.partial(compilation.jit, static_argnums=0)
 def values_of(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> Arrays:
     """Return the values of each group, (seeds, iterations, inputs, *shape)."""
     with precision.full():
@@ -56,7 +63,10 @@ def values_of(
 
 
 def _of_inputs(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> Arrays:
     """Return the values of each group, (iterations, inputs, *shape)."""
     if plan.is_batch:
@@ -83,7 +93,9 @@ def _of_inputs(
 
 
 def _statistics_of(
-    group: Group, plan: Plan, values: Float[Array, "inputs *shape"]
+    group: Group,
+    plan: Plan,
+    values: Float[Array, "inputs *shape"],
 ) -> Arrays:
     """Return what is kept of the values in one iteration."""
     rows = values.reshape(values.shape[0], -1)
@@ -123,7 +135,10 @@ def _kinds(group: Group) -> dict[str, Site]:
     return kinds
 
 
-def _signal_of(group: Group, values: Float[Array, "inputs *shape"]) -> Arrays:
+def _signal_of(
+    group: Group,
+    values: Float[Array, "inputs *shape"],
+) -> Arrays:
     """Return what is kept of a signal: sums of squares relative to a power of two."""
     peak = jnp.max(jnp.abs(values), initial=0)
     _, exponent = jnp.frexp(peak)
@@ -154,7 +169,11 @@ def _spread(rows: Float[Array, "rows size"]) -> Float[Array, ""]:
     return jnp.sum(from_mean**2) / safe_total
 
 
-def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> Arrays:
+def _unit_of(
+    site: Site,
+    plan: Plan,
+    values: Float[Array, "inputs *shape"],
+) -> Arrays:
     """Return what is kept of a nonlinearity at its values."""
     function = site.function
     if function is None:
@@ -169,9 +188,10 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
     # In training mode the function takes the values of a whole batch.
     all_slopes = slopes if plan.is_batch else jax.vmap(slopes)
     # An axis of a batch is the first of its shape, and else in front of it.
-    axis = site.channel_axis + int(not plan.is_batch)
-    slope = _by_channel(all_slopes(values), axis)
-    mirrored = _by_channel(all_slopes(-values), axis)
+    shift = int(not plan.is_batch)
+    axes = [axis + shift for axis in unit_axes(site, plan.anatomy)]
+    slope = _by_channel(all_slopes(values), axes)
+    mirrored = _by_channel(all_slopes(-values), axes)
     largest = largest_slope(site, plan)
     line = 0.0 if largest is None else plan.flat_share * largest
     # Past what is bypassed, everything downstream depends on the unit.
@@ -181,7 +201,7 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
     # At least as many places as inputs, so that the null leaves none of them out.
     num_inputs, num_positions, num_channels = slope.shape
     num_places = num_inputs * num_positions
-    places = _by_channel(values, axis).reshape(num_places, num_channels)
+    places = _by_channel(values, axes).reshape(num_places, num_channels)
     kept = _spaced(num_places, max(_SITES, num_inputs))
     return {
         "is_dead": ~jnp.any(is_live, axis=(0, 1)),
@@ -193,22 +213,30 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
 
 
 def _by_channel(
-    values: Float[Array, "inputs *shape"], axis: int
+    values: Float[Array, "inputs *shape"],
+    axes: Sequence[int],
 ) -> Float[Array, "inputs positions channels"]:
-    """Return values with the axis of channels last, and all others as one."""
+    """Return values with the axes of channels as the last, and all others as one."""
     if values.ndim == 1:
         return values[:, None, None]
-    values = jnp.moveaxis(values, axis, -1)
-    return values.reshape(values.shape[0], -1, values.shape[-1])
+    num_channels = math.prod(values.shape[axis] for axis in axes)
+    values = jnp.moveaxis(values, axes, range(-len(axes), 0))
+    return values.reshape(values.shape[0], -1, num_channels)
 
 
-def _spaced(length: int, count: int) -> np.ndarray:
+def _spaced(
+    length: int,
+    count: int,
+) -> np.ndarray:
     """Return `count` numbers below a length, evenly spaced, or all of them."""
     spaced = np.linspace(0, length - 1, min(count, length))
     return spaced.round().astype(np.int32)
 
 
-def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
+def statistics_again(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, OnHost]:
     """Return the statistics of float64 values; slopes are those of the own dtype.
 
     Args:
@@ -229,7 +257,10 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
+def _of_values(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, Arrays]:
     """Return the statistics of values of some groups, without nonlinearities."""
     rows = {}
     for label in values:
@@ -241,8 +272,15 @@ def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_units(plan: Plan, values: OnHost) -> dict[str, Arrays]:
-    """Return what nonlinearities do at values of some groups."""
+def _of_units(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, Arrays]:
+    """Return the statistics of the nonlinearities at the values of some groups.
+
+    They are the fields of `Unit` by name, with the number of the nonlinearity behind
+    it where a group has several.
+    """
     rows: dict[str, Arrays] = {}
     for label in values:
         rows[label] = {}

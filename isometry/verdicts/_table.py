@@ -14,7 +14,8 @@ from isometry.verdicts._registry import flag_names
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isometry.verdicts._report import Report, Reports
+    from isometry.verdicts._report import Report
+    from isometry.verdicts._reports import Reports
 
 # A screen: terminals break longer lines.
 _COLUMNS = 80
@@ -124,7 +125,10 @@ def _names(where: tuple[str, ...]) -> str:
     return f"{shown} and {len(where) - _MOST_NAMES} more"
 
 
-def _item(label: str, text: str) -> list[str]:
+def _item(
+    label: str,
+    text: str,
+) -> list[str]:
     """Return an item of a flag under its label."""
     return textwrap.wrap(
         text,
@@ -135,13 +139,19 @@ def _item(label: str, text: str) -> list[str]:
     )
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrapped(
+    text: str,
+    indent: str,
+) -> list[str]:
     return textwrap.wrap(
         text, _COLUMNS, subsequent_indent=indent, break_on_hyphens=False
     )
 
 
-def rich_table(reports: "Reports", width: int = 120) -> "Table":
+def rich_table(
+    reports: "Reports",
+    width: int = 120,
+) -> "Table":
     """Return a rich table of reports, a row a network, the best first.
 
     Below it stand what the numbers are, and for every raised flag what to do and where
@@ -190,7 +200,11 @@ def rich_table(reports: "Reports", width: int = 120) -> "Table":
     return table
 
 
-def _add_columns(table: "Table", *, is_full: bool) -> None:
+def _add_columns(
+    table: "Table",
+    *,
+    is_full: bool,
+) -> None:
     """Add the columns: all, or the name and one for everything else."""
     first, *numbers, last = _HEADINGS
     table.add_column(first, overflow="fold", no_wrap=is_full, ratio=0)
@@ -236,12 +250,18 @@ def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cell(value: float, small: str) -> str:
+def _cell(
+    value: float,
+    small: str,
+) -> str:
     """Return a number, or what stands for one that is not resolved."""
     return f"{value:.3g}" if value else small
 
 
-def as_text(reports: "Reports", width: int) -> str:
+def as_text(
+    reports: "Reports",
+    width: int,
+) -> str:
     """Return the table as plain text of `width` columns."""
     console = checks.extra("rich.console", "cli").Console
     buffer = io.StringIO()

@@ -71,7 +71,12 @@ class Task:
         is_pair = isinstance(self.training.example, tuple)
         return is_pair and not isinstance(self.f.example, tuple)
 
-    def function(self, params: Params, batch: PyTree[Array], key: Key) -> PyTree[Array]:
+    def function(
+        self,
+        params: Params,
+        batch: PyTree[Array],
+        key: Key,
+    ) -> PyTree[Array]:
         """Return the outputs of a batch, in training mode where there is one.
 
         Args:
@@ -95,7 +100,9 @@ def task_of(
     num_steps: int,
     key: Key,
 ) -> Task:
-    """Check what the probe is to train on. Nothing of the network is run.
+    """Check what the probe is to train on, and fill in defaults.
+
+    The network is traced, and not run.
 
     Args:
         subject: The network and its examples.
@@ -107,8 +114,9 @@ def task_of(
 
     Raises:
         InputError: Targets of the wrong length, shape or type; a loss that fails, has
-            no gradient, is no real scalar or is not deterministic; no optimizer, or one
-            whose state does not match.
+            no gradient, is no real scalar or is not deterministic; an `optimizer` that
+            is none, or whose state or updates have not the structure that its `init`
+            makes of the parameters.
     """
     key_targets, key_batches = jax.random.split(key)
     params = subject.seeds.shapes()
@@ -145,7 +153,9 @@ def task_of(
 
 @functools.partial(jax.jit, static_argnames=("num_examples", "num_steps"))
 def batches_of(
-    key: Key, num_examples: int, num_steps: int
+    key: Key,
+    num_examples: int,
+    num_steps: int,
 ) -> Int[Array, "steps batch"]:
     """Return the examples of every step: shuffled epochs, one after another."""
     # Of fewer examples than a batch has, every batch is all of them.
@@ -157,7 +167,11 @@ def batches_of(
     return orders[:, :used].reshape(-1, size)[:num_steps]
 
 
-def output_of(f: Map, params: Params, x: PyTree) -> jax.ShapeDtypeStruct:
+def output_of(
+    f: Map,
+    params: Params,
+    x: PyTree,
+) -> jax.ShapeDtypeStruct:
     """Return the shape of the output for one example."""
     if isinstance(f, Network) and f.activation is not None:
         _check_slope(f, x)
@@ -166,7 +180,10 @@ def output_of(f: Map, params: Params, x: PyTree) -> jax.ShapeDtypeStruct:
     return jax.tree.leaves(shapes)[0]
 
 
-def _check_slope(net: Network, x: PyTree) -> None:
+def _check_slope(
+    net: Network,
+    x: PyTree,
+) -> None:
     """Refuse an activation without a forward derivative, with which nothing is run."""
     assert net.activation is not None, "the caller has asked"
     dtype = jnp.result_type(float)
@@ -185,7 +202,10 @@ def _check_slope(net: Network, x: PyTree) -> None:
         ) from error
 
 
-def _checked_targets(targets: PyTree, num_examples: int) -> PyTree[Array]:
+def _checked_targets(
+    targets: PyTree,
+    num_examples: int,
+) -> PyTree[Array]:
     """Return targets as arrays, one row an example."""
     arrays = jax.tree.map(
         lambda leaf: _array("targets", leaf), targets, is_leaf=_is_list
@@ -203,7 +223,10 @@ def _is_list(value: object) -> bool:
     return isinstance(value, list)
 
 
-def _array(name: str, value: Any) -> Array:
+def _array(
+    name: str,
+    value: Any,
+) -> Array:
     """Return a real array."""
     try:
         as_array = jnp.asarray(value)
@@ -215,7 +238,10 @@ def _array(name: str, value: Any) -> Array:
     return checks.real(name, as_array)
 
 
-def _default_loss(targets: PyTree, output: jax.ShapeDtypeStruct) -> Loss:
+def _default_loss(
+    targets: PyTree,
+    output: jax.ShapeDtypeStruct,
+) -> Loss:
     """Return the loss for such targets; only the user's own may take others."""
     # Labels have the shape of the output without its last axis, of the classes.
     leaves = jax.tree.leaves(targets)
@@ -239,7 +265,10 @@ def _default_loss(targets: PyTree, output: jax.ShapeDtypeStruct) -> Loss:
     )
 
 
-def _check_labels(targets: Array, num_classes: int) -> None:
+def _check_labels(
+    targets: Array,
+    num_classes: int,
+) -> None:
     """Refuse labels that no output stands for."""
     labels = np.asarray(targets)
     low, high = int(labels.min()), int(labels.max())
@@ -251,19 +280,27 @@ def _check_labels(targets: Array, num_classes: int) -> None:
         )
 
 
-def cross_entropy(output: Array, label: Array) -> Array:
+def cross_entropy(
+    output: Array,
+    label: Array,
+) -> Array:
     """Return the cross-entropy of one example, the mean over its positions."""
     losses = optax.softmax_cross_entropy_with_integer_labels(output, label)
     return jnp.mean(losses)
 
 
-def mean_square(output: Array, target: Array) -> Array:
+def mean_square(
+    output: Array,
+    target: Array,
+) -> Array:
     """Return the mean squared difference of one example."""
     return jnp.mean((output - target.astype(output.dtype)) ** 2)
 
 
 def _synthetic(
-    key: Key, subject: Subject, output: jax.ShapeDtypeStruct
+    key: Key,
+    subject: Subject,
+    output: jax.ShapeDtypeStruct,
 ) -> PyTree[Array]:
     """Return targets that can be learned.
 
@@ -295,7 +332,10 @@ def _synthetic(
     return jnp.argmax(scores, -1).astype(jnp.int32)
 
 
-def _next_tokens(subject: Subject, output: jax.ShapeDtypeStruct) -> Array | None:
+def _next_tokens(
+    subject: Subject,
+    output: jax.ShapeDtypeStruct,
+) -> Array | None:
     """Return the next token at every position, if the network predicts tokens."""
     leaves = jax.tree.leaves(subject.xs)
     (first, *more) = leaves
@@ -311,7 +351,11 @@ def _next_tokens(subject: Subject, output: jax.ShapeDtypeStruct) -> Array | None
     return jnp.roll(first, -1, axis=1) if first.ndim > 1 else None
 
 
-def _features(key: Key, leaves: list[Array], subject: Subject) -> Array:
+def _features(
+    key: Key,
+    leaves: list[Array],
+    subject: Subject,
+) -> Array:
     """Return random linear features of all leaves of the inputs, side by side."""
     columns = []
     for i, leaf in enumerate(leaves):
@@ -340,7 +384,11 @@ def _traced(
     return jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*shapes)
 
 
-def _check_loss(loss: Loss, output: jax.ShapeDtypeStruct, target: PyTree) -> None:
+def _check_loss(
+    loss: Loss,
+    output: jax.ShapeDtypeStruct,
+    target: PyTree,
+) -> None:
     """Require a real scalar with a gradient, the same at every trace."""
     shapes = jax.tree.map(lambda leaf: leaf.shape, target)
     where = f"of an output of shape {output.shape} and a target of shape {shapes}"
@@ -369,7 +417,10 @@ def _check_loss(loss: Loss, output: jax.ShapeDtypeStruct, target: PyTree) -> Non
         ) from error
 
 
-def _check_optimizer(optimizer: Any, params: Params) -> None:
+def _check_optimizer(
+    optimizer: Any,
+    params: Params,
+) -> None:
     """Require updates and a state that are like what `init` makes of parameters."""
     is_optimizer = all(
         callable(getattr(optimizer, name, None)) for name in ("init", "update")
@@ -405,7 +456,10 @@ def _check_optimizer(optimizer: Any, params: Params) -> None:
     _refusals.refuse_chance("optimizer", once, again)
 
 
-def _are_alike(a: PyTree, b: PyTree) -> bool:
+def _are_alike(
+    a: PyTree,
+    b: PyTree,
+) -> bool:
     """Tell whether two trees have one structure, and leaves of equal shapes."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False

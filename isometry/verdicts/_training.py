@@ -25,6 +25,7 @@ class State(NamedTuple):
         params: The parameters.
         optimizer: The state of the optimizer.
         sums: The sum of the gradients of each floating leaf.
+        lost: What rounding has taken off each sum so far.
         norms: The sum of the norms of the gradients of each slice.
         first: The first step with a gradient of each slice; -1 for not yet.
         loss: Of the last batch, before its step.
@@ -33,6 +34,7 @@ class State(NamedTuple):
     params: Params
     optimizer: PyTree
     sums: list[Array]
+    lost: list[Array]
     norms: Float[Array, " slices"]
     first: Int[Array, " slices"]
     loss: Array
@@ -122,14 +124,17 @@ class Ranks(NamedTuple):
     taps: Int[np.ndarray, "seeds layers"]
 
 
-def followed(weights: Sequence[Weight]) -> Iterator[Weight]:
-    """Yield the weights whose rank is followed.
+def followed(weights: Sequence[Weight]) -> list[Weight]:
+    """Return the weights whose rank is followed."""
+    return [weight for weight in weights if _is_followed(weight)]
 
-    The first and the last have no more than the input and the output.
+
+def _is_followed(weight: Weight) -> bool:
+    """Tell whether a weight is a matrix between the first layer and the last.
+
+    The rank of those two is at most the size of the input and of the output.
     """
-    for weight in weights:
-        if weight.is_matrix and weight.layer.role not in ("stem", "head"):
-            yield weight
+    return weight.is_matrix and weight.layer.role not in ("stem", "head")
 
 
 def _started(
@@ -138,13 +143,15 @@ def _started(
 ) -> State:
     """Return the state before the first step."""
     floating = Split.floating(params)
+    zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in floating]
     num_slices = len(_weights.names_of(static.weights))
     with jax.numpy_dtype_promotion("standard"):
         optimizer = static.optimizer.init(Split(params).trained(floating))
     return State(
         params=params,
         optimizer=optimizer,
-        sums=[jnp.zeros(leaf.shape, leaf.dtype) for leaf in floating],
+        sums=zeros,
+        lost=zeros,
         norms=jnp.zeros(num_slices, np.float32),
         first=jnp.full(num_slices, -1, np.int32),
         loss=jnp.asarray(np.inf, np.float32),
@@ -195,16 +202,37 @@ def _stepped(
         split.trained(gradient), state.optimizer, params
     )
     moved = optax.apply_updates(params, updates)
+    sums, lost = _summed(state.sums, state.lost, gradient)
     log_norms = _weights.log_norms(static.weights, gradient)
     is_first = (state.first < 0) & (log_norms != -jnp.inf)
     return State(
         params=split.joined(split.floating(moved)),
         optimizer=optimizer,
-        sums=jax.tree.map(jnp.add, state.sums, gradient),
+        sums=sums,
+        lost=lost,
         norms=state.norms + jnp.exp(log_norms).astype(state.norms.dtype),
         first=jnp.where(is_first, (t + 1).astype(state.first.dtype), state.first),
         loss=loss.astype(state.loss.dtype),
     )
+
+
+def _summed(
+    sums: list[Array],
+    lost: list[Array],
+    gradient: list[Array],
+) -> tuple[list[Array], list[Array]]:
+    """Add a gradient to the sums, and return them with what rounding takes off.
+
+    Compensated summation (Kahan, 1965): the rounding of one addition is made good in
+    the next, so that sums of 10,000 gradients are as exact as the gradients. Without
+    it the late, small gradients of a converged network would round the large sum at
+    every step, and after 1,000 of them rounding looks like further directions.
+    """
+    terms = jax.tree.map(jnp.add, gradient, lost)
+    totals = jax.tree.map(jnp.add, sums, terms)
+    # Both differences are exact where a total is larger than what is added to it.
+    added = jax.tree.map(jnp.subtract, totals, sums)
+    return totals, jax.tree.map(jnp.subtract, terms, added)
 
 
 def _ranks_of_seed(
@@ -212,20 +240,31 @@ def _ranks_of_seed(
     state: State,
 ) -> tuple[list[int], list[int]]:
     """Return the ranks of the followed weights, whole and by tap."""
-    norms = np.asarray(state.norms, float)
-    sizes = [len(weight.names) for weight in weights]
-    # Norms are kept side by side for all slices, in the order of the weights.
-    norms_of = dict(zip(weights, np.split(norms, np.cumsum(sizes)[:-1]), strict=True))
+    eps = float(jnp.finfo(state.sums[0].dtype).eps)
+    # What rounding of the gradients can fake, slice by slice.
+    tolerances = eps * np.asarray(state.norms, float)
     whole: list[int] = []
     taps: list[int] = []
-    for weight in followed(weights):
+    for weight, tolerance in zip(weights, _by_weight(weights, tolerances), strict=True):
+        if not _is_followed(weight):
+            continue
         sums = np.asarray(weight.slices(state.sums[weight.leaf]))
-        # What rounding of the summed gradients could fake is not counted.
-        tolerance = float(jnp.finfo(sums.dtype).eps) * norms_of[weight]
         of_whole, of_taps = ranks_of_slices(weight, sums, tolerance)
         whole += of_whole
         taps += of_taps
     return whole, taps
+
+
+def _by_weight(
+    weights: Sequence[Weight],
+    of_slices: Float[np.ndarray, " all_slices"],
+) -> Iterator[Float[np.ndarray, " slices"]]:
+    """Cut numbers of all slices, which lie side by side, into those of each weight."""
+    begin = 0
+    for weight in weights:
+        end = begin + len(weight.names)
+        yield of_slices[begin:end]
+        begin = end
 
 
 def ranks_of_slices(

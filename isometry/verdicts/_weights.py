@@ -79,9 +79,15 @@ class Weight:
         leaf: np.ndarray,
         slices: np.ndarray,
     ) -> np.ndarray:
-        """Return the leaf with other slices: the inverse of `slices`, on the host."""
+        """Return a copy of the leaf with other slices in it, on the host.
+
+        Args:
+            leaf: The leaf.
+            slices: What `Weight.slices` would return of the copy.
+        """
         axes = self.layer.stacked_axes
-        stack = [self.cut[axis][1] - self.cut[axis][0] for axis in axes]
+        bounds = [self.cut[axis] for axis in axes]
+        stack = [stop - start for start, stop in bounds]
         part = slices.reshape(*stack, *self.shape)
         new = np.array(leaf)
         new[self._index] = np.moveaxis(part, range(len(axes)), axes)
@@ -99,12 +105,16 @@ class Weight:
                 share, are matrices of their own.
         """
         layer = self.layer
-        groups = (layer.batch_axes, layer.window_axes, layer.in_axes, layer.out_axes)
         num_leading = slices.ndim - len(self.shape)
         order = list(range(num_leading))
         sizes = list(slices.shape[:num_leading])
         # Axes of one group lie side by side, and become one.
-        for group in groups:
+        for group in (
+            layer.batch_axes,
+            layer.window_axes,
+            layer.in_axes,
+            layer.out_axes,
+        ):
             order += [num_leading + axis for axis in group]
             sizes.append(self._size(group))
         return slices.transpose(order).reshape(sizes)
@@ -136,14 +146,26 @@ def weights_of(
         cut = [(0, length) for length in shapes[leaf]]
         for axis, start, stop in layer.stretches:
             cut[axis] = (start, stop)
-        names = (layer.name,)
-        if layer.stacked is not None:
-            stack = [cut[axis][1] - cut[axis][0] for axis in layer.stacked_axes]
-            num_slices = math.prod(stack)
-            names = tuple(f"{layer.name}[{i}]" for i in range(num_slices))
-        weight = Weight(layer=layer, leaf=leaf, cut=tuple(cut), names=names)
+        weight = Weight(
+            layer=layer,
+            leaf=leaf,
+            cut=tuple(cut),
+            names=_names_of_slices(layer, cut),
+        )
         weights.append(weight)
     return tuple(weights)
+
+
+def _names_of_slices(
+    layer: WeightLayer,
+    cut: Sequence[tuple[int, int]],
+) -> tuple[str, ...]:
+    """Return the name of each slice of a stacked weight, or of the weight itself."""
+    if layer.stacked is None:
+        return (layer.name,)
+    bounds = [cut[axis] for axis in layer.stacked_axes]
+    num_slices = math.prod(stop - start for start, stop in bounds)
+    return tuple(f"{layer.name}[{i}]" for i in range(num_slices))
 
 
 def names_of(weights: Sequence[Weight]) -> tuple[str, ...]:
@@ -164,14 +186,13 @@ def input_features(anatomy: Anatomy) -> tuple[int, int]:
     stems = [layer for layer in anatomy.layers if layer.role == "stem"]
     # The first weight that x meets has no role of its own in a recurrent network.
     stems = stems or list(anatomy.layers[:1])
+    of_tap, of_window = 0, 0
     # Of several first layers, as of a stem and its projection, the widest counts.
-    of_window = max((layer.fan_in for layer in stems), default=0)
-    of_tap = max((layer.fan_in // _num_taps(layer) for layer in stems), default=0)
+    for layer in stems:
+        num_taps = math.prod(layer.shape[axis] for axis in layer.window_axes)
+        of_tap = max(of_tap, layer.fan_in // num_taps)
+        of_window = max(of_window, layer.fan_in)
     return of_tap, of_window
-
-
-def _num_taps(layer: WeightLayer) -> int:
-    return math.prod(layer.shape[axis] for axis in layer.window_axes)
 
 
 def log_norms(
@@ -196,12 +217,13 @@ def _log_norm_of_rows(rows: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
     overflows.
     """
     flat = rows.reshape(rows.shape[0], -1)
-    peak = jnp.max(jnp.abs(flat), axis=1, initial=0)
+    sizes = jnp.abs(flat)
+    peak = jnp.max(sizes, axis=1, initial=0)
     is_zero = peak == 0
     # A row of zeros is divided by one: 0/0 would be NaN.
     safe = jnp.where(is_zero, 1, peak)
     relative = flat / safe[:, None]
     squares = jnp.sum(relative**2, axis=1)
     safe_squares = jnp.where(is_zero, 1, squares)
-    logs = jnp.log(safe) + jnp.log(safe_squares) / 2
-    return jnp.where(is_zero, -jnp.inf, logs)
+    log_norms = jnp.log(safe) + jnp.log(safe_squares) / 2
+    return jnp.where(is_zero, -jnp.inf, log_norms)

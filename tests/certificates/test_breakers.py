@@ -215,7 +215,11 @@ def routed(offset):
 
 
 def test_expert_that_is_never_routed_to_is_no_proof():
-    """An offset of 1000 hides expert 2 from all inputs that are drawn."""
+    """An offset of 1000 hides expert 2 from all inputs that are drawn.
+
+    What is told rests on f as it is, at these parameters: if the offset were one of
+    them, the exact search would draw it anew.
+    """
     params = {
         "gate": models.normal(4, 3),
         "a": models.normal(3, 4, 5),
@@ -223,8 +227,12 @@ def test_expert_that_is_never_routed_to_is_no_proof():
     }
     claimed, told = claims(routed(1000.0), params)
     assert not claimed
-    assert any(one.layer == "a[2]" for one in told)
-    assert certificates.certify(routed(0.0), params, X).clear
+    told = {one.layer: one for one in told}
+    assert "random inputs" in told["a[2]"].what
+    assert "xs=" in told["a[2]"].remedy
+    healthy = certificates.certify(routed(0.0), params, X)
+    assert healthy.clear
+    assert healthy.layers[2].first_gradient == 1
 
 
 def test_branch_of_a_cond_that_is_never_taken_is_no_proof():

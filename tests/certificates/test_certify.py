@@ -173,9 +173,39 @@ def test_leaf_in_float32_inside_a_scan_is_certified():
     params = {"in": models.normal(2, 5), "w": models.normal(5, 5)}
     params["out"] = np.full((5, 1), 0.5, np.float32)
     xs = np.ones((3, 2), np.float32)
-    assert certificates.certify(f, params, xs).clear
+    cert = certificates.certify(f, params, xs)
+    assert cert.clear
+    # Which arithmetic it was, and what f raised in the other, within a screen's width.
+    assert cert.to_dict()["arithmetic"] == cert.arithmetic
+    # Of the strict promotion of dtypes, in which tests run.
+    beginning = "float32; given float64, f raises TypePromotionError: Input dtypes"
+    assert cert.arithmetic.startswith(beginning)
+    heading, *said = repr(cert).splitlines()[:3]
+    assert heading.endswith("clear, nothing locks any of 3 weights")
+    assert " ".join(map(str.strip, said)) == f"computed in {cert.arithmetic}"
+    assert max(map(len, said)) <= 80
     params |= {"in": np.full((2, 5), 0.5, np.float32), "w": np.eye(5, dtype=np.float32)}
     assert certificates.certify(f, params, xs).layers[0].distinct == (2, 1)
+
+
+def test_only_refusals_of_float64_are_tried_again_in_float32():
+    """A mistake of f that float64 brings to light is the user's to see."""
+
+    def f(params, x):
+        if x.dtype == np.float64:
+            raise KeyError("double")
+        return x @ params["u"]
+
+    params = {"u": models.normal(4, 6)}
+    with pytest.raises(KeyError, match="double"):
+        certificates.certify(f, params, X)
+    # What f casts by itself is said too.
+
+    def single(params, x):
+        return x.astype(np.float32) @ params["u"].astype(np.float32)
+
+    cast = certificates.certify(single, params, X)
+    assert cast.arithmetic.startswith("float32, in which f computes")
 
 
 X = np.ones(4, np.float32)

@@ -27,6 +27,8 @@ MASKED = np.array([[1, 0], [2, 3]])
         # A diagonal has full rank, an anti-symmetric matrix of odd size has not.
         (np.diag([1, 2, 3]), (3, 3), 6 / 9, 3, False),
         (np.array([[0, 1, 2], [-1, 0, 3], [-2, -3, 0]]), (3, 3), 3 / 9, 2, False),
+        # A kernel of two taps is a matrix of 4 × 3: its taps are among the rows.
+        (np.arange(12).reshape(2, 2, 3), (2, 2, 3), 1 / 12, 3, False),
     ],
 )
 def test_counts_are_those_of_the_classes(code, distinct, never, rank, is_product):

@@ -10,6 +10,17 @@ from isometry.verdicts._subject import subject_of
 
 KEY = jax.random.key(7)
 
+EPS = float(np.finfo(np.float32).eps)
+
+
+def rounding(num_products, width):
+    """Bound the relative error of float32 behind so many products with matrices.
+
+    A sum of `width` terms is rounded by at most width·eps/2 of the sum of their moduli
+    (Higham, 2002, equation 3.5), on both sides of a comparison.
+    """
+    return num_products * width * EPS
+
 
 def subject(f, *, params=None, xs, keys=None, sample=None):
     """Return a subject whose examples are all used for Jacobians."""

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from isometry import networks
-from isometry.verdicts import _probe, _ranks, _training
+from isometry.verdicts import _layers, _probe, _ranks, _training
+from isometry.verdicts._flag import CLEAR
+from isometry.verdicts.flags import zero_gradient
 from tests.verdicts import planted
 from tests.verdicts.planted import inputs, one_seed, record
 
@@ -43,6 +45,29 @@ def test_it_trains_as_optax_does_on_the_same_batches():
     assert probe.gradient_rank[0, -1, 0] == np.linalg.matrix_rank(total)
     assert probe.first_signal.tolist() == [[1, 1, 1]]
     assert probe.learning_rate is None
+
+
+def test_sums_of_gradients_lose_nothing_to_rounding():
+    """Eight quarters of the spacing at 1, each of which alone is rounded away."""
+    eps = np.finfo(np.float32).eps
+    sums, lost = [jnp.ones(())], [jnp.zeros(())]
+    for _ in range(8):
+        sums, lost = _training._summed(sums, lost, [jnp.asarray(eps / 4)])
+    assert float(sums[0]) == 1 + 2 * eps
+    assert float(lost[0]) == 0
+
+
+def test_a_network_without_weight_layers_is_trained():
+    """A bias alone is trained, and no weight could miss a gradient or a rank."""
+
+    def f(params, x):
+        return jnp.tanh(x + params["b"])
+
+    params = one_seed({"b": np.ones(4, np.float32)})
+    result = record(f, params, inputs(8, 4), num_steps=2, certificates=())
+    assert result.probe.layers == result.probe.weights == ()
+    assert zero_gradient.judge(result, planted.KEY).state == CLEAR
+    assert _layers.rows_of(result, {}) == ()
 
 
 def test_the_rate_is_the_largest_that_does_not_overflow():

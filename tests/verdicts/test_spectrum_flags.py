@@ -94,6 +94,7 @@ def test_a_zero_jacobian_vanishes_and_has_no_anisometry():
     one = record(spectrum(np.zeros((6, 2, WIDTH))))
     assert judged("vanishing", one).value == -np.inf
     assert judged("vanishing", one).raised
+    assert "zero_gradient" in judged("vanishing", one).remedy
     flag = judged("anisometric", one)
     assert flag.state == "undecided"
     assert flag.value == np.inf

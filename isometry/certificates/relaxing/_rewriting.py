@@ -150,13 +150,17 @@ class Rewriting:
         eqn: core.JaxprEqn,
         operands: tuple[Value, ...],
     ) -> list[Value]:
-        """Evaluate x == y, which an analytic function does at a tie alone."""
+        """Evaluate x == y as it is: no analytic function stands in for it.
+
+        Where one of the two is a constant and the other analytic, they are equal on a
+        null set, so the result does not depend on the signal.
+        """
         arrays = _as_it_is(eqn, operands)
         active = [o for o in operands if o.is_active]
         is_self = operands[0] is operands[1]
         is_guard = len(active) == 1 and not (active[0].bends or active[0].is_flat)
         if is_self or (is_guard and is_floating(active[0].array)):
-            # Away from a tie a guard such as x == 0 does not depend on the signal.
+            # A guard, such as x == 0 in front of a division.
             return [leaf(array, is_active=False) for array in arrays]
         # What has lost its gate was named where it lost it.
         if all(o.smooth is not None for o in active):

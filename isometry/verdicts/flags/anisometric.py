@@ -16,9 +16,13 @@ _REMEDY = (
 
 
 @flag("anisometric", threshold="anisometry", rank=110, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
     line = measured.threshold("anisometry")
+    # A Jacobian that is zero is a matter of vanishing; of its shape nothing is known.
     judged = judge_spans(
         {span: gain.anisometry for span, gain in measured.gains.items()},
         line,
@@ -31,6 +35,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     reason = f"Var(s²)/(E s²)² = {value:.2f} ({in_words(judged.span)})"
     if not np.isfinite(value):
         reason = "the Jacobian is zero, its anisometry undefined"
+    # Why it is not decided: too few seeds, or an interval that holds the line.
     elif judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:

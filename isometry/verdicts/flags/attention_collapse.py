@@ -26,7 +26,10 @@ _REMEDY_OF_LOCK = (
 
 
 @flag("attention_collapse", threshold="depth_scales", rank=55, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where tokens become one, or where queries and keys never get a gradient.
 
     The spread of the tokens of an input, R = ‖H − mean‖²/‖H‖², must not fall by more
@@ -37,6 +40,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     if not attentions:
         return Flag("attention_collapse", CLEAR, "no attention", source=_SOURCE)
     locked = _locked(measured, attentions)
+    # What is certified needs no look at tokens, and no seeds.
     if locked:
         return Flag(
             "attention_collapse",
@@ -58,17 +62,18 @@ def judge(measured: Measured, key: Key) -> Flag:
         "points": list(collapse.points),
         "log_ratio": np.median(collapse.log_ratio, 1),
     }
+    # A ratio to what is rounding, or zero, says nothing.
     if not collapse.is_known:
         reason = "the tokens that enter do not differ"
         return Flag("attention_collapse", UNDECIDED, reason, evidence=evidence)
     judged = _collapse.judge(collapse, measured.thresholds, key)
-    last = collapse.points[-1]
-    reason = f"differences between tokens change by e^{judged.value:+.2f} to {last}"
-    if np.isneginf(judged.value):
-        reason = f"all tokens are one at {last}, to rounding"
+    reason = judged.in_words("tokens")
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
-    found = Flag(
+    where = ()
+    if judged.state != CLEAR:
+        where = (judged.last,)
+    result = Flag(
         "attention_collapse",
         judged.state,
         reason,
@@ -78,13 +83,19 @@ def judge(measured: Measured, key: Key) -> Flag:
         threshold=-measured.threshold("attention_collapse"),
         source=_SOURCE,
         evidence=evidence,
-        where=(last,) if judged.state != CLEAR else (),
+        where=where,
     )
     wrong = _activity.lost(measured.subject, measured.thresholds)
-    return undecided(found, wrong) if wrong else found
+    # Zeros that underflow made look like tokens that became one.
+    if wrong:
+        return undecided(result, wrong)
+    return result
 
 
-def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str, ...]:
+def _locked(
+    measured: Measured,
+    attentions: tuple[Attention, ...],
+) -> tuple[str, ...]:
     """Return the layers of queries and keys that never get a gradient, in any seed.
 
     Both must be locked: with one of them at zero the other waits for a step.
@@ -111,14 +122,20 @@ def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str,
     return tuple(locked)
 
 
-def _is_of(row: str, layers: tuple[str, ...]) -> bool:
+def _is_of(
+    row: str,
+    layers: tuple[str, ...],
+) -> bool:
     """Tell whether a row of a certificate is one of some layers, or a slice of one."""
     return row in layers or row.rpartition("[")[0] in layers
 
 
 def _index(row: str) -> str:
     """Return the slice of a row: "3" of "blocks/query[3]", "" of a whole layer."""
-    return row.rpartition("[")[2].rstrip("]") if row.endswith("]") else ""
+    _, bracket, rest = row.rpartition("[")
+    if not bracket:
+        return ""
+    return rest.rstrip("]")
 
 
 def _share_of_queries_and_keys(attention: Attention) -> float:
@@ -126,5 +143,5 @@ def _share_of_queries_and_keys(attention: Attention) -> float:
     # Queries, keys and values are as large as each other, unless it is known better.
     if len(attention.shares) != 3:
         return 2 / 3
-    (query, key, value) = (stop - start for start, stop in attention.shares)
+    query, key, value = (stop - start for start, stop in attention.shares)
     return (query + key) / (query + key + value)

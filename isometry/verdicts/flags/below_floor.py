@@ -20,7 +20,10 @@ _REMEDY = (
 
 
 @flag("below_floor", threshold="below_floor", rank=120, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where half of the values that may not be zero are below the floor.
 
     Then ln s of the median value is no number. A Jacobian has no more rank than units
@@ -44,6 +47,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     state = judged.state
+    # Where float64 underflows, zeros and what is unresolved are not told apart.
     if measured.lost:
         state, reason = UNDECIDED, f"{reason}; {measured.lost}"
     return Flag(
@@ -64,7 +68,8 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 
 def _unresolved_share(
-    sp: Spectrum, rank_bound: Int[np.ndarray, "seeds inputs"]
+    sp: Spectrum,
+    rank_bound: Int[np.ndarray, "seeds inputs"],
 ) -> Float[np.ndarray, "seeds inputs"]:
     """Return the unresolved values as a share of those that may not be zero.
 
@@ -73,6 +78,7 @@ def _unresolved_share(
     # What a method without a floor calls zero is zero.
     num_not_zero = (~np.isneginf(np.asarray(sp.log_values))).sum(-1)
     rank = np.minimum(rank_bound, num_not_zero)
+    # Values beyond the rank are zero, and unresolved for a good reason.
     num_zero = sp.size - rank
     num_unresolved = (~np.asarray(sp.resolved)).sum(-1) - num_zero
     share = np.maximum(num_unresolved, 0) / np.maximum(rank, 1)

@@ -37,7 +37,10 @@ _LISTED = 6
 
 
 @flag("dead_units", threshold="dead_level", rank=40, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where more units have no slope at any input than chance gives.
 
     A unit is dead at an input if nothing downstream depends on it there: the slope of
@@ -89,7 +92,12 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 
 def _row(
-    index: int, name: str, activity: Activity, *, level: float, key: Key | None
+    index: int,
+    name: str,
+    activity: Activity,
+    *,
+    level: float,
+    key: Key | None,
 ) -> dict[str, Any]:
     """Count the dead units behind one point, and what chance gives.
 
@@ -132,14 +140,22 @@ def _excess(row: dict[str, Any]) -> float:
     return (row["dead"] - row["null_quantile"]) / row["units"]
 
 
-def _state(worst: dict[str, Any], *, is_sure: bool) -> str:
+def _state(
+    worst: dict[str, Any],
+    *,
+    is_sure: bool,
+) -> str:
     """Return the state, of the worst layer."""
     if not is_sure:
         return UNDECIDED
     return RAISED if _excess(worst) > 0 else CLEAR
 
 
-def _reason(worst: dict[str, Any], activity: Activity, measured: Measured) -> str:
+def _reason(
+    worst: dict[str, Any],
+    activity: Activity,
+    measured: Measured,
+) -> str:
     """Say how many units are dead, and which if there is only one seed."""
     noun = "channels" if activity.num_positions > 1 else "units"
     reason = (
@@ -161,7 +177,10 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(shown)
 
 
-def _certified(measured: Measured, evidence: dict[str, Any]) -> Flag | None:
+def _certified(
+    measured: Measured,
+    evidence: dict[str, Any],
+) -> Flag | None:
     """Return the flag of units that are zero for ever, or None if there are none."""
     by_point = _zero_for_ever(measured)
     counts = {point: int(is_zero.sum()) for point, is_zero in by_point.items()}
@@ -185,8 +204,11 @@ def _certified(measured: Measured, evidence: dict[str, Any]) -> Flag | None:
     )
 
 
-def _is_of(layer: str, point: str) -> bool:
-    """Tell whether a point is the value of a weight layer, at one step or in all."""
+def _is_value_of(
+    layer: str,
+    point: str,
+) -> bool:
+    """Tell whether a point is the value of a layer: "cell", or "cell@3" at one step."""
     return point == layer or point.startswith(f"{layer}@")
 
 
@@ -202,7 +224,7 @@ def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locks.sort(key=lambda lock: lock.never_moves, reverse=True)
     for lock in locks:
-        steps = [name for name in measured.activity if _is_of(lock.name, name)]
+        steps = [name for name in measured.activity if _is_value_of(lock.name, name)]
         # Of a recurrence the last step: a unit that no weight reaches is zero in all.
         behind = f"{steps[-1]}:out" if steps else ""
         if behind not in points:

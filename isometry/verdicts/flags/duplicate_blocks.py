@@ -41,7 +41,10 @@ class _Weight(NamedTuple):
 
 
 @flag("duplicate_blocks", rank=35, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where two blocks have equal weights, bit for bit.
 
     Blocks are the slices of stacked weights, and parts of the network whose names
@@ -99,7 +102,10 @@ def _duplicates(blocks: dict[str, list[_Weight]]) -> Iterator[tuple[str, ...]]:
                 yield names
 
 
-def _content(weights: list[_Weight], seed: int) -> bytes:
+def _content(
+    weights: list[_Weight],
+    seed: int,
+) -> bytes:
     """Return what is equal for two blocks if all their weights are."""
     digest = hashlib.blake2b()
     for weight in sorted(weights, key=lambda weight: weight.name):
@@ -107,7 +113,10 @@ def _content(weights: list[_Weight], seed: int) -> bytes:
     return digest.digest()
 
 
-def _is_random(values: Float[np.ndarray, "seeds *shape"], seed: int) -> bool:
+def _is_random(
+    values: Float[np.ndarray, "seeds *shape"],
+    seed: int,
+) -> bool:
     """Tell whether a weight is random, and not equal in all blocks by design."""
     own = values[seed]
     # What no key changes is no draw; of a single seed that cannot be told.

@@ -235,6 +235,7 @@ def _plain(
     return {
         "clear": certificate.clear,
         "mode": certificate.mode,
+        "arithmetic": certificate.arithmetic,
         "num_draws": certificate.num_draws,
         "grades": sorted(set(grades)),
         "layers": [layer.name for layer in layers],

@@ -17,7 +17,10 @@ _REMEDY = (
 
 
 @flag("outlier_dominated", threshold=0.5, rank=115, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where values apart from the bulk carry more than half of the sum of s².
 
     E s² then speaks of a few directions (the mean of all units, for example), and the
@@ -36,6 +39,7 @@ def judge(measured: Measured, key: Key) -> Flag:
         f"{100 * judged.worst.value:.3g} % of Σ s² lie in values apart from the bulk "
         f"({in_words(judged.span)})"
     )
+    # Why it is not decided: too few seeds, or an interval that holds the line.
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
@@ -52,6 +56,7 @@ def judge(measured: Measured, key: Key) -> Flag:
         evidence={
             "share": {span: one._asdict() for span, one in judged.values.items()},
             "states": judged.states,
+            # The gain of the bulk is what a remedy goes by.
             "outliers": {span: one._asdict() for span, one in outliers.items()},
         },
     )

@@ -20,7 +20,10 @@ _REMEDY = (
 
 
 @flag("rank_collapse", threshold="depth_scales", rank=50, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where differences between inputs fall by more than e^6 to the last layer.
 
     Of them R = ‖H − mean‖²/‖H‖² over inputs is taken, at the last pre-activation that
@@ -36,15 +39,26 @@ def judge(measured: Measured, key: Key) -> Flag:
         what: _judged(what, one, measured, key=jax.random.fold_in(key, i))
         for i, (what, one) in enumerate(collapses.items())
     }
-    _, worst = worst_state({what: one.state for what, one in flags.items()})
+    states = {what: one.state for what, one in flags.items()}
+    _, worst = worst_state(states)
+    result = flags[worst]
+    # Of a network without tokens there is nothing more to say.
     if tokens is not None:
-        flags[worst].evidence["states"] = {w: one.state for w, one in flags.items()}
-        flags[worst].evidence["log_ratio_of_tokens"] = np.median(tokens.log_ratio, 1)
+        result.evidence["states"] = states
+        result.evidence["log_ratio_of_tokens"] = np.median(tokens.log_ratio, 1)
     wrong = _activity.lost(measured.subject, measured.thresholds)
-    return undecided(flags[worst], wrong) if wrong else flags[worst]
+    # Zeros that underflow made look like inputs that became one.
+    if wrong:
+        return undecided(result, wrong)
+    return result
 
 
-def _judged(what: str, collapse: Collapse, measured: Measured, key: Key) -> Flag:
+def _judged(
+    what: str,
+    collapse: Collapse,
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Judge the differences between inputs, or between tokens."""
     evidence: dict[str, Any] = {
         "inputs": measured.num_inputs,
@@ -62,20 +76,21 @@ def _judged(what: str, collapse: Collapse, measured: Measured, key: Key) -> Flag
             reason = "one input alone cannot come nearer to another"
         return _flag(UNDECIDED, reason, evidence=evidence)
     judged = _collapse.judge(collapse, measured.thresholds, key)
-    last = collapse.points[-1]
-    reason = f"differences between {what} change by e^{judged.value:+.2f} to {last}"
-    if np.isneginf(judged.value):
-        reason = f"all {what} are one at {last}, to rounding"
+    reason = judged.in_words(what)
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
+    where = ()
+    if judged.state != CLEAR:
+        where = (judged.last,)
     return _flag(
         judged.state,
         reason,
         value=judged.value,
         interval=judged.interval,
+        # Differences fall: the line is below zero.
         threshold=-measured.threshold("rank_collapse"),
         evidence=evidence,
-        where=(last,) if judged.state != CLEAR else (),
+        where=where,
     )
 
 

@@ -40,12 +40,12 @@ _EVIDENCE = "evidence"
 
 
 class _Line(NamedTuple):
-    """The most directions in which the input can let a weight move, and its own most.
+    """In how many directions a weight can move: as the input and its shape allow.
 
     Attributes:
         line: N_x: the number of features that the first layer reads.
         size: The rank that the weight could have.
-        is_tap: Whether both are of one tap of a kernel.
+        is_tap: Whether both are counted for one tap of a kernel.
     """
 
     line: int

@@ -52,7 +52,10 @@ class _Row(NamedTuple):
 
 
 @flag("saturated_units", threshold="saturated_slope", rank=60, source="convention")
-def judge(measured: Measured, key: Key) -> Flag:
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Raise where more units are flat, of a bounded activation, than chance gives.
 
     A unit is saturated where |phi'| is below 0.01 of its largest value. The null
@@ -70,11 +73,14 @@ def judge(measured: Measured, key: Key) -> Flag:
     }
     if not bounded:
         return _none(measured, share)
+    # Bonferroni: with the level for each layer, one of 20 layers would be an alarm in
+    # every fifth healthy network at 99 %.
     level = 1 - (1 - measured.threshold("dead_level")) / len(bounded)
     rows = [
         _row(name, one, measured, share=share, level=level)
         for name, one in bounded.items()
     ]
+    # Layers differ in what chance gives them, so it is the excess that is compared.
     worst = max(rows, key=lambda row: row.excess)
     value = float(worst.share.mean())
     bounds = interval(
@@ -90,6 +96,7 @@ def judge(measured: Measured, key: Key) -> Flag:
         reason += f"; {measured.unsure}"
     elif state == CLEAR and value:
         reason += f"; {basis} alone gives up to {100 * worst.line:.2g} %"
+    # The worst first: they are what a user looks at.
     ranked = sorted(rows, key=lambda row: row.excess, reverse=True)
     return Flag(
         "saturated_units",
@@ -105,9 +112,13 @@ def judge(measured: Measured, key: Key) -> Flag:
     )
 
 
-def _none(measured: Measured, share: float) -> Flag:
+def _none(
+    measured: Measured,
+    share: float,
+) -> Flag:
     """Return the flag of a network without units that could saturate."""
     names = [one.nonlinearity for one in measured.activity.values()]
+    # Why there are none: no units at all, or only such as have no flat part.
     reason = "no hidden units"
     if names:
         listed = ", ".join(dict.fromkeys(names))
@@ -126,11 +137,16 @@ def _none(measured: Measured, share: float) -> Flag:
 
 
 def _row(
-    name: str, activity: Activity, measured: Measured, *, share: float, level: float
+    name: str,
+    activity: Activity,
+    measured: Measured,
+    *,
+    share: float,
+    level: float,
 ) -> _Row:
     """Count the saturated units behind one point, and what chance gives."""
     largest = activity.largest_slope
-    assert largest is not None
+    assert largest is not None, "only bounded ones are counted"
     variance = _nulls.healthy_variance(activity.activation, _sigma_b(measured))
     probability = _nulls.saturated_probability(
         activity.activation, share * largest, variance
@@ -151,8 +167,10 @@ def _row(
 def _sigma_b(measured: Measured) -> float:
     """Return the standard deviation of the biases, if the scheme has one; else 0."""
     network = measured.subject.network
-    scheme = None if network is None else network.scheme
-    return 0.0 if scheme is None else float(scheme.sigma_b or 0.0)
+    if network is None or network.scheme is None:
+        return 0.0
+    # Without a sigma_b biases are zero.
+    return float(network.scheme.sigma_b or 0.0)
 
 
 def _basis(variance: float) -> str:
@@ -162,7 +180,10 @@ def _basis(variance: float) -> str:
     return "unit variance"
 
 
-def _evidence(rows: list[_Row], worst: _Row) -> dict[str, Any]:
+def _evidence(
+    rows: list[_Row],
+    worst: _Row,
+) -> dict[str, Any]:
     """Return every number behind the flag, by name."""
     return {
         "bounded": True,

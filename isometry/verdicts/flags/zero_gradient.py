@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from isometry._internal.types import Key
 from isometry.certificates import Certificate
@@ -61,8 +61,7 @@ def judge(
         "names": zeros,
         "inputs": log_norm.shape[1],
         "seeds": log_norm.shape[0],
-        # The lower of two middle values, because no mean of -inf is a number.
-        "log_gradient_norm": np.quantile(log_norm, 0.5, (0, 1), method="lower"),
+        "log_gradient_norm": _medians(log_norm),
         "underflows": gradients.underflows,
         "mode": gradients.mode,
     }
@@ -107,8 +106,22 @@ def judge(
     )
 
 
+def _medians(
+    log_norm: Float[np.ndarray, "seeds inputs layers"],
+) -> Float[np.ndarray, " layers"]:
+    """Return the median of each weight over seeds and inputs."""
+    num_layers = log_norm.shape[-1]
+    # Without weight layers there is nothing to sort, which NumPy refuses.
+    if not num_layers:
+        return np.zeros(0)
+    # The lower of two middle values, because no mean of -inf is a number.
+    return np.quantile(log_norm, 0.5, (0, 1), method="lower")
+
+
 def _reason_of_clear(measured: Measured) -> str:
     """Return that every weight gets a gradient, and which of them underflow."""
+    if not measured.gradients.layers:
+        return "there is no weight layer, which a gradient could miss"
     reason = "every layer gets a gradient"
     low = measured.gradients.underflows
     if low:
@@ -169,15 +182,17 @@ class Outlook(NamedTuple):
 
 
 def _outlook(
-    earliest: Int[np.ndarray, "seeds layers"],
-    arrived: Int[np.ndarray, "seeds layers"],
+    earliest: Int[np.ndarray, "#seeds layers"],
+    arrived: Int[np.ndarray, "#seeds layers"],
     num_steps: int,
 ) -> Outlook:
     """Tell what becomes of weights without a gradient.
 
     Args:
-        earliest: The first step at which a gradient can arrive; 0 for never.
-        arrived: The first step at which it did; -1 for not yet, 0 without a probe.
+        earliest: The first step at which a gradient can arrive; 0 for never. One row
+            that speaks for all seeds, where nothing was certified.
+        arrived: The first step at which it did; -1 for not yet. One row of zeros
+            without a probe.
         num_steps: The number of steps of the probe; 0 without one.
     """
     if (arrived > 0).all():
