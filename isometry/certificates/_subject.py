@@ -17,6 +17,7 @@ from isometry.certificates._data import Data
 from isometry.certificates._gradients import Draw
 from isometry.certificates._programs import Function
 from isometry.networks import chain
+from isometry.networks._chain import Chain
 from isometry.networks._network import Network
 from isometry.structure import Anatomy
 
@@ -68,6 +69,9 @@ def subject(
     """
     if isinstance(f, (list, tuple)):
         f = chain(list(f))
+    # A plain function among the blocks does not say which parameters it takes.
+    if isinstance(f, Chain) and not all(isinstance(b, Network) for b in f.blocks):
+        f = f.function
     if not callable(f):
         raise InputError(
             f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
