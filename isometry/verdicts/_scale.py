@@ -1,5 +1,7 @@
 """What vanishing and exploding share: the gain of a span beyond a line."""
 
+import numpy as np
+
 from isometry._internal.types import Key
 from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
@@ -10,6 +12,11 @@ SOURCE = (
 )
 
 _CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
+
+_ZERO = (
+    "none is needed if it is meant to start at zero, and zero_gradient says that the "
+    "others recover; else random weights in it"
+)
 
 
 def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Flag:
@@ -37,11 +44,20 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
         reason += f", not {'below' if is_below else 'above'} {line:+g}"
+    remedy = f"{'raise' if is_below else 'lower'} sigma_w to {_CRITICAL}"
+    zeros: tuple[str, ...] = ()
+    # No scale of the weights mends a Jacobian that a weight of zeros makes zero.
+    if np.isneginf(judged.worst.value):
+        zeros = measured.subject.zero_bottlenecks
+    if zeros:
+        what = zeros[0] if len(zeros) == 1 else f"each of {len(zeros)} weights"
+        reason += f": {what} is zero"
+        remedy = _ZERO
     return Flag(
         name,
         judged.state,
         reason,
-        remedy=f"{'raise' if is_below else 'lower'} sigma_w to {_CRITICAL}",
+        remedy=remedy,
         value=judged.worst.value,
         interval=judged.worst.interval,
         threshold=line,
@@ -51,4 +67,5 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
             "states": judged.states,
             "log_averaging": measured.log_averaging,
         },
+        where=zeros,
     )
