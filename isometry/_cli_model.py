@@ -96,9 +96,7 @@ def _network(name: str, returned: object) -> Network:
     if isinstance(returned, tuple) and len(returned) == 2:
         module, example = returned
         # The base classes tell whose module it is.
-        libraries = {
-            base.__module__.partition(".")[0] for base in type(module).__mro__
-        }
+        libraries = {base.__module__.partition(".")[0] for base in type(module).__mro__}
         if "flax" in libraries:
             return flax(module, example)
         # Its weights are one draw, and an audit draws several.

@@ -67,6 +67,7 @@ def subject(
         xs: The user's data, or None.
         loss: Maps an output, or an output and a target, to a number; or None.
     """
+    checks.no_module("f", f)
     if isinstance(f, (list, tuple)):
         f = chain(list(f))
     # A plain function among the blocks does not say which parameters it takes.

@@ -185,6 +185,7 @@ def _prepare(
     is_mapping: bool,
 ) -> tuple[Subject, Task]:
     """Find everything that can be wrong with one network, before anything runs."""
+    checks.no_module(name, f)
     # A chain may be written as a tuple of blocks as well.
     if isinstance(f, tuple):
         f = list(f)
