@@ -11,12 +11,13 @@ SOURCE = (
     "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 )
 
-_CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
-
-_ZERO = (
-    "none is needed if it is meant to start at zero, and zero_gradient says that the "
-    "others recover; else random weights in it"
+# A last layer of zeros, say, which training mends by itself, or dead units.
+OF_ZEROS = (
+    "none by sigma_w: the Jacobian is zero; zero_gradient and dead_units say from what "
+    "weights or units, and whether training mends it"
 )
+
+_CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
 
 
 def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Flag:
@@ -46,13 +47,12 @@ def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Fl
         reason += f", not {'below' if is_below else 'above'} {line:+g}"
     remedy = f"{'raise' if is_below else 'lower'} sigma_w to {_CRITICAL}"
     zeros: tuple[str, ...] = ()
-    # No scale of the weights mends a Jacobian that a weight of zeros makes zero.
     if np.isneginf(judged.worst.value):
+        remedy = OF_ZEROS
         zeros = measured.subject.zero_bottlenecks
     if zeros:
         what = zeros[0] if len(zeros) == 1 else f"each of {len(zeros)} weights"
         reason += f": {what} is zero"
-        remedy = _ZERO
     return Flag(
         name,
         judged.state,
