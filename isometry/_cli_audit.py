@@ -22,6 +22,9 @@ SCHEMES = (
     "xavier",
     "kaiming",
 )
+# The perceptrons of the command's picture.
+WIDTH, DEPTH, ACTIVATION = 128, 6, "tanh"
+
 _HELP = """Measure, for each scheme, the singular values of the input-output Jacobian on
 real data, and flag what will go wrong in training.
 
@@ -29,7 +32,8 @@ Example: isometry audit --scheme orthogonal,partial_identity --activation relu -
 12 --out relu
 
 A network of one's own: isometry audit --model package.module:function, where the
-function returns a Network, or a Flax or Equinox module with one example.
+function returns a Network, or a pair: a Flax module, or a function of a key that builds
+an Equinox module, and one example.
 """
 
 
@@ -66,6 +70,14 @@ class Settings:
         # Imported here, as everywhere in commands: it brings JAX with it.
         from isometry._internal import checks
 
+        common.of_perceptrons(
+            self.model,
+            {
+                "--width": (self.width, WIDTH),
+                "--depth": (self.depth, DEPTH),
+                "--activation": (self.activation, ACTIVATION),
+            },
+        )
         for option, value, low in (
             ("--width", self.width, 1),
             ("--depth", self.depth, 1),
@@ -87,9 +99,9 @@ def add(app: Typer) -> None:
             Option(help="A scheme; repeat or separate by commas. Default: seven."),
         ] = None,
         model: common.Model = None,
-        width: common.Width = 128,
-        depth: common.Depth = 6,
-        activation: common.ActivationName = "tanh",
+        width: common.Width = WIDTH,
+        depth: common.Depth = DEPTH,
+        activation: common.ActivationName = ACTIVATION,
         data: common.DataOrDefault = None,
         seeds: common.Seeds = 8,
         inputs: common.Inputs = 16,

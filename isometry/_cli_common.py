@@ -112,6 +112,15 @@ def model_and_data(
     return nets, _cli_model.fitted(net, xs), targets
 
 
+def of_perceptrons(model: str | None, given: dict[str, tuple[Any, Any]]) -> None:
+    """Refuse options that describe a perceptron beside --model. given: option -> (value, default)."""
+    from isometry._internal.errors import InputError
+
+    for option, (value, default) in given.items():
+        if model is not None and value != default:
+            raise InputError(f"{option}={value} is of perceptrons, and --model has its own; leave it out.")
+
+
 def progress(total: int, is_plain: bool = False) -> Any:
     """A context that yields `tell(stage)`: a bar on stderr; where that is not a terminal, a line each if `is_plain`."""
     from rich.console import Console

@@ -94,7 +94,7 @@ def test_json_on_stdout_and_exit_code_of_fail_on(features, tmp_path, capsys):
 
 
 MODEL = """
-import flax.linen as nn, jax, jax.numpy as jnp
+import equinox as eqx, flax.linen as nn, jax, jax.numpy as jnp
 from isometry import networks
 
 def perceptron():
@@ -112,6 +112,9 @@ def tokens():
 
 def wrong():
     return 3
+
+def drawn_already():
+    return eqx.nn.Linear(4, 3, key=jax.random.key(0)), jnp.ones(4)
 
 def raising():
     raise RuntimeError("no weights")
@@ -155,11 +158,26 @@ def test_a_model_is_redrawn_by_schemes(module, tmp_path, capsys):
         ("ours_of_the_user:perceptrom", "has no 'perceptrom'; it has:"),
         ("ours_of_the_user:wrong", "returned 3; return a Network"),
         ("ours_of_the_user:raising", "raised RuntimeError: no weights"),
+        ("ours_of_the_user:drawn_already", "return (lambda key: Module(..., key=key), example)"),
     ],
 )
 @pytest.mark.usefixtures("module")
 def test_a_model_that_is_none_is_one_line(model, words, tmp_path, capsys):
     assert call("--model", model, *QUICK, "--out", tmp_path / "out") == 2
+    refused_in_one_line(capsys, words)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("audit", ["--width", "3"], "--width=3 is of perceptrons"),
+        ("spectrum", ["--activation", "relu"], "--activation=relu is of perceptrons"),
+        ("spectrum", [], "write --span embed,output"),
+    ],
+)
+def test_what_no_model_can_be_asked_is_one_line(command, options, words, module, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([command, "--model", f"{module}:tokens", *options])
     refused_in_one_line(capsys, words)
 
 

@@ -23,6 +23,7 @@ from isometry.certificates._layers import (
 from isometry.certificates._partition import Mask
 from isometry.certificates._subject import Subject
 from isometry.structure import Anatomy, Attention
+from isometry.structure._names import leaves
 
 
 class Found(NamedTuple):
@@ -322,6 +323,9 @@ def _idle(
     # A bias of stacked layers has one axis more for each axis of the stack.
     most_axes = 1 + max(stacks, default=0)
     used = _used(about.anatomy, space)
+    # As layers are named: "attention/key/bias", without the collection.
+    params = space.params(space.arrays(space.theta))
+    shown = {leaf.path: "/".join(leaf.steps) for leaf in leaves(params)}
     for i, name in enumerate(space.names):
         num_still = views.exact.num_still(i)
         if not num_still or name in weights or name in of_locked or name not in used:
@@ -330,9 +334,10 @@ def _idle(
         # A factor of a weight, for example, is no bias and waits for another factor.
         size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
         if num_axes > most_axes and name not in biases and num_still == size:
-            yield 0, _findings.never_moving(name, is_exact)
+            yield 0, _findings.never_moving(shown[name], is_exact)
         else:
-            yield 1, _findings.idle(name, num_still, size=size, is_exact=is_exact)
+            told = _findings.idle(shown[name], num_still, size=size, is_exact=is_exact)
+            yield 1, told
 
 
 def _used(

@@ -17,6 +17,7 @@ from isometry.certificates._data import Data
 from isometry.certificates._gradients import Draw
 from isometry.certificates._programs import Function
 from isometry.networks import chain
+from isometry.networks._chain import Chain
 from isometry.networks._network import Network
 from isometry.structure import Anatomy
 
@@ -66,8 +67,12 @@ def subject(
         xs: The user's data, or None.
         loss: Maps an output, or an output and a target, to a number; or None.
     """
+    checks.no_module("f", f)
     if isinstance(f, (list, tuple)):
         f = chain(list(f))
+    # A plain function among the blocks does not say which parameters it takes.
+    if isinstance(f, Chain) and not all(isinstance(b, Network) for b in f.blocks):
+        f = f.function
     # Every argument is judged before anything is traced, which may take seconds.
     if not callable(f):
         raise InputError(

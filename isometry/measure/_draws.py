@@ -192,7 +192,7 @@ def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) ->
     if num_seeds is None:
         raise InputError(
             f"the leaves of params have leading axes {sorted(leading)}; stack them on "
-            "a seeds axis."
+            "a seeds axis; one draw has jax.tree.map(lambda a: a[None], params)."
         )
     return Seeds(params, num_seeds)
 

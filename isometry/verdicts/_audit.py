@@ -1,5 +1,6 @@
 """audit: measure a network, and judge what was measured."""
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -189,6 +190,7 @@ def _prepare(
     is_mapping: bool,
 ) -> tuple[Subject, Task]:
     """Find everything that can be wrong with one network, before anything runs."""
+    checks.no_module(name, f)
     # A chain may be written as a tuple of blocks as well.
     if isinstance(f, tuple):
         f = list(f)
@@ -274,7 +276,19 @@ def _flag_of(
         is_measurable = True
     if not is_measurable:
         return Flag(one.name, UNDECIDED, f"not measured: {wrong}", source=one.source)
-    return one.judge(measured, key)
+    try:
+        flag = one.judge(measured, key)
+    # A user's flag may raise anything.
+    except Exception as error:
+        error.add_note(f"Raised by the flag {one.name!r}.")
+        raise
+    if not isinstance(flag, Flag) or flag.name != one.name:
+        raise InputError(
+            f"the flag {one.name!r} returned {checks.show(flag)}; return "
+            f"isometry.Flag({one.name!r}, state, reason)."
+        )
+    # What was registered need not be repeated.
+    return dataclasses.replace(flag, source=flag.source or one.source)
 
 
 def _setting(measured: Measured) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from isometry._internal import checks
 from isometry._internal.types import Key
 
 RAISED = "raised"
@@ -64,6 +65,10 @@ class Flag:
     # Not shown: it holds pages of arrays.
     evidence: dict[str, Any] = field(default_factory=dict, repr=False)
     where: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A flag in no state of these would be in no line of a report.
+        checks.one_of("state", self.state, (RAISED, CLEAR, UNDECIDED, NOT_RUN))
 
     @property
     def raised(self) -> bool:

@@ -69,9 +69,10 @@ def judge_phase(
         evidence |= _of_theory(theory)
     evidence["growth"] = value
     state = _state(value, bounds, line=line, measured=measured)
+    counted = "1 pair" if pairs == 1 else f"{pairs} pairs"
     reason = (
         f"{evidence['phase']} phase, chi_1 = {evidence['chi_1']:.4g} "
-        f"({evidence['basis']}): K ln chi_1 = {value:+.2f} over {pairs} pairs"
+        f"({evidence['basis']}): K ln chi_1 = {value:+.2f} over {counted}"
     )
     if state == UNDECIDED:
         reason += f"; {measured.unsure}"

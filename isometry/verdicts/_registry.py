@@ -269,7 +269,8 @@ class Thresholds:
             '4 seeds, 5 are needed'
         """
         if not self.is_sure(num_seeds):
-            return f"{num_seeds} seeds, {self.least_seeds} are needed"
+            seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+            return f"{seeds}, {self.least_seeds} are needed"
         return "its interval holds the threshold"
 
 

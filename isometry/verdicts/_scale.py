@@ -54,8 +54,13 @@ def judge_gain(
     elif judged.state == CLEAR:
         reason += f", not {side} {line:+g}"
     remedy = f"{change} sigma_w to {_CRITICAL}"
+    zeros: tuple[str, ...] = ()
     if np.isneginf(judged.worst.value):
         remedy = OF_ZEROS
+        zeros = measured.subject.zero_bottlenecks
+    if zeros:
+        what = zeros[0] if len(zeros) == 1 else f"each of {len(zeros)} weights"
+        reason += f": {what} is zero"
     return Flag(
         name,
         judged.state,
@@ -70,4 +75,5 @@ def judge_gain(
             "states": judged.states,
             "log_averaging": measured.log_averaging,
         },
+        where=zeros,
     )

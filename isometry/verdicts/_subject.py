@@ -117,20 +117,36 @@ class Subject:
             total += math.log(before / after) / 2
         return total
 
-    @functools.cached_property
+    @property
     def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
         """Whether a weight layer, or a slice of a stacked one, is zero."""
-        is_zero = np.zeros(self.num_seeds, bool)
+        by_layer = [np.zeros(self.num_seeds, bool), *self.zero_weights.values()]
+        return np.any(by_layer, axis=0)
+
+    @functools.cached_property
+    def zero_weights(self) -> dict[str, Bool[np.ndarray, " seeds"]]:
+        """Whether each weight layer, or a slice of a stacked one, is zero, by name."""
         by_path = jax.tree_util.tree_leaves_with_path(self.params)
         leaves = {jax.tree_util.keystr(path): leaf for path, leaf in by_path}
+        is_zero = {}
         for layer in self.anatomy.layers:
             weights = np.asarray(leaves[layer.path])
             # Seeds, then the axes along which layers are stacked.
             stacks = [0, *(axis + 1 for axis in layer.stacked_axes)]
             axes = tuple(i for i in range(weights.ndim) if i not in stacks)
             is_zero_slice = ~weights.any(axis=axes)
-            is_zero |= is_zero_slice.reshape(self.num_seeds, -1).any(1)
+            is_zero[layer.name] = is_zero_slice.reshape(self.num_seeds, -1).any(1)
         return is_zero
+
+    @property
+    def zero_bottlenecks(self) -> tuple[str, ...]:
+        """The layers that are zero in all seeds, and through which all paths pass."""
+        zeros = [name for name, is_zero in self.zero_weights.items() if is_zero.all()]
+        return tuple(name for name in zeros if self._is_bottleneck(name))
+
+    def _is_bottleneck(self, name: str) -> bool:
+        """Whether every path passes the point of a layer; stacked ones have several."""
+        return name in self.anatomy.points and self.anatomy.cuts(name)
 
     @functools.cached_property
     def params(self) -> Params:

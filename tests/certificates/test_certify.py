@@ -77,6 +77,25 @@ def test_training_mode_is_certified_and_named():
     assert cert.clear
     cert = certificates.certify(net.function, params, jnp.ones(3))
     assert cert.layers[0].distinct == (3, 1)
+    # A chain cannot switch its blocks to training, and does not pretend to.
+    cert = certificates.certify([net], (params,))
+    assert cert.mode == "inference mode only"
+
+
+def test_chain_of_plain_functions_is_certified():
+    """All six units between the two blocks are equal, and stay so."""
+
+    def first(params, x):
+        return jnp.tanh(x @ params["u"])
+
+    def last(params, x):
+        return x @ params["v"]
+
+    params = models.equal_layers()
+    blocks = ({"u": params["u"]}, {"v": params["v"]})
+    cert = certificates.certify([first, last], blocks, jnp.ones(4))
+    assert cert.mode == "f as it is"
+    assert [row.distinct for row in cert.layers] == [(4, 1), (1, 3)]
 
 
 def test_averages_of_a_batch_norm_are_no_findings():
@@ -91,7 +110,7 @@ def test_averages_of_a_batch_norm_are_no_findings():
 
     net = networks.flax(Normed(), jnp.ones(3), batch=4)
     cert = certificates.certify(net, net.init(jax.random.key(0)))
-    assert [one.layer for one in cert.findings] == ["['params']['Dense_0']['bias']"]
+    assert [one.layer for one in cert.findings] == ["Dense_0/bias"]
     assert cert.clear
 
 

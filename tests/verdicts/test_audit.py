@@ -1,6 +1,7 @@
 """audit: what it returns, for which networks, and what it refuses before computing."""
 
 import json
+import types
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 import isometry
 from isometry import networks
-from isometry.verdicts import _audit, _probe
+from isometry.verdicts import _audit, _probe, _registry
 from tests.verdicts.measuring import rounding
 
 SIZES = [6, 8, 8, 3]
@@ -65,6 +66,37 @@ def test_a_mapping_gives_a_report_of_reports(reports):
     assert reports.raised("zero_gradient") == []
     with pytest.raises(isometry.InputError, match="Did you mean 'vanishing'"):
         reports.raised("vanishin")
+
+
+class Judges:
+    """A flag of one's own whose judgement is given."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def __call__(self, measured, key):
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def own(found):
+    """The judgement of a flag of one's own, by an audit that has measured nothing."""
+    one = _registry.Registered("own", Judges(found), None, rank=1, source="convention")
+    record = types.SimpleNamespace(not_finite="")
+    return _audit._flag_of(one, record, jax.random.key(0))
+
+
+def test_a_flag_of_ones_own_keeps_its_name_and_has_its_source():
+    assert own(isometry.Flag("own", "clear", "nothing")).source == "convention"
+    for wrong in (None, isometry.Flag("other", "clear", "nothing")):
+        with pytest.raises(isometry.InputError, match=r"return isometry.Flag\('own'"):
+            own(wrong)
+    with pytest.raises(isometry.InputError, match="Did you mean 'raised'"):
+        isometry.Flag("own", "rised", "nothing")
+    with pytest.raises(KeyError) as raised:
+        own(KeyError("signals"))
+    assert raised.value.__notes__ == ["Raised by the flag 'own'."]
 
 
 def test_the_same_keys_give_the_same_report_and_one_network_its_own(reports):

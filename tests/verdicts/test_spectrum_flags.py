@@ -99,6 +99,19 @@ def test_a_zero_jacobian_vanishes_and_has_no_anisometry():
     assert flag.state == "undecided"
     assert flag.value == np.inf
     assert "undefined" in flag.reason
+    # No weight is zero, so none is named.
+    assert judged("vanishing", one).where == ()
+
+
+def test_a_head_of_zeros_is_named_and_no_scale_blamed():
+    params = drawn(LINEAR, 1.0)
+    params["layers"][-1]["w"][...] = 0
+    zero = spectrum(np.zeros((6, 2, WIDTH)))
+    one = measured(LINEAR, params=params, xs=XS, spectra={"end_to_end": zero})
+    flag = judged("vanishing", one)
+    assert flag.raised
+    assert flag.where == (LINEAR.anatomy.layers[-1].name,)
+    assert flag.remedy.startswith("none by sigma_w")
 
 
 def test_a_mean_of_all_pixels_takes_no_gain_away():
