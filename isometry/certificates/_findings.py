@@ -205,7 +205,10 @@ def units(row: Row) -> Finding | None:
             "Draw this weight, or the one behind it, at random: orthogonal, Gaussian."
         )
     if row.lock.grade == EVIDENCE:
-        remedy = "Try it on your data (xs=); a smaller bias or a leaky ReLU revives it."
+        remedy = (
+            "Try it on your data (xs=); another draw, a bias nearer to zero or a leaky "
+            "ReLU revives it."
+        )
     return row.finding(what, remedy)
 
 

@@ -9,7 +9,9 @@ SOURCE = (
     "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 )
 
-_CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
+_CRITICAL = (
+    'its critical value: net.with_scheme("orthogonal") or "gaussian", without sigma_w'
+)
 
 
 def judge_gain(name: str, measured: Measured, key: Key, *, is_below: bool) -> Flag:
