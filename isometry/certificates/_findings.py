@@ -251,6 +251,21 @@ def rank(row: Row) -> Finding | None:
     return row.finding(what, "Draw the weights around it at random.")
 
 
+def window(row: Row) -> Finding | None:
+    """Report places of a convolution's window where no entry ever moves."""
+    by_place = by_axes(row.code, row.slice.layer.window_axes)
+    is_still = (by_place == 0).all(axis=1)
+    # An entry that never moves elsewhere has another cause.
+    if not is_still.any() or (by_place[~is_still] == 0).any():
+        return None
+    what = f"{is_still.sum()} of {len(by_place)} places of its window never get a "
+    return row.finding(
+        what + "gradient",
+        "If they read padding alone, larger inputs, a smaller stride before it or a "
+        "smaller window. Nothing, if a mask keeps them at zero on purpose.",
+    )
+
+
 def entries(row: Row) -> Finding | None:
     """Report entries that never move, or that stay equal or opposite.
 
@@ -276,6 +291,7 @@ KINDS: tuple[Callable[[Row], Finding | None], ...] = (
     units,
     inputs,
     rank,
+    window,
     entries,
 )
 

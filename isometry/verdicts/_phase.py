@@ -20,7 +20,10 @@ from isometry.verdicts._measured import Measured
 from isometry.verdicts._scale import OF_ZEROS
 
 SOURCE = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
-_REMEDY = 'sigma_w to the critical value: scheme="orthogonal" or "gaussian" without it'
+_REMEDY = (
+    'sigma_w to the critical value: net.with_scheme("orthogonal") or "gaussian", '
+    "without it"
+)
 
 
 def judge_phase(

@@ -17,7 +17,9 @@ OF_ZEROS = (
     "weights or units, and whether training mends it"
 )
 
-_CRITICAL = 'its critical value: scheme="orthogonal" or "gaussian" without sigma_w'
+_CRITICAL = (
+    'its critical value: net.with_scheme("orthogonal") or "gaussian", without sigma_w'
+)
 
 
 def judge_gain(

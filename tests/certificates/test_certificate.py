@@ -74,6 +74,26 @@ def test_findings_say_for_which_optimizers_they_hold():
     assert "Muon" in equal.findings[0].holds_for
 
 
+def test_places_of_a_window_that_read_padding_alone_are_counted():
+    """On a map of one pixel a 3 × 3 window with SAME padding reads its centre."""
+
+    def f(params, x):
+        y = jax.lax.conv_general_dilated(
+            x[None],
+            params["w"],
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y[0, 0, 0]
+
+    params = {"w": models.normal(3, 3, 2, 2)}
+    padded = certificates.certify(f, params, np.ones((1, 1, 2), np.float32))
+    (finding,) = padded.findings
+    assert finding.what == "8 of 9 places of its window never get a gradient"
+    assert "padding" in finding.remedy
+
+
 def test_units_are_those_of_a_point(cert):
     """Head 1 is the opposite of head 0, so their queries are opposite."""
     units = cert.units("query")

@@ -22,9 +22,9 @@ _NAME = "locked_symmetry"
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 _REMEDY = (
-    'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std '
-    "0.1/√fan_in on the weights: it spreads ln s by 0.1·√(depth/2), and equal units "
-    "part as training amplifies it"
+    'random weights in every layer: net.with_scheme("orthogonal") or "gaussian"; or '
+    "noise of std 0.1/√fan_in on the weights: it spreads ln s by 0.1·√(depth/2), and "
+    "equal units part as training amplifies it"
 )
 _SOURCE = "isometry.certify: the smallest signed partition that every gradient keeps"
 _EVIDENCE = "evidence"

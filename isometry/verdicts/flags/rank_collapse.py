@@ -14,8 +14,8 @@ from isometry.verdicts._registry import flag
 
 _SOURCE = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _REMEDY = (
-    'sigma_w at the critical value: scheme="orthogonal" or "gaussian" without sigma_w; '
-    "fewer layers, or skip connections"
+    'sigma_w at the critical value: net.with_scheme("orthogonal") or "gaussian", '
+    "without sigma_w; fewer layers, or skip connections"
 )
 
 

@@ -25,9 +25,9 @@ from isometry.verdicts._weights import Weight
 
 _NAME = "rank_constrained_training"
 _REMEDY = (
-    'random weights: scheme="orthogonal", isometric as well; or Gaussian noise of std '
-    "0.1/√fan_in on the weights, which spreads ln s by 0.1·√(depth/2) (ZerO is no "
-    "repair: its Hadamard layer has a ceiling of its own)"
+    'random weights: net.with_scheme("orthogonal"), isometric as well; or Gaussian '
+    "noise of std 0.1/√fan_in on the weights, which spreads ln s by 0.1·√(depth/2) "
+    "(ZerO is no repair: its Hadamard layer has a ceiling of its own)"
 )
 _BOUND = (
     "rank of what a certificate lets move; for partial identity Theorem 1, "
