@@ -257,7 +257,7 @@ def assign(
     The scale of a free scheme is critical for the activation that follows the layer,
     else for the one that it reads, else 1; where an activation has no critical point,
     chi = 1 at unit variance. It is 1 too around a product of two branches, as in a GLU,
-    and around a function that is none of `activations.names()`; notes say so. Where a
+    and around a function whose gain is not known; notes say so. Where a
     scheme fills one tap of an even window, it is the one that keeps all pixels under
     the padding of the network. An output of a transposed convolution of stride s meets
     one in s of the taps of an axis, so its weights get a gain with which the mean

@@ -120,7 +120,8 @@ class Layer:
         groups: The number of groups of channels of a convolution; 1 for other layers.
         heads: The number of heads, for a layer of an attention; None for other layers.
         window: The taps of a convolution kernel along each axis; () for other layers.
-        follows: The name of the activation behind the layer; None if there is none.
+        follows: The name of the activation behind the layer; None if there is none. It
+            is one of `activations.names()`, or relu6, hard_silu, mish, abs or cos.
         precedes: The name of the activation before the layer; None if there is none.
 
     Raises:

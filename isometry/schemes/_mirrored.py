@@ -139,7 +139,8 @@ def _unpaired(layer: WeightLayer, by_name: dict[str, WeightLayer]) -> str:
         return "where its inputs come from cannot be read"
     # Besides the activation, only linear steps may stand in between: a norm, for
     # example, treats the two units of a pair differently.
-    others = [step for step in (*source.then, *layer.before) if step != activation]
+    steps = (*source.then, *layer.before)
+    others = [step for step in steps if step.replace(" ", "_") != activation]
     strange = [step for step in others if step not in _LINEAR_STEPS]
     if strange:
         return f"before it comes {strange[0]}"

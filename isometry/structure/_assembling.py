@@ -506,6 +506,12 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
             # layer of the branch.
             if sum_of_layer.get(node) == sum_node:
                 steps += _words_after(flow, sum_node, names)
+                behind = outlet(flow, sum_node)
+                # The gates of a GRU: a sigmoid of a sum, and then a product.
+                if _following.is_multiplied(
+                    flow, sum_node if behind is None else behind
+                ):
+                    steps.append("product")
         # In some scan around the layer the iterations are time steps, not stacked
         # layers.
         is_recurrent = any(not all(use.takes_slices) for _, use in uses)

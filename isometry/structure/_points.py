@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from isometry.structure._branches import Join, is_sum
 from isometry.structure._flow import LAYOUT, Flow
-from isometry.structure._following import is_wrap
+from isometry.structure._following import ends, is_wrap
 from isometry.structure._layers import Row, SingleIteration, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
@@ -456,7 +456,10 @@ def outlet(flow: Flow, node: int) -> int | None:
         elif not (flow.operation(after) in LAYOUT or is_wrap(flow, before, after)):
             # A mean is a sum that is divided; the sum is no value of the network.
             is_mean = flow.operation(after) in _SUMS and scaled is not None
-            return scaled if is_mean else after
+            if is_mean:
+                return scaled
+            # A number may belong to the nonlinearity, as in z (1 + erf(z/√2)) · 1/2.
+            return min(end for end in ends(flow, node, passage) if end >= after)
     return None
 
 
