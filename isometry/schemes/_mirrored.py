@@ -168,6 +168,8 @@ SCHEMES = (
         "half 0",
         citation="Balduzzi et al. (2017), arXiv:1702.08591",
         suits=_require_pairs,
+        # Only whether the index is 0 counts, and layers in a row share that.
+        alike=True,
     ),
     Scheme(
         "mirrored",
@@ -179,5 +181,7 @@ SCHEMES = (
         citation="Burkholz and Dubatovka (2019), arXiv:1806.06362",
         aliases=("GSM",),
         suits=_require_pairs,
+        # Only whether the index is 0 counts, and layers in a row share that.
+        alike=True,
     ),
 )

@@ -213,6 +213,11 @@ def spots(
         joins: The sums in which residual branches return to the stream.
     """
     sum_of_layer = sums(flow, pre_activations, joins)
+    # A branch that ends with another branch, as in x + (h + F(h)), has the same last
+    # layer.
+    joins_of_layer: dict[int, list[int]] = {}
+    for join in joins:
+        joins_of_layer.setdefault(join.layers[-1], []).append(join.node)
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(
@@ -250,6 +255,8 @@ def spots(
             following = outlet(flow, sum_node)
             if following is not None:
                 put((base, number + ":sum:out"), use, node, at=following)
+        for i, sum_node in enumerate(joins_of_layer.get(node, ())[1:], start=2):
+            put((base, number + i * ":sum"), use, node, at=sum_node)
     taken = {row.name for row in rows}
     return [*collected.values(), *_states(flow, taken)]
 
