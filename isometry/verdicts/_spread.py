@@ -223,9 +223,10 @@ def _kinks(
 
 
 def _kinks_behind(layer: WeightLayer) -> tuple[float, ...]:
-    if not layer.then or layer.then[0] not in activations.names():
-        return ()
-    return activations.get(layer.then[0]).kinks
+    # The anatomy writes "leaky relu", `activations.names()` has "leaky_relu".
+    names = [step.replace(" ", "_") for step in layer.then[:1]]
+    known = [name for name in names if name in activations.names()]
+    return activations.get(known[0]).kinks if known else ()
 
 
 def _compared(
