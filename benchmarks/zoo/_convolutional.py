@@ -76,14 +76,29 @@ def _gaussian() -> Network:
 
 @functools.cache
 def _deep_gaussian() -> Network:
-    """Build ninety-six of them.
+    """Build one hundred and ninety-two of them.
 
-    Lyapunov exponents of the first and the third value of a 4x4 block differ by
-    (psi(2) - psi(1))/2 = 0.5 a layer (Newman, 1986): the median falls by e^-48.
+    Lyapunov exponents of the first and the second value of a 4x4 block differ by
+    (psi(2) - psi(3/2))/2 = 0.19 a layer (Newman, 1986): the second falls by e^-37, and
+    three values of four are below the floor of e^-12.
     """
     return networks.cnn(
-        [4] * 97, (2, 2), activation="linear", scheme="gaussian", sigma_w=1.0
+        [4] * 193, (2, 2), activation="linear", scheme="gaussian", sigma_w=1.0
     )
+
+
+@functools.cache
+def _deep_line() -> Network:
+    """Build as many of a line of two pixels."""
+    return networks.cnn(
+        [4] * 193, (2,), activation="linear", scheme="gaussian", sigma_w=1.0
+    )
+
+
+@functools.cache
+def _deep_linear() -> Network:
+    """Build twelve delta-orthogonal kernels, an isometry too."""
+    return networks.cnn([4] * 13, (4, 4), activation="linear", sigma_w=1.0)
 
 
 @functools.cache
@@ -387,6 +402,22 @@ CASES = (
             "vanishing ordered_phase rank_collapse rank_constrained_training "
             "zero_gradient"
         ),
+    ),
+    Case(
+        "conv-line-deep_gaussian",
+        _deep_line,
+        (2, 4),
+        raised="anisometric below_floor",
+        unasked=(
+            "vanishing ordered_phase rank_collapse rank_constrained_training "
+            "zero_gradient"
+        ),
+    ),
+    Case(
+        "conv-deep_linear",
+        _deep_linear,
+        (4, 4, 4),
+        also_clear="anisometric outlier_dominated",
     ),
     # Flax, with batch norm.
     _case("flax-batch_norm", _batch_norm),

@@ -15,7 +15,7 @@ from benchmarks.zoo._plants import NEAR, Units, view
 from isometry import networks
 from isometry.networks import Network
 
-_VECTOR, _IMAGE = (8,), (8, 8, 3)
+_VECTOR, _IMAGE = (8,), (4, 4, 3)
 
 
 @functools.cache
@@ -88,9 +88,15 @@ def _linear() -> Network:
 
 
 @functools.cache
+def _wide() -> Network:
+    """Build the same of 24 units."""
+    return networks.resnet(24, 3, "linear", branch=0.5)
+
+
+@functools.cache
 def _images() -> Network:
     """Build three convolutional blocks with batch norm."""
-    return networks.resnet(8, 3, n_in=3, n_out=4, size=(8, 8), norm="batch", branch=0.5)
+    return networks.resnet(8, 3, n_in=3, n_out=4, size=(4, 4), norm="batch", branch=0.5)
 
 
 def _hidden(weights: Weights) -> Units:
@@ -109,7 +115,7 @@ def _outlier(weights: Weights) -> None:
     """Add to each block 2 u u^T: a value of about 3 a block, apart from the bulk.
 
     One value of sixteen of 3^3 = 27 has a mean square of 46; the others, of about
-    (1 + 1/4)^3, have 2.
+    (1 + 1/4)^3, have 2. One of twenty-four has 30.
     """
     size = weights["blocks/first/w"].shape[-1]
     direction = np.ones(size, np.float32) / np.sqrt(np.float32(size))
@@ -278,6 +284,12 @@ CASES = (
         partial(_plants.twin, find=_hidden, sign=-1.0),
         "locked_symmetry",
     ),
+    _case(
+        "pre_norm-saturated",
+        _pre_norm,
+        partial(_plants.saturate, name="blocks/first/b", index=1),
+        "saturated_units",
+    ),
     _case("post_norm", _post_norm),
     _case(
         "post_norm-twin",
@@ -304,6 +316,23 @@ CASES = (
         (16,),
         plant=_outlier,
         raised="outlier_dominated",
+    ),
+    Case("residual-wide", _wide, (24,), also_clear="outlier_dominated"),
+    Case(
+        "residual-wide-outlier",
+        _wide,
+        (24,),
+        plant=_outlier,
+        raised="outlier_dominated",
+    ),
+    # The branch, of squared gain 1/4, gets a hundred times the scale in two factors:
+    # ln s grows by 3.9 a block.
+    Case(
+        "residual-wide-large",
+        _wide,
+        (24,),
+        plant=partial(_plants.scale, factor=10.0),
+        raised="exploding chaotic_phase",
     ),
     _image_case(""),
     _image_case("-twin", partial(_plants.twin, find=_hidden), "locked_symmetry"),
