@@ -76,7 +76,7 @@ def test_units_of_a_recurrence_are_swapped_without_a_change():
     for name in ("gru", "lstm"):
         case = BY_NAME[f"recurrent-{name}-twin"]
         weights = weights_of(case)
-        units = getattr(_recurrent, f"_{name.upper()}")(weights)
+        units = getattr(_recurrent, f"_{name.upper()}_UNITS")(weights)
         for part in (*units.into, *units.out):
             np.testing.assert_array_equal(part[0], part[1])
 
