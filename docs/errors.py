@@ -7,29 +7,40 @@ import re
 from isometry.verdicts import flag_names
 
 HERE = pathlib.Path(__file__).parent / "flags"
-RECORDS = HERE.parents[1] / "benchmarks" / "results" / "zoo" / "calibrate.json"
+RESULTS = HERE.parents[1] / "benchmarks" / "results" / "zoo"
+RECORDS = {"calibrate": "perceptrons", "architectures": "other networks"}
 BEGIN, END = "<!-- from the records: python -m docs.errors -->", "<!-- end -->"
 HALF = "quoted"  # the half of the zoo whose figures are quoted
 
 
 def errors(flag: str) -> str:
-    """What the zoo found of a flag, in words."""
-    records = json.loads(RECORDS.read_text(encoding="utf-8"))
-    if flag not in records["flags"]:
-        return "The zoo has no records of it yet."
-    found, seeds = records["flags"][flag][HALF], records["preset"]["seeds"]
+    """What the zoo found of a flag, in words: of perceptrons, and of other networks."""
+    zoo = "[zoo](../../benchmarks/zoo/README.md)"
+    return "\n\n".join(
+        [f"In the {zoo}, networks whose truth is known:", *(_of_record(flag, *record) for record in RECORDS.items())]
+    )
+
+
+def _of_record(flag: str, name: str, networks: str) -> str:
+    """What one record found of a flag."""
+    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    if flag not in record["flags"]:
+        return f"{networks.capitalize()} have not been asked yet."
+    found, seeds = record["flags"][flag][HALF], record["preset"]["seeds"]
     lines = [
+        f"{networks.capitalize()}, each draw an audit of {seeds} seeds:",
+        "",
         f"- healthy, and raised: {_share(found['false_alarms'])}",
         f"- healthy, and undecided: {_share(found['undecided'])}",
         f"- broken, and not raised: {_share(found['misses'])}",
     ]
-    zoo = "[zoo](../../benchmarks/zoo/README.md)"
-    where = f"In the {zoo}, networks whose truth is known, each draw an audit of {seeds} seeds:"
-    return "\n".join([where, "", *lines])
+    return "\n".join(lines)
 
 
-def _share(found: dict) -> str:
+def _share(found: dict | None) -> str:
     """Errors of draws with the 95 % interval of Clopper and Pearson."""
+    if found is None:
+        return "no such network in this half"
     low, high = found["clopper_pearson"]
     return (
         f"{found['errors']} of {found['draws']} draws of {found['configurations']} networks "
