@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import textwrap
 
 from isometry.verdicts import flag_names
 
@@ -10,6 +11,8 @@ HERE = pathlib.Path(__file__).parent / "flags"
 RESULTS = HERE.parents[1] / "benchmarks" / "results" / "zoo"
 RECORDS = {"calibrate": "perceptrons", "architectures": "other networks"}
 BEGIN, END = "<!-- from the records: python -m docs.errors -->", "<!-- end -->"
+SHOWN = 5  # networks that are named
+WIDTH = 120
 HALF = "quoted"  # the half of the zoo whose figures are quoted
 
 
@@ -19,6 +22,18 @@ def errors(flag: str) -> str:
     return "\n\n".join(
         [f"In the {zoo}, networks whose truth is known:", *(_of_record(flag, *record) for record in RECORDS.items())]
     )
+
+
+def _broken(flag: str, record: dict) -> str:
+    """The networks of both halves that are broken on purpose so as to raise a flag."""
+    names = [name for name, config in record["configurations"].items() if config["flags"][flag]["truth"]]
+    if not names:
+        return "  none"
+    shown = ", ".join(f"`{name}`" for name in names[:SHOWN])
+    more = len(names) - SHOWN
+    if more > 0:
+        shown += f" and {more} more"
+    return textwrap.fill(shown, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _of_record(flag: str, name: str, networks: str) -> str:
@@ -33,6 +48,8 @@ def _of_record(flag: str, name: str, networks: str) -> str:
         f"- healthy, and raised: {_share(found['false_alarms'])}",
         f"- healthy, and undecided: {_share(found['undecided'])}",
         f"- broken, and not raised: {_share(found['misses'])}",
+        f"- broken on purpose, in both halves:",
+        _broken(flag, record),
     ]
     return "\n".join(lines)
 
