@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from isometry import structure
 from isometry._internal import checks, precision
 from isometry.certificates import _members
 from isometry.certificates._gradients import Space, shaken
 from isometry.certificates._layers import slice_ids
 from isometry.certificates._partition import Partition, all_zero, split
-from isometry.certificates._subject import Subject
+from isometry.certificates._subject import Subject, read, shapes_of
 from isometry.structure._tapping import tapped
 
 _SLACK = 32.0
@@ -133,7 +132,7 @@ class _Reading:
         params = space.params([jnp.asarray(a) for a in space.arrays(space.theta)])
         x = precision.cast(about.draw_point(jax.random.key(0)), jnp.float64)
         try:
-            anatomy = structure.anatomy(about.point_f, params, x)
+            anatomy = read(about.point_f, params, shapes_of(x))
         except TypeError:
             anatomy = about.points
         place = anatomy.place(point)

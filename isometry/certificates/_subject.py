@@ -1,5 +1,6 @@
 """What is certified: a function, its anatomy, and how its inputs are drawn."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
@@ -15,10 +16,14 @@ from isometry._internal.types import Key, Params
 from isometry.certificates import _draws
 from isometry.certificates._data import Data
 from isometry.certificates._gradients import Draw
-from isometry.certificates._programs import Function
+from isometry.certificates._programs import Function, PyTreeDef
 from isometry.networks import chain
 from isometry.networks._network import Network
 from isometry.structure import Anatomy
+
+# Anatomies that are kept: a network has one in each mode. With one alone every seed of
+# an audit is read anew, which of a deep network takes a second.
+_KEPT = 4
 
 
 class Subject(NamedTuple):
@@ -252,6 +257,12 @@ def of_data(
 def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
     """Return the anatomy of f; what f raises is passed on with a note."""
     try:
+        # Only functions of networks promise to hold nothing that may change.
+        if isinstance(f, Network) and type(f).__call__ is Network.__call__:
+            leaves, tree = jax.tree.flatten(shapes_of((params, shapes)))
+            # Outside of the 64-bit mode the same shapes make another program.
+            bits = jnp.result_type(float)
+            return _kept(f.function, tree, tuple(leaves), bits)
         return structure.anatomy(f, params, shapes)
     except FromCall:
         raise
@@ -259,6 +270,19 @@ def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
     except Exception as error:
         error.add_note(f"Raised by f for params and an x of {checks.show(shapes)}.")
         raise
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _kept(
+    function: Function,
+    tree: PyTreeDef,
+    leaves: tuple[jax.ShapeDtypeStruct, ...],
+    bits: np.dtype,
+) -> Anatomy:
+    """Return the anatomy of a network's function; of equal ones once."""
+    del bits
+    params, x = tree.unflatten(leaves)
+    return structure.anatomy(function, params, x)
 
 
 def _checked(draw: Draw, shapes: PyTree) -> Draw:
