@@ -173,8 +173,8 @@ def test_a_loss_and_an_optimizer_of_ones_own():
 
 def test_signals_that_overflow_are_a_finding():
     """relu'(NaN) = 0 would make the Jacobian zero, and the network vanish."""
-    net = networks.mlp([6, *[6] * 5, 3], "relu", "gaussian", sigma_w=1e9)
-    report = isometry.audit(net, KEYS, XS, train_steps=0)
+    net = networks.mlp(SIZES, "relu", "gaussian", sigma_w=1e15)
+    report = isometry.audit(net, KEYS, XS, train_steps=0, inputs=2)
     flag = report.flags["exploding"]
     assert flag.raised
     assert "overflows float32 in seed 0" in flag.reason
@@ -188,7 +188,7 @@ def test_signals_that_overflow_are_a_finding():
 def test_parameters_that_are_nan_are_a_finding():
     params = jax.vmap(net_of().init)(KEYS)
     params["layers"][0]["w"] = params["layers"][0]["w"].at[2, 0, 1, 1].set(jnp.nan)
-    report = isometry.audit(net_of(), params=params, xs=XS, train_steps=0)
+    report = isometry.audit(net_of(), params=params, xs=XS, train_steps=0, inputs=2)
     assert report.flags["exploding"].raised
     assert "is nan" in report.flags["exploding"].reason
     assert report.spectra == {}
@@ -214,9 +214,9 @@ def test_without_a_certificate_everything_else_is_judged(monkeypatch):
 
 
 def deep(params, x):
-    """Three layers of a plain function, with relu."""
-    x = jax.nn.relu(x @ params["a"])
-    x = jax.nn.relu(x @ params["b"])
+    """Three layers of a plain function, with tanh."""
+    x = jnp.tanh(x @ params["a"])
+    x = jnp.tanh(x @ params["b"])
     return x @ params["c"]
 
 
@@ -231,16 +231,16 @@ def sample(key):
 
 def test_a_plain_function_is_judged_as_the_perceptron_that_it_is():
     """The same weights as a perceptron's: the same values of all flags of spectra."""
-    net = networks.mlp(SIZES, "relu", "gaussian", bias=False)
-    params = jax.vmap(sample)(KEYS)
-    as_runs = {
-        "layers": tuple({"w": params[name][:, None]} for name in ("a", "b", "c"))
-    }
-    how = {"xs": XS, "train_steps": 0, "inputs": 4}
+    params = jax.jit(jax.vmap(sample))(KEYS)
+    runs = []
+    for name in ("a", "b", "c"):
+        w = params[name][:, None]
+        runs.append({"w": w, "b": np.zeros_like(w[:, :, 0])})
+    how = {"xs": XS, "train_steps": 0, "inputs": 2}
     # Of fourth powers of products of three matrices.
     tolerance = 4 * rounding(3, max(SIZES))
     plain = isometry.audit(deep, KEYS, sample=sample, **how)
-    perceptron = isometry.audit(net, params=as_runs, **how)
+    perceptron = isometry.audit(net_of(), params={"layers": tuple(runs)}, **how)
     for name in ("vanishing", "anisometric", "below_floor", "zero_gradient"):
         assert plain.flags[name].state == perceptron.flags[name].state
         assert plain.flags[name].value == (
@@ -253,7 +253,7 @@ def test_of_a_checkpoint_what_depends_on_the_draw_is_undecided():
     params = jax.tree.map(lambda leaf: leaf[None], sample(KEYS[0]))
     # Zeros are a fact of this draw.
     params["b"] = jnp.zeros_like(params["b"])
-    report = isometry.audit(deep, params=params, xs=XS, train_steps=0, inputs=4)
+    report = isometry.audit(deep, params=params, xs=XS, train_steps=0, inputs=2)
     assert report.flags["exploding"].state == "undecided"
     assert report.flags["exploding"].value is not None
     assert report.flags["zero_gradient"].raised
