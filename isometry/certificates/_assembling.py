@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from jax.extend import core
 
 from isometry.certificates import _confine, _findings, _layers
 from isometry.certificates._closure import Closure
-from isometry.certificates._confine import Confined
+from isometry.certificates._confine import Confined, Piece
 from isometry.certificates._findings import Finding, Row
 from isometry.certificates._gradients import Space
 from isometry.certificates._layers import (
@@ -74,7 +74,7 @@ def assembled(
     space: Space,
     found: Found,
     *,
-    confined: Sequence[Confined],
+    confined: Mapping[Piece, Confined],
 ) -> tuple[tuple[LayerLock, ...], tuple[Finding, ...]]:
     """Return the rows of the weights, and all findings.
 
@@ -82,7 +82,8 @@ def assembled(
         about: What was certified.
         space: Its parameters.
         found: What the searches found.
-        confined: Where the updates of each leaf stay; empty if it was not tried.
+        confined: Where the updates of each leaf, or slice of a stacked one, stay; empty
+            if it was not tried.
     """
     exact = View(space, found.exact)
     views = _Views(
@@ -109,7 +110,7 @@ def assembled(
         told = _findings.of_row(row)
         # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:
-            row, told = _confined(row, confined[slice_.leaf])
+            row, told = _confined(row, confined)
         layers.append(row.lock)
         if told is not None:
             findings.append(told)
@@ -239,15 +240,17 @@ def _of_kinks(
 
 def _confined(
     row: Row,
-    confined: Confined,
+    confined: Mapping[Piece, Confined],
 ) -> tuple[Row, tuple[int, Finding] | None]:
     """Bound the rank of a weight by the subspaces in which its updates stay."""
     layer = row.slice.layer
-    stacked = set(layer.stacked_axes)
-    spans = [n for axis, n in enumerate(confined.spans) if axis not in stacked]
-    is_whole = len(spans) == len(layer.shape) and not layer.stretches
-    if not is_whole or not _confine.is_claim(confined, spans, layer.shape):
+    # A stretch of a leaf has no subspaces of its own.
+    if layer.stretches:
         return row, None
+    found = confined[row.slice.piece]
+    if not _confine.is_claim(found, layer.shape):
+        return row, None
+    spans = found.spans
     # The update is a member of the product of the subspaces.
     bound = min(math.prod(spans[:-1]), spans[-1])
     lock = dataclasses.replace(
@@ -255,7 +258,7 @@ def _confined(
         rank_bound=min(bound, row.lock.rank_bound),
         grade=EVIDENCE,
     )
-    finding = _findings.confined(lock, spans, confined.residual)
+    finding = _findings.confined(lock, spans, found.residual)
     return row._replace(lock=lock), (len(_findings.KINDS), finding)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from isometry.certificates._closure import Closure
+from isometry.certificates._confine import Piece
 from isometry.certificates._gradients import Space
 from isometry.certificates._partition import Mask, Partition
 from isometry.structure import Anatomy, WeightLayer
@@ -94,6 +95,13 @@ class Slice(NamedTuple):
     layer: WeightLayer
     leaf: int
     within: tuple[int | slice, ...]
+
+    @property
+    def piece(self) -> Piece:
+        """What has subspaces of its own, of a layer that is no stretch of a leaf."""
+        axes = self.layer.stacked_axes
+        position = tuple(self.within[axis] for axis in axes)
+        return Piece(self.leaf, axes, position)
 
 
 def slices(
