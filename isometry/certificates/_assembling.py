@@ -103,10 +103,11 @@ def assembled(
     findings: list[tuple[int, Finding]] = []
     for slice_ in _layers.slices(about.anatomy, space):
         row = _row(slice_, views, found, doubts=_doubts_of(slice_, about, views))
-        row = row._replace(
-            attention=attentions.get(slice_.layer.name),
-            is_on_kinks=bool(views.on_kinks[slice_.leaf][slice_.within].any()),
-        )
+        row = row._replace(attention=attentions.get(slice_.layer.name))
+        is_on_kinks = bool(views.on_kinks[slice_.leaf][slice_.within].any())
+        # Evidence is of f as it is computed, rounding included.
+        if is_on_kinks and row.lock.grade != EVIDENCE:
+            row = row._replace(lock=dataclasses.replace(row.lock, is_on_kinks=True))
         told = _findings.of_row(row)
         # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:
@@ -117,6 +118,7 @@ def assembled(
         waits = _findings.late(row)
         if waits is not None:
             findings.append((0, waits))
+    layers = _with_equals(layers, about, space, views=views)
     findings += _of_copies(about, space, views=views, found=found)
     findings += _idle(about, space, views=views, layers=layers)
     return tuple(layers), _findings.sorted_by_gravity(findings)
@@ -180,7 +182,6 @@ def _of_exact(
         void_for=_findings.NOISE,
         reason="; ".join(doubts[:1]),
         is_seen=False,
-        is_on_kinks=False,
     )
 
 
@@ -234,7 +235,6 @@ def _of_kinks(
         void_for=_findings.L2,
         reason=f"in all of {found.num_draws} random inputs",
         is_seen=True,
-        is_on_kinks=False,
     )
 
 
@@ -260,6 +260,39 @@ def _confined(
     )
     finding = _findings.confined(lock, spans, found.residual)
     return row._replace(lock=lock), (len(_findings.KINDS), finding)
+
+
+def _with_equals(
+    layers: Sequence[LayerLock],
+    about: Subject,
+    space: Space,
+    *,
+    views: _Views,
+) -> list[LayerLock]:
+    """Add to each row the names of the weights that stay equal or opposite to it.
+
+    Each of them by itself may be anything.
+    """
+    by_code: dict[bytes, list[str]] = {}
+    codes: dict[str, bytes] = {}
+    for slice_ in _layers.slices(about.anatomy, space):
+        # Nothing is equal to entries that are alone.
+        if views.exact.is_free(slice_):
+            continue
+        code = views.exact.code(slice_)
+        moving = code[code != 0]
+        if not moving.size:
+            continue
+        # Codes of equal weights agree, and of opposite ones up to one sign.
+        normal = code * np.sign(moving.flat[0])
+        codes[slice_.name] = normal.tobytes()
+        by_code.setdefault(normal.tobytes(), []).append(slice_.name)
+    rows = []
+    for row in layers:
+        alike = by_code.get(codes.get(row.name, b""), [])
+        others = tuple(name for name in alike if name != row.name)
+        rows.append(dataclasses.replace(row, equal_to=others))
+    return rows
 
 
 def _attentions(anatomy: Anatomy) -> dict[str, Attention]:
@@ -331,12 +364,18 @@ def _idle(
     shown = {leaf.path: "/".join(leaf.steps) for leaf in leaves(params)}
     for i, name in enumerate(space.names):
         num_still = views.exact.num_still(i)
-        if not num_still or name in weights or name in of_locked or name not in used:
+        if name in weights or name in of_locked or name not in used:
             continue
-        is_exact = views.exact.is_exact_zero(i)
         # A factor of a weight, for example, is no bias and waits for another factor.
         size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
-        if num_axes > most_axes and name not in biases and num_still == size:
+        is_factor = num_axes > most_axes and name not in biases
+        step = views.affine.first_of_leaf(i)
+        if is_factor and step is not None and step > 1:
+            yield 0, _findings.waiting(shown[name], step)
+        if not num_still:
+            continue
+        is_exact = views.exact.is_exact_zero(i)
+        if is_factor and num_still == size:
             yield 0, _findings.never_moving(shown[name], is_exact)
         else:
             told = _findings.idle(shown[name], num_still, size=size, is_exact=is_exact)

@@ -14,9 +14,9 @@ from isometry.structure import Anatomy
 
 # A direction counts if it holds more than this part of a gradient. Directions that are
 # known to one part in ten, taken in with 1e-12, fill the space with noise; with 1e-2
-# directions that learn slowly are missed. The larger are for weights that are orthogonal
-# only to the rounding of float32, which adds up over layers: 4 layers leave a residual
-# of 1e-5, too much beside 1e-4.
+# directions that learn slowly are missed. The larger are for weights that are
+# orthogonal only to the rounding of float32, which adds up over layers: 4 layers leave
+# a residual of 1e-5, too much beside 1e-4.
 KEEPS = (1e-6, 1e-4, 3e-3)
 
 # What is claimed has a residual so far below what counts. With 1e-1 the two are one
