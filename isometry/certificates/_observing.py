@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from isometry import structure
 from isometry._internal import checks, precision
 from isometry.certificates import _members
 from isometry.certificates._gradients import Space, shaken

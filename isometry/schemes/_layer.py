@@ -1,6 +1,5 @@
 """What a scheme is told of a layer: its role, its fans, and its place on a branch."""
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -228,19 +227,19 @@ class Watched(Layer):
     @classmethod
     def of(cls, layer: Layer) -> "Watched":
         """Return a watched copy of a layer."""
-        watched = copy.copy(layer)
-        object.__setattr__(watched, "__class__", cls)
-        object.__setattr__(watched, "has_read_index", False)
+        # Fields of frozen dataclasses are set by their constructor or not at all, and
+        # there is nothing to check again.
+        watched = object.__new__(cls)
+        vars(watched).update(vars(layer), has_read_index=False)
         if layer.branch is not None:
-            branch = copy.copy(layer.branch)
-            object.__setattr__(branch, "__class__", _WatchedBranch)
-            object.__setattr__(branch, "layer", watched)
-            object.__setattr__(watched, "branch", branch)
+            branch = object.__new__(_WatchedBranch)
+            vars(branch).update(vars(layer.branch), layer=watched)
+            vars(watched).update(branch=branch)
         return watched
 
     def __getattribute__(self, name: str) -> object:
         if name == "index":
-            object.__setattr__(self, "has_read_index", True)
+            vars(self).update(has_read_index=True)
         return super().__getattribute__(name)
 
 
@@ -255,5 +254,5 @@ class _WatchedBranch(Branch):
 
     def __getattribute__(self, name: str) -> object:
         if name == "index":
-            object.__setattr__(self.layer, "has_read_index", True)
+            vars(self.layer).update(has_read_index=True)
         return super().__getattribute__(name)
