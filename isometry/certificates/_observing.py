@@ -19,9 +19,11 @@ from isometry.structure._tapping import tapped
 
 _SLACK = 32.0
 
-# Parameters and inputs at which values are compared. A rectified unit that is off at
-# all of them has a chance of 2^-64.
-_POINTS, _INPUTS = 4, 16
+# Parameters at which values are compared, each at an input of its own. One bias can
+# switch a rectified unit off at every input, so a unit is only off at all of them with
+# a chance of about 2^-64 if each has fresh parameters. Ten times as many would take ten
+# times as long; with six, one healthy unit of 64 would pass for dead.
+_POINTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,19 +92,35 @@ def observe(
     for i in range(_POINTS):
         kind = (i + 1) % _members.NUM_KINDS
         theta = _members.exact_point(space, equal, kind, rng=rng)
-        # Every input splits classes by itself; kinks are not relaxed here.
-        for _ in range(_INPUTS):
-            values, errors = reading.at(theta)
-            tolerance = _SLACK * errors
-            partition = split(partition, values, tolerance, group=group)
-            if not partition.is_open:
-                break
+        # Every point splits classes by itself; kinks are not relaxed here.
+        values, errors = reading.at(theta)
+        if not np.isfinite(values).all():
+            # A variance below zero, for example. Leaves that start positive stay so:
+            # an open part of the space shows all that is true in the whole.
+            values, errors = reading.at(_with_positive_leaves(theta, space))
+        # What is still not finite shows no equality, and so nothing is said of it.
+        is_known = np.isfinite(values) & np.isfinite(errors)
+        values = np.where(is_known, values, rng.standard_normal(values.shape))
+        tolerance = _SLACK * np.where(is_known, errors, 0.0)
+        partition = split(partition, values, tolerance, group=group)
+        if not partition.is_open:
+            break
     signs = np.ones(partition.size, int)
     # Of an entry that is alone the sign says nothing.
     signs[partition.members] = partition.signs[partition.members]
     signs[partition.zeros] = 0
     ids = partition.labels().reshape(shape)
     return Units(point, ids, signs.reshape(shape))
+
+
+def _with_positive_leaves(
+    theta: Float[np.ndarray, " n"],
+    space: Space,
+) -> Float[np.ndarray, " n"]:
+    """Return theta with absolute values in leaves that are positive at the start."""
+    is_positive = np.ones(len(space.arrays(space.theta)), bool)
+    np.logical_and.at(is_positive, space.leaf, space.theta > 0)
+    return np.where(is_positive[space.leaf], np.abs(theta), theta)
 
 
 class _Reading:
