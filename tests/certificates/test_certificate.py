@@ -74,6 +74,19 @@ def test_findings_say_for_which_optimizers_they_hold():
     assert "Muon" in equal.findings[0].holds_for
 
 
+def test_no_unit_behind_statistics_of_a_batch_is_zero_for_ever():
+    """A drawn variance may be negative, and one bias may switch a unit off."""
+
+    def f(params, x):
+        norm = jax.lax.stop_gradient(params["variance"])
+        return jax.nn.relu(x @ params["w"] / jnp.sqrt(norm) + params["b"]) @ params["v"]
+
+    params = {"w": models.normal(3, 16), "v": models.normal(16, 2)}
+    params |= {"variance": np.ones(16, np.float32), "b": models.normal(16)}
+    certificate = certificates.certify(f, params, np.ones(3, np.float32))
+    assert (certificate.units("w:out").ids > 0).all()
+
+
 def test_places_of_a_window_that_read_padding_alone_are_counted():
     """On a map of one pixel a 3 × 3 window with SAME padding reads its centre."""
 
