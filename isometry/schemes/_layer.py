@@ -227,19 +227,18 @@ class Watched(Layer):
     @classmethod
     def of(cls, layer: Layer) -> "Watched":
         """Return a watched copy of a layer."""
-        # Fields of frozen dataclasses are set by their constructor or not at all, and
-        # there is nothing to check again.
+        # Not by the constructor, whose checks read the index.
         watched = object.__new__(cls)
-        vars(watched).update(vars(layer), has_read_index=False)
+        watched.__dict__.update(layer.__dict__, has_read_index=False)
         if layer.branch is not None:
             branch = object.__new__(_WatchedBranch)
-            vars(branch).update(vars(layer.branch), layer=watched)
-            vars(watched).update(branch=branch)
+            branch.__dict__.update(layer.branch.__dict__, layer=watched)
+            watched.__dict__["branch"] = branch
         return watched
 
     def __getattribute__(self, name: str) -> object:
         if name == "index":
-            vars(self).update(has_read_index=True)
+            object.__setattr__(self, "has_read_index", True)
         return super().__getattribute__(name)
 
 
@@ -254,5 +253,5 @@ class _WatchedBranch(Branch):
 
     def __getattribute__(self, name: str) -> object:
         if name == "index":
-            vars(self.layer).update(has_read_index=True)
+            object.__setattr__(self.layer, "has_read_index", True)
         return super().__getattribute__(name)
