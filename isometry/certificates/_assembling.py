@@ -14,6 +14,7 @@ from isometry.certificates._confine import Confined
 from isometry.certificates._findings import Finding, Row
 from isometry.certificates._gradients import Space
 from isometry.certificates._layers import (
+    BIT_FOR_BIT,
     EVIDENCE,
     IN_EXACT_ARITHMETIC,
     LayerLock,
@@ -105,6 +106,10 @@ def assembled(
             attention=attentions.get(slice_.layer.name),
             is_on_kinks=bool(views.on_kinks[slice_.leaf][slice_.within].any()),
         )
+        # What rounding breaks at once does not hold bit for bit.
+        if row.is_on_kinks and row.lock.grade == BIT_FOR_BIT:
+            lock = dataclasses.replace(row.lock, grade=IN_EXACT_ARITHMETIC)
+            row = row._replace(lock=lock)
         told = _findings.of_row(row)
         # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:
