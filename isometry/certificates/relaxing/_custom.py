@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from isometry._internal import jaxprs
 from isometry.certificates.relaxing import _table
-from isometry.certificates.relaxing._traced import called
+from isometry.certificates.relaxing._traced import called, opened
 from isometry.certificates.relaxing._value import Value, bound, filled
 
 # The two derivatives may differ by this share of the largest entry. Rules in float32
@@ -115,9 +115,8 @@ def is_smooth(
     if len(places) != 1 or len(eqn.outvars) != 1:
         return False
     (place,) = places
-    program = called(eqn)
-    inner = getattr(program, "jaxpr", program)
-    closed = core.ClosedJaxpr(inner, list(getattr(program, "consts", ())))
+    inner, constants = opened(called(eqn))
+    closed = core.ClosedJaxpr(inner, list(constants))
     given = [operand.number for operand in operands if not operand.is_active]
     parts = [0.0, *given, *jaxprs.constants(closed)]
     numbers = np.concatenate([np.ravel(np.asarray(part, float)) for part in parts])
@@ -139,7 +138,9 @@ def is_smooth(
 
     with jax.ensure_compile_time_eval():
         size = max(int(np.prod(shape)), 1)
-        flat = [jax.grad(of_point)(jnp.asarray(p, dtype)) for p in points.ravel()]
+        slope_at = jax.grad(of_point)
+        flat = [slope_at(jnp.asarray(point, dtype)) for point in points.ravel()]
+        # Of the sum over all entries, which are alike.
         slopes = np.asarray(flat, float).reshape(points.shape) / size
     steps = np.diff(slopes, axis=1)
     # Of a smooth function slopes differ by a step times its curvature.
