@@ -152,6 +152,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         is_coarse=space.bits > _MOST_BITS or gradients.program.unit > _DOUBLE,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
+        is_sorted="sort" in smooth.replaced,
     )
     confined = []
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}

@@ -23,6 +23,9 @@ _TOLERANCE = 1e-3
 _STEP = 0.01
 _BEND = 0.1
 
+# Numbers in a program around which slopes are compared; a table of weights holds more.
+_MOST_NUMBERS = 20
+
 
 def follows_its_function(
     eqn: core.JaxprEqn,
@@ -115,7 +118,7 @@ def is_smooth(
     if len(places) != 1 or len(eqn.outvars) != 1:
         return False
     (place,) = places
-    program = called(eqn)
+    program: Any = called(eqn)
     inner = getattr(program, "jaxpr", program)
     closed = core.ClosedJaxpr(inner, list(getattr(program, "consts", ())))
     given = [operand.number for operand in operands if not operand.is_active]
@@ -123,6 +126,8 @@ def is_smooth(
     numbers = np.concatenate([np.ravel(np.asarray(part, float)) for part in parts])
     numbers = np.abs(numbers[np.isfinite(numbers)])
     centres = np.unique([*numbers, *-numbers])
+    if len(centres) > _MOST_NUMBERS:
+        return False
     points = centres[:, None] + _STEP * np.arange(-2, 3)
     avals: list[Any] = [variable.aval for variable in eqn.invars]
     shape, dtype = avals[place].shape, avals[place].dtype
