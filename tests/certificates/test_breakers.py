@@ -193,6 +193,14 @@ def test_slope_of_a_rule_at_a_kink_is_no_zero():
     assert certificates.certify(f, off, X).clear
 
 
+def test_equal_numbers_that_are_sorted_part():
+    """Two equal units are sorted behind each other, and meet different weights."""
+    params = models.drawn_layers()
+    params["u"][:, 1] = params["u"][:, 0]
+    claimed, _ = claims(lambda p, x: jnp.sort(x @ p["u"]) @ p["v"], params)
+    assert not claimed
+
+
 def test_half_precision_parameters_are_computed_in_float64():
     half = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), models.equal_layers())
     x = jax.ShapeDtypeStruct((4,), jnp.bfloat16)

@@ -26,6 +26,9 @@ _LEAST = 1e-30
 _STEP = 0.01
 _BEND = 0.1
 
+# Numbers in a program around which slopes are compared; a table of weights holds more.
+_MOST_NUMBERS = 20
+
 
 def follows_its_function(
     eqn: core.JaxprEqn,
@@ -122,6 +125,8 @@ def is_smooth(
     numbers = np.concatenate([np.ravel(np.asarray(part, float)) for part in parts])
     numbers = np.abs(numbers[np.isfinite(numbers)])
     centres = np.unique([*numbers, *-numbers])
+    if len(centres) > _MOST_NUMBERS:
+        return False
     points = centres[:, None] + _STEP * np.arange(-2, 3)
     avals: list[Any] = [variable.aval for variable in eqn.invars]
     shape, dtype = avals[place].shape, avals[place].dtype
