@@ -14,6 +14,7 @@ from isometry.certificates._confine import Confined
 from isometry.certificates._findings import Finding, Row
 from isometry.certificates._gradients import Space
 from isometry.certificates._layers import (
+    BIT_FOR_BIT,
     EVIDENCE,
     IN_EXACT_ARITHMETIC,
     LayerLock,
@@ -41,6 +42,7 @@ class Found(NamedTuple):
             are float64, or f computes in float32.
         doubts: Why claims are no more than evidence, or empty.
         num_draws: The number of inputs at which f itself was tried.
+        is_sorted: Whether f sorts signals.
     """
 
     exact: Closure
@@ -52,6 +54,7 @@ class Found(NamedTuple):
     is_coarse: bool
     doubts: tuple[str, ...]
     num_draws: int
+    is_sorted: bool
 
 
 class _Views(NamedTuple):
@@ -106,6 +109,15 @@ def assembled(
             attention=attentions.get(slice_.layer.name),
             is_on_kinks=bool(views.on_kinks[slice_.leaf][slice_.within].any()),
         )
+        # What rounding breaks at once does not hold bit for bit.
+        if row.is_on_kinks and row.lock.grade == BIT_FOR_BIT:
+            lock = dataclasses.replace(row.lock, grade=IN_EXACT_ARITHMETIC)
+            row = row._replace(lock=lock)
+        # Sorting is stable: of equal numbers the first stays first, in exact arithmetic
+        # as well, and what takes its place has another weight.
+        if row.is_on_kinks and found.is_sorted:
+            lock = dataclasses.replace(row.lock, grade=EVIDENCE)
+            row = row._replace(lock=lock, reason="f sorts, and parts equal numbers")
         told = _findings.of_row(row)
         # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:

@@ -159,6 +159,7 @@ def _certified(
         is_coarse=space.bits > _MOST_BITS or smooth.is_coarse,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
+        is_sorted="sort" in smooth.replaced,
     )
     confined = []
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
