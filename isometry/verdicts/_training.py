@@ -144,9 +144,10 @@ def _started(
     return State(
         params=params,
         optimizer=optimizer,
-        sums=[jnp.zeros(leaf.shape, leaf.dtype) for leaf in floating],
-        norms=jnp.zeros(num_slices, np.float32),
-        first=jnp.full(num_slices, -1, np.int32),
+        # Made by NumPy: JAX would compile a program for each shape.
+        sums=[jnp.asarray(np.zeros(leaf.shape, leaf.dtype)) for leaf in floating],
+        norms=jnp.asarray(np.zeros(num_slices, np.float32)),
+        first=jnp.asarray(np.full(num_slices, -1, np.int32)),
         loss=jnp.asarray(np.inf, np.float32),
     )
 
