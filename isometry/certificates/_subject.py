@@ -260,9 +260,13 @@ def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
         # Only functions of networks promise to hold nothing that may change.
         if isinstance(f, Network) and type(f).__call__ is Network.__call__:
             leaves, tree = jax.tree.flatten(shapes_of((params, shapes)))
-            # Outside of the 64-bit mode the same shapes make another program.
-            bits = jnp.result_type(float)
-            return _kept(f.function, tree, tuple(leaves), bits)
+            return _kept(
+                f.function,
+                tree,
+                leaves=tuple(leaves),
+                # Outside of the 64-bit mode the same shapes make another program.
+                default=jnp.result_type(float),
+            )
         return structure.anatomy(f, params, shapes)
     except FromCall:
         raise
@@ -276,11 +280,12 @@ def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
 def _kept(
     function: Function,
     tree: PyTreeDef,
+    *,
     leaves: tuple[jax.ShapeDtypeStruct, ...],
-    bits: np.dtype,
+    default: np.dtype,
 ) -> Anatomy:
     """Return the anatomy of a network's function; of equal ones once."""
-    del bits
+    del default
     params, x = tree.unflatten(leaves)
     return structure.anatomy(function, params, x)
 
