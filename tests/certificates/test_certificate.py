@@ -42,7 +42,7 @@ def test_table_has_a_row_for_each_weight_in_order(cert):
 
 def test_long_names_and_many_layers_fit_a_screen():
     net = networks.mlp([4] * 40, "tanh", jax.nn.initializers.ones)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     lines = repr(certificates.certify(net, params)).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
@@ -118,7 +118,7 @@ def test_units_are_those_of_a_point(cert):
 
 def test_units_of_healthy_and_dead_layers():
     net = networks.mlp([2, 6, 3], "relu", "partial_identity", bias=False)
-    cert = certificates.certify(net, net.init(jax.random.key(0)))
+    cert = certificates.certify(net, jax.jit(net.init)(jax.random.key(0)))
     units = cert.units("layers/0:out")
     assert units.ids.tolist() == [1, 2, 0, 0, 0, 0]
     assert units.distinct() == 2
