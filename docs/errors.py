@@ -48,7 +48,7 @@ def _of_record(flag: str, name: str, networks: str) -> str:
         f"- healthy, and raised: {_share(found['false_alarms'])}",
         f"- healthy, and undecided: {_share(found['undecided'])}",
         f"- broken, and not raised: {_share(found['misses'])}",
-        f"- broken on purpose, in both halves:",
+        "- broken on purpose, in both halves:",
         _broken(flag, record),
     ]
     return "\n".join(lines)

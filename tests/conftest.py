@@ -44,12 +44,12 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Everything that JAX traces stays alive in its caches, and the collector would walk over
-# it again and again.
+# Everything that JAX traces stays alive in its caches, and the collector would walk
+# over it again and again.
 gc.set_threshold(50_000, 20, 50)
 
-# Linux gives a process 65,530 areas of memory. Each compiled program takes some, and the
-# first that gets none ends the process with a segmentation fault.
+# Linux gives a process 65,530 areas of memory. Each compiled program takes some, and
+# the first that gets none ends the process with a segmentation fault.
 _MAPS = pathlib.Path("/proc/self/maps")
 _MOST_MAPS = 30_000
 

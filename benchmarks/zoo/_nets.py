@@ -165,6 +165,8 @@ _WIDE_ZEROS = {**_ZEROS, **_flags("rank_constrained_training")}
 _DEAD_HALF = {**_RANDOM, **_flags("dead_units")}
 _FLAT = {**_RANDOM, **_flags("saturated_units vanishing", "exploding")}  # ln tanh'(4) = −6.6
 _EQUAL_LAYERS = {**_RANDOM, **_flags("duplicate_blocks")}
+# one map again and again turns all inputs to its first direction, at which some units of every layer are dead
+_EQUAL_LAYERS_RELU = _flags("duplicate_blocks", "locked_symmetry zero_gradient")
 _OUTLIER = {**_RANDOM, **_flags("outlier_dominated")}
 _ZERO_HEAD = {**_RANDOM, **_flags("zero_gradient vanishing", "exploding")}
 _LSUV = {**_RANDOM, **_flags(clear="vanishing rank_collapse saturated_units ordered_phase")}
@@ -260,7 +262,7 @@ ZOO: tuple[Config, ...] = (
     _random("orthogonal", "relu", 8, 32, plant="dead_half", known=_DEAD_HALF),
     _by_hand("kaiming", "relu", 8, 32, _DEAD_LAYER, "dead_layer"),
     _by_hand("kaiming", "relu", 8, 32, _ZERO_LAYER_RELU, "zero_layer"),
-    _by_hand("kaiming", "relu", 8, 32, _EQUAL_LAYERS, "equal_layers"),
+    _by_hand("kaiming", "relu", 8, 32, _EQUAL_LAYERS_RELU, "equal_layers"),
     _by_hand("looks_linear", "relu", 8, 32, _LOOKS_LINEAR),
     _by_hand("mirrored", "relu", 8, 32, _MIRRORED),
     _by_hand("partial_identity", "relu", 8, 32, _PARTIAL_RELU),

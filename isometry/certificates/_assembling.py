@@ -14,6 +14,7 @@ from isometry.certificates._confine import Confined, Piece
 from isometry.certificates._findings import Finding, Row
 from isometry.certificates._gradients import Space
 from isometry.certificates._layers import (
+    BIT_FOR_BIT,
     EVIDENCE,
     IN_EXACT_ARITHMETIC,
     LayerLock,
@@ -41,6 +42,7 @@ class Found(NamedTuple):
             are float64, or f computes in float32.
         doubts: Why claims are no more than evidence, or empty.
         num_draws: The number of inputs at which f itself was tried.
+        is_sorted: Whether f sorts signals.
     """
 
     exact: Closure
@@ -52,6 +54,7 @@ class Found(NamedTuple):
     is_coarse: bool
     doubts: tuple[str, ...]
     num_draws: int
+    is_sorted: bool
 
 
 class _Views(NamedTuple):
@@ -104,10 +107,8 @@ def assembled(
     for slice_ in _layers.slices(about.anatomy, space):
         row = _row(slice_, views, found, doubts=_doubts_of(slice_, about, views))
         row = row._replace(attention=attentions.get(slice_.layer.name))
-        is_on_kinks = bool(views.on_kinks[slice_.leaf][slice_.within].any())
-        # Evidence is of f as it is computed, rounding included.
-        if is_on_kinks and row.lock.grade != EVIDENCE:
-            row = row._replace(lock=dataclasses.replace(row.lock, is_on_kinks=True))
+        if views.on_kinks[slice_.leaf][slice_.within].any():
+            row = _on_kinks(row, is_sorted=found.is_sorted)
         told = _findings.of_row(row)
         # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:
@@ -236,6 +237,26 @@ def _of_kinks(
         reason=f"in all of {found.num_draws} random inputs",
         is_seen=True,
     )
+
+
+def _on_kinks(
+    row: Row,
+    *,
+    is_sorted: bool,
+) -> Row:
+    """Say of a row that rounding breaks what it claims."""
+    grade = row.lock.grade
+    # Sorting is stable: of equal numbers the first stays first, in exact arithmetic as
+    # well, and what takes its place has another weight.
+    if is_sorted:
+        lock = dataclasses.replace(row.lock, grade=EVIDENCE)
+        return row._replace(lock=lock, reason="f sorts, and parts equal numbers")
+    # Evidence is of f as it is computed, rounding included.
+    if grade is None or grade == EVIDENCE:
+        return row
+    # What rounding breaks at once does not hold bit for bit.
+    lock = dataclasses.replace(row.lock, grade=IN_EXACT_ARITHMETIC, is_on_kinks=True)
+    return row._replace(lock=lock)
 
 
 def _confined(

@@ -160,6 +160,7 @@ def _certified(
         is_coarse=space.bits > _MOST_BITS or smooth.is_coarse,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
+        is_sorted="sort" in smooth.replaced,
     )
     confined: dict[Piece, Confined] = {}
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from isometry import structure
 from isometry._internal import checks, precision
 from isometry.certificates import _members
 from isometry.certificates._gradients import Space, shaken
@@ -23,9 +24,11 @@ _SLACK = 32.0
 # How many times rounding is measured at each input.
 _TRIALS = 2
 
-# Parameters and inputs at which values are compared. A rectified unit that is off at
-# all of them has a chance of 2^-64.
-_POINTS, _INPUTS = 4, 16
+# Parameters at which values are compared, each at an input of its own. One bias can
+# switch a rectified unit off at every input, so a unit is only off at all of them with
+# a chance of about 2^-64 if each has fresh parameters. Ten times as many would take ten
+# times as long; with six, one healthy unit of 64 would pass for dead.
+_POINTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,21 +95,31 @@ def observe(
     partition = all_zero(math.prod(shape))
     group = np.zeros(partition.size, np.int32)
     for i in range(_POINTS):
+        if not partition.is_open:
+            break
         kind = (i + 1) % _members.NUM_KINDS
         theta = _members.exact_point(space, equal, kind, rng=rng)
-        # Every input splits classes by itself; kinks are not relaxed here.
-        for _ in range(_INPUTS):
-            if not partition.is_open:
-                break
-            x = reading.drawn()
+        x = reading.drawn()
+        # Kinks are not relaxed here.
+        values = reading.at(theta, x)
+        if not np.isfinite(values).all():
+            # A variance below zero, for example. Leaves that start positive stay so:
+            # an open part of the space shows all that is true in the whole.
+            theta = _with_positive_leaves(theta, space)
             values = reading.at(theta, x)
-            finest = split(partition, values, np.zeros(len(values)), group=group)
-            # Values that are equal bit for bit, as zeros are, no tolerance parts, and
-            # errors take two thirds of the time.
-            if _is_as_before(finest, partition):
-                continue
-            tolerance = _SLACK * reading.errors(theta, x, values=values)
-            partition = split(partition, values, tolerance, group=group)
+        # What is still not finite shows no equality, and so nothing is said of it.
+        anything = rng.standard_normal(values.shape)
+        values = np.where(np.isfinite(values), values, anything)
+        finest = split(partition, values, np.zeros(len(values)), group=group)
+        # Values that are equal bit for bit, as zeros are, no tolerance parts, and
+        # errors take two thirds of the time.
+        if _is_as_before(finest, partition):
+            continue
+        errors = reading.errors(theta, x, values=values)
+        is_known = np.isfinite(errors)
+        values = np.where(is_known, values, anything)
+        tolerance = _SLACK * np.where(is_known, errors, 0.0)
+        partition = split(partition, values, tolerance, group=group)
     signs = np.ones(partition.size, int)
     # Of an entry that is alone the sign says nothing.
     signs[partition.members] = partition.signs[partition.members]
@@ -120,6 +133,16 @@ def _is_as_before(after: Partition, before: Partition) -> bool:
     pairs = ((after.zeros, before.zeros), (after.members, before.members))
     are_equal = all(len(now) == len(then) for now, then in pairs)
     return are_equal and len(after.starts) == len(before.starts)
+
+
+def _with_positive_leaves(
+    theta: Vector,
+    space: Space,
+) -> Vector:
+    """Return theta with absolute values in leaves that are positive at the start."""
+    is_positive = np.ones(len(space.arrays(space.theta)), bool)
+    np.logical_and.at(is_positive, space.leaf, space.theta > 0)
+    return np.where(is_positive[space.leaf], np.abs(theta), theta)
 
 
 class _Reading:

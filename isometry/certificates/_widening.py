@@ -17,10 +17,10 @@ from isometry._internal import jaxprs
 from isometry._internal.errors import NotDefined
 from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._traced import called
+from isometry.certificates.relaxing._value import bound
 
-# Equations that only call a program. The rule of a custom derivative gives way to the
-# derivative of the function itself, because it computes in 16 bits too.
-_CALLS = _table.CALLS | _table.REMAT | _table.CUSTOM
+# Equations that only call a program.
+_CALLS = _table.CALLS | _table.REMAT
 
 # Loops of unknown length have no reverse derivative, and so no gradient.
 _REFUSED = frozenset(("while", "pure_callback", "io_callback", "pallas_call"))
@@ -73,6 +73,8 @@ def _equation(
     name = eqn.primitive.name
     if name in _CALLS:
         return _evaluated(called(eqn), operands)
+    if name in _table.CUSTOM:
+        return _with_rule(eqn, operands)
     if name == "scan":
         return _scan(eqn, operands)
     if name == "cond":
@@ -90,6 +92,58 @@ def _equation(
     parameters = {key: _wide_dtype(value) for key, value in eqn.params.items()}
     results = eqn.primitive.bind(*operands, **parameters)
     return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _with_rule(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
+    """Evaluate a function that has a derivative of its own, and keep that.
+
+    A straight-through rule is another derivative than that of its function, and at a
+    kink the slope of relu is another than that of the maximum that it computes.
+    """
+    avals: list[Any] = [variable.aval for variable in eqn.invars]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+    is_moving = [jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes]
+    program = called(eqn)
+    results: list[Any] = [variable.aval for variable in eqn.outvars]
+
+    def pulled(own: Sequence[Array], cotangents: Sequence[Array]) -> list[Array]:
+        def of_moving(*moving: Array) -> list[Array]:
+            rest = iter(moving)
+            whole = [
+                next(rest) if moves else one
+                for one, moves in zip(own, is_moving, strict=True)
+            ]
+            return [one for one in bound(eqn, whole) if _is_floating(one)]
+
+        moving = [one for one, moves in zip(own, is_moving, strict=True) if moves]
+        return list(jax.vjp(of_moving, *moving)[1](list(cotangents)))
+
+    cotangents = [
+        jax.ShapeDtypeStruct(one.shape, one.dtype)
+        for one in results
+        if _is_floating(one)
+    ]
+    # The rule as a program in 16 bits, which is evaluated in float64 as well.
+    rule = jax.make_jaxpr(pulled)(shapes, cotangents)
+
+    @jax.custom_vjp
+    def function(*wide: Array) -> list[Array]:
+        return _evaluated(program, wide)
+
+    def forward(*wide: Array) -> tuple[list[Array], tuple[Array, ...]]:
+        return _evaluated(program, wide), wide
+
+    def backward(wide: tuple[Array, ...], cotangents: list[Array]) -> tuple:
+        pairs = zip(cotangents, results, strict=True)
+        floating = [cotangent for cotangent, one in pairs if _is_floating(one)]
+        pulled_back = iter(_evaluated(rule, [*wide, *floating]))
+        return tuple(next(pulled_back) if moves else None for moves in is_moving)
+
+    function.defvjp(forward, backward)
+    return list(function(*operands))
 
 
 def _scan(
@@ -130,6 +184,10 @@ def _cond(
 
     branches = [branch(program) for program in eqn.params["branches"]]
     return jax.lax.switch(operands[0], branches, *operands[1:])
+
+
+def _is_floating(array: Array | jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def _wide(value: Any) -> Array:

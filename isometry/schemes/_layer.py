@@ -1,6 +1,5 @@
 """What a scheme is told of a layer: its role, its fans, and its place on a branch."""
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -228,14 +227,13 @@ class Watched(Layer):
     @classmethod
     def of(cls, layer: Layer) -> "Watched":
         """Return a watched copy of a layer."""
-        watched = copy.copy(layer)
-        object.__setattr__(watched, "__class__", cls)
-        object.__setattr__(watched, "has_read_index", False)
+        # Not by the constructor, whose checks read the index.
+        watched = object.__new__(cls)
+        watched.__dict__.update(layer.__dict__, has_read_index=False)
         if layer.branch is not None:
-            branch = copy.copy(layer.branch)
-            object.__setattr__(branch, "__class__", _WatchedBranch)
-            object.__setattr__(branch, "layer", watched)
-            object.__setattr__(watched, "branch", branch)
+            branch = object.__new__(_WatchedBranch)
+            branch.__dict__.update(layer.branch.__dict__, layer=watched)
+            watched.__dict__["branch"] = branch
         return watched
 
     def __getattribute__(self, name: str) -> object:

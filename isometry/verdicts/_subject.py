@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -171,13 +171,20 @@ class Subject:
             # A model of another library draws in one program. For a batch of keys XLA
             # takes twice as long to compile it, 10 s for a small convolutional network.
             drawn = [network.init(key) for key in self.seeds.source]
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
+            return jax.tree.map(lambda *leaves: _stacked(leaves), *drawn)
         make = self.seeds.maker(self.xs)
         return make(np.arange(self.seeds.count))
 
     def params_of(self, seed: int) -> Params:
-        """Return the parameters of one seed."""
-        return jax.tree.map(lambda leaf: leaf[seed], self.params)
+        """Return the parameters of one seed, on the host."""
+
+        def of_seed(leaf: Array) -> Array | np.ndarray:
+            if checks.is_key(leaf):
+                return leaf[seed]
+            # JAX would compile two programs for each shape.
+            return np.asarray(np.asarray(leaf)[seed])
+
+        return jax.tree.map(of_seed, self.params)
 
     def redrawn(self, keys: Key) -> "Subject":
         """Return the same subject with parameters drawn from other keys.
@@ -193,6 +200,13 @@ class Subject:
             self.seeds, source=keys, count=jax.tree.leaves(keys)[0].shape[0]
         )
         return dataclasses.replace(self, seeds=seeds)
+
+
+def _stacked(leaves: Sequence[Array]) -> Array:
+    """Stack arrays, without the programs that JAX would compile for each shape."""
+    if checks.is_key(leaves[0]):
+        return jnp.stack(leaves)
+    return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
 
 
 def subject_of(

@@ -143,7 +143,8 @@ def _started(
 ) -> State:
     """Return the state before the first step."""
     floating = Split.floating(params)
-    zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in floating]
+    # Made by NumPy: JAX would compile a program for each shape.
+    zeros = [jnp.asarray(np.zeros(leaf.shape, leaf.dtype)) for leaf in floating]
     num_slices = len(_weights.names_of(static.weights))
     with jax.numpy_dtype_promotion("standard"):
         optimizer = static.optimizer.init(Split(params).trained(floating))
@@ -152,8 +153,8 @@ def _started(
         optimizer=optimizer,
         sums=zeros,
         lost=zeros,
-        norms=jnp.zeros(num_slices, np.float32),
-        first=jnp.full(num_slices, -1, np.int32),
+        norms=jnp.asarray(np.zeros(num_slices, np.float32)),
+        first=jnp.asarray(np.full(num_slices, -1, np.int32)),
         loss=jnp.asarray(np.inf, np.float32),
     )
 

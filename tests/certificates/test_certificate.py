@@ -42,7 +42,7 @@ def test_table_has_a_row_for_each_weight_in_order(cert):
 
 def test_long_names_and_many_layers_fit_a_screen():
     net = networks.mlp([4] * 40, "tanh", jax.nn.initializers.ones)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     lines = repr(certificates.certify(net, params)).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
@@ -72,6 +72,19 @@ def test_findings_say_for_which_optimizers_they_hold():
         models.two_layers(), models.equal_layers(), np.ones(4, np.float32)
     )
     assert "Muon" in equal.findings[0].holds_for
+
+
+def test_no_unit_behind_statistics_of_a_batch_is_zero_for_ever():
+    """A drawn variance may be negative, and one bias may switch a unit off."""
+
+    def f(params, x):
+        norm = jax.lax.stop_gradient(params["variance"])
+        return jax.nn.relu(x @ params["w"] / jnp.sqrt(norm) + params["b"]) @ params["v"]
+
+    params = {"w": models.normal(3, 16), "v": models.normal(16, 2)}
+    params |= {"variance": np.ones(16, np.float32), "b": models.normal(16)}
+    certificate = certificates.certify(f, params, np.ones(3, np.float32))
+    assert (certificate.units("w:out").ids > 0).all()
 
 
 def test_places_of_a_window_that_read_padding_alone_are_counted():
@@ -105,7 +118,7 @@ def test_units_are_those_of_a_point(cert):
 
 def test_units_of_healthy_and_dead_layers():
     net = networks.mlp([2, 6, 3], "relu", "partial_identity", bias=False)
-    cert = certificates.certify(net, net.init(jax.random.key(0)))
+    cert = certificates.certify(net, jax.jit(net.init)(jax.random.key(0)))
     units = cert.units("layers/0:out")
     assert units.ids.tolist() == [1, 2, 0, 0, 0, 0]
     assert units.distinct() == 2

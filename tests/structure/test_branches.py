@@ -254,5 +254,5 @@ def test_branch_that_ends_with_a_branch():
     assert an.branches[1].layers == ("outer", "inner")
     assert an.upstream("inner:sum", "inner:sum:sum")
     # No layer is the last of the outer branch, so it cannot start at zero.
-    with pytest.raises(NotDefined, match="layer 'outer'.* ends with another branch"):
+    with pytest.raises(NotDefined, match=r"layer 'outer'.* ends with another branch"):
         schemes.assign("fixup", an, params)

@@ -142,7 +142,7 @@ def test_channels_count_over_positions(cnn):
 def test_a_stream_with_a_way_around_has_no_dead_units():
     """Before a branch of W φ(x) the skip goes on, whatever the slope of φ."""
     net = networks.resnet(6, 2, order="pre_activation")
-    params = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), net.init(KEY))
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf] * 5), jax.jit(net.init)(KEY))
     result = measured(net, params, -jnp.abs(XS))
     assert not any(one.is_dead.any() for one in result.activity.values())
 

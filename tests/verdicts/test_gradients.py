@@ -11,7 +11,7 @@ import pytest
 from isometry import networks
 from isometry.verdicts import _gradients
 from isometry.verdicts.flags import zero_gradient
-from tests.verdicts import planted
+from tests.verdicts import measuring, planted
 from tests.verdicts.measuring import rounding
 from tests.verdicts.planted import KEY, inputs, one_seed, record
 
@@ -31,9 +31,9 @@ def total(output, target):
 
 @pytest.fixture(scope="module")
 def drawn():
-    params = jax.vmap(NET.init)(jax.random.split(jax.random.key(0), 2))
+    params = measuring.drawn(NET, 2**0.5, seeds=2)
     certificates = record(NET, params, inputs(4, 6)).certificates
-    return jax.tree.map(np.asarray, params), certificates
+    return params, certificates
 
 
 def measured(drawn, power):
@@ -54,7 +54,7 @@ def test_norms_are_those_of_the_gradient_of_each_example(drawn):
     # Of three examples the last is the last of all.
     x, target = subject.xs[-1], task.targets[-1]
     one = subject.params_of(1)
-    gradient = jax.grad(lambda p: total(NET(p, x), target))(one)
+    gradient = jax.jit(jax.grad(lambda p: total(NET(p, x), target)))(one)
     norms = [
         np.linalg.norm(matrix) for run in gradient["layers"] for matrix in run["w"]
     ]
@@ -162,7 +162,7 @@ def test_a_batch_norm_of_a_single_input_gets_a_batch():
             return nn.Dense(3)(x)
 
     net = networks.flax(Normed(), jnp.zeros(4))
-    params = one_seed(net.init(jax.random.key(0)))
+    params = one_seed(jax.jit(net.init)(jax.random.key(0)))
     result = record(net, params, inputs(9, 4), num_inputs=1, certificates=())
     assert result.gradients.mode == "training"
     assert result.gradients.log_norm.shape == (1, 1, 2)

@@ -109,7 +109,7 @@ def test_a_batch_is_normed_as_in_training():
     """The batch's own mean and variance are used: outputs do not see a shift of x."""
     net = networks.flax(Normed(), XS[0])
     one = task(net)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     plain = one.function(params, XS, jax.random.key(0))
     shifted = one.function(params, XS + 3, jax.random.key(0))
     # The variance is E x² − (E x)², of which both are rounded relative to 6² at most.
@@ -120,7 +120,7 @@ def test_a_batch_is_normed_as_in_training():
 def test_dropout_draws_from_the_key():
     net = networks.flax(Normed(rate=0.5), XS[0])
     one = task(net)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     first, again, other = (
         one.function(params, XS, jax.random.key(seed)) for seed in (0, 0, 1)
     )

@@ -11,7 +11,8 @@ from jaxtyping import Array
 
 from isometry._internal import jaxprs
 from isometry.certificates.relaxing import _table
-from isometry.certificates.relaxing._value import bound
+from isometry.certificates.relaxing._traced import called, opened
+from isometry.certificates.relaxing._value import Value, bound, filled
 
 # The two derivatives may differ by this share of the largest entry. Rules in float32
 # are off by 1e-5; a straight-through rule, or a clipped one, differs by order 1.
@@ -19,6 +20,14 @@ _TOLERANCE = 1e-3
 
 # Two derivatives as small as this are both zero.
 _LEAST = 1e-30
+
+# How far from a kink slopes are compared, and by how much they may differ there: those
+# of relu by 1, those of softplus by 1/4 of a step. In float32 a smaller step drowns.
+_STEP = 0.01
+_BEND = 0.1
+
+# Numbers in a program around which slopes are compared; a table of weights holds more.
+_MOST_NUMBERS = 20
 
 
 def follows_its_function(
@@ -89,6 +98,59 @@ def has_kinks(eqn: core.JaxprEqn) -> bool:
         if is_left or _table.relaxation_of(inner) is not None:
             return True
     return False
+
+
+def is_smooth(
+    eqn: core.JaxprEqn,
+    operands: Sequence[Value],
+) -> bool:
+    """Tell whether a function of one number, whose rule is known, bends nowhere.
+
+    Softplus is analytic, and computed as max(z, 0) + log1p(exp(-|z|)): its parts bend
+    where it does not. Its slope, by its rule, is compared on both sides of zero and of
+    every number in its program, and so is the slope of its slope.
+
+    Args:
+        eqn: The call of the function.
+        operands: Its operands, one of which depends on the base.
+    """
+    places = [i for i, operand in enumerate(operands) if operand.is_active]
+    if len(places) != 1 or len(eqn.outvars) != 1:
+        return False
+    (place,) = places
+    inner, constants = opened(called(eqn))
+    closed = core.ClosedJaxpr(inner, list(constants))
+    given = [operand.number for operand in operands if not operand.is_active]
+    parts = [0.0, *given, *jaxprs.constants(closed)]
+    numbers = np.concatenate([np.ravel(np.asarray(part, float)) for part in parts])
+    numbers = np.abs(numbers[np.isfinite(numbers)])
+    centres = np.unique([*numbers, *-numbers])
+    if len(centres) > _MOST_NUMBERS:
+        return False
+    points = centres[:, None] + _STEP * np.arange(-2, 3)
+    avals: list[Any] = [variable.aval for variable in eqn.invars]
+    shape, dtype = avals[place].shape, avals[place].dtype
+
+    def of_point(point: Array) -> Array:
+        arguments = []
+        triples = zip(operands, eqn.invars, avals, strict=True)
+        for i, (operand, variable, aval) in enumerate(triples):
+            if i == place:
+                arguments.append(jnp.full(shape, point, dtype))
+            else:
+                arguments.append(filled(operand, variable, aval.shape))
+        return jnp.sum(bound(eqn, arguments)[0])
+
+    with jax.ensure_compile_time_eval():
+        size = max(int(np.prod(shape)), 1)
+        slope_at = jax.grad(of_point)
+        flat = [slope_at(jnp.asarray(point, dtype)) for point in points.ravel()]
+        # Of the sum over all entries, which are alike.
+        slopes = np.asarray(flat, float).reshape(points.shape) / size
+    steps = np.diff(slopes, axis=1)
+    # Of a smooth function slopes differ by a step times its curvature.
+    turns = (steps[:, -1] - steps[:, 0]) / _STEP
+    return bool((np.abs(steps) < _BEND).all() and (np.abs(turns) < _BEND).all())
 
 
 def _made_up(

@@ -304,6 +304,15 @@ class Rewriting:
         if base is not None and results[0].root is base:
             call = self._call(eqn, operands, results[0])
             results = [] if call is None else [call]
+        # Its parts bend, and it does not: it needs no other function in its place.
+        elif (
+            base is not None
+            and _custom.is_smooth(eqn, operands)
+            and _custom.follows_its_function(eqn, called(eqn))
+        ):
+            self.replaced, self.unrelaxed = replaced, unrelaxed
+            arrays = _as_it_is(eqn, operands)
+            return [leaf(array, is_active=True) for array in arrays]
         elif not _custom.follows_its_function(eqn, called(eqn)):
             results = []
         if results:

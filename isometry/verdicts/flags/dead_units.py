@@ -18,6 +18,7 @@ _SOURCE = (
     "binomial with the Gaussian orthant probability at the measured correlation, or of "
     "dead among one-sided units"
 )
+_EVIDENCE = "evidence"
 _CERTIFIED = "values that stay zero whatever is trained: certificate"
 _REMEDY = (
     "smaller negative biases, a leaky activation, or weights that reach every unit "
@@ -218,8 +219,13 @@ def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"
     if not measured.certificates:
         return found
     certificate = measured.certificates[0]
-    # Where all entries can move, every unit is reached.
-    locks = [lock for lock in certificate.layers if lock.never_moves > 0]
+    # Where all entries can move, every unit is reached. Units that were active at no
+    # random input are evidence: no proof, and counted against chance like all others.
+    locks = [
+        lock
+        for lock in certificate.layers
+        if lock.never_moves > 0 and lock.grade != _EVIDENCE
+    ]
     points = measured.subject.anatomy.points
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locks.sort(key=lambda lock: lock.never_moves, reverse=True)

@@ -187,7 +187,7 @@ def test_a_network_without_nonlinearity_has_no_units():
 def test_unit_of_a_recurrence_that_no_weight_reaches_is_dead():
     """It is at zero in every step, and tanh keeps its slope there."""
     net = networks.rnn(4, 2, 3, length=3)
-    params = jax.tree.map(np.array, net.init(jax.random.key(0)))
+    params = jax.tree.map(np.array, jax.jit(net.init)(jax.random.key(0)))
     state = params["state"]
     for part in (state["input"][:, 0], state["recurrent"][:, 0], state["recurrent"][0]):
         part[:] = 0

@@ -32,7 +32,7 @@ TRUTH = {
 @pytest.mark.parametrize("scheme", TRUTH)
 def test_schemes_are_judged_as_their_symmetry_demands(scheme):
     net = networks.mlp(SIZES, "tanh", scheme)
-    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
+    params = jax.jit(jax.vmap(net.init))(jax.random.split(jax.random.key(0), 2))
     result = record(net, params, inputs(64, 6), num_steps=60)
     modules = (zero_gradient, rank_constrained_training, locked_symmetry)
     flags = [module.judge(result, KEY) for module in modules]
