@@ -236,7 +236,8 @@ def _print(reports: "Reports") -> None:
     """Print the table; of a single network its verdict."""
     from isometry import verdicts
 
-    console = common.console()
+    # A log, or a page that a command is pasted into, has as many as a screen.
+    console = common.console(columns=80)
     console.print(verdicts.rich_table(reports, console.width))
     if len(reports) == 1:
         (report,) = reports.values()

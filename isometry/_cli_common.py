@@ -145,12 +145,12 @@ def progress(total: int, is_plain: bool = False) -> Any:
     return bar()
 
 
-def console() -> Any:
-    """The terminal, or wherever stdout goes, there 140 columns wide."""
+def console(columns: int = 140) -> Any:
+    """The terminal, or wherever stdout goes, there so many columns wide."""
     from rich.console import Console
 
     found = Console()
-    return found if found.is_terminal else Console(width=140)
+    return found if found.is_terminal else Console(width=columns)
 
 
 def told(written: Sequence[Any], as_json: bool) -> None:

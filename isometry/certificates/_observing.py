@@ -1,6 +1,7 @@
 """Which values at a point of a network stay equal up to sign for ever."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -16,6 +17,7 @@ from isometry.certificates._layers import slice_ids
 from isometry.certificates._partition import Partition, Vector, all_zero, split
 from isometry.certificates._programs import REFUSALS
 from isometry.certificates._subject import Subject
+from isometry.structure import Anatomy
 from isometry.structure._tapping import tapped
 
 # Values are equal within so many measured errors of rounding, as gradients are.
@@ -39,6 +41,8 @@ class Units:
         point: The name of the point.
         ids: The class of each value, in the shape of the point; 0 is zero for ever.
         signs: The sign of each value relative to its class; 0 where it is zero.
+        axes: The axes of the units, channels or heads; the others are positions, such
+            as pixels and tokens. Values of a channel at all positions are one unit.
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
@@ -50,23 +54,36 @@ class Units:
     point: str
     ids: Int[np.ndarray, "..."]
     signs: Int[np.ndarray, "..."]
+    axes: tuple[int, ...] = (-1,)
 
-    def distinct(self, axis: int = -1) -> int:
-        """Count the slices along an axis that can ever differ, up to sign.
+    def distinct(self, axis: int | None = None) -> int:
+        """Count the units, or the slices along an axis, that can ever differ.
 
         Args:
-            axis: The axis; the last, of units or channels, by default.
+            axis: An axis; by default units are counted, each over all positions.
 
         Returns:
-            Their number, without those that are zero for ever.
+            Their number, up to sign, without those that are zero for ever.
         """
-        ids = slice_ids(self.ids * self.signs, axis % self.ids.ndim)
+        axes = self.axes if axis is None else (axis,)
+        ids = self._numbers(axes)
         return len(set(ids[ids >= 0].tolist()))
 
+    def _numbers(self, axes: Sequence[int]) -> Int[np.ndarray, " units"]:
+        """Return a number for each slice along some axes; -1 is zero for ever."""
+        code = np.moveaxis(self.ids * self.signs, axes, range(len(axes)))
+        num_slices = math.prod(code.shape[: len(axes)])
+        return slice_ids(code.reshape(num_slices, -1), 0)
+
     def __repr__(self) -> str:
-        num_classes = len(set(self.ids[self.ids > 0].tolist()))
-        text = f"Units({self.point!r}: {self.ids.size} values, {num_classes} distinct"
-        num_zeros = int((self.ids == 0).sum())
+        numbers = self._numbers(self.axes)
+        num_positions = self.ids.size // max(len(numbers), 1)
+        noun = "values" if num_positions == 1 else "channels"
+        text = f"Units({self.point!r}: {len(numbers)} {noun}"
+        if num_positions > 1:
+            text += f" at {num_positions} positions"
+        text += f", {self.distinct()} distinct"
+        num_zeros = int((numbers < 0).sum())
         if num_zeros:
             text += f", {num_zeros} zero for ever"
         return text + ")"
@@ -125,7 +142,30 @@ def observe(
     signs[partition.members] = partition.signs[partition.members]
     signs[partition.zeros] = 0
     ids = partition.labels().reshape(shape)
-    return Units(point, ids, signs.reshape(shape))
+    axes = _unit_axes(about.points, point, shape)
+    return Units(point, ids, signs.reshape(shape), axes)
+
+
+def _unit_axes(
+    anatomy: Anatomy,
+    point: str,
+    shape: Sequence[int],
+) -> tuple[int, ...]:
+    """Return the axes of a value that are no positions: all, where nothing tells."""
+    every_axis = tuple(range(len(shape)))
+    name = point.partition(":")[0]
+    # "blocks/fc[2]" is a slice of the stacked weight "blocks/fc".
+    names = (name, name.rpartition("[")[0])
+    layer = next((layer for layer in anatomy.layers if layer.name in names), None)
+    if layer is None:
+        return every_axis
+    sizes = [layer.shape[axis] for axis in (*layer.batch_axes, *layer.out_axes)]
+    # Channels come last, unless a convolution has them in front.
+    if sizes == list(shape[-len(sizes) :]):
+        return every_axis[-len(sizes) :]
+    if len(sizes) == 1 and list(shape).count(sizes[0]) == 1:
+        return (list(shape).index(sizes[0]),)
+    return every_axis
 
 
 def _is_as_before(after: Partition, before: Partition) -> bool:

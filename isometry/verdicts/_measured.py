@@ -39,6 +39,7 @@ from isometry.verdicts._gradients import Gradients
 from isometry.verdicts._growth import growth_by_layer, growth_of, worst_layers
 from isometry.verdicts._outliers import Outliers, outliers_of
 from isometry.verdicts._probe import Probe
+from isometry.verdicts._reading import Reading, read
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 from isometry.verdicts._task import SGD, Task, floating_part
@@ -63,10 +64,17 @@ class Part(Generic[T]):
 
     Args:
         label: What is told while it is measured: "Jacobians".
+        is_told: Whether it is announced. What takes milliseconds is not.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        is_told: bool = True,
+    ) -> None:
         self.label = label
+        self.is_told = is_told
 
     def __call__(self, measure: Callable[["Measured"], T]) -> "Part[T]":
         self.measure = measure
@@ -85,7 +93,8 @@ class Part(Generic[T]):
             # Measured in another thread, or being measured there.
             measured.parts[self.name] = measured.begun.pop(self.name).result()
         if self.name not in measured.parts:
-            measured.tell(self.label)
+            if self.is_told:
+                measured.tell(self.label)
             measured.parts[self.name] = self.timed(measured)
         return measured.parts[self.name]
 
@@ -187,8 +196,23 @@ class Measured:
         return self.thresholds.unsure(self.num_seeds)
 
     @Part("parameters")
+    def params(self) -> Params:
+        """Draw the parameters of all seeds, or take those that were given."""
+        return jax.block_until_ready(self.subject.params)
+
+    @Part("evaluation")
+    def reading(self) -> Reading:
+        """Evaluate all points and nonlinearities, in both modes, once."""
+        _ = self.params
+        return read(self.subject, self.thresholds)
+
+    @functools.cached_property
     def not_finite(self) -> str:
-        """Find the first parameter or signal that is not finite, in words; or ""."""
+        """The first parameter or signal that is not finite, in words; or ""."""
+        # Timed by themselves, for what is read off them takes no time.
+        _ = self.params
+        if self.has_finite_params:
+            _ = self.reading
         return _activity.first_not_finite(self.subject, self.thresholds)
 
     @functools.cached_property
@@ -210,9 +234,9 @@ class Measured:
         records = spectra_of(self.subject, list(spans.values()))
         return dict(zip(spans, records, strict=True))
 
-    @functools.cached_property
+    @Part("gains", is_told=False)
     def gains(self) -> dict[str, Gain]:
-        """Gain and anisometry of every measured span, for each seed.
+        """Return gain and anisometry of every measured span, for each seed.
 
         What averages over positions take away from the gain is put back.
         """
@@ -229,9 +253,9 @@ class Measured:
         """½ ln of the values that averages join in one, by span."""
         return {span: self.subject.log_averaging(span) for span in self.spectra}
 
-    @functools.cached_property
+    @Part("outliers", is_told=False)
     def outliers(self) -> dict[str, Outliers]:
-        """What stands apart from the bulk of each span, for each seed."""
+        """Find what stands apart from the bulk of each span, for each seed."""
         return {span: outliers_of(sp) for span, sp in self.spectra.items()}
 
     @Part("signals")
@@ -314,9 +338,9 @@ class Measured:
         worst = worst_layers(growths, is_below=is_below)
         return worst or self.subject.ends(span)
 
-    @functools.cached_property
+    @Part("rank bounds", is_told=False)
     def rank_bounds(self) -> dict[str, Int[np.ndarray, "seeds inputs"]]:
-        """How many singular values of each span may differ from zero."""
+        """Count the singular values of each span that may differ from zero."""
         # A span has no more nonzero values than its narrowest place has active units.
         bounds = {}
         for name, sp in self.spectra.items():
@@ -325,7 +349,7 @@ class Measured:
             bounds[name] = np.minimum(live, sp.size)
         return bounds
 
-    @Part("units")
+    @Part("units", is_told=False)
     def activity(self) -> dict[str, Activity]:
         """Measure what each nonlinearity does, by the point in front of it."""
         return _activity.activities(self.subject, self.thresholds)
@@ -335,9 +359,9 @@ class Measured:
         """Which signal underflows float64 too, so that its zeros say nothing; or ""."""
         return _activity.lost(self.subject, self.thresholds)
 
-    @functools.cached_property
+    @Part("forward", is_told=False)
     def forward(self) -> dict[str, Any]:
-        """What becomes of signals from layer to layer, for the evidence of flags."""
+        """Follow signals from layer to layer, for the evidence of flags."""
         return _activity.forward(
             self.subject, self.thresholds, jax.random.fold_in(self.key, _FORWARD)
         )
@@ -414,7 +438,7 @@ def certifying(measured: Measured) -> Iterator[None]:
     """
     part = vars(Measured)["certificates"]
     # Drawn here: a cached property is not safe to fill from two threads.
-    _ = measured.subject.params
+    _ = measured.params
     measured.tell(part.label)
     executor = ThreadPoolExecutor(1)
     measured.begun[part.name] = executor.submit(_certified, measured, part)

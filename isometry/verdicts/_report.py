@@ -199,7 +199,7 @@ class Report:
         """
         return _layers.table(self.rows)
 
-    def table(self, width: int = 120) -> str:
+    def table(self, width: int = 80) -> str:
         """Return a table of one row.
 
         Args:
@@ -258,6 +258,7 @@ class Report:
             "probe": None if self.probe is None else self.probe.as_dict(),
             "width_independence": self.widths,
             "setting": self.setting,
+            "timings": self.timings,
             "provenance": self.provenance,
         }
 

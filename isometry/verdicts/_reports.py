@@ -109,7 +109,7 @@ class Reports(Mapping[str, Report]):
         checks.one_of("flag", flag, known)
         return [name for name, one in self.reports.items() if one.flags[flag].raised]
 
-    def table(self, width: int = 120) -> str:
+    def table(self, width: int = 80) -> str:
         """Return a table with a row for each network, the best first.
 
         Args:

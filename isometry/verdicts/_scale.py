@@ -22,6 +22,17 @@ _CRITICAL = (
 )
 
 
+# Factors from here on are written as a power of ten.
+_MOST_WRITTEN = np.log(1e4)
+
+
+def _factor(log_factor: float) -> str:
+    """Write a factor of which the logarithm is known: "26", "1e+22"."""
+    if log_factor < _MOST_WRITTEN:
+        return f"{np.exp(log_factor):.2g}"
+    return f"1e+{log_factor / np.log(10):.0f}"
+
+
 def judge_gain(
     name: str,
     measured: Measured,
@@ -50,7 +61,12 @@ def judge_gain(
         is_below=is_below,
     )
     # The reason speaks of the worst span; the evidence holds all.
-    reason = f"½ ln E s² = {judged.worst.value:+.2f} ({in_words(judged.span)})"
+    value = judged.worst.value
+    reason = f"½ ln E s² = {value:+.2f} ({in_words(judged.span)})"
+    if judged.state == RAISED and np.isfinite(value):
+        factor = _factor(abs(value))
+        how = "smaller" if is_below else "larger"
+        reason += f": gradients leave it {factor} times {how} than they enter"
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:

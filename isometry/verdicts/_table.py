@@ -9,7 +9,7 @@ import numpy as np
 
 from isometry._internal import checks
 from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
-from isometry.verdicts._registry import flag_names
+from isometry.verdicts._registry import flag_names, registered
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # A screen: terminals break longer lines.
 _COLUMNS = 80
+
+# Flags from this rank on tell the shape of a spectrum: training is slower, and works.
+_MILD = 110
 
 # Names of layers in a line of the verdict; all are in `Flag.where`.
 _MOST_NAMES = 6
@@ -59,7 +62,7 @@ def in_words(report: "Report") -> str:
     flags = list(report.flags.values())
     raised = [flag for flag in flags if flag.raised]
     # The verdict stands first: a log may be cut behind its first line.
-    heading = f"{report.verdict.upper()}: {report.network}"
+    heading = f"{_verdict(report)}: {report.network}"
     lines = textwrap.wrap(heading, _COLUMNS, subsequent_indent="  ")
     for line in _scope(report).splitlines():
         lines += _wrapped(line, indent="  ")
@@ -78,6 +81,23 @@ def in_words(report: "Report") -> str:
     return "\n".join(lines)
 
 
+def _verdict(report: "Report") -> str:
+    """Return the verdict as the first word of a report.
+
+    A healthy network of a few layers, drawn as its library does, is not isometric. It
+    trains, and its report does not begin with an alarm.
+    """
+    rank = {one.name: one.rank for one in registered()}
+    grave = [
+        flag
+        for flag in report.flags.values()
+        if flag.state in (RAISED, UNDECIDED) and rank.get(flag.name, 0) < _MILD
+    ]
+    if report.verdict == RAISED and not grave:
+        return "NOTHING GRAVE"
+    return report.verdict.upper()
+
+
 def _scope(report: "Report") -> str:
     """Return what was measured, in a line."""
     # Reports may be made by hand, without a setting.
@@ -89,6 +109,12 @@ def _scope(report: "Report") -> str:
         words = f"1 seed × {setting['inputs']} inputs: facts of this draw alone"
     if isinstance(setting.get("span"), tuple):
         words += f"; the Jacobian begins at {setting['span'][0]!r}"
+    # The name of an adapted network says in which mode it is given, and measured.
+    if setting.get("mode_of_training") == "training":
+        words += (
+            "\nJacobians and signals: inference mode; gradients, units and "
+            "certificates: training mode"
+        )
     if setting.get("no_certificate"):
         words += f"\nnot certified: {setting['no_certificate']}"
     return words
@@ -150,7 +176,7 @@ def _wrapped(
 
 def rich_table(
     reports: "Reports",
-    width: int = 120,
+    width: int = 80,
 ) -> "Table":
     """Return a rich table of reports, a row a network, the best first.
 

@@ -114,6 +114,12 @@ def test_units_are_those_of_a_point(cert):
     assert np.array_equal(ids[0], ids[1])
     assert (signs[0] == -signs[1]).all()
     assert len(set(ids.ravel().tolist())) == 3 * ids.shape[1]
+    # Heads and their channels are units, and tokens are positions.
+    assert units.distinct() == 3 * ids.shape[1]
+    assert repr(units) == (
+        f"Units('query': {ids.size} channels at {len(units.ids)} positions, "
+        f"{3 * ids.shape[1]} distinct)"
+    )
 
 
 def test_units_of_healthy_and_dead_layers():

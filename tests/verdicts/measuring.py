@@ -38,11 +38,11 @@ def measured(f, *, xs, params=None, keys=None, lines=None, **parts):
         key=KEY,
     )
     # The spectrum of what is not finite would not be measured.
-    record.parts["not_finite"] = ""
+    vars(record)["not_finite"] = ""
     # Flags name layers by them, and do without.
     record.parts["signals"] = None
     for name, value in parts.items():
-        if name in ("spectra", "activity", "signals", "gradients", "not_finite"):
+        if name in ("spectra", "activity", "signals", "gradients"):
             record.parts[name] = value
         else:
             # What a cached property would hold.

@@ -10,8 +10,9 @@ from isometry.verdicts._spans import in_words, judge_spans
 
 _SOURCE = "sigma_0² = 1 (Pennington et al., 2018, arXiv:1802.09979)"
 _REMEDY = (
-    "orthogonal weights and an activation near its linear regime (tanh, small q); no "
-    "Gaussian chain is isometric"
+    "often nothing: weights drawn at random, as libraries draw them, do this from a "
+    "few layers on, and train; directions with a small s are learnt late, the later "
+    "the deeper the network is. Orthogonal weights, and tanh at a small q, keep s alike"
 )
 
 
