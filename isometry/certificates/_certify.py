@@ -24,7 +24,7 @@ from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
 from isometry.certificates._partition import Labels, Mask, of_equal, split
 from isometry.certificates._programs import REFUSALS, Function, Program, program
-from isometry.certificates._subject import Subject, subject
+from isometry.certificates._subject import Subject, check_params, subject
 
 # Inputs that share one point where kinks are kept. A healthy rectified unit is off at
 # all of 48 with a chance of 2^-48, and at 9 with 1/500: of 500 units one would be
@@ -108,6 +108,29 @@ def certify(
     # The x64 mode is of this thread and this block alone.
     with jax.enable_x64(True):
         return _certified(about, params, key)
+
+
+def certify_each(
+    f: Function,
+    draws: Sequence[Params],
+    x: PyTree | None,
+) -> tuple[Certificate, ...]:
+    """Certify several draws of one network, which is read once for all of them.
+
+    To read a deep network takes as long as to certify it.
+
+    Args:
+        f: A network, or any f(params, x).
+        draws: Its parameters, as often as it was drawn.
+        x: One example or its shapes, or None of a network that knows its own.
+    """
+    about = subject(f, draws[0], x, draw=None, xs=None, loss=None)
+    certificates = []
+    for params in draws:
+        check_params(params)
+        with jax.enable_x64(True):
+            certificates.append(_certified(about, params, jax.random.key(0)))
+    return tuple(certificates)
 
 
 def _certified(
@@ -204,7 +227,7 @@ def _confined(
         return found
     try:
         around = _at_generic_point(gradients)
-        generic = _confine.confine(around, pieces, keep)
+        generic = _confine.confine(around, pieces, found[pieces[0]].keep)
     # Of f itself, where it is not defined.
     except NotFinite:
         return found

@@ -106,7 +106,9 @@ class Slice(NamedTuple):
     def piece(self) -> Piece:
         """What has subspaces of its own, of a layer that is no stretch of a leaf."""
         axes = self.layer.stacked_axes
-        position = tuple(self.within[axis] for axis in axes)
+        indices = (self.within[axis] for axis in axes)
+        # Along these axes every index is a number: stretches are of other axes.
+        position = tuple(i for i in indices if isinstance(i, int))
         return Piece(self.leaf, axes, position)
 
 

@@ -78,7 +78,7 @@ def subject(
         raise InputError(
             f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
         )
-    _check_params(params)
+    check_params(params)
     for name, value in (("x", x), ("xs", xs)):
         checks.on_host(name, value)
         if value is not None:
@@ -125,7 +125,7 @@ def subject(
     return whole._replace(point_f=f, points=points, draw_point=draw_point)
 
 
-def _check_params(params: Params) -> None:
+def check_params(params: Params) -> None:
     """Require finite real arrays, of which some are floating."""
     checks.on_host("params", params)
     checks.not_abstract("params", params)

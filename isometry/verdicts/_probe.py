@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
-from isometry.certificates import Certificate, certify
+from isometry.certificates import Certificate
+from isometry.certificates._certify import certify_each
 from isometry.measure import _draws
 from isometry.measure._draws import Seeds
 from isometry.networks import Network
@@ -124,8 +125,9 @@ def certificates(
     if network is None or network.example is None:
         x = _draws.row_shapes(subject.xs)
     count = min(num_seeds, subject.num_seeds)
+    draws = [subject.params_of(i) for i in range(count)]
     try:
-        return tuple(certify(subject.f, subject.params_of(i), x) for i in range(count))
+        return certify_each(subject.f, draws, x)
     except InputError as error:
         warnings.warn(f"nothing is certified: {error.message}", stacklevel=2)
         return ()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import certificates, networks
+from isometry import certificates, networks, structure
+from isometry.certificates._certify import certify_each
 from tests.certificates import models
 
 
@@ -129,6 +130,54 @@ def test_units_of_healthy_and_dead_layers():
     assert units.ids.tolist() == [1, 2, 0, 0, 0, 0]
     assert units.distinct() == 2
     assert repr(units) == "Units('layers/0:out': 6 values, 2 distinct, 4 zero for ever)"
+
+
+def test_units_of_a_convolution_are_channels_at_all_positions():
+    """Two equal channels of four, and one that nothing reaches."""
+
+    def f(params, x):
+        y = jax.lax.conv_general_dilated(
+            x[None],
+            params["w"],
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return jnp.tanh(y[0]).mean((0, 1)) @ params["head"]
+
+    w, head = models.normal(3, 3, 1, 4), models.normal(4, 2)
+    w[..., 1], head[1] = w[..., 0], head[0]
+    w[..., 2], head[2] = 0, 0
+    params = {"w": w, "head": head}
+    units = certificates.certify(f, params, np.ones((5, 5, 1))).units("w")
+    assert units.distinct() == 2
+    assert units.ids.shape == (1, 5, 5, 4)
+    assert repr(units) == (
+        "Units('w': 4 channels at 25 positions, 2 distinct, 1 zero for ever)"
+    )
+
+
+def test_several_draws_of_a_network_are_read_once(monkeypatch):
+    """Each has the certificate that it has alone."""
+    net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
+    ones = jax.tree.map(np.array, net.init(jax.random.key(0)))
+    draws = [ones, jax.tree.map(np.zeros_like, ones)]
+    alone = [certificates.certify(net, params) for params in draws]
+    read = []
+
+    def counted(*args):
+        read.append(args)
+        return anatomy(*args)
+
+    anatomy = structure.anatomy
+    monkeypatch.setattr(structure, "anatomy", counted)
+    together = certify_each(net, draws, None)
+    assert [cert.layers for cert in together] == [cert.layers for cert in alone]
+    assert together[0].layers != together[1].layers
+    assert len(read) == 1
+    draws[1]["layers"][0]["w"][0, 0, 0] = np.nan
+    with pytest.raises(isometry.InputError, match="is nan"):
+        certify_each(net, draws, None)
 
 
 def test_unknown_point_is_refused(cert):
