@@ -234,7 +234,7 @@ class Judged(NamedTuple):
             what: Between what: "inputs" or "tokens".
         """
         if np.isneginf(self.value):
-            return f"all {what} are one at {self.last}, to rounding"
+            return f"all {what} are one at {self.last!r}, to rounding"
         return (
             f"squared differences between {what}, relative to their size, are "
             f"e^{self.value:.2f} of what they were, at {self.last!r}"

@@ -50,7 +50,7 @@ def test_collapse_is_the_ratio_of_spreads(tanh, name, state):
     assert flag.value == flag.evidence["log_ratio"][-1]
     assert flag.evidence["spread_of_inputs"] == pytest.approx(before[0])
     assert flag.threshold == -6
-    assert "to layers/1[7]" in flag.reason
+    assert "at 'layers/1[7]'" in flag.reason
 
 
 def test_inputs_that_become_one_to_rounding(tanh):
@@ -64,7 +64,7 @@ def test_inputs_that_become_one_to_rounding(tanh):
     flag = judged("rank_collapse", measured(net, small, XS))
     assert flag.raised
     assert np.isneginf(flag.value)
-    assert flag.reason == "all inputs are one at layers/1[7], to rounding"
+    assert flag.reason == "all inputs are one at 'layers/1[7]', to rounding"
 
 
 def test_collapse_needs_inputs_that_differ(tanh):
@@ -104,7 +104,7 @@ def test_a_convolution_with_small_weights_and_biases_collapses(cnn):
     planted = changed(planted, "['params']['Conv_3']['bias']", shift)
     flag = judged("rank_collapse", measured(net, planted, IMAGES))
     assert flag.raised
-    assert "to Conv_3" in flag.reason
+    assert "at 'Conv_3'" in flag.reason
     assert judged("rank_collapse", healthy).state == "clear"
 
 
