@@ -1,6 +1,7 @@
 """The per-layer table of a report."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ class LayerRow:
         shape: The shape of the weight.
         q: The mean square of its pre-activations.
         chi: The growth of a squared derivative from the point before; at the end of a
-            residual block, over the block.
+            residual block, over the block. What an average over positions takes away
+            is put back.
         gradient: The norm of the loss gradient.
         distinct: How many slices along each axis can ever differ, in the worst seed.
         never_moves: The share of its entries that never move, in the worst seed.
@@ -115,8 +117,8 @@ def _chi(
     name: str,
 ) -> float | None:
     """Return the growth at a layer; at the last one of a block, of the whole block."""
-    chi = _at(measured, name, "chi")
-    return _at(measured, f"{name}:sum", "chi") if chi is None else chi
+    log_chi = measured.growth_by_layer.get(name)
+    return None if log_chi is None else math.exp(log_chi)
 
 
 def _at(
