@@ -198,10 +198,12 @@ def _confined(
     # Of f itself, where it is not defined.
     except NotFinite:
         return found
-    return [
-        one._replace(spans=shape) if one.spans == other.spans else one
-        for one, other, shape in zip(found, generic, shapes, strict=True)
-    ]
+    kept = []
+    for one, other, shape in zip(found, generic, shapes, strict=True):
+        # What confines generic parameters as well is no fact of these.
+        is_generic = one.spans == other.spans
+        kept.append(one._replace(spans=shape) if is_generic else one)
+    return kept
 
 
 def _at_generic_point(gradients: Gradients) -> Gradients:
