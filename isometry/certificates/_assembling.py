@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from jax.extend import core
 
 from isometry.certificates import _confine, _findings, _layers
 from isometry.certificates._closure import Closure
-from isometry.certificates._confine import Confined
+from isometry.certificates._confine import Confined, Piece
 from isometry.certificates._findings import Finding, Row
 from isometry.certificates._gradients import Space
 from isometry.certificates._layers import (
@@ -77,7 +77,7 @@ def assembled(
     space: Space,
     found: Found,
     *,
-    confined: Sequence[Confined],
+    confined: Mapping[Piece, Confined],
 ) -> tuple[tuple[LayerLock, ...], tuple[Finding, ...]]:
     """Return the rows of the weights, and all findings.
 
@@ -85,7 +85,8 @@ def assembled(
         about: What was certified.
         space: Its parameters.
         found: What the searches found.
-        confined: Where the updates of each leaf stay; empty if it was not tried.
+        confined: Where the updates of each leaf, or slice of a stacked one, stay; empty
+            if it was not tried.
     """
     exact = View(space, found.exact)
     views = _Views(
@@ -105,29 +106,20 @@ def assembled(
     findings: list[tuple[int, Finding]] = []
     for slice_ in _layers.slices(about.anatomy, space):
         row = _row(slice_, views, found, doubts=_doubts_of(slice_, about, views))
-        row = row._replace(
-            attention=attentions.get(slice_.layer.name),
-            is_on_kinks=bool(views.on_kinks[slice_.leaf][slice_.within].any()),
-        )
-        # What rounding breaks at once does not hold bit for bit.
-        if row.is_on_kinks and row.lock.grade == BIT_FOR_BIT:
-            lock = dataclasses.replace(row.lock, grade=IN_EXACT_ARITHMETIC)
-            row = row._replace(lock=lock)
-        # Sorting is stable: of equal numbers the first stays first, in exact arithmetic
-        # as well, and what takes its place has another weight.
-        if row.is_on_kinks and found.is_sorted:
-            lock = dataclasses.replace(row.lock, grade=EVIDENCE)
-            row = row._replace(lock=lock, reason="f sorts, and parts equal numbers")
+        row = row._replace(attention=attentions.get(slice_.layer.name))
+        if views.on_kinks[slice_.leaf][slice_.within].any():
+            row = _on_kinks(row, is_sorted=found.is_sorted)
         told = _findings.of_row(row)
         # Subspaces say nothing new of a weight that is locked already.
         if told is None and confined:
-            row, told = _confined(row, confined[slice_.leaf])
+            row, told = _confined(row, confined)
         layers.append(row.lock)
         if told is not None:
             findings.append(told)
         waits = _findings.late(row)
         if waits is not None:
             findings.append((0, waits))
+    layers = _with_equals(layers, about, space, views=views)
     findings += _of_copies(about, space, views=views, found=found)
     findings += _idle(about, space, views=views, layers=layers)
     return tuple(layers), _findings.sorted_by_gravity(findings)
@@ -191,7 +183,6 @@ def _of_exact(
         void_for=_findings.NOISE,
         reason="; ".join(doubts[:1]),
         is_seen=False,
-        is_on_kinks=False,
     )
 
 
@@ -245,21 +236,42 @@ def _of_kinks(
         void_for=_findings.L2,
         reason=f"in all of {found.num_draws} random inputs",
         is_seen=True,
-        is_on_kinks=False,
     )
+
+
+def _on_kinks(
+    row: Row,
+    *,
+    is_sorted: bool,
+) -> Row:
+    """Say of a row that rounding breaks what it claims."""
+    grade = row.lock.grade
+    # Sorting is stable: of equal numbers the first stays first, in exact arithmetic as
+    # well, and what takes its place has another weight.
+    if is_sorted:
+        lock = dataclasses.replace(row.lock, grade=EVIDENCE)
+        return row._replace(lock=lock, reason="f sorts, and parts equal numbers")
+    # Evidence is of f as it is computed, rounding included.
+    if grade is None or grade == EVIDENCE:
+        return row
+    # What rounding breaks at once does not hold bit for bit.
+    lock = dataclasses.replace(row.lock, grade=IN_EXACT_ARITHMETIC, is_on_kinks=True)
+    return row._replace(lock=lock)
 
 
 def _confined(
     row: Row,
-    confined: Confined,
+    confined: Mapping[Piece, Confined],
 ) -> tuple[Row, tuple[int, Finding] | None]:
     """Bound the rank of a weight by the subspaces in which its updates stay."""
     layer = row.slice.layer
-    stacked = set(layer.stacked_axes)
-    spans = [n for axis, n in enumerate(confined.spans) if axis not in stacked]
-    is_whole = len(spans) == len(layer.shape) and not layer.stretches
-    if not is_whole or not _confine.is_claim(confined, spans, layer.shape):
+    # A stretch of a leaf has no subspaces of its own.
+    if layer.stretches:
         return row, None
+    found = confined[row.slice.piece]
+    if not _confine.is_claim(found, layer.shape):
+        return row, None
+    spans = found.spans
     # The update is a member of the product of the subspaces.
     bound = min(math.prod(spans[:-1]), spans[-1])
     lock = dataclasses.replace(
@@ -267,8 +279,41 @@ def _confined(
         rank_bound=min(bound, row.lock.rank_bound),
         grade=EVIDENCE,
     )
-    finding = _findings.confined(lock, spans, confined.residual)
+    finding = _findings.confined(lock, spans, found.residual)
     return row._replace(lock=lock), (len(_findings.KINDS), finding)
+
+
+def _with_equals(
+    layers: Sequence[LayerLock],
+    about: Subject,
+    space: Space,
+    *,
+    views: _Views,
+) -> list[LayerLock]:
+    """Add to each row the names of the weights that stay equal or opposite to it.
+
+    Each of them by itself may be anything.
+    """
+    by_code: dict[bytes, list[str]] = {}
+    codes: dict[str, bytes] = {}
+    for slice_ in _layers.slices(about.anatomy, space):
+        # Nothing is equal to entries that are alone.
+        if views.exact.is_free(slice_):
+            continue
+        code = views.exact.code(slice_)
+        moving = code[code != 0]
+        if not moving.size:
+            continue
+        # Codes of equal weights agree, and of opposite ones up to one sign.
+        normal = code * np.sign(moving.flat[0])
+        codes[slice_.name] = normal.tobytes()
+        by_code.setdefault(normal.tobytes(), []).append(slice_.name)
+    rows = []
+    for row in layers:
+        alike = by_code.get(codes.get(row.name, b""), [])
+        others = tuple(name for name in alike if name != row.name)
+        rows.append(dataclasses.replace(row, equal_to=others))
+    return rows
 
 
 def _attentions(anatomy: Anatomy) -> dict[str, Attention]:
@@ -340,12 +385,18 @@ def _idle(
     shown = {leaf.path: "/".join(leaf.steps) for leaf in leaves(params)}
     for i, name in enumerate(space.names):
         num_still = views.exact.num_still(i)
-        if not num_still or name in weights or name in of_locked or name not in used:
+        if name in weights or name in of_locked or name not in used:
             continue
-        is_exact = views.exact.is_exact_zero(i)
         # A factor of a weight, for example, is no bias and waits for another factor.
         size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
-        if num_axes > most_axes and name not in biases and num_still == size:
+        is_factor = num_axes > most_axes and name not in biases
+        step = views.affine.first_of_leaf(i)
+        if is_factor and step is not None and step > 1:
+            yield 0, _findings.waiting(shown[name], step)
+        if not num_still:
+            continue
+        is_exact = views.exact.is_exact_zero(i)
+        if is_factor and num_still == size:
             yield 0, _findings.never_moving(shown[name], is_exact)
         else:
             told = _findings.idle(shown[name], num_still, size=size, is_exact=is_exact)

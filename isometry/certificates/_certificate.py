@@ -16,11 +16,17 @@ _COLUMNS, _LINES = 80, 24
 # Names of layers that share a remedy and are listed one by one in a repr.
 _LISTED = 4
 
+# Names of layers in front of the optimizers for which their findings hold.
+_OF_TEXT = 3
+
 # Characters of a name in the table; longer ones lose their middle.
 _NAME = 24
 
 # The arithmetic that goes without saying.
 _USUAL = "float64"
+
+# In place of "in exact arithmetic", which is as long.
+_ON_KINKS = "exact, but on kinks"
 
 _HEADINGS = ("layer", "shape", "distinct", "never", "rank", "step", "grade")
 
@@ -155,7 +161,7 @@ class Certificate:
 
     def _heading(self, grave: Sequence[Finding]) -> list[str]:
         """Write the verdict, and the arithmetic unless it is float64."""
-        num_locked = sum(layer.is_locked or bool(layer.grade) for layer in self.layers)
+        num_locked = sum(_is_bound(layer) for layer in self.layers)
         num_layers = len(self.layers)
         verdict = f"{num_locked} of {num_layers} weights locked"
         if not grave:
@@ -164,6 +170,11 @@ class Certificate:
         if self.arithmetic != _USUAL:
             lines += _wrapped(f"computed in {self.arithmetic}", "  ")
         return lines
+
+
+def _is_bound(layer: LayerLock) -> bool:
+    """Tell whether anything is found of a weight, equality to another included."""
+    return layer.is_locked or bool(layer.grade) or bool(layer.equal_to)
 
 
 def _groups(findings: Sequence[Finding]) -> list[list[Finding]]:
@@ -189,15 +200,29 @@ def _written(group: Sequence[Finding]) -> list[str]:
 def _optimizers(findings: Sequence[Finding]) -> list[str]:
     """Write for which optimizers findings hold, once for those that agree."""
     lines = []
-    texts = dict.fromkeys((one.holds_for, one.void_for) for one in findings)
     longest: dict[str, str] = {}
-    for holds_for, void_for in texts:
+    names: dict[str, list[str]] = {}
+    for one in findings:
         # What voids one of them, and nothing else, is said once, in full.
-        longest[holds_for] = max(longest.get(holds_for, ""), void_for, key=len)
+        known = longest.get(one.holds_for, "")
+        longest[one.holds_for] = max(known, one.void_for, key=len)
+        names.setdefault(one.holds_for, []).extend(one.layer.split(", "))
     for holds_for, void_for in longest.items():
-        lines += _wrapped(f"holds for {holds_for}", "  ")
+        whose = ""
+        # Of several texts each says what it speaks of.
+        if len(longest) > 1:
+            whose = f"{_listed(names[holds_for])}: "
+        lines += _wrapped(f"{whose}holds for {holds_for}", "  ")
         lines += _wrapped(f"not with {void_for}", "  ")
     return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Write names, the first of many: "a, b, c and 4 more"."""
+    unique = list(dict.fromkeys(names))
+    shown = ", ".join(unique[:_OF_TEXT])
+    num_left = len(unique) - _OF_TEXT
+    return f"{shown} and {num_left} more" if num_left > 0 else shown
 
 
 def _wrapped(
@@ -227,9 +252,19 @@ def _cells(layer: LayerLock) -> tuple[str, ...]:
     return (
         name,
         "×".join(map(str, layer.shape)),
-        "×".join(map(str, layer.distinct)) if layer.is_locked else "all",
+        _distinct(layer),
         never,
         f"{layer.rank_bound}/{full_rank(layer.shape)}",
         step,
-        layer.grade or "",
+        _ON_KINKS if layer.is_on_kinks else layer.grade or "",
     )
+
+
+def _distinct(layer: LayerLock) -> str:
+    """Write how many slices can differ; of equal weights, how many others there are."""
+    if layer.is_locked:
+        return "×".join(map(str, layer.distinct))
+    num_others = len(layer.equal_to)
+    if num_others:
+        return f"as {num_others} other" + "s" * (num_others > 1)
+    return "all"

@@ -18,6 +18,7 @@ from isometry.certificates import _closure, _confine, _layers, _members
 from isometry.certificates._assembling import Found, assembled
 from isometry.certificates._certificate import Certificate
 from isometry.certificates._closure import Closure
+from isometry.certificates._confine import Confined, Piece
 from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
@@ -161,10 +162,11 @@ def _certified(
         num_draws=as_it_is.num_draws,
         is_sorted="sort" in smooth.replaced,
     )
-    confined = []
+    confined: dict[Piece, Confined] = {}
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
     if _confine.asks_for(space, weights):
-        confined = _confined(as_it_is, weights)
+        pieces = _confine.pieces(about.anatomy, space)
+        confined = _confined(as_it_is, pieces, weights)
     layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
@@ -178,32 +180,39 @@ def _certified(
 
 def _confined(
     gradients: Gradients,
+    pieces: Sequence[Piece],
     weights: set[int],
-) -> list[_confine.Confined]:
-    """Return where the updates of each leaf stay, at the first scale that tells.
+) -> dict[Piece, Confined]:
+    """Return where the updates of each piece stay, at the first scale that tells.
 
     What generic parameters confine as well is a property of f, and no initialization
     changes it: a norm, or a softmax, cancels one direction of the weights before it.
     """
-    found: list[_confine.Confined] = []
+    theta = gradients.space.arrays(gradients.space.theta)
+    shapes = {piece: piece.of(theta[piece.leaf]).shape for piece in pieces}
+    of_weights = [piece for piece in pieces if piece.leaf in weights]
+    found: dict[Piece, Confined] = {}
+    is_whole = True
     for keep in _confine.KEEPS:
-        found = _confine.confine(gradients, keep)
-        if all(confined.is_clean for confined in found):
+        found = _confine.confine(gradients, pieces, keep)
+        is_clean = all(confined.is_clean for confined in found.values())
+        is_whole = all(found[piece].spans == shapes[piece] for piece in of_weights)
+        # What is whole may have been filled by the rounding of weights in float32.
+        if is_clean and not is_whole:
             break
-    shapes = gradients.space.shapes
-    if all(found[i].spans == shapes[i] for i in weights):
+    if is_whole:
         return found
     try:
-        generic = _confine.confine(_at_generic_point(gradients), found[0].keep)
+        around = _at_generic_point(gradients)
+        generic = _confine.confine(around, pieces, keep)
     # Of f itself, where it is not defined.
     except NotFinite:
         return found
-    kept = []
-    for one, other, shape in zip(found, generic, shapes, strict=True):
+    for piece, confined in found.items():
         # What confines generic parameters as well is no fact of these.
-        is_generic = one.spans == other.spans
-        kept.append(one._replace(spans=shape) if is_generic else one)
-    return kept
+        if confined.spans == generic[piece].spans:
+            found[piece] = confined._replace(spans=shapes[piece])
+    return found
 
 
 def _at_generic_point(gradients: Gradients) -> Gradients:

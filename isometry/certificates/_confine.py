@@ -1,7 +1,8 @@
 """Subspaces that updates never leave, beyond equal entries: rotations, as evidence."""
 
+import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,12 +10,14 @@ from jaxtyping import Float
 
 from isometry.certificates._gradients import Gradients, Space
 from isometry.certificates._partition import Vector
+from isometry.structure import Anatomy
 
 # A direction counts if it holds more than this part of a gradient. Directions that are
-# known to one part in ten, taken in with 1e-12, fill the space with noise; with 1e-3
-# directions that learn slowly are missed. The larger is for weights that are orthogonal
-# only to the rounding of float32.
-KEEPS = (1e-6, 1e-4)
+# known to one part in ten, taken in with 1e-12, fill the space with noise; with 1e-2
+# directions that learn slowly are missed. The larger are for weights that are
+# orthogonal only to the rounding of float32, which adds up over layers: 4 layers leave
+# a residual of 1e-5, too much beside 1e-4.
+KEEPS = (1e-6, 1e-4, 3e-3)
 
 # What is claimed has a residual so far below what counts. With 1e-1 the two are one
 # distribution, and where it is cut is chance.
@@ -44,8 +47,30 @@ _GAIN = 0.5
 Basis: TypeAlias = Float[np.ndarray, "_ _"]
 
 
+class Piece(NamedTuple):
+    """An array with subspaces of its own: a leaf, or one slice of a stacked leaf.
+
+    Attributes:
+        leaf: The index of the leaf.
+        axes: The axes along which the leaf is stacked.
+        position: Where on these axes the slice is; () of a whole leaf.
+    """
+
+    leaf: int
+    axes: tuple[int, ...] = ()
+    position: tuple[int, ...] = ()
+
+    def of(
+        self,
+        array: Float[np.ndarray, "..."],
+    ) -> Float[np.ndarray, "..."]:
+        """Return the piece of an array of the leaf's shape, as a view."""
+        first = range(len(self.axes))
+        return np.moveaxis(array, self.axes, first)[self.position]
+
+
 class Confined(NamedTuple):
-    """Where the updates of one leaf stay.
+    """Where the updates of one piece stay.
 
     Attributes:
         spans: For each axis, the dimension of the subspace.
@@ -61,6 +86,36 @@ class Confined(NamedTuple):
     def is_clean(self) -> bool:
         """Whether what is inside and what is outside are far apart."""
         return self.residual < _CLEAN * self.keep
+
+
+def pieces(
+    anatomy: Anatomy,
+    space: Space,
+) -> list[Piece]:
+    """Return the arrays that have subspaces of their own.
+
+    Layers of equal shape are often slices of one leaf, and each is rotated by itself:
+    one subspace for all slices would hold the directions of all, and soon be whole.
+    """
+    stacked: dict[str, tuple[int, ...]] = {}
+    cut = {layer.path for layer in anatomy.layers if layer.stretches}
+    for layer in anatomy.layers:
+        # Of a stretch of a leaf nothing is claimed, and its leaf stays whole.
+        if layer.path in cut:
+            continue
+        stacked[layer.path] = layer.stacked_axes
+        # The biases of a stack follow each other on the first axes of their leaf.
+        if layer.bias is not None:
+            stacked[layer.bias] = tuple(range(len(layer.stacked_axes)))
+    found = []
+    for leaf, (name, shape) in enumerate(zip(space.names, space.shapes, strict=True)):
+        axes = stacked.get(name, ())
+        # A slice without axes has no subspaces.
+        if len(axes) >= len(shape):
+            axes = ()
+        positions = itertools.product(*(range(shape[axis]) for axis in axes))
+        found += [Piece(leaf, axes, position) for position in positions]
+    return found
 
 
 def asks_for(
@@ -102,76 +157,81 @@ def _is_symmetric(array: Float[np.ndarray, "..."]) -> bool:
 
 def confine(
     gradients: Gradients,
+    pieces: Sequence[Piece],
     keep: float,
-) -> list[Confined]:
-    """Grow subspaces, one for each axis of each leaf, until no gradient leaves them.
+) -> dict[Piece, Confined]:
+    """Grow subspaces, one for each axis of each piece, until no gradient leaves them.
 
     Args:
         gradients: The gradients of f, without relaxation.
+        pieces: The leaves, or their slices, that have subspaces of their own.
         keep: The part of a gradient from which a direction counts.
 
     Returns:
-        The subspaces of each floating leaf. SGD, momentum, Muon and Shampoo stay in
-        them; functions of single entries, such as Adam, do not.
+        The subspaces of each piece. SGD, momentum, Muon and Shampoo stay in them;
+        functions of single entries, such as Adam, do not.
     """
-    space = gradients.space
-    bases = [[np.zeros((n, 0)) for n in shape] for shape in space.shapes]
-    residuals = [0.0] * len(bases)
+    theta = gradients.space.arrays(gradients.space.theta)
+    bases: dict[Piece, list[Basis]] = {}
+    for piece in pieces:
+        shape = piece.of(theta[piece.leaf]).shape
+        bases[piece] = [np.zeros((length, 0)) for length in shape]
+    residuals = dict.fromkeys(pieces, 0.0)
     num_quiet = 0
     # Once every subspace is whole, nothing is confined.
-    while num_quiet < _QUIET_ROUNDS and not _are_whole(bases):
+    while num_quiet < _QUIET_ROUNDS and not _are_whole(bases.values()):
         has_grown = False
         # Residuals are those of the last round: earlier ones hold what has been added.
-        residuals = [0.0] * len(bases)
+        residuals = dict.fromkeys(pieces, 0.0)
         for _ in range(_PROBES):
             gradient = gradients.values(_point(gradients, bases))
-            for i, part in enumerate(space.arrays(gradient)):
-                growth = _grow(bases[i], part, keep)
+            parts = gradients.space.arrays(gradient)
+            for piece in pieces:
+                growth = _grow(bases[piece], piece.of(parts[piece.leaf]), keep)
                 has_grown |= growth.has_grown
-                residuals[i] = max(residuals[i], growth.residual)
+                residuals[piece] = max(residuals[piece], growth.residual)
         num_quiet += 1
         if has_grown:
             num_quiet = 0
-    confined = []
-    for axes, residual in zip(bases, residuals, strict=True):
+    confined = {}
+    for piece, axes in bases.items():
         spans = tuple(basis.shape[1] for basis in axes)
-        confined.append(Confined(spans, residual, keep))
+        confined[piece] = Confined(spans, residuals[piece], keep)
     return confined
 
 
 def _point(
     gradients: Gradients,
-    bases: Sequence[Sequence[Basis]],
+    bases: Mapping[Piece, Sequence[Basis]],
 ) -> Vector:
     """Draw a point that training may reach: theta, decayed, plus updates so far."""
     space, rng = gradients.space, gradients.rng
-    parts = []
-    for array, of_leaf in zip(space.arrays(space.theta), bases, strict=True):
-        decay = rng.uniform(*_DECAYS)
-        moved = decay * array + _inside(of_leaf, array.shape, rng)
-        parts.append(moved.ravel())
-    return np.concatenate(parts)
+    decayed = [rng.uniform(*_DECAYS) * array for array in space.arrays(space.theta)]
+    for piece, of_piece in bases.items():
+        moved = piece.of(decayed[piece.leaf])
+        # In place: the piece is a view of its leaf.
+        moved += _inside(of_piece, moved.shape, rng)
+    return np.concatenate([array.ravel() for array in decayed])
 
 
 def is_claim(
     confined: Confined,
-    spans: Sequence[int],
     shape: Sequence[int],
 ) -> bool:
     """Tell whether an update is confined, beyond doubt of the numbers.
 
     Args:
-        confined: The subspaces of a leaf.
-        spans: Their dimensions on the axes of a weight.
-        shape: The shape of the weight.
+        confined: The subspaces of a weight, or of one slice of a stacked one.
+        shape: Its shape.
     """
-    is_proper = len(shape) >= 2 and tuple(spans) != tuple(shape)
+    spans = confined.spans
+    is_proper = len(shape) >= 2 and spans != tuple(shape)
     return is_proper and confined.is_clean and min(spans) > 0
 
 
-def _are_whole(bases: Sequence[Sequence[Basis]]) -> bool:
+def _are_whole(bases: Iterable[Sequence[Basis]]) -> bool:
     """Tell whether every direction of every axis has been found."""
-    return all(_is_whole(basis) for of_leaf in bases for basis in of_leaf)
+    return all(_is_whole(basis) for of_piece in bases for basis in of_piece)
 
 
 def _is_whole(basis: Basis) -> bool:
@@ -181,7 +241,7 @@ def _is_whole(basis: Basis) -> bool:
 
 
 class _Growth(NamedTuple):
-    """What one gradient shows of a leaf.
+    """What one gradient shows of a piece.
 
     Attributes:
         has_grown: Whether it has a direction that was not there.

@@ -44,6 +44,7 @@ ROTATIONS = "SGD, momentum, weight decay, Muon, Shampoo"
 NOISE = "parameter noise, stochastic rounding, SAM with noise, masks or rates per entry"
 L2 = "L2 inside Adam or RMSProp, clipping of weights, " + NOISE
 ROUNDING = "; rounding parts equal slices slowly under Adam and fast under Muon"
+ON_KINKS = ", floating point: the first rounding parts units on kinks"
 ELEMENTWISE = "Adam, RMSProp, Lion and all that treat entries one by one, " + NOISE
 
 
@@ -99,7 +100,6 @@ class Row(NamedTuple):
         holds_for: The optimizers for which a lock of this closure holds.
         void_for: What breaks it.
         reason: Why it is no more than evidence, if it is.
-        is_on_kinks: Whether units sit on their kinks, where rounding decides.
         is_seen: Whether it rests on the inputs that were drawn, and nothing else.
     """
 
@@ -111,7 +111,6 @@ class Row(NamedTuple):
     void_for: str
     reason: str
     is_seen: bool
-    is_on_kinks: bool
 
     @property
     def code(self) -> Int[np.ndarray, "..."]:
@@ -137,11 +136,13 @@ class Row(NamedTuple):
         # Polar factors and row means of matrices constant on blocks are so as well.
         if self.lock.is_product:
             holds_for += WHOLE
-        if grade not in (BIT_FOR_BIT, EVIDENCE):
-            void_for += ROUNDING
+        is_exact = grade not in (BIT_FOR_BIT, EVIDENCE)
         # It is true of real numbers, and the first steps in floating point break it.
-        if self.is_on_kinks and grade != EVIDENCE:
-            what += ", on kinks, where rounding breaks it at once"
+        if self.lock.is_on_kinks:
+            what += "; units sit on kinks, and the first rounding parts them"
+            void_for += ON_KINKS
+        elif is_exact:
+            void_for += ROUNDING
         if grade == EVIDENCE:
             what += f" ({self.reason})"
         return Finding(
@@ -233,7 +234,10 @@ def inputs(row: Row) -> Finding | None:
     if _num_distinct(ids) == len(ids):
         return None
     noun = "rows" if layer.kind == "embedding" else "inputs"
-    remedy = "Mend the layers before it: their units stay equal, or dead."
+    remedy = (
+        "Draw the layers before it at random: these inputs are units of theirs that "
+        "stay equal, or never move."
+    )
     if row.rests_on_inputs:
         remedy = _OF_INPUTS
     # A pixel that is always zero, for example.
@@ -312,10 +316,20 @@ def late(row: Row) -> Finding | None:
     step = row.lock.first_gradient
     if step is None or step == 1:
         return None
+    grade = EVIDENCE if row.reason else IN_EXACT_ARITHMETIC
+    return waiting(row.lock.name, step, grade)
+
+
+def waiting(
+    name: str,
+    step: int,
+    grade: str = IN_EXACT_ARITHMETIC,
+) -> Finding:
+    """Report an array whose first gradient comes after the first step."""
     return Finding(
-        layer=row.lock.name,
+        layer=name,
         what=f"first gradient at step {step}",
-        grade=EVIDENCE if row.reason else IN_EXACT_ARITHMETIC,
+        grade=grade,
         holds_for=ODD + WHOLE,
         void_for=NOISE,
         remedy="Nothing: it starts when the weight behind it has left zero.",
@@ -414,7 +428,8 @@ def confined(
         grade=EVIDENCE,
         holds_for=ROTATIONS,
         void_for=ELEMENTWISE,
-        remedy="Nothing for Adam; else draw the weights as Gaussian.",
+        remedy="Nothing with Adam, which leaves these directions; with SGD or Muon "
+        "draw the weights as Gaussian.",
         counts=False,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from isometry.certificates._closure import Closure
+from isometry.certificates._confine import Piece
 from isometry.certificates._gradients import Space
 from isometry.certificates._partition import Mask, Partition
 from isometry.structure import Anatomy, WeightLayer
@@ -42,6 +43,10 @@ class LayerLock:
             is claimed.
         is_product: Whether the update may be any matrix that is constant on blocks, up
             to signs. Then optimizers of whole matrices keep the lock too.
+        equal_to: The names of the other weights, experts say, that it stays equal or
+            opposite to as a whole.
+        is_on_kinks: Whether it holds in exact arithmetic alone: units sit on kinks, and
+            the first rounding parts them.
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
@@ -58,6 +63,8 @@ class LayerLock:
     first_gradient: int | None
     grade: str | None
     is_product: bool = True
+    equal_to: tuple[str, ...] = ()
+    is_on_kinks: bool = False
 
     @property
     def is_locked(self) -> bool:
@@ -94,6 +101,13 @@ class Slice(NamedTuple):
     layer: WeightLayer
     leaf: int
     within: tuple[int | slice, ...]
+
+    @property
+    def piece(self) -> Piece:
+        """What has subspaces of its own, of a layer that is no stretch of a leaf."""
+        axes = self.layer.stacked_axes
+        position = tuple(self.within[axis] for axis in axes)
+        return Piece(self.leaf, axes, position)
 
 
 def slices(
@@ -189,9 +203,11 @@ class View:
 
     def first_gradient(self, row: Slice) -> int | None:
         """Return the first step at which any entry gets a gradient."""
-        steps = self._first[row.leaf][row.within]
-        moving = steps[steps > 0]
-        return int(moving.min()) if moving.size else None
+        return _first_of(self._first[row.leaf][row.within])
+
+    def first_of_leaf(self, leaf: int) -> int | None:
+        """Return the same of a whole leaf."""
+        return _first_of(self._first[leaf])
 
     def is_bit_for_bit(self, row: Slice) -> bool:
         """Tell whether only zeros are claimed, which were 0.0 in every probe."""
@@ -201,6 +217,12 @@ class View:
         is_alone = bool((sizes[1:] <= 1).all())
         is_exact = self._is_exact_zero[row.leaf][row.within][is_zero]
         return is_alone and bool(is_exact.all())
+
+
+def _first_of(steps: Int[np.ndarray, "..."]) -> int | None:
+    """Return the first of some steps; 0 stands for never."""
+    moving = steps[steps > 0]
+    return int(moving.min()) if moving.size else None
 
 
 def codes(partition: Partition) -> Int[np.ndarray, " n"]:

@@ -236,7 +236,8 @@ class Judged(NamedTuple):
         if np.isneginf(self.value):
             return f"all {what} are one at {self.last}, to rounding"
         return (
-            f"differences between {what} change by e^{self.value:+.2f} to {self.last}"
+            f"squared differences between {what}, relative to their size, are "
+            f"e^{self.value:.2f} of what they were, at {self.last!r}"
         )
 
 

@@ -25,7 +25,8 @@ class LayerRow:
         layer: Its name.
         shape: The shape of the weight.
         q: The mean square of its pre-activations.
-        chi: The growth of a squared derivative from the point before.
+        chi: The growth of a squared derivative from the point before; at the end of a
+            residual block, over the block.
         gradient: The norm of the loss gradient.
         distinct: How many slices along each axis can ever differ, in the worst seed.
         never_moves: The share of its entries that never move, in the worst seed.
@@ -68,7 +69,7 @@ def rows_of(
             layer=name,
             shape=shapes.get(name, shapes.get(stack, ())),
             q=_at(measured, name, "q"),
-            chi=_at(measured, name, "chi"),
+            chi=_chi(measured, name),
             gradient=norm,
             distinct=None,
             never_moves=None,
@@ -107,6 +108,15 @@ def _gradients(measured: Measured) -> dict[str, float]:
     with np.errstate(under="ignore"):
         norms = np.exp(log_norm)
     return dict(zip(gradients.layers, map(float, norms), strict=True))
+
+
+def _chi(
+    measured: Measured,
+    name: str,
+) -> float | None:
+    """Return the growth at a layer; at the last one of a block, of the whole block."""
+    chi = _at(measured, name, "chi")
+    return _at(measured, f"{name}:sum", "chi") if chi is None else chi
 
 
 def _at(

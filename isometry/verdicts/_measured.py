@@ -36,7 +36,7 @@ from isometry.verdicts._activity import Activity
 from isometry.verdicts._flag import PerSeed
 from isometry.verdicts._gains import Gain, gain_of
 from isometry.verdicts._gradients import Gradients
-from isometry.verdicts._growth import growth_of
+from isometry.verdicts._growth import growth_by_layer, growth_of, worst_layers
 from isometry.verdicts._outliers import Outliers, outliers_of
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import Thresholds
@@ -275,6 +275,44 @@ class Measured:
         if "hidden" in self.spectra:
             span, size = "hidden", self.subject.size_of_hidden
         return growth_of(self.spectra[span], size) + 2 * self.log_averaging[span]
+
+    @functools.cached_property
+    def growth_by_layer(self) -> dict[str, float]:
+        """Ln chi of each layer or block that all paths pass; empty without signals.
+
+        What averages over positions take away from it is put back.
+        """
+        if self.signals is None:
+            return {}
+        subject = self.subject
+        return growth_by_layer(self.signals, subject.anatomy, subject.averaging)
+
+    def worst_layers(
+        self,
+        span: str,
+        *,
+        is_below: bool,
+    ) -> tuple[str, ...]:
+        """Name the layers where a span shrinks or grows, the worst first.
+
+        Args:
+            span: The name of a measured span.
+            is_below: Whether shrinking is what is wrong.
+
+        Returns:
+            The names; the ends of the span where no layer is to blame by itself.
+        """
+        growths = self.growth_by_layer
+        if span == "hidden":
+            ends = self.subject.ends("hidden")
+            first, last = (end.removesuffix(":sum") for end in ends)
+            points = list(growths)
+            # What grows at a layer grows between the point before it and its own.
+            if first in points and last in points:
+                inside = points[points.index(first) + 1 : points.index(last) + 1]
+                growths = {name: growths[name] for name in inside}
+        worst = worst_layers(growths, is_below=is_below)
+        return worst or self.subject.ends(span)
 
     @functools.cached_property
     def rank_bounds(self) -> dict[str, Int[np.ndarray, "seeds inputs"]]:

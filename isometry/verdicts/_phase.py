@@ -9,6 +9,7 @@ from isometry._internal.types import Key
 from isometry.networks._network import Phase
 from isometry.verdicts._flag import (
     CLEAR,
+    RAISED,
     UNDECIDED,
     Flag,
     Interval,
@@ -37,7 +38,8 @@ def judge_phase(
 
     chi_1 is theory's, at the fixed point of the variance, where the ensemble of the
     weights and the map of the variance are known. For all other networks it is
-    e^(growth/K), with the growth that the hidden Jacobian shows.
+    e^(growth/K), with the growth that the hidden Jacobian shows. The layers, or blocks,
+    whose own chi is to blame are named.
 
     Args:
         name: The name of the flag.
@@ -71,6 +73,7 @@ def judge_phase(
         value, bounds = pairs * math.log(theory.chi_1), None
         evidence |= _of_theory(theory)
     evidence["growth"] = value
+    evidence["log_chi"] = measured.growth_by_layer
     state = _state(value, bounds, line=line, measured=measured)
     counted = "1 pair" if pairs == 1 else f"{pairs} pairs"
     reason = (
@@ -79,6 +82,10 @@ def judge_phase(
     )
     if state == UNDECIDED:
         reason += f"; {measured.unsure}"
+    where: tuple[str, ...] = ()
+    if state == RAISED:
+        span = "hidden" if "hidden" in measured.spectra else "end_to_end"
+        where = measured.worst_layers(span, is_below=is_ordered)
     remedy = f"{'raise' if is_ordered else 'lower'} {_REMEDY}"
     if np.isneginf(value):
         remedy = OF_ZEROS
@@ -92,6 +99,7 @@ def judge_phase(
         threshold=line,
         source=SOURCE,
         evidence=evidence,
+        where=where,
     )
 
 

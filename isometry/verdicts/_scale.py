@@ -3,7 +3,7 @@
 import numpy as np
 
 from isometry._internal.types import Key
-from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
+from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._spans import in_words, judge_spans
 
@@ -57,10 +57,14 @@ def judge_gain(
         reason += f", not {side} {line:+g}"
     remedy = f"{change} sigma_w to {_CRITICAL}"
     zeros: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+    if judged.state == RAISED:
+        where = measured.worst_layers(judged.span, is_below=is_below)
     if np.isneginf(judged.worst.value):
         remedy = OF_ZEROS
         zeros = measured.subject.zero_bottlenecks
     if zeros:
+        where = zeros
         what = zeros[0] if len(zeros) == 1 else f"each of {len(zeros)} weights"
         reason += f": {what} is zero"
     return Flag(
@@ -77,5 +81,5 @@ def judge_gain(
             "states": judged.states,
             "log_averaging": measured.log_averaging,
         },
-        where=zeros,
+        where=where,
     )

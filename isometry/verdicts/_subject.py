@@ -78,12 +78,18 @@ class Subject:
             return False
         return True
 
+    def ends(self, span: str) -> tuple[str, str]:
+        """Return the names of the points where a measured span begins and ends."""
+        function = _arguments.function_of(self.f)
+        chosen = self.span if span == "end_to_end" else span
+        resolved = _spans.resolve(function, self.anatomy, chosen)
+        return resolved.first.name, resolved.last.name
+
     @functools.cached_property
     def size_of_hidden(self) -> int:
         """The number of units at the end of the hidden span."""
-        function = _arguments.function_of(self.f)
-        last = _spans.resolve(function, self.anatomy, "hidden").last
-        return math.prod(self.anatomy.shape(last.name).shape)
+        _, last = self.ends("hidden")
+        return math.prod(self.anatomy.shape(last).shape)
 
     @property
     def size_of_output(self) -> int:
@@ -98,10 +104,21 @@ class Subject:
         """
         last = "output"
         if span == "hidden":
-            function = _arguments.function_of(self.f)
-            last = _spans.resolve(function, self.anatomy, "hidden").last.name
-        # Only averages that all paths pass change the gain of the whole.
-        total = 0.0
+            _, last = self.ends("hidden")
+        anatomy = self.anatomy
+        return sum(
+            joined
+            for name, joined in self.averaging.items()
+            if f"{name}:out" != last and anatomy.upstream(f"{name}:out", last)
+        )
+
+    @functools.cached_property
+    def averaging(self) -> dict[str, float]:
+        """½ ln of the values that the average behind a layer joins in one, by layer.
+
+        Only averages that all paths pass change the gain of the whole.
+        """
+        joined: dict[str, float] = {}
         for layer in self.anatomy.layers:
             behind = f"{layer.name}:out"
             is_average = not _AVERAGES.isdisjoint(layer.then)
@@ -110,12 +127,10 @@ class Subject:
             # An average on a branch, such as that of a gate, is no bottleneck.
             if not self.anatomy.cuts(behind):
                 continue
-            if behind == last or not self.anatomy.upstream(behind, last):
-                continue
             before = math.prod(self.anatomy.shape(layer.name).shape)
             after = math.prod(self.anatomy.shape(behind).shape)
-            total += math.log(before / after) / 2
-        return total
+            joined[layer.name] = math.log(before / after) / 2
+        return joined
 
     @property
     def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:

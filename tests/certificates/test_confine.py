@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import certificates
+from isometry import certificates, networks
 from tests.certificates import models
 
 NUM_IN, WIDTH, NUM_OUT = 3, 12, 2
@@ -79,6 +79,41 @@ def test_linear_networks_are_confined_to_inputs_and_outputs(name):
     assert "residual" in told["b"].what
     # Training does not leave them, and needs no fewer in the end but by chance.
     assert trained_rank(f, params) <= rows["b"].rank_bound
+
+
+def isometries(params):
+    """Weights of a perceptron's leaves, slice by slice, as isometries in float64."""
+    layers = []
+    for i, leaves in enumerate(params["layers"]):
+        num_slices, rows, columns = np.shape(leaves["w"])
+        slices = [orthogonal(rows, columns, 10 * i + j) for j in range(num_slices)]
+        layers.append({"b": np.asarray(leaves["b"]), "w": np.stack(slices)})
+    return {"layers": tuple(layers)}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_slice_of_a_stack_has_directions_of_its_own(dtype):
+    """As in a plain function: num_in + num_out in every hidden layer, and no more."""
+    net = networks.mlp([NUM_IN, WIDTH, WIDTH, WIDTH, NUM_OUT], "linear", "orthogonal")
+    params = isometries(net.init(jax.random.key(0)))
+    cert = certificates.certify(net, jax.tree.map(dtype, params))
+    of_stack = [row for row in cert.layers if row.name.startswith("layers/1[")]
+    assert [row.rank_bound for row in of_stack] == [NUM_IN + NUM_OUT] * 2
+    assert all(row.grade == "evidence" for row in of_stack)
+
+
+def test_each_step_of_a_scan_has_directions_of_its_own():
+    """A scan over residual layers at zero, whose sizes are those of the case above."""
+
+    def f(params, x):
+        h = x @ params["a"]
+        h, _ = jax.lax.scan(lambda h, w: (h + h @ w, None), h, params["b"])
+        return h @ params["c"]
+
+    params = {**ENDS, "b": np.zeros((2, WIDTH, WIDTH))}
+    cert = certificates.certify(f, params, np.ones(NUM_IN))
+    rows = {row.name: row.rank_bound for row in cert.layers}
+    assert rows["b[0]"] == rows["b[1]"] == NUM_IN + NUM_OUT
 
 
 def test_gaussian_weights_are_not_confined():

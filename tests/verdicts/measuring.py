@@ -39,6 +39,8 @@ def measured(f, *, xs, params=None, keys=None, lines=None, **parts):
     )
     # The spectrum of what is not finite would not be measured.
     record.parts["not_finite"] = ""
+    # Flags name layers by them, and do without.
+    record.parts["signals"] = None
     for name, value in parts.items():
         if name in ("spectra", "activity", "signals", "gradients", "not_finite"):
             record.parts[name] = value

@@ -99,8 +99,8 @@ def test_a_zero_jacobian_vanishes_and_has_no_anisometry():
     assert flag.state == "undecided"
     assert flag.value == np.inf
     assert "undefined" in flag.reason
-    # No weight is zero, so none is named.
-    assert judged("vanishing", one).where == ()
+    # No weight is zero, and of layers nothing is known: the span is named.
+    assert judged("vanishing", one).where == ("input", "output")
 
 
 def test_a_head_of_zeros_is_named_and_no_scale_blamed():

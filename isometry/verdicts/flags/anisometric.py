@@ -3,7 +3,7 @@
 import numpy as np
 
 from isometry._internal.types import Key
-from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
+from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 from isometry.verdicts._spans import in_words, judge_spans
@@ -40,6 +40,9 @@ def judge(
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
         reason += f", at most {line:g}"
+    where: tuple[str, ...] = ()
+    if judged.state == RAISED:
+        where = measured.subject.ends(judged.span)
     return Flag(
         "anisometric",
         judged.state,
@@ -53,4 +56,5 @@ def judge(
             "anisometry": {span: one._asdict() for span, one in judged.values.items()},
             "states": judged.states,
         },
+        where=where,
     )

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from isometry._internal.types import Key
 from isometry.measure._record import Spectrum
-from isometry.verdicts._flag import UNDECIDED, Flag
+from isometry.verdicts._flag import RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 from isometry.verdicts._spans import in_words, judge_spans
@@ -50,6 +50,9 @@ def judge(
     # Where float64 underflows, zeros and what is unresolved are not told apart.
     if measured.lost:
         state, reason = UNDECIDED, f"{reason}; {measured.lost}"
+    where: tuple[str, ...] = ()
+    if state == RAISED:
+        where = measured.subject.ends(judged.span)
     return Flag(
         "below_floor",
         state,
@@ -64,6 +67,7 @@ def judge(
             "states": judged.states,
             "log_floor": floors,
         },
+        where=where,
     )
 
 

@@ -1,7 +1,7 @@
 """The flag outlier_dominated: a few singular values carry the mean square."""
 
 from isometry._internal.types import Key
-from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
+from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 from isometry.verdicts._spans import in_words, judge_spans
@@ -44,6 +44,9 @@ def judge(
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
         reason += f", at most {100 * line:g} %"
+    where: tuple[str, ...] = ()
+    if judged.state == RAISED:
+        where = measured.subject.ends(judged.span)
     return Flag(
         "outlier_dominated",
         judged.state,
@@ -59,4 +62,5 @@ def judge(
             # The gain of the bulk is what a remedy goes by.
             "outliers": {span: one._asdict() for span, one in outliers.items()},
         },
+        where=where,
     )
