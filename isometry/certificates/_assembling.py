@@ -14,7 +14,6 @@ from isometry.certificates._confine import Confined, Piece
 from isometry.certificates._findings import Finding, Row
 from isometry.certificates._gradients import Space
 from isometry.certificates._layers import (
-    BIT_FOR_BIT,
     EVIDENCE,
     IN_EXACT_ARITHMETIC,
     LayerLock,
