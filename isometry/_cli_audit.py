@@ -22,9 +22,6 @@ SCHEMES = (
     "xavier",
     "kaiming",
 )
-# The perceptrons of the command's picture.
-WIDTH, DEPTH, ACTIVATION = 128, 6, "tanh"
-
 _HELP = """Measure, for each scheme, the singular values of the input-output Jacobian on
 real data, and flag what will go wrong in training.
 
@@ -73,9 +70,9 @@ class Settings:
         common.of_perceptrons(
             self.model,
             {
-                "--width": (self.width, WIDTH),
-                "--depth": (self.depth, DEPTH),
-                "--activation": (self.activation, ACTIVATION),
+                "--width": (self.width, common.WIDTH),
+                "--depth": (self.depth, common.DEPTH),
+                "--activation": (self.activation, common.ACTIVATION),
             },
         )
         for option, value, low in (
@@ -99,9 +96,9 @@ def add(app: Typer) -> None:
             Option(help="A scheme; repeat or separate by commas. Default: seven."),
         ] = None,
         model: common.Model = None,
-        width: common.Width = WIDTH,
-        depth: common.Depth = DEPTH,
-        activation: common.ActivationName = ACTIVATION,
+        width: common.Width = common.WIDTH,
+        depth: common.Depth = common.DEPTH,
+        activation: common.ActivationName = common.ACTIVATION,
         data: common.DataOrDefault = None,
         seeds: common.Seeds = 8,
         inputs: common.Inputs = 16,

@@ -13,6 +13,9 @@ from isometry._internal import interrupts
 
 EXIT_CLEAN, EXIT_RAISED = 0, 1
 
+# The perceptrons that commands draw unless another is asked for.
+WIDTH, DEPTH, ACTIVATION = 128, 6, "tanh"
+
 Width = Annotated[int, Option(help="Hidden width.")]
 Depth = Annotated[int, Option(help="Number of weight layers.")]
 ActivationName = Annotated[str, Option("--activation", help="Name of the activation.")]

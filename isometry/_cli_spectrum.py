@@ -5,7 +5,6 @@ from typing import Annotated, Any
 from typer import Option
 
 from isometry import _cli_common as common
-from isometry._cli_audit import ACTIVATION, DEPTH, WIDTH
 
 _CALL = "isometry spectrum"
 _HELP = """Measure the singular values of the input-output Jacobian of a scheme's networks on real data: their
@@ -27,9 +26,9 @@ def add(app: Any) -> None:
             list[str] | None, Option(help="A scheme; repeat or separate by commas. Default: orthogonal.")
         ] = None,
         model: common.Model = None,
-        width: common.Width = WIDTH,
-        depth: common.Depth = DEPTH,
-        activation: common.ActivationName = ACTIVATION,
+        width: common.Width = common.WIDTH,
+        depth: common.Depth = common.DEPTH,
+        activation: common.ActivationName = common.ACTIVATION,
         data: common.DataOrDefault = None,
         seeds: common.Seeds = 8,
         inputs: common.Inputs = 16,
@@ -67,7 +66,11 @@ def run(
     from isometry import _checks, store
     from isometry._internal import errors, provenance, strict_json
 
-    own = {"--width": (width, WIDTH), "--depth": (depth, DEPTH), "--activation": (activation, ACTIVATION)}
+    own = {
+        "--width": (width, common.WIDTH),
+        "--depth": (depth, common.DEPTH),
+        "--activation": (activation, common.ACTIVATION),
+    }
     errors.public(_CALL)(common.of_perceptrons)(model, own)
     _check(model, width, depth, seeds, inputs, seed, span, method)
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(seed), 3)

@@ -10,6 +10,7 @@ there is nothing to check. So where this module is imported, by the hook at the 
 function, `jaxtyping.jaxtyped` leaves those as they are.
 """
 
+import collections.abc
 import dataclasses
 import typing
 
@@ -63,6 +64,9 @@ def names_an_array(annotation):
     # A type that is not yet defined is written as a string.
     if isinstance(annotation, str):
         return "Array" in annotation or "ndarray" in annotation
+    # What a function returns is seen when it is called, not when it is passed.
+    if typing.get_origin(annotation) is collections.abc.Callable:
+        return False
     is_class = isinstance(annotation, type)
     if is_class and issubclass(annotation, jaxtyping.AbstractArray):
         return True

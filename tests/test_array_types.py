@@ -1,6 +1,7 @@
 """The type checker of the tests: arrays are checked, what users pass is not."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import jaxtyping
@@ -48,6 +49,7 @@ def test_only_what_has_arrays_is_decorated():
 def test_arrays_are_found_inside_unions_and_tuples():
     assert names_an_array(tuple[Float[Array, "n"], ...] | None)
     assert not names_an_array(tuple[Array, int] | None)
+    assert not names_an_array(list[Callable[[int], Float[Array, "n"]]])
 
 
 def test_the_hook_is_installed():

@@ -215,7 +215,7 @@ def _confined(
     shapes = {piece: piece.of(theta[piece.leaf]).shape for piece in pieces}
     of_weights = [piece for piece in pieces if piece.leaf in weights]
     found: dict[Piece, Confined] = {}
-    is_whole = True
+    is_whole, keep = True, _confine.KEEPS[0]
     for keep in _confine.KEEPS:
         found = _confine.confine(gradients, pieces, keep)
         is_clean = all(confined.is_clean for confined in found.values())
@@ -232,6 +232,7 @@ def _confined(
     except NotFinite:
         return found
     for piece, confined in found.items():
+        # What confines generic parameters as well is no fact of these.
         if confined.spans == generic[piece].spans:
             found[piece] = confined._replace(spans=shapes[piece])
     return found

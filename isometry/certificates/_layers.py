@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -106,9 +106,8 @@ class Slice(NamedTuple):
     def piece(self) -> Piece:
         """What has subspaces of its own, of a layer that is no stretch of a leaf."""
         axes = self.layer.stacked_axes
-        indices = (self.within[axis] for axis in axes)
-        # Along these axes every index is a number: stretches are of other axes.
-        position = tuple(i for i in indices if isinstance(i, int))
+        # Of a stacked axis one index is taken, never a range.
+        position = tuple(cast(int, self.within[axis]) for axis in axes)
         return Piece(self.leaf, axes, position)
 
 

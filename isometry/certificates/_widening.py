@@ -105,21 +105,19 @@ def _with_rule(
     """
     avals: list[Any] = [variable.aval for variable in eqn.invars]
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
-    is_moving = [jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes]
+    moving_places = [i for i, shape in enumerate(shapes) if _is_floating(shape)]
     program = called(eqn)
     results: list[Any] = [variable.aval for variable in eqn.outvars]
 
     def pulled(own: Sequence[Array], cotangents: Sequence[Array]) -> list[Array]:
         def of_moving(*moving: Array) -> list[Array]:
-            rest = iter(moving)
-            whole = [
-                next(rest) if moves else one
-                for one, moves in zip(own, is_moving, strict=True)
-            ]
+            whole = list(own)
+            for place, value in zip(moving_places, moving, strict=True):
+                whole[place] = value
             return [one for one in bound(eqn, whole) if _is_floating(one)]
 
-        moving = [one for one, moves in zip(own, is_moving, strict=True) if moves]
-        return list(jax.vjp(of_moving, *moving)[1](list(cotangents)))
+        _, pull = jax.vjp(of_moving, *[own[place] for place in moving_places])
+        return list(pull(list(cotangents)))
 
     cotangents = [
         jax.ShapeDtypeStruct(one.shape, one.dtype)
@@ -139,8 +137,11 @@ def _with_rule(
     def backward(wide: tuple[Array, ...], cotangents: list[Array]) -> tuple:
         pairs = zip(cotangents, results, strict=True)
         floating = [cotangent for cotangent, one in pairs if _is_floating(one)]
-        pulled_back = iter(_evaluated(rule, [*wide, *floating]))
-        return tuple(next(pulled_back) if moves else None for moves in is_moving)
+        pulled_back: list[Array | None] = [None] * len(wide)
+        results_of_rule = _evaluated(rule, [*wide, *floating])
+        for place, value in zip(moving_places, results_of_rule, strict=True):
+            pulled_back[place] = value
+        return tuple(pulled_back)
 
     function.defvjp(forward, backward)
     return list(function(*operands))

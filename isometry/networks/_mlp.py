@@ -391,6 +391,8 @@ class Mlp(LayeredNetwork):
         # As in the anatomy: no other function has a name there.
         activation = self.activation.name if self.activation.named else None
         hidden = None if activation == "linear" else activation
+        # The first layer has no function before it, and the last none behind it.
+        functions = [None, *[hidden] * (self.depth - 1), None]
         return [
             Layer(
                 role=run.role,
@@ -399,8 +401,8 @@ class Mlp(LayeredNetwork):
                 fan_in=run.fan_in,
                 fan_out=run.fan_out,
                 name=f"layers/{number}",
-                follows=None if index == self.depth - 1 else hidden,
-                precedes=None if index == 0 else hidden,
+                follows=functions[index + 1],
+                precedes=functions[index],
             )
             for index in range(run.start, run.start + run.length)
         ]
