@@ -117,7 +117,7 @@ def certify_each(
 ) -> tuple[Certificate, ...]:
     """Certify several draws of one network, which is read once for all of them.
 
-    To read a deep network takes as long as to certify it.
+    Of a deep network the reading alone takes a second.
 
     Args:
         f: A network, or any f(params, x).
