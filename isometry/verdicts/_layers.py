@@ -19,18 +19,19 @@ _NAME = 22
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What is known of one weight layer. Medians over seeds and inputs.
+    """One row of the table: a weight layer. Numbers are medians over seeds and inputs.
 
     Attributes:
-        layer: Its name.
+        layer: The name of the layer.
         shape: The shape of the weight.
-        q: The mean square of its pre-activations.
+        q: The mean square of the pre-activations.
         chi: The growth of a squared derivative from the point before; at the end of a
             residual block, over the block.
-        gradient: The norm of the loss gradient.
-        distinct: How many slices along each axis can ever differ, in the worst seed.
-        never_moves: The share of its entries that never move, in the worst seed.
-        flags: The raised flags that name it.
+        gradient: The norm of the loss gradient of the weight.
+        distinct: How many slices along each axis of the weight can ever differ, in the
+            worst seed.
+        never_moves: The share of the entries that never move, in the worst seed.
+        flags: The raised flags that name this layer.
     """
 
     layer: str
@@ -83,11 +84,11 @@ def _with_locks(
     row: LayerRow,
     locks: Sequence[LayerLock],
 ) -> LayerRow:
-    """Return a row with what the certificates of all seeds say of it."""
+    """Return the row with `distinct` and `never_moves` of the worst certified seed."""
     # Without a certificate nothing is known of locks.
     if not locks:
         return row
-    # In one seed fewer slices may be able to differ than in the others.
+    # The worst seed is that in which the fewest slices can differ.
     worst = min(locks, key=lambda lock: lock.distinct)
     return dataclasses.replace(
         row,
@@ -100,11 +101,12 @@ def _with_locks(
 def _gradients(measured: Measured) -> dict[str, float]:
     """Return the norm of the gradient of each layer by name."""
     gradients = measured.gradients
-    # Of no layers NumPy takes no median.
+    # NumPy refuses the median of an empty array.
     if not gradients.layers:
         return {}
     log_norm = np.median(gradients.log_norm, axis=(0, 1))
-    # What float64 does not hold is shown as 0; a flag says whether it is one.
+    # A norm below the range of float64 is shown as 0; flag `zero_gradient` says whether
+    # it is zero.
     with np.errstate(under="ignore"):
         norms = np.exp(log_norm)
     return dict(zip(gradients.layers, map(float, norms), strict=True))
@@ -114,7 +116,7 @@ def _chi(
     measured: Measured,
     name: str,
 ) -> float | None:
-    """Return the growth at a layer; at the last one of a block, of the whole block."""
+    """Return chi of a layer; of the whole block, if a residual sum is behind it."""
     chi = _at(measured, name, "chi")
     return _at(measured, f"{name}:sum", "chi") if chi is None else chi
 
@@ -148,7 +150,7 @@ def table(rows: Sequence[LayerRow]) -> str:
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:
-    """Return the cells of a row; what is as it should be stays empty."""
+    """Return the cells of a row; where nothing is locked, the cell stays empty."""
     name = row.layer
     if len(name) > _NAME:
         half = _NAME // 2
