@@ -75,7 +75,7 @@ def of_tokens(subject: Subject) -> Collapse | None:
     """Return how differences between tokens shrink; None if there are no tokens.
 
     R is taken over the tokens of one input; for each seed it is the median over inputs.
-    It is followed from the first value with a row for each token that lies on all paths.
+    `before` is R at the first point on all paths whose value has a row for each token.
     """
     stream, spreads = [], []
     for signal in read(subject).stream.values():

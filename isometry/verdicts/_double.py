@@ -188,8 +188,9 @@ def _lost(
 ) -> str:
     """Return, in words, the first signal that underflows in float64 too; or "".
 
-    A signal underflows gradually, layer by layer, so a tiny one is found in front of
-    those that are zero by underflow. Zeros alone may be exact, as behind dead units.
+    Zeros alone may be exact, as behind dead units. A signal that underflows does so
+    gradually: no layer with parameters in float32 multiplies by less than 1e-45, so
+    that a tiny value comes before the zeros.
     """
     params = _first_seed(batch).params
     anatomy = structure.anatomy(subject.f, params, row_shapes(batch.xs))

@@ -179,7 +179,7 @@ def _in_training(
     weights: tuple[Weight, ...],
     batch: Batch,
 ) -> Float[Array, "inputs layers"]:
-    """Return ln of the norms of the gradients of the loss of each example of a batch."""
+    """Return ln of the norms of the gradients of the loss of each example in a batch."""
     split = Split(batch.params)
 
     def lifted(floating: list[Array]) -> Float[Array, " inputs"]:

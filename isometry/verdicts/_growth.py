@@ -56,7 +56,7 @@ def growth_by_layer(
         signals: The signals of the network.
         anatomy: The anatomy of the network.
         averaging: For each layer with an average pooling behind it, ½ ln of the number
-            of values that become one.
+            of values in each average.
     """
     growths: dict[str, float] = {}
     joined = 0.0

@@ -297,7 +297,7 @@ def gaussian_like(
     return split.joined(leaves)
 
 
-def same_trajectory(
+def ranks_by_width(
     subject: Subject,
     task: Task,
 ) -> dict[str, Any] | None:
