@@ -158,7 +158,7 @@ def _in_inference(
     weights: tuple[Weight, ...],
     batch: Batch,
 ) -> Float[Array, "inputs layers"]:
-    """Return ln of the norms of the gradients of the loss of each example, alone."""
+    """Return ln of the gradient norms of the loss of each example by itself."""
     split = Split(batch.params)
 
     def of_example(example: tuple[PyTree[Array], PyTree[Array]]) -> Array:
@@ -179,7 +179,7 @@ def _in_training(
     weights: tuple[Weight, ...],
     batch: Batch,
 ) -> Float[Array, "inputs layers"]:
-    """Return ln of the norms of the gradients of the loss of each example in a batch."""
+    """Return ln of the gradient norms of the loss of each example in one batch."""
     split = Split(batch.params)
 
     def lifted(floating: list[Array]) -> Float[Array, " inputs"]:

@@ -42,7 +42,7 @@ _FAR = np.array([-1e30, 1e30], np.float32)
 _GROWTH = 10.0
 _NEAR = 10.0
 
-# Values that underflow are scaled until ld of their largest entry is this.
+# Values that underflow are scaled until their largest entry is near 2 to this power.
 _LOG2_PEAK = -60
 
 

@@ -16,7 +16,7 @@ _MOST = 8
 
 
 class Outliers(NamedTuple):
-    """Singular values above the bulk of a spectrum, for each seed the median over inputs.
+    """Singular values above the bulk of a spectrum: medians over inputs for each seed.
 
     The few largest values are outliers if the gap below them, in ln s, is wider than
     the distance from the largest value of the bulk to the median of the bulk. Values
