@@ -285,15 +285,17 @@ def _stream_signal(
     group = plan.groups[label]
     iteration = group.points[signal.point]
     row = {key: values[:, iteration] for key, values in rows[label].items()}
-    total, gram = row["total"].astype(float), row["gram"].astype(float)
+    sum_of_squares = row["sum_of_squares"].astype(float)
+    gram = row["gram"].astype(float)
     num_entries = gram.shape[-1] * math.prod(group.shape)
     with np.errstate(divide="ignore"):
-        log_square = np.log(total / num_entries)
+        log_square = np.log(sum_of_squares / num_entries)
     # LAPACK takes no NaN or infinity, so a matrix that is not finite is replaced by 0.
     is_finite = np.isfinite(gram).all((1, 2), keepdims=True)
     safe_gram = np.where(is_finite, gram, 0)
     largest = np.linalg.eigvalsh(safe_gram)[:, -1]
     is_zero = largest <= 0
+    safe_largest = np.where(is_zero, 1, largest)
     token_spread = row.get("token_spread")
     if token_spread is not None:
         token_spread = token_spread.astype(float)
@@ -301,7 +303,7 @@ def _stream_signal(
         **vars(signal),
         log_norm=row["exponent"] * math.log(2) + log_square / 2,
         spread=row["spread"].astype(float),
-        stable_rank=np.where(is_zero, 0, total / np.where(is_zero, 1, largest)),
+        stable_rank=np.where(is_zero, 0, sum_of_squares / safe_largest),
         token_spread=token_spread,
     )
 

@@ -267,7 +267,7 @@ class Report:
     def _spectrum_as_dict(self, span: str) -> dict[str, Any]:
         """Return a spectrum as plain data."""
         sp = self.spectra[span]
-        # Quantiles over the singular values of all seeds and inputs, with equal weights.
+        # Quantiles over the singular values of all seeds and inputs together.
         levels = np.linspace(0, 1, 101)
         quantiles = np.quantile(_resolved_logs(sp), levels, method="inverted_cdf")
         return {
