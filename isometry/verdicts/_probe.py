@@ -235,7 +235,7 @@ def _steps_to_record(
     num_steps: int,
     num_records: int,
 ) -> list[int]:
-    """Return the steps after which the probe records: the first, and equidistant ones."""
+    """Return the steps after which the probe records: the first, and some beyond."""
     spaced = np.linspace(0, num_steps, num_records + 1).astype(int)[1:].tolist()
     return sorted({1, *spaced} - {0})
 

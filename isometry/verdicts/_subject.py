@@ -98,7 +98,9 @@ class Subject:
         return math.prod(self.anatomy.shape("output").shape)
 
     def log_averaging(self, span: Span) -> float:
-        """Return ½ ln of the number of values in each average pooling on a span, summed.
+        """Return ½ ln of the number of values in each average pooling, summed.
+
+        Only poolings in front of the end of the span count.
 
         An average over n positions divides the squared gain by n. That is no vanishing
         gradient, because the gradient of a shared weight is a sum over n positions.
