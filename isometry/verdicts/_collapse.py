@@ -16,11 +16,11 @@ from isometry.verdicts._reading import StreamSignal, read
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 
-# Rounding makes relative differences of mean square u² between inputs; ten of them by
-# convention.
+# Rounding alone makes relative differences between inputs of mean square u², with u the
+# unit roundoff. Differences below ten times that count as rounding, by convention.
 _NOISE = 10
 
-# A depth scale is fitted to so many layers at least.
+# The least number of layers to which a depth scale is fitted.
 _LEAST_LAYERS = 3
 
 
@@ -33,9 +33,9 @@ class Collapse:
 
     Attributes:
         points: The points, in the order of computation.
-        before: R of what enters, for each seed.
-        is_known: Whether R of what enters is above rounding.
-        log_ratio: ln R/R of what enters; −inf where R is rounding.
+        before: R of the input (of the embeddings, in a token model), for each seed.
+        is_known: Whether `before` is above rounding, so that R can shrink.
+        log_ratio: ln(R / before); −inf where R is rounding.
     """
 
     points: tuple[str, ...]
@@ -49,7 +49,7 @@ def of_inputs(subject: Subject) -> Collapse:
     stream = [*read(subject).stream.values()]
     of_x = _spread_of_x(subject.few)
     if of_x is None and stream:
-        # Of tokens, what enters are their embeddings.
+        # Tokens are integers, so R is followed from their embeddings on.
         first, *stream = stream
         before = first.spread
         # An embedding that makes different tokens one has collapsed them itself.
@@ -72,10 +72,10 @@ def _is_above_rounding(
 
 
 def of_tokens(subject: Subject) -> Collapse | None:
-    """Return how differences between tokens shrink; None of a network without tokens.
+    """Return how differences between tokens shrink; None if there are no tokens.
 
-    For each seed the median over inputs, from the first value of tokens that all paths
-    pass to the others.
+    R is taken over the tokens of one input; for each seed it is the median over inputs.
+    `before` is R at the first point on all paths whose value has a row for each token.
     """
     stream, spreads = [], []
     for signal in read(subject).stream.values():
@@ -90,7 +90,7 @@ def of_tokens(subject: Subject) -> Collapse | None:
 
 
 def _spread_of_x(xs: PyTree) -> float | None:
-    """Return R of floating inputs; None if there are none."""
+    """Return R of the inputs of a floating dtype; None if there are none."""
     leaves = [leaf for leaf in jax.tree.leaves(xs) if _is_floating(leaf)]
     if not leaves:
         return None
@@ -106,7 +106,7 @@ def _spread_of_x(xs: PyTree) -> float | None:
 
 
 def _have_different_rows(xs: PyTree) -> bool:
-    """Tell whether two inputs are made of different whole numbers."""
+    """Tell whether two inputs of an integer dtype differ."""
     leaves = jax.tree.leaves(xs)
     for leaf in leaves:
         is_whole = jnp.issubdtype(leaf.dtype, jnp.integer)
@@ -128,7 +128,8 @@ def _collapse(
 ) -> Collapse:
     """Make the record of R at some points, of inputs or of tokens."""
     log_ratio = np.zeros((len(stream), len(before)))
-    # What enters without differences is not judged: `is_known` says so.
+    # ln 0 would warn. A collapse whose R is 0 at the start is never judged, because
+    # `is_known` is False.
     log_before = np.log(np.where(before > 0, before, 1))
     for i, (signal, spread) in enumerate(zip(stream, spreads, strict=True)):
         log_ratio[i] = _log_spread(spread, signal.dtype) - log_before
@@ -152,7 +153,7 @@ def _log_spread(
 
 
 def least_spread(dtype: np.dtype) -> float:
-    """Return the R below which it is rounding."""
+    """Return the value below which R is only rounding."""
     unit = float(jnp.finfo(dtype).eps) / 2
     return _NOISE * unit**2
 
@@ -162,13 +163,13 @@ def forward(
     thresholds: Thresholds,
     key: Key,
 ) -> dict[str, Any]:
-    """Return the signal from layer to layer, for each the median over seeds.
+    """Return statistics of the signal at every layer, as medians over seeds.
 
-    `fitted_depth_scale` is the number of layers over which differences between inputs
-    fall by e in square, −1/slope of ln R over the second half of the layers, with the
-    interval of the median slope over seeds. It is None where R does not fall for
-    certain, or fewer than three layers of it are above rounding. In the ordered phase
-    theory has 1/|ln chi_1| (Schoenholz et al., 2017, equation 9).
+    `fitted_depth_scale` is the number of layers over which squared differences between
+    inputs fall by a factor e: −1/slope of ln R over the second half of the layers. It
+    is None if the interval of the slope holds zero, or R is above rounding at fewer
+    than three layers. In the ordered phase theory predicts 1/|ln chi_1| (Schoenholz et
+    al., 2017, equation 9).
 
     Args:
         subject: The network.
@@ -176,8 +177,10 @@ def forward(
         key: A key of the bootstrap.
 
     Returns:
-        By layer `log_norm`, ½ ln of the mean square; `correlation`, the mean cosine of
-        two inputs; `stable_rank`, ‖H‖_F²/‖H‖_2² over inputs × entries.
+        Lists with an entry for each of the `points`: `log_norm`, ½ ln of the mean
+        square; `correlation`, the mean cosine of two inputs; `stable_rank`,
+        ‖H‖_F²/‖H‖_2² over inputs × entries. Then `fitted_depth_scale`; where it is a
+        number, `fitted_interval` is its interval over seeds.
     """
     stream = [*read(subject, thresholds).stream.values()]
     num_inputs = subject.num_inputs
@@ -188,7 +191,8 @@ def forward(
         "stable_rank": [],
         "fitted_depth_scale": None,
     }
-    # R holds each input with itself too, whose cosine is 1: see `Collapse`.
+    # R is a mean over all pairs, also those of an input with itself, of cosine 1: this
+    # is the factor 1 − 1/M in `Collapse`.
     without_itself = num_inputs / max(num_inputs - 1, 1)
     for signal in stream:
         correlation = 1 - signal.spread * without_itself
@@ -216,10 +220,10 @@ class Judged(NamedTuple):
     """A collapse, judged at the last point.
 
     Attributes:
-        state: The state of a flag.
-        value: The median over seeds of ln R/R of what enters.
-        interval: Its interval over seeds.
-        last: The name of the point.
+        state: The state of the flag.
+        value: The median over seeds of ln(R / before) at the last point.
+        interval: The interval of that median over seeds.
+        last: The name of the last point.
     """
 
     state: str
@@ -228,10 +232,10 @@ class Judged(NamedTuple):
     last: str
 
     def in_words(self, what: str) -> str:
-        """Return what became of the differences, for a reason.
+        """Return a sentence on how far the differences shrank, for a flag's reason.
 
         Args:
-            what: Between what: "inputs" or "tokens".
+            what: What the differences are between: "inputs" or "tokens".
         """
         if np.isneginf(self.value):
             return f"all {what} are one at {self.last!r}, to rounding"
@@ -246,7 +250,7 @@ def judge(
     thresholds: Thresholds,
     key: Key,
 ) -> Judged:
-    """Judge whether differences fall by more than e^6, the shared depth_scales."""
+    """Judge whether R falls by more than e^`thresholds.depth_scales`."""
     last = collapse.log_ratio[-1]
     value = float(np.median(last))
     bounds = interval(last, key, confidence=thresholds.confidence)

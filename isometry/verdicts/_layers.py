@@ -20,19 +20,20 @@ _NAME = 22
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What is known of one weight layer. Medians over seeds and inputs.
+    """One row of the table: a weight layer. Numbers are medians over seeds and inputs.
 
     Attributes:
-        layer: Its name.
+        layer: The name of the layer.
         shape: The shape of the weight.
-        q: The mean square of its pre-activations.
+        q: The mean square of the pre-activations.
         chi: The growth of a squared derivative from the point before; at the end of a
             residual block, over the block. What an average over positions takes away
             is put back.
-        gradient: The norm of the loss gradient.
-        distinct: How many slices along each axis can ever differ, in the worst seed.
-        never_moves: The share of its entries that never move, in the worst seed.
-        flags: The raised flags that name it.
+        gradient: The norm of the loss gradient of the weight.
+        distinct: How many slices along each axis of the weight can ever differ, in the
+            worst seed.
+        never_moves: The share of the entries that never move, in the worst seed.
+        flags: The raised flags that name this layer.
     """
 
     layer: str
@@ -85,11 +86,11 @@ def _with_locks(
     row: LayerRow,
     locks: Sequence[LayerLock],
 ) -> LayerRow:
-    """Return a row with what the certificates of all seeds say of it."""
+    """Return the row with `distinct` and `never_moves` of the worst certified seed."""
     # Without a certificate nothing is known of locks.
     if not locks:
         return row
-    # In one seed fewer slices may be able to differ than in the others.
+    # The worst seed is that in which the fewest slices can differ.
     worst = min(locks, key=lambda lock: lock.distinct)
     return dataclasses.replace(
         row,
@@ -102,11 +103,12 @@ def _with_locks(
 def _gradients(measured: Measured) -> dict[str, float]:
     """Return the norm of the gradient of each layer by name."""
     gradients = measured.gradients
-    # Of no layers NumPy takes no median.
+    # NumPy refuses the median of an empty array.
     if not gradients.layers:
         return {}
     log_norm = np.median(gradients.log_norm, axis=(0, 1))
-    # What float64 does not hold is shown as 0; a flag says whether it is one.
+    # A norm below the range of float64 is shown as 0; flag `zero_gradient` says whether
+    # it is zero.
     with np.errstate(under="ignore"):
         norms = np.exp(log_norm)
     return dict(zip(gradients.layers, map(float, norms), strict=True))
@@ -150,7 +152,7 @@ def table(rows: Sequence[LayerRow]) -> str:
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:
-    """Return the cells of a row; what is as it should be stays empty."""
+    """Return the cells of a row; where nothing is locked, the cell stays empty."""
     name = row.layer
     if len(name) > _NAME:
         half = _NAME // 2

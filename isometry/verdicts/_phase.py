@@ -36,18 +36,18 @@ def judge_phase(
 ) -> Flag:
     """Judge K ln chi_1 over the K pairs (W, D) of the hidden span.
 
-    chi_1 is theory's, at the fixed point of the variance, where the ensemble of the
-    weights and the map of the variance are known. For all other networks it is
-    e^(growth/K), with the growth that the hidden Jacobian shows. The layers, or blocks,
-    whose own chi is to blame are named.
+    Where the distribution of the weights and the map of the variance are known, chi_1
+    is that of mean-field theory at the fixed point of the variance. For all other
+    networks it is e^(growth/K), with the growth measured in the hidden Jacobian. A
+    raised flag names the layers or blocks whose own chi is worst.
 
     Args:
         name: The name of the flag.
         measured: What was measured.
         key: A key of the bootstrap.
-        is_ordered: Whether a growth below the line is what is wrong.
+        is_ordered: Whether a value below the threshold is what is wrong.
     """
-    # Below the line in the ordered phase, above it in the chaotic one.
+    # ordered_phase is raised below −6, chaotic_phase above 6.
     sign = -1 if is_ordered else 1
     line = sign * measured.threshold("depth_scales")
     pairs = measured.num_pairs
@@ -69,7 +69,7 @@ def judge_phase(
         chi = math.exp(value / pairs)
         evidence |= {"basis": "measured", "phase": _name(bounds), "chi_1": chi}
     else:
-        # Theory's chi_1 is of infinite width and has no scatter over seeds.
+        # chi_1 of theory is that of infinite width, and does not scatter over seeds.
         value, bounds = pairs * math.log(theory.chi_1), None
         evidence |= _of_theory(theory)
     evidence["growth"] = value
@@ -104,8 +104,8 @@ def judge_phase(
 
 
 def _of_theory(phase: Phase) -> dict[str, Any]:
-    """Return what theory says, as evidence."""
-    # At criticality correlations relax as a power of the depth, on no scale.
+    """Return phase, chi_1 and q* of theory, and the depth scale, as evidence."""
+    # At criticality correlations relax as a power of the depth: the scale is infinite.
     depth_scale = math.inf
     if phase.name != "critical":
         depth_scale = 1 / abs(math.log(phase.chi_1))
@@ -127,7 +127,7 @@ def _name(bounds: Interval) -> str:
         return "ordered"
     if low > 0:
         return "chaotic"
-    # Neither can be told from no growth at all.
+    # The interval holds zero: growth and decay cannot be told apart.
     return "critical"
 
 
@@ -138,8 +138,15 @@ def _state(
     line: float,
     measured: Measured,
 ) -> str:
-    """Return the state; without an interval the value is theory's, and certain."""
-    # Without an interval the number of seeds does not matter.
+    """Return the state of the flag.
+
+    Args:
+        value: K ln chi_1.
+        bounds: The interval of the value over seeds; None if the value is theory's.
+        line: The threshold; below zero in the ordered phase.
+        measured: For the number of seeds.
+    """
+    # Theory's value does not depend on the draw, so any number of seeds will do.
     is_sure = bounds is None or measured.is_sure
     around = (value, value) if bounds is None else bounds
     if line < 0:

@@ -17,7 +17,7 @@ class Reports(Mapping[str, Report]):
 
     Attributes:
         reports: The reports by name.
-        undefined: What could not be built, with the reason.
+        undefined: The names of networks that could not be built, with the reasons.
 
     Example:
         >>> net = networks.mlp([16] * 4, "tanh")
@@ -47,7 +47,7 @@ class Reports(Mapping[str, Report]):
 
     @property
     def verdict(self) -> str:
-        """The most serious verdict.
+        """The gravest verdict of all reports.
 
         Example:
             >>> flag = isometry.Flag("vanishing", "raised", "½ ln E s² = -4.1")
@@ -138,7 +138,8 @@ class Reports(Mapping[str, Report]):
         """Return plain data: everything that `to_json` writes.
 
         Returns:
-            The reports by name, their ranking, and what could not be built.
+            The reports by name, their ranking, and the networks that could not be
+            built.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])

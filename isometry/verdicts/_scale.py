@@ -1,4 +1,4 @@
-"""What vanishing and exploding share: the gain of a span beyond a line."""
+"""What vanishing and exploding share: the gain of a Jacobian beyond a threshold."""
 
 import numpy as np
 
@@ -11,7 +11,8 @@ SOURCE = (
     "|K ln chi_1| = 6, six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 )
 
-# A last layer of zeros, say, which training mends by itself, or dead units.
+# The remedy if the Jacobian is zero. A last layer of zeros may be the cause, which
+# training mends by itself, or dead units.
 OF_ZEROS = (
     "none by sigma_w: the Jacobian is zero; zero_gradient and dead_units say from what "
     "weights or units, and whether training mends it"
@@ -46,9 +47,9 @@ def judge_gain(
         name: The name of the flag.
         measured: What was measured.
         key: A key of the bootstrap.
-        is_below: Whether a gain below the line is what is wrong.
+        is_below: Whether a gain below the threshold is what is wrong.
     """
-    # Vanishing is judged below minus the line, exploding above it.
+    # Vanishing is raised below −log_gain, exploding above log_gain.
     sign, side, change = 1, "above", "lower"
     if is_below:
         sign, side, change = -1, "below", "raise"
@@ -60,7 +61,7 @@ def judge_gain(
         thresholds=measured.thresholds,
         is_below=is_below,
     )
-    # The reason speaks of the worst span; the evidence holds all.
+    # The reason gives the worst span; the evidence holds all.
     value = judged.worst.value
     reason = f"½ ln E s² = {value:+.2f} ({in_words(judged.span)})"
     if judged.state == RAISED and np.isfinite(value):

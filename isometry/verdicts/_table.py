@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from isometry.verdicts._report import Report
     from isometry.verdicts._reports import Reports
 
-# A screen: terminals break longer lines.
+# The width of a verdict in words, which fits any terminal.
 _COLUMNS = 80
 
 # Flags from this rank on tell the shape of a spectrum: training is slower, and works.
 _MILD = 110
 
-# Names of layers in a line of the verdict; all are in `Flag.where`.
+# The most names of layers that a verdict lists; `Flag.where` has all.
 _MOST_NAMES = 6
 
 _LEGEND = (
@@ -56,8 +56,8 @@ _NUM_NUMBERS = len(_HEADINGS) - 2
 def in_words(report: "Report") -> str:
     """Return a verdict that a user acts on, in lines of 80 columns.
 
-    For every raised flag: what, where, how sure, what to do. Undecided flags follow in
-    a line each, then the names of the others.
+    For every raised flag it says what is wrong, where, how sure that is, and what to
+    do. Undecided flags follow, each with its reason, then the names of the others.
     """
     flags = list(report.flags.values())
     raised = [flag for flag in flags if flag.raised]
@@ -68,7 +68,7 @@ def in_words(report: "Report") -> str:
         lines += _wrapped(line, indent="  ")
     for flag in raised:
         lines += ["", *_of_flag(flag)]
-    # What is undecided needs more seeds, and says so in its reason.
+    # The reason of an undecided flag says what is missing, such as more seeds.
     undecided = [flag for flag in flags if flag.state == UNDECIDED]
     if undecided:
         lines.append("")
@@ -99,7 +99,7 @@ def _verdict(report: "Report") -> str:
 
 
 def _scope(report: "Report") -> str:
-    """Return what was measured, in a line."""
+    """Return how many seeds and inputs were measured, and what is special, in words."""
     # Reports may be made by hand, without a setting.
     setting = report.setting
     if "seeds" not in setting:
@@ -121,7 +121,7 @@ def _scope(report: "Report") -> str:
 
 
 def _of_flag(flag: Flag) -> list[str]:
-    """Return a raised flag: what, where, how sure, what to do."""
+    """Return the lines of a raised flag: what, where, how sure, what to do."""
     lines = _wrapped(f"{flag.name}: {flag.reason}", indent="  ")
     if flag.where:
         lines += _item("where", _names(flag.where))
@@ -131,8 +131,8 @@ def _of_flag(flag: Flag) -> list[str]:
 
 
 def _certainty(flag: Flag) -> str:
-    """Return how sure a flag is: its interval and line, and where the line is from."""
-    # A fact of the weights has no interval, and rests on its source alone.
+    """Return interval and threshold of a flag, and the source of the threshold."""
+    # A flag that states a fact of the weights has no interval.
     parts = []
     if flag.interval is not None:
         low, high = flag.interval
@@ -144,7 +144,7 @@ def _certainty(flag: Flag) -> str:
 
 
 def _names(where: tuple[str, ...]) -> str:
-    """Return names of layers, the first of many."""
+    """Return names of layers in words; of many only the first ones."""
     if len(where) <= _MOST_NAMES:
         return ", ".join(where)
     shown = ", ".join(where[:_MOST_NAMES])
@@ -155,7 +155,7 @@ def _item(
     label: str,
     text: str,
 ) -> list[str]:
-    """Return an item of a flag under its label."""
+    """Return a text in lines that are indented behind a label."""
     return textwrap.wrap(
         text,
         _COLUMNS,
@@ -178,11 +178,11 @@ def rich_table(
     reports: "Reports",
     width: int = 80,
 ) -> "Table":
-    """Return a rich table of reports, a row a network, the best first.
+    """Return a rich table with a row for each report, the best first.
 
-    Below it stand what the numbers are, and for every raised flag what to do and where
-    its line comes from. In a terminal of fewer than 120 columns the numbers stand in
-    one cell with the verdict, each after its name.
+    The caption below it explains the numbers; for every raised flag it says what to do
+    and where the threshold comes from. In a terminal of fewer than 120 columns the
+    numbers are in one cell with the verdict, each behind its name.
 
     Args:
         reports: Reports by name.
@@ -195,7 +195,7 @@ def rich_table(
         MissingExtra: rich is not installed.
     """
     table_class = checks.extra("rich.table", "cli").Table
-    # A name may hold brackets, which are no markup.
+    # Names are wrapped in Text, because rich takes brackets in a string for markup.
     text = checks.extra("rich.text", "cli").Text
     is_full = width >= _FULL_WIDTH
     advice = text("\n".join(_advice(reports)), style="default")
@@ -231,7 +231,7 @@ def _add_columns(
     *,
     is_full: bool,
 ) -> None:
-    """Add the columns: all, or the name and one for everything else."""
+    """Add all columns; or, if the table is not full, the first and the last."""
     first, *numbers, last = _HEADINGS
     table.add_column(first, overflow="fold", no_wrap=is_full, ratio=0)
     if is_full:
@@ -241,8 +241,8 @@ def _add_columns(
 
 
 def _advice(reports: "Reports") -> list[str]:
-    """Return what the numbers are; then a line for every raised flag."""
-    # The same advice for several networks is given once, the gravest first.
+    """Return a legend of the numbers, then a sentence for every raised flag."""
+    # The same advice for several networks is given once, and the gravest flag is first.
     names = flag_names()
     lines: dict[tuple[int, str, str], str] = {}
     for report in reports.values():
@@ -260,7 +260,7 @@ def _advice(reports: "Reports") -> list[str]:
 
 
 def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
-    """Return the cells of the columns of numbers."""
+    """Return the numbers of a row as text, one for each column of numbers."""
     small = "0"
     if not statistics["exact_zero_fraction"]:
         floor = np.exp(statistics["log_floor"]) * statistics["s_max"]
@@ -280,7 +280,7 @@ def _cell(
     value: float,
     small: str,
 ) -> str:
-    """Return a number, or what stands for one that is not resolved."""
+    """Return a number as text; `small` if it is 0, zero or not resolved."""
     return f"{value:.3g}" if value else small
 
 

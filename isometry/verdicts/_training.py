@@ -1,4 +1,4 @@
-"""Training of one seed, step by step, and the ranks of what it moved."""
+"""Training of some seeds, step by step, and the ranks of their summed gradients."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -25,10 +25,11 @@ class State(NamedTuple):
         params: The parameters.
         optimizer: The state of the optimizer.
         sums: The sum of the gradients of each floating leaf.
-        lost: What rounding has taken off each sum so far.
+        lost: What rounding took off each sum in the last addition: see `_summed`.
         norms: The sum of the norms of the gradients of each slice.
-        first: The first step with a gradient of each slice; -1 for not yet.
-        loss: Of the last batch, before its step.
+        first: The first step at which the gradient of each slice is not zero; -1 for
+            not yet.
+        loss: The loss on the last batch, before its step.
     """
 
     params: Params
@@ -63,11 +64,11 @@ class _Data(NamedTuple):
 
 
 class Training:
-    """Trains seeds alike, on the same batches.
+    """Trains some seeds on the same batches.
 
     Args:
-        task: What is trained on.
-        weights: The weights that are followed.
+        task: Examples, targets, loss and optimizer.
+        weights: The weights whose gradients are followed.
         params: The parameters of each seed.
     """
 
@@ -77,7 +78,8 @@ class Training:
         weights: tuple[Weight, ...],
         params: Sequence[Params],
     ) -> None:
-        # In 16 bits the sums of gradients would round to those of their first terms.
+        # In 16 bits the sums of gradients would soon be too large for a further
+        # gradient to change them.
         dtype = precision.measuring_dtype(None, params[0])
         xs, params = precision.cast((task.xs, list(params)), dtype)
         self._static = _Static(objective_of(task), weights, task.optimizer)
@@ -99,7 +101,7 @@ class Training:
         begin: int,
         end: int,
     ) -> None:
-        """Make the steps begin ... end - 1."""
+        """Make the steps with numbers from `begin` to `end` - 1."""
         # The numbers of steps are arguments, so that one program serves all intervals.
         interval = (jnp.asarray(begin, np.int32), jnp.asarray(end, np.int32))
         # Optimizers and losses are written for JAX's standard promotion: optax's Adam
@@ -111,14 +113,14 @@ class Training:
             ]
 
     def ranks(self) -> "Ranks":
-        """Return the ranks of the accumulated gradients."""
+        """Return the ranks of the summed gradients."""
         by_seed = [_ranks_of_seed(self._static.weights, one) for one in self.states]
         whole, taps = zip(*by_seed, strict=True)
         return Ranks(np.array(whole, int), np.array(taps, int))
 
 
 class Ranks(NamedTuple):
-    """Ranks of accumulated gradients: of whole weights, and the largest of a tap."""
+    """Ranks of summed gradients: of each weight, and the largest of one of its taps."""
 
     whole: Int[np.ndarray, "seeds layers"]
     taps: Int[np.ndarray, "seeds layers"]
@@ -132,7 +134,7 @@ def followed(weights: Sequence[Weight]) -> list[Weight]:
 def _is_followed(weight: Weight) -> bool:
     """Tell whether a weight is a matrix between the first layer and the last.
 
-    The rank of those two is at most the size of the input and of the output.
+    The ranks of the first and the last are at most the sizes of input and output.
     """
     return weight.is_matrix and weight.layer.role not in ("stem", "head")
 
@@ -174,7 +176,8 @@ def _advanced(
     ) -> State:
         return _stepped(static, data, state, t=t)
 
-    # The whole interval in one program: a call costs more than a step of a small one.
+    # The interval is one program, because calling a program costs more than a step of a
+    # small network.
     return jax.lax.fori_loop(*interval, step, state)
 
 
@@ -188,7 +191,7 @@ def _stepped(
     split = Split(state.params)
     index = data.batches[t]
     xs, targets = jax.tree.map(lambda leaf: leaf[index], (data.xs, data.targets))
-    # Dropout is the same for all seeds, and for controls.
+    # A fixed key, so that dropout is the same for all seeds and for controls.
     key = jax.random.fold_in(jax.random.key(0), t)
 
     def loss_of(floating: list[Array]) -> Array:
@@ -222,12 +225,12 @@ def _summed(
     lost: list[Array],
     gradient: list[Array],
 ) -> tuple[list[Array], list[Array]]:
-    """Add a gradient to the sums, and return them with what rounding takes off.
+    """Return the sums with a gradient added, and what rounding took off.
 
-    Compensated summation (Kahan, 1965): the rounding of one addition is made good in
-    the next, so that sums of 10,000 gradients are as exact as the gradients. Without
-    it the late, small gradients of a converged network would round the large sum at
-    every step, and after 1,000 of them rounding looks like further directions.
+    This is compensated summation (Kahan, 1965): what rounding takes off in one addition
+    is added in the next, so that sums of 10,000 gradients are as exact as the gradients
+    themselves. Without it, the rounding errors of 1,000 late, small gradients of a
+    converged network would look like directions in which it trains.
     """
     terms = jax.tree.map(jnp.add, gradient, lost)
     totals = jax.tree.map(jnp.add, sums, terms)
@@ -242,7 +245,7 @@ def _ranks_of_seed(
 ) -> tuple[list[int], list[int]]:
     """Return the ranks of the followed weights, whole and by tap."""
     eps = float(jnp.finfo(state.sums[0].dtype).eps)
-    # What rounding of the gradients can fake, slice by slice.
+    # Singular values of each slice up to these may be due to rounding of the gradients.
     tolerances = eps * np.asarray(state.norms, float)
     whole: list[int] = []
     taps: list[int] = []
@@ -260,7 +263,7 @@ def _by_weight(
     weights: Sequence[Weight],
     of_slices: Float[np.ndarray, " all_slices"],
 ) -> Iterator[Float[np.ndarray, " slices"]]:
-    """Cut numbers of all slices, which lie side by side, into those of each weight."""
+    """Yield for each weight the numbers of its slices, which lie side by side."""
     begin = 0
     for weight in weights:
         end = begin + len(weight.names)
@@ -273,17 +276,17 @@ def ranks_of_slices(
     sums: Float[np.ndarray, "slices ..."],
     tolerance: Float[np.ndarray, " slices"],
 ) -> tuple[list[int], list[int]]:
-    """Return the rank of each slice of a weight, and the largest of its taps.
+    """Return the rank of each slice of a weight, and the largest rank of its taps.
 
     Args:
         weight: The weight.
-        sums: Its accumulated gradient.
-        tolerance: The singular values of each slice that do not count.
+        sums: The summed gradient of each slice.
+        tolerance: The singular value of each slice up to which none counts.
     """
     by_tap = weight.matrices(sums)
     *leading, num_taps, rows, columns = by_tap.shape
     flat = by_tap.reshape(*leading, num_taps * rows, columns)
-    # Of experts, the largest rank counts.
+    # Experts are matrices of their own; the largest of their ranks counts.
     whole = _ranks.rank_above(flat, tolerance[:, None]).max(1).tolist()
     if num_taps == 1:
         return whole, whole

@@ -23,7 +23,7 @@ def judge(
 ) -> Flag:
     """Raise where Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
     line = measured.threshold("anisometry")
-    # A Jacobian that is zero is a matter of vanishing; of its shape nothing is known.
+    # The anisometry of a zero Jacobian is not known; the flag `vanishing` reports it.
     judged = judge_spans(
         {span: gain.anisometry for span, gain in measured.gains.items()},
         line,
@@ -36,7 +36,7 @@ def judge(
     reason = f"Var(s²)/(E s²)² = {value:.2f} ({in_words(judged.span)})"
     if not np.isfinite(value):
         reason = "the Jacobian is zero, its anisometry undefined"
-    # Why it is not decided: too few seeds, or an interval that holds the line.
+    # The reason is too few seeds, or an interval that holds the threshold.
     elif judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:

@@ -30,17 +30,17 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where tokens become one, or where queries and keys never get a gradient.
+    """Raise where tokens become alike, or where queries and keys never get a gradient.
 
     The spread of the tokens of an input, R = ‖H − mean‖²/‖H‖², must not fall by more
-    than e^6 from the embedding to behind the last block. Once they are one, every
-    attention is an average, and what it looks at gets no gradient.
+    than e^6 from the embedding to the end of the last block. If all tokens are equal,
+    every attention returns their average, and queries and keys get no gradient.
     """
     attentions = measured.subject.anatomy.attentions
     if not attentions:
         return Flag("attention_collapse", CLEAR, "no attention", source=_SOURCE)
     locked = _locked(measured, attentions)
-    # What is certified needs no look at tokens, and no seeds.
+    # A certificate decides without a look at tokens, and whatever the number of seeds.
     if locked:
         return Flag(
             "attention_collapse",
@@ -62,7 +62,7 @@ def judge(
         "points": list(collapse.points),
         "log_ratio": np.median(collapse.log_ratio, 1),
     }
-    # A ratio to what is rounding, or zero, says nothing.
+    # If R of the embeddings is zero or rounding, a ratio to it says nothing.
     if not collapse.is_known:
         reason = "the tokens that enter do not differ"
         return Flag("attention_collapse", UNDECIDED, reason, evidence=evidence)
@@ -86,7 +86,7 @@ def judge(
         where=where,
     )
     wrong = _activity.lost(measured.subject, measured.thresholds)
-    # Zeros that underflow made look like tokens that became one.
+    # If signals underflow to zero, tokens look as if they had become equal.
     if wrong:
         return undecided(result, wrong)
     return result
@@ -96,16 +96,17 @@ def _locked(
     measured: Measured,
     attentions: tuple[Attention, ...],
 ) -> tuple[str, ...]:
-    """Return the layers of queries and keys that never get a gradient, in any seed.
+    """Return layers of queries and keys that never get a gradient, in some seed.
 
-    Both must be locked: with one of them at zero the other waits for a step.
+    Both must be locked: if only one of them is zero, the other has to wait for a step.
     """
     locked: dict[str, None] = {}
     for certificate in measured.certificates:
         first_step = {lock.name: lock.first_gradient for lock in certificate.layers}
         share = {lock.name: lock.never_moves for lock in certificate.layers}
         for attention in attentions:
-            # A fused layer makes values too, which may learn.
+            # A fused layer also makes the values, which may get a gradient. Then the
+            # share of entries that never move decides.
             is_fused = attention.query == attention.value
             layers = (*attention.query, *attention.key)
             rows = [row for row in first_step if _is_of(row, layers)]
@@ -126,7 +127,7 @@ def _is_of(
     row: str,
     layers: tuple[str, ...],
 ) -> bool:
-    """Tell whether a row of a certificate is one of some layers, or a slice of one."""
+    """Tell whether a row of a certificate names one of the layers, or a slice of it."""
     return row in layers or row.rpartition("[")[0] in layers
 
 
@@ -140,7 +141,7 @@ def _index(row: str) -> str:
 
 def _share_of_queries_and_keys(attention: Attention) -> float:
     """Return which share of the outputs of a fused layer are queries and keys."""
-    # Queries, keys and values are as large as each other, unless it is known better.
+    # If the sizes are not known, queries, keys and values are taken to be of one size.
     if len(attention.shares) != 3:
         return 2 / 3
     query, key, value = (stop - start for start, stop in attention.shares)

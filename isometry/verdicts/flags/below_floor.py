@@ -24,16 +24,15 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where half of the values that may not be zero are below the floor.
+    """Raise where more than half of the values that may not be zero are below the floor.
 
-    Then ln s of the median value is no number. A Jacobian has no more rank than units
-    with a slope at any value that all paths pass; the values beyond are zeros, which a
-    dense factorization turns into noise, and are left out. The others are censored, not
-    dropped: they count as zeros, and statistics of ln s say how much mass they leave
-    out.
+    Then the median of ln s is not known. Singular values beyond an upper bound on the
+    rank (see `_activity.rank_bounds`) are zero, and are left out of the share. All
+    other values below the floor are censored, not dropped: they count as zeros, and
+    statistics of ln s report how much mass they leave out.
     """
     line = measured.threshold("below_floor")
-    # The mean over inputs: a share is a number of values, and those add up.
+    # The mean over inputs, because a share of values may be averaged.
     shares, floors = {}, {}
     for span, sp in measured.spectra.items():
         share = _unresolved_share(sp, measured.rank_bounds[span])
@@ -47,7 +46,8 @@ def judge(
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     state = judged.state
-    # Where float64 underflows, zeros and what is unresolved are not told apart.
+    # If signals underflow float64, values that are zero and values that are not
+    # resolved cannot be told apart.
     if measured.lost:
         state, reason = UNDECIDED, f"{reason}; {measured.lost}"
     where: tuple[str, ...] = ()
@@ -77,12 +77,12 @@ def _unresolved_share(
 ) -> Float[np.ndarray, "seeds inputs"]:
     """Return the unresolved values as a share of those that may not be zero.
 
-    It is 0 where all of them are known to be zero.
+    The share is 0 where all values are known to be zero.
     """
-    # What a method without a floor calls zero is zero.
+    # A method without a floor reports −inf only for values that are zero.
     num_not_zero = (~np.isneginf(np.asarray(sp.log_values))).sum(-1)
     rank = np.minimum(rank_bound, num_not_zero)
-    # Values beyond the rank are zero, and unresolved for a good reason.
+    # Values beyond the rank are zero; they are unresolved too, but do not count.
     num_zero = sp.size - rank
     num_unresolved = (~np.asarray(sp.resolved)).sum(-1) - num_zero
     share = np.maximum(num_unresolved, 0) / np.maximum(rank, 1)

@@ -21,8 +21,9 @@ def judge(
 ) -> Flag:
     """Raise where no weight of a residual branch ever gets a gradient.
 
-    The network then trains as if the branch were not there. A branch that is only zero
-    at first (zero-γ, Fixup) gets one at the second step, and is none.
+    The network then trains as if the branch were not there. A branch that is zero only
+    at initialization (zero-γ, Fixup) gets a gradient at the second step, and is not
+    dead.
     """
     del key
     branches = measured.subject.anatomy.branches
@@ -31,7 +32,7 @@ def judge(
     if not measured.certificates:
         reason = "without a certificate it is not known"
         return Flag("dead_branch", UNDECIDED, reason, source=_SOURCE)
-    # In order, and once, though they are dead in several seeds.
+    # A dict keeps the order, and holds a branch once that is dead in several seeds.
     dead: dict[str, None] = {}
     for certificate in measured.certificates:
         steps = _first_steps(certificate)
@@ -41,7 +42,7 @@ def judge(
     names = tuple(dead)
     state = CLEAR
     reason = f"all {len(branches)} residual branches can get a gradient"
-    # One seed is enough: the draw is what is judged, and it is certified.
+    # One seed is enough, because a certificate is a fact of that draw.
     if names:
         state = RAISED
         # Three names show the pattern; `where` has all.
@@ -80,5 +81,5 @@ def _is_dead(
         own = f"{layer}[{branch.slice}]"
         # A branch inside a scan has one slice of each stacked weight.
         rows += [row for row in (layer, own) if row in steps]
-    # Of a branch without weights, such as a pooling, nothing is said.
+    # A branch without weights, such as a pooling, is never called dead.
     return bool(rows) and all(steps[row] is None for row in rows)

@@ -21,13 +21,13 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where values apart from the bulk carry more than half of the sum of s².
+    """Raise where outliers carry more than half of the sum of s².
 
-    E s² then speaks of a few directions (the mean of all units, for example), and the
-    gain of the network in all others is that of its bulk.
+    E s² is then the gain in a few directions, such as the mean of all units. The gain
+    in all other directions is that of the bulk.
     """
     line = measured.threshold("outlier_dominated")
-    # Spans are judged apart: a head may hide the outliers of the hidden layers.
+    # Each span is judged, because a head may hide the outliers of the hidden layers.
     outliers = measured.outliers
     judged = judge_spans(
         {span: one.share for span, one in outliers.items()},
@@ -39,7 +39,7 @@ def judge(
         f"{100 * judged.worst.value:.3g} % of Σ s² lie in values apart from the bulk "
         f"({in_words(judged.span)})"
     )
-    # Why it is not decided: too few seeds, or an interval that holds the line.
+    # The reason is too few seeds, or an interval that holds the threshold.
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif judged.state == CLEAR:
@@ -59,7 +59,7 @@ def judge(
         evidence={
             "share": {span: one._asdict() for span, one in judged.values.items()},
             "states": judged.states,
-            # The gain of the bulk is what a remedy goes by.
+            # The remedy is to judge the scale by the gain of the bulk, which is here.
             "outliers": {span: one._asdict() for span, one in outliers.items()},
         },
         where=where,

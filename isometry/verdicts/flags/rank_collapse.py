@@ -1,4 +1,4 @@
-"""The flag rank_collapse: inputs, or tokens, that the network makes one."""
+"""The flag rank_collapse: inputs, or tokens, that become alike with depth."""
 
 from typing import Any
 
@@ -24,11 +24,12 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where differences between inputs fall by more than e^6 to the last layer.
+    """Raise where squared differences between inputs, or tokens, fall by more than e^6.
 
-    Of them R = ‖H − mean‖²/‖H‖² over inputs is taken, at the last pre-activation that
-    all paths pass; of tokens likewise, for each input. An R below 10 u² is rounding,
-    and counts as none at all. The median over seeds is judged.
+    Differences are measured by R = ‖H − mean‖²/‖H‖² over inputs, or over the tokens of
+    each input. R at the last pre-activation on all paths is compared with R of the
+    input. An R below 10 u², with u the unit roundoff, is rounding and counts as zero.
+    The median over seeds is judged.
     """
     collapses = {"inputs": _collapse.of_inputs(measured.subject)}
     tokens = _collapse.of_tokens(measured.subject)
@@ -42,12 +43,12 @@ def judge(
     states = {what: one.state for what, one in flags.items()}
     _, worst = worst_state(states)
     result = flags[worst]
-    # Of a network without tokens there is nothing more to say.
+    # A network without tokens has only the differences between inputs.
     if tokens is not None:
         result.evidence["states"] = states
         result.evidence["log_ratio_of_tokens"] = np.median(tokens.log_ratio, 1)
     wrong = _activity.lost(measured.subject, measured.thresholds)
-    # Zeros that underflow made look like inputs that became one.
+    # If signals underflow to zero, inputs look as if they had become equal.
     if wrong:
         return undecided(result, wrong)
     return result
@@ -69,7 +70,7 @@ def _judged(
     if not collapse.points:
         reason = "no hidden layers"
         return _flag(CLEAR, reason, evidence=evidence)
-    # A ratio to what is rounding, or zero, says nothing.
+    # If R of the input is zero or rounding, a ratio to it says nothing.
     if not collapse.is_known:
         reason = f"the {what} do not differ"
         if what == "inputs" and measured.num_inputs == 1:
@@ -87,7 +88,7 @@ def _judged(
         reason,
         value=judged.value,
         interval=judged.interval,
-        # Differences fall: the line is below zero.
+        # The value is ln of a ratio that falls, so the threshold is negative.
         threshold=-measured.threshold("rank_collapse"),
         evidence=evidence,
         where=where,
