@@ -143,7 +143,7 @@ def observe(
     signs[partition.zeros] = 0
     ids = partition.labels().reshape(shape)
     axes = _unit_axes(about.points, point, shape)
-    return Units(point, ids, signs.reshape(shape), axes)
+    return Units(point, ids, signs.reshape(shape), axes=axes)
 
 
 def _unit_axes(

@@ -146,12 +146,12 @@ def test_the_trajectory_of_partial_identity_does_not_depend_on_the_width():
     net = networks.mlp([4, 8, 8, 3], "tanh", "partial_identity")
     keys = jax.random.split(jax.random.key(0), 2)
     result = record(net, None, inputs(32, 4), num_steps=8, keys=keys, certificates=())
-    found = _probe.same_trajectory(result.subject, result.task)
+    found = _probe.ranks_by_width(result.subject, result.task)
     assert list(found["gradient_rank"]) == [4, 8, 16]
     assert found["largest_difference"] == 0
     assert found["gradient_rank"][4].max() > 2
     given = record(net, PARAMS, inputs(32, 4), certificates=())
-    assert _probe.same_trajectory(given.subject, given.task) is None
+    assert _probe.ranks_by_width(given.subject, given.task) is None
 
 
 def test_ranks_of_taps_and_of_the_whole():
