@@ -293,7 +293,7 @@ def branches_across_loops(anatomy: Anatomy) -> frozenset[str]:
 
 
 def is_joined_behind(anatomy: Anatomy, name: str) -> bool:
-    """Tell whether values that no input reaches are joined to a layer before `name:out`.
+    """Tell whether values that no input reaches are joined behind a layer.
 
     A class token is: a row of the result is a parameter, and no function of the layer.
 

@@ -145,7 +145,7 @@ def test_hidden_span_runs_over_the_branches(anatomy):
 
 
 def test_hidden_span_starts_before_a_class_token_is_joined():
-    """A row that is a parameter carries no signal; padding by the stream itself does."""
+    """A row that is a parameter carries no signal; a row of the stream does."""
 
     def f(params, x, beside):
         z = x @ params["embed"]
