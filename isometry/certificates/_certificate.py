@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from isometry._internal.errors import public
 from isometry._internal.strict_json import Plain, plain
 from isometry.certificates._findings import Finding
-from isometry.certificates._layers import LayerLock, full_rank
+from isometry.certificates._layers import EVIDENCE, LayerLock, full_rank
 from isometry.certificates._observing import Units
 
 # A screen: of a table that is wider, terminals break the lines.
@@ -59,7 +59,13 @@ class Certificate:
 
     @property
     def clear(self) -> bool:
-        """Whether nothing was found that counts: see `Finding.counts`.
+        """Whether nothing was found on a row of `layers` that counts.
+
+        What counts is a lock, of any grade; most units of a layer off at every input
+        that was drawn; and a weight without any gradient there. Evidence that fewer
+        units are off does not, because chance does that to healthy networks on few
+        inputs: the certificate is then clear, and its first line says so and names it.
+        What is harmless does not count either. See `Finding.counts`.
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh", "orthogonal")
@@ -164,12 +170,20 @@ class Certificate:
 
     def _heading(self, grave: Sequence[Finding]) -> list[str]:
         """Write the verdict, and the arithmetic unless it is float64."""
-        num_locked = sum(_is_bound(layer) for layer in self.layers)
+        bound = [layer for layer in self.layers if _is_bound(layer)]
         num_layers = len(self.layers)
-        verdict = f"{num_locked} of {num_layers} weights locked"
+        verdict = f"{len(bound)} of {num_layers} weights locked"
         if not grave:
             verdict = f"clear, nothing locks any of {num_layers} weights"
-        lines = [f"Certificate ({self.mode}): {verdict}"]
+        elif all(finding.grade == EVIDENCE for finding in grave):
+            names = {name for one in grave for name in one.layer.split(", ")}
+            verdict = f"evidence for {len(names)} of {num_layers} weights"
+            if self.clear:
+                verdict = f"clear, but {verdict}"
+            # What it is, without the draws on which it rests; they follow below.
+            what, _, _ = str(grave[0]).partition(" (")
+            verdict += f" ({what})"
+        lines = _wrapped(f"Certificate ({self.mode}): {verdict}", "")
         if self.arithmetic != _USUAL:
             lines += _wrapped(f"computed in {self.arithmetic}", "  ")
         return lines

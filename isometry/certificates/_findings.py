@@ -48,6 +48,10 @@ ON_KINKS = ", floating point: the first rounding parts units on kinks"
 ELEMENTWISE = "Adam, RMSProp, Lion and all that treat entries one by one, " + NOISE
 
 
+# The share of a weight that never moves from which on units that were off at every
+# input count. Chance turns off fewer: of two layers in a row, each half of its units.
+_MOST = 3 / 4
+
 # What to do about units, or experts, that no input drawn here has reached.
 _OF_INPUTS = "Try it on your data (xs=); a smaller bias or a leaky ReLU revives it."
 
@@ -67,7 +71,8 @@ class Finding:
         is_harmless: Whether it does not hinder training: a bias that a softmax cancels,
             or a layer that starts late.
         counts: Whether a certificate with it is not clear. What is harmless does not
-            count, nor do some units that were off at every input, nor confined updates.
+            count, nor do confined updates, nor some units that were off at every input
+            that was drawn: fewer than three in four.
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
@@ -152,7 +157,7 @@ class Row(NamedTuple):
             holds_for=holds_for,
             void_for=void_for,
             remedy=remedy,
-            counts=not self.is_seen or self.lock.never_moves == 1,
+            counts=not self.is_seen or self.lock.never_moves >= _MOST,
         )
 
 

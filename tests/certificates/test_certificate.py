@@ -194,3 +194,17 @@ def test_clear_does_not_count_what_is_harmless():
     assert cert.clear
     assert str(cert.findings[0]) == "A: first gradient at step 2"
     assert "clear" in repr(cert)
+
+
+@pytest.mark.parametrize(("num_off", "is_clear"), [(2, True), (6, False)])
+def test_heading_names_evidence_and_most_units_off_are_not_clear(num_off, is_clear):
+    """Chance turns off some units of a healthy layer, and not three in four."""
+    net = networks.mlp([4, 8, 3], "relu")
+    params = jax.tree.map(np.array, jax.jit(net.init)(jax.random.key(0)))
+    params["layers"][0]["b"][..., :num_off] = -100.0
+    cert = certificates.certify(net, params)
+    assert cert.clear is is_clear
+    *_, heading = "\n".join(repr(cert).splitlines()[:2]).partition("): ")
+    expected = "clear, but " * is_clear + "evidence for 2 of 2 weights"
+    what = f"8 units, {8 - num_off} distinct, {num_off} never move"
+    assert " ".join(heading.split()) == f"{expected} (layers/0: {what})"

@@ -319,7 +319,8 @@ def _by_controls(
         return flag_of(
             UNDECIDED,
             f"rank {lowest.rank} of {_n_x(lowest.limit)}, but control networks reach "
-            f"only {min(reached)}",
+            f"only {min(reached)}: {probe.steps[-1]} steps are too few to tell, "
+            "train_steps= takes more",
             value=lowest.rank,
         )
     names = tuple(one.name for one, _ in held)
