@@ -17,6 +17,7 @@ from isometry.certificates._layers import (
     Slice,
     View,
     full_rank,
+    percent,
     slice_ids,
 )
 from isometry.structure import Attention
@@ -279,7 +280,7 @@ def entries(row: Row) -> Finding | None:
     if not row.lock.is_locked:
         return None
     if row.lock.never_moves > 0:
-        what = f"{row.lock.never_moves:.0%} of the entries never get a gradient"
+        what = f"{percent(row.lock.never_moves)} of the entries never get a gradient"
         return row.finding(what, "Nothing, if a mask keeps them at zero on purpose.")
     return row.finding(
         "entries stay equal or opposite",
