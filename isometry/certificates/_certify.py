@@ -37,7 +37,7 @@ _INPUTS = 16
 _MOST_PROBES = 8
 
 # Parameters with at most this many bits of mantissa differ by 6e-8 or not at all, and
-# so do sums of them. Parameters in float64 may differ by less than the rounding of sums.
+# so do sums of them. Parameters in float64 may differ by less than sums are rounded.
 _MOST_BITS = 24
 
 # The most characters of an error message that `Certificate.arithmetic` quotes: with
