@@ -392,7 +392,7 @@ def copies(
     by_copy: Int[np.ndarray, "copies entries"],
     grade: str,
 ) -> Finding | None:
-    """Report slices of a stacked weight, such as experts, that stay equal or opposite."""
+    """Report slices of a stacked weight, as of experts, that stay equal or opposite."""
     ids = slice_ids(by_copy, 0)
     # Slices that never move are left out, because each has a finding of its own.
     moving = ids[ids >= 0]
