@@ -26,24 +26,26 @@ from isometry.certificates._partition import Labels, Mask, of_equal, split
 from isometry.certificates._programs import REFUSALS, Function, Program, program
 from isometry.certificates._subject import Subject, check_params, subject
 
-# Inputs that share one point where kinks are kept. A healthy rectified unit is off at
-# all of 48 with a chance of 2^-48, and at 9 with 1/500: of 500 units one would be
-# called dead.
+# The number of inputs that are drawn at each random point if kinks are kept. At three
+# points that makes 48 inputs, and a healthy rectified unit is off at all of them with
+# probability 2^-48. With 9 inputs in all it would be 1/500, so that of 500 healthy
+# units one would be called dead.
 _INPUTS = 16
 
-# Inputs of a period are drawn in so many probes; more of them share a point.
+# The inputs that show every row of an embedding are drawn at no more points than this;
+# if they are more, several share a point.
 _MOST_PROBES = 8
 
-# Parameters of so many bits of mantissa differ by 6e-8 if they differ at all, and sums
-# of them by as much. Those of float64 may differ by less than sums are rounded by.
+# Parameters with at most this many bits of mantissa differ by 6e-8 or not at all, and
+# so do sums of them. Parameters in float64 may differ by less than sums are rounded.
 _MOST_BITS = 24
 
-# Characters of a refusal that a certificate quotes: with what stands before it, two
-# lines of a screen.
+# The most characters of an error message that `Certificate.arithmetic` quotes: with
+# the text in front of it they fill two lines of a terminal.
 _QUOTED = 96
 
-# How far a point is moved off a space, to see whether its equalities are those of
-# saturated units: they stay where algebra breaks.
+# By how much a point is moved off the space of the affine search. Sums that are equal
+# only in that space then differ, while saturated units still have no gradient.
 _OFF = 1e-3
 
 
@@ -60,28 +62,30 @@ def certify(
 ) -> Certificate:
     """Find what no training undoes, whatever the data, loss and learning rate.
 
-    The smallest space of the parameters, with entries equal up to sign or zero, that no
-    gradient of f leaves is found from gradients at random points of that space. It is
-    exact: the probability of a wrong answer is zero, but for rounding, which is
-    measured. Kinks, such as those of ReLU, are replaced by one random smooth function
-    each, so that a claim does not depend on the inputs that were drawn. What rests on
-    the kinks themselves is graded "evidence".
+    Entries of the parameters that are zero, equal or opposite span a space. From
+    gradients at random points `certify` finds the smallest such space that holds the
+    parameters and that no gradient of f leaves. The result is exact: the probability of
+    a wrong answer is zero, apart from rounding, whose errors are measured. Each
+    nonlinearity with a kink, such as ReLU, is replaced by a random smooth function, so
+    that a claim does not depend on the inputs that were drawn. Claims that rest on the
+    kinks themselves are graded "evidence".
 
-    A network is certified as it is trained, with dropout and statistics of batches; the
-    certificate says so.
+    A network is certified in training mode if it has one, with dropout and statistics
+    of batches; `Certificate.mode` says which mode it was.
 
     Args:
         f: A network, a list of blocks, or any f(params, x) with floating outputs.
-        params: Its parameters, concrete, any pytree. f is given float64, and what it
-            computes in bfloat16 is computed in float64. An f that refuses float64, with
-            a TypeError for example, is given float32; `arithmetic` says so.
+        params: The parameters of f, any pytree of concrete arrays. They are passed to f
+            in float64, and bfloat16 inside f becomes float64. If f refuses float64,
+            with a TypeError for example, it is given float32; `Certificate.arithmetic`
+            says so.
         x: One example or its shapes. It may be left out for a network, and with `draw`.
         draw: A function of a key that returns a random x. The default draws Gaussian
-            numbers of several sizes, and whole numbers over all rows that they select.
-        xs: Examples along a first axis: then only gradients on these count, and what is
-            found holds for training on them.
-        loss: With `xs`, a function of an output, or of an output and a target where xs
-            is a pair (inputs, targets); only its gradients count.
+            numbers at several scales, and integers over all rows that they select.
+        xs: Examples along a first axis. If given, only gradients on these count, and
+            the result holds for training on them.
+        loss: With `xs`, a function of an output, or of an output and a target if xs is
+            a pair (inputs, targets). If given, only gradients of the loss count.
         key: A random key. The default is `jax.random.key(0)`.
 
     Returns:
@@ -141,23 +145,24 @@ def _certified(
     seed = np.asarray(jax.random.key_data(key)).ravel()
     rng = np.random.default_rng(seed)
     space = Space(params)
-    # Large vocabularies are covered by many inputs at each point.
+    # For a large vocabulary, several inputs are drawn at each point, so that a few
+    # points show all rows.
     num_inputs = -(-about.period // _MOST_PROBES)
     period = -(-about.period // num_inputs)
     exemplar = space.params(space.arrays(space.theta))
     x = about.draw(jax.random.key(0))
     build = functools.partial(_program, about.f, exemplar, x)
     smooth = build(num_inputs=num_inputs, key=key)
-    # Where one of several pieces is taken, an expert say, one input shows one of them.
+    # If f chooses one of several pieces, such as an expert, one input shows only one.
     if smooth.unrelaxed and num_inputs < _INPUTS:
         smooth = build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
     gradients = Gradients(smooth, space, draw=about.draw, rng=rng)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
-    # At theta itself gradients may be tiny; of the exact search they must not be.
+    # Only gradients of the exact search are asked for tiny ones, not those at theta.
     gradients.has_tiny = False
     exact = _closure.exact(gradients, group, start, period=period)
-    # What holds without equal leaves holds for per-array rates as well.
+    # Each leaf is its own group here, as with a learning rate for each array.
     apart = None
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, start, period=period)
@@ -206,10 +211,12 @@ def _confined(
     pieces: Sequence[Piece],
     weights: set[int],
 ) -> dict[Piece, Confined]:
-    """Return where the updates of each piece stay, at the first scale that tells.
+    """Return the subspaces in which the updates of each piece stay.
 
-    What generic parameters confine as well is a property of f, and no initialization
-    changes it: a norm, or a softmax, cancels one direction of the weights before it.
+    The tolerances `_confine.KEEPS` are tried until one separates the subspaces clearly
+    from the rest. A subspace that confines updates at random parameters too does not
+    count: it is a property of f, as a norm or a softmax cancels one direction of the
+    weights before it.
     """
     theta = gradients.space.arrays(gradients.space.theta)
     shapes = {piece: piece.of(theta[piece.leaf]).shape for piece in pieces}
@@ -220,7 +227,8 @@ def _confined(
         found = _confine.confine(gradients, pieces, keep)
         is_clean = all(confined.is_clean for confined in found.values())
         is_whole = all(found[piece].spans == shapes[piece] for piece in of_weights)
-        # What is whole may have been filled by the rounding of weights in float32.
+        # With a tolerance that is too small, the rounding of weights in float32 fills
+        # all subspaces, so a larger one is tried.
         if is_clean and not is_whole:
             break
     if is_whole:
@@ -228,11 +236,11 @@ def _confined(
     try:
         around = _at_generic_point(gradients)
         generic = _confine.confine(around, pieces, found[pieces[0]].keep)
-    # Of f itself, where it is not defined.
+    # f itself may not be defined at random parameters.
     except NotFinite:
         return found
     for piece, confined in found.items():
-        # What confines generic parameters as well is no fact of these.
+        # Random parameters are confined as much, so this says nothing of theta.
         if confined.spans == generic[piece].spans:
             found[piece] = confined._replace(spans=shapes[piece])
     return found
@@ -241,7 +249,7 @@ def _confined(
 def _at_generic_point(gradients: Gradients) -> Gradients:
     """Return the gradients of the same function around random parameters."""
     rng, space = gradients.rng, copy.copy(gradients.space)
-    # Numbers of which no two are equal: every entry is free.
+    # No two of these numbers are equal, so every entry is alone in its class.
     numbers = rng.standard_normal(space.size)
     free = of_equal(numbers, space.leaf, np.arange(space.size))
     space.theta = _members.exact_point(space, free, _members.FRESH, rng=rng)
@@ -278,7 +286,7 @@ def _program(
         return build(dtype=dtype)
     try:
         return build(dtype=np.dtype(np.float64))
-    # What this package refuses, it refuses in float32 as well.
+    # Errors of this package would be the same in float32.
     except FromCall:
         raise
     except REFUSALS as refusal:
@@ -332,16 +340,16 @@ def _of_supports(
     *,
     period: int,
 ) -> Closure:
-    """Keep as zero bit for bit only what does not rest on equal entries.
+    """Return `exact` with `bitwise` only where zeros do not rest on equal entries.
 
-    A difference of equal numbers is 0.0 in every probe as well, but training parts them
-    by rounding.
+    A difference of two equal numbers is 0.0 in every probe too, but in training
+    rounding makes the two numbers different.
     """
     assert exact.equal is not None, "the exact search keeps the classes of theta"
     is_zero = exact.bitwise & (exact.first == 0)
     if not (is_zero.any() and len(exact.equal.members)):
         return exact
-    # If each entry is a group by itself, no two of them are ever in one class.
+    # If each entry is a group by itself, no two entries share a class.
     by_itself = np.arange(gradients.space.size)
     supports = _closure.exact(gradients, by_itself, start, period=period)
     is_zero &= supports.bitwise & (supports.first == 0)
@@ -355,10 +363,12 @@ def _suspect(
     *,
     group: Labels,
 ) -> Mask:
-    """Return the entries that only the affine search ties, and that a step off ties.
+    """Return entries that are equal in `affine` perhaps only by saturation.
 
-    A sum that is zero, or equal to another, is so only where its terms are: a point off
-    the space parts them. A saturated unit has no gradient there either.
+    Entries are taken that the affine search finds equal or zero, and the exact search
+    does not. If that rests on sums that are equal in the space, a point off the space
+    shows a difference. The entries that stay equal there are returned: a saturated unit
+    has no gradient off the space either.
     """
     shared = _layers.shared_entries(affine.moves)
     shared &= ~_layers.shared_entries(exact.moves)
@@ -380,22 +390,22 @@ def _on_kinks(
     exact: Closure,
     group: Labels,
 ) -> Mask:
-    """Return the entries that stay equal in exact arithmetic, and part as computed.
+    """Return entries that are equal in exact arithmetic, and that rounding separates.
 
-    A rectified unit whose inputs cancel is on its kink for ever. Rounding puts it to
-    one side or the other, and then it moves.
+    A rectified unit whose inputs cancel is on its kink for ever in exact arithmetic.
+    Rounding puts it on one side or the other, and then it moves.
     """
     assert exact.equal is not None, "the exact search keeps the classes of theta"
     shared = _layers.shared_entries(exact.moves)
     if not shared.any():
         return shared
     space, parted, equal = gradients.space, exact.moves, exact.equal
-    # What one probe parts may wake units further on in the next.
+    # A unit that one probe separates may separate further units in the next.
     for kind in (_members.FRESH, _members.NEAR, _members.FRESH):
         point = _members.exact_point(space, equal, kind, rng=gradients.rng)
         try:
             gradient = gradients(point)
-        # Of f itself, where it is not defined; the relaxed f was.
+        # f itself may not be defined at a point where the relaxed f was.
         except NotFinite:
             break
         values, tolerance = gradient.values, gradient.tolerance

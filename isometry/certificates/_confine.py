@@ -1,4 +1,7 @@
-"""Subspaces that updates never leave, beyond equal entries: rotations, as evidence."""
+"""Subspaces that updates never leave, found numerically: evidence, not proof.
+
+They arise if f commutes with rotations, as orthogonal weights do with those of units.
+"""
 
 import itertools
 import math
@@ -12,19 +15,20 @@ from isometry.certificates._gradients import Gradients, Space
 from isometry.certificates._partition import Vector
 from isometry.structure import Anatomy
 
-# A direction counts if it holds more than this part of a gradient. Directions that are
-# known to one part in ten, taken in with 1e-12, fill the space with noise; with 1e-2
-# directions that learn slowly are missed. The larger are for weights that are
-# orthogonal only to the rounding of float32, which adds up over layers: 4 layers leave
-# a residual of 1e-5, too much beside 1e-4.
+# A direction counts if it holds more than this share of the norm of a gradient. With
+# 1e-12, noise of rounding counts too and fills the space; with 1e-2, directions that
+# learn slowly are missed. The larger values are for weights that are orthogonal only to
+# the rounding of float32, which adds up over layers: 4 layers leave a residual of 1e-5,
+# too close to 1e-4.
 KEEPS = (1e-6, 1e-4, 3e-3)
 
-# What is claimed has a residual so far below what counts. With 1e-1 the two are one
-# distribution, and where it is cut is chance.
+# A claim needs a residual below this share of the smallest direction that counts. With
+# 1e-1 the two may belong to one distribution, whose limit is drawn by chance.
 _CLEAN = 1e-2
 
-# Gradients of a round, and how many rounds in a row must find no direction. One round
-# more costs four gradients; one less may miss a direction that few inputs show.
+# The number of gradients in a round, and of rounds in a row that must find no new
+# direction. One round more costs four gradients; with one less a direction that few
+# inputs show may be missed.
 _PROBES = 4
 _QUIET_ROUNDS = 3
 
@@ -32,18 +36,19 @@ _QUIET_ROUNDS = 3
 _MOST_ENTRIES = 60_000
 _LONGEST = 256
 
-# Singular values within this part of each other are one value: of orthogonal weights
-# in float32 they differ by 1e-6. With 1e-3, Gaussian ones of a few rows are symmetric.
+# Singular values that differ by less than this share count as equal: those of
+# orthogonal weights in float32 differ by 1e-6. With 1e-3, some Gaussian weights with
+# few rows would count as orthogonal.
 _ALIKE = 1e-5
 
-# What weight decay leaves of a leaf; above 1 it grew.
+# The range of the factor by which weight decay multiplies a leaf; above 1 a leaf grows.
 _DECAYS = (0.5, 1.25)
 
-# Gain of what is added to theta, as of the points of the other searches.
+# The gain of what is added to theta, as at the points of the other searches.
 _GAIN = 0.5
 
 
-# The directions of one axis that were found, orthonormal columns.
+# The directions that were found on one axis, as orthonormal columns.
 Basis: TypeAlias = Float[np.ndarray, "_ _"]
 
 
@@ -53,7 +58,7 @@ class Piece(NamedTuple):
     Attributes:
         leaf: The index of the leaf.
         axes: The axes along which the leaf is stacked.
-        position: Where on these axes the slice is; () of a whole leaf.
+        position: The index of the slice on each of these axes; () for a whole leaf.
     """
 
     leaf: int
@@ -70,12 +75,12 @@ class Piece(NamedTuple):
 
 
 class Confined(NamedTuple):
-    """Where the updates of one piece stay.
+    """The subspaces in which the updates of one piece stay, one for each axis.
 
     Attributes:
-        spans: For each axis, the dimension of the subspace.
-        residual: The largest part of a gradient outside of it.
-        keep: The part of a gradient from which a direction counts.
+        spans: The dimension of the subspace of each axis.
+        residual: The largest share of a gradient outside of the subspaces.
+        keep: The share of a gradient from which a direction counts.
     """
 
     spans: tuple[int, ...]
@@ -84,7 +89,7 @@ class Confined(NamedTuple):
 
     @property
     def is_clean(self) -> bool:
-        """Whether what is inside and what is outside are far apart."""
+        """Whether the residual is far below the smallest direction that counts."""
         return self.residual < _CLEAN * self.keep
 
 
@@ -94,23 +99,23 @@ def pieces(
 ) -> list[Piece]:
     """Return the arrays that have subspaces of their own.
 
-    Layers of equal shape are often slices of one leaf, and each is rotated by itself:
-    one subspace for all slices would hold the directions of all, and soon be whole.
+    Layers of equal shape are often slices of one leaf. Each slice has subspaces of its
+    own, because one for all slices would hold the directions of all.
     """
     stacked: dict[str, tuple[int, ...]] = {}
     cut = {layer.path for layer in anatomy.layers if layer.stretches}
     for layer in anatomy.layers:
-        # Of a stretch of a leaf nothing is claimed, and its leaf stays whole.
+        # If several layers share a leaf, no claim is made, and the leaf is one piece.
         if layer.path in cut:
             continue
         stacked[layer.path] = layer.stacked_axes
-        # The biases of a stack follow each other on the first axes of their leaf.
+        # The biases of stacked layers are stacked along the first axes of their leaf.
         if layer.bias is not None:
             stacked[layer.bias] = tuple(range(len(layer.stacked_axes)))
     found = []
     for leaf, (name, shape) in enumerate(zip(space.names, space.shapes, strict=True)):
         axes = stacked.get(name, ())
-        # A slice without axes has no subspaces.
+        # A slice of a bias may be a single number, which has no subspaces.
         if len(axes) >= len(shape):
             axes = ()
         positions = itertools.product(*(range(shape[axis]) for axis in axes))
@@ -122,10 +127,10 @@ def asks_for(
     space: Space,
     weights: Collection[int],
 ) -> bool:
-    """Tell whether weights may be locked by a rotation, and are small enough to try.
+    """Tell whether subspaces may exist, and the weights are small enough to try.
 
-    Only weights that are zero, or whose singular values are all alike, are left
-    unchanged by rotations.
+    Subspaces are expected only if some weight commutes with rotations: it is zero, or
+    all its singular values are equal.
 
     Args:
         space: The parameters.
@@ -139,10 +144,10 @@ def asks_for(
 
 
 def _is_symmetric(array: Float[np.ndarray, "..."]) -> bool:
-    """Tell whether all singular values of an array, or of a slice of it, are alike."""
+    """Tell whether all singular values of an array, or of some slice, are equal."""
     if array.ndim < 2 or not array.size:
         return False
-    # Of a stack or a kernel the last two axes are a matrix.
+    # The last two axes of a stack or a kernel are a matrix.
     *_, num_rows, num_columns = array.shape
     if min(num_rows, num_columns) < 2:
         return False
@@ -163,9 +168,9 @@ def confine(
     """Grow subspaces, one for each axis of each piece, until no gradient leaves them.
 
     Args:
-        gradients: The gradients of f, without relaxation.
+        gradients: The gradients of f itself, kinks included.
         pieces: The leaves, or their slices, that have subspaces of their own.
-        keep: The part of a gradient from which a direction counts.
+        keep: The share of a gradient from which a direction counts.
 
     Returns:
         The subspaces of each piece. SGD, momentum, Muon and Shampoo stay in them;
@@ -178,10 +183,11 @@ def confine(
         bases[piece] = [np.zeros((length, 0)) for length in shape]
     residuals = dict.fromkeys(pieces, 0.0)
     num_quiet = 0
-    # Once every subspace is whole, nothing is confined.
+    # Once every subspace holds all directions, no update is confined.
     while num_quiet < _QUIET_ROUNDS and not _are_whole(bases.values()):
         has_grown = False
-        # Residuals are those of the last round: earlier ones hold what has been added.
+        # Only residuals of the last round count: earlier ones may lie in directions
+        # that were added since.
         residuals = dict.fromkeys(pieces, 0.0)
         for _ in range(_PROBES):
             gradient = gradients.values(_point(gradients, bases))
@@ -204,7 +210,10 @@ def _point(
     gradients: Gradients,
     bases: Mapping[Piece, Sequence[Basis]],
 ) -> Vector:
-    """Draw a point that training may reach: theta, decayed, plus updates so far."""
+    """Draw a point that training may reach.
+
+    It is theta, shrunk by weight decay, plus random vectors of the subspaces so far.
+    """
     space, rng = gradients.space, gradients.rng
     decayed = [rng.uniform(*_DECAYS) * array for array in space.arrays(space.theta)]
     for piece, of_piece in bases.items():
@@ -218,11 +227,11 @@ def is_claim(
     confined: Confined,
     shape: Sequence[int],
 ) -> bool:
-    """Tell whether an update is confined, beyond doubt of the numbers.
+    """Tell whether subspaces confine the updates of a weight, with a clean residual.
 
     Args:
         confined: The subspaces of a weight, or of one slice of a stacked one.
-        shape: Its shape.
+        shape: The shape of the weight, or of the slice.
     """
     spans = confined.spans
     is_proper = len(shape) >= 2 and spans != tuple(shape)
@@ -241,11 +250,12 @@ def _is_whole(basis: Basis) -> bool:
 
 
 class _Growth(NamedTuple):
-    """What one gradient shows of a piece.
+    """What one gradient added to the subspaces of a piece.
 
     Attributes:
-        has_grown: Whether it has a direction that was not there.
-        residual: The largest part of it outside of the subspaces that does not count.
+        has_grown: Whether a new direction was added.
+        residual: The largest share of the gradient outside of the subspaces that was
+            too small to be added.
     """
 
     has_grown: bool
@@ -274,7 +284,7 @@ def _grow(
             continue
         has_grown = True
         both = np.concatenate([basis, directions[:, is_new]], axis=1)
-        # Rounding may give more directions than the axis has.
+        # By rounding there may be more directions than the axis has dimensions.
         bases[axis], _ = np.linalg.qr(both[:, :length])
     return _Growth(has_grown, residual)
 

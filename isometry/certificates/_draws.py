@@ -1,4 +1,4 @@
-"""Random inputs of f, where the user gives none: of every size, over all rows."""
+"""Random inputs of f where the user gives none: at all scales, over all rows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,9 @@ class RandomInputs:
 
     Attributes:
         shapes: The shapes of x.
-        num_rows: For each leaf of whole numbers, how many values it may take.
-        period: How many inputs show every value of every leaf at least once.
+        num_rows: For each leaf of integers, by its index: how many rows it selects
+            from.
+        period: The number of inputs that together hold every value of each such leaf.
     """
 
     shapes: PyTree
@@ -38,10 +39,11 @@ class RandomInputs:
         self.period = 1
         leaves = jax.tree.leaves(self.shapes)
         for i, num_rows in self.num_rows.items():
-            # A sequence of 16 tokens shows 16 of 50,000 rows.
+            # One input with 16 tokens holds 16 of 50,000 values.
             num_shown = max(1, math.prod(leaves[i].shape))
             self.period = max(self.period, math.ceil(num_rows / num_shown))
-        # What is left of a random order of all values; so that none is missed.
+        # The rest of a random order of all values, by leaf, from which the next input
+        # is taken; so no value is missed.
         self._left: dict[int, np.ndarray] = {}
 
     def __call__(self, key: Key) -> PyTree:
@@ -63,11 +65,11 @@ class RandomInputs:
     ) -> Array | np.ndarray:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             own = jax.random.fold_in(key, index)
-            # A single key is no array of one.
+            # A leaf without axes is one key, while `split` returns an array.
             if not leaf.shape:
                 return own
             return jax.random.split(own, leaf.shape)
-        # Keys of the old kind are numbers like others to JAX.
+        # Keys of the old kind are arrays of uint32.
         if checks.is_key(leaf):
             return rng.integers(2**32, size=leaf.shape, dtype=np.uint32)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -89,7 +91,7 @@ class RandomInputs:
         while len(pack) < num_wanted:
             shuffled = rng.permutation(self.num_rows[index])
             pack = np.concatenate([pack, shuffled])
-        # What is left is dealt out first next time.
+        # The rest comes first in the next input.
         self._left[index] = pack[num_wanted:]
         return pack[:num_wanted].reshape(leaf.shape)
 
@@ -101,7 +103,7 @@ class Batches:
     Attributes:
         xs: The data, rows along a first axis.
         size: The number of rows of a batch.
-        period: How many batches show every row at least once.
+        period: The number of batches that together hold every row.
     """
 
     xs: PyTree
@@ -147,13 +149,13 @@ def default(
         num_params: The number of leaves of params.
 
     Raises:
-        InputError: A leaf of whole numbers selects nothing of which the size is known.
+        InputError: A leaf of integers selects no rows, so that its range is not known.
     """
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     variables = closed.jaxpr.invars[num_params:]
     num_rows = {}
     for i, (path, leaf) in enumerate(leaves):
-        # Keys of the old kind are whole numbers too, and any will do.
+        # Keys of the old kind are integers too, but select no rows.
         is_whole = jnp.issubdtype(leaf.dtype, jnp.integer)
         if not is_whole or checks.is_key(leaf):
             continue
@@ -164,7 +166,8 @@ def default(
                 f"{name} holds whole numbers that select no rows of a parameter, so "
                 "their range is not known; write draw=lambda key: x."
             )
-        # The smallest, where several arrays are indexed: beyond it JAX clips.
+        # If the integers index several arrays, the smallest sets the range, because
+        # JAX clips an index beyond it.
         num_rows[i] = min(sizes)
     return RandomInputs(shapes, num_rows)
 
@@ -173,14 +176,14 @@ def _sizes_indexed(
     jaxpr: core.Jaxpr,
     indices: set[core.Var],
 ) -> list[int]:
-    """Return the sizes of the axes along which whole numbers select rows.
+    """Return the sizes of the axes along which integers select rows.
 
     Args:
         jaxpr: A program.
-        indices: Its variables that hold the whole numbers.
+        indices: The variables of the program that hold the integers.
     """
     sizes: list[int] = []
-    # Whole numbers that are made of indices are indices too.
+    # Integers that are computed from indices are indices too.
     reached = set(indices)
     for eqn in jaxpr.eqns:
         hits = [isinstance(v, core.Var) and v in reached for v in eqn.invars]
@@ -202,7 +205,7 @@ def _selecting_axes(
     eqn: core.JaxprEqn,
     hits: Sequence[bool],
 ) -> Sequence[int]:
-    """Return the axes of its first operand along which an equation selects by index.
+    """Return the axes of the first operand along which an equation selects by index.
 
     Args:
         eqn: The equation.

@@ -1,4 +1,4 @@
-"""Gradients of f at random points, as flat vectors, and what rounding does to them."""
+"""Gradients of f at random points, as flat vectors, with their rounding errors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Draw: TypeAlias = Callable[[Key], PyTree]
 
 _UNIT = 2.0**-53
 
-# How far the arguments are moved to measure rounding, in units of their own rounding.
+# How far the arguments are moved to measure rounding, in units of their rounding error.
 # At 1 a sum of many terms may round to the same number; at 1000 a smooth function moves
 # by more than its rounding, and near misses count as equal.
 _MOVED = 8
@@ -27,35 +27,38 @@ _MOVED = 8
 # How many times rounding is measured. Twice as often finds errors larger by a tenth.
 _TRIALS = 2
 
-# Values are equal within so many measured errors of rounding. Locked entries differ by
-# 1e-15 and others by 1e-3, so ten times more or less changes nothing on smooth f.
+# Values that differ by less than this many times the measured error are equal. Entries
+# that are locked differ by 1e-15 and others by 1e-3, so ten times more or less changes
+# nothing for smooth f.
 _SLACK = 32.0
 
-# An array is all rounding if the median of its errors is above this part of the median
-# of its entries. An array with a signal has a share of 1e-12 or less.
+# An array holds only rounding errors if the median of its errors is above this share of
+# the median of its entries. For an array with a signal the share is 1e-12 or less.
 _ALL_ROUNDING = 1e-2
 
-# An entry whose error is zero by chance gets this part of the median of its array. With
-# none at all, chance would part it from entries that it is equal to.
+# An entry whose measured error is zero by chance gets this share of the median error of
+# its array. With no error at all it would differ from entries that it is equal to.
 _LEAST_ERROR = 1e-2
 
-# The error of a fragile entry, in roundings of the largest of its array.
+# The error that a fragile entry is given, in rounding errors of the largest entry of
+# its array.
 _AS_COMPUTED = 64
 
-# Medians are taken of so many entries of an array; they need not be exact.
+# Medians are taken of at most about this many entries; they need not be exact.
 _SAMPLED = 100_000
 
-# A gradient in float64 is fragile if rounding moves it by more than this part of the
-# largest of its array: smooth functions move by 1e-13, a tie that breaks by 1e-1.
+# An entry of a gradient is fragile if rounding changes it by more than this share of
+# the largest entry of its array. Smooth functions change by 1e-13; if a comparison of
+# equal numbers goes the other way, the change is 1e-1.
 _FRAGILE = 3e-6
 
-# An array that is all rounding is small beside the others, and not fragile: the largest
-# of an array counts as at least this part of the largest of all. With 1e-9 the bias of
-# a key, whose gradient is 0, was taken for a tie.
+# The largest entry of an array counts as at least this share of the largest of all
+# arrays, so that an array of rounding errors only is not fragile. With 1e-9 the bias of
+# the keys of an attention, whose gradient is 0, was fragile.
 _LEAST_TOP = 1e-6
 
-# Below this the next layers' gradients underflow: zeros of a network whose gradients
-# come so close may be no zeros.
+# If gradients are below this, those of the next layers may underflow, and zeros may be
+# no zeros in exact arithmetic.
 _TINY = 1e-200
 
 
@@ -74,12 +77,12 @@ class Space:
 
     Attributes:
         paths: The key path of each leaf, as JAX writes it.
-        names: Those of the floating leaves.
-        shapes: The shape of each.
-        ends: Where each ends in the vector.
+        names: The key paths of the floating leaves.
+        shapes: The shape of each floating leaf.
+        ends: Where each floating leaf ends in the vector.
         theta: The vector, in float64.
         leaf: For each entry the index of its leaf.
-        bits: The most bits of mantissa of a leaf.
+        bits: The number of bits of mantissa, of the most precise leaf.
     """
 
     def __init__(self, params: Params) -> None:
@@ -94,7 +97,7 @@ class Space:
         self.ends = np.cumsum(sizes)
         # float64 holds every lower precision exactly, bfloat16 included.
         flat = [np.asarray(array, np.float64).ravel() for array in arrays]
-        # Without leaves there would be nothing to concatenate.
+        # NumPy concatenates at least one array, so an empty one is added.
         self.theta = np.concatenate([*flat, np.zeros(0)])
         numbers = np.arange(len(sizes), dtype=np.int32)
         self.leaf = np.repeat(numbers, sizes)
@@ -144,7 +147,7 @@ def shaken(
 
     Args:
         tree: Arrays; those that are not floating stay.
-        unit: Half the spacing at 1.
+        unit: Half the spacing of numbers at 1.
         rng: The source of signs.
     """
     step = _MOVED * unit
@@ -170,9 +173,11 @@ class Gradient(NamedTuple):
     """A gradient at one point.
 
     Attributes:
-        values: Its entries.
-        tolerance: What counts as equal, or as zero, at each.
-        fragile: Entries that one rounding may change altogether, or None for none.
+        values: The entries.
+        tolerance: For each entry the difference up to which values count as equal, or
+            the size up to which it counts as zero.
+        fragile: Entries that a single rounding error may change altogether; None if
+            there are none.
     """
 
     values: Vector
@@ -186,7 +191,7 @@ class Gradients:
     Attributes:
         program: The gradient of f.
         space: The parameters as a vector.
-        rng: What all random numbers come from.
+        rng: The source of all random numbers.
         num_draws: How many inputs have been drawn.
         has_tiny: Whether a gradient was seen close to the smallest number of float64.
     """
@@ -223,7 +228,8 @@ class Gradients:
         """Draw an input, its floating leaves in float64."""
         num_inputs = self.program.num_inputs
         seeds = self.rng.integers(2**31, size=num_inputs)
-        # Keys from NumPy's numbers: to split a key would compile a program.
+        # Keys are made from NumPy's numbers, because to split a key would compile a
+        # program.
         keys = [jax.random.key(int(seed)) for seed in seeds]
         drawn = [self._draw(key) for key in keys]
         self.num_draws += num_inputs
@@ -232,20 +238,20 @@ class Gradients:
         return jax.tree.map(_stacked, *drawn)
 
     def __call__(self, theta: Vector) -> Gradient:
-        """Return a gradient at a point, with its errors.
+        """Return a gradient at a point, for a random input and cotangent.
 
         Args:
             theta: The point.
 
         Raises:
-            NotFinite: It is not finite.
+            NotFinite: The gradient is not finite.
         """
         x, cotangent = self._drawn()
         values = self._finite(theta, x, cotangent)
         errors = self._moved_by(values, theta, x=x, cotangent=cotangent)
         for _ in range(_TRIALS - 1):
             others = self._moved_by(values, theta, x=x, cotangent=cotangent)
-            # The larger of both; of a number and NaN, where f ends, the number.
+            # fmax takes the number if the other is NaN, as where f is not defined.
             np.fmax(errors, others, out=errors)
         fragile = self._level(values, errors)
         errors *= _SLACK
@@ -338,13 +344,14 @@ class Gradients:
         for i, (value, error) in enumerate(pairs):
             is_exact = (value == 0) & (error == 0)
             np.fmax(error, _level(value, error), out=error)
-            # Two values that are compared are rounded each.
+            # If two values are compared, both are rounded.
             error += 2 * unit * np.abs(value)
             error[is_exact] = 0.0
             is_fragile = error > limit * max(tops[i], least_top)
             if not is_fragile.any():
                 continue
-            # Judged as computed: within such errors much of the array would be equal.
+            # Fragile entries are compared as they were computed, with a small error:
+            # within their true errors much of the array would be equal.
             error[is_fragile] = _AS_COMPUTED * unit * tops[i]
             if fragile is None:
                 fragile = np.zeros(len(values), bool)
@@ -356,11 +363,11 @@ def _level(
     value: Float[np.ndarray, " entries"],
     error: Float[np.ndarray, " entries"],
 ) -> float:
-    """Return the least error that an entry of an array is taken to have."""
+    """Return the smallest error that an entry of an array may be given."""
     stride = max(1, len(value) // _SAMPLED)
     sample = error[::stride]
     positive = sample[sample > 0]
-    # Of few errors that are not zero, a sample may hold none.
+    # If few errors are not zero, the sample may have missed them.
     if not len(positive):
         positive = error[error > 0]
     if not len(positive):

@@ -36,10 +36,10 @@ def exact_point(
         space: The parameters.
         partition: The classes, of which those of `space.theta` are an example.
         kind: `NEAR` keeps the magnitudes of theta, where a result depends on its scale.
-            `FRESH` keeps signals near 1 whatever that is: saturated units have no slope
-            that float64 could see, and small gains no signal. `STACKED` reads the
-            leading axes of an array as a stack of layers. `SPREAD` makes some leaves
-            small, and `TINY` all, for units that are steep by themselves.
+            `FRESH` draws new magnitudes that keep signals near 1: at the scale of theta
+            units may be saturated, or signals underflow. `STACKED` does so for arrays
+            whose leading axes are a stack of layers. `SPREAD` makes some leaves small,
+            and `TINY` all, for units that are steep by themselves.
         rng: The source of randomness.
 
     Returns:
@@ -72,9 +72,9 @@ def positive_point(
     partition: Partition,
     rng: np.random.Generator,
 ) -> Vector:
-    """Draw a random vector with the ties of a partition and the signs of theta.
+    """Draw a random vector that keeps a partition and the signs of theta.
 
-    It is for functions that are not defined elsewhere: the root of a variance.
+    It is for functions that are not defined at other signs: the root of a variance.
     """
     vector = space.theta * np.exp(rng.uniform(-1.0, 1.0, space.size))
     first = partition.first_members
@@ -90,12 +90,14 @@ def affine_point(
     *,
     rng: np.random.Generator,
 ) -> Vector:
-    """Draw theta, shrunk leaf by leaf, plus a random vector with given ties.
+    """Draw a random point that training may reach from theta.
+
+    It is theta, shrunk leaf by leaf, plus a random vector that keeps a partition.
 
     Args:
         space: The parameters.
-        partition: The classes of what training adds.
-        gammas: What weight decay leaves of each leaf.
+        partition: The classes of entries of the update.
+        gammas: The factor by which weight decay multiplies each leaf.
         rng: The source of randomness.
 
     Returns:
@@ -148,5 +150,5 @@ def _scales(
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape, and that of one entry for a vector: a bias is added as it is."""
+    """Return the shape of a weight; (1, 1) for a bias, whose entries are not summed."""
     return shape if len(shape) > 1 else (1, 1)

@@ -20,16 +20,17 @@ from isometry.certificates._subject import Subject
 from isometry.structure import Anatomy
 from isometry.structure._tapping import tapped
 
-# Values are equal within so many measured errors of rounding, as gradients are.
+# Values that differ by less than this many times the measured error are equal, as for
+# gradients.
 _SLACK = 32.0
 
 # How many times rounding is measured at each input.
 _TRIALS = 2
 
-# Parameters at which values are compared, each at an input of its own. One bias can
-# switch a rectified unit off at every input, so a unit is only off at all of them with
-# a chance of about 2^-64 if each has fresh parameters. Ten times as many would take ten
-# times as long; with six, one healthy unit of 64 would pass for dead.
+# Values are compared at this many random parameters, each with an input of its own. A
+# healthy rectified unit is off at all of them with probability 2^-64. (At one parameter
+# a bias could switch it off at every input.) Ten times as many would take ten times as
+# long; with six, one healthy unit in 64 would pass for dead.
 _POINTS = 64
 
 
@@ -196,11 +197,12 @@ class _Reading:
         *,
         rng: np.random.Generator,
     ) -> None:
-        # Traced in float64, unless f insists on the dtype of its parameters.
         arrays = [jnp.asarray(array) for array in space.arrays(space.theta)]
         params = space.params(arrays)
         x = about.draw_point(jax.random.key(0))
         x = precision.cast(x, jnp.float64)
+        # f is traced in float64. If it refuses that, the anatomy serves that was traced
+        # in the dtype of the parameters.
         try:
             anatomy = structure.anatomy(about.point_f, params, x)
         except REFUSALS:

@@ -6,17 +6,17 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-# Of all parameters, side by side: numbers, which of them are meant, and their groups.
+# Arrays with an entry for each parameter: numbers, a choice of entries, group numbers.
 Vector: TypeAlias = Float[np.ndarray, " n"]
 Mask: TypeAlias = Bool[np.ndarray, " n"]
 Labels: TypeAlias = Int[np.ndarray, " n"]
 
-# From so many members on a class is searched for close entries first, of which a class
-# of generic numbers has hardly any. With ten times fewer, the calls for many small
-# classes take longer than they save.
+# In a class with at least this many members, entries that are close to another are
+# found first, and only these are ordered: among generic numbers there are hardly any.
+# With 1,000, the calls for many small classes would take longer than they save.
 _LARGE = 10_000
 
-# With a larger share of close entries, all are ordered at once.
+# If the share of close entries is larger than this, all entries are ordered.
 _MANY = 0.2
 
 
@@ -53,12 +53,12 @@ class Partition:
 
     @property
     def is_open(self) -> bool:
-        """Whether a further vector could split anything."""
+        """Whether any class can still be split."""
         return len(self.zeros) > 0 or len(self.members) > 0
 
     @property
     def num_classes(self) -> int:
-        """The dimension of the space: classes, without that of zeros."""
+        """The number of classes without that of zeros: the dimension of the space."""
         num_alone = self.size - len(self.zeros) - len(self.members)
         return num_alone + len(self.starts)
 
@@ -97,7 +97,7 @@ class Partition:
         """Turn a vector into a member of the space, in place.
 
         Args:
-            vector: Its entries that are alone stay.
+            vector: The vector. Entries that are alone in their class are kept.
             of_classes: The value of each class of two or more.
         """
         signs = self.signs[self.members]
@@ -176,7 +176,7 @@ def split(
     if len(new):
         signs = signs.copy()
         signs[new] = np.sign(values[new])
-        # One group after the other, because the largest decides what memory it takes.
+        # One group after the other, so that memory is that of the largest group.
         for members in _by_group(new, group):
             start = np.zeros(1, np.int32)
             cut = _cut(
@@ -202,7 +202,7 @@ def _by_group(
 ) -> list[Int[np.ndarray, " members"]]:
     """Return the entries of each group."""
     own = group[entries]
-    # Groups are leaves, which follow each other, unless equal leaves are one group.
+    # Groups are in rising order, unless equal leaves share a group.
     if (np.diff(own) < 0).any():
         order = np.argsort(own, kind="stable")
         entries = entries[order]
@@ -235,7 +235,7 @@ def _cut(
         width = np.maximum.reduceat(tolerance[members], starts)
         highest = np.maximum.reduceat(height, starts)
         lowest = np.minimum.reduceat(height, starts)
-        # A class without a gap as wide as its tolerance costs no sort. NaN cuts none.
+        # A class that spans less than its tolerance is not sorted. NaN cuts no class.
         is_whole = ~(highest - lowest > width)
         of_whole = np.repeat(is_whole, sizes)
         done.append(_Classes(members[of_whole], sizes[is_whole]))
@@ -250,8 +250,8 @@ def _cut(
         is_other_class = np.diff(own) > 0
         is_gap = np.diff(height) > width[own[1:]]
         pieces, number = _pieces(is_other_class | is_gap, own)
-        # A class that loses nothing, and has no gap, stays as it is. Parts of a class
-        # have smaller tolerances, and so perhaps gaps.
+        # A class without a gap that lost no entry is done. A part of a class may have a
+        # smaller tolerance, and so gaps, and is cut again.
         is_shared = pieces > 1
         is_done = is_shared & (pieces == sizes[number])
         of_done = np.repeat(is_done, pieces)
@@ -284,9 +284,9 @@ def _near_another(
     sizes: Int[np.ndarray, " classes"],
     width: Float[np.ndarray, " classes"],
 ) -> Bool[np.ndarray, " members"]:
-    """Tell which entries of large classes are within the width of another one.
+    """Tell which entries of a class are within its width of another entry.
 
-    Those of small classes are not looked at, and are all True.
+    Only classes of at least `_LARGE` entries are searched; all other entries are True.
     """
     is_near = np.ones(len(height), bool)
     ends = np.cumsum(sizes)

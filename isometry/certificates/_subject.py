@@ -27,14 +27,15 @@ class Subject(NamedTuple):
 
     Attributes:
         f: The function whose gradients are drawn.
-        anatomy: Of f, for the rows.
-        point_f: The function of one example, whose points `units` reads.
-        points: Its anatomy.
+        anatomy: The anatomy of f, whose layers are the rows of the certificate.
+        point_f: The function of one example, for `Certificate.units`.
+        points: The anatomy of `point_f`.
         draw: Draws an input of f.
-        draw_point: Draws an input of `points`.
-        period: How many inputs show all rows of the data or of an embedding.
-        draws_rows: Whether whole numbers in x are drawn by the user's own function.
-        mode: What the certificate speaks of, in words.
+        draw_point: Draws an input of `point_f`.
+        period: The number of inputs that together show all rows of the data or of an
+            embedding.
+        draws_rows: Whether integers in x are drawn by the user's own function.
+        mode: The mode of f that is certified, in words.
     """
 
     f: Function
@@ -57,7 +58,7 @@ def subject(
     xs: PyTree,
     loss: Callable[..., Array] | None,
 ) -> Subject:
-    """Check the arguments, and find out what is certified and how.
+    """Check the arguments of `certify`, and return the function to certify.
 
     Args:
         f: A network, a list of blocks, or any f(params, x).
@@ -70,10 +71,11 @@ def subject(
     checks.no_module("f", f)
     if isinstance(f, (list, tuple)):
         f = chain(list(f))
-    # A plain function among the blocks does not say which parameters it takes.
+    # With a plain function among the blocks the shapes of the parameters are not known,
+    # so the chain is certified as a plain function.
     if isinstance(f, Chain) and not all(isinstance(b, Network) for b in f.blocks):
         f = f.function
-    # Every argument is judged before anything is traced, which may take seconds.
+    # Every argument is checked before anything is traced, which may take seconds.
     if not callable(f):
         raise InputError(
             f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
@@ -85,7 +87,7 @@ def subject(
             checks.real(name, value)
     if draw is not None and not callable(draw):
         raise InputError(f"draw={checks.show(draw)} is not callable; write draw(key).")
-    # What draws at random and what is given cannot both be meant.
+    # Inputs are either drawn at random or given.
     if draw is not None and xs is not None:
         raise InputError("draw and xs were both given; write one of them.")
     if loss is not None and xs is None:
@@ -112,13 +114,13 @@ def subject(
         draws_rows=draw is not None,
         mode=mode or "f as it is",
     )
-    # What the user draws has the structure that it had the first time.
+    # A user's draw must return the same shapes every time.
     if draw is not None:
         return whole._replace(draw=_checked(draw, shapes))
     whole = whole._replace(period=cast(_draws.RandomInputs, whole.draw).period)
     if network is f or not isinstance(f, Network):
         return whole
-    # Of one example the values at a point are units; of a batch they are examples too.
+    # `units` reads a single example: in a batch, values have an axis of examples too.
     row = shapes_of(f.example)
     points = read(f, params, row)
     draw_point = _draws.default(row, points.closed, num_params)
@@ -178,7 +180,7 @@ def _by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 def _in_training(net: Network) -> tuple[Network, str]:
-    """Return a network as it is trained, and the mode in words."""
+    """Return the network in training mode, if it has one, and the mode in words."""
     if net.mode == "training":
         return net, "training mode"
     try:
@@ -198,7 +200,7 @@ def _example(
     draw: Draw | None,
 ) -> PyTree:
     """Return the shapes of an input of the function that is certified."""
-    # What is drawn is what f takes, a batch in training mode included.
+    # The user's draw returns the input itself; in training mode that is a batch.
     if draw is not None:
         return shapes_of(draw(jax.random.key(0)))
     is_batch = isinstance(network, Network) and network is not f
@@ -223,7 +225,7 @@ def _require_same_shapes(
     """Refuse an example that the network was not built for."""
     came = [leaf.shape for leaf in jax.tree.leaves(given)]
     wanted = [leaf.shape for leaf in jax.tree.leaves(own)]
-    # Of dtypes nothing is asked: all of it is computed in float64.
+    # Dtypes may differ, because all is computed in float64.
     if came != wanted:
         raise InputError(
             f"x has shapes {came}, and the network was built for {wanted}; leave x "
@@ -247,7 +249,7 @@ def of_data(
     loss: Callable[..., Array] | None,
     mode: str,
 ) -> Subject:
-    """Return the subject of given data: gradients on its batches alone."""
+    """Return what is certified if data are given: f on batches of these examples."""
     data = Data.of(f, network, xs=xs, loss=loss)
     shapes = shapes_of(data.draw(jax.random.key(0)))
     return Subject(
@@ -268,7 +270,7 @@ def read(
     params: Params,
     shapes: PyTree,
 ) -> Anatomy:
-    """Return the anatomy of f; what f raises is passed on with a note."""
+    """Return the anatomy of f; an error of f is passed on with a note."""
     try:
         return structure.anatomy(f, params, shapes)
     except FromCall:
@@ -283,7 +285,7 @@ def _checked(
     draw: Draw,
     shapes: PyTree,
 ) -> Draw:
-    """Return draw, which must return the same structure every time."""
+    """Return `draw` with a check that it returns the same shapes every time."""
 
     def drawn(key: Key) -> PyTree:
         x = draw(key)

@@ -1,7 +1,7 @@
 """A program that computes in 16 bits, evaluated in float64 throughout.
 
-Eight bits of mantissa do not tell equal from near. What a model computes in bfloat16 it
-computes in exact arithmetic as well, up to rounding, and that is what is certified.
+With eight bits of mantissa, equal numbers cannot be told from near ones. So a model in
+bfloat16 is certified by the function that it computes up to rounding.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._traced import called
 from isometry.certificates.relaxing._value import bound
 
-# Equations that only call a program.
+# Primitives that only call an inner program.
 _CALLS = _table.CALLS | _table.REMAT
 
 # Loops of unknown length have no reverse derivative, and so no gradient.
@@ -40,7 +40,7 @@ def widened(
         Its results, floating ones in float64.
 
     Raises:
-        NotDefined: It holds a loop of unknown length, or code that is not JAX.
+        NotDefined: The program has a loop of unknown length, or code that is not JAX.
     """
     return _evaluated(closed, arguments)
 
@@ -98,10 +98,10 @@ def _with_rule(
     eqn: core.JaxprEqn,
     operands: list[Array],
 ) -> list[Array]:
-    """Evaluate a function that has a derivative of its own, and keep that.
+    """Evaluate a function with a custom derivative rule, and keep the rule.
 
-    A straight-through rule is another derivative than that of its function, and at a
-    kink the slope of relu is another than that of the maximum that it computes.
+    The rule may differ from the derivative of the function, as a straight-through rule
+    does, or relu at its kink.
     """
     avals: list[Any] = [variable.aval for variable in eqn.invars]
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
@@ -124,7 +124,7 @@ def _with_rule(
         for one in results
         if _is_floating(one)
     ]
-    # The rule as a program in 16 bits, which is evaluated in float64 as well.
+    # The rule is traced in 16 bits, and then evaluated in float64 too.
     rule = jax.make_jaxpr(pulled)(shapes, cotangents)
 
     @jax.custom_vjp

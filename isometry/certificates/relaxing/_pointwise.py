@@ -18,7 +18,7 @@ from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._traced import called, opened
 from isometry.certificates.relaxing._value import bound
 
-# Functions are evaluated at so many points at once; one function needs about as many.
+# Functions are evaluated at this many points at once, about as many as one needs.
 _BLOCK = 64
 
 # Derivative rules compare values with the larger of two, to find ties.
@@ -136,7 +136,7 @@ def _pointwise(
 
 
 def _scalar(constant: Any) -> Array:
-    """Return the number that all entries of a constant are."""
+    """Return a constant whose entries are all equal as one number."""
     entries = np.ravel(np.asarray(constant))
     if not entries.size or not (entries == entries[0]).all():
         raise _NotPointwiseError("a constant of several numbers")
