@@ -491,7 +491,7 @@ def _by_head(row: Row) -> Int[np.ndarray, "heads entries"] | None:
 
 
 def _num_distinct(ids: Int[np.ndarray, " slices"]) -> int:
-    """Count the slices that differ, without those that never move."""
+    """Count the distinct slices among those that move."""
     return len(set(ids[ids >= 0].tolist()))
 
 

@@ -258,7 +258,7 @@ class Gradients:
         return Gradient(values, tolerance=errors, fragile=fragile)
 
     def values(self, theta: Vector) -> Vector:
-        """Return a gradient at a point, without errors, in a third of the time."""
+        """Return a gradient at a point without error estimates, which take longer."""
         return self._finite(theta, *self._drawn())
 
     def _drawn(self) -> tuple[PyTree, list[np.ndarray]]:

@@ -170,7 +170,7 @@ class _Tried(NamedTuple):
 
 
 def _try(value: Value) -> _Tried:
-    """Evaluate a function at points."""
+    """Evaluate a function between its kinks and at them, with either sign."""
     kinks = _apart({0.0, *value.kinks})
     samples = _samples(kinks)
     points = _apart({*kinks, *(-kink for kink in kinks)})

@@ -150,7 +150,7 @@ class Rewriting:
         eqn: core.JaxprEqn,
         operands: tuple[Value, ...],
     ) -> list[Value]:
-        """Evaluate x == y as it is: no analytic function stands in for it.
+        """Evaluate x == y or x != y as it is: no analytic function stands in for it.
 
         Where one of the two is a constant and the other analytic, they are equal on a
         null set, so the result does not depend on the signal.
@@ -160,7 +160,7 @@ class Rewriting:
         is_self = operands[0] is operands[1]
         is_guard = len(active) == 1 and not (active[0].bends or active[0].is_flat)
         if is_self or (is_guard and is_floating(active[0].array)):
-            # A guard, such as x == 0 in front of a division.
+            # A test for NaN, x != x, or a guard, such as x == 0 in front of a division.
             return [leaf(array, is_active=False) for array in arrays]
         # What has lost its gate was named where it lost it.
         if all(o.smooth is not None for o in active):
@@ -344,7 +344,7 @@ def _of_source(
     base: Value,
     kinks: frozenset[float],
 ) -> Value:
-    """Return an elementwise function that is not evaluated yet."""
+    """Return an elementwise function of its source, not evaluated yet."""
     is_flat = _is_flat(source.eqn, source.operands)
     if source.inside is not None:
         is_flat = source.inside.is_flat
@@ -403,7 +403,7 @@ def _as_it_is(
 
 
 def _num_sorted(eqn: core.JaxprEqn) -> int:
-    """Return along how many entries a sort or top_k sorts."""
+    """Return the length of the axis that a sort or top_k sorts."""
     aval: Any = eqn.invars[0].aval
     axis = eqn.params.get("dimension", eqn.params.get("axis", -1))
     return aval.shape[axis]
