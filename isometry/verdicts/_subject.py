@@ -79,8 +79,13 @@ class Subject:
             return False
         return True
 
-    def ends(self, span: str) -> tuple[str, str]:
-        """Return the names of the points where a measured span begins and ends."""
+    def ends(self, span: str) -> tuple[str, ...]:
+        """Return the names of the points where a measured span begins and ends.
+
+        Jacobians that were given have no place in the network, and so no ends.
+        """
+        if span not in ("end_to_end", "hidden"):
+            return ()
         function = _arguments.function_of(self.f)
         chosen = self.span if span == "end_to_end" else span
         resolved = _spans.resolve(function, self.anatomy, chosen)
