@@ -17,8 +17,8 @@ from tests.verdicts.planted import KEY, inputs, record
 
 SIZES = [6, 12, 12, 12, 3]
 
-# Of each scheme the (state, value) of each flag. Sums of ones are so large that hard tanh
-# is flat from the second layer on.
+# Of each scheme the (state, value) of each flag. Sums of ones are so large that hard
+# tanh is flat from the second layer on.
 TRUTH = {
     "partial_identity": [("clear", 0), ("raised", 6), ("raised", 6)],
     "ones": [("raised", 3), ("raised", 1), ("raised", 1)],
