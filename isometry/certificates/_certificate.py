@@ -78,14 +78,12 @@ class Certificate:
     def units(self, point: str) -> Units:
         """Tell which values at a point stay equal, up to sign, for ever.
 
-        Units are counted: of a convolution the channels, each with its values at all
-        positions. `ids` has every position by itself.
-
         Args:
             point: A point of the anatomy: "layers/0:out".
 
         Returns:
-            The class and sign of each value.
+            The class and sign of each value, position by position. Printed, it counts
+            units: of a convolution the channels, each with all its positions.
 
         Raises:
             InputError: There is no such point.
