@@ -21,7 +21,8 @@ _FULL_BITS = 32
 
 
 def chained(f: Map | list[Map]) -> Map:
-    """Return f, or the chain of a list of blocks."""
+    """Return f, or the chain of a list of blocks; refuse a module of a library."""
+    checks.no_module("f", f)
     return chain(f) if isinstance(f, (list, tuple)) else f
 
 

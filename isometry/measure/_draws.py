@@ -1,5 +1,6 @@
 """Parameters of the seeds of an ensemble: drawn from keys, adjusted, or given."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,6 +78,11 @@ class Seeds:
         Raises:
             InputError: The user's function needs the value of its key.
         """
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> Params:
+        # Cached, because an audit asks several times, and each traces the draw.
         # Drawing is traced and not run: one seed may take all memory.
         row = row_shapes(self.source)
         if self.draw is None:
@@ -192,7 +198,7 @@ def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) ->
     if num_seeds is None:
         raise InputError(
             f"the leaves of params have leading axes {sorted(leading)}; stack them on "
-            "a seeds axis."
+            "a seeds axis; one draw has jax.tree.map(lambda a: a[None], params)."
         )
     return Seeds(params, num_seeds)
 

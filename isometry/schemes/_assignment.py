@@ -31,7 +31,7 @@ from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
 from isometry.schemes._registry import SchemeLike, get
-from isometry.schemes._scheme import Scheme, check_sigmas
+from isometry.schemes._scheme import Scheme, check_sigmas, draw, is_alike
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._anatomy import PyTreeDef
 from isometry.structure._records import stack_sizes
@@ -257,7 +257,7 @@ def assign(
     The scale of a free scheme is critical for the activation that follows the layer,
     else for the one that it reads, else 1; where an activation has no critical point,
     chi = 1 at unit variance. It is 1 too around a product of two branches, as in a GLU,
-    and around a function that is none of `activations.names()`; notes say so. Where a
+    and around a function whose gain is not known; notes say so. Where a
     scheme fills one tap of an even window, it is the one that keeps all pixels under
     the padding of the network. An output of a transposed convolution of stride s meets
     one in s of the taps of an axis, so its weights get a gain with which the mean
@@ -437,8 +437,9 @@ def _weight(
     parts: dict[str, Layer] = {}
     inits = []
     window_note = ""
+    are_alike = is_alike(scaled.scheme, layers[0])
     for layer in layers:
-        kind = _without_index(layer) if scheme.alike else layer
+        kind = _without_index(layer) if are_alike else layer
         if kind not in chosen:
             try:
                 init = scaled.scheme.initializer(layer)
@@ -747,7 +748,7 @@ def _draw_stack(
     # A single array is drawn from the key itself: the same numbers as if the user had
     # called the initializer with this key.
     if num_arrays == 1:
-        return init(key, shape, dtype).reshape((*stack, *shape))
+        return draw(init, key, shape, dtype=dtype).reshape((*stack, *shape))
     keys = jax.random.split(key, num_arrays)
-    arrays = jax.vmap(lambda k: init(k, shape, dtype))(keys)
+    arrays = jax.vmap(lambda k: draw(init, k, shape, dtype=dtype))(keys)
     return arrays.reshape((*stack, *shape))

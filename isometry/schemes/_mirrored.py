@@ -139,7 +139,8 @@ def _unpaired(layer: WeightLayer, by_name: dict[str, WeightLayer]) -> str:
         return "where its inputs come from cannot be read"
     # Besides the activation, only linear steps may stand in between: a norm, for
     # example, treats the two units of a pair differently.
-    others = [step for step in (*source.then, *layer.before) if step != activation]
+    steps = (*source.then, *layer.before)
+    others = [step for step in steps if step.replace(" ", "_") != activation]
     strange = [step for step in others if step not in _LINEAR_STEPS]
     if strange:
         return f"before it comes {strange[0]}"
@@ -167,6 +168,8 @@ SCHEMES = (
         "half 0",
         citation="Balduzzi et al. (2017), arXiv:1702.08591",
         suits=_require_pairs,
+        # Only whether the index is 0 counts, and layers in a row share that.
+        alike=True,
     ),
     Scheme(
         "mirrored",
@@ -178,5 +181,7 @@ SCHEMES = (
         citation="Burkholz and Dubatovka (2019), arXiv:1806.06362",
         aliases=("GSM",),
         suits=_require_pairs,
+        # Only whether the index is 0 counts, and layers in a row share that.
+        alike=True,
     ),
 )

@@ -93,7 +93,7 @@ def settings(
     values = Values()
     # `values` joins the entries of each leaf, which may belong to several branches.
     for record, branch in places.branches:
-        wanted = scheme.multipliers(branch)
+        wanted = scheme.residual(branch)
         gate = _branch_leaf(
             record, scheme, wanted.branch, places=places, uses=uses, shapes=shapes
         )

@@ -258,6 +258,15 @@ def _uncounted(
     reasons: dict[str, str] = {}
     reader: dict[tuple[tuple[str, ...], Slice], Record] = {}
     for record, positions in zip(records, all_positions, strict=True):
+        if record.joins.endswith(":sum:sum"):
+            reason = (
+                f"branch {record.name!r} ends with another branch, x + (h + F(h)), so "
+                "that no layer is its last; write a layer behind the inner sum."
+            )
+            joins = record.joins.removesuffix(":sum")
+            (inner,) = [other for other in records if other.joins == joins]
+            outer_alone = set(record.layers).difference(inner.layers)
+            reasons |= dict.fromkeys(outer_alone, reason)
         if record.name not in branches_across_loops(anatomy):
             continue
         if record.leaves is None:

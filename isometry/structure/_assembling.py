@@ -405,9 +405,11 @@ def _stems(parts: _Parts) -> dict[int, str]:
     """Return the name of each branch without the iterations of scans, by its join.
 
     The name is the common prefix of the names of the layers on the branch, or the name
-    of the last layer if a layer outside of the branch has that prefix too.
+    of the last layer if a layer outside of the branch has that prefix too. That of a
+    branch that ends with another branch ends with ":sum".
     """
     stems = {}
+    ended: set[int] = set()
     for join in parts.joins:
         names = _row_names(parts, (*join.layers, *join.shortcut))
         layers = _row_names(parts, join.layers)
@@ -419,7 +421,11 @@ def _stems(parts: _Parts) -> dict[int, str]:
         # "block_0" for both halves of a transformer block would say nothing.
         others = {row.name for row in parts.weights} - set(names)
         is_shared = any(name.startswith(f"{stem}/") for name in others)
-        stems[join.node] = layers[-1] if is_shared or not stem else stem
+        stem = layers[-1] if is_shared or not stem else stem
+        # The outer branch of x + (h + F(h)) ends with the sum of the inner one.
+        ends_with_sum = join.layers[-1] in ended
+        ended.add(join.layers[-1])
+        stems[join.node] = f"{stem}:sum" if ends_with_sum else stem
     return stems
 
 
@@ -506,6 +512,12 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
             # layer of the branch.
             if sum_of_layer.get(node) == sum_node:
                 steps += _words_after(flow, sum_node, names)
+                behind = outlet(flow, sum_node)
+                # The gates of a GRU: a sigmoid of a sum, and then a product.
+                if _following.is_multiplied(
+                    flow, sum_node if behind is None else behind
+                ):
+                    steps.append("product")
         # In some scan around the layer the iterations are time steps, not stacked
         # layers.
         is_recurrent = any(not all(use.takes_slices) for _, use in uses)
@@ -513,12 +525,18 @@ def _follows(parts: _Parts) -> dict[str, tuple[str, ...]]:
             # The first of two products that one tanh reads has only their sum behind
             # it, and is no gate.
             steps += _words_of_sum(flow, result, names)
-            steps = steps or _following.gates(flow, node)
+        if is_recurrent and not any(map(_computes, steps)):
+            steps += _following.gates(flow, node)
         for index, _ in uses:
             name = parts.weights[index].name
             steps_of_uses.setdefault(name, []).append(tuple(steps))
     # The most frequent steps: the first and last iterations of a scan may differ.
     return {name: statistics.mode(steps) for name, steps in steps_of_uses.items()}
+
+
+def _computes(step: str) -> bool:
+    """Tell whether a step does more than add something."""
+    return step != "sum" and not step.startswith("+ ")
 
 
 def _words_of_sum(

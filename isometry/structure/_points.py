@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from isometry.structure._branches import Join, is_sum
 from isometry.structure._flow import LAYOUT, Flow
-from isometry.structure._following import is_wrap
+from isometry.structure._following import ends, is_wrap
 from isometry.structure._layers import Row, SingleIteration, Use
 from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
@@ -213,6 +213,11 @@ def spots(
         joins: The sums in which residual branches return to the stream.
     """
     sum_of_layer = sums(flow, pre_activations, joins)
+    # A branch that ends with another branch, as in x + (h + F(h)), has the same last
+    # layer.
+    joins_of_layer: dict[int, list[int]] = {}
+    for join in joins:
+        joins_of_layer.setdefault(join.layers[-1], []).append(join.node)
     collected: dict[tuple[str, str], Spot] = {}
 
     def put(
@@ -250,6 +255,8 @@ def spots(
             following = outlet(flow, sum_node)
             if following is not None:
                 put((base, number + ":sum:out"), use, node, at=following)
+        for i, sum_node in enumerate(joins_of_layer.get(node, ())[1:], start=2):
+            put((base, number + i * ":sum"), use, node, at=sum_node)
     taken = {row.name for row in rows}
     return [*collected.values(), *_states(flow, taken)]
 
@@ -456,7 +463,10 @@ def outlet(flow: Flow, node: int) -> int | None:
         elif not (flow.operation(after) in LAYOUT or is_wrap(flow, before, after)):
             # A mean is a sum that is divided; the sum is no value of the network.
             is_mean = flow.operation(after) in _SUMS and scaled is not None
-            return scaled if is_mean else after
+            if is_mean:
+                return scaled
+            # A number may belong to the nonlinearity, as in z (1 + erf(z/√2)) · 1/2.
+            return min(end for end in ends(flow, node, passage) if end >= after)
     return None
 
 

@@ -30,11 +30,11 @@ class Judged(NamedTuple):
     """A statistic of all spans, judged.
 
     Attributes:
-        state: The gravest state.
-        span: The span that has it.
-        worst: The statistic of this span.
-        values: That of all spans.
-        states: Their states.
+        state: The gravest state of all spans.
+        span: The span in this state; of several the first.
+        worst: The statistic of that span.
+        values: The statistic of each span.
+        states: The state of each span.
     """
 
     state: str
@@ -60,34 +60,35 @@ def judge_spans(
         line: The threshold.
         key: A key of the bootstrap.
         thresholds: For the confidence and the number of seeds that are needed.
-        is_below: Whether the flag is raised below the line, and not above it.
-        is_infinite_known: Whether an infinite value says something. The gain of a
-            Jacobian that is zero does, its anisometry does not.
+        is_below: Whether the flag is raised below the threshold, not above it.
+        is_infinite_known: Whether an infinite value can be judged; if not, the state is
+            "undecided". If a Jacobian is zero, its gain can, and its anisometry cannot.
     """
-    # Each span has resamples of its own, so that their intervals are independent.
     values, states = {}, {}
     for i, (span, numbers) in enumerate(per_seed.items()):
-        bounds = interval(
-            numbers, jax.random.fold_in(key, i), confidence=thresholds.confidence
-        )
+        # Each span is resampled by itself, so that the intervals are independent.
+        key_of_span = jax.random.fold_in(key, i)
+        bounds = interval(numbers, key_of_span, confidence=thresholds.confidence)
         found = SpanValue(float(np.median(numbers)), bounds)
         values[span] = found
-        is_known = is_infinite_known or np.isfinite(found.value)
         states[span] = UNDECIDED
-        if is_known:
-            states[span] = _state(
-                found,
-                line,
-                is_below=is_below,
-                is_sure=thresholds.is_sure(len(numbers)),
-            )
+        if is_infinite_known or np.isfinite(found.value):
+            is_sure = thresholds.is_sure(len(numbers))
+            states[span] = _state(found, line, is_below=is_below, is_sure=is_sure)
+    # Of spans in the same state, the first.
     state, span = worst_state(states)
     return Judged(state, span, values[span], values=values, states=states)
 
 
-def _state(found: SpanValue, line: float, *, is_below: bool, is_sure: bool) -> str:
+def _state(
+    found: SpanValue,
+    line: float,
+    *,
+    is_below: bool,
+    is_sure: bool,
+) -> str:
     """Return the state of one span."""
-    # Being below a line is being above it with both signs changed.
+    # x < line is judged as −x > −line.
     if is_below:
         bounds = flipped(found.interval)
         return state_above(-found.value, bounds, -line, is_sure=is_sure)
@@ -95,5 +96,5 @@ def _state(found: SpanValue, line: float, *, is_below: bool, is_sure: bool) -> s
 
 
 def in_words(span: str) -> str:
-    """Return the name of a span as it stands in a sentence."""
+    """Return the name of a span for a sentence: "end to end"."""
     return span.replace("_", " ")

@@ -479,6 +479,143 @@ VERDICTS = (
     ),
 )
 
+CERTIFICATES = (
+    # A negative entry is then equal to nothing: locks up to sign are lost.
+    Fault(
+        "signs-of-a-class-forgotten",
+        "certificates/_partition.py",
+        "height = signs[members] * values[members]",
+        "height = values[members]",
+        ("certificates/test_partition.py",),
+    ),
+    # Matrices do not show it.
+    Fault(
+        "kernel-as-a-matrix-of-its-first-axis",
+        "certificates/_layers.py",
+        "matrix = code.reshape(-1, code.shape[-1])",
+        "matrix = code.reshape(code.shape[0], -1)",
+        ("certificates/test_layers.py",),
+    ),
+    Fault(
+        "heads-along-the-other-axis",
+        "certificates/_findings.py",
+        "axes = layer.in_axes if is_output else layer.out_axes",
+        "axes = layer.out_axes if is_output else layer.in_axes",
+        ("certificates/test_locks.py", "certificates/test_certificate.py"),
+        match="head or what_to_do",
+    ),
+    Fault(
+        "minimum-without-its-sign",
+        "certificates/relaxing/_table.py",
+        "return -_smooth.maximum(smooth, -first, -second)",
+        "return _smooth.maximum(smooth, -first, -second)",
+        ("certificates/test_relaxation.py",),
+    ),
+    # Float32 parameters in float64 do not show it.
+    Fault(
+        "coarse-sums-are-claimed",
+        "certificates/_certify.py",
+        "space.bits > _MOST_BITS or smooth.is_coarse",
+        "space.bits > _MOST_BITS and smooth.is_coarse",
+        ("certificates/test_certify.py",),
+        match="near_miss",
+    ),
+    # Equal experts are then parted by decay, and their lock is lost.
+    Fault(
+        "equal-leaves-decay-apart",
+        "certificates/_closure.py",
+        "return by_group[_group_of_leaf(space, group)]",
+        "return by_group",
+        ("certificates/test_locks.py",),
+        match="experts",
+    ),
+    Fault(
+        "direction-counted-whatever-the-gradient",
+        "certificates/_confine.py",
+        "is_new = sizes > keep * norm",
+        "is_new = sizes > keep",
+        ("certificates/test_confine.py",),
+    ),
+    Fault(
+        "first-step-counted-from-zero",
+        "certificates/_closure.py",
+        "self._first[is_new] = self.num_rounds + 1",
+        "self._first[is_new] = max(self.num_rounds, 1)",
+        ("certificates/test_closure.py", "certificates/test_certificate.py"),
+        match="step or harmless or first",
+    ),
+)
+
+FLAGS = (
+    Fault(
+        "rounding-is-added-twice",
+        "verdicts/_training.py",
+        "jax.tree.map(jnp.add, gradient, lost)",
+        "jax.tree.map(jnp.subtract, gradient, lost)",
+        ("verdicts/test_probe.py",),
+        match="rounding",
+    ),
+    Fault(
+        "rank-of-the-longer-side",
+        "verdicts/flags/rank_constrained_training.py",
+        "bound = min(math.prod(rows), math.prod(columns))",
+        "bound = max(math.prod(rows), math.prod(columns))",
+        ("verdicts/flags/test_rank_constrained_training.py",),
+    ),
+    Fault(
+        "channels-for-tokens",
+        "verdicts/_statistics.py",
+        'found["token_spread"] = jax.vmap(_spread)(tokens)',
+        'found["token_spread"] = jax.vmap(_spread)(tokens.swapaxes(1, 2))',
+        ("verdicts/flags/test_attention_collapse.py",),
+    ),
+    Fault(
+        "share-of-s-for-that-of-its-square",
+        "verdicts/_outliers.py",
+        "squares = np.exp(2 * (log_s - log_max))",
+        "squares = np.exp(log_s - log_max)",
+        ("verdicts/test_spectrum_flags.py",),
+        match="outlier",
+    ),
+    Fault(
+        "interval-of-one-side",
+        "verdicts/_spread.py",
+        "t.ppf(0.975, freedom)",
+        "t.ppf(0.95, freedom)",
+        ("verdicts/test_spread.py",),
+    ),
+    # Networks without biases do not show it.
+    Fault(
+        "looser-of-two-nulls",
+        "verdicts/_nulls.py",
+        "int(min(by_covariance, by_sign))",
+        "int(max(by_covariance, by_sign))",
+        ("verdicts/flags/test_dead_units.py",),
+    ),
+    Fault(
+        "rounding-of-a-square-not-squared",
+        "verdicts/_collapse.py",
+        "return _NOISE * unit**2",
+        "return _NOISE * unit",
+        ("verdicts/flags/test_rank_collapse.py",),
+    ),
+    Fault(
+        "correlation-of-an-input-with-itself",
+        "verdicts/_collapse.py",
+        "1 - signal.spread * without_itself",
+        "1 - signal.spread",
+        ("verdicts/test_activity.py",),
+    ),
+    Fault(
+        "lift-left-in-a-gradient",
+        "verdicts/_double.py",
+        "return np.ldexp(gradients, -exponents), log_size - math.log(LIFT)",
+        "return np.ldexp(gradients, -exponents), log_size",
+        ("verdicts/test_gradients.py",),
+        match="underflow or float64",
+    ),
+)
+
 REPORTING = (
     # E log x is below log E x by half the variance.
     Fault(
@@ -531,5 +668,7 @@ FAULTS = (
     *NETWORKS,
     *MEASURING,
     *VERDICTS,
+    *CERTIFICATES,
+    *FLAGS,
     *REPORTING,
 )

@@ -170,7 +170,7 @@ class _Tried(NamedTuple):
 
 
 def _try(value: Value) -> _Tried:
-    """Evaluate a function at points."""
+    """Evaluate a function between its kinks and at them, with either sign."""
     kinks = _apart({0.0, *value.kinks})
     samples = _samples(kinks)
     points = _apart({*kinks, *(-kink for kink in kinks)})
@@ -184,12 +184,21 @@ def _finish_of(
     value: Value,
     tried: _Tried,
 ) -> Finish:
-    """Read off h whether it is odd or even, and which lines it has to touch."""
+    """Read off h whether it is odd or even, and which tangents its stand-in needs.
+
+    At zero and at the kinks of h both must have the same value, and the derivative
+    that JAX takes there.
+
+    Args:
+        smooth: The analytic functions.
+        value: The result of h.
+        tried: h at points.
+    """
     base = value.root
     points = tried.points
     parity = _parity(tried, eps=float(jnp.finfo(base.smooth.dtype).eps))
     at_points = tried.at_points_of(tried.exact)
-    # A function that does not exist at its kinks, such as a logarithm, touches no line.
+    # A function that does not exist at its kinks, such as a logarithm, has no tangents.
     if not np.isfinite(at_points).all():
         return Finish(parity)
     wanted = _part(at_points, parity)
@@ -224,7 +233,7 @@ def _relaxed(
     finish: Finish,
     tried: _Tried,
 ) -> Derived:
-    """Evaluate a relaxed function, before it touches any line, where h was tried."""
+    """Evaluate a relaxed function, before it is given tangents, where h was tried."""
 
     def relaxed(x: Array) -> Array:
         return Evaluation(smooth, value.root, x).shaped(value, finish)
@@ -294,58 +303,91 @@ def _agree(
 
 
 def _exact_of(value: Value) -> Callable[[Array], Array]:
-    """Return h itself, a function of an array in the place of the base."""
+    """Return h itself: a function that maps an array in the place of its root to h."""
 
     def function(x: Array) -> Array:
-        computed = {value.root: x}
-
-        def at(node: Value) -> Array:
-            if node not in computed:
-                computed[node] = apply(node)
-            return computed[node]
-
-        def apply(node: Value) -> Array:
-            source = node.source
-            assert source is not None
-            operands = []
-            for operand, variable in zip(
-                source.operands, source.eqn.invars, strict=True
-            ):
-                if operand.is_active:
-                    operands.append(at(operand))
-                else:
-                    operands.append(filled(operand, variable, x.shape))
-            (result,) = bound(source.eqn, operands)
-            return result
-
-        return at(value)
+        return _evaluated(value, {value.root: x}, shape=x.shape)
 
     return function
 
 
-def _roots(functions: Sequence[Value]) -> list[float]:
-    """Return points where two functions of one base are equal, or where one is zero."""
-    base = next(o.root for o in functions if o.is_active)
-    constants = [float(o.number) for o in functions if not o.is_active]
-    curves = [Curve(_exact_of(o), base.smooth) for o in functions if o.is_active]
+def _evaluated(
+    value: Value,
+    computed: dict[Value, Array],
+    *,
+    shape: tuple[int, ...],
+) -> Array:
+    """Return the array of a value, and add it to those that are computed already.
 
-    def gap(points: list[float]) -> np.ndarray:
+    Args:
+        value: The value.
+        computed: Arrays by value, of its root at least.
+        shape: The shape to which constants are filled up.
+    """
+    if value in computed:
+        return computed[value]
+    source = value.source
+    assert source is not None, "what is no root has been computed by an equation"
+    operands = []
+    pairs = zip(source.operands, source.eqn.invars, strict=True)
+    for operand, variable in pairs:
+        if operand.is_active:
+            array = _evaluated(operand, computed, shape=shape)
+        else:
+            array = filled(operand, variable, shape)
+        operands.append(array)
+    (result,) = bound(source.eqn, operands)
+    computed[value] = result
+    return result
+
+
+def _roots(functions: Sequence[Value]) -> list[float]:
+    """Return points where two functions of one root are equal, or where one is zero."""
+    active = [function for function in functions if function.is_active]
+    constants = [float(one.number) for one in functions if not one.is_active]
+    like = active[0].root.smooth
+    curves = [Curve(_exact_of(function), like) for function in active]
+
+    def gap(points: Sequence[float]) -> np.ndarray:
+        """Return the difference of the two, of which one may be a constant or zero."""
         first, *second = [curve(np.array(points)).values for curve in curves]
         return first - sum(second) - sum(constants)
 
-    ends = gap([point for piece in _PIECES for point in piece]).reshape(-1, 2)
+    ends = gap(list(itertools.chain(*_PIECES))).reshape(-1, 2)
     candidates = []
-    for (near, far), (at_near, at_far) in zip(_PIECES, ends.tolist(), strict=True):
-        if at_near == at_far:
-            continue
-        root = near - at_near * (far - near) / (at_far - at_near)
-        # Rounding moves a root off the constant that it is.
-        close = [c for c in constants if abs(root - c) <= _SAME * abs(c)]
-        candidates.append((close or [root])[0] + 0.0)
+    for piece, at_ends in zip(_PIECES, ends.tolist(), strict=True):
+        root = _root_of_line(piece, at_ends)
+        if root is not None:
+            candidates.append(_snapped(root, constants))
+    if not candidates:
+        return []
     # The line through both points is the function itself, or else this is no root.
-    gaps = np.abs(gap(candidates or [0.0]))
-    return [
-        root
-        for root, left in zip(candidates, gaps, strict=False)
-        if left <= _SAME * max(1.0, abs(root))
-    ]
+    left = np.abs(gap(candidates))
+    allowed = _SAME * np.maximum(1.0, np.abs(candidates))
+    return np.array(candidates)[left <= allowed].tolist()
+
+
+def _root_of_line(
+    points: Sequence[float],
+    values: Sequence[float],
+) -> float | None:
+    """Return where the line through two points is zero; None if it is level."""
+    near, far = points
+    at_near, at_far = values
+    if at_near == at_far:
+        return None
+    slope = (at_far - at_near) / (far - near)
+    return near - at_near / slope
+
+
+def _snapped(
+    root: float,
+    constants: Sequence[float],
+) -> float:
+    """Return the constant that a root is but for rounding, or else the root."""
+    for constant in constants:
+        if abs(root - constant) <= _SAME * abs(constant):
+            root = constant
+            break
+    # A kink at zero has no sign: the sum takes it off.
+    return root + 0.0

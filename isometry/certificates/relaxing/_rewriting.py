@@ -150,13 +150,17 @@ class Rewriting:
         eqn: core.JaxprEqn,
         operands: tuple[Value, ...],
     ) -> list[Value]:
-        """Evaluate x == y, which an analytic function does at a tie alone."""
+        """Evaluate x == y or x != y as it is: no analytic function stands in for it.
+
+        Where one of the two is a constant and the other analytic, they are equal on a
+        null set, so the result does not depend on the signal.
+        """
         arrays = _as_it_is(eqn, operands)
         active = [o for o in operands if o.is_active]
         is_self = operands[0] is operands[1]
         is_guard = len(active) == 1 and not (active[0].bends or active[0].is_flat)
         if is_self or (is_guard and is_floating(active[0].array)):
-            # Away from a tie a guard such as x == 0 does not depend on the signal.
+            # A test for NaN, x != x, or a guard, such as x == 0 in front of a division.
             return [leaf(array, is_active=False) for array in arrays]
         # What has lost its gate was named where it lost it.
         if all(o.smooth is not None for o in active):
@@ -300,6 +304,15 @@ class Rewriting:
         if base is not None and results[0].root is base:
             call = self._call(eqn, operands, results[0])
             results = [] if call is None else [call]
+        # Its parts bend, and it does not: it needs no other function in its place.
+        elif (
+            base is not None
+            and _custom.is_smooth(eqn, operands)
+            and _custom.follows_its_function(eqn, called(eqn))
+        ):
+            self.replaced, self.unrelaxed = replaced, unrelaxed
+            arrays = _as_it_is(eqn, operands)
+            return [leaf(array, is_active=True) for array in arrays]
         elif not _custom.follows_its_function(eqn, called(eqn)):
             results = []
         if results:
@@ -331,7 +344,7 @@ def _of_source(
     base: Value,
     kinks: frozenset[float],
 ) -> Value:
-    """Return an elementwise function that is not evaluated yet."""
+    """Return an elementwise function of its source, not evaluated yet."""
     is_flat = _is_flat(source.eqn, source.operands)
     if source.inside is not None:
         is_flat = source.inside.is_flat
@@ -390,7 +403,7 @@ def _as_it_is(
 
 
 def _num_sorted(eqn: core.JaxprEqn) -> int:
-    """Return along how many entries a sort or top_k sorts."""
+    """Return the length of the axis that a sort or top_k sorts."""
     aval: Any = eqn.invars[0].aval
     axis = eqn.params.get("dimension", eqn.params.get("axis", -1))
     return aval.shape[axis]

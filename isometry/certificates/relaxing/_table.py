@@ -22,97 +22,87 @@ Operands: TypeAlias = Sequence[Array]
 Relaxation: TypeAlias = Callable[[Smooth, core.JaxprEqn, Operands], Array]
 
 
-def _abs(
+def _of_operands(function: Callable[..., Array]) -> Relaxation:
+    """Return the relaxation of an equation of which the operands alone matter.
+
+    Args:
+        function: Maps the analytic functions and the operands, one by one, to the
+            result.
+    """
+
+    def relaxation(
+        smooth: Smooth,
+        eqn: core.JaxprEqn,
+        operands: Operands,
+    ) -> Array:
+        del eqn
+        return function(smooth, *operands)
+
+    return relaxation
+
+
+def _minimum(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
-    """Replace |x| by an even function."""
-    del eqn
-    return _smooth.magnitude(smooth, operands[0])
-
-
-def _sign(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace sign(x) by an odd function."""
-    del eqn
-    return _smooth.sign(smooth, operands[0])
-
-
-def _max(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace the larger of two values by a symmetric function of them."""
-    del eqn
-    first, second = operands
-    return _smooth.maximum(smooth, first, second)
-
-
-def _min(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace the smaller of two values."""
-    del eqn
-    first, second = operands
+    """Replace the smaller of two values by a symmetric function of them."""
     return -_smooth.maximum(smooth, -first, -second)
 
 
-def _clamp(
+def _clamped(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    low: Array,
+    x: Array,
+    high: Array,
 ) -> Array:
     """Replace min(max(x, low), high)."""
-    del eqn
-    low, x, high = operands
     raised = _smooth.maximum(smooth, x, low)
-    return -_smooth.maximum(smooth, -raised, -high)
+    return _minimum(smooth, raised, high)
 
 
-def _gt(
+def _greater(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x > y by a gate; at a tie it is 0."""
-    del eqn
-    first, second = operands
     return _smooth.above(smooth, first - second)
 
 
-def _lt(
+def _less(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x < y by a gate; at a tie it is 0."""
-    first, second = operands
-    return _gt(smooth, eqn, (second, first))
+    return _greater(smooth, second, first)
 
 
-def _ge(
+def _at_least(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x >= y, the opposite of x < y, by a gate; at a tie it is 1."""
-    return 1 - _lt(smooth, eqn, operands)
+    return 1 - _less(smooth, first, second)
 
 
-def _le(
+def _at_most(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x <= y, the opposite of x > y, by a gate; at a tie it is 1."""
-    return 1 - _gt(smooth, eqn, operands)
+    return 1 - _greater(smooth, first, second)
+
+
+def _ceiling(
+    smooth: Smooth,
+    x: Array,
+) -> Array:
+    """Replace ceil(x) = -floor(-x)."""
+    return -_smooth.floored(smooth, -x)
 
 
 def _as_gates(operands: Operands) -> list[Array]:
@@ -124,45 +114,41 @@ def _as_gates(operands: Operands) -> list[Array]:
 
 def _and(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    *gates: Array,
 ) -> Array:
     """Combine two gates into one that is open where both are."""
-    del smooth, eqn
-    first, second = _as_gates(operands)
+    del smooth
+    first, second = _as_gates(gates)
     return first * second
 
 
 def _or(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    *gates: Array,
 ) -> Array:
     """Combine two gates into one that is open where one of them is."""
-    del smooth, eqn
-    first, second = _as_gates(operands)
+    del smooth
+    first, second = _as_gates(gates)
     return first + second - first * second
 
 
 def _xor(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    *gates: Array,
 ) -> Array:
     """Combine two gates into one that is open where exactly one of them is."""
-    del smooth, eqn
-    first, second = _as_gates(operands)
+    del smooth
+    first, second = _as_gates(gates)
     return first + second - 2 * first * second
 
 
 def _not(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    gate: Array,
 ) -> Array:
     """Turn a gate into its opposite."""
-    del smooth, eqn
-    return 1 - operands[0]
+    del smooth
+    return 1 - gate
 
 
 def _select(
@@ -191,36 +177,6 @@ def _cast(
     """Return a gate as the number that its boolean would have been cast to."""
     del smooth
     return operands[0].astype(eqn.params["new_dtype"])
-
-
-def _round(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace round(x) by an odd function."""
-    del eqn
-    return _smooth.rounded(smooth, operands[0])
-
-
-def _floor(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace floor(x)."""
-    del eqn
-    return _smooth.floored(smooth, operands[0])
-
-
-def _ceil(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace ceil(x) = -floor(-x)."""
-    del eqn
-    return -_smooth.floored(smooth, -operands[0])
 
 
 def _reduce_max(
@@ -255,7 +211,8 @@ def _pool_max(
     windows = eqn.params
 
     def total(values: Array) -> Array:
-        # Padding counts as zero in both sums: it has no weight.
+        # `largest` sums the weighted values, and then the weights. Padding adds zero to
+        # both, as if it were not there.
         return jax.lax.reduce_window(
             values,
             np.zeros((), values.dtype),
@@ -302,18 +259,18 @@ def _top_k(
 
 # A value computed by one of these has a kink as a function of its operands.
 KINKS: Mapping[str, Relaxation] = {
-    "abs": _abs,
-    "sign": _sign,
-    "max": _max,
-    "min": _min,
-    "clamp": _clamp,
-    "gt": _gt,
-    "lt": _lt,
-    "ge": _ge,
-    "le": _le,
-    "round": _round,
-    "floor": _floor,
-    "ceil": _ceil,
+    "abs": _of_operands(_smooth.magnitude),
+    "sign": _of_operands(_smooth.sign),
+    "max": _of_operands(_smooth.maximum),
+    "min": _of_operands(_minimum),
+    "clamp": _of_operands(_clamped),
+    "gt": _of_operands(_greater),
+    "lt": _of_operands(_less),
+    "ge": _of_operands(_at_least),
+    "le": _of_operands(_at_most),
+    "round": _of_operands(_smooth.rounded),
+    "floor": _of_operands(_smooth.floored),
+    "ceil": _of_operands(_ceiling),
     "reduce_max": _reduce_max,
     "reduce_min": _reduce_min,
     "reduce_window_max": _pool_max,
@@ -324,10 +281,10 @@ KINKS: Mapping[str, Relaxation] = {
 
 # What is computed from gates.
 OF_GATES: Mapping[str, Relaxation] = {
-    "and": _and,
-    "or": _or,
-    "xor": _xor,
-    "not": _not,
+    "and": _of_operands(_and),
+    "or": _of_operands(_or),
+    "xor": _of_operands(_xor),
+    "not": _of_operands(_not),
     "select_n": _select,
     "convert_element_type": _cast,
 }
@@ -490,7 +447,10 @@ def is_shift(
     return is_subtracted and not is_returned
 
 
-def _is_raised(jaxpr: core.Jaxpr, eqn: core.JaxprEqn) -> bool:
+def _is_raised(
+    jaxpr: core.Jaxpr,
+    eqn: core.JaxprEqn,
+) -> bool:
     """Tell whether the result of an equation is an argument of exp."""
     (result,) = eqn.outvars
     return any(

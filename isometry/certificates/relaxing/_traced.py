@@ -53,6 +53,7 @@ def remat(
 
     def body(packed: list[Packed]) -> list[Packed]:
         inside = list(map(_unpacked, operands, packed))
+        # What is known of the results is read off the trace, in which this runs once.
         returned[:] = rewrite(called(eqn), inside)
         return list(map(_packed, returned))
 
@@ -79,6 +80,7 @@ def cond(
     ) -> Callable[[list[Packed]], list[Array]]:
         def call(packed: list[Packed]) -> list[Array]:
             results = rewrite(branch, list(map(_unpacked, rest, packed)))
+            # A result depends on the signal if it does in any of the branches.
             for i, result in enumerate(results):
                 is_active[i] |= result.is_active
             return [array_of(result) for result in results]
@@ -195,6 +197,7 @@ def _active(
         read = [is_active(atom) for atom in eqn.invars]
         if not any(read):
             continue
+        # Of other equations every result is taken to depend on every operand.
         results = [True] * len(eqn.outvars)
         if eqn.primitive.name in ("jit", "pjit"):
             results = _active(called(eqn), read)
