@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jax.extend import core
@@ -24,6 +24,9 @@ from isometry.certificates._partition import Mask
 from isometry.certificates._subject import Subject
 from isometry.structure import Anatomy, Attention
 from isometry.structure._names import leaves
+
+# What equal weights have in common: the shape, and the bytes of the classes.
+_Content: TypeAlias = tuple[tuple[int, ...], bytes]
 
 
 class Found(NamedTuple):
@@ -309,8 +312,8 @@ def _with_equals(
 
     Equal weights need not be locked: together they may take any value.
     """
-    by_code: dict[bytes, list[str]] = {}
-    codes: dict[str, bytes] = {}
+    by_code: dict[_Content, list[str]] = {}
+    codes: dict[str, _Content] = {}
     for slice_ in _layers.slices(about.anatomy, space):
         # If each entry is alone in its class, no other weight is equal to this one.
         if views.exact.is_free(slice_):
@@ -321,11 +324,14 @@ def _with_equals(
             continue
         # Equal weights have equal codes, and opposite ones codes of opposite sign.
         normal = code * np.sign(moving.flat[0])
-        codes[slice_.name] = normal.tobytes()
-        by_code.setdefault(normal.tobytes(), []).append(slice_.name)
+        content = (normal.shape, normal.tobytes())
+        codes[slice_.name] = content
+        by_code.setdefault(content, []).append(slice_.name)
     rows = []
     for row in layers:
-        alike = by_code.get(codes.get(row.name, b""), [])
+        alike: list[str] = []
+        if row.name in codes:
+            alike = by_code[codes[row.name]]
         others = tuple(name for name in alike if name != row.name)
         rows.append(dataclasses.replace(row, equal_to=others))
     return rows
@@ -349,7 +355,7 @@ def _of_copies(
 ) -> Iterator[tuple[int, Finding]]:
     """Report slices of stacked leaves, and whole leaves, that stay equal."""
     grade = EVIDENCE if found.doubts else IN_EXACT_ARITHMETIC
-    by_code: dict[bytes, list[str]] = {}
+    by_code: dict[_Content, list[str]] = {}
     for layer in about.anatomy.layers:
         if layer.path not in space.names or layer.stretches:
             continue
@@ -369,7 +375,8 @@ def _of_copies(
         # Equal leaves have equal codes, and opposite ones codes of opposite sign.
         if found.apart is not None and moving.size:
             normal = code * np.sign(moving.flat[0])
-            by_code.setdefault(normal.tobytes(), []).append(layer.name)
+            content = (normal.shape, normal.tobytes())
+            by_code.setdefault(content, []).append(layer.name)
     for names in by_code.values():
         if len(names) > 1:
             yield 1, _findings.equal_leaves(names, grade)

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import textwrap
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,7 +22,13 @@ from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
 from isometry.certificates._partition import Labels, Mask, of_equal, split
-from isometry.certificates._programs import REFUSALS, Function, Program, program
+from isometry.certificates._programs import (
+    REFUSALS,
+    Function,
+    Program,
+    in_a_line,
+    program,
+)
 from isometry.certificates._subject import Subject, check_params, subject
 
 # The number of inputs that are drawn at each random point if kinks are kept. At three
@@ -39,10 +44,6 @@ _MOST_PROBES = 8
 # Parameters with at most this many bits of mantissa differ by 6e-8 or not at all, and
 # so do sums of them. Parameters in float64 may differ by less than sums are rounded.
 _MOST_BITS = 24
-
-# The most characters of an error message that `Certificate.arithmetic` quotes: with
-# the text in front of it they fill two lines of a terminal.
-_QUOTED = 96
 
 # By how much a point is moved off the space of the affine search. Sums that are equal
 # only in that space then differ, while saturated units still have no gradient.
@@ -291,13 +292,7 @@ def _program(
         raise
     except REFUSALS as refusal:
         coarse = build(dtype=np.dtype(np.float32))
-        return coarse._replace(failure=_in_a_line(refusal))
-
-
-def _in_a_line(error: Exception) -> str:
-    """Return the type of an error and the beginning of its message."""
-    message = textwrap.shorten(str(error), _QUOTED, placeholder=" …")
-    return f"{type(error).__name__}: {message}"
+        return coarse._replace(failure=in_a_line(refusal))
 
 
 def _groups(space: Space) -> Labels:
