@@ -79,10 +79,12 @@ def identity(
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
         # A rectangle loses some channels, so it must be asked for by another name.
         if shape.num_inputs != shape.num_outputs:
-            matrix_shape = (shape.num_inputs, shape.num_outputs)
+            # The shape that the user wrote holds a window, groups and a batch as well.
+            of_group = " of a group" if axes.groups > 1 else ""
             raise NotDefined(
-                f"shape={matrix_shape} is not square. "
-                "For a rectangle use partial_identity()."
+                f"shape is not square: {shape.num_inputs} inputs and "
+                f"{shape.num_outputs} outputs{of_group}. For a rectangle use "
+                "partial_identity()."
             )
         matrix = diagonal(gain, shape, dtype)
         # The tap that SAME padding in JAX aligns, so that the pixel itself is read.
