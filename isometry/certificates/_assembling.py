@@ -63,7 +63,10 @@ class Found(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """The fields of `Found` of these names, leaf by leaf."""
+    """The fields of `Found` of the same names, cut into leaves.
+
+    `apart` is `exact` where there is no other result.
+    """
 
     exact: View
     apart: View
@@ -152,7 +155,7 @@ def _row(
     *,
     doubts: Sequence[str],
 ) -> Row:
-    """Return the row of a weight, by the search that shows most.
+    """Return the row of a weight, from the search that shows most.
 
     A result of the affine search replaces that of the exact search if it locks more,
     unless it would replace a proof by evidence. The search of f with its kinks is asked
@@ -173,7 +176,7 @@ def _of_exact(
     views: _Views,
     doubts: Sequence[str],
 ) -> Row:
-    """Return the row of a weight by the exact search."""
+    """Return the row of a weight that the exact search gives."""
     step = views.affine.first_gradient(slice_)
     grade = EVIDENCE if doubts else None
     holds_for = _findings.ODD
@@ -200,7 +203,7 @@ def _of_sums(
     *,
     exact: Row,
 ) -> Row | None:
-    """Return the row of a weight by the affine search; None if it shows no more.
+    """Return the row that the affine search gives; None if it shows no more.
 
     That search keeps the numbers of theta, so it sees sums that are equal though their
     terms are not.
@@ -229,9 +232,9 @@ def _of_kinks(
     views: _Views,
     found: Found,
 ) -> Row | None:
-    """Return the row of a weight by the search of f itself; None if it locks no slice.
+    """Return the row that the search of f itself gives; None if it locks no slice.
 
-    It shows units that were off, or equal, at every input that was drawn.
+    That search shows units that were off, or equal, at every input that was drawn.
     """
     if views.kinked is None:
         return None
@@ -258,7 +261,7 @@ def _on_kinks(
     *,
     is_sorted: bool,
 ) -> Row:
-    """Return a row with units on kinks with the grade that rounding leaves it."""
+    """Lower the grade of a row whose units are on kinks, where rounding parts them."""
     grade = row.lock.grade
     # Sorting is stable: of two equal numbers the first stays first, in exact arithmetic
     # too, and the places behind the sort may have different weights.
@@ -389,7 +392,7 @@ def _idle(
     views: _Views,
     layers: Sequence[LayerLock],
 ) -> Iterator[tuple[int, Finding]]:
-    """Report leaves that are no weights and never move, while their layer does.
+    """Report leaves, other than weights, that never move although their layer does.
 
     A bias or a scale is then harmless: it is not used, or the next operation cancels
     it. A matrix, such as one of two whose product is a weight, is not.

@@ -63,9 +63,9 @@ def certify(
 ) -> Certificate:
     """Find what no training undoes, whatever the data, loss and learning rate.
 
-    Entries of the parameters that are zero, equal or opposite span a space. From
-    gradients at random points `certify` finds the smallest such space that holds the
-    parameters and that no gradient of f leaves. The result is exact: the probability of
+    Parameters of which given entries are zero, equal or opposite form a space. From
+    gradients at random points `certify` finds the smallest such space that holds
+    `params` and that no gradient of f leaves. The result is exact: the probability of
     a wrong answer is zero, apart from rounding, whose errors are measured. Each
     nonlinearity with a kink, such as ReLU, is replaced by a random smooth function, so
     that a claim does not depend on the inputs that were drawn. Claims that rest on the
@@ -77,9 +77,9 @@ def certify(
     Args:
         f: A network, a list of blocks, or any f(params, x) with floating outputs.
         params: The parameters of f, any pytree of concrete arrays. They are passed to f
-            in float64, and bfloat16 inside f becomes float64. If f refuses float64,
-            with a TypeError for example, it is given float32; `Certificate.arithmetic`
-            says so.
+            in float64, and arithmetic of 16 bits inside f is done in float64. If f
+            refuses float64, with a TypeError for example, it is given float32;
+            `Certificate.arithmetic` says so.
         x: One example or its shapes. It may be left out for a network, and with `draw`.
         draw: A function of a key that returns a random x. The default draws Gaussian
             numbers at several scales, and integers over all rows that they select.
@@ -95,7 +95,9 @@ def certify(
     Raises:
         InputError: Parameters that are not those of the network, or NaN, with their
             leaf and index; a function without floating outputs; a draw that returns
-            another structure; 16-bit arithmetic inside f.
+            another structure.
+        NotDefined: f computes in 16 bits in a place that cannot be evaluated in
+            float64, such as a callback.
         NotFinite: Gradients are not finite at random parameters.
         TypeError: Traced arguments.
 
@@ -126,7 +128,7 @@ def certify_each(
 
     Args:
         f: A network, or any f(params, x).
-        draws: Its parameters, as often as it was drawn.
+        draws: The parameters of each draw.
         x: One example or its shapes, or None of a network that knows its own.
     """
     about = subject(f, draws[0], x, draw=None, xs=None, loss=None)
@@ -163,7 +165,8 @@ def _certified(
     # Only gradients of the exact search are asked for tiny ones, not those at theta.
     gradients.has_tiny = False
     exact = _closure.exact(gradients, group, start, period=period)
-    # Each leaf is its own group here, as with a learning rate for each array.
+    # The exact search again with each leaf a group of its own, as if each array had its
+    # own learning rate.
     apart = None
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, start, period=period)
@@ -335,7 +338,7 @@ def _of_supports(
     *,
     period: int,
 ) -> Closure:
-    """Return `exact` with `bitwise` only where zeros do not rest on equal entries.
+    """Return `exact`, `bitwise` only where a zero does not rest on equal entries.
 
     A difference of two equal numbers is 0.0 in every probe too, but in training
     rounding makes the two numbers different.
@@ -360,10 +363,10 @@ def _suspect(
 ) -> Mask:
     """Return entries that are equal in `affine` perhaps only by saturation.
 
-    Entries are taken that the affine search finds equal or zero, and the exact search
-    does not. If that rests on sums that are equal in the space, a point off the space
-    shows a difference. The entries that stay equal there are returned: a saturated unit
-    has no gradient off the space either.
+    Suspected are entries that the affine search finds equal or zero, and the exact
+    search does not. If they are so because sums are equal everywhere in the space, a
+    point off the space shows a difference. Entries that stay equal there too are
+    returned: a saturated unit has no gradient off the space either.
     """
     shared = _layers.shared_entries(affine.moves)
     shared &= ~_layers.shared_entries(exact.moves)
@@ -385,10 +388,11 @@ def _on_kinks(
     exact: Closure,
     group: Labels,
 ) -> Mask:
-    """Return entries that are equal in exact arithmetic, and that rounding separates.
+    """Return entries that stay equal in exact arithmetic, and that rounding separates.
 
-    A rectified unit whose inputs cancel is on its kink for ever in exact arithmetic.
-    Rounding puts it on one side or the other, and then it moves.
+    A rectified unit whose inputs cancel stays on its kink for ever in exact arithmetic,
+    so that its weights stay equal, opposite or still. Rounding puts it on one side or
+    the other, and then its weights part.
     """
     assert exact.equal is not None, "the exact search keeps the classes of theta"
     shared = _layers.shared_entries(exact.moves)

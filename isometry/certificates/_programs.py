@@ -139,8 +139,9 @@ def program(
         key: Determines the functions that replace kinks; None leaves kinks as they are.
 
     Raises:
-        InputError: f returns no floating array; it computes in 16 bits in a loop of
-            unknown length.
+        InputError: f returns no floating array.
+        NotDefined: f computes in 16 bits in a place that cannot be evaluated in
+            float64, such as a callback.
     """
     shape_of = functools.partial(precision.shape_of, dtype=dtype)
     leaves, tree = jax.tree.flatten(jax.tree.map(shape_of, (params, x)))
