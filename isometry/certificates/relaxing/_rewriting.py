@@ -250,8 +250,8 @@ class Rewriting:
             return [self._function(Source(eqn, operands, relaxation), base)]
         smooth = relaxation(self._smooth, eqn, [o.outside for o in operands])
         arrays = [smooth]
-        # The result of a comparison is its boolean, with the gate beside it; the results
-        # of top_k are values and indices, of which only the values are smooth.
+        # The result of a comparison is its boolean, with the gate beside it; the
+        # results of top_k are values and indices, of which only the values are smooth.
         if not _is_floating_result(eqn) or len(eqn.outvars) > 1:
             arrays = _as_it_is(eqn, operands)
         results = [leaf(array, is_active=True) for array in arrays]
@@ -268,7 +268,7 @@ class Rewriting:
         *,
         is_positive: bool = False,
     ) -> Value:
-        """Return the value of an elementwise function of `base`, computed by `source`."""
+        """Return a value, the elementwise function of `base` that `source` computes."""
         value = _of_source(source, base, self._kinks_of(source))
         value.is_positive = is_positive
         if source.relaxation is not None:
@@ -378,7 +378,8 @@ def _inactive(
     """Evaluate an equation of which no operand depends on the signal."""
     arrays = bound(eqn, [operand.array for operand in operands])
     results = [leaf(array, is_active=False) for array in arrays]
-    # A constant that is one number may be part of an elementwise function of the signal.
+    # A constant that is one number may be part of an elementwise function of the
+    # signal.
     if len(results) == 1 and operands:
         results[0].number = _number(eqn, operands)
     return results

@@ -103,7 +103,7 @@ class Value:
 
     @property
     def outside(self) -> Any:
-        """Return the array for equations that are no elementwise function of the base."""
+        """Return the array that other than elementwise functions of the base read."""
         # A gate is the value of a boolean, of which JAX takes no derivative.
         if self.is_active and self.is_flat and self.smooth is not None:
             return jax.lax.stop_gradient(self.smooth)
