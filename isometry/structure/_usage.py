@@ -236,7 +236,7 @@ def _whole_function(
 
 
 def _is_turned(program: Program, leaf: int, index: int) -> bool | None:
-    """Tell whether a value is the transpose of a leaf; None if it is neither of them."""
+    """Tell whether a value is the transpose of a leaf, or the leaf; None if neither."""
     is_turned = False
     while index != leaf:
         value = program.values[index]
