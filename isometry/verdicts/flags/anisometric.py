@@ -21,7 +21,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
+    """Judge whether Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
     line = measured.threshold("anisometry")
     # The anisometry of a zero Jacobian is not known; the flag `vanishing` reports it.
     judged = judge_spans(

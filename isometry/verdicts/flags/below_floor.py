@@ -24,7 +24,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where over half of the values that may not be zero are below the floor.
+    """Judge whether over half of the values that may not be zero are below the floor.
 
     Then the median of ln s is not known. Singular values beyond an upper bound on the
     rank (see `_activity.rank_bounds`) are zero, and are left out of the share. All

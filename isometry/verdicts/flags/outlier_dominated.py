@@ -21,7 +21,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where outliers carry more than half of the sum of s².
+    """Judge whether outliers carry more than half of the sum of s².
 
     E s² is then the gain in a few directions, such as the mean of all units. The gain
     in all other directions is that of the bulk.
