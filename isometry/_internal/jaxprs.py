@@ -28,7 +28,7 @@ _PLATFORM_EPS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
 # Rounding of the factors by the first word of an algorithm's name.
 _ALGORITHM_EPS = {"BF16": 2.0**-7, "F16": 2.0**-10, "TF32": 2.0**-10, "F32": 2.0**-23}
 
-# Programs that somebody else has compiled, whose inside nobody sees.
+# Calls of programs whose inside the jaxpr does not show.
 _OPAQUE = frozenset(
     (
         "pure_callback",

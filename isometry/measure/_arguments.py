@@ -105,7 +105,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
 
 
 def _described(x: PyTree) -> str:
-    """Return words for the shapes of an input."""
+    """Return the shape of an input as text, or the shapes of its leaves."""
     if jax.tree.structure(x).num_nodes == 1:
         return f"shape {jnp.shape(x)}"
     return f"shapes {jax.tree.map(jnp.shape, x)}"
@@ -129,7 +129,7 @@ def canonical(span: Span) -> Span:
 
 
 def _end(end: End) -> End:
-    """Return one end of a span, a list as a tuple."""
+    """Return one end of a span, its lists as tuples, which are hashable."""
     return cast(End, tuple(end)) if isinstance(end, list) else end
 
 

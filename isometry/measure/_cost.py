@@ -200,7 +200,7 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
 
 
 def _operations_by_xla(closed: core.ClosedJaxpr) -> int:
-    """Return what XLA counts in a program before optimization: each loop once."""
+    """Return what XLA counts in a program before optimization; a loop counts once."""
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
     lowered = jax.jit(core.jaxpr_as_fun(closed)).lower(*arguments)
     counted = lowered.cost_analysis() or {}
