@@ -148,7 +148,8 @@ def _cost_by_xla(
         )
     flop, notes = _operations(_measured.trace(method, target, params, x=x).jaxpr)
     closed = _value_at_end.trace(target, params, x).jaxpr
-    # Only in f: the method counts its own factorizations.
+    # What XLA cannot count is looked for in f alone: the method counts its own
+    # factorizations.
     unknown = jaxprs.uncounted(closed.jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}
     flop += method.operations(target, params, x)

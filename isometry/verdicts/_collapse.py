@@ -219,7 +219,7 @@ def _slopes(stream: Sequence[StreamSignal]) -> PerSeed | None:
     rows = [_log_spread(signal.spread, signal.dtype) for signal in stream]
     logs = np.array(rows).reshape(len(rows), -1)
     # Layers at which R is rounding are left out, and the others keep their places.
-    (layers,) = np.isfinite(logs).all(axis=1).nonzero()
+    layers = np.flatnonzero(np.isfinite(logs).all(axis=1))
     if len(layers) < _LEAST_LAYERS:
         return None
     slopes, _ = np.polyfit(layers, logs[layers], deg=1)
