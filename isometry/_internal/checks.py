@@ -602,7 +602,7 @@ def extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # The package may be there, and miss a module of its own: then the error says so.
+        # If the package is there and misses a module of its own, the error says so.
         if error.name is None or error.name.split(".")[0] != package:
             raise
         raise MissingExtra(
