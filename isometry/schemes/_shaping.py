@@ -197,7 +197,7 @@ def largest(
     Args:
         step: The map of one activation.
         start: The value at the input.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
 
     Returns:
@@ -224,7 +224,7 @@ def _slope_target(depth: int, blocks: Blocks) -> float:
     over the subnetworks is `SLOPE`.
 
     Args:
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
     """
     if not blocks:
@@ -253,7 +253,7 @@ def _shaped(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
     Args:
         activation: The activation.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
 
     Raises:
@@ -301,7 +301,7 @@ def _tailored(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
     Args:
         activation: The activation.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
 
     Raises:
@@ -403,7 +403,7 @@ def leaky_correlation(slope: float, depth: int, blocks: Blocks = ()) -> float:
 
     Args:
         slope: The slope of the leaky ReLU for x < 0.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
     """
     bend = (1 - slope) ** 2 / (math.pi * (1 + slope**2))
