@@ -116,7 +116,7 @@ class Slice(NamedTuple):
 
     @property
     def piece(self) -> Piece:
-        """The array with subspaces of its own; of layers alone that are whole leaves."""
+        """The array with subspaces of its own; only of layers that are whole leaves."""
         axes = self.layer.stacked_axes
         # Of a stacked axis one index is taken, never a range.
         position = tuple(cast(int, self.within[axis]) for axis in axes)

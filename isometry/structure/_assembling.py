@@ -314,8 +314,8 @@ def _gating(parts: _Parts, join: Join) -> tuple[str, ...]:
 def _is_across_loops(parts: _Parts, join: Join) -> bool:
     """Tell whether a branch has layers of more than one slice of a stack.
 
-    It has if the stack runs in a loop that does not go around the sum, or if the
-    program reads slices by several fixed numbers.
+    Then the stack runs in a loop that does not go around the sum, or the program reads
+    several slices by fixed numbers.
     """
     flow = parts.flow
     around = flow.value(join.node).scans
@@ -582,9 +582,9 @@ class _Before(NamedTuple):
 
 
 def _precedes(parts: _Parts) -> dict[str, _Before]:
-    """Return the last point before each weight, and what is done to it before.
+    """Return the last point before each weight, and the steps between the two.
 
-    The norm at the beginning of a branch is an example. Keys are the names of weights.
+    A step may be the norm at the beginning of a branch. Keys are the names of weights.
     """
     flow = parts.flow
     named = parts.points.nodes

@@ -466,7 +466,7 @@ def _moved(value: Value, axes: _Axes) -> _Axes | None:
 
 
 def _cut(value: Value, axes: _Axes) -> _Axes | None:
-    """Return axes, of which some are cut or made longer; None if these are followed."""
+    """Return the axes of a cut or longer value; None if a changed one is the weight's."""
     source = value.source_shape
     if value.operation == "concatenate":
         changed = [value.params["dimension"]]

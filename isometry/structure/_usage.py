@@ -220,9 +220,10 @@ def _whole_function(
     *,
     of_leaf: frozenset[int],
 ) -> str:
-    """Return words for a function that mixes entries of w: "(w + wᵀ)".
+    """Return words for a function of w that is not elementwise: "(w + wᵀ)".
 
-    Any other than a sum or difference of w and its transpose is "a function of w".
+    Only sums and differences of w and its transpose are told; any other is "a function
+    of w".
     """
     value = program.values[index]
     signs = {"add": "+", "add_any": "+", "sub": "-"}

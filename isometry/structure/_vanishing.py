@@ -67,6 +67,8 @@ def _closes(flow: Flow, nodes: Indices, layer: int, *, end: int) -> bool:
 def _vanishes(flow: Flow, node: int, vanishes: dict[int, bool]) -> bool:
     """Tell whether a node is zero where the result of a layer is.
 
+    What other layers and biases add to it does not count.
+
     Args:
         flow: The flow.
         node: A node that depends on the layer.
@@ -94,8 +96,8 @@ def _vanishes_alone(flow: Flow, node: int) -> bool:
         return False
     numbers = _numbers(flow, node)
     if operation in _SUMS:
-        # A number that the program adds is no zero. Parameters that are added are a
-        # bias or another layer, and do not count.
+        # A number that is added must be 0. Parameters that are added are a bias or
+        # another layer, and do not count.
         return not any(numbers)
     if operation in _BOUNDS:
         return all(_BOUNDS[operation] * number <= 0 for number in numbers)
