@@ -299,7 +299,7 @@ def _agree(
     wanted: Derived,
     compared: Sequence[int],
 ) -> bool:
-    """Tell whether values and slopes agree up to rounding; where one is 0, exactly.
+    """Tell whether values and slopes agree up to rounding; a 0 must be exact.
 
     Args:
         now: A function at points.
