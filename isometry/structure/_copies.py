@@ -466,7 +466,7 @@ def _moved(value: Value, axes: _Axes) -> _Axes | None:
 
 
 def _cut(value: Value, axes: _Axes) -> _Axes | None:
-    """Return the axes of a cut or longer value; None if one that changed is followed."""
+    """Return the axes of a cut or longer value; None if a followed one has changed."""
     source = value.source_shape
     if value.operation == "concatenate":
         changed = [value.params["dimension"]]
