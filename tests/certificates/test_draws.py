@@ -51,7 +51,7 @@ def test_rows_that_the_condition_of_a_loop_selects_are_counted():
         def advance(i):
             return i + large[0].astype(i.dtype)
 
-        number = jax.lax.while_loop(goes_on, advance, 0)
+        number = jax.lax.while_loop(goes_on, advance, jnp.zeros((), jnp.int32))
         return large * number.astype(large.dtype)
 
     params = jnp.ones(5), jnp.ones(20)
