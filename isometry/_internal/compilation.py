@@ -1,4 +1,4 @@
-"""Compilation of measurements, around a fault of XLA's."""
+"""Compilation of measurements, around a fault of XLA's and a delay of its threads."""
 
 import functools
 from collections.abc import Callable
@@ -26,6 +26,13 @@ _NUMBER = np.zeros((), np.float32)
 # Products of matrices alone are right, and stay with the library.
 OPTIONS = {_OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
+# Programs that several threads run at a time hand nothing to YNNPACK. It splits every
+# product into tasks for the one pool of threads that all programs share, and waits
+# until they are done: where two threads factorized matrices and multiplied fifty layers
+# of width 128, a piece took 23 or 45 ms at the same CPU time. Without it products of
+# tiny matrices cost up to three times as much, which is little beside factorizations.
+OPTIONS_OF_THREADS = {_OPTION: ""}
+
 
 class Compiled(Generic[P, R]):
     """A function that is compiled as by `jax.jit`, with sums computed right.
@@ -38,6 +45,9 @@ class Compiled(Generic[P, R]):
         functools.update_wrapper(self, function)
         self._inner = jax.jit(function, **settings)
         self._outermost = jax.jit(function, compiler_options=OPTIONS, **settings)
+        self._of_threads = jax.jit(
+            function, compiler_options=OPTIONS_OF_THREADS, **settings
+        )
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if _inside_program():
@@ -51,8 +61,17 @@ class Compiled(Generic[P, R]):
 
     def ahead(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Compiled:
         """Return the program compiled for arguments of these shapes, without a call."""
+        return self._ahead(self._outermost, *args, **kwargs)
+
+    def for_threads(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Compiled:
+        """Return the program as `ahead` does, for several threads to run at a time."""
+        return self._ahead(self._of_threads, *args, **kwargs)
+
+    def _ahead(
+        self, jitted: jax.stages.Wrapped, *args: P.args, **kwargs: P.kwargs
+    ) -> jax.stages.Compiled:
         try:
-            return self._outermost.lower(*args, **kwargs).compile()
+            return jitted.lower(*args, **kwargs).compile()
         except jax.errors.JaxRuntimeError as error:
             _require_refusal(error)
         return self._inner.lower(*args, **kwargs).compile()
