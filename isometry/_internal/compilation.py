@@ -26,11 +26,13 @@ _NUMBER = np.zeros((), np.float32)
 # Products of matrices alone are right, and stay with the library.
 OPTIONS = {_OPTION: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
-# Programs that several threads run at a time hand nothing to YNNPACK. It splits every
-# product into tasks for the one pool of threads that all programs share, and waits
-# until they are done: where two threads factorized matrices and multiplied fifty layers
-# of width 128, a piece took 23 or 45 ms at the same CPU time. Without it products of
-# tiny matrices cost up to three times as much, which is little beside factorizations.
+# Programs in float32 that several threads run at a time hand nothing to YNNPACK. It
+# splits products into tasks for the one pool of threads that all programs share, where
+# they seem to wait for those of the others: of four programs of fifty layers of width
+# 128 and their factorizations, each took 23 to 45 ms in two threads at the same CPU
+# time, and 20 to 29 ms without YNNPACK. Products of tiny matrices then cost up to three
+# times as much, which is little beside factorizations. In float64 the products of
+# YNNPACK are twice as fast as XLA's own, which is worth more.
 OPTIONS_OF_THREADS = {_OPTION: ""}
 
 
@@ -65,7 +67,10 @@ class Compiled(Generic[P, R]):
 
     def for_threads(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Compiled:
         """Return the program as `ahead` does, for several threads to run at a time."""
-        return self._ahead(self._of_threads, *args, **kwargs)
+        results = jax.tree.leaves(self._inner.eval_shape(*args, **kwargs))
+        in_float64 = any(result.dtype == np.float64 for result in results)
+        jitted = self._outermost if in_float64 else self._of_threads
+        return self._ahead(jitted, *args, **kwargs)
 
     def _ahead(
         self, jitted: jax.stages.Wrapped, *args: P.args, **kwargs: P.kwargs

@@ -50,14 +50,21 @@ def test_sum_is_right_in_a_program_compiled_ahead(compile_ahead, arguments, expe
     assert error(ahead(*arguments), expected) < TOLERANCE
 
 
-def test_product_in_a_program_of_threads_is_no_task_of_ynnpack():
-    """Compiled by `ahead`, with jaxlib 0.10.2 and later, it is."""
+def test_threads_share_their_pool_with_ynnpack_in_float64_alone():
+    """There its products are twice as fast."""
     # Products of order 4 are not handed over in either way.
     square = np.arange(256, dtype=np.float32).reshape(16, 16)
-    product = compilation.jit(jnp.matmul).for_threads(square, square)
+    matmul = compilation.jit(jnp.matmul)
+    product = matmul.for_threads(square, square)
     assert "ynn_fusion" not in product.as_text()
     # Whole numbers below 2 ** 24, which float32 holds exactly.
     np.testing.assert_array_equal(product(square, square), square @ square)
+    with jax.enable_x64(True):
+        double = square.astype(float)
+        in_threads = matmul.for_threads(double, double).as_text()
+        alone = matmul.ahead(double, double).as_text()
+        # jaxlib 0.10.0 hands it over in neither.
+        assert ("ynn_fusion" in in_threads) == ("ynn_fusion" in alone)
 
 
 @functools.partial(compilation.jit, static_argnums=0)
