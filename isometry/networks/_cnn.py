@@ -412,7 +412,7 @@ def cnn(
         activation=phi,
         sigma_w=sigma_w,
         sigma_b=sigma_b,
-        bias=bool(bias),
+        bias=_arguments.boolean("bias", bias),
         dtype=kind,
     )
     # A scheme that does not fit these layers says so now, and not at the first draw.

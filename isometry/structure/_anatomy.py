@@ -351,6 +351,10 @@ def anatomy(
         >>> an.points[:3]
         ('input', 'layers/0', 'layers/0:out')
     """
+    if not callable(f):
+        raise InputError(
+            f"f={checks.show(f)} is not callable; write f(params, x) for one example x."
+        )
     checks.real("params", params)
     checks.real("x", x)
     # Shapes alone are traced, so nothing can be run by accident.
