@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 from isometry import activations
 from isometry._internal import checks
 from isometry._internal.errors import InputError
+from isometry._internal.types import Params
 from isometry.activations import Activation
 
 
@@ -91,6 +92,11 @@ def shapes_by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Return the shape of every leaf by its key path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+
+
+def require_like(params: Params, shapes: Params) -> None:
+    """Refuse parameters whose leaves are not those of a network, by path and shape."""
+    require_shapes("params", shapes_by_path(params), shapes_by_path(shapes))
 
 
 def require_shapes(

@@ -143,7 +143,7 @@ class CnnFunction:
         return num_layers - 1 + has_head
 
     @public("cnn")
-    def __call__(self, params: Params, x: Image) -> Array:
+    def __call__(self, params: Params, x: Array) -> Array:
         stacks = params["layers"]
         x = _arguments.one_example(
             x,

@@ -8,7 +8,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from isometry._internal.types import Params
 from isometry.activations import Activation
@@ -122,10 +122,6 @@ class LayeredNetwork(Network):
     """
 
     function: LayeredFunction
-
-    def __call__(self, params: Params, x: PyTree) -> PyTree:
-        self._require_params(params)
-        return self.function(params, x)
 
     def _require_params(self, params: Params) -> None:
         self.function.check(params)

@@ -150,6 +150,7 @@ class Network:
         return params
 
     def __call__(self, params: Params, x: PyTree) -> PyTree:
+        self._require_params(params)
         return self.function(params, x)
 
     def _require_params(self, params: Params) -> None:
@@ -624,14 +625,8 @@ class Built(Network):
 
     scheme: Scheme
 
-    def __call__(self, params: Params, x: PyTree) -> PyTree:
-        self._require_params(params)
-        return self.function(params, x)
-
     def _require_params(self, params: Params) -> None:
-        given = _arguments.shapes_by_path(params)
-        wanted = _arguments.shapes_by_path(self.shapes)
-        _arguments.require_shapes("params", given, wanted)
+        _arguments.require_like(params, self.shapes)
 
     def skeleton(self, key: Key) -> Params:
         """Return the parameters before a scheme draws: weights 0, scales of norms 1.

@@ -90,6 +90,9 @@ class Rnn(Network):
     laws: GateLaws
     dtype: np.dtype
 
+    def _require_params(self, params: Params) -> None:
+        _arguments.require_like(params, self.shapes)
+
     @public("init")
     def init(self, key: Key) -> Params:
         """Draw the parameters.
