@@ -52,8 +52,8 @@ def test_long_names_are_cut_in_the_middle():
     """A table is at most 100 wide; one that is narrow enough names the branches."""
 
     def f(p, x):
-        ((outer, p),) = p.items()
-        ((inner, p),) = p.items()
+        ((_, p),) = p.items()
+        ((_, p),) = p.items()
         return x + jax.nn.relu(x @ p["projection_in"]) @ p["projection_out"]
 
     def table_of(outer, inner):
