@@ -293,9 +293,9 @@ def test_parameters_of_another_network_are_refused(net):
 def test_kernels_of_another_size_are_refused():
     """They have the same tree, and could be run."""
     net = networks.cnn([2, 4, 4], (5,))
-    keys = jax.random.split(KEY, 2)
-    params = jax.vmap(networks.cnn([2, 4, 4], (5,), kernel=5).init)(keys)
-    first = jax.tree.map(lambda a: a[0], params)
+    shapes = networks.cnn([2, 4, 4], (5,), kernel=5).shapes
+    first = jax.tree.map(lambda a: np.ones(a.shape, a.dtype), shapes)
+    params = jax.tree.map(lambda a: np.stack([a, a]), first)
     message = r"\['w'\] is of shape \(3, .* and params has \(5, "
     for call in (
         lambda: isometry.signals(net, params=params, xs=jnp.ones((1, 5, 2))),
