@@ -169,12 +169,8 @@ def weights(net: Network, params: Params) -> Weights:
     checks.on_host("params", params)
     checks.not_abstract("params", params)
     checks.all_finite("params", params)
-<<<<<<< HEAD
-    # The program of the anatomy has the weights as they multiply the signal.
-=======
     _arguments.require_params(net, params)
-    # Its program has the weights as they multiply the signal.
->>>>>>> wt-check
+    # The program of the anatomy has the weights as they multiply the signal.
     anatomy = net.anatomy
     if jax.tree.structure(params) != anatomy.params_tree:
         raise InputError(
