@@ -12,6 +12,10 @@ from typer import Option
 from isometry._internal import interrupts
 
 EXIT_CLEAN, EXIT_RAISED = 0, 1
+EXIT_PIPE = 141  # what a shell says of a program that a closed pipe ends: 128 + SIGPIPE
+
+# The perceptrons that commands draw unless another is asked for.
+WIDTH, DEPTH, ACTIVATION = 128, 6, "tanh"
 
 Width = Annotated[int, Option(help="Hidden width.")]
 Depth = Annotated[int, Option(help="Number of weight layers.")]
@@ -42,10 +46,19 @@ def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Ca
                 return function(*args, **kwargs)
             except KeyboardInterrupt:
                 raise interrupts.Stopped from None
+            except (BrokenPipeError, SystemExit):  # `| head` has read enough: rich, and typer, would end with 1
+                abandon_output()
+                return EXIT_PIPE
 
         return app.command(name=name, help=paragraphs)(stoppable)
 
     return register
+
+
+def abandon_output() -> None:
+    """Send what is left in the buffer of standard output nowhere, so that Python does not fail on it at its end."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def split(call: str, option: str, values: list[str] | None) -> list[str]:
@@ -112,6 +125,15 @@ def model_and_data(
     return nets, _cli_model.fitted(net, xs), targets
 
 
+def of_perceptrons(model: str | None, given: dict[str, tuple[Any, Any]]) -> None:
+    """Refuse options that describe a perceptron beside --model. given: option -> (value, default)."""
+    from isometry._internal.errors import InputError
+
+    for option, (value, default) in given.items():
+        if model is not None and value != default:
+            raise InputError(f"{option}={value} is of perceptrons, and --model has its own; leave it out.")
+
+
 def progress(total: int, is_plain: bool = False) -> Any:
     """A context that yields `tell(stage)`: a bar on stderr; where that is not a terminal, a line each if `is_plain`."""
     from rich.console import Console
@@ -136,12 +158,12 @@ def progress(total: int, is_plain: bool = False) -> Any:
     return bar()
 
 
-def console() -> Any:
-    """The terminal, or wherever stdout goes, there 140 columns wide."""
+def console(columns: int = 140) -> Any:
+    """The terminal, or wherever stdout goes, there so many columns wide."""
     from rich.console import Console
 
     found = Console()
-    return found if found.is_terminal else Console(width=140)
+    return found if found.is_terminal else Console(width=columns)
 
 
 def told(written: Sequence[Any], as_json: bool) -> None:

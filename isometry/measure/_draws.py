@@ -1,5 +1,6 @@
 """Parameters of the seeds of an ensemble: drawn from keys, adjusted, or given."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,12 +78,17 @@ class Seeds:
         Raises:
             InputError: The user's function needs the value of its key.
         """
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> Params:
+        # Cached, because an audit asks several times, and each traces the draw.
         # Drawing is traced and not run: one seed may take all memory.
         row = row_shapes(self.source)
         if self.draw is None:
             return row
         try:
-            return jax.eval_shape(self.draw, row)
+            shapes = jax.eval_shape(self.draw, row)
         except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
             # A Network draws traceably, so it is the user's function that does not.
             raise InputError(
@@ -92,6 +98,12 @@ class Seeds:
                 "and sample: jax.tree.map(lambda *leaves: jnp.stack(leaves), "
                 "*map(sample, keys))."
             ) from error
+        if not jax.tree.leaves(shapes):
+            raise InputError(
+                "f has no parameters, so that all seeds would be the same; write "
+                "isometry.spectrum(f, params, x) at one input."
+            )
+        return shapes
 
     def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
         """Return a function that maps the numbers of seeds to their stacked parameters.
@@ -173,7 +185,7 @@ def _refuse_others(f: Map, keys: Key | None) -> None:
 
 
 def _described(value: PyTree) -> str:
-    """Return words for a value that stands in the place of keys."""
+    """Describe a value that was passed as keys, for a message."""
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and leaves[0] is value:
         return f"a floating array of shape {jnp.shape(value)}"
@@ -188,11 +200,16 @@ def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) ->
         )
     # A leaf without an axis of seeds would be sliced along another of its axes.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+    if not leading:
+        raise InputError(
+            "params hold no array, so that there are no seeds; write "
+            "isometry.spectrum(f, params, x) at one input."
+        )
     num_seeds = common_length(leading)
     if num_seeds is None:
         raise InputError(
             f"the leaves of params have leading axes {sorted(leading)}; stack them on "
-            "a seeds axis."
+            "a seeds axis; one draw has jax.tree.map(lambda a: a[None], params)."
         )
     return Seeds(params, num_seeds)
 

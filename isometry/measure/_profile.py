@@ -31,7 +31,6 @@ Statistic: TypeAlias = Callable[[Spectrum], Array]
 # Statistics whose names are no methods of `Spectrum`.
 _STATISTICS: dict[str, Statistic] = {
     "mean_square": lambda spectrum: spectrum.moment(1),
-    "s_max": lambda spectrum: spectrum.values[..., 0],
 }
 
 # The size, largest value, shape and rank of a spectrum.
@@ -90,7 +89,7 @@ class Profile:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
-        """Write the headings of the columns, and a line for each span."""
+        """Return the headings of the columns, and a line for each span."""
         starts = [first for first, _ in self.spans]
         stops = [last for _, last in self.spans]
         columns = {"from": starts, "to": stops}

@@ -499,6 +499,22 @@ class Spectrum:
         """
         return _summaries.effective_rank(self)
 
+    @statistic("s_max")
+    def s_max(self) -> PerMatrix:
+        """Return the largest singular value, the spectral norm of each matrix.
+
+        Of a quadrature it is the largest node, a lower bound: `interval("s_max")` has
+        an upper one.
+
+        Returns:
+            One number for each matrix of the batch.
+
+        Example:
+            >>> isometry.Spectrum.of_jacobians(np.diag([2.0, 1.0])).s_max()
+            Array(2., dtype=float32)
+        """
+        return self.quantile(1.0, "s")
+
     @statistic("stable_rank")
     def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.
@@ -612,7 +628,7 @@ class Spectrum:
         """Return the ends of `interval`, for nodes of quadratures."""
         if statistic == "s_max":
             return _intervals.of_largest(self, level)
-        # Depends on the largest value as well, so it has bounds of its own.
+        # The stable rank depends on the largest value as well.
         if statistic == "stable_rank":
             return _intervals.of_stable_rank(self, level)
 
@@ -648,7 +664,7 @@ class Spectrum:
             Array([2., 2., 1., 1.], dtype=float32)
         """
         pooled = _batches.pooled(self)
-        # A compiled method does not know these fields.
+        # Inside a compiled method these fields are not known.
         return replace(
             pooled,
             method=self.method,

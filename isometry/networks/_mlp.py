@@ -28,6 +28,7 @@ from isometry.networks._network import Phase
 from isometry.records import Signals
 from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
+from isometry.schemes._scheme import draw, is_alike
 from isometry.schemes._shaping import untransformed
 from isometry.theory import Law
 
@@ -107,13 +108,7 @@ class MlpFunction(LayeredFunction):
         return bool(self.activation.kinks) and self.depth > 1
 
     def check(self, params: Params, where: str = "params") -> None:
-        given = _shapes(params)
-        # A single leaf has an empty path.
-        if "" in given:
-            raise InputError(
-                f"{where} is a number or an array, not a network's parameters; write "
-                "net.init(key)."
-            )
+        given = _arguments.shapes_by_path(params)
         wanted = {}
         for i, run in enumerate(runs_of(self.widths)):
             path = f"['layers'][{i}]"
@@ -121,23 +116,7 @@ class MlpFunction(LayeredFunction):
             # `bias` holds for all layers, so one bias means that all must be there.
             if any(name.endswith("['b']") for name in given):
                 wanted[f"{path}['b']"] = (run.length, run.fan_out)
-        # The first difference is named, in the order of the layers. Shorter names come
-        # first, because as a string "[10]" would come before "[2]".
-        names = wanted.keys() | given.keys()
-        for name in sorted(names, key=lambda name: (len(name), name)):
-            if wanted.get(name) == given.get(name):
-                continue
-            wanted_words = "is not there"
-            if name in wanted:
-                wanted_words = f"is of shape {wanted[name]}"
-            given_words = "lacks it"
-            if name in given:
-                given_words = f"has {given[name]}"
-            raise InputError(
-                f"{where}{name} {wanted_words} in this network, and {where} "
-                f"{given_words}; write net.init(key), or one seed of stacked "
-                "parameters, jax.tree.map(lambda a: a[0], params)."
-            )
+        _arguments.require_shapes(where, given, wanted)
 
     @public("mlp")
     def __call__(self, params: Params, x: Array) -> Array:
@@ -281,12 +260,6 @@ def _affine(layer: Params, x: Array) -> Array:
     return y
 
 
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every leaf by its key path."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
-
-
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Mlp(LayeredNetwork):
     """A fully connected network: what `mlp` returns.
@@ -353,7 +326,7 @@ class Mlp(LayeredNetwork):
         layers = self._layers_of(run)
         # Most schemes give all layers of a run the same initializer, so one vmapped
         # draw serves all.
-        if self.scheme.alike:
+        if is_alike(self.scheme, layers[0]):
             draw_one = functools.partial(self._draw_layer, layers[0])
             return jax.vmap(draw_one)(keys)
         drawn = [
@@ -366,7 +339,8 @@ class Mlp(LayeredNetwork):
         """Draw the weight of a layer from the first key, its bias from the second."""
         key_w, key_b = keys_w_b
         init_w = self.scheme.initializer(layer)
-        drawn = {"w": init_w(key_w, (layer.fan_in, layer.fan_out), self.dtype)}
+        shape = (layer.fan_in, layer.fan_out)
+        drawn = {"w": draw(init_w, key_w, shape, dtype=self.dtype)}
         if self.bias:
             init_b = self.scheme.bias_initializer(layer)
             drawn["b"] = init_b(key_b, (layer.fan_out,), self.dtype)
@@ -385,6 +359,12 @@ class Mlp(LayeredNetwork):
 
     def _layers_of(self, run: Run) -> list[Layer]:
         """Return what a scheme is told of each layer of a run."""
+        number = runs_of(self.widths).index(run)
+        # As in the anatomy: no other function has a name there.
+        activation = self.activation.name if self.activation.named else None
+        hidden = None if activation == "linear" else activation
+        # The first layer has no function before it, and the last none behind it.
+        functions = [None, *[hidden] * (self.depth - 1), None]
         return [
             Layer(
                 role=run.role,
@@ -392,6 +372,9 @@ class Mlp(LayeredNetwork):
                 depth=self.depth,
                 fan_in=run.fan_in,
                 fan_out=run.fan_out,
+                name=f"layers/{number}",
+                follows=functions[index + 1],
+                precedes=functions[index],
             )
             for index in range(run.start, run.start + run.length)
         ]
@@ -433,6 +416,7 @@ class Mlp(LayeredNetwork):
             )
         return {"layers": tuple(runs)}
 
+    @public("with_scheme")
     def with_scheme(
         self,
         scheme: SchemeLike,
@@ -671,7 +655,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
         example=jax.ShapeDtypeStruct(sizes[:1], kind),
         scheme=schemes.resolve(chosen, phi, sigma_w, sigma_b=sigma_b),
         activation=phi,
-        bias=bool(bias),
+        bias=_arguments.boolean("bias", bias),
         dtype=kind,
     )
     # A scheme that does not fit these shapes says so now, and not at the first draw.

@@ -176,7 +176,8 @@ class ResnetFunction:
         dtype = jax.tree.leaves(params)[0].dtype
         if not self.is_training:
             return _arguments.one_example(x, self.input_shape, dtype)
-        shape = jnp.shape(x)
+        x = checks.array("x", x)
+        shape = x.shape
         if len(shape) == 0 or shape[1:] != self.input_shape:
             raise InputError(
                 f"x has shape {shape}; this network takes a batch (examples, ...) of "
@@ -777,8 +778,8 @@ def _runs(
             kernel = 3
         window = _spatial.one_per_axis("kernel", kernel, len(image))
     blocks = []
-    # The stream starts with the width of the first block, which so needs no projection
-    # to another width.
+    # The stream starts with the width of the first block, so that this block needs no
+    # projection to another width.
     n_in = widths[0]
     for n_out, stride in zip(widths, strides, strict=True):
         steps = (stride,) * len(image)

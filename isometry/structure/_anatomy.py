@@ -23,6 +23,10 @@ from isometry.structure._records import Attention, Branch, WeightLayer
 # Type checkers do not accept jax.tree_util.PyTreeDef as a type.
 PyTreeDef: TypeAlias = Any
 
+# Operations that put values side by side. Padding is none: what it adds is constant,
+# and read with its neighbours by a pooling or convolution.
+_JOINING = frozenset(("concatenate", "dynamic_update_slice", "scatter"))
+
 
 class Anatomy:
     """What a function f(params, x) is made of.
@@ -97,7 +101,9 @@ class Anatomy:
         Returns:
             A table with a row for each layer: name, kind, shape, fan_in → fan_out,
             role, what precedes and follows it, and its branch. Empty columns are left
-            out.
+            out. Where lines would be longer than 100 characters, the words of long
+            names are cut in the middle, and if need be the names of branches left out;
+            `layers` and `points` have all names in full.
 
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -288,6 +294,28 @@ def branches_across_loops(anatomy: Anatomy) -> frozenset[str]:
     return anatomy._across_loops
 
 
+def is_joined_behind(anatomy: Anatomy, name: str) -> bool:
+    """Tell whether values that no input reaches are joined behind a layer.
+
+    A class token is: a row of the result is a parameter, and no function of the layer.
+
+    Args:
+        anatomy: The anatomy.
+        name: A weight layer whose `name:out` is a point too.
+    """
+    flow = anatomy._flow
+    start = anatomy._point(name).node
+    end = anatomy._point(f"{name}:out").node
+    between, _ = flow.back_to(end, {start})
+    for node in between - {start}:
+        if flow.operation(node) not in _JOINING:
+            continue
+        # Indices come from elsewhere too, and are no values.
+        if any(flow.value(other).is_floating for other in flow.from_elsewhere(node)):
+            return True
+    return False
+
+
 def _abbreviated(
     names: tuple[str, ...],
     limit: int,
@@ -325,6 +353,10 @@ def anatomy(
         >>> an.points[:3]
         ('input', 'layers/0', 'layers/0:out')
     """
+    if not callable(f):
+        raise InputError(
+            f"f={checks.show(f)} is not callable; write f(params, x) for one example x."
+        )
     checks.real("params", params)
     checks.real("x", x)
     # Shapes alone are traced, so nothing can be run by accident.

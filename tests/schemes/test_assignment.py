@@ -159,7 +159,7 @@ def test_scales_follow_the_slice_and_its_branch():
         place = -1 if layer.branch is None else layer.branch.index
         return initializers.constant(float(100 * layer.index + place))
 
-    numbered = schemes.Scheme("numbered", choose, "its place", alike=False)
+    numbered = schemes.Scheme("numbered", choose, "its place")
     f, shapes, x = models.scanned()
     assignment = schemes.assign(numbered, anatomy(f, shapes, x), shapes)
     params = jax.device_get(jax.jit(assignment.draw)(KEY, models.zeros(shapes)))
@@ -273,18 +273,27 @@ def test_draw_takes_other_leaves_from_params():
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ("identity", r"assign\(\): layer 'stem': scheme 'identity': .* is not square"),
+        ("identity", r"layer 'stem': scheme 'identity': .*shape is not square"),
         ("dks", r"scheme 'dks' transforms the activation"),
         ("rezro", r"scheme='rezro' is not known.*Did you mean 'rezero'"),
         (initializers.orthogonal, r"orthogonal is a factory; write orthogonal\(\)"),
         (initializers.he_normal(layout="torch"), r"was told in_axis=1, out_axis=0"),
         (3, r"scheme=3 is not a name, an initializer or a Scheme"),
+        (schemes.Scheme, r"scheme is the class Scheme; write an instance"),
+        (lambda key, shape: 0, r"takes \(key, shape\); an initializer is called with"),
     ],
 )
 def test_assign_refuses(scheme, message):
     shapes, an = models.read(models.Cnn(), models.images())
     with pytest.raises(InputError, match=message):
         schemes.assign(scheme, an, shapes)
+
+
+def test_a_network_without_weights_has_nothing_to_draw():
+    bias = jax.ShapeDtypeStruct((3,), jnp.float32)
+    an = anatomy(lambda params, x: jnp.tanh(x + params), bias, bias)
+    with pytest.raises(NotDefined, match="'kaiming' has nothing to draw"):
+        schemes.assign("kaiming", an, bias)
 
 
 def test_assign_refuses_parameters_of_another_network():

@@ -118,13 +118,6 @@ def nnx(
         3
     """
     nnx = checks.extra("flax.nnx", "flax")
-    linen = checks.extra("flax.linen", "flax")
-    # An instance of a linen module can be called too, but is no build function.
-    if isinstance(build, linen.Module):
-        raise InputError(
-            f"build is an instance of {type(build).__name__}, a linen module; write "
-            "networks.flax(module, example)."
-        )
     _LIBRARY.require_function(build, nnx.Module)
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
@@ -298,7 +291,7 @@ class _Nnx(Model):
     ) -> PyTree:
         """Return all outputs of the module for a batch."""
         module = self.merged(params, key, is_training=is_training)
-        named = self.arguments.by_name(is_training=is_training)
+        named = self.arguments.by_name(xs, is_training=is_training)
         if self.takes_rngs and key is not None:
             nnx = checks.extra("flax.nnx", "flax")
             named["rngs"] = nnx.Rngs(key)
