@@ -14,6 +14,7 @@ Arguments that many of its functions share:
 
 from isometry.theory import freeprob as freeprob
 from isometry.theory import traced as traced
+from isometry.theory.laws._gated_moments import gated_moments as gated_moments
 from isometry.theory.laws._jacobian_law import jacobian_law as jacobian_law
 from isometry.theory.laws._law import Law as Law
 from isometry.theory.laws._moments import Moments as Moments
@@ -48,3 +49,5 @@ from isometry.theory.mean_field._moments import (
 from isometry.theory.mean_field._phase import PhaseDiagram as PhaseDiagram
 from isometry.theory.mean_field._phase import phase_diagram as phase_diagram
 from isometry.theory.mean_field._quadrature import expectation as expectation
+from isometry.theory.mean_field._recurrent import Recurrent as Recurrent
+from isometry.theory.mean_field._recurrent import recurrent as recurrent
