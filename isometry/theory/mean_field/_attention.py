@@ -283,15 +283,15 @@ def mixed_gram(
     """
     num_tokens = len(gram)
     length = length or num_tokens
+    if strength == 0:
+        uniform = np.kron(np.eye(num_tokens // length), visible(length, causal))
+        uniform = uniform / uniform.sum(axis=1, keepdims=True)
+        return uniform @ gram @ uniform.T
     q, p = gram[0, 0], gram[0, -1]
     symmetric = np.where(np.eye(num_tokens, dtype=bool), q, p)
     is_one = length == num_tokens and not causal
     if is_one and np.allclose(gram, symmetric, rtol=1e-12, atol=1e-300):
         return _mixed_symmetric(num_tokens, float(q), float(p), strength)
-    if strength == 0:
-        uniform = np.kron(np.eye(num_tokens // length), visible(length, causal))
-        uniform = uniform / uniform.sum(axis=1, keepdims=True)
-        return uniform @ gram @ uniform.T
     factor = factor_of(gram)
     total = np.zeros_like(gram)
     for weights in attention_weights(

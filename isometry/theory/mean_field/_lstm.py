@@ -12,7 +12,7 @@ of 1 − tanh² and of its square fall like exp(−π|k|/2):
     E P (1 − tanh²(c))² = ∫ k(k² + 4)/(6 sinh(πk/2)) Re E[P exp(ikc)] dk.
 
 So Chebyshev points on a short interval give all of it to rounding. P is the mean square
-of dc at a site; with H that of dh over all sites, (P, H) grows by a linear map, and its
+of dc at a site. With H, that of dh over all sites, it grows by a linear map whose
 largest eigenvalue is chi.
 """
 
@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float
 from numpy.polynomial import chebyshev, hermite_e, legendre
+from scipy import optimize
 
 from isometry._internal.errors import NotDefined
 from isometry.theory.mean_field._gates import Scales, State, settled, switch
@@ -41,6 +42,9 @@ _END = 22.0
 _FEWEST_POINTS = 128
 _MOST_POINTS = 512
 _DEVIATIONS = 7
+
+# The growth is looked for above E f² by this share. Closer, the equation is singular.
+_APART = 1e-9
 
 # Nodes of each Gaussian. With half as many, chi at variances of 10 is 1e-6 wrong.
 _NODES = 64
@@ -78,23 +82,48 @@ def _grid(points: int) -> _Grid:
 class _Step(NamedTuple):
     """One step of the cell at a given mean square of h.
 
+    With p(k) = E[P exp(ikc)], perturbations obey p' = `kept` p + `fed` H and H' =
+    `shown` · Re p' + `direct` H.
+
     Attributes:
         q: The mean square of h after it.
         memory: E f².
-        tangent: The map of (E[P exp(ikc)], H).
+        kept: What is left of p.
+        fed: What of it comes from h.
+        shown: E o² and the weights of the integral of P (1 − tanh²)².
+        direct: What comes to H through the output gate.
     """
 
     q: float
     memory: float
-    tangent: Complex[np.ndarray, "more more"]
+    kept: Complex[np.ndarray, "points points"]
+    fed: Function
+    shown: Points
+    direct: float
 
 
 def lstm(gates: Mapping[str, Scales]) -> State:
     """Return the fixed point of c' = f c + i g, h' = o tanh(c')."""
     q = settled(lambda q: _step(gates, q).q)
-    at_q = _step(gates, q)
-    chi = np.abs(np.linalg.eigvals(at_q.tangent)).max()
-    return State(q=q, chi=float(chi), memory=at_q.memory)
+    step = _step(gates, q)
+    identity = np.eye(len(step.fed))
+
+    def excess(growth: float) -> float:
+        # At this growth p = (growth − kept)⁻¹ fed H, and so p' = growth p.
+        of_state = np.linalg.solve(growth * identity - step.kept, step.fed)
+        return growth * float(step.shown @ of_state.real) + step.direct - growth
+
+    # It falls from infinity at E f², the growth of dc alone.
+    low = step.memory
+    high = 2 * low + step.direct
+    while excess(high) > 0:
+        low, high = high, 2 * high
+    if low == step.memory:
+        low *= 1 + _APART
+        if excess(low) <= 0:
+            return State(q=q, chi=low, memory=step.memory)
+    growth = optimize.brentq(excess, low, high, rtol=1e-13)
+    return State(q=q, chi=float(growth), memory=step.memory)
 
 
 def _step(gates: Mapping[str, Scales], q: float) -> _Step:
@@ -147,20 +176,16 @@ def _step(gates: Mapping[str, Scales], q: float) -> _Step:
     mean_shown = float(weights @ shown**2)
 
     # P' = f² P + (s_f² f'² c² + s_i² i'² g² + s_g² i² g'²) H.
-    kept_part = of_new[:, None] * moved_2
     fed = gates["forget"].recurrent * of_new * (moved_slope @ power_2)
     fed = fed + (moved_0 @ power_0) * of_slopes
-    tangent = np.zeros((len(k) + 1, len(k) + 1), complex)
-    tangent[:-1, :-1] = kept_part
-    tangent[:-1, -1] = fed
-    # H' = E o² E (1 − tanh²(c'))² P' + s_o² E o'² E tanh²(c') H.
-    tangent[-1, :-1] = mean_shown * (grid.of_fourth @ kept_part)
     of_output = gates["output"].recurrent * float(weights @ slope_shown**2)
-    tangent[-1, -1] = mean_shown * (grid.of_fourth @ fed) + of_output * tanh_square
     return _Step(
         q=mean_shown * tanh_square,
         memory=float(weights @ kept**2),
-        tangent=tangent,
+        kept=of_new[:, None] * moved_2,
+        fed=fed,
+        shown=mean_shown * grid.of_fourth,
+        direct=of_output * tanh_square,
     )
 
 
