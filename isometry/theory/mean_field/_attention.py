@@ -236,7 +236,12 @@ def checked_gram(gram: ArrayLike) -> Gram:
         InputError: It is not square, symmetric, finite and positive semidefinite.
     """
     checks.on_host("gram", gram)
-    matrix = np.asarray(checks.array("gram", gram), np.float64)
+    try:
+        matrix = np.asarray(gram, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"gram={checks.show(gram)} is not made of numbers."
+        ) from None
     shape = matrix.shape
     if matrix.ndim != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise InputError(f"gram has shape {shape}; write (tokens, tokens).")

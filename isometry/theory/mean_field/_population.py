@@ -123,6 +123,14 @@ class Sites:
         noise = self.gates[name].noise ** 0.5 * self.normal(self.num)
         return self._biases[name] + noise
 
+    def from_content(self, name: str, content: Vector) -> Vector:
+        """Return V z + b of a gate that reads the content z in the place of x.
+
+        z is drawn anew in each step, so V z is too.
+        """
+        del content
+        return self.from_input(name)
+
     def weights(self, *names: str) -> tuple[HaarWeights, HaarWeights]:
         """Return the recurrent weights of gates, for states and perturbations."""
         scales = [self.gates[name].recurrent ** 0.5 for name in names]
@@ -140,6 +148,53 @@ class Sites:
             return value, 1 - value**2
         value, slope = evaluate(self.phi, u)
         return value.astype(np.float32), slope.astype(np.float32)
+
+
+class Driven(Sites):
+    """Sites that read given inputs, one after the other.
+
+    Args:
+        phi: The activation.
+        gates: The distribution of each gate's pre-activation, for inputs of mean square
+            1.
+        num: The number of sites.
+        n_in: The number of entries of an input.
+        rng: Draws biases and weights.
+        most: The number of steps of all sequences together.
+    """
+
+    def __init__(
+        self,
+        phi: Activation,
+        gates: Mapping[str, Scales],
+        num: int,
+        *,
+        n_in: int,
+        rng: np.random.Generator,
+        most: int,
+    ):
+        super().__init__(phi, gates, num, rng, most)
+        self._inputs = {}
+        self._contents = {}
+        for name, gate in gates.items():
+            scale = (gate.noise / n_in) ** 0.5
+            draws = rng.standard_normal((n_in, num), np.float32)
+            self._inputs[name] = np.float32(scale) * draws
+        self.x = np.zeros(n_in, np.float32)
+
+    def from_input(self, name: str) -> Vector:
+        """Return V x + b of a gate for the present x."""
+        return self._biases[name] + self.x @ self._inputs[name]
+
+    def from_content(self, name: str, content: Vector) -> Vector:
+        """Return V z + b of a gate that reads the content z in the place of x."""
+        if name not in self._contents:
+            scales = [self.gates[name].noise ** 0.5]
+            self._contents[name] = HaarWeights(
+                scales, self.num, self.most, rng=self.rng
+            )
+        (image,) = self._contents[name](content)
+        return self._biases[name] + image
 
 
 # One step: from states and perturbations to new ones. The first of each is that of h.
@@ -163,9 +218,8 @@ def minimal(sites: Sites) -> Step:
 
     def step(states: States, changes: States) -> tuple[States, States]:
         (h,), (dh,) = states, changes
-        # z enters h through its own site, and the gate as a Gaussian vector V z.
         z, _ = sites.activated(sites.from_input("candidate"))
-        (u,) = to_states(h) + sites.from_input("update")
+        (u,) = to_states(h) + sites.from_content("update", z)
         u, slope = _logistic(u)
         (du,) = to_changes(dh)
         du *= _at_copies(slope)
@@ -262,3 +316,23 @@ def growth(
 
 def _root_mean_square(vector: Vector) -> float:
     return float(np.sqrt(vector @ vector / len(vector)))
+
+
+def paths(
+    cell: str,
+    sites: Driven,
+    xs: Float[np.ndarray, "inputs steps n_in"],
+) -> Float[np.ndarray, "inputs steps sites"]:
+    """Return h at all sites after each step of each sequence, from states 0."""
+    step = CELLS[cell](sites)
+    num_states = 2 if cell == "lstm" else 1
+    # No perturbation: directions that vanish cost nothing.
+    nothing = (np.zeros(sites.num * _COPIES, np.float32),) * num_states
+    found = np.empty((*xs.shape[:2], sites.num))
+    for of_input, sequence in zip(found, xs, strict=True):
+        states = (np.zeros(sites.num, np.float32),) * num_states
+        for t, x in enumerate(sequence):
+            sites.x = x.astype(np.float32)
+            states, _ = step(states, nothing)
+            of_input[t] = states[0]
+    return found
