@@ -38,7 +38,7 @@ def test_signals_of_vanilla_networks(scheme):
         points.add(name)
         # NaN where theory has no value, or there is none.
         assert (np.isnan(off) | (np.abs(off) < 4.5)).all(), (name, field, off)
-    assert len(points) == 15
+    assert len(points) == 14
     assert net.mean_field(XS).why("chi").startswith("not defined at points around")
 
 
