@@ -29,7 +29,8 @@ Example: isometry audit --scheme orthogonal,partial_identity --activation relu -
 12 --out relu
 
 A network of one's own: isometry audit --model package.module:function, where the
-function returns a Network, or a Flax or Equinox module with one example.
+function returns a Network, or a pair: a Flax module, or a function of a key that builds
+an Equinox module, and one example.
 """
 
 
@@ -66,6 +67,14 @@ class Settings:
         # Imported here, as everywhere in commands: it brings JAX with it.
         from isometry._internal import checks
 
+        common.of_perceptrons(
+            self.model,
+            {
+                "--width": (self.width, common.WIDTH),
+                "--depth": (self.depth, common.DEPTH),
+                "--activation": (self.activation, common.ACTIVATION),
+            },
+        )
         for option, value, low in (
             ("--width", self.width, 1),
             ("--depth", self.depth, 1),
@@ -87,9 +96,9 @@ def add(app: Typer) -> None:
             Option(help="A scheme; repeat or separate by commas. Default: seven."),
         ] = None,
         model: common.Model = None,
-        width: common.Width = 128,
-        depth: common.Depth = 6,
-        activation: common.ActivationName = "tanh",
+        width: common.Width = common.WIDTH,
+        depth: common.Depth = common.DEPTH,
+        activation: common.ActivationName = common.ACTIVATION,
         data: common.DataOrDefault = None,
         seeds: common.Seeds = 8,
         inputs: common.Inputs = 16,
@@ -224,7 +233,8 @@ def _print(reports: "Reports") -> None:
     """Print the table; of a single network its verdict."""
     from isometry import verdicts
 
-    console = common.console()
+    # A log, or a page that a command is pasted into, has as many as a screen.
+    console = common.console(columns=80)
     console.print(verdicts.rich_table(reports, console.width))
     if len(reports) == 1:
         (report,) = reports.values()

@@ -13,6 +13,9 @@ from isometry._internal import interrupts
 
 EXIT_CLEAN, EXIT_RAISED = 0, 1
 
+# The perceptrons that commands draw unless another is asked for.
+WIDTH, DEPTH, ACTIVATION = 128, 6, "tanh"
+
 Width = Annotated[int, Option(help="Hidden width.")]
 Depth = Annotated[int, Option(help="Number of weight layers.")]
 ActivationName = Annotated[str, Option("--activation", help="Name of the activation.")]
@@ -112,6 +115,15 @@ def model_and_data(
     return nets, _cli_model.fitted(net, xs), targets
 
 
+def of_perceptrons(model: str | None, given: dict[str, tuple[Any, Any]]) -> None:
+    """Refuse options that describe a perceptron beside --model. given: option -> (value, default)."""
+    from isometry._internal.errors import InputError
+
+    for option, (value, default) in given.items():
+        if model is not None and value != default:
+            raise InputError(f"{option}={value} is of perceptrons, and --model has its own; leave it out.")
+
+
 def progress(total: int, is_plain: bool = False) -> Any:
     """A context that yields `tell(stage)`: a bar on stderr; where that is not a terminal, a line each if `is_plain`."""
     from rich.console import Console
@@ -136,12 +148,12 @@ def progress(total: int, is_plain: bool = False) -> Any:
     return bar()
 
 
-def console() -> Any:
-    """The terminal, or wherever stdout goes, there 140 columns wide."""
+def console(columns: int = 140) -> Any:
+    """The terminal, or wherever stdout goes, there so many columns wide."""
     from rich.console import Console
 
     found = Console()
-    return found if found.is_terminal else Console(width=140)
+    return found if found.is_terminal else Console(width=columns)
 
 
 def told(written: Sequence[Any], as_json: bool) -> None:

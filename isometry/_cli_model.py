@@ -95,12 +95,16 @@ def _network(name: str, returned: object) -> Network:
         return returned
     if isinstance(returned, tuple) and len(returned) == 2:
         module, example = returned
-        # The base class below `object` tells whose module it is.
-        library = type(module).__mro__[-2].__module__.partition(".")[0]
-        if library == "flax":
+        # The base classes tell whose module it is.
+        libraries = {base.__module__.partition(".")[0] for base in type(module).__mro__}
+        if "flax" in libraries:
             return flax(module, example)
-        if library == "equinox":
-            return equinox(lambda key: module, example)
+        # Its weights are one draw, and an audit draws several.
+        if "equinox" in libraries:
+            raise InputError(
+                f"--model={name} returned an Equinox module whose weights are drawn "
+                "already; return (lambda key: Module(..., key=key), example)."
+            )
         if callable(module):
             return equinox(module, example)
     raise InputError(

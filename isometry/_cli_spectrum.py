@@ -13,7 +13,7 @@ statistics over seeds, and beside them what the law of infinite width says, wher
 Example: isometry spectrum --scheme orthogonal,gaussian --activation tanh --depth 12 --span hidden --out tanh
 
 A network of one's own: isometry spectrum --model package.module:function, where the function returns a Network, or a
-Flax or Equinox module with one example.
+pair: a Flax module, or a function of a key that builds an Equinox module, and one example.
 """
 
 
@@ -26,9 +26,9 @@ def add(app: Any) -> None:
             list[str] | None, Option(help="A scheme; repeat or separate by commas. Default: orthogonal.")
         ] = None,
         model: common.Model = None,
-        width: common.Width = 128,
-        depth: common.Depth = 6,
-        activation: common.ActivationName = "tanh",
+        width: common.Width = common.WIDTH,
+        depth: common.Depth = common.DEPTH,
+        activation: common.ActivationName = common.ACTIVATION,
         data: common.DataOrDefault = None,
         seeds: common.Seeds = 8,
         inputs: common.Inputs = 16,
@@ -64,8 +64,14 @@ def run(
     import jax
 
     from isometry import _checks, store
-    from isometry._internal import provenance, strict_json
+    from isometry._internal import errors, provenance, strict_json
 
+    own = {
+        "--width": (width, common.WIDTH),
+        "--depth": (depth, common.DEPTH),
+        "--activation": (activation, common.ACTIVATION),
+    }
+    errors.public(_CALL)(common.of_perceptrons)(model, own)
     _check(model, width, depth, seeds, inputs, seed, span, method)
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(seed), 3)
     if model is None:
@@ -80,6 +86,7 @@ def run(
     with common.progress(len(nets)) as tell:
         for name, net in nets.items():
             tell(name)
+            errors.public(_CALL)(_check_tokens)(net, span)
             found[name] = _of(net, keys, xs, inputs, _points(span), method, key_probes)
     settings = {
         "model": model, "width": width, "depth": depth, "activation": activation, "data": data, "seeds": seeds,
@@ -117,6 +124,17 @@ def _check(
     _checks.one_of(_CALL, among=methods.METHODS, **{"--method": method})
     if span == "hidden" and model is None:
         _checks.integer(f"{_CALL} --span hidden", low=3, **{"--depth": depth})
+
+
+def _check_tokens(net: Any, span: str) -> None:
+    """Refuse a span from tokens, which have no derivative; name the option to write instead."""
+    from isometry._internal.errors import InputError
+    from isometry.measure import _spans
+
+    is_floating = span != "end_to_end" or net.example is None or _spans.floating_leaves_of_x(net.anatomy)
+    if not is_floating and net.anatomy.embeddings:
+        start = net.anatomy.embeddings[0].name
+        raise InputError(f"x is tokens, which have no derivative; write --span {start},output.")
 
 
 def _of(net: Any, keys: Any, xs: Any, inputs: int, span: Any, method: str, key: Any) -> tuple[Any, Any, dict[str, Any]]:

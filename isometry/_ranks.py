@@ -125,7 +125,7 @@ class Table:
     """The law's distribution function of log lam on a fine grid, and its inverse: one call of `Law.cdf`."""
 
     def __init__(self, law: Law, lowest: float, windows: dict[float, tuple[float, float]]):
-        low, top = (2 * float(q) for q in law.quantile([lowest, 1.0], "log_s"))
+        low, top = (2 * float(q) for q in np.asarray(law.quantile([lowest, 1.0], "log_s")))
         ends = [t for interval in windows.values() for t in interval]
         t = np.unique(np.r_[np.linspace(low, top, _GRID), ends])
         self.logs, self.mass = t, np.maximum.accumulate(np.asarray(law.cdf(t / 2, "log_s")))

@@ -99,5 +99,5 @@ def plot(data: xarray.Dataset) -> Any:
     left.set(xlabel="step of SGD", ylabel="rank(W$_3$ − I)", title="While training", ylim=(0, None))
     right.set(xlabel="index", ylabel="singular value of W$_3$ − I", yscale="log", title="ZerO, end of training")
     left.legend(loc="center", bbox_to_anchor=(0.5, 0.67))
-    right.legend(loc="upper right")
+    right.legend(loc="lower left")
     return figure

@@ -1,5 +1,7 @@
 """Settings every test runs under: strict promotion, two CPU devices, a shared cache."""
 
+import gc
+import importlib.metadata
 import os
 import pathlib
 
@@ -22,8 +24,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # without this line.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# Kernels of whole fusions are two fifths of what is left. XLA of jaxlib 0.12 ends a
+# process with a flag that it does not know, and this is one.
+_JAXLIB = importlib.metadata.version("jaxlib").split(".")
+_WITHOUT_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+_IS_FAST = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+if _IS_FAST and _JAXLIB[:2] == ["0", "10"] and _WITHOUT_FUSIONS not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {_WITHOUT_FUSIONS}".strip()
+
 import hypothesis
 import jax
+import pytest
 
 # `short` draws the same few examples in every run; `--hypothesis-profile long` draws
 # many, and others each time.
@@ -41,6 +53,25 @@ hypothesis.settings.load_profile("short")
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Everything that JAX traces stays alive in its caches, and the collector would walk
+# over it again and again.
+gc.set_threshold(50_000, 20, 50)
+
+# Linux gives a process 65,530 areas of memory. Each compiled program takes some, and
+# the first that gets none ends the process with a segmentation fault.
+_MAPS = pathlib.Path("/proc/self/maps")
+_MOST_MAPS = 45_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def release_programs():
+    """Forget all compiled programs behind a module if they take much memory."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
 
 # What depends on the versions of Python, JAX and the frameworks: public JAX alone, how
 # programs are written down, tracing and differentiation, lowering for other platforms,

@@ -94,7 +94,7 @@ def test_json_on_stdout_and_exit_code_of_fail_on(features, tmp_path, capsys):
 
 
 MODEL = """
-import flax.linen as nn, jax, jax.numpy as jnp
+import equinox as eqx, flax.linen as nn, jax, jax.numpy as jnp
 from isometry import networks
 
 def perceptron():
@@ -112,6 +112,9 @@ def tokens():
 
 def wrong():
     return 3
+
+def drawn_already():
+    return eqx.nn.Linear(4, 3, key=jax.random.key(0)), jnp.ones(4)
 
 def raising():
     raise RuntimeError("no weights")
@@ -155,6 +158,7 @@ def test_a_model_is_redrawn_by_schemes(module, tmp_path, capsys):
         ("ours_of_the_user:perceptrom", "has no 'perceptrom'; it has:"),
         ("ours_of_the_user:wrong", "returned 3; return a Network"),
         ("ours_of_the_user:raising", "raised RuntimeError: no weights"),
+        ("ours_of_the_user:drawn_already", "return (lambda key: Module(..., key=key), example)"),
     ],
 )
 @pytest.mark.usefixtures("module")
@@ -163,13 +167,35 @@ def test_a_model_that_is_none_is_one_line(model, words, tmp_path, capsys):
     refused_in_one_line(capsys, words)
 
 
-def test_one_real_target(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("audit", ["--width", "3"], "--width=3 is of perceptrons"),
+        ("spectrum", ["--activation", "relu"], "--activation=relu is of perceptrons"),
+        ("spectrum", [], "write --span embed,output"),
+    ],
+)
+def test_what_no_model_can_be_asked_is_one_line(command, options, words, module, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([command, "--model", f"{module}:tokens", *options])
+    refused_in_one_line(capsys, words)
+
+
+def test_one_real_target(tmp_path, monkeypatch):
+    """A column of numbers has one output, and targets along an axis of their own."""
+    asked = {}
+
+    def audit(nets, *args, targets, **settings):
+        asked.update(nets=nets, targets=targets)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verdicts, "audit", audit)
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "x.npz", x=rng.standard_normal((32, 6)), y=rng.standard_normal(32))
-    argv = ["--width", "8", "--depth", "2", "--seeds", "5", "--inputs", "2", "--train-steps", "2"]
-    assert call(*argv, "--data", tmp_path / "x.npz", "--scheme", "zer_o", "--out", tmp_path, "--json") == 0
-    network = strict(capsys.readouterr().out)["reports"]["zer_o"]["network"]
-    assert "[6, 8, 1]" in network
+    argv = ["--width", "8", "--depth", "2", "--scheme", "zer_o"]
+    assert call(*argv, "--data", tmp_path / "x.npz", "--out", tmp_path) == 130
+    assert asked["nets"]["zer_o"].widths == (6, 8, 1)
+    assert asked["targets"].shape == (32, 1)
 
 
 @pytest.mark.parametrize(
@@ -282,13 +308,21 @@ def test_an_interrupt_leaves_no_files(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_schemes_without_a_critical_point_are_listed(features, tmp_path, capsys):
+def test_schemes_without_a_critical_point_are_listed(features, tmp_path, capsys, monkeypatch):
     """Softplus has none at all: of the default schemes those that need one are rows, the rest are audited."""
+    compute, asked = verdicts.audit, []
+
+    def audit(nets, *args, **settings):
+        asked.extend(nets)
+        return compute({"zer_o": nets["zer_o"]}, *args, **settings)  # one of them tells as much as five
+
+    monkeypatch.setattr(verdicts, "audit", audit)
     argv = ["--activation", "softplus", "--data", features, "--out", tmp_path, "--width", "8", "--depth", "2"]
     assert call(*argv, "--seeds", "1", "--inputs", "1", "--train-steps", "0", "--json") == 0
     result = strict(capsys.readouterr().out)
     assert set(result["undefined"]) == {"orthogonal", "gaussian"}
-    assert set(result["reports"]) == {"identity", "partial_identity", "zer_o", "xavier", "kaiming"}
+    assert set(asked) == {"identity", "partial_identity", "zer_o", "xavier", "kaiming"}
+    assert set(result["reports"]) == {"zer_o"}
     text = verdicts.Reports({}, result["undefined"]).table(width=160)
     assert text.count("not defined") == 2
 

@@ -107,6 +107,22 @@ def test_adapter_of_ones_own_refuses_a_batch():
         tiny(Vector(), jnp.ones((2, 4)))
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (Tiny(arguments=adapters.Arguments(), module=adapters.Held(1)), "a pair"),
+        ((len, 1), "a pair: the function that draws"),
+        (
+            (len, Tiny(arguments=adapters.Arguments(), module=[])),
+            r"model that read_module returned has no hash .* adapters.Held",
+        ),
+    ],
+)
+def test_reader_that_returns_no_pair_is_refused(returned, message):
+    with pytest.raises(InputError, match=message):
+        adapters.adapted("tiny", jnp.ones(5), lambda _: returned)
+
+
 # --- A network
 
 

@@ -34,7 +34,7 @@ _INPUT_SCALE = 0.1**0.5
 
 # One more when a flag was changed after a look at the figures: every draw is then
 # another, so that no figure is of a draw that a flag was mended on.
-_EDITION = 2
+_EDITION = 3
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Preset:
         train_steps: Steps of the probe.
     """
 
-    draws: int = 1
+    draws: int = 5
     seeds: int = 5
     inputs: int = 8
     examples: int = 32

@@ -1,7 +1,6 @@
 """The part of the zoo with attention, or with experts: 8 tokens, 8 channels."""
 
 import functools
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -10,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from benchmarks.zoo import _plants
-from benchmarks.zoo._case import Case, Plant, Weights
-from benchmarks.zoo._plants import NEAR, Units, view
+from benchmarks.zoo._case import Weights
+from benchmarks.zoo._family import Family
+from benchmarks.zoo._plants import Units, view
 from isometry import networks
 from isometry.networks import Network
 
@@ -177,219 +177,107 @@ def _names(layer: str) -> tuple[str, ...]:
     return (f"blocks/attention/{layer}/w", f"blocks/attention/{layer}/b")
 
 
-def _case(
-    name: str,
-    build: Callable[[], Network],
-    plant: Plant | None = None,
-    raised: str = "",
-    *,
-    unasked: str = "",
-    also_clear: str = "",
-) -> Case:
-    """Return a case of sequences of vectors."""
-    name = f"attention-{name}"
-    return Case(
-        name,
-        build,
-        _VECTORS,
-        plant=plant,
-        raised=raised,
-        unasked=unasked,
-        also_clear=also_clear,
-    )
+_LOCKED_HEADS = "zero_gradient attention_collapse"
 
+PRE_NORM = Family("attention-pre_norm", _pre_norm, _VECTORS)
+POST_NORM = Family("attention-post_norm", _post_norm, _VECTORS)
+WITHOUT_NORM = Family("attention-without_norm", _without_norm, _VECTORS)
+TOKENS = Family("attention-tokens", _tokens, (8,), _TOKENS)
+FLAX = Family("attention-flax", _flax, _VECTORS)
+EXPERTS = Family("experts", _experts, (8,))
 
-def _token_case(
-    name: str,
-    plant: Plant | None = None,
-    raised: str = "",
-    *,
-    unasked: str = "",
-    also_clear: str = "",
-) -> Case:
-    """Return a case of sequences of tokens."""
-    name = f"attention-tokens{name}"
-    return Case(
-        name,
-        _tokens,
-        (8,),
-        plant=plant,
-        raised=raised,
-        tokens=_TOKENS,
-        unasked=unasked,
-        also_clear=also_clear,
-    )
-
-
-def _expert_case(
-    name: str,
-    plant: Plant | None = None,
-    raised: str = "",
-    *,
-    unasked: str = "",
-    also_clear: str = "",
-) -> Case:
-    """Return a case of vectors that experts share."""
-    return Case(
-        f"experts{name}",
-        _experts,
-        (8,),
-        plant=plant,
-        raised=raised,
-        unasked=unasked,
-        also_clear=also_clear,
-    )
-
-
-_EQUAL_BLOCKS = partial(_plants.equal_blocks, prefix="blocks/")
-
-CASES = (
-    _case("pre_norm", _pre_norm),
-    # Equal queries, keys, values and readers: one head, counted twice.
-    _case(
-        "pre_norm-twin_heads",
-        _pre_norm,
-        partial(_plants.twin, find=_heads),
-        "locked_symmetry",
-    ),
-    # Values and their readers negated: the two put out the same.
-    _case(
-        "pre_norm-opposite_heads",
-        _pre_norm,
-        partial(_plants.twin, find=_heads, sign=-1.0),
-        "locked_symmetry",
-    ),
-    _case(
-        "pre_norm-near_twin_heads",
-        _pre_norm,
-        partial(_plants.twin, find=_heads, near=NEAR),
-    ),
-    # One key for all blocks. They read different streams, and part.
-    _case("pre_norm-equal_blocks", _pre_norm, _EQUAL_BLOCKS, "duplicate_blocks"),
-    _case(
-        "pre_norm-near_equal_blocks",
-        _pre_norm,
-        partial(_plants.equal_blocks, prefix="blocks/", near=NEAR),
-    ),
+_OF_PRE_NORM = (
+    PRE_NORM.healthy(),
+    # Equal queries, keys, values and readers: one head, counted twice. Opposite values
+    # and readers put out the same.
+    *PRE_NORM.pairs(_heads, "twin", "opposite", "near_twin", of="heads"),
+    PRE_NORM.equal_blocks("blocks/"),
+    PRE_NORM.near_equal_blocks("blocks/"),
     # Queries and keys at zero: each is the gradient of the other.
-    _case(
-        "pre_norm-zero_query_key",
-        _pre_norm,
-        partial(_plants.zero, names=(*_names("query"), *_names("key"))),
-        "zero_gradient attention_collapse",
+    PRE_NORM.zeroed(
+        "zero_query_key",
+        [*_names("query"), *_names("key")],
+        _LOCKED_HEADS,
         unasked="locked_symmetry",
     ),
     # Queries alone: keys have no gradient in one step, and then they do.
-    _case(
-        "pre_norm-zero_query",
-        _pre_norm,
-        partial(_plants.zero, names=_names("query")),
-        "zero_gradient",
-    ),
+    PRE_NORM.zeroed("zero_query", _names("query"), "zero_gradient"),
     # Values and their reader at zero: the whole attention waits for ever.
-    _case(
-        "pre_norm-zero_value_output",
-        _pre_norm,
-        partial(_plants.zero, names=(*_names("value"), *_names("output"))),
+    PRE_NORM.zeroed(
+        "zero_value_output",
+        [*_names("value"), *_names("output")],
         "zero_gradient dead_branch",
         unasked="locked_symmetry attention_collapse dead_units",
     ),
     # The reader alone: values have no gradient in one step.
-    _case(
-        "pre_norm-zero_output",
-        _pre_norm,
-        partial(_plants.zero, names=_names("output")),
-        "zero_gradient",
-    ),
+    PRE_NORM.zeroed("zero_output", _names("output"), "zero_gradient"),
     # At -100 gelu is zero, and so is its slope, to the last bit of float32.
-    _case(
-        "pre_norm-dead_units",
-        _pre_norm,
+    PRE_NORM.broken(
+        "dead_units",
         partial(_plants.kill, name="blocks/mlp/first/b", count=16, index=0),
         "dead_units",
         unasked="locked_symmetry",
     ),
-    _case(
-        "pre_norm-twin_units",
-        _pre_norm,
-        partial(_plants.twin, find=_hidden),
-        "locked_symmetry",
-    ),
-    _case("post_norm", _post_norm),
-    _case(
-        "post_norm-twin_heads",
-        _post_norm,
-        partial(_plants.twin, find=_heads),
-        "locked_symmetry",
-    ),
-    _case("post_norm-equal_blocks", _post_norm, _EQUAL_BLOCKS, "duplicate_blocks"),
-    _case("without_norm", _without_norm),
-    _case(
-        "without_norm-no_skips",
-        _without_norm,
+    *PRE_NORM.pairs(_hidden, "twin", of="units"),
+)
+
+_OF_OTHER_NORMS = (
+    POST_NORM.healthy(),
+    *POST_NORM.pairs(_heads, "twin", of="heads"),
+    POST_NORM.equal_blocks("blocks/"),
+    WITHOUT_NORM.healthy(),
+    WITHOUT_NORM.broken(
+        "no_skips",
         _no_skips,
         "attention_collapse",
         unasked="zero_gradient dead_branch locked_symmetry",
     ),
-    _token_case(""),
-    _token_case("-twin_heads", partial(_plants.twin, find=_heads), "locked_symmetry"),
-    _token_case("-near_twin_heads", partial(_plants.twin, find=_heads, near=NEAR)),
-    _token_case("-equal_blocks", _EQUAL_BLOCKS, "duplicate_blocks"),
-    _token_case(
-        "-zero_head",
-        partial(_plants.zero, names=("head/w",)),
-        "zero_gradient vanishing",
-    ),
+)
+
+_OF_TOKENS = (
+    TOKENS.healthy(),
+    *TOKENS.pairs(_heads, "twin", "near_twin", of="heads"),
+    TOKENS.equal_blocks("blocks/"),
+    TOKENS.zero_head("head/w"),
     # All inputs are one to the network, though rows of the table part in training.
-    _token_case(
-        "-one_embedding",
+    TOKENS.broken(
+        "one_embedding",
         _one_embedding,
         "rank_collapse",
         unasked="attention_collapse",
     ),
-    _case("flax", _flax),
-    _case(
-        "flax-twin_heads",
-        _flax,
-        partial(_plants.twin, find=_flax_heads),
-        "locked_symmetry",
-    ),
-    _case(
-        "flax-near_twin_heads",
-        _flax,
-        partial(_plants.twin, find=_flax_heads, near=NEAR),
-    ),
+)
+
+_OF_FLAX = (
+    FLAX.healthy(),
+    *FLAX.pairs(_flax_heads, "twin", "near_twin", of="heads"),
     # Blocks of Flax have names of their own: "attention_0", "attention_1".
-    _case("flax-equal_blocks", _flax, _equal_flax_blocks, "duplicate_blocks"),
-    _case(
-        "flax-zero_query_key",
-        _flax,
-        partial(
-            _plants.zero,
-            names=(
-                "params/attention_0/query/kernel",
-                "params/attention_0/key/kernel",
-            ),
-        ),
-        "zero_gradient attention_collapse",
+    FLAX.broken("equal_blocks", _equal_flax_blocks, "duplicate_blocks"),
+    FLAX.zeroed(
+        "zero_query_key",
+        ["params/attention_0/query/kernel", "params/attention_0/key/kernel"],
+        _LOCKED_HEADS,
         unasked="locked_symmetry",
     ),
-    _case(
-        "flax-zero_head",
-        _flax,
-        partial(_plants.zero, names=("params/head/kernel",)),
-        "zero_gradient vanishing",
-    ),
-    _expert_case(""),
-    _expert_case(
-        "-dead",
+    FLAX.zero_head("params/head/kernel"),
+)
+
+_OF_EXPERTS = (
+    EXPERTS.healthy(),
+    EXPERTS.broken(
+        "dead",
         _dead_experts,
         "locked_symmetry dead_units",
         unasked="zero_gradient",
     ),
-    _expert_case("-unborn", _unborn_experts, unasked="zero_gradient"),
-    _expert_case(
-        "-twin", partial(_plants.twin, find=_whole_experts), "locked_symmetry"
-    ),
-    _expert_case("-near_twin", partial(_plants.twin, find=_whole_experts, near=NEAR)),
+    EXPERTS.broken("unborn", _unborn_experts, unasked="zero_gradient"),
+    *EXPERTS.pairs(_whole_experts, "twin", "near_twin"),
+)
+
+CASES = (
+    *_OF_PRE_NORM,
+    *_OF_OTHER_NORMS,
+    *_OF_TOKENS,
+    *_OF_FLAX,
+    *_OF_EXPERTS,
 )

@@ -1,7 +1,6 @@
 """The convolutional part of the zoo: 8x8 images, 8 channels, and smaller ones."""
 
 import functools
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from benchmarks.zoo import _plants
-from benchmarks.zoo._case import NOT_OF_CHOSEN, Case, Plant, Weights
-from benchmarks.zoo._plants import NEAR, Units, view
+from benchmarks.zoo._case import NOT_OF_CHOSEN, Weights
+from benchmarks.zoo._family import Family
+from benchmarks.zoo._plants import Units, view
 from isometry import networks
 from isometry.networks import Network
 
@@ -76,14 +76,29 @@ def _gaussian() -> Network:
 
 @functools.cache
 def _deep_gaussian() -> Network:
-    """Build ninety-six of them.
+    """Build one hundred and ninety-two of them.
 
-    Lyapunov exponents of the first and the third value of a 4x4 block differ by
-    (psi(2) - psi(1))/2 = 0.5 a layer (Newman, 1986): the median falls by e^-48.
+    Lyapunov exponents of the first and the second value of a 4x4 block differ by
+    (psi(2) - psi(3/2))/2 = 0.19 a layer (Newman, 1986): the second falls by e^-37, and
+    three values of four are below the floor of e^-12.
     """
     return networks.cnn(
-        [4] * 97, (2, 2), activation="linear", scheme="gaussian", sigma_w=1.0
+        [4] * 193, (2, 2), activation="linear", scheme="gaussian", sigma_w=1.0
     )
+
+
+@functools.cache
+def _deep_line() -> Network:
+    """Build as many of a line of two pixels."""
+    return networks.cnn(
+        [4] * 193, (2,), activation="linear", scheme="gaussian", sigma_w=1.0
+    )
+
+
+@functools.cache
+def _deep_linear() -> Network:
+    """Build twelve delta-orthogonal kernels, an isometry too."""
+    return networks.cnn([4] * 13, (4, 4), activation="linear", sigma_w=1.0)
 
 
 @functools.cache
@@ -183,241 +198,134 @@ def _zero_middle(weights: Weights) -> None:
     weights["layers/1/w"][1] = 0
 
 
-_HEAD = "zero_gradient vanishing"
+# The head puts out nothing: all inputs are one.
 _SILENT = "zero_gradient vanishing rank_collapse"
+_CONSTANT = partial(_plants.constant, window=9)
+_EQUAL = "locked_symmetry rank_constrained_training"
+_ISOMETRY = "anisometric outlier_dominated"
+# By chance one of few values vanishes, or all inputs become one.
+_NOT_OF_DEEP = (
+    "vanishing ordered_phase rank_collapse rank_constrained_training zero_gradient"
+)
 
+CIRCULAR = Family("conv-circular", _circular, _IMAGE)
+SAME = Family("conv-same", _same, _IMAGE)
+DEPTHWISE = Family("conv-depthwise", _depthwise, _IMAGE)
+LINEAR = Family("conv-linear", _linear, (4, 4, 4))
+GAUSSIAN = Family("conv-linear-gaussian", _gaussian, (2, 2, 4))
+BATCH_NORM = Family("conv-flax-batch_norm", _batch_norm, _IMAGE)
 
-def _case(
-    name: str,
-    build: Callable[[], Network],
-    plant: Plant | None = None,
-    raised: str = "",
-    *,
-    unasked: str = "",
-    also_clear: str = "",
-) -> Case:
-    """Return a case of 8x8 images."""
-    return Case(
-        f"conv-{name}",
-        build,
-        _IMAGE,
-        plant=plant,
-        raised=raised,
-        unasked=unasked,
-        also_clear=also_clear,
-    )
-
-
-CASES = (
-    # Around the circle, tanh.
-    _case("circular", _circular),
-    _case(
-        "circular-constant",
-        _circular,
-        partial(_plants.constant, window=9),
-        "locked_symmetry rank_constrained_training",
-    ),
+_OF_CIRCULAR = (
+    CIRCULAR.healthy(),
+    CIRCULAR.broken("constant", _CONSTANT, _EQUAL),
     # Channels 4 to 7 have no weights in and none out, and tanh(0) = 0.
-    _case("circular-dirac", _circular, _dirac, "locked_symmetry dead_units"),
-    _case(
-        "circular-zero_head",
-        _circular,
-        partial(_plants.zero, names=("head/w",)),
-        _HEAD,
-    ),
-    _case(
-        "circular-dead",
-        _circular,
-        partial(_plants.cut_off, find=_channels, count=3),
-        "locked_symmetry dead_units",
-        unasked="zero_gradient",
-    ),
-    _case(
-        "circular-twin",
-        _circular,
-        partial(_plants.twin, find=_channels),
-        "locked_symmetry",
-    ),
-    _case(
-        "circular-opposite",
-        _circular,
-        partial(_plants.twin, find=_channels, sign=-1.0),
-        "locked_symmetry",
-    ),
-    _case(
-        "circular-near_twin",
-        _circular,
-        partial(_plants.twin, find=_channels, near=NEAR),
-    ),
-    _case(
-        "circular-saturated",
-        _circular,
+    CIRCULAR.broken("dirac", _dirac, "locked_symmetry dead_units"),
+    CIRCULAR.zero_head("head/w"),
+    CIRCULAR.cut_off(_channels),
+    *CIRCULAR.pairs(_channels, "twin", "opposite", "near_twin"),
+    CIRCULAR.broken(
+        "saturated",
         partial(_plants.saturate, name="layers/1/b", index=0),
         "saturated_units vanishing",
     ),
     # Slopes of 1 at most and weights of 0.02: ln s falls by 3.9 a layer.
-    _case(
-        "circular-tiny",
-        _circular,
-        partial(_plants.scale, factor=0.02),
-        "vanishing ordered_phase",
+    CIRCULAR.broken(
+        "tiny", partial(_plants.scale, factor=0.02), "vanishing ordered_phase"
     ),
-    _case("circular-zer_o", _zer_o, unasked=NOT_OF_CHOSEN),
-    # Padded, relu.
-    _case("same", _same),
-    _case(
-        "same-constant",
-        _same,
-        partial(_plants.constant, window=9),
-        "locked_symmetry rank_constrained_training",
-    ),
-    _case(
-        "same-half_dead",
-        _same,
+    Family("conv-circular-zer_o", _zer_o, _IMAGE).healthy(unasked=NOT_OF_CHOSEN),
+)
+
+_OF_SAME = (
+    SAME.healthy(),
+    SAME.broken("constant", _CONSTANT, _EQUAL),
+    SAME.broken(
+        "half_dead",
         partial(_plants.kill, name="layers/1/b", count=4, index=1),
         "dead_units",
         unasked="locked_symmetry",
     ),
-    _case(
-        "same-dead_layer",
-        _same,
+    SAME.broken(
+        "dead_layer",
         partial(_plants.kill, name="layers/1/b", count=8, index=1),
         f"{_SILENT} dead_units",
         unasked="locked_symmetry",
     ),
     # relu has no slope at 0, so that no gradient passes the zeros, at any step.
-    _case(
-        "same-zero_layer",
-        _same,
+    SAME.broken(
+        "zero_layer",
         _zero_middle,
         f"{_SILENT} locked_symmetry",
         unasked="dead_units",
     ),
-    _case("same-zero_head", _same, partial(_plants.zero, names=("head/w",)), _HEAD),
-    _case("same-large", _same, partial(_plants.scale, factor=10.0), "exploding"),
-    _case(
-        "same-tiny",
-        _same,
-        partial(_plants.scale, factor=0.1),
-        "vanishing ordered_phase",
-    ),
-    _case("same-twin", _same, partial(_plants.twin, find=_channels), "locked_symmetry"),
-    _case("same-near_twin", _same, partial(_plants.twin, find=_channels, near=NEAR)),
-    _case(
-        "same-dead",
-        _same,
-        partial(_plants.cut_off, find=_channels, count=3),
-        "locked_symmetry dead_units",
-        unasked="zero_gradient",
-    ),
-    # Small images.
-    Case(
-        "conv-small-same",
-        _small_same,
-        (2, 2, 6),
+    SAME.zero_head("head/w"),
+    SAME.broken("large", partial(_plants.scale, factor=10.0), "exploding"),
+    SAME.broken("tiny", partial(_plants.scale, factor=0.1), "vanishing ordered_phase"),
+    *SAME.pairs(_channels, "twin", "near_twin"),
+    SAME.cut_off(_channels),
+)
+
+_OF_SMALL_IMAGES = (
+    Family("conv-small-same", _small_same, (2, 2, 6)).healthy(
         raised="vanishing ordered_phase",
         unasked="rank_collapse below_floor rank_constrained_training dead_units",
     ),
-    Case("conv-small-circular", _small_circular, (2, 2, 6)),
-    # Depthwise.
-    _case("depthwise", _depthwise),
-    _case(
-        "depthwise-twin",
-        _depthwise,
-        partial(_plants.twin, find=_depthwise_channels),
-        "locked_symmetry",
-    ),
-    _case("depthwise-opposite", _depthwise, _opposite_depthwise, "locked_symmetry"),
-    _case(
-        "depthwise-near_twin",
-        _depthwise,
-        partial(_plants.twin, find=_depthwise_channels, near=NEAR),
-    ),
-    _case(
-        "depthwise-dead",
-        _depthwise,
-        partial(_plants.cut_off, find=_depthwise_channels, count=3),
-        "locked_symmetry dead_units",
-        unasked="zero_gradient",
-    ),
-    _case(
-        "depthwise-zero_layer",
-        _depthwise,
-        partial(_plants.zero, names=("layers/1/w",)),
-        _SILENT,
-        unasked="dead_units",
-    ),
-    # Linear: an isometry exactly.
-    Case(
-        "conv-linear",
-        _linear,
-        (4, 4, 4),
-        also_clear="anisometric outlier_dominated",
-    ),
-    Case(
-        "conv-linear-large",
-        _linear,
-        (4, 4, 4),
+    Family("conv-small-circular", _small_circular, (2, 2, 6)).healthy(),
+)
+
+_OF_DEPTHWISE = (
+    DEPTHWISE.healthy(),
+    *DEPTHWISE.pairs(_depthwise_channels, "twin", "near_twin"),
+    DEPTHWISE.broken("opposite", _opposite_depthwise, "locked_symmetry"),
+    DEPTHWISE.cut_off(_depthwise_channels),
+    DEPTHWISE.zeroed("zero_layer", ["layers/1/w"], _SILENT, unasked="dead_units"),
+)
+
+# Isometries exactly, up to their scale.
+_OF_LINEAR = (
+    LINEAR.healthy(also_clear=_ISOMETRY),
+    LINEAR.broken(
+        "large",
         partial(_plants.scale, factor=10.0),
         "exploding chaotic_phase",
-        also_clear="anisometric outlier_dominated below_floor rank_collapse",
+        also_clear=f"{_ISOMETRY} below_floor rank_collapse",
     ),
-    Case(
-        "conv-linear-tiny",
-        _linear,
-        (4, 4, 4),
+    LINEAR.broken(
+        "tiny",
         partial(_plants.scale, factor=0.1),
         "vanishing ordered_phase",
-        also_clear="anisometric outlier_dominated below_floor",
+        also_clear=f"{_ISOMETRY} below_floor",
     ),
-    # Means of s^2 stay at 1, and one value of each block carries them.
-    Case(
-        "conv-linear-gaussian",
-        _gaussian,
-        (2, 2, 4),
+    Family("conv-deep_linear", _deep_linear, (4, 4, 4)).healthy(also_clear=_ISOMETRY),
+)
+
+# Means of s^2 stay at 1, and one value of each block carries them.
+_OF_GAUSSIAN = (
+    GAUSSIAN.healthy(
         raised="anisometric",
         unasked="vanishing rank_collapse rank_constrained_training below_floor",
     ),
-    Case(
-        "conv-linear-deep_gaussian",
-        _deep_gaussian,
-        (2, 2, 4),
-        raised="anisometric below_floor",
-        unasked=(
-            "vanishing ordered_phase rank_collapse rank_constrained_training "
-            "zero_gradient"
-        ),
+    Family("conv-linear-deep_gaussian", _deep_gaussian, (2, 2, 4)).healthy(
+        raised="anisometric below_floor", unasked=_NOT_OF_DEEP
     ),
-    # Flax, with batch norm.
-    _case("flax-batch_norm", _batch_norm),
-    _case(
-        "flax-batch_norm-zero_head",
-        _batch_norm,
-        partial(_plants.zero, names=("params/head/kernel",)),
-        _HEAD,
+    Family("conv-line-deep_gaussian", _deep_line, (2, 4)).healthy(
+        raised="anisometric below_floor", unasked=_NOT_OF_DEEP
     ),
-    _case(
-        "flax-batch_norm-constant",
-        _batch_norm,
-        partial(_plants.constant, window=9),
-        "locked_symmetry",
-    ),
-    _case(
-        "flax-batch_norm-dead",
-        _batch_norm,
-        partial(_plants.cut_off, find=_normed_channels, count=3),
-        "locked_symmetry dead_units",
-        unasked="zero_gradient",
-    ),
-    _case(
-        "flax-batch_norm-twin",
-        _batch_norm,
-        partial(_plants.twin, find=_normed_channels),
-        "locked_symmetry",
-    ),
-    _case(
-        "flax-batch_norm-near_twin",
-        _batch_norm,
-        partial(_plants.twin, find=_normed_channels, near=NEAR),
-    ),
+)
+
+_OF_BATCH_NORM = (
+    BATCH_NORM.healthy(),
+    BATCH_NORM.zero_head("params/head/kernel"),
+    BATCH_NORM.broken("constant", _CONSTANT, "locked_symmetry"),
+    BATCH_NORM.cut_off(_normed_channels),
+    *BATCH_NORM.pairs(_normed_channels, "twin", "near_twin"),
+)
+
+CASES = (
+    *_OF_CIRCULAR,
+    *_OF_SAME,
+    *_OF_SMALL_IMAGES,
+    *_OF_DEPTHWISE,
+    *_OF_LINEAR,
+    *_OF_GAUSSIAN,
+    *_OF_BATCH_NORM,
 )

@@ -103,6 +103,20 @@ def _zero(index: int, layers: list[Any]) -> list[Any]:
     return layers
 
 
+def _equal_layers(layers: list[Any]) -> list[Any]:
+    """All square layers with the weights of the first of them, as one key for all gives."""
+    hidden = layers[1:-1]
+    layers[1:-1] = [replace(layer, w=hidden[0].w) for layer in hidden]
+    return layers
+
+
+def _outlier(layers: list[Any]) -> list[Any]:
+    """3 u uᵀ in each square layer, u of equal entries: a value of 3 a layer next to those of about 1."""
+    hidden = layers[1:-1]
+    layers[1:-1] = [replace(layer, w=layer.w + 3 / layer.fan_out) for layer in hidden]
+    return layers
+
+
 PLANTS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "twin": _planted(functools.partial(_twin, 1.0)),
     "mirror_twin": _planted(functools.partial(_twin, -1.0)),
@@ -110,6 +124,8 @@ PLANTS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "dead_layer": _planted(functools.partial(_biased, -100.0, 1)),
     "dead_half": _planted(functools.partial(_biased, -100.0, 2)),
     "flat_layer": _planted(functools.partial(_biased, 4.0, 1)),  # tanh'(4) = 0.0013
+    "equal_layers": _planted(_equal_layers),
+    "outlier": _planted(_outlier),
     "zero_head": _planted(functools.partial(_zero, -1)),
     "zero_layer": _planted(functools.partial(_zero, 2)),
 }
@@ -133,7 +149,8 @@ _PARTIAL_RELU = _flags(_EXTRA, "exploding")
 _ZER_O = _flags("locked_symmetry", f"{_APART} dead_units")  # rows i ≡ j mod 16 of its Hadamard layer
 # one class a layer, and a Jacobian of rank one: v = n − 1
 _CONSTANT = _flags(
-    "locked_symmetry rank_constrained_training anisometric", "zero_gradient dead_units saturated_units exploding"
+    "locked_symmetry rank_constrained_training anisometric outlier_dominated",
+    "zero_gradient dead_units saturated_units exploding",
 )
 _TWIN = {**_RANDOM, **_flags("locked_symmetry")}
 _HALVES = {**_RANDOM, **_flags("locked_symmetry rank_constrained_training", "saturated_units")}  # 16 classes
@@ -147,6 +164,10 @@ _ZEROS = {**_SILENT, **_flags("dead_units locked_symmetry", "rank_constrained_tr
 _WIDE_ZEROS = {**_ZEROS, **_flags("rank_constrained_training")}
 _DEAD_HALF = {**_RANDOM, **_flags("dead_units")}
 _FLAT = {**_RANDOM, **_flags("saturated_units vanishing", "exploding")}  # ln tanh'(4) = −6.6
+_EQUAL_LAYERS = {**_RANDOM, **_flags("duplicate_blocks")}
+# one map again and again turns all inputs to its first direction, at which some units of every layer are dead
+_EQUAL_LAYERS_RELU = _flags("duplicate_blocks", "locked_symmetry zero_gradient")
+_OUTLIER = {**_RANDOM, **_flags("outlier_dominated")}
 _ZERO_HEAD = {**_RANDOM, **_flags("zero_gradient vanishing", "exploding")}
 _LSUV = {**_RANDOM, **_flags(clear="vanishing rank_collapse saturated_units ordered_phase")}
 _PRODUCT = "vanishing exploding rank_collapse below_floor ordered_phase chaotic_phase"
@@ -198,6 +219,7 @@ ZOO: tuple[Config, ...] = (
     _by_hand("gaussian", "tanh", 8, 32, _HALVES, "halves"),
     _by_hand("orthogonal", "tanh", 8, 32, _FLAT, "flat_layer"),
     _by_hand("gaussian", "tanh", 8, 32, _FLAT, "flat_layer"),
+    _by_hand("orthogonal", "tanh", 8, 32, _EQUAL_LAYERS, "equal_layers"),
     # tanh, deep
     _random("orthogonal", "tanh", 32, 32),
     _random("gaussian", "tanh", 32, 32),
@@ -218,6 +240,7 @@ ZOO: tuple[Config, ...] = (
     _random("scaled_orthogonal", "tanh", 8, 64),
     _random("gaussian", "tanh", 8, 64),
     _random("xavier", "tanh", 8, 64),
+    _by_hand("gaussian", "tanh", 8, 64, _EQUAL_LAYERS, "equal_layers"),
     _by_hand("partial_identity", "tanh", 8, 64, _PARTIAL),
     _by_hand("zer_o", "tanh", 8, 64, _ZER_O),
     # other bounded activations
@@ -239,6 +262,7 @@ ZOO: tuple[Config, ...] = (
     _random("orthogonal", "relu", 8, 32, plant="dead_half", known=_DEAD_HALF),
     _by_hand("kaiming", "relu", 8, 32, _DEAD_LAYER, "dead_layer"),
     _by_hand("kaiming", "relu", 8, 32, _ZERO_LAYER_RELU, "zero_layer"),
+    _by_hand("kaiming", "relu", 8, 32, _EQUAL_LAYERS_RELU, "equal_layers"),
     _by_hand("looks_linear", "relu", 8, 32, _LOOKS_LINEAR),
     _by_hand("mirrored", "relu", 8, 32, _MIRRORED),
     _by_hand("partial_identity", "relu", 8, 32, _PARTIAL_RELU),
@@ -260,6 +284,8 @@ ZOO: tuple[Config, ...] = (
     _random("orthogonal", "linear", 8, 32, 4.0),
     _random("scaled_orthogonal", "linear", 8, 32, 0.9),
     _random("scaled_orthogonal", "linear", 8, 32, 1.1),
+    _by_hand("gaussian", "linear", 8, 32, _OUTLIER, "outlier"),
+    _by_hand("orthogonal", "linear", 8, 32, _OUTLIER, "outlier"),
     _random("glorot_uniform", "linear", 8, 32),
     _random("gaussian", "linear", 8, 32, 0.1),
     _random("gaussian", "linear", 8, 32, 10.0),

@@ -1,7 +1,6 @@
 """The recurrent part of the zoo: sequences of 8 steps."""
 
 import functools
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -9,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from benchmarks.zoo import _plants
-from benchmarks.zoo._case import Case, Plant, Weights
-from benchmarks.zoo._plants import NEAR, Find, Units, view
+from benchmarks.zoo._case import Weights
+from benchmarks.zoo._family import Family
+from benchmarks.zoo._plants import Find, Units, view
 from isometry import networks
 from isometry.networks import Network
 
@@ -88,107 +88,52 @@ def _flax_units(weights: Weights) -> Units:
     return Units(into=into, out=out)
 
 
-def _case(
-    name: str,
-    build: Callable[[], Network],
-    plant: Plant | None = None,
-    raised: str = "",
-    *,
-    unasked: str = "",
-    also_clear: str = "",
-) -> Case:
-    """Return a case of short sequences."""
-    name = f"recurrent-{name}"
-    return Case(
-        name,
-        build,
-        _SEQUENCE,
-        plant=plant,
-        raised=raised,
-        unasked=unasked,
-        also_clear=also_clear,
-    )
-
-
 _STATE = _units("state")
-_GRU = _units("update", "reset", "candidate")
-_LSTM = _units("input", "forget", "output", "cell")
-_HEAD = partial(_plants.zero, names=("head/w",))
-_ZERO_HEAD = "zero_gradient vanishing"
+_GRU_UNITS = _units("update", "reset", "candidate")
+_LSTM_UNITS = _units("input", "forget", "output", "cell")
 
 # Steps far back have gradients that fall or grow; how far over 8 steps of so few units
 # is not known without a measurement.
 _OPEN = "rank_constrained_training"
 
+VANILLA = Family("recurrent-vanilla", _vanilla, _SEQUENCE)
+MINIMAL = Family("recurrent-minimal", _minimal, _SEQUENCE)
+GRU = Family("recurrent-gru", _gru, _SEQUENCE)
+LSTM = Family("recurrent-lstm", _lstm, _SEQUENCE)
+FLAX = Family("recurrent-flax-gru", _flax, _SEQUENCE)
+
 CASES = (
-    _case("vanilla", _vanilla, unasked=_OPEN),
-    _case(
-        "vanilla-constant",
-        _vanilla,
+    VANILLA.healthy(unasked=_OPEN),
+    VANILLA.broken(
+        "constant",
         _plants.constant,
         "locked_symmetry rank_constrained_training",
         # Equal columns of the head leave nothing of the gradient of a cross-entropy.
         unasked="zero_gradient",
     ),
     # Equal weights in, out and between: both states are equal at every step.
-    _case(
-        "vanilla-twin", _vanilla, partial(_plants.twin, find=_STATE), "locked_symmetry"
-    ),
-    _case(
-        "vanilla-opposite",
-        _vanilla,
-        partial(_plants.twin, find=_STATE, sign=-1.0),
-        "locked_symmetry",
-    ),
-    _case("vanilla-near_twin", _vanilla, partial(_plants.twin, find=_STATE, near=NEAR)),
-    # tanh(0) = 0: nothing reaches three of the units, and nothing reads them.
-    _case(
-        "vanilla-dead",
-        _vanilla,
-        partial(_plants.cut_off, find=_STATE, count=3),
-        "locked_symmetry dead_units",
-    ),
-    _case("vanilla-zero_head", _vanilla, _HEAD, _ZERO_HEAD),
+    *VANILLA.pairs(_STATE, "twin", "opposite", "near_twin"),
+    # tanh(0) = 0, and a recurrence of zeros passes nothing from step to step.
+    VANILLA.cut_off(_STATE, unasked=""),
+    VANILLA.zero_head("head/w"),
     # The last step alone reaches the output, and its weights have a gradient.
-    _case(
-        "vanilla-no_memory",
-        _vanilla,
-        partial(_plants.zero, names=("state/recurrent",)),
-    ),
-    _case("vanilla-tiny", _vanilla, partial(_plants.scale, factor=1e-3), "vanishing"),
+    VANILLA.zeroed("no_memory", ["state/recurrent"], ""),
+    VANILLA.broken("tiny", partial(_plants.scale, factor=1e-3), "vanishing"),
     # Recurrent sums of saturated states move some units back: it need not vanish.
-    _case(
-        "vanilla-saturated",
-        _vanilla,
-        partial(_plants.saturate, name="state/b"),
-        "saturated_units",
+    VANILLA.broken(
+        "saturated", partial(_plants.saturate, name="state/b"), "saturated_units"
     ),
-    _case("minimal", _minimal, unasked=_OPEN),
-    _case("minimal-zero_head", _minimal, _HEAD, _ZERO_HEAD),
-    _case("gru", _gru, unasked=_OPEN),
+    MINIMAL.healthy(unasked=_OPEN),
+    MINIMAL.zero_head("head/w"),
+    GRU.healthy(unasked=_OPEN),
     # All gates of all units see the same, and so do all units.
-    _case("gru-constant", _gru, _plants.constant, "locked_symmetry"),
-    _case("gru-twin", _gru, partial(_plants.twin, find=_GRU), "locked_symmetry"),
-    _case("gru-near_twin", _gru, partial(_plants.twin, find=_GRU, near=NEAR)),
-    _case("gru-zero_head", _gru, _HEAD, _ZERO_HEAD),
-    _case("lstm", _lstm, unasked=_OPEN),
-    _case("lstm-twin", _lstm, partial(_plants.twin, find=_LSTM), "locked_symmetry"),
-    _case("lstm-near_twin", _lstm, partial(_plants.twin, find=_LSTM, near=NEAR)),
-    _case("lstm-zero_head", _lstm, _HEAD, _ZERO_HEAD),
-    _case("flax-gru", _flax, unasked=_OPEN),
-    _case(
-        "flax-gru-twin",
-        _flax,
-        partial(_plants.twin, find=_flax_units),
-        "locked_symmetry",
-    ),
-    _case(
-        "flax-gru-near_twin", _flax, partial(_plants.twin, find=_flax_units, near=NEAR)
-    ),
-    _case(
-        "flax-gru-zero_head",
-        _flax,
-        partial(_plants.zero, names=("params/head/kernel",)),
-        _ZERO_HEAD,
-    ),
+    GRU.broken("constant", _plants.constant, "locked_symmetry"),
+    *GRU.pairs(_GRU_UNITS, "twin", "near_twin"),
+    GRU.zero_head("head/w"),
+    LSTM.healthy(unasked=_OPEN),
+    *LSTM.pairs(_LSTM_UNITS, "twin", "near_twin"),
+    LSTM.zero_head("head/w"),
+    FLAX.healthy(unasked=_OPEN),
+    *FLAX.pairs(_flax_units, "twin", "near_twin"),
+    FLAX.zero_head("params/head/kernel"),
 )

@@ -1,7 +1,6 @@
 """The residual part of the zoo: dense and convolutional blocks."""
 
 import functools
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -10,12 +9,13 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.zoo import _plants
-from benchmarks.zoo._case import NOT_OF_CHOSEN, Case, Plant, Weights
-from benchmarks.zoo._plants import NEAR, Units, view
+from benchmarks.zoo._case import NOT_OF_CHOSEN, Weights
+from benchmarks.zoo._family import Family
+from benchmarks.zoo._plants import Units, view
 from isometry import networks
 from isometry.networks import Network
 
-_VECTOR, _IMAGE = (8,), (8, 8, 3)
+_VECTOR, _IMAGE = (8,), (4, 4, 3)
 
 
 @functools.cache
@@ -88,9 +88,15 @@ def _linear() -> Network:
 
 
 @functools.cache
+def _wide() -> Network:
+    """Build the same of 24 units."""
+    return networks.resnet(24, 3, "linear", branch=0.5)
+
+
+@functools.cache
 def _images() -> Network:
     """Build three convolutional blocks with batch norm."""
-    return networks.resnet(8, 3, n_in=3, n_out=4, size=(8, 8), norm="batch", branch=0.5)
+    return networks.resnet(8, 3, n_in=3, n_out=4, size=(4, 4), norm="batch", branch=0.5)
 
 
 def _hidden(weights: Weights) -> Units:
@@ -109,7 +115,7 @@ def _outlier(weights: Weights) -> None:
     """Add to each block 2 u u^T: a value of about 3 a block, apart from the bulk.
 
     One value of sixteen of 3^3 = 27 has a mean square of 46; the others, of about
-    (1 + 1/4)^3, have 2.
+    (1 + 1/4)^3, have 2. One of twenty-four has 30.
     """
     size = weights["blocks/first/w"].shape[-1]
     direction = np.ones(size, np.float32) / np.sqrt(np.float32(size))
@@ -121,213 +127,135 @@ def _outlier(weights: Weights) -> None:
         second += 4 * np.outer(read, direction)
 
 
+# Weights that wait for one step are no dead branch; the skips pass the signal on.
 _FIRST_STEP = "zero_gradient"
-_BRANCH = ("blocks/first/w", "blocks/second/w")
+_PASSED_ON = "vanishing rank_collapse"
+_DEEP = "below_floor rank_collapse rank_constrained_training"
+_FIRST, _SECOND, _BRANCH = "blocks/first/w", "blocks/second/w", "blocks/branch"
 
+DENSE = Family("residual-dense", _dense, _VECTOR)
+FLAX = Family("residual-flax", _flax, _VECTOR)
+PRE_NORM = Family("residual-pre_norm", _pre_norm, _VECTOR)
+POST_NORM = Family("residual-post_norm", _post_norm, _VECTOR)
+LINEAR = Family("residual-linear", _linear, (16,))
+WIDE = Family("residual-wide", _wide, (24,))
+IMAGES = Family("residual-images", _images, _IMAGE)
 
-def _case(
-    name: str,
-    build: Callable[[], Network],
-    plant: Plant | None = None,
-    raised: str = "",
-    *,
-    unasked: str = "",
-    also_clear: str = "",
-) -> Case:
-    """Return a case of vectors."""
-    return Case(
-        f"residual-{name}",
-        build,
-        _VECTOR,
-        plant=plant,
-        raised=raised,
-        unasked=unasked,
-        also_clear=also_clear,
-    )
-
-
-def _image_case(
-    name: str,
-    plant: Plant | None = None,
-    raised: str = "",
-    *,
-    unasked: str = "",
-    also_clear: str = "",
-) -> Case:
-    """Return a case of images."""
-    name = f"residual-images{name}"
-    return Case(
-        name,
-        _images,
-        _IMAGE,
-        plant=plant,
-        raised=raised,
-        unasked=unasked,
-        also_clear=also_clear,
-    )
-
-
-CASES = (
-    _case("dense", _dense),
-    _case("dense-constant", _dense, _plants.constant, "locked_symmetry"),
+_OF_DENSE = (
+    DENSE.healthy(),
+    DENSE.broken("constant", _plants.constant, "locked_symmetry"),
     # The last layer of each branch at zero: the first has no gradient in one step.
-    _case(
-        "dense-zero_second",
-        _dense,
-        partial(_plants.zero, names=("blocks/second/w",)),
-        _FIRST_STEP,
-        also_clear="vanishing rank_collapse",
-    ),
+    DENSE.zeroed("zero_second", [_SECOND], _FIRST_STEP, also_clear=_PASSED_ON),
     # The first and the last at zero: each waits for the other.
-    _case(
-        "dense-zero_branch",
-        _dense,
-        partial(_plants.zero, names=_BRANCH),
+    DENSE.zeroed(
+        "zero_branch",
+        [_FIRST, _SECOND],
         "zero_gradient dead_branch locked_symmetry",
         unasked="dead_units",
-        also_clear="vanishing rank_collapse",
+        also_clear=_PASSED_ON,
     ),
     # The multiplier at zero: weights have no gradient in one step, it has.
-    _case(
-        "dense-rezero",
-        _dense,
-        partial(_plants.zero, names=("blocks/branch",)),
-        _FIRST_STEP,
-        also_clear="vanishing rank_collapse",
-    ),
+    DENSE.zeroed("rezero", [_BRANCH], _FIRST_STEP, also_clear=_PASSED_ON),
     # The multiplier and the last layer at zero: each waits for the other.
-    _case(
-        "dense-rezero_zero_second",
-        _dense,
-        partial(_plants.zero, names=("blocks/branch", "blocks/second/w")),
+    DENSE.zeroed(
+        "rezero_zero_second",
+        [_BRANCH, _SECOND],
         "zero_gradient dead_branch",
         unasked="locked_symmetry",
-        also_clear="vanishing rank_collapse",
+        also_clear=_PASSED_ON,
     ),
-    # Equal blocks read different values, so that training parts them.
-    _case(
-        "dense-equal_blocks",
-        _dense,
-        partial(_plants.equal_blocks, prefix="blocks/"),
-        "duplicate_blocks",
-    ),
-    _case(
-        "dense-near_equal_blocks",
-        _dense,
-        partial(_plants.equal_blocks, prefix="blocks/", near=NEAR),
-    ),
-    _case("dense-twin", _dense, partial(_plants.twin, find=_hidden), "locked_symmetry"),
-    _case("dense-near_twin", _dense, partial(_plants.twin, find=_hidden, near=NEAR)),
+    DENSE.equal_blocks("blocks/"),
+    DENSE.near_equal_blocks("blocks/"),
+    *DENSE.pairs(_hidden, "twin", "near_twin"),
     # A bias of -100 keeps relu at zero for all inputs there are, but locks nothing: an
     # input that is large enough would wake it.
-    _case(
-        "dense-dead",
-        _dense,
+    DENSE.broken(
+        "dead",
         partial(_plants.kill, name="blocks/first/b", count=6, index=1),
         "dead_units",
         unasked="locked_symmetry",
     ),
-    _case(
-        "dense-zero_head",
-        _dense,
-        partial(_plants.zero, names=("head/w",)),
-        "zero_gradient vanishing",
-    ),
+    DENSE.zero_head("head/w"),
+)
+
+_OF_CHOSEN = (
     # The head is zero as well, and with it the whole Jacobian.
-    _case(
-        "fixup",
-        _fixup,
+    Family("residual-fixup", _fixup, _VECTOR).healthy(
         raised="zero_gradient vanishing",
         unasked="rank_constrained_training rank_collapse ordered_phase below_floor",
     ),
-    _case("flax", _flax),
+    # Its blocks are equal bit for bit, by design and not by a key that is used twice.
+    Family("residual-zer_o", _zer_o, _VECTOR).healthy(unasked=NOT_OF_CHOSEN),
+)
+
+_OF_NORMS = (
+    FLAX.healthy(),
     # Gamma of the last norm is zero: the branch waits one step, as with a last layer.
-    _case(
-        "flax-zero_gamma",
-        _flax,
-        partial(
-            _plants.zero,
-            names=("params/gamma_0/scale", "params/gamma_1/scale"),
-        ),
+    FLAX.zeroed(
+        "zero_gamma",
+        ["params/gamma_0/scale", "params/gamma_1/scale"],
         _FIRST_STEP,
-        also_clear="vanishing rank_collapse",
+        also_clear=_PASSED_ON,
     ),
     # Gamma and the last layer at zero: each waits for the other.
-    _case(
-        "flax-zero_gamma_second",
-        _flax,
-        partial(
-            _plants.zero,
-            names=("params/gamma_0/scale", "params/second_0/kernel"),
-        ),
+    FLAX.zeroed(
+        "zero_gamma_second",
+        ["params/gamma_0/scale", "params/second_0/kernel"],
         "zero_gradient dead_branch",
         unasked="locked_symmetry dead_units",
     ),
-    # Its blocks are equal bit for bit, by design and not by a key that is used twice.
-    _case("zer_o", _zer_o, unasked=NOT_OF_CHOSEN),
-    _case("pre_norm", _pre_norm),
-    _case(
-        "pre_norm-equal_blocks",
-        _pre_norm,
-        partial(_plants.equal_blocks, prefix="blocks/"),
-        "duplicate_blocks",
+    PRE_NORM.healthy(),
+    PRE_NORM.equal_blocks("blocks/"),
+    *PRE_NORM.pairs(_hidden, "opposite"),
+    PRE_NORM.broken(
+        "saturated",
+        partial(_plants.saturate, name="blocks/first/b", index=1),
+        "saturated_units",
     ),
-    _case(
-        "pre_norm-opposite",
-        _pre_norm,
-        partial(_plants.twin, find=_hidden, sign=-1.0),
-        "locked_symmetry",
+    POST_NORM.healthy(),
+    *POST_NORM.pairs(_hidden, "twin"),
+)
+
+# ln s grows by ln(2)/2 a block, 13.9 in all; scaled, by 0.5 in all.
+_OF_DEPTH = (
+    Family("residual-deep", _deep, _VECTOR).healthy(
+        raised="exploding chaotic_phase", unasked=_DEEP
     ),
-    _case("post_norm", _post_norm),
-    _case(
-        "post_norm-twin",
-        _post_norm,
-        partial(_plants.twin, find=_hidden),
-        "locked_symmetry",
+    Family("residual-deep_scaled", _deep_scaled, _VECTOR).healthy(unasked=_DEEP),
+)
+
+_OF_LINEAR = (
+    LINEAR.healthy(also_clear="outlier_dominated"),
+    LINEAR.broken("outlier", _outlier, "outlier_dominated"),
+    WIDE.healthy(also_clear="outlier_dominated"),
+    WIDE.broken("outlier", _outlier, "outlier_dominated"),
+    # The branch, of squared gain 1/4, gets a hundred times the scale in two factors:
+    # ln s grows by 3.9 a block.
+    WIDE.broken(
+        "large", partial(_plants.scale, factor=10.0), "exploding chaotic_phase"
     ),
-    # ln s grows by ln(2)/2 a block, 13.9 in all; scaled, by 0.5 in all.
-    _case(
-        "deep",
-        _deep,
-        raised="exploding chaotic_phase",
-        unasked="below_floor rank_collapse rank_constrained_training",
-    ),
-    _case(
-        "deep_scaled",
-        _deep_scaled,
-        unasked="below_floor rank_collapse rank_constrained_training",
-    ),
-    Case("residual-linear", _linear, (16,), also_clear="outlier_dominated"),
-    Case(
-        "residual-linear-outlier",
-        _linear,
-        (16,),
-        plant=_outlier,
-        raised="outlier_dominated",
-    ),
-    _image_case(""),
-    _image_case("-twin", partial(_plants.twin, find=_hidden), "locked_symmetry"),
-    _image_case("-near_twin", partial(_plants.twin, find=_hidden, near=NEAR)),
-    _image_case(
-        "-equal_blocks",
-        partial(_plants.equal_blocks, prefix="params/blocks/"),
-        "duplicate_blocks",
-    ),
+)
+
+_OF_IMAGES = (
+    IMAGES.healthy(),
+    *IMAGES.pairs(_hidden, "twin", "near_twin"),
+    IMAGES.equal_blocks("params/blocks/"),
     # The norm before the branch puts out zeros, at which relu has no slope.
-    _image_case(
-        "-zero_norm",
-        partial(_plants.zero, names=("params/blocks/norm/scale",)),
+    IMAGES.zeroed(
+        "zero_norm",
+        ["params/blocks/norm/scale"],
         "zero_gradient dead_branch",
         unasked="locked_symmetry dead_units",
     ),
-    _image_case(
-        "-zero_second",
-        partial(_plants.zero, names=("params/blocks/second/w",)),
-        _FIRST_STEP,
-    ),
-    _image_case(
-        "-zero_head",
-        partial(_plants.zero, names=("params/head/w",)),
-        "zero_gradient vanishing",
-    ),
+    IMAGES.zeroed("zero_second", ["params/blocks/second/w"], _FIRST_STEP),
+    IMAGES.zero_head("params/head/w"),
+)
+
+CASES = (
+    *_OF_DENSE,
+    *_OF_CHOSEN,
+    *_OF_NORMS,
+    *_OF_DEPTH,
+    *_OF_LINEAR,
+    *_OF_IMAGES,
 )

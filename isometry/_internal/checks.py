@@ -8,6 +8,7 @@ checks of numbers let it pass, unless they say otherwise.
 
 import difflib
 import importlib
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -290,7 +291,7 @@ def points(name: str, value: Any, dtype: Any) -> jax.Array:
             f"{name} has shape {on_axis.shape}; write one axis, (n,), or a number."
         )
     if not is_traced(on_axis):
-        # In NumPy, where a new axis is no program.
+        # By NumPy, because JAX would compile a program for the new axis.
         return jnp.asarray(np.atleast_1d(on_axis))
     return jnp.atleast_1d(on_axis)
 
@@ -549,6 +550,44 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
         )
 
 
+# Libraries whose modules hold or draw their parameters, with the adapter of each.
+_ADAPTERS = {
+    "flax.linen": "flax(module, example)",
+    "flax.nnx": "nnx(lambda rngs: Module(..., rngs=rngs), example)",
+    "equinox": "equinox(lambda key: Module(..., key=key), example)",
+    "haiku": "haiku(transformed, example)",
+}
+
+# A module of Equinox or NNX may be a function of parameters after all, and then its
+# first argument is called so.
+_PARAMETERS = frozenset(("params", "parameters", "variables", "theta", "p"))
+
+
+def no_module(name: str, value: T) -> T:
+    """Refuse a module of a library, which is no f(params, x); name its adapter."""
+    kind = value if isinstance(value, type) else type(value)
+    origins = [f"{base.__module__}." for base in kind.__mro__]
+    for library, adapter in _ADAPTERS.items():
+        is_module = any(origin.startswith(f"{library}.") for origin in origins)
+        if is_module and not _takes_params(kind):
+            raise InputError(
+                f"{name} is of {kind.__name__}, a module of {library}, and no "
+                f"f(params, x); write networks.{adapter}."
+            )
+    return value
+
+
+def _takes_params(kind: type) -> bool:
+    """Tell whether calls may take parameters first, by the name of the argument."""
+    arguments = list(inspect.signature(kind.__call__).parameters.values())
+    # The first argument after self counts. Wrapped functions, such as those of
+    # filter_jit, take *args.
+    if len(arguments) < 2:
+        return False
+    is_any = arguments[1].kind is inspect.Parameter.VAR_POSITIONAL
+    return is_any or arguments[1].name in _PARAMETERS
+
+
 def extra(module: str, extra: str) -> ModuleType:
     """Import and return a module of an optional dependency.
 
@@ -563,7 +602,7 @@ def extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # Something that the package itself imports is missing: another matter.
+        # If the package is there and misses a module of its own, the error says so.
         if error.name is None or error.name.split(".")[0] != package:
             raise
         raise MissingExtra(

@@ -2,16 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jax.extend import core
-from jaxtyping import Bool
 
 from isometry.certificates import _confine, _findings, _layers
 from isometry.certificates._closure import Closure
-from isometry.certificates._confine import Confined
+from isometry.certificates._confine import Confined, Piece
 from isometry.certificates._findings import Finding, Row
 from isometry.certificates._gradients import Space
 from isometry.certificates._layers import (
@@ -21,40 +20,53 @@ from isometry.certificates._layers import (
     Slice,
     View,
 )
+from isometry.certificates._partition import Mask
 from isometry.certificates._subject import Subject
 from isometry.structure import Anatomy, Attention
+from isometry.structure._names import leaves
+
+# What equal weights have in common: the shape, and the bytes of the classes.
+_Content: TypeAlias = tuple[tuple[int, ...], bytes]
 
 
 class Found(NamedTuple):
-    """The closures of one subject.
+    """What the searches found. The relaxed f is f with its kinks made smooth.
 
     Attributes:
-        exact: Of the relaxed f, with theta in the space.
-        apart: The same, where equal leaves may be updated by different functions; None
-            if no entries of different leaves stay equal.
-        affine: Of the relaxed f, from theta.
-        kinked: Of f itself, from theta without weight decay; None if it has no kinks.
-        suspect: Entries whose equality in `affine` may be that of saturated units.
-        on_kinks: Entries that stay equal in exact arithmetic, and part as computed.
-        is_coarse: Whether parameters may differ by less than sums are rounded by: they
+        exact: The result of `_closure.exact` for the relaxed f.
+        apart: The same, if equal leaves may be updated by different functions; None if
+            no entries of different leaves stay equal.
+        affine: The result of `_closure.affine` for the relaxed f.
+        kinked: The result of `_closure.affine` for f itself, without weight decay; None
+            if f has no kinks.
+        suspect: Entries that are equal in `affine` perhaps only because units are
+            saturated.
+        on_kinks: Entries that stay equal in exact arithmetic, and that the first
+            rounding error of f itself makes different.
+        is_coarse: Whether parameters may differ by less than the rounding of sums: they
             are float64, or f computes in float32.
-        doubts: Why claims are no more than evidence, or empty.
+        doubts: Why all results are only evidence, in words; empty if they are proofs.
         num_draws: The number of inputs at which f itself was tried.
+        is_sorted: Whether f sorts signals.
     """
 
     exact: Closure
     apart: Closure | None
     affine: Closure
     kinked: Closure | None
-    suspect: Bool[np.ndarray, " n"]
-    on_kinks: Bool[np.ndarray, " n"]
+    suspect: Mask
+    on_kinks: Mask
     is_coarse: bool
     doubts: tuple[str, ...]
     num_draws: int
+    is_sorted: bool
 
 
 class _Views(NamedTuple):
-    """The closures, and which entries are suspect, or on kinks, leaf by leaf."""
+    """The fields of `Found` of the same names, cut into leaves.
+
+    `apart` is `exact` where there is no other result.
+    """
 
     exact: View
     apart: View
@@ -64,7 +76,7 @@ class _Views(NamedTuple):
     on_kinks: list[np.ndarray]
 
     def is_suspect(self, slice_: Slice) -> bool:
-        """Tell whether equal entries of a weight may be those of saturated units."""
+        """Tell whether entries of a weight are equal perhaps only by saturation."""
         return bool(self.suspect[slice_.leaf][slice_.within].any())
 
 
@@ -73,15 +85,16 @@ def assembled(
     space: Space,
     found: Found,
     *,
-    confined: Sequence[Confined],
+    confined: Mapping[Piece, Confined],
 ) -> tuple[tuple[LayerLock, ...], tuple[Finding, ...]]:
-    """Return the rows of the weights, and all findings.
+    """Return a row for each weight, and all findings, the gravest first.
 
     Args:
         about: What was certified.
-        space: Its parameters.
+        space: The parameters.
         found: What the searches found.
-        confined: Where the updates of each leaf stay; empty if it was not tried.
+        confined: The subspaces in which the updates of each piece stay; empty if they
+            were not searched for.
     """
     exact = View(space, found.exact)
     views = _Views(
@@ -101,29 +114,33 @@ def assembled(
     findings: list[tuple[int, Finding]] = []
     for slice_ in _layers.slices(about.anatomy, space):
         row = _row(slice_, views, found, doubts=_doubts_of(slice_, about, views))
-        row = row._replace(
-            attention=attentions.get(slice_.layer.name),
-            is_on_kinks=bool(views.on_kinks[slice_.leaf][slice_.within].any()),
-        )
+        row = row._replace(attention=attentions.get(slice_.layer.name))
+        if views.on_kinks[slice_.leaf][slice_.within].any():
+            row = _on_kinks(row, is_sorted=found.is_sorted)
         told = _findings.of_row(row)
-        # Subspaces say nothing new of a weight that is locked already.
+        # A weight that is locked already needs no further bound by subspaces.
         if told is None and confined:
-            row, told = _confined(row, confined[slice_.leaf])
+            row, told = _confined(row, confined)
         layers.append(row.lock)
         if told is not None:
             findings.append(told)
         waits = _findings.late(row)
         if waits is not None:
             findings.append((0, waits))
+    layers = _with_equals(layers, about, space, views=views)
     findings += _of_copies(about, space, views=views, found=found)
     findings += _idle(about, space, views=views, layers=layers)
     return tuple(layers), _findings.sorted_by_gravity(findings)
 
 
-def _doubts_of(slice_: Slice, about: Subject, views: _Views) -> list[str]:
-    """Say why what is found about one weight is no more than evidence."""
+def _doubts_of(
+    slice_: Slice,
+    about: Subject,
+    views: _Views,
+) -> list[str]:
+    """Return reasons why the result for one weight is only evidence, in words."""
     doubts = []
-    # By default every row is drawn; of the user's own draw nobody knows.
+    # The default draw shows every row of an embedding; a user's own may not.
     if about.draws_rows and slice_.layer.kind == "embedding":
         doubts.append("rows that draw never drew are not told from dead ones")
     if views.exact.is_fragile(slice_):
@@ -138,14 +155,15 @@ def _row(
     *,
     doubts: Sequence[str],
 ) -> Row:
-    """Choose which search speaks for a weight.
+    """Return the row of a weight, from the search that shows most.
 
-    Claims of the exact search come first, then sums that are equal where terms are not,
-    then what only f with its kinks shows.
+    A result of the affine search replaces that of the exact search if it locks more,
+    unless it would replace a proof by evidence. The search of f with its kinks is asked
+    only if neither locks the weight.
     """
     row = _of_exact(slice_, views, [*found.doubts, *doubts])
     sums = _of_sums(slice_, views, found, exact=row)
-    # What is no more than evidence does not take the place of a claim.
+    # `sums.reason` says why the affine result is only evidence; it replaces no lock.
     if sums is not None and not (row.lock.is_locked and sums.reason):
         row = sums
     if not row.lock.is_locked:
@@ -153,12 +171,17 @@ def _row(
     return row
 
 
-def _of_exact(slice_: Slice, views: _Views, doubts: Sequence[str]) -> Row:
-    """Return what the exact search says of a weight."""
+def _of_exact(
+    slice_: Slice,
+    views: _Views,
+    doubts: Sequence[str],
+) -> Row:
+    """Return the row of a weight that the exact search gives."""
     step = views.affine.first_gradient(slice_)
     grade = EVIDENCE if doubts else None
     holds_for = _findings.ODD
-    # Equal arrays stay equal only if they are treated alike.
+    # If the counts depend on equal leaves, they hold only if all leaves have the same
+    # settings.
     if views.apart.counts(slice_) != views.exact.counts(slice_):
         holds_for = _findings.ALIKE
     return Row(
@@ -170,7 +193,6 @@ def _of_exact(slice_: Slice, views: _Views, doubts: Sequence[str]) -> Row:
         void_for=_findings.NOISE,
         reason="; ".join(doubts[:1]),
         is_seen=False,
-        is_on_kinks=False,
     )
 
 
@@ -181,8 +203,12 @@ def _of_sums(
     *,
     exact: Row,
 ) -> Row | None:
-    """Return what only equal sums, at theta itself, say of a weight."""
-    # `Counts` of both; the locks may differ in their grades alone.
+    """Return the row that the affine search gives; None if it shows no more.
+
+    That search keeps the numbers of theta, so it sees sums that are equal though their
+    terms are not.
+    """
+    # Counts are compared, because locks may differ in their grades only.
     if views.affine.counts(slice_) == views.exact.counts(slice_):
         return None
     reason = exact.reason
@@ -201,14 +227,21 @@ def _of_sums(
     )
 
 
-def _of_kinks(slice_: Slice, views: _Views, found: Found) -> Row | None:
-    """Return the units that were off, or alike, at every input that was drawn."""
+def _of_kinks(
+    slice_: Slice,
+    views: _Views,
+    found: Found,
+) -> Row | None:
+    """Return the row that the search of f itself gives; None if it locks no slice.
+
+    That search shows units that were off, or equal, at every input that was drawn.
+    """
     if views.kinked is None:
         return None
     step = views.affine.first_gradient(slice_)
     lock = _layers.lock(slice_, views.kinked, step=step, grade=EVIDENCE)
-    # A single entry waits for two units that are active at once, which may be rare in
-    # a healthy network. Whole slices that never move are units that are dead.
+    # A single entry needs two units that are active at once, which may be rare in a
+    # healthy network. So only whole slices count, which are dead or equal units.
     if lock.distinct == lock.shape:
         return None
     return Row(
@@ -220,27 +253,91 @@ def _of_kinks(slice_: Slice, views: _Views, found: Found) -> Row | None:
         void_for=_findings.L2,
         reason=f"in all of {found.num_draws} random inputs",
         is_seen=True,
-        is_on_kinks=False,
     )
 
 
-def _confined(row: Row, confined: Confined) -> tuple[Row, tuple[int, Finding] | None]:
-    """Bound the rank of a weight by the subspaces in which its updates stay."""
+def _on_kinks(
+    row: Row,
+    *,
+    is_sorted: bool,
+) -> Row:
+    """Lower the grade of a row whose units are on kinks, where rounding parts them."""
+    grade = row.lock.grade
+    # Sorting is stable: of two equal numbers the first stays first, in exact arithmetic
+    # too, and the places behind the sort may have different weights.
+    if is_sorted:
+        lock = dataclasses.replace(row.lock, grade=EVIDENCE)
+        return row._replace(lock=lock, reason="f sorts, and parts equal numbers")
+    # The grade "evidence" already speaks of f as it is computed, with rounding.
+    if grade is None or grade == EVIDENCE:
+        return row
+    # Rounding breaks the lock at once, so it cannot hold bit for bit.
+    lock = dataclasses.replace(row.lock, grade=IN_EXACT_ARITHMETIC, is_on_kinks=True)
+    return row._replace(lock=lock)
+
+
+def _confined(
+    row: Row,
+    confined: Mapping[Piece, Confined],
+) -> tuple[Row, tuple[int, Finding] | None]:
+    """Return the row with its rank bound by subspaces, and the finding about it.
+
+    The row is unchanged, and the finding None, if no subspace confines the updates.
+    """
     layer = row.slice.layer
-    stacked = set(layer.stacked_axes)
-    spans = [n for axis, n in enumerate(confined.spans) if axis not in stacked]
-    is_whole = len(spans) == len(layer.shape) and not layer.stretches
-    if not is_whole or not _confine.is_claim(confined, spans, layer.shape):
+    # A layer that shares its leaf with others has no subspaces of its own.
+    if layer.stretches:
         return row, None
-    # The update is a member of the product of the subspaces.
+    found = confined[row.slice.piece]
+    if not _confine.is_claim(found, layer.shape):
+        return row, None
+    spans = found.spans
+    # As a matrix of all axes but the last by the last, the update has at most as many
+    # independent rows and columns as the subspaces have dimensions.
     bound = min(math.prod(spans[:-1]), spans[-1])
     lock = dataclasses.replace(
         row.lock,
         rank_bound=min(bound, row.lock.rank_bound),
         grade=EVIDENCE,
     )
-    finding = _findings.confined(lock, spans, confined.residual)
+    finding = _findings.confined(lock, spans, found.residual)
     return row._replace(lock=lock), (len(_findings.KINDS), finding)
+
+
+def _with_equals(
+    layers: Sequence[LayerLock],
+    about: Subject,
+    space: Space,
+    *,
+    views: _Views,
+) -> list[LayerLock]:
+    """Add to each row the names of the weights that stay equal or opposite to it.
+
+    Equal weights need not be locked: together they may take any value.
+    """
+    by_code: dict[_Content, list[str]] = {}
+    codes: dict[str, _Content] = {}
+    for slice_ in _layers.slices(about.anatomy, space):
+        # If each entry is alone in its class, no other weight is equal to this one.
+        if views.exact.is_free(slice_):
+            continue
+        code = views.exact.code(slice_)
+        moving = code[code != 0]
+        if not moving.size:
+            continue
+        # Equal weights have equal codes, and opposite ones codes of opposite sign.
+        normal = code * np.sign(moving.flat[0])
+        content = (normal.shape, normal.tobytes())
+        codes[slice_.name] = content
+        by_code.setdefault(content, []).append(slice_.name)
+    rows = []
+    for row in layers:
+        alike: list[str] = []
+        if row.name in codes:
+            alike = by_code[codes[row.name]]
+        others = tuple(name for name in alike if name != row.name)
+        rows.append(dataclasses.replace(row, equal_to=others))
+    return rows
 
 
 def _attentions(anatomy: Anatomy) -> dict[str, Attention]:
@@ -261,13 +358,13 @@ def _of_copies(
 ) -> Iterator[tuple[int, Finding]]:
     """Report slices of stacked leaves, and whole leaves, that stay equal."""
     grade = EVIDENCE if found.doubts else IN_EXACT_ARITHMETIC
-    by_code: dict[bytes, list[str]] = {}
+    by_code: dict[_Content, list[str]] = {}
     for layer in about.anatomy.layers:
         if layer.path not in space.names or layer.stretches:
             continue
         leaf = space.names.index(layer.path)
         code = views.exact.whole(leaf)
-        # Slices that are equal for ever, though each by itself may be anything.
+        # Equal slices need not be locked: together they may take any value.
         if layer.stacked is not None and layer.stacked > 1:
             axes = layer.stacked_axes
             told = _findings.copies(
@@ -278,10 +375,11 @@ def _of_copies(
             if told is not None:
                 yield 1, told
         moving = code[code != 0]
-        # Codes of equal leaves agree, and of opposite ones up to one sign.
+        # Equal leaves have equal codes, and opposite ones codes of opposite sign.
         if found.apart is not None and moving.size:
             normal = code * np.sign(moving.flat[0])
-            by_code.setdefault(normal.tobytes(), []).append(layer.name)
+            content = (normal.shape, normal.tobytes())
+            by_code.setdefault(content, []).append(layer.name)
     for names in by_code.values():
         if len(names) > 1:
             yield 1, _findings.equal_leaves(names, grade)
@@ -294,10 +392,10 @@ def _idle(
     views: _Views,
     layers: Sequence[LayerLock],
 ) -> Iterator[tuple[int, Finding]]:
-    """Report leaves beside the weights that never move, though their layer does.
+    """Report leaves, other than weights, that never move although their layer does.
 
-    A bias or a scale that what follows cancels is harmless; a matrix, such as one of
-    two whose product is a weight, is not.
+    A bias or a scale is then harmless: it is not used, or the next operation cancels
+    it. A matrix, such as one of two whose product is a weight, is not.
     """
     weights = {layer.path for layer in about.anatomy.layers}
     biases = {layer.bias for layer in about.anatomy.layers}
@@ -307,24 +405,39 @@ def _idle(
     # A bias of stacked layers has one axis more for each axis of the stack.
     most_axes = 1 + max(stacks, default=0)
     used = _used(about.anatomy, space)
+    # Leaves are shown by the names of layers: "attention/key/bias", without the
+    # collection.
+    params = space.params(space.arrays(space.theta))
+    shown = {leaf.path: "/".join(leaf.steps) for leaf in leaves(params)}
     for i, name in enumerate(space.names):
         num_still = views.exact.num_still(i)
-        if not num_still or name in weights or name in of_locked or name not in used:
+        if name in weights or name in of_locked or name not in used:
+            continue
+        # A leaf with more axes than a bias is a factor, of a weight for example. It can
+        # wait for another factor.
+        size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
+        is_factor = num_axes > most_axes and name not in biases
+        step = views.affine.first_of_leaf(i)
+        if is_factor and step is not None and step > 1:
+            yield 0, _findings.waiting(shown[name], step)
+        if not num_still:
             continue
         is_exact = views.exact.is_exact_zero(i)
-        # A factor of a weight, for example, is no bias and waits for another factor.
-        size, num_axes = math.prod(space.shapes[i]), len(space.shapes[i])
-        if num_axes > most_axes and name not in biases and num_still == size:
-            yield 0, _findings.never_moving(name, is_exact)
+        if is_factor and num_still == size:
+            yield 0, _findings.never_moving(shown[name], is_exact)
         else:
-            yield 1, _findings.idle(name, num_still, size=size, is_exact=is_exact)
+            told = _findings.idle(shown[name], num_still, size=size, is_exact=is_exact)
+            yield 1, told
 
 
-def _used(anatomy: Anatomy, space: Space) -> set[str]:
+def _used(
+    anatomy: Anatomy,
+    space: Space,
+) -> set[str]:
     """Return the names of the leaves that the output may depend on.
 
-    A running average of a batch norm is read and updated in training, and does not
-    reach the output.
+    The running average of a batch norm, for example, is read and updated in training,
+    but the output does not depend on it.
     """
     jaxpr = anatomy.closed.jaxpr
     live = {v for v in jaxpr.outvars if isinstance(v, core.Var)}

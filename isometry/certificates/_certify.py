@@ -1,5 +1,6 @@
 """certify: what no training undoes, for any differentiable f(params, x)."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
 from isometry._internal.errors import FromCall, NotFinite, public
@@ -16,31 +17,36 @@ from isometry.certificates import _closure, _confine, _layers, _members
 from isometry.certificates._assembling import Found, assembled
 from isometry.certificates._certificate import Certificate
 from isometry.certificates._closure import Closure
+from isometry.certificates._confine import Confined, Piece
 from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
-from isometry.certificates._partition import split
-from isometry.certificates._programs import Function, Program, program
-from isometry.certificates._subject import Subject, subject
+from isometry.certificates._partition import Labels, Mask, of_equal, split
+from isometry.certificates._programs import (
+    REFUSALS,
+    Function,
+    Program,
+    in_a_line,
+    program,
+)
+from isometry.certificates._subject import Subject, check_params, subject
 
-# Inputs that share one point where kinks are kept. A healthy rectified unit is off at
-# all of 48 with a chance of 2^-48, and at 9 with 1/500: of 500 units one would be
-# called dead.
+# The number of inputs that are drawn at each random point if kinks are kept. At three
+# points that makes 48 inputs, and a healthy rectified unit is off at all of them with
+# probability 2^-48. With 9 inputs in all it would be 1/500, so that of 500 healthy
+# units one would be called dead.
 _INPUTS = 16
 
-# Inputs of a period are drawn in so many probes; more of them share a point.
+# The inputs that show every row of an embedding are drawn at no more points than this;
+# if they are more, several share a point.
 _MOST_PROBES = 8
 
-# Parameters of so many bits of mantissa differ by 6e-8 if they differ at all, and sums
-# of them by as much. Those of float64 may differ by less than sums are rounded by.
+# Parameters with at most this many bits of mantissa differ by 6e-8 or not at all, and
+# so do sums of them. Parameters in float64 may differ by less than sums are rounded.
 _MOST_BITS = 24
 
-# Half the spacing of float64 at 1. What f computes with fewer bits, it may round to the
-# same number, however few bits its parameters have.
-_DOUBLE = 2.0**-53
-
-# How far a point is moved off a space, to see whether its equalities are those of
-# saturated units: they stay where algebra breaks.
+# By how much a point is moved off the space of the affine search. Sums that are equal
+# only in that space then differ, while saturated units still have no gradient.
 _OFF = 1e-3
 
 
@@ -57,26 +63,30 @@ def certify(
 ) -> Certificate:
     """Find what no training undoes, whatever the data, loss and learning rate.
 
-    The smallest space of the parameters, with entries equal up to sign or zero, that no
-    gradient of f leaves is found from gradients at random points of that space. It is
-    exact: the probability of a wrong answer is zero, but for rounding, which is
-    measured. Kinks, such as those of ReLU, are replaced by one random smooth function
-    each, so that a claim does not depend on the inputs that were drawn. What rests on
-    the kinks themselves is graded "evidence".
+    Parameters of which given entries are zero, equal or opposite form a space. From
+    gradients at random points `certify` finds the smallest such space that holds
+    `params` and that no gradient of f leaves. The result is exact: the probability of
+    a wrong answer is zero, apart from rounding, whose errors are measured. Each
+    nonlinearity with a kink, such as ReLU, is replaced by a random smooth function, so
+    that a claim does not depend on the inputs that were drawn. Claims that rest on the
+    kinks themselves are graded "evidence".
 
-    A network is certified as it is trained, with dropout and statistics of batches; the
-    certificate says so.
+    A network is certified in training mode if it has one, with dropout and statistics
+    of batches; `Certificate.mode` says which mode it was.
 
     Args:
         f: A network, a list of blocks, or any f(params, x) with floating outputs.
-        params: Its parameters, concrete, any pytree. bfloat16 is computed in float64.
+        params: The parameters of f, any pytree of concrete arrays. They are passed to f
+            in float64, and arithmetic of 16 bits inside f is done in float64. If f
+            refuses float64, with a TypeError for example, it is given float32;
+            `Certificate.arithmetic` says so.
         x: One example or its shapes. It may be left out for a network, and with `draw`.
         draw: A function of a key that returns a random x. The default draws Gaussian
-            numbers of several sizes, and whole numbers over all rows that they select.
-        xs: Examples along a first axis: then only gradients on these count, and what is
-            found holds for training on them.
-        loss: With `xs`, a function of an output, or of an output and a target where xs
-            is a pair (inputs, targets); only its gradients count.
+            numbers at several scales, and integers over all rows that they select.
+        xs: Examples along a first axis. If given, only gradients on these count, and
+            the result holds for training on them.
+        loss: With `xs`, a function of an output, or of an output and a target if xs is
+            a pair (inputs, targets). If given, only gradients of the loss count.
         key: A random key. The default is `jax.random.key(0)`.
 
     Returns:
@@ -85,7 +95,9 @@ def certify(
     Raises:
         InputError: Parameters that are not those of the network, or NaN, with their
             leaf and index; a function without floating outputs; a draw that returns
-            another structure; 16-bit arithmetic inside f.
+            another structure.
+        NotDefined: f computes in 16 bits in a place that cannot be evaluated in
+            float64, such as a callback.
         NotFinite: Gradients are not finite at random parameters.
         TypeError: Traced arguments.
 
@@ -105,24 +117,56 @@ def certify(
         return _certified(about, params, key)
 
 
-def _certified(about: Subject, params: Params, key: Key) -> Certificate:
+def certify_each(
+    f: Function,
+    draws: Sequence[Params],
+    x: PyTree | None,
+) -> tuple[Certificate, ...]:
+    """Certify several draws of one network, which is read once for all of them.
+
+    Of a deep network the reading alone takes a second.
+
+    Args:
+        f: A network, or any f(params, x).
+        draws: The parameters of each draw.
+        x: One example or its shapes, or None of a network that knows its own.
+    """
+    about = subject(f, draws[0], x, draw=None, xs=None, loss=None)
+    certificates = []
+    for params in draws:
+        check_params(params)
+        with jax.enable_x64(True):
+            certificates.append(_certified(about, params, jax.random.key(0)))
+    return tuple(certificates)
+
+
+def _certified(
+    about: Subject,
+    params: Params,
+    key: Key,
+) -> Certificate:
     seed = np.asarray(jax.random.key_data(key)).ravel()
     rng = np.random.default_rng(seed)
     space = Space(params)
-    # Large vocabularies are covered by many inputs at each point.
+    # For a large vocabulary, several inputs are drawn at each point, so that a few
+    # points show all rows.
     num_inputs = -(-about.period // _MOST_PROBES)
     period = -(-about.period // num_inputs)
     exemplar = space.params(space.arrays(space.theta))
     x = about.draw(jax.random.key(0))
     build = functools.partial(_program, about.f, exemplar, x)
     smooth = build(num_inputs=num_inputs, key=key)
+    # If f chooses one of several pieces, such as an expert, one input shows only one.
+    if smooth.unrelaxed and num_inputs < _INPUTS:
+        smooth = build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
     gradients = Gradients(smooth, space, draw=about.draw, rng=rng)
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
-    # At theta itself gradients may be tiny; of the exact search they must not be.
+    # Only gradients of the exact search are asked for tiny ones, not those at theta.
     gradients.has_tiny = False
     exact = _closure.exact(gradients, group, start, period=period)
-    # What holds without equal leaves holds for per-array rates as well.
+    # The exact search again with each leaf a group of its own, as if each array had its
+    # own learning rate.
     apart = None
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, start, period=period)
@@ -132,7 +176,7 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
     suspect = _suspect(gradients, exact, affine, group=group)
     kinked, on_kinks = None, np.zeros(space.size, bool)
     as_it_is = gradients
-    if smooth.replaced:
+    if smooth.replaced or smooth.unrelaxed:
         kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
         as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
@@ -145,32 +189,77 @@ def _certified(about: Subject, params: Params, key: Key) -> Certificate:
         kinked=kinked,
         suspect=suspect,
         on_kinks=on_kinks,
-        is_coarse=space.bits > _MOST_BITS or gradients.program.unit > _DOUBLE,
+        is_coarse=space.bits > _MOST_BITS or smooth.is_coarse,
         doubts=doubts,
         num_draws=as_it_is.num_draws,
+        is_sorted="sort" in smooth.replaced,
     )
-    confined = []
+    confined: dict[Piece, Confined] = {}
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
     if _confine.asks_for(space, weights):
-        confined = _confined(as_it_is)
+        pieces = _confine.pieces(about.anatomy, space)
+        confined = _confined(as_it_is, pieces, weights)
     layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
         findings=findings,
         mode=about.mode,
+        arithmetic=smooth.arithmetic,
         num_draws=gradients.num_draws,
         _observe=functools.partial(_units, about, params, key, exact),
     )
 
 
-def _confined(gradients: Gradients) -> list[_confine.Confined]:
-    """Return where the updates of each leaf stay, at the first scale that tells."""
-    found: list[_confine.Confined] = []
+def _confined(
+    gradients: Gradients,
+    pieces: Sequence[Piece],
+    weights: set[int],
+) -> dict[Piece, Confined]:
+    """Return the subspaces in which the updates of each piece stay.
+
+    The tolerances `_confine.KEEPS` are tried until one separates the subspaces clearly
+    from the rest. A subspace that confines updates at random parameters too does not
+    count: it is a property of f, as a norm or a softmax cancels one direction of the
+    weights before it.
+    """
+    theta = gradients.space.arrays(gradients.space.theta)
+    shapes = {piece: piece.of(theta[piece.leaf]).shape for piece in pieces}
+    of_weights = [piece for piece in pieces if piece.leaf in weights]
+    found: dict[Piece, Confined] = {}
+    is_whole, keep = True, _confine.KEEPS[0]
     for keep in _confine.KEEPS:
-        found = _confine.confine(gradients, keep)
-        if all(confined.is_clean for confined in found):
+        found = _confine.confine(gradients, pieces, keep)
+        is_clean = all(confined.is_clean for confined in found.values())
+        is_whole = all(found[piece].spans == shapes[piece] for piece in of_weights)
+        # With a tolerance that is too small, the rounding of weights in float32 fills
+        # all subspaces, so a larger one is tried.
+        if is_clean and not is_whole:
             break
+    if is_whole:
+        return found
+    try:
+        around = _at_generic_point(gradients)
+        generic = _confine.confine(around, pieces, found[pieces[0]].keep)
+    # f itself may not be defined at random parameters.
+    except NotFinite:
+        return found
+    for piece, confined in found.items():
+        # Random parameters are confined as much, so this says nothing of theta.
+        if confined.spans == generic[piece].spans:
+            found[piece] = confined._replace(spans=shapes[piece])
     return found
+
+
+def _at_generic_point(gradients: Gradients) -> Gradients:
+    """Return the gradients of the same function around random parameters."""
+    rng, space = gradients.rng, copy.copy(gradients.space)
+    # No two of these numbers are equal, so every entry is alone in its class.
+    numbers = rng.standard_normal(space.size)
+    free = of_equal(numbers, space.leaf, np.arange(space.size))
+    space.theta = _members.exact_point(space, free, _members.FRESH, rng=rng)
+    around = copy.copy(gradients)
+    around.space = space
+    return around
 
 
 def _program(
@@ -186,7 +275,8 @@ def _program(
 
     It is in float64, or in float32 outside of the 64-bit mode where f insists on it: a
     scan, for example, whose state begins in float32, or an array of NumPy that f closes
-    over, which JAX may remember in float32 from the trace for the anatomy.
+    over, which JAX may remember in float32 from the trace for the anatomy. Then the
+    program says what f raised.
     """
     build = functools.partial(
         program,
@@ -200,14 +290,15 @@ def _program(
         return build(dtype=dtype)
     try:
         return build(dtype=np.dtype(np.float64))
+    # Errors of this package would be the same in float32.
     except FromCall:
         raise
-    # A user's f may raise anything in a dtype that it was not written for.
-    except Exception:
-        return build(dtype=np.dtype(np.float32))
+    except REFUSALS as refusal:
+        coarse = build(dtype=np.dtype(np.float32))
+        return coarse._replace(failure=in_a_line(refusal))
 
 
-def _groups(space: Space) -> Int[np.ndarray, " n"]:
+def _groups(space: Space) -> Labels:
     """Return the group of each entry: leaves that are equal or opposite share one.
 
     Experts and branches are often arrays of their own. An optimizer that treats arrays
@@ -226,7 +317,10 @@ def _groups(space: Space) -> Int[np.ndarray, " n"]:
     return np.array(groups, np.int32)[space.leaf]
 
 
-def _joins_leaves(space: Space, closure: Closure) -> bool:
+def _joins_leaves(
+    space: Space,
+    closure: Closure,
+) -> bool:
     """Tell whether entries of different leaves stay equal."""
     moves = closure.moves
     if not len(moves.members):
@@ -244,16 +338,16 @@ def _of_supports(
     *,
     period: int,
 ) -> Closure:
-    """Keep as zero bit for bit only what does not rest on equal entries.
+    """Return `exact`, `bitwise` only where a zero does not rest on equal entries.
 
-    A difference of equal numbers is 0.0 in every probe as well, but training parts them
-    by rounding.
+    A difference of two equal numbers is 0.0 in every probe too, but in training
+    rounding makes the two numbers different.
     """
     assert exact.equal is not None, "the exact search keeps the classes of theta"
     is_zero = exact.bitwise & (exact.first == 0)
     if not (is_zero.any() and len(exact.equal.members)):
         return exact
-    # If each entry is a group by itself, no two of them are ever in one class.
+    # If each entry is a group by itself, no two entries share a class.
     by_itself = np.arange(gradients.space.size)
     supports = _closure.exact(gradients, by_itself, start, period=period)
     is_zero &= supports.bitwise & (supports.first == 0)
@@ -265,12 +359,14 @@ def _suspect(
     exact: Closure,
     affine: Closure,
     *,
-    group: Int[np.ndarray, " n"],
-) -> Bool[np.ndarray, " n"]:
-    """Return the entries that only the affine search ties, and that a step off ties.
+    group: Labels,
+) -> Mask:
+    """Return entries that are equal in `affine` perhaps only by saturation.
 
-    A sum that is zero, or equal to another, is so only where its terms are: a point off
-    the space parts them. A saturated unit has no gradient there either.
+    Suspected are entries that the affine search finds equal or zero, and the exact
+    search does not. If they are so because sums are equal everywhere in the space, a
+    point off the space shows a difference. Entries that stay equal there too are
+    returned: a saturated unit has no gradient off the space either.
     """
     shared = _layers.shared_entries(affine.moves)
     shared &= ~_layers.shared_entries(exact.moves)
@@ -290,24 +386,25 @@ def _suspect(
 def _on_kinks(
     gradients: Gradients,
     exact: Closure,
-    group: Int[np.ndarray, " n"],
-) -> Bool[np.ndarray, " n"]:
-    """Return the entries that stay equal in exact arithmetic, and part as computed.
+    group: Labels,
+) -> Mask:
+    """Return entries that stay equal in exact arithmetic, and that rounding separates.
 
-    A rectified unit whose inputs cancel is on its kink for ever. Rounding puts it to
-    one side or the other, and then it moves.
+    A rectified unit whose inputs cancel stays on its kink for ever in exact arithmetic,
+    so that its weights stay equal, opposite or still. Rounding puts it on one side or
+    the other, and then its weights part.
     """
     assert exact.equal is not None, "the exact search keeps the classes of theta"
     shared = _layers.shared_entries(exact.moves)
     if not shared.any():
         return shared
     space, parted, equal = gradients.space, exact.moves, exact.equal
-    # What one probe parts may wake units further on in the next.
+    # A unit that one probe separates may separate further units in the next.
     for kind in (_members.FRESH, _members.NEAR, _members.FRESH):
         point = _members.exact_point(space, equal, kind, rng=gradients.rng)
         try:
             gradient = gradients(point)
-        # Of f itself, where it is not defined; the relaxed f was.
+        # f itself may not be defined at a point where the relaxed f was.
         except NotFinite:
             break
         values, tolerance = gradient.values, gradient.tolerance

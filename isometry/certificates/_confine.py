@@ -1,41 +1,86 @@
-"""Subspaces that updates never leave, beyond equal entries: rotations, as evidence."""
+"""Subspaces that updates never leave, found numerically: evidence, not proof.
 
+They arise if f commutes with rotations, as orthogonal weights do with those of units.
+"""
+
+import itertools
 import math
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
 from isometry.certificates._gradients import Gradients, Space
+from isometry.certificates._partition import Vector
+from isometry.structure import Anatomy
 
-# A direction counts if it holds more than this part of a gradient. Directions that are
-# known to one part in ten, taken in with 1e-12, fill the space with noise; with 1e-3
-# directions that learn slowly are missed. The larger is for weights that are orthogonal
-# only to the rounding of float32.
-KEEPS = (1e-6, 1e-4)
+# A direction counts if it holds more than this share of the norm of a gradient. With
+# 1e-12, noise of rounding counts too and fills the space; with 1e-2, directions that
+# learn slowly are missed. The larger values are for weights that are orthogonal only to
+# the rounding of float32, which adds up over layers: 4 layers leave a residual of 1e-5,
+# too close to 1e-4.
+KEEPS = (1e-6, 1e-4, 3e-3)
 
-# What is claimed has a residual so far below what counts. With 1e-1 the two are one
-# distribution, and where it is cut is chance.
+# A claim needs a residual below this share of the smallest direction that counts. With
+# 1e-1 the two may belong to one distribution, whose limit is drawn by chance.
 _CLEAN = 1e-2
 
-_PROBES, _QUIET = 4, 2
+# The number of gradients in a round, and of rounds in a row that must find no new
+# direction. One round more costs four gradients; with one less a direction that few
+# inputs show may be missed.
+_PROBES = 4
+_QUIET_ROUNDS = 3
 
 # Singular value decompositions of larger arrays take minutes.
-_MOST_ENTRIES, _LONGEST = 60_000, 256
+_MOST_ENTRIES = 60_000
+_LONGEST = 256
 
-# Singular values within this part of each other are one value: of orthogonal weights
-# in float32 they differ by 1e-6. With 1e-3, Gaussian ones of a few rows are symmetric.
+# Singular values that differ by less than this share count as equal: those of
+# orthogonal weights in float32 differ by 1e-6. With 1e-3, some Gaussian weights with
+# few rows would count as orthogonal.
 _ALIKE = 1e-5
+
+# The range of the factor by which weight decay multiplies a leaf; above 1 a leaf grows.
+_DECAYS = (0.5, 1.25)
+
+# The gain of what is added to theta, as at the points of the other searches.
+_GAIN = 0.5
+
+
+# The directions that were found on one axis, as orthonormal columns.
+Basis: TypeAlias = Float[np.ndarray, "_ _"]
+
+
+class Piece(NamedTuple):
+    """An array with subspaces of its own: a leaf, or one slice of a stacked leaf.
+
+    Attributes:
+        leaf: The index of the leaf.
+        axes: The axes along which the leaf is stacked.
+        position: The index of the slice on each of these axes; () for a whole leaf.
+    """
+
+    leaf: int
+    axes: tuple[int, ...] = ()
+    position: tuple[int, ...] = ()
+
+    def of(
+        self,
+        array: Float[np.ndarray, "..."],
+    ) -> Float[np.ndarray, "..."]:
+        """Return the piece of an array of the leaf's shape, as a view."""
+        first = range(len(self.axes))
+        return np.moveaxis(array, self.axes, first)[self.position]
 
 
 class Confined(NamedTuple):
-    """Where the updates of one leaf stay.
+    """The subspaces in which the updates of one piece stay, one for each axis.
 
     Attributes:
-        spans: For each axis, the dimension of the subspace.
-        residual: The largest part of a gradient outside of it.
-        keep: The part of a gradient from which a direction counts.
+        spans: The dimension of the subspace of each axis.
+        residual: The largest share of a gradient outside of the subspaces.
+        keep: The share of a gradient from which a direction counts.
     """
 
     spans: tuple[int, ...]
@@ -44,129 +89,220 @@ class Confined(NamedTuple):
 
     @property
     def is_clean(self) -> bool:
-        """Whether what is inside and what is outside are far apart."""
+        """Whether the residual is far below the smallest direction that counts."""
         return self.residual < _CLEAN * self.keep
 
 
-def asks_for(space: Space, weights: Collection[int]) -> bool:
-    """Tell whether weights may be locked by a rotation, and are small enough to try.
+def pieces(
+    anatomy: Anatomy,
+    space: Space,
+) -> list[Piece]:
+    """Return the arrays that have subspaces of their own.
 
-    Only weights that are zero, or whose singular values are all alike, are left
-    unchanged by rotations.
+    Layers of equal shape are often slices of one leaf. Each slice has subspaces of its
+    own, because one for all slices would hold the directions of all.
+    """
+    stacked: dict[str, tuple[int, ...]] = {}
+    cut = {layer.path for layer in anatomy.layers if layer.stretches}
+    for layer in anatomy.layers:
+        # If several layers share a leaf, no claim is made, and the leaf is one piece.
+        if layer.path in cut:
+            continue
+        stacked[layer.path] = layer.stacked_axes
+        # The biases of stacked layers are stacked along the first axes of their leaf.
+        if layer.bias is not None:
+            stacked[layer.bias] = tuple(range(len(layer.stacked_axes)))
+    found = []
+    for leaf, (name, shape) in enumerate(zip(space.names, space.shapes, strict=True)):
+        axes = stacked.get(name, ())
+        # A slice of a bias may be a single number, which has no subspaces.
+        if len(axes) >= len(shape):
+            axes = ()
+        positions = itertools.product(*(range(shape[axis]) for axis in axes))
+        found += [Piece(leaf, axes, position) for position in positions]
+    return found
+
+
+def asks_for(
+    space: Space,
+    weights: Collection[int],
+) -> bool:
+    """Tell whether subspaces may exist, and the weights are small enough to try.
+
+    Subspaces are expected only if some weight commutes with rotations: it is zero, or
+    all its singular values are equal.
 
     Args:
         space: The parameters.
         weights: The indices of the leaves that are weights of layers.
     """
-    longest = max((max(shape, default=0) for shape in space.shapes), default=0)
-    if space.size > _MOST_ENTRIES or longest > _LONGEST:
+    lengths = [length for shape in space.shapes for length in shape]
+    if space.size > _MOST_ENTRIES or max(lengths, default=0) > _LONGEST:
         return False
     arrays = space.arrays(space.theta)
-    return any(arrays[i].ndim >= 2 and _is_symmetric(arrays[i]) for i in weights)
+    return any(_is_symmetric(arrays[i]) for i in weights)
 
 
-def _is_symmetric(array: np.ndarray) -> bool:
-    if not array.size:
+def _is_symmetric(array: Float[np.ndarray, "..."]) -> bool:
+    """Tell whether all singular values of an array, or of some slice, are equal."""
+    if array.ndim < 2 or not array.size:
         return False
-    # Any slice of a stack counts: its last two axes are a matrix.
-    matrices = array.reshape(-1, *array.shape[-2:])
-    if min(matrices.shape[1:]) < 2:
+    # The last two axes of a stack or a kernel are a matrix.
+    *_, num_rows, num_columns = array.shape
+    if min(num_rows, num_columns) < 2:
         return False
-    values = np.linalg.svd(matrices, compute_uv=False)
-    spread = values.max(1) - values.min(1)
-    return bool((spread <= _ALIKE * values.max(1)).any())
+    matrices = array.reshape(-1, num_rows, num_columns)
+    singular_values = np.linalg.svd(matrices, compute_uv=False)
+    largest = singular_values.max(1)
+    spread = largest - singular_values.min(1)
+    # A matrix of zeros is symmetric too: 0 <= 0.
+    is_alike = spread <= _ALIKE * largest
+    return bool(is_alike.any())
 
 
-def confine(gradients: Gradients, keep: float) -> list[Confined]:
-    """Grow subspaces, one for each axis of each leaf, until no gradient leaves them.
+def confine(
+    gradients: Gradients,
+    pieces: Sequence[Piece],
+    keep: float,
+) -> dict[Piece, Confined]:
+    """Grow subspaces, one for each axis of each piece, until no gradient leaves them.
 
     Args:
-        gradients: The gradients of f, without relaxation.
-        keep: The part of a gradient from which a direction counts.
+        gradients: The gradients of f itself, kinks included.
+        pieces: The leaves, or their slices, that have subspaces of their own.
+        keep: The share of a gradient from which a direction counts.
 
     Returns:
-        The subspaces of each floating leaf. SGD, momentum, Muon and Shampoo stay in
-        them; functions of single entries, such as Adam, do not.
+        The subspaces of each piece. SGD, momentum, Muon and Shampoo stay in them;
+        functions of single entries, such as Adam, do not.
+    """
+    theta = gradients.space.arrays(gradients.space.theta)
+    bases: dict[Piece, list[Basis]] = {}
+    for piece in pieces:
+        shape = piece.of(theta[piece.leaf]).shape
+        bases[piece] = [np.zeros((length, 0)) for length in shape]
+    residuals = dict.fromkeys(pieces, 0.0)
+    num_quiet = 0
+    # Once every subspace holds all directions, no update is confined.
+    while num_quiet < _QUIET_ROUNDS and not _are_whole(bases.values()):
+        has_grown = False
+        # Only residuals of the last round count: earlier ones may lie in directions
+        # that were added since.
+        residuals = dict.fromkeys(pieces, 0.0)
+        for _ in range(_PROBES):
+            gradient = gradients.values(_point(gradients, bases))
+            parts = gradients.space.arrays(gradient)
+            for piece in pieces:
+                growth = _grow(bases[piece], piece.of(parts[piece.leaf]), keep)
+                has_grown |= growth.has_grown
+                residuals[piece] = max(residuals[piece], growth.residual)
+        num_quiet += 1
+        if has_grown:
+            num_quiet = 0
+    confined = {}
+    for piece, axes in bases.items():
+        spans = tuple(basis.shape[1] for basis in axes)
+        confined[piece] = Confined(spans, residuals[piece], keep)
+    return confined
+
+
+def _point(
+    gradients: Gradients,
+    bases: Mapping[Piece, Sequence[Basis]],
+) -> Vector:
+    """Draw a point that training may reach.
+
+    It is theta, shrunk by weight decay, plus random vectors of the subspaces so far.
     """
     space, rng = gradients.space, gradients.rng
-    bases = [[np.zeros((n, 0)) for n in shape] for shape in space.shapes]
-    theta = space.arrays(space.theta)
-    quiet, residuals = 0, [0.0] * len(theta)
-    # Once every subspace is whole, nothing is confined.
-    while quiet <= _QUIET and not _are_whole(bases):
-        grew, residuals = False, [0.0] * len(theta)
-        for _ in range(_PROBES):
-            point = []
-            for array, basis in zip(theta, bases, strict=True):
-                decay = rng.uniform(0.5, 1.25)
-                point.append((decay * array + _inside(basis, array.shape, rng)).ravel())
-            gradient = gradients.values(np.concatenate(point))
-            for i, part in enumerate(space.arrays(gradient)):
-                grown, residual = _grow(bases[i], part, keep)
-                grew |= grown
-                residuals[i] = max(residuals[i], residual)
-        quiet = 0 if grew else quiet + 1
-    return [
-        Confined(tuple(basis.shape[1] for basis in axes), residual, keep)
-        for axes, residual in zip(bases, residuals, strict=True)
-    ]
+    decayed = [rng.uniform(*_DECAYS) * array for array in space.arrays(space.theta)]
+    for piece, of_piece in bases.items():
+        moved = piece.of(decayed[piece.leaf])
+        # In place: the piece is a view of its leaf.
+        moved += _inside(of_piece, moved.shape, rng)
+    return np.concatenate([array.ravel() for array in decayed])
 
 
 def is_claim(
     confined: Confined,
-    spans: Sequence[int],
     shape: Sequence[int],
 ) -> bool:
-    """Tell whether an update is confined, beyond doubt of the numbers.
+    """Tell whether subspaces confine the updates of a weight, with a clean residual.
 
     Args:
-        confined: The subspaces of a leaf.
-        spans: Their dimensions on the axes of a weight.
-        shape: The shape of the weight.
+        confined: The subspaces of a weight, or of one slice of a stacked one.
+        shape: The shape of the weight, or of the slice.
     """
-    is_proper = len(shape) >= 2 and tuple(spans) != tuple(shape)
+    spans = confined.spans
+    is_proper = len(shape) >= 2 and spans != tuple(shape)
     return is_proper and confined.is_clean and min(spans) > 0
 
 
-def _are_whole(bases: list[list[Float[np.ndarray, "_ _"]]]) -> bool:
+def _are_whole(bases: Iterable[Sequence[Basis]]) -> bool:
     """Tell whether every direction of every axis has been found."""
-    return all(basis.shape[0] == basis.shape[1] for axes in bases for basis in axes)
+    return all(_is_whole(basis) for of_piece in bases for basis in of_piece)
+
+
+def _is_whole(basis: Basis) -> bool:
+    """Tell whether an orthonormal basis spans the whole axis."""
+    length, span = basis.shape
+    return length == span
+
+
+class _Growth(NamedTuple):
+    """What one gradient added to the subspaces of a piece.
+
+    Attributes:
+        has_grown: Whether a new direction was added.
+        residual: The largest share of the gradient outside of the subspaces that was
+            too small to be added.
+    """
+
+    has_grown: bool
+    residual: float
 
 
 def _grow(
-    bases: list[Float[np.ndarray, "_ _"]],
+    bases: list[Basis],
     gradient: Float[np.ndarray, "..."],
     keep: float,
-) -> tuple[bool, float]:
+) -> _Growth:
     """Add the directions of a gradient to the bases of its axes, in place."""
-    grew, residual = False, 0.0
+    has_grown, residual = False, 0.0
     for axis, basis in enumerate(bases):
-        num_rows = len(basis)
-        matrix = np.moveaxis(gradient, axis, 0).reshape(num_rows, -1)
-        norm = np.linalg.norm(matrix)
-        if basis.shape[0] == basis.shape[1] or norm == 0:
+        length = len(basis)
+        matrix = np.moveaxis(gradient, axis, 0).reshape(length, -1)
+        norm = float(np.linalg.norm(matrix))
+        if _is_whole(basis) or norm == 0:
             continue
         outside = matrix - basis @ (basis.T @ matrix)
         directions, sizes, _ = np.linalg.svd(outside, full_matrices=False)
         is_new = sizes > keep * norm
-        residual = max(residual, float(sizes[~is_new].max(initial=0.0) / norm))
-        if is_new.any():
-            grew = True
-            both = np.concatenate([basis, directions[:, is_new]], 1)
-            bases[axis] = np.linalg.qr(both[:, :num_rows])[0]
-    return grew, residual
+        largest_old = float(sizes[~is_new].max(initial=0.0))
+        residual = max(residual, largest_old / norm)
+        if not is_new.any():
+            continue
+        has_grown = True
+        both = np.concatenate([basis, directions[:, is_new]], axis=1)
+        # By rounding there may be more directions than the axis has dimensions.
+        bases[axis], _ = np.linalg.qr(both[:, :length])
+    return _Growth(has_grown, residual)
 
 
 def _inside(
-    bases: list[Float[np.ndarray, "_ _"]],
+    bases: Sequence[Basis],
     shape: tuple[int, ...],
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "..."]:
-    """Draw an array from the product of subspaces."""
+    """Draw an array from the product of subspaces; zeros, if one has no direction."""
     member = rng.standard_normal(shape)
     for axis, basis in enumerate(bases):
-        turned = np.tensordot(basis @ basis.T, member, (1, axis))
+        projection = basis @ basis.T
+        turned = np.tensordot(projection, member, axes=(1, axis))
         member = np.moveaxis(turned, 0, axis)
-    size = np.sqrt(np.square(member).mean()) if member.size else 0.0
+    if not member.any():
+        return member
+    size = np.sqrt(np.square(member).mean())
     fan_in = max(math.prod(shape[:-1]), 1)
-    return member * 0.5 / np.sqrt(fan_in) / max(size, 1e-300)
+    scale = _GAIN / np.sqrt(fan_in)
+    return member * (scale / size)

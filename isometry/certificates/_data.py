@@ -1,4 +1,4 @@
-"""The user's own data: a function of batches of rows, of which gradients are drawn."""
+"""The user's own data: batches of rows, and the function whose gradients are drawn."""
 
 import inspect
 from collections.abc import Callable
@@ -16,23 +16,26 @@ from isometry._internal.types import Key, Params
 from isometry.certificates._draws import Batches
 from isometry.certificates._programs import Function
 
-# Rows of a batch of the user's data; of more rows than 256 times 16 batches grow, so
-# that no more than 16 show all of them.
+# The number of rows in a batch of the user's data, and the most batches that show all
+# rows. With more than 256 · 16 rows, batches are larger.
 _ROWS, _BATCHES = 256, 16
 
 
 @dataclass(frozen=True)
 class Data:
-    """Gradients on given rows: any combination of those of single rows.
+    """The user's rows, and the function of a batch of rows that is certified.
+
+    A random cotangent of its outputs gives a random combination of the gradients of
+    single rows.
 
     Attributes:
         f: A function of one row.
-        train: The function of a batch of rows that is trained, or None if it treats
-            rows one by one.
+        train: The function of a batch of rows in training mode; None if f serves, which
+            treats rows one by one.
         needs_key: Whether `train` takes a pair (rows, key).
-        loss: A function of an output, or of an output and its target, or None.
-        has_targets: Whether it takes targets: the data are then pairs.
-        batches: Draws rows.
+        loss: A function of an output, or of an output and its target; or None.
+        has_targets: Whether the loss takes targets; the data are then pairs.
+        batches: Draws batches of rows.
         num_rows: The number of all rows.
     """
 
@@ -53,11 +56,11 @@ class Data:
         xs: PyTree,
         loss: Callable[..., Array] | None,
     ) -> "Data":
-        """Check the data and the loss.
+        """Check the data and the loss, and return them as `Data`.
 
         Args:
             f: The network or function of one row.
-            network: The network in training mode; f itself where there is none.
+            network: The network in training mode; f itself if it has none.
             xs: Rows along a first axis.
             loss: The loss, or None.
         """
@@ -98,7 +101,11 @@ class Data:
             num_rows=num_rows,
         )
 
-    def batch(self, params: Params, x: PyTree) -> PyTree:
+    def batch(
+        self,
+        params: Params,
+        x: PyTree,
+    ) -> PyTree:
         """Return the outputs for a batch of rows, or their losses."""
         rows = self._inputs(x["rows"])
         if self.train is None:
@@ -107,7 +114,7 @@ class Data:
             outputs = self.train(params, (rows, x["key"]))
         else:
             outputs = self.train(params, rows)
-        # Without a loss every function of the outputs is meant.
+        # Without a loss, the certificate is for every function of the outputs.
         if self.loss is None:
             return outputs
         if self.has_targets:

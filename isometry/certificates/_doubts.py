@@ -1,4 +1,4 @@
-"""Reasons why probing a function gives no more than evidence."""
+"""Reasons why probing a function gives only evidence, not proof."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,27 +7,34 @@ from jax.extend import core
 from isometry._internal import jaxprs
 from isometry.certificates._gradients import Gradients
 
-# Numbers of f that are closer to zero, or to each other, than rounding resolves: an
-# asymmetry of 1e-14 was seen in half of the trials, and one of 1e-12 in all.
+# Constants in f closer to zero than this, or relatively closer to each other, are not
+# resolved by probes: an asymmetry of 1e-14 was seen in half of the trials, and one of
+# 1e-12 in all.
 _RESOLVED = 1e-13
 
-# What draws random bits from a key, typed or old.
+# The beginning of a reason by which other inputs may show more.
+PIECES = "only pieces of f were seen"
+
+# Primitives that draw random bits from a key, of the new or the old kind.
 _DRAWING = frozenset(("random_bits", "threefry2x32", "rng_bit_generator"))
 
 
 def doubts_about(gradients: Gradients) -> tuple[str, ...]:
-    """Say why what was found is no more than evidence, whatever was found.
+    """Return reasons, in words, why all results are only evidence.
 
     Args:
         gradients: The gradients of the relaxed f, after the exact search.
 
     Returns:
-        The reasons; empty if what was found are claims.
+        The reasons; empty if the results are proofs.
     """
     doubts = []
-    closed, unrelaxed = gradients.program.closed, gradients.program.unrelaxed
+    # The constants of f itself are checked, because the functions that replace kinks
+    # hold the smallest numbers of float64.
+    closed, unrelaxed = gradients.program.original, gradients.program.unrelaxed
     if unrelaxed:
-        doubts.append(f"only pieces of f were seen: {unrelaxed[0].rstrip('.')}")
+        what = unrelaxed[0].removesuffix(": it is left as it is.")
+        doubts.append(f"{PIECES} in {gradients.num_draws} random inputs: {what}")
     if gradients.has_tiny:
         doubts.append("gradients come close to the smallest number of float64")
     close = _unresolved(closed)
@@ -39,7 +46,7 @@ def doubts_about(gradients: Gradients) -> tuple[str, ...]:
 
 
 def _unresolved(closed: core.ClosedJaxpr) -> str | None:
-    """Name a number in f that is too small, or too close to another, to be seen."""
+    """Return a constant in f that is too small, or too close to another, in words."""
     for constant in jaxprs.constants(closed):
         if not jnp.issubdtype(jnp.result_type(constant), jnp.floating):
             continue
@@ -55,8 +62,16 @@ def _unresolved(closed: core.ClosedJaxpr) -> str | None:
     return None
 
 
-def _draws(jaxpr: core.Jaxpr, of_x: set[core.Var]) -> bool:
-    """Tell whether a program draws from what is not made of certain variables."""
+def _draws(
+    jaxpr: core.Jaxpr,
+    of_x: set[core.Var],
+) -> bool:
+    """Tell whether a program draws random bits from a key that is not made from x.
+
+    Args:
+        jaxpr: The program.
+        of_x: The variables of the program that hold x, or were made from it.
+    """
     reached = set(of_x)
     for eqn in jaxpr.eqns:
         hits = [isinstance(v, core.Var) and v in reached for v in eqn.invars]

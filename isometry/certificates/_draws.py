@@ -1,4 +1,4 @@
-"""Random inputs of f, where the user gives none: of every size, over all rows."""
+"""Random inputs of f where the user gives none: at all scales, over all rows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,9 @@ class RandomInputs:
 
     Attributes:
         shapes: The shapes of x.
-        num_rows: For each leaf of whole numbers, how many values it may take.
-        period: How many inputs show every value of every leaf at least once.
+        num_rows: How many rows each leaf of integers selects from, by its place among
+            the leaves.
+        period: The number of inputs that together hold every value of each such leaf.
     """
 
     shapes: PyTree
@@ -35,21 +36,23 @@ class RandomInputs:
     period: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.period = 1
         leaves = jax.tree.leaves(self.shapes)
-        # A sequence of 16 tokens shows 16 of 50,000 rows.
-        periods = [
-            math.ceil(rows / max(1, math.prod(leaves[i].shape)))
-            for i, rows in self.num_rows.items()
-        ]
-        self.period = max(periods, default=1)
-        # What is left of a random order of all values; so that none is missed.
-        self._left: dict[int, list[np.ndarray]] = {}
+        for i, num_rows in self.num_rows.items():
+            # One input with 16 tokens holds 16 of 50,000 values.
+            num_shown = max(1, math.prod(leaves[i].shape))
+            self.period = max(self.period, math.ceil(num_rows / num_shown))
+        # The rest of a random order of all values, by leaf, from which the next input
+        # is taken; so no value is missed.
+        self._left: dict[int, np.ndarray] = {}
 
     def __call__(self, key: Key) -> PyTree:
         """Draw an input."""
         leaves, tree = jax.tree.flatten(self.shapes)
         rng = _generator(key)
-        drawn = [self._leaf(i, leaf, key, rng=rng) for i, leaf in enumerate(leaves)]
+        drawn = []
+        for i, leaf in enumerate(leaves):
+            drawn.append(self._leaf(i, leaf, key, rng=rng))
         return tree.unflatten(drawn)
 
     def _leaf(
@@ -62,8 +65,11 @@ class RandomInputs:
     ) -> Array | np.ndarray:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             own = jax.random.fold_in(key, index)
-            return jax.random.split(own, leaf.shape) if leaf.shape else own
-        # Keys of the old kind are numbers like others to JAX.
+            # A leaf without axes is one key, while `split` returns an array.
+            if not leaf.shape:
+                return own
+            return jax.random.split(own, leaf.shape)
+        # Keys of the old kind are arrays of uint32.
         if checks.is_key(leaf):
             return rng.integers(2**32, size=leaf.shape, dtype=np.uint32)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -80,15 +86,14 @@ class RandomInputs:
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Deal out values from a shuffled pack, which is shuffled anew when empty."""
-        rows = self.num_rows[index]
-        pack = self._left.setdefault(index, [])
-        while sum(map(len, pack)) < math.prod(leaf.shape):
-            pack.append(rng.permutation(rows))
-        cards = np.concatenate([*pack, np.zeros(0, np.int64)])
-        # What is left is dealt out first next time.
-        used = math.prod(leaf.shape)
-        self._left[index] = [cards[used:]]
-        return cards[:used].reshape(leaf.shape)
+        num_wanted = math.prod(leaf.shape)
+        pack = self._left.get(index, np.zeros(0, np.int64))
+        while len(pack) < num_wanted:
+            shuffled = rng.permutation(self.num_rows[index])
+            pack = np.concatenate([pack, shuffled])
+        # The rest comes first in the next input.
+        self._left[index] = pack[num_wanted:]
+        return pack[:num_wanted].reshape(leaf.shape)
 
 
 @dataclass
@@ -98,7 +103,7 @@ class Batches:
     Attributes:
         xs: The data, rows along a first axis.
         size: The number of rows of a batch.
-        period: How many batches show every row at least once.
+        period: The number of batches that together hold every row.
     """
 
     xs: PyTree
@@ -106,23 +111,29 @@ class Batches:
     period: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._num = len(jax.tree.leaves(self.xs)[0])
-        self.period = math.ceil(self._num / self.size)
+        self._num_rows = len(jax.tree.leaves(self.xs)[0])
+        self.period = math.ceil(self._num_rows / self.size)
         self._left = np.zeros(0, np.int64)
 
     def __call__(self, key: Key) -> PyTree:
         """Draw a batch."""
         if len(self._left) < self.size:
-            shuffled = _generator(key).permutation(self._num)
+            shuffled = _generator(key).permutation(self._num_rows)
             self._left = np.concatenate([self._left, shuffled])
         # Rows that are left over come first in the next batch.
-        rows, self._left = self._left[: self.size], self._left[self.size :]
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], self.xs)
+        rows = self._left[: self.size]
+        self._left = self._left[self.size :]
+
+        def of_leaf(leaf: Array) -> np.ndarray:
+            return np.asarray(leaf)[rows]
+
+        return jax.tree.map(of_leaf, self.xs)
 
 
 def _generator(key: Key) -> np.random.Generator:
     """Return NumPy's generator, which compiles nothing, seeded by a key."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    words = jax.random.key_data(key)
+    return np.random.default_rng(np.asarray(words))
 
 
 def default(
@@ -138,72 +149,96 @@ def default(
         num_params: The number of leaves of params.
 
     Raises:
-        InputError: A leaf of whole numbers selects nothing of which the size is known.
+        InputError: A leaf of integers selects no rows, so that its range is not known.
     """
-    paths = jax.tree_util.tree_leaves_with_path(shapes)
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
     variables = closed.jaxpr.invars[num_params:]
     num_rows = {}
-    for i, ((path, leaf), variable) in enumerate(zip(paths, variables, strict=True)):
-        is_whole = jnp.issubdtype(leaf.dtype, jnp.integer) and not checks.is_key(leaf)
-        if not is_whole:
+    for i, (path, leaf) in enumerate(leaves):
+        # Keys of the old kind are integers too, but select no rows.
+        is_whole = jnp.issubdtype(leaf.dtype, jnp.integer)
+        if not is_whole or checks.is_key(leaf):
             continue
-        # The smallest, where several arrays are indexed: beyond it JAX clips.
-        sizes = _indexed(closed.jaxpr, {variable})[0]
+        sizes = _sizes_indexed(closed.jaxpr, {variables[i]})
         if not sizes:
             name = f"x{jax.tree_util.keystr(path)}"
             raise InputError(
                 f"{name} holds whole numbers that select no rows of a parameter, so "
                 "their range is not known; write draw=lambda key: x."
             )
+        # If the integers index several arrays, the smallest sets the range, because
+        # JAX clips an index beyond it.
         num_rows[i] = min(sizes)
     return RandomInputs(shapes, num_rows)
 
 
-def _indexed(
+def _sizes_indexed(
     jaxpr: core.Jaxpr,
     indices: set[core.Var],
-) -> tuple[list[int], set[core.Var]]:
-    """Find what whole numbers select rows of.
+) -> list[int]:
+    """Return the sizes of the axes along which integers select rows.
 
     Args:
         jaxpr: A program.
-        indices: Its variables that hold the whole numbers.
-
-    Returns:
-        The sizes of the axes along which rows are selected, and all variables that hold
-        whole numbers made of those.
+        indices: The variables of the program that hold the integers.
     """
     sizes: list[int] = []
+    # Integers that are computed from indices are indices too.
     reached = set(indices)
     for eqn in jaxpr.eqns:
         hits = [isinstance(v, core.Var) and v in reached for v in eqn.invars]
         if not any(hits):
             continue
-        name = eqn.primitive.name
-        # What is selected from, and along which axes.
         shape = _shape(eqn.invars[0])
-        if name == "gather" and hits[1]:
-            axes = eqn.params["dimension_numbers"].start_index_map
-            sizes += [shape[axis] for axis in axes]
-        elif name == "dynamic_slice" and any(hits[1:]):
-            axes = [axis for axis, hit in enumerate(hits[1:]) if hit]
-            sizes += [shape[axis] for axis in axes]
+        sizes += [shape[axis] for axis in _selecting_axes(eqn, hits)]
         for part in jaxprs.inner(eqn):
-            sizes += _inside(eqn, part, hits)
+            pairs = zip(part.invars, _of_part(eqn, hits, part), strict=False)
+            inner = {variable for variable, hit in pairs if hit}
+            sizes += _sizes_indexed(part, inner)
         reached |= {v for v in eqn.outvars if _is_whole(v)}
-    return sizes, reached
+    return sizes
 
 
-def _inside(
+def _of_part(
     eqn: core.JaxprEqn,
+    hits: list[bool],
     part: core.Jaxpr,
+) -> list[bool]:
+    """Return which arguments of a program that an equation calls are indices.
+
+    Args:
+        eqn: The equation.
+        hits: Which of its operands are indices.
+        part: The program.
+    """
+    # A while loop reads the constants of its condition, those of its body, and what it
+    # carries. The condition gets all but the second.
+    if eqn.primitive.name == "while" and part is eqn.params["cond_jaxpr"].jaxpr:
+        num_of_cond = eqn.params["cond_nconsts"]
+        carry_start = num_of_cond + eqn.params["body_nconsts"]
+        return hits[:num_of_cond] + hits[carry_start:]
+    # All others get the last operands. The predicate of a cond, for example, is no
+    # argument of its branches.
+    return hits[len(hits) - len(part.invars) :]
+
+
+def _selecting_axes(
+    eqn: core.JaxprEqn,
     hits: Sequence[bool],
-) -> list[int]:
-    """Find what is selected inside of a program that an equation calls."""
-    # The predicate of a cond, for example, is no argument of its branches.
-    outer = hits[len(hits) - len(part.invars) :]
-    inner = {v for v, hit in zip(part.invars, outer, strict=False) if hit}
-    return _indexed(part, inner)[0]
+) -> Sequence[int]:
+    """Return the axes of the first operand along which an equation selects by index.
+
+    Args:
+        eqn: The equation.
+        hits: Which of its operands are indices.
+    """
+    name = eqn.primitive.name
+    if name == "gather" and hits[1]:
+        return eqn.params["dimension_numbers"].start_index_map
+    # A dynamic slice has a start for each axis.
+    if name == "dynamic_slice":
+        return [axis for axis, hit in enumerate(hits[1:]) if hit]
+    return []
 
 
 def _shape(atom: core.Var | core.Literal) -> tuple[int, ...]:

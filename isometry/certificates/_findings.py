@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from isometry.certificates._doubts import PIECES
 from isometry.certificates._layers import (
     BIT_FOR_BIT,
     EVIDENCE,
@@ -16,14 +17,19 @@ from isometry.certificates._layers import (
     Slice,
     View,
     full_rank,
+    percent,
     slice_ids,
 )
 from isometry.structure import Attention
 
-# What locks hold for. Of the exact search: functions of the gradients that are odd and
-# the same for all entries of an array; those of whole matrices too, where a lock is
-# constant on blocks. Of the affine search: functions linear in the initial weights. Of
-# equal leaves: the same settings for all. Of subspaces: functions of rotated gradients.
+# The optimizers for which locks hold, by what the lock rests on:
+# - ODD, the exact search: updates are odd functions of the gradients, the same for all
+#   entries of an array.
+# - WHOLE, in addition: updates are functions of whole matrices, and the lock is
+#   constant on blocks.
+# - ADDITIVE, the affine search: updates are linear in the initial weights.
+# - ALIKE, equal leaves: all arrays have the same settings.
+# - ROTATIONS, subspaces: updates commute with rotations of the gradients.
 ODD = (
     "SGD, momentum, Adam, AdamW, RMSProp, Lion, LAMB, L2 and weight decay, clipping "
     "(one odd function for all entries of an array)"
@@ -38,12 +44,21 @@ ALIKE = (
 )
 ROTATIONS = "SGD, momentum, weight decay, Muon, Shampoo"
 
-# What breaks them. Adam divides rounding by its own size, and the iteration of Muon
-# lifts small singular values, those of rounding among them.
+# What breaks locks. Adam divides a rounding error by its own size, and the iteration of
+# Muon enlarges small singular values, also those of rounding.
 NOISE = "parameter noise, stochastic rounding, SAM with noise, masks or rates per entry"
 L2 = "L2 inside Adam or RMSProp, clipping of weights, " + NOISE
 ROUNDING = "; rounding parts equal slices slowly under Adam and fast under Muon"
+ON_KINKS = ", floating point: the first rounding parts units on kinks"
 ELEMENTWISE = "Adam, RMSProp, Lion and all that treat entries one by one, " + NOISE
+
+
+# The share of a weight that never moves from which on units that were off at every
+# input count. Chance turns off fewer: of two layers in a row, each half of its units.
+_MOST = 3 / 4
+
+# The remedy for units, or experts, that were off at every input that was drawn.
+_OF_INPUTS = "Try it on your data (xs=); a smaller bias or a leaky ReLU revives it."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,15 +68,16 @@ class Finding:
     Attributes:
         layer: The name of the layer, or of the leaf.
         what: What was found: "16 channels, 3 distinct".
-        grade: "bit for bit"; "in exact arithmetic", where rounding may break it; or
-            "evidence", with the number of draws that it rests on.
-        holds_for: The optimizers for which it holds.
+        grade: "bit for bit"; "in exact arithmetic", if rounding may break it; or
+            "evidence", if it is no proof.
+        holds_for: The optimizers for which the finding holds.
         void_for: What breaks it.
-        remedy: What to do.
-        is_harmless: Whether it does not hinder training: a bias that a softmax cancels,
-            or a layer that starts late.
-        counts: Whether a certificate with it is not clear. What is harmless does not
-            count, nor do some units that were off at every input, nor confined updates.
+        remedy: What to do about it.
+        is_harmless: Whether it does not hinder training, as a bias that a softmax
+            cancels, or a layer that starts late.
+        counts: Whether a certificate with this finding is not clear. Harmless findings
+            do not count, nor do confined updates, nor some units that were off at every
+            input that was drawn: fewer than three in four.
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
@@ -84,18 +100,17 @@ class Finding:
 
 
 class Row(NamedTuple):
-    """A row of a certificate, with what the findings about it are read from.
+    """What the certificate says of one weight, and what its findings are made from.
 
     Attributes:
-        slice: The weight.
-        lock: What was found.
-        view: The search that speaks for it.
-        attention: The attention that it belongs to, or None.
-        holds_for: The optimizers for which a lock of this closure holds.
-        void_for: What breaks it.
-        reason: Why it is no more than evidence, if it is.
-        is_on_kinks: Whether units sit on their kinks, where rounding decides.
-        is_seen: Whether it rests on the inputs that were drawn, and nothing else.
+        slice: The weight, or the slice of a stacked one.
+        lock: What the certificate says of it: its row in `Certificate.layers`.
+        view: The result of the search on which the row rests.
+        attention: The attention that the weight belongs to, or None.
+        holds_for: The optimizers for which the lock holds.
+        void_for: What breaks the lock.
+        reason: Why the lock is only evidence, in words; or "".
+        is_seen: Whether the lock was only seen at the inputs that were drawn.
     """
 
     slice: Slice
@@ -106,28 +121,39 @@ class Row(NamedTuple):
     void_for: str
     reason: str
     is_seen: bool
-    is_on_kinks: bool
 
     @property
     def code(self) -> Int[np.ndarray, "..."]:
         """The class of each entry times its sign."""
         return self.view.code(self.slice)
 
-    def finding(self, what: str, remedy: str) -> Finding:
+    @property
+    def rests_on_inputs(self) -> bool:
+        """Whether inputs that were not drawn may show that the lock does not hold."""
+        return self.is_seen or self.reason.startswith(PIECES)
+
+    def finding(
+        self,
+        what: str,
+        remedy: str,
+    ) -> Finding:
         """Return a finding about this row."""
         grade = self.lock.grade or EVIDENCE
         holds_for, void_for = self.holds_for, self.void_for
-        # A gradient that is 0.0 moves nothing, whatever an optimizer does to the rest.
+        # Entries whose gradient is 0.0 stay, whatever an optimizer does to the others.
         if grade == BIT_FOR_BIT:
             void_for = NOISE
-        # Polar factors and row means of matrices constant on blocks are so as well.
+        # The polar factor and the row means of a matrix that is constant on blocks are
+        # constant on these blocks too.
         if self.lock.is_product:
             holds_for += WHOLE
-        if grade not in (BIT_FOR_BIT, EVIDENCE):
+        is_exact = grade not in (BIT_FOR_BIT, EVIDENCE)
+        # The lock is true of real numbers, but the first rounding errors break it.
+        if self.lock.is_on_kinks:
+            what += "; units sit on kinks, and the first rounding parts them"
+            void_for += ON_KINKS
+        elif is_exact:
             void_for += ROUNDING
-        # It is true of real numbers, and the first steps in floating point break it.
-        if self.is_on_kinks and grade != EVIDENCE:
-            what += ", on kinks, where rounding breaks it at once"
         if grade == EVIDENCE:
             what += f" ({self.reason})"
         return Finding(
@@ -137,7 +163,7 @@ class Row(NamedTuple):
             holds_for=holds_for,
             void_for=void_for,
             remedy=remedy,
-            counts=not self.is_seen or self.lock.never_moves == 1,
+            counts=not self.is_seen or self.lock.never_moves >= _MOST,
         )
 
 
@@ -148,8 +174,11 @@ def never(row: Row) -> Finding | None:
     remedy = (
         "Draw at random what it is multiplied with: the layers before and behind it."
     )
-    # Logits are a product of both.
-    if row.slice.layer.role in ("query", "key"):
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
+    # The logits are a product of queries and keys, so each is a factor of the
+    # gradient of the other.
+    elif row.slice.layer.role in ("query", "key"):
         remedy = "Draw queries and keys at random: each waits for the other's gradient."
     return row.finding("never gets a gradient", remedy)
 
@@ -170,7 +199,7 @@ def heads(row: Row) -> Finding | None:
 
 
 def experts(row: Row) -> Finding | None:
-    """Report experts, along an axis that weight and signal share, that stay equal."""
+    """Report experts that stay equal or opposite."""
     axes = row.slice.layer.batch_axes
     if not axes:
         return None
@@ -178,16 +207,16 @@ def experts(row: Row) -> Finding | None:
     ids = slice_ids(by_expert, 0)
     if _num_distinct(ids) == len(ids):
         return None
-    return row.finding(
-        _counted("experts", by_expert, ids),
-        "Draw each expert with a key of its own, and a gate that is not zero.",
-    )
+    remedy = "Draw each expert with a key of its own, and a gate that is not zero."
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
+    return row.finding(_counted("experts", by_expert, ids), remedy)
 
 
 def units(row: Row) -> Finding | None:
     """Report units, channels or outputs that stay equal or opposite, or never move."""
     layer = row.slice.layer
-    # Heads may have an axis of their own: together with the channels they are units.
+    # Units are counted along all axes of outputs: heads may have one of their own.
     axes = (*layer.batch_axes, *layer.out_axes)
     by_unit = by_axes(row.code, axes)
     ids = slice_ids(by_unit, 0)
@@ -204,8 +233,8 @@ def units(row: Row) -> Finding | None:
         remedy = (
             "Draw this weight, or the one behind it, at random: orthogonal, Gaussian."
         )
-    if row.lock.grade == EVIDENCE:
-        remedy = "Try it on your data (xs=); a smaller bias or a leaky ReLU revives it."
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
     return row.finding(what, remedy)
 
 
@@ -217,15 +246,20 @@ def inputs(row: Row) -> Finding | None:
     if _num_distinct(ids) == len(ids):
         return None
     noun = "rows" if layer.kind == "embedding" else "inputs"
-    remedy = "Mend the layers before it: their units stay equal, or dead."
-    # A pixel that is always zero, for example.
+    remedy = (
+        "Draw the layers before it at random: these inputs are units of theirs that "
+        "stay equal, or never move."
+    )
+    if row.rests_on_inputs:
+        remedy = _OF_INPUTS
+    # Inputs of the network itself may be constant: a pixel that is always zero.
     if layer.reads is not None and layer.reads.startswith("input"):
         remedy = "Nothing, if these inputs are constant by nature; else vary them."
     return row.finding(_counted(noun, by_input, ids), remedy)
 
 
 def rank(row: Row) -> Finding | None:
-    """Report an update of lower rank than its shape allows."""
+    """Report an update whose rank is lower than the shape of the weight allows."""
     if row.lock.rank_bound == full_rank(row.lock.shape):
         return None
     what = f"rank of the update at most {row.lock.rank_bound} of "
@@ -233,12 +267,31 @@ def rank(row: Row) -> Finding | None:
     return row.finding(what, "Draw the weights around it at random.")
 
 
+def window(row: Row) -> Finding | None:
+    """Report taps of a convolution's window at which no entry ever moves."""
+    by_place = by_axes(row.code, row.slice.layer.window_axes)
+    is_still = (by_place == 0).all(axis=1)
+    # If entries at other places never move either, the cause is not the window.
+    if not is_still.any() or (by_place[~is_still] == 0).any():
+        return None
+    what = f"{is_still.sum()} of {len(by_place)} places of its window never get a "
+    return row.finding(
+        what + "gradient",
+        "If they read padding alone, larger inputs, a smaller stride before it or a "
+        "smaller window. Nothing, if a mask keeps them at zero on purpose.",
+    )
+
+
 def entries(row: Row) -> Finding | None:
-    """Report entries that never move, or move alike, though every slice differs."""
+    """Report entries that never move, or that stay equal or opposite.
+
+    This function is the last of `KINDS`: here no two slices are equal, and the update
+    has full rank.
+    """
     if not row.lock.is_locked:
         return None
     if row.lock.never_moves > 0:
-        what = f"{row.lock.never_moves:.0%} of the entries never get a gradient"
+        what = f"{percent(row.lock.never_moves)} of the entries never get a gradient"
         return row.finding(what, "Nothing, if a mask keeps them at zero on purpose.")
     return row.finding(
         "entries stay equal or opposite",
@@ -246,7 +299,8 @@ def entries(row: Row) -> Finding | None:
     )
 
 
-# The first that finds something speaks for the row: the others follow from it.
+# The first function that returns a finding decides for the row, the gravest first: what
+# the later ones would find follows from it.
 KINDS: tuple[Callable[[Row], Finding | None], ...] = (
     never,
     experts,
@@ -254,12 +308,13 @@ KINDS: tuple[Callable[[Row], Finding | None], ...] = (
     units,
     inputs,
     rank,
+    window,
     entries,
 )
 
 
 def of_row(row: Row) -> tuple[int, Finding] | None:
-    """Return the gravest finding about a row, and its rank; 0 is the gravest."""
+    """Return the first finding about a row, and its place in `KINDS`; or None."""
     if not row.lock.is_locked:
         return None
     for number, kind in enumerate(KINDS):
@@ -274,10 +329,20 @@ def late(row: Row) -> Finding | None:
     step = row.lock.first_gradient
     if step is None or step == 1:
         return None
+    grade = EVIDENCE if row.reason else IN_EXACT_ARITHMETIC
+    return waiting(row.lock.name, step, grade)
+
+
+def waiting(
+    name: str,
+    step: int,
+    grade: str = IN_EXACT_ARITHMETIC,
+) -> Finding:
+    """Report an array whose first gradient comes after the first step."""
     return Finding(
-        layer=row.lock.name,
+        layer=name,
         what=f"first gradient at step {step}",
-        grade=EVIDENCE if row.reason else IN_EXACT_ARITHMETIC,
+        grade=grade,
         holds_for=ODD + WHOLE,
         void_for=NOISE,
         remedy="Nothing: it starts when the weight behind it has left zero.",
@@ -311,7 +376,10 @@ def idle(
     )
 
 
-def never_moving(name: str, is_exact: bool) -> Finding:
+def never_moving(
+    name: str,
+    is_exact: bool,
+) -> Finding:
     """Report an array that is no layer of its own, and never gets a gradient."""
     return Finding(
         layer=name,
@@ -328,9 +396,9 @@ def copies(
     by_copy: Int[np.ndarray, "copies entries"],
     grade: str,
 ) -> Finding | None:
-    """Report slices of a stacked weight, experts say, that stay equal or opposite."""
+    """Report slices of a stacked weight, as of experts, that stay equal or opposite."""
     ids = slice_ids(by_copy, 0)
-    # Those that never move are reported for each slice.
+    # Slices that never move are left out, because each has a finding of its own.
     moving = ids[ids >= 0]
     if len(set(moving.tolist())) == len(moving):
         return None
@@ -364,7 +432,7 @@ def confined(
     spans: Sequence[int],
     residual: float,
 ) -> Finding:
-    """Report an update that stays within few directions, seen numerically."""
+    """Report an update that stays in subspaces, as far as numbers show."""
     within, whole = ("×".join(map(str, sizes)) for sizes in (spans, lock.shape))
     what = f"update within {within} of {whole} directions (residual {residual:.0e})"
     return Finding(
@@ -373,13 +441,18 @@ def confined(
         grade=EVIDENCE,
         holds_for=ROTATIONS,
         void_for=ELEMENTWISE,
-        remedy="Nothing for Adam; else draw the weights as Gaussian.",
+        remedy="Nothing with Adam, which leaves these directions; with SGD or Muon "
+        "draw the weights as Gaussian.",
         counts=False,
     )
 
 
 def sorted_by_gravity(found: Iterable[tuple[int, Finding]]) -> tuple[Finding, ...]:
-    """Return findings, the gravest first; the harmless last."""
+    """Return findings, the gravest first and the harmless ones last.
+
+    Args:
+        found: Pairs of a place in `KINDS`, lower for graver kinds, and a finding.
+    """
 
     def gravity(pair: tuple[int, Finding]) -> tuple[bool, bool, int]:
         number, finding = pair
@@ -404,7 +477,7 @@ def _by_head(row: Row) -> Int[np.ndarray, "heads entries"] | None:
     attention, layer = row.attention, row.slice.layer
     if attention is None or not attention.head_size:
         return None
-    # The output of an attention reads the heads, and the other layers make them.
+    # The output layer has heads along its inputs, and the others along their outputs.
     is_output = layer.role == "output"
     axes = layer.in_axes if is_output else layer.out_axes
     if layer.role not in ("query", "key", "value", "output") or not axes:
@@ -413,12 +486,12 @@ def _by_head(row: Row) -> Int[np.ndarray, "heads entries"] | None:
     num_heads = len(rows) // attention.head_size
     if num_heads < 2 or num_heads * attention.head_size != len(rows):
         return None
-    # The channels of a head follow each other, whether or not they have an axis.
+    # The channels of a head lie side by side, with an axis of their own or without.
     return rows.reshape(num_heads, -1)
 
 
 def _num_distinct(ids: Int[np.ndarray, " slices"]) -> int:
-    """Count the slices that differ, without those that never move."""
+    """Count the distinct slices among those that move."""
     return len(set(ids[ids >= 0].tolist()))
 
 
@@ -436,7 +509,7 @@ def _counted(
     code: Int[np.ndarray, "slices entries"],
     ids: Int[np.ndarray, " slices"],
 ) -> str:
-    """Write how many slices differ: "16 channels, 3 distinct, 4 never move"."""
+    """Return how many slices differ: "16 channels, 3 distinct, 4 never move"."""
     moving = ids[ids >= 0]
     text = f"{len(ids)} {noun}, {_num_distinct(ids)} distinct"
     if _has_opposite(code, ids):
@@ -451,7 +524,7 @@ def _has_opposite(
     code: Int[np.ndarray, "slices entries"],
     ids: Int[np.ndarray, " slices"],
 ) -> bool:
-    """Tell whether two slices are opposite."""
+    """Tell whether any two slices are opposite, and not equal."""
     moving = np.flatnonzero(ids >= 0)
     first = np.full(int(ids.max(initial=-1)) + 1, -1)
     for i in moving[::-1]:

@@ -1,23 +1,25 @@
-"""Gradients of f at random points, as flat vectors, and what rounding does to them."""
+"""Gradients of f at random points, as flat vectors, with their rounding errors."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from isometry._internal import precision
 from isometry._internal.errors import NotFinite
 from isometry._internal.types import Key, Params
+from isometry.certificates._partition import Mask, Vector
 from isometry.certificates._programs import Program
 
 Draw: TypeAlias = Callable[[Key], PyTree]
 
 _UNIT = 2.0**-53
 
-# How far the arguments are moved to measure rounding, in units of their own rounding.
+# How far the arguments are moved to measure rounding, in units of their rounding error.
 # At 1 a sum of many terms may round to the same number; at 1000 a smooth function moves
 # by more than its rounding, and near misses count as equal.
 _MOVED = 8
@@ -25,28 +27,38 @@ _MOVED = 8
 # How many times rounding is measured. Twice as often finds errors larger by a tenth.
 _TRIALS = 2
 
-# Values are equal within so many measured errors of rounding. Locked entries differ by
-# 1e-15 and others by 1e-3, so ten times more or less changes nothing on smooth f.
+# Values that differ by less than this many times the measured error are equal. Entries
+# that are locked differ by 1e-15 and others by 1e-3, so ten times more or less changes
+# nothing for smooth f.
 _SLACK = 32.0
 
-# An array is all rounding if the median of its errors is above this part of the median
-# of its entries. An array with a signal has a share of 1e-12 or less.
+# An array holds only rounding errors if the median of its errors is above this share of
+# the median of its entries. For an array with a signal the share is 1e-12 or less.
 _ALL_ROUNDING = 1e-2
 
-# Medians are taken of so many entries of an array; they need not be exact.
+# An entry whose measured error is zero by chance gets this share of the median error of
+# its array. With no error at all it would differ from entries that it is equal to.
+_LEAST_ERROR = 1e-2
+
+# The error that a fragile entry is given, in rounding errors of the largest entry of
+# its array.
+_AS_COMPUTED = 64
+
+# Medians are taken of at most about this many entries; they need not be exact.
 _SAMPLED = 100_000
 
-# A gradient in float64 is fragile if rounding moves it by more than this part of the
-# largest of its array: smooth functions move by 1e-13, a tie that breaks by 1e-1.
+# An entry of a gradient is fragile if rounding changes it by more than this share of
+# the largest entry of its array. Smooth functions change by 1e-13; if a comparison of
+# equal numbers goes the other way, the change is 1e-1.
 _FRAGILE = 3e-6
 
-# An array that is all rounding is small beside the others, and not fragile: the largest
-# of an array counts as at least this part of the largest of all. With 1e-9 the bias of
-# a key, whose gradient is 0, was taken for a tie.
+# The largest entry of an array counts as at least this share of the largest of all
+# arrays, so that an array of rounding errors only is not fragile. With 1e-9 the bias of
+# the keys of an attention, whose gradient is 0, was fragile.
 _LEAST_TOP = 1e-6
 
-# Below this the next layers' gradients underflow: zeros of a network whose gradients
-# come so close may be no zeros.
+# If gradients are below this, those of the next layers may underflow, and zeros may be
+# no zeros in exact arithmetic.
 _TINY = 1e-200
 
 
@@ -55,37 +67,43 @@ def is_floating(leaf: object) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
+def _is_typed_key(leaf: Array | np.ndarray) -> bool:
+    """Tell whether a leaf is an array of keys, which NumPy does not know."""
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+
+
 class Space:
     """The floating leaves of params as one vector.
 
     Attributes:
         paths: The key path of each leaf, as JAX writes it.
-        names: Those of the floating leaves.
-        shapes: The shape of each.
-        ends: Where each ends in the vector.
+        names: The key paths of the floating leaves.
+        shapes: The shape of each floating leaf.
+        ends: Where each floating leaf ends in the vector.
         theta: The vector, in float64.
         leaf: For each entry the index of its leaf.
-        bits: The most bits of mantissa of a leaf.
+        bits: The number of bits of mantissa, of the most precise leaf.
     """
 
     def __init__(self, params: Params) -> None:
         with_paths, self._tree = jax.tree_util.tree_flatten_with_path(params)
         self._leaves = [leaf for _, leaf in with_paths]
-        paths = [path for path, _ in with_paths]
-        moving = [i for i, leaf in enumerate(self._leaves) if is_floating(leaf)]
-        self._moving = moving
-        self.paths = [jax.tree_util.keystr(path) for path in paths]
-        self.names = [self.paths[i] for i in moving]
-        arrays = [self._leaves[i] for i in moving]
+        self._moving = [i for i, leaf in enumerate(self._leaves) if is_floating(leaf)]
+        self.paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
+        self.names = [self.paths[i] for i in self._moving]
+        arrays = [self._leaves[i] for i in self._moving]
         self.shapes = [tuple(np.shape(array)) for array in arrays]
-        sizes = [int(np.prod(shape)) for shape in self.shapes]
+        sizes = [math.prod(shape) for shape in self.shapes]
         self.ends = np.cumsum(sizes)
         # float64 holds every lower precision exactly, bfloat16 included.
         flat = [np.asarray(array, np.float64).ravel() for array in arrays]
+        # NumPy concatenates at least one array, so an empty one is added.
         self.theta = np.concatenate([*flat, np.zeros(0)])
-        self.leaf = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        bits = [jnp.finfo(jnp.result_type(array)).nmant + 1 for array in arrays]
-        self.bits = max(bits, default=0)
+        numbers = np.arange(len(sizes), dtype=np.int32)
+        self.leaf = np.repeat(numbers, sizes)
+        # The leading bit of a mantissa is not stored.
+        stored = [jnp.finfo(jnp.result_type(array)).nmant for array in arrays]
+        self.bits = 1 + max(stored, default=-1)
 
     @property
     def size(self) -> int:
@@ -95,7 +113,8 @@ class Space:
     def parts(self, vector: np.ndarray) -> list[np.ndarray]:
         """Cut a vector into its leaves, flat."""
         starts = [0, *self.ends[:-1]]
-        return [vector[a:b] for a, b in zip(starts, self.ends, strict=True)]
+        bounds = zip(starts, self.ends, strict=True)
+        return [vector[start:end] for start, end in bounds]
 
     def arrays(self, vector: np.ndarray) -> list[np.ndarray]:
         """Cut a vector into its leaves, in their shapes."""
@@ -112,31 +131,38 @@ class Space:
 
 def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
     """Stack the leaves of several inputs, floating ones in float64."""
-    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+    first = leaves[0]
+    if _is_typed_key(first):
         return jnp.stack(leaves)
-    if is_floating(leaves[0]):
-        return np.stack([np.asarray(leaf, np.float64) for leaf in leaves])
-    return np.stack([np.asarray(leaf) for leaf in leaves])
+    dtype = np.float64 if is_floating(first) else first.dtype
+    return np.stack([np.asarray(leaf, dtype) for leaf in leaves])
 
 
-def shaken(tree: PyTree, unit: float, rng: np.random.Generator) -> PyTree:
+def shaken(
+    tree: PyTree,
+    unit: float,
+    rng: np.random.Generator,
+) -> PyTree:
     """Move each floating number by a few units of its rounding, up or down.
 
     Args:
         tree: Arrays; those that are not floating stay.
-        unit: Half the spacing at 1.
+        unit: Half the spacing of numbers at 1.
         rng: The source of signs.
     """
-    factors = np.array([1 - _MOVED * unit, 1 + _MOVED * unit])
+    step = _MOVED * unit
+    factors = np.array([1 - step, 1 + step])
 
     def moved(leaf: Array) -> Array | np.ndarray:
         if not is_floating(leaf):
             return leaf
         array = np.asarray(leaf, np.float64)
-        # A byte holds eight signs.
-        bits = np.frombuffer(rng.bytes(-(-array.size // 8)), np.uint8)
-        ups = np.unpackbits(bits, count=array.size).reshape(array.shape)
-        factor = factors.take(ups)
+        # A byte holds eight signs: random numbers would take longer than a gradient.
+        num_bytes = math.ceil(array.size / 8)
+        bits = np.frombuffer(rng.bytes(num_bytes), np.uint8)
+        is_up = np.unpackbits(bits, count=array.size)
+        factor = factors.take(is_up.reshape(array.shape))
+        # In place: each copy of a large vector takes 80 MB.
         factor *= array
         return factor
 
@@ -147,14 +173,16 @@ class Gradient(NamedTuple):
     """A gradient at one point.
 
     Attributes:
-        values: Its entries.
-        tolerance: What counts as equal, or as zero, at each.
-        fragile: Entries that one rounding may change altogether, or None for none.
+        values: The entries.
+        tolerance: For each entry the difference up to which values count as equal, or
+            the size up to which it counts as zero.
+        fragile: Entries that a single rounding error may change altogether; None if
+            there are none.
     """
 
-    values: Float[np.ndarray, " n"]
-    tolerance: Float[np.ndarray, " n"]
-    fragile: Bool[np.ndarray, " n"] | None
+    values: Vector
+    tolerance: Vector
+    fragile: Mask | None
 
 
 class Gradients:
@@ -163,7 +191,7 @@ class Gradients:
     Attributes:
         program: The gradient of f.
         space: The parameters as a vector.
-        rng: What all random numbers come from.
+        rng: The source of all random numbers.
         num_draws: How many inputs have been drawn.
         has_tiny: Whether a gradient was seen close to the smallest number of float64.
     """
@@ -187,12 +215,12 @@ class Gradients:
         """
 
         def cast(leaf: Array) -> Array | np.ndarray:
-            if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            if _is_typed_key(leaf):
                 return leaf
             array = np.asarray(leaf)
-            if is_floating(leaf):
-                array = array.astype(self.program.dtype, copy=False)
-            return array
+            if not is_floating(leaf):
+                return array
+            return array.astype(self.program.dtype, copy=False)
 
         return jax.tree.map(cast, tree)
 
@@ -200,47 +228,51 @@ class Gradients:
         """Draw an input, its floating leaves in float64."""
         num_inputs = self.program.num_inputs
         seeds = self.rng.integers(2**31, size=num_inputs)
-        # Keys from NumPy's numbers: to split a key would compile a program.
-        drawn = [self._draw(jax.random.key(int(seed))) for seed in seeds]
+        # Keys are made from NumPy's numbers, because to split a key would compile a
+        # program.
+        keys = [jax.random.key(int(seed)) for seed in seeds]
+        drawn = [self._draw(key) for key in keys]
         self.num_draws += num_inputs
         if num_inputs == 1:
             return precision.cast(drawn[0], jnp.float64)
         return jax.tree.map(_stacked, *drawn)
 
-    def __call__(self, theta: Float[np.ndarray, " n"]) -> Gradient:
-        """Return a gradient at a point, with its errors.
+    def __call__(self, theta: Vector) -> Gradient:
+        """Return a gradient at a point, for a random input and cotangent.
 
         Args:
             theta: The point.
 
         Raises:
-            NotFinite: It is not finite.
+            NotFinite: The gradient is not finite.
         """
         x, cotangent = self._drawn()
         values = self._finite(theta, x, cotangent)
         errors = self._moved_by(values, theta, x=x, cotangent=cotangent)
         for _ in range(_TRIALS - 1):
             others = self._moved_by(values, theta, x=x, cotangent=cotangent)
+            # fmax takes the number if the other is NaN, as where f is not defined.
             np.fmax(errors, others, out=errors)
         fragile = self._level(values, errors)
         errors *= _SLACK
         return Gradient(values, tolerance=errors, fragile=fragile)
 
-    def values(self, theta: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Return a gradient at a point, without errors, in a third of the time."""
+    def values(self, theta: Vector) -> Vector:
+        """Return a gradient at a point without error estimates, which take longer."""
         return self._finite(theta, *self._drawn())
 
     def _drawn(self) -> tuple[PyTree, list[np.ndarray]]:
         """Draw an input and a cotangent."""
-        shapes = self.program.outputs
-        return self.inputs(), [self.rng.standard_normal(shape) for shape in shapes]
+        x = self.inputs()
+        cotangent = [self.rng.standard_normal(shape) for shape in self.program.outputs]
+        return x, cotangent
 
     def _finite(
         self,
-        theta: Float[np.ndarray, " n"],
+        theta: Vector,
         x: PyTree,
         cotangent: list[np.ndarray],
-    ) -> Float[np.ndarray, " n"]:
+    ) -> Vector:
         values = self._pulled(theta, x, cotangent)
         if not np.isfinite(values).all():
             raise NotFinite(
@@ -251,14 +283,15 @@ class Gradients:
 
     def _moved_by(
         self,
-        values: Float[np.ndarray, " n"],
-        theta: Float[np.ndarray, " n"],
+        values: Vector,
+        theta: Vector,
         *,
         x: PyTree,
         cotangent: list[np.ndarray],
-    ) -> Float[np.ndarray, " n"]:
+    ) -> Vector:
         """Return by how much a gradient moves if its arguments move by rounding."""
-        theta_moved, x_moved = shaken((theta, x), self.program.unit, self.rng)
+        unit = self.program.unit
+        theta_moved, x_moved = shaken((theta, x), unit, self.rng)
         difference = self._pulled(theta_moved, x_moved, cotangent)
         # In place: a vector of 10^7 parameters takes 80 MB.
         difference -= values
@@ -266,62 +299,89 @@ class Gradients:
 
     def _pulled(
         self,
-        theta: Float[np.ndarray, " n"],
+        theta: Vector,
         x: PyTree,
         cotangent: list[np.ndarray],
-    ) -> Float[np.ndarray, " n"]:
+    ) -> Vector:
         params = self.space.params(self.space.arrays(theta))
-        arguments = self._on_host((params, x))
+        params, x = self._on_host((params, x))
         with self.program.mode():
-            parts = self.program.pull(arguments[0], arguments[1], cotangent)
-        return np.concatenate([*(np.asarray(part).ravel() for part in parts), []])
+            parts = self.program.pull(params, x, cotangent)
+        flat = [np.asarray(part).ravel() for part in parts]
+        # The empty vector makes float64 of them all.
+        return np.concatenate([*flat, np.zeros(0)])
 
     def _level(
         self,
-        values: Float[np.ndarray, " n"],
-        errors: Float[np.ndarray, " n"],
-    ) -> Bool[np.ndarray, " n"] | None:
-        """Give each array a level of noise, and find fragile entries; in place.
+        values: Vector,
+        errors: Vector,
+    ) -> Mask | None:
+        """Raise the errors of each array to its level of noise, in place.
 
-        Two trials may by chance find no error at an entry. It then has a hundredth of
-        the median error of its array. An array that is all rounding, such as the bias
-        of the keys of an attention, has one level, its largest error.
+        Two trials may by chance find no error at an entry, which then gets a hundredth
+        of the median error of its array. An array that is all rounding, such as the
+        bias of the keys of an attention, has one error for all its entries, the
+        largest.
+
+        Args:
+            values: A gradient.
+            errors: By how much rounding moved it, changed in place.
+
+        Returns:
+            Which entries are fragile: rounding moves them by more than `_FRAGILE` times
+            the largest of their array. None if there are none.
         """
-        arrays = list(
-            zip(self.space.parts(values), self.space.parts(errors), strict=True)
-        )
-        tops = [float(np.abs(value).max(initial=0.0)) for value, _ in arrays]
+        unit = self.program.unit
+        of_values = self.space.parts(values)
+        of_errors = self.space.parts(errors)
+        tops = [float(np.abs(value).max(initial=0.0)) for value in of_values]
         self.has_tiny |= any(0 < top < _TINY for top in tops)
         least_top = _LEAST_TOP * max(tops, default=0.0)
-        relative = _FRAGILE * np.sqrt(self.program.unit / _UNIT)
+        # In float32 there are fewer digits between rounding and what is fragile.
+        limit = _FRAGILE * math.sqrt(unit / _UNIT)
         fragile = None
-        for i, (value, error) in enumerate(arrays):
-            start = self.space.ends[i] - len(value)
+        pairs = zip(of_values, of_errors, strict=True)
+        for i, (value, error) in enumerate(pairs):
             is_exact = (value == 0) & (error == 0)
-            level = _level(value, error)
-            np.fmax(error, level, out=error)
-            error += 2 * self.program.unit * np.abs(value)
+            np.fmax(error, _level(value, error), out=error)
+            # If two values are compared, both are rounded.
+            error += 2 * unit * np.abs(value)
             error[is_exact] = 0.0
-            unsure = error > relative * max(tops[i], least_top)
-            if unsure.any():
-                if fragile is None:
-                    fragile = np.zeros(len(values), bool)
-                fragile[start : start + len(value)] = unsure
-                error[unsure] = 64 * self.program.unit * tops[i]
+            is_fragile = error > limit * max(tops[i], least_top)
+            if not is_fragile.any():
+                continue
+            # Fragile entries are compared as they were computed, with a small error:
+            # within their true errors much of the array would be equal.
+            error[is_fragile] = _AS_COMPUTED * unit * tops[i]
+            if fragile is None:
+                fragile = np.zeros(len(values), bool)
+            self.space.parts(fragile)[i][:] = is_fragile
         return fragile
 
 
-def _level(value: np.ndarray, error: np.ndarray) -> float:
-    """Return the least error that an entry of an array is taken to have."""
+def _level(
+    value: Float[np.ndarray, " entries"],
+    error: Float[np.ndarray, " entries"],
+) -> float:
+    """Return the floor under the errors of the entries of an array.
+
+    Args:
+        value: The entries.
+        error: Their errors, as measured.
+    """
     stride = max(1, len(value) // _SAMPLED)
-    some = error[::stride]
-    some = some[some > 0]
-    # Of few errors that are not zero, a sample may hold none.
-    if not len(some):
-        some = error[error > 0]
-    if not len(some):
+    values, errors = value[::stride], error[::stride]
+    # If few errors are not zero, the sample may have missed them.
+    if not errors.any():
+        values, errors = value, error
+    has_error = errors > 0
+    if not has_error.any():
         return 0.0
-    middle = float(np.median(some))
-    if middle > _ALL_ROUNDING * float(np.median(np.abs(value[::stride]))):
+    # Of the entries with an error alone: most rows of an embedding have neither a
+    # gradient nor an error.
+    median_error = float(np.median(errors[has_error]))
+    median_value = float(np.median(np.abs(values[has_error])))
+    # An array of rounding errors only: within its largest error all entries are zero.
+    if median_error > _ALL_ROUNDING * median_value:
         return float(error.max())
-    return 0.01 * middle
+    return _LEAST_ERROR * median_error

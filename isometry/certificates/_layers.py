@@ -2,24 +2,27 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from isometry.certificates._closure import Closure
+from isometry.certificates._confine import Piece
 from isometry.certificates._gradients import Space
-from isometry.certificates._partition import Partition
+from isometry.certificates._partition import Mask, Partition
 from isometry.structure import Anatomy, WeightLayer
 
 BIT_FOR_BIT = "bit for bit"
 IN_EXACT_ARITHMETIC = "in exact arithmetic"
 EVIDENCE = "evidence"
 
-# Larger matrices that are no products of distinct slices get the bound of their shape:
-# a rank of 512 × 512 takes 0.1 s, of 4096 × 4096 a minute.
+# Matrices with more distinct rows and columns than this get the bound of their shape,
+# unless each pair of them has a class of its own: the rank of a 512 × 512 matrix takes
+# 0.1 s, that of a 4096 × 4096 matrix a minute.
 _LARGEST_RANK = 512
 
 
@@ -28,19 +31,24 @@ class LayerLock:
     """What no training undoes in one weight layer.
 
     Attributes:
-        name: The name of the layer in the anatomy; "blocks/fc[2]" of a stacked one.
-        shape: Its shape.
+        name: The name of the layer in the anatomy; a slice of a stacked layer has its
+            number behind it: "blocks/fc[2]".
+        shape: The shape of the weight, or of the slice.
         distinct: For each axis, how many slices of the update can ever differ, up to
             their signs. Slices that never move are not counted.
-        never_moves: The share of its entries that never get a gradient.
-        rank_bound: No update has a higher rank, as a matrix of all axes but the last,
-            by the last.
-        first_gradient: The first step at which a gradient can arrive; 1 at once, None
-            never.
-        grade: "bit for bit", "in exact arithmetic" or "evidence"; None where nothing
-            is claimed.
+        never_moves: The share of the entries that never get a gradient.
+        rank_bound: The highest rank that an update can have, as a matrix of all axes
+            but the last by the last.
+        first_gradient: The first step at which a gradient can arrive, from 1 on; None
+            for never.
+        grade: "bit for bit", "in exact arithmetic" or "evidence"; None if nothing is
+            locked.
         is_product: Whether the update may be any matrix that is constant on blocks, up
-            to signs. Then optimizers of whole matrices keep the lock too.
+            to signs. Then optimizers of whole matrices, such as Muon, keep the lock.
+        equal_to: The names of the other weights, such as experts, to which this one
+            stays equal or opposite as a whole.
+        is_on_kinks: Whether units sit on kinks, so that the lock holds in exact
+            arithmetic and the first rounding error breaks it.
 
     Example:
         >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
@@ -57,10 +65,12 @@ class LayerLock:
     first_gradient: int | None
     grade: str | None
     is_product: bool = True
+    equal_to: tuple[str, ...] = ()
+    is_on_kinks: bool = False
 
     @property
     def is_locked(self) -> bool:
-        """Whether slices are equal for ever, or never move, or the rank is bound.
+        """Whether slices stay equal, entries never move, or the rank is bounded.
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh", jax.nn.initializers.ones)
@@ -79,14 +89,24 @@ def full_rank(shape: Sequence[int]) -> int:
     return min(math.prod(shape[:-1]), shape[-1])
 
 
+def percent(share: float) -> str:
+    """Return a share as a percentage; "<1%" and ">99%" stand for almost 0 and 1."""
+    text = f"{share:.0%}"
+    if text == "0%" and share > 0:
+        return "<1%"
+    if text == "100%" and share < 1:
+        return ">99%"
+    return text
+
+
 class Slice(NamedTuple):
     """A weight of a layer, or one slice of a stacked layer.
 
     Attributes:
-        name: Its name in a certificate.
+        name: The name in a certificate.
         layer: The layer.
-        leaf: The index of its leaf among the floating leaves.
-        within: What to index the leaf with.
+        leaf: The index of the leaf that holds it, among the floating leaves.
+        within: The index of the weight within the leaf.
     """
 
     name: str
@@ -94,37 +114,54 @@ class Slice(NamedTuple):
     leaf: int
     within: tuple[int | slice, ...]
 
+    @property
+    def piece(self) -> Piece:
+        """The array with subspaces of its own; only of layers that are whole leaves."""
+        axes = self.layer.stacked_axes
+        # Of a stacked axis one index is taken, never a range.
+        position = tuple(cast(int, self.within[axis]) for axis in axes)
+        return Piece(self.leaf, axes, position)
 
-def slices(anatomy: Anatomy, space: Space) -> list[Slice]:
+
+def slices(
+    anatomy: Anatomy,
+    space: Space,
+) -> list[Slice]:
     """Return the weights of an anatomy, each slice of a stacked leaf by itself."""
     rows = []
     for layer in anatomy.layers:
-        # A weight that is no floating number does not move.
+        # A weight that is not floating is not trained.
         if layer.path not in space.names:
             continue
         leaf = space.names.index(layer.path)
-        # Of each axis, where the layer begins and ends: it may be a stretch of a leaf.
+        # Start and stop of the layer on each axis; it may fill its leaf only in part.
         bounds = [(0, length) for length in space.shapes[leaf]]
         for axis, start, stop in layer.stretches:
             bounds[axis] = (start, stop)
-        stretch: list[int | slice] = [slice(*pair) for pair in bounds]
-        stack = [bounds[axis][1] - bounds[axis][0] for axis in layer.stacked_axes]
-        for number, position in enumerate(np.ndindex(*stack)):
+        stretch: list[int | slice] = [slice(start, stop) for start, stop in bounds]
+        # A layer that is not stacked has one position, ().
+        along_stack = [range(*bounds[axis]) for axis in layer.stacked_axes]
+        for number, position in enumerate(itertools.product(*along_stack)):
             within = list(stretch)
             for axis, i in zip(layer.stacked_axes, position, strict=True):
-                within[axis] = bounds[axis][0] + i
+                within[axis] = i
             name = layer.name
-            # Even a stack of one slice has an axis that the layer has not.
+            # A stack of one slice is numbered too.
             if layer.stacked is not None:
                 name = f"{layer.name}[{number}]"
-            rows.append(Slice(name, layer, leaf=leaf, within=tuple(within)))
+            row = Slice(name, layer, leaf=leaf, within=tuple(within))
+            rows.append(row)
     return rows
 
 
 class View:
-    """What a closure says of each leaf, in the leaf's shape."""
+    """The result of a search, leaf by leaf, in the shapes of the leaves."""
 
-    def __init__(self, space: Space, closure: Closure) -> None:
+    def __init__(
+        self,
+        space: Space,
+        closure: Closure,
+    ) -> None:
         self.closure = closure
         self._space = space
         self._shared = space.arrays(shared_entries(closure.moves))
@@ -136,8 +173,8 @@ class View:
 
     @functools.cached_property
     def _codes(self) -> list[Int[np.ndarray, "..."]]:
-        # Cached, and not made before it is asked for: where nothing is shared, nobody
-        # asks, and it takes three vectors of the size of the parameters.
+        # Computed only when first used, because it takes three vectors of the size of
+        # the parameters, and is not used if no entries share a class.
         return self._space.arrays(codes(self.closure.moves))
 
     def is_free(self, row: Slice) -> bool:
@@ -145,15 +182,15 @@ class View:
         return not self._shared[row.leaf][row.within].any()
 
     def is_fragile(self, row: Slice) -> bool:
-        """Tell whether rounding decided of an entry."""
+        """Tell whether any entry is fragile: see `Gradient`."""
         return bool(self._fragile[row.leaf][row.within].any())
 
     def code(self, row: Slice) -> Int[np.ndarray, "..."]:
-        """Return the class of each entry times its sign; 0 never moves."""
+        """Return the class of each entry times its sign; 0 where it never moves."""
         return self._codes[row.leaf][row.within]
 
     def whole(self, leaf: int) -> Int[np.ndarray, "..."]:
-        """Return the classes of a whole leaf."""
+        """Return the class of each entry of a leaf times its sign."""
         return self._codes[leaf]
 
     def num_still(self, leaf: int) -> int:
@@ -161,12 +198,12 @@ class View:
         return int((self._first[leaf] == 0).sum())
 
     def is_exact_zero(self, leaf: int) -> bool:
-        """Tell whether the gradients of these were 0.0 in every probe."""
+        """Tell whether entries that never move had a gradient of 0.0 in every probe."""
         is_still = self._first[leaf] == 0
         return bool(self._is_exact_zero[leaf][is_still].all())
 
     def counts(self, row: Slice) -> "Counts":
-        """Count what can move in a weight."""
+        """Return the counts of a weight, counted once: see `LayerLock`."""
         if row.name not in self._counts:
             self._counts[row.name] = self._counted(row)
         return self._counts[row.name]
@@ -178,13 +215,19 @@ class View:
         return counts(self.code(row))
 
     def first_gradient(self, row: Slice) -> int | None:
-        """Return the first step at which any entry gets a gradient."""
-        steps = self._first[row.leaf][row.within]
-        moving = steps[steps > 0]
-        return int(moving.min()) if moving.size else None
+        """Return the first step at which any entry gets a gradient; None for never."""
+        return _first_of(self._first[row.leaf][row.within])
+
+    def first_of_leaf(self, leaf: int) -> int | None:
+        """Return `first_gradient` of a whole leaf."""
+        return _first_of(self._first[leaf])
 
     def is_bit_for_bit(self, row: Slice) -> bool:
-        """Tell whether only zeros are claimed, which were 0.0 in every probe."""
+        """Tell whether a lock holds bit for bit.
+
+        It does if no entries are equal, and those that never move had a gradient of 0.0
+        in every probe.
+        """
         code = self.code(row)
         is_zero = code == 0
         sizes = np.bincount(np.abs(code).ravel(), minlength=1)
@@ -193,15 +236,21 @@ class View:
         return is_alone and bool(is_exact.all())
 
 
+def _first_of(steps: Int[np.ndarray, "..."]) -> int | None:
+    """Return the first of some steps, of which 0 means never; None if all do."""
+    moving = steps[steps > 0]
+    return int(moving.min()) if moving.size else None
+
+
 def codes(partition: Partition) -> Int[np.ndarray, " n"]:
     """Return the label of each entry times its sign."""
     labels = partition.labels()
-    # The sign of an entry that is alone says nothing.
+    # An entry that is alone in its class may have any sign.
     return np.where(partition.signs < 0, -labels, labels)
 
 
 class Counts(NamedTuple):
-    """What a partition leaves of one weight: see `LayerLock`."""
+    """What a partition of its entries says of one weight: see `LayerLock`."""
 
     distinct: tuple[int, ...]
     never_moves: float
@@ -220,14 +269,18 @@ def free_counts(shape: tuple[int, ...]) -> Counts:
 
 
 def counts(code: Int[np.ndarray, "..."]) -> Counts:
-    """Count what can move in an array of classes."""
-    shape = code.shape
+    """Count the distinct slices of a weight, its entries that never move, its rank.
+
+    Args:
+        code: The class of each entry times its sign; 0 for entries that never move.
+    """
     sizes = np.bincount(np.abs(code).ravel(), minlength=1)
-    num_zeros, num_classes = int(sizes[0]), int((sizes[1:] > 0).sum())
+    num_zeros = int(sizes[0])
+    num_classes = np.count_nonzero(sizes[1:])
     if num_classes == code.size:
-        return free_counts(shape)
-    by_axis = [slice_ids(code, axis) for axis in range(code.ndim)]
-    distinct = tuple(int(ids.max(initial=-1)) + 1 for ids in by_axis)
+        return free_counts(code.shape)
+    distinct = tuple(_num_distinct(code, axis) for axis in range(code.ndim))
+    # In a product, every combination of distinct slices has a class of its own.
     is_product = num_classes == math.prod(distinct)
     return Counts(
         distinct=distinct,
@@ -237,7 +290,19 @@ def counts(code: Int[np.ndarray, "..."]) -> Counts:
     )
 
 
-def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
+def _num_distinct(
+    code: Int[np.ndarray, "..."],
+    axis: int,
+) -> int:
+    """Count the slices along an axis that differ, without those that never move."""
+    ids = slice_ids(code, axis)
+    return int(ids.max(initial=-1)) + 1
+
+
+def slice_ids(
+    code: Int[np.ndarray, "..."],
+    axis: int,
+) -> Int[np.ndarray, " n"]:
     """Return a number for each slice along an axis, the same for equal ones.
 
     Args:
@@ -251,20 +316,21 @@ def slice_ids(code: Int[np.ndarray, "..."], axis: int) -> Int[np.ndarray, " n"]:
     rows = rows.reshape(rows.shape[0], -1)
     if not rows.size:
         return np.full(len(rows), -1)
-    # The sign of the first entry that moves makes equal what is opposite.
+    # Times the sign of their first entry that moves, opposite slices are equal.
     is_moving = rows != 0
-    has_any = is_moving.any(1)
-    lead = rows[np.arange(len(rows)), is_moving.argmax(1)]
-    normal = rows * np.sign(lead)[:, None]
+    first = is_moving.argmax(1)[:, None]
+    lead = np.take_along_axis(rows, first, axis=1)
+    normal = rows * np.sign(lead)
     ids = np.full(len(rows), -1)
     known: dict[bytes, int] = {}
-    for i in np.flatnonzero(has_any):
-        ids[i] = known.setdefault(normal[i].tobytes(), len(known))
+    for i in np.flatnonzero(is_moving.any(1)):
+        content = normal[i].tobytes()
+        ids[i] = known.setdefault(content, len(known))
     return ids
 
 
 def _rank_bound(code: Int[np.ndarray, "..."]) -> int:
-    """Return the generic rank of a matrix of these classes."""
+    """Return the highest rank of a matrix with equal entries in these classes."""
     if code.ndim == 0:
         return int(code != 0)
     matrix = code.reshape(-1, code.shape[-1])
@@ -276,12 +342,14 @@ def _rank_bound(code: Int[np.ndarray, "..."]) -> int:
         matrix = matrix.take(kept, axis)
     size = min(matrix.shape)
     classes, inverse = np.unique(np.abs(matrix), return_inverse=True)
-    is_generic = len(classes) == matrix.size and (classes > 0).all()
+    # If every entry is alone and none is zero, the matrix has full rank.
+    is_generic = len(classes) == matrix.size and bool(classes.all())
     if is_generic or size > _LARGEST_RANK or size == 0:
         return size
-    # One member drawn at random has the largest rank, with probability one.
+    # A random matrix with these classes has the highest rank with probability one.
     values = np.random.default_rng(0).standard_normal(len(classes))
-    member = np.sign(matrix) * values[inverse].reshape(matrix.shape)
+    magnitudes = values[inverse].reshape(matrix.shape)
+    member = np.sign(matrix) * magnitudes
     return int(np.linalg.matrix_rank(member))
 
 
@@ -292,14 +360,14 @@ def lock(
     step: int | None,
     grade: str | None,
 ) -> LayerLock:
-    """Return what one closure says of a weight.
+    """Return the row of a weight that the result of one search gives.
 
     Args:
         row: The weight.
-        view: What the closure says.
+        view: The result of the search.
         step: The first step at which a gradient can arrive.
-        grade: The grade of its claims; None if it is to be read off the closure, "bit
-            for bit" or "in exact arithmetic".
+        grade: The grade of the lock; None if the result decides between "bit for bit"
+            and "in exact arithmetic".
     """
     found = view.counts(row)
     result = LayerLock(
@@ -320,7 +388,7 @@ def lock(
     return dataclasses.replace(result, grade=grade)
 
 
-def shared_entries(partition: Partition) -> Bool[np.ndarray, " n"]:
+def shared_entries(partition: Partition) -> Mask:
     """Return which entries share a class, or are zero."""
     shared = np.zeros(partition.size, bool)
     shared[partition.members] = True

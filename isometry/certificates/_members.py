@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from isometry.certificates._gradients import Space
-from isometry.certificates._partition import Partition
+from isometry.certificates._partition import Partition, Vector
 
 # The kinds of points, in the order in which they are tried.
 NEAR, FRESH, STACKED, SPREAD, TINY = range(5)
@@ -27,17 +27,19 @@ def exact_point(
     kind: int,
     *,
     rng: np.random.Generator,
-) -> Float[np.ndarray, " n"]:
-    """Draw a vector of the space of a partition that holds theta.
+) -> Vector:
+    """Draw a random vector whose entries are equal, or zero, where those of theta are.
+
+    Entries of a class of the partition are equal up to their signs.
 
     Args:
         space: The parameters.
-        partition: The classes; theta is in their space.
-        kind: `NEAR` keeps magnitudes of theta, for what its scale decides. `FRESH`
-            keeps signals near 1 whatever the scale of theta: saturated units have no
-            slope that float64 could see, and small gains no signal. `STACKED` reads
-            the leading axes of an array as a stack of layers. `SPREAD` makes some
-            leaves small, and `TINY` all, for units that are steep by themselves.
+        partition: The classes, which `space.theta` has too.
+        kind: `NEAR` keeps the magnitudes of theta, where a result depends on its scale.
+            `FRESH` draws new magnitudes that keep signals near 1: at the scale of theta
+            units may be saturated, or signals underflow. `STACKED` does so for arrays
+            whose leading axes are a stack of layers. `SPREAD` makes some leaves small,
+            and `TINY` all, for units that are steep by themselves.
         rng: The source of randomness.
 
     Returns:
@@ -69,10 +71,10 @@ def positive_point(
     space: Space,
     partition: Partition,
     rng: np.random.Generator,
-) -> Float[np.ndarray, " n"]:
-    """Draw a vector of the space that keeps the signs of theta.
+) -> Vector:
+    """Draw a random vector that keeps a partition and the signs of theta.
 
-    It is for functions that are not defined elsewhere: the root of a variance.
+    It is for functions that are not defined at other signs: the root of a variance.
     """
     vector = space.theta * np.exp(rng.uniform(-1.0, 1.0, space.size))
     first = partition.first_members
@@ -87,13 +89,15 @@ def affine_point(
     gammas: Float[np.ndarray, " leaves"],
     *,
     rng: np.random.Generator,
-) -> Float[np.ndarray, " n"]:
-    """Draw theta, shrunk leaf by leaf, plus a vector of the space of a partition.
+) -> Vector:
+    """Draw a random point that training may reach from theta.
+
+    It is theta, shrunk leaf by leaf, plus a random vector that keeps a partition.
 
     Args:
         space: The parameters.
-        partition: The classes of what training adds.
-        gammas: What weight decay leaves of each leaf.
+        partition: The classes of entries of the update.
+        gammas: The factor by which weight decay multiplies each leaf.
         rng: The source of randomness.
 
     Returns:
@@ -118,23 +122,33 @@ def _scales(
 ) -> tuple[Float[np.ndarray, " leaves"], Float[np.ndarray, " classes"]]:
     """Return the scales of entries that are alone, by leaf, and those of classes.
 
-    Entries that are alone add up as independent numbers, sqrt(fan_in) of them. The
-    entries of a class add up to as many as are in one column.
+    They keep the sum over a column, the weights of one unit, near the gain. Entries
+    that are alone add up like independent numbers, to sqrt(fan_in) times their scale.
+    Entries of one class are equal and add up in full, to their number in the column
+    times their scale.
+
+    Args:
+        space: The parameters.
+        partition: The classes.
+        is_stacked: Whether all axes but the last two are layers of a stack, which are
+            no part of the fan-in, instead of the window of a kernel, which is.
     """
     matrices = [_as_matrix(shape) for shape in space.shapes]
-    fans = np.array([np.prod(shape[:-1]) for shape in matrices], float)
-    columns = np.array([shape[-1] for shape in matrices], float)
+    fan_ins = np.array([np.prod(shape[:-1]) for shape in matrices], float)
+    num_columns = np.array([shape[-1] for shape in matrices], float)
     leaf = space.leaf[partition.first_members]
-    in_column = partition.sizes / columns[leaf]
-    alone = _GAIN / np.sqrt(np.maximum(fans, 1))
-    shared = _GAIN / np.maximum(np.sqrt(fans[leaf]), in_column)
-    if is_stacked:
-        rows = np.array([shape[-2] for shape in matrices], float)
-        growth = 2 * np.sqrt(fans / np.maximum(rows, 1))
-        alone, shared = alone * growth, shared * growth[leaf]
-    return alone, shared
+    num_in_column = partition.sizes / num_columns[leaf]
+    alone = _GAIN / np.sqrt(np.maximum(fan_ins, 1))
+    shared = _GAIN / np.maximum(np.sqrt(fan_ins[leaf]), num_in_column)
+    if not is_stacked:
+        return alone, shared
+    num_rows = np.array([shape[-2] for shape in matrices], float)
+    num_layers = fan_ins / np.maximum(num_rows, 1)
+    # Gain 1 instead of one half, so that a deep stack does not lose the signal.
+    factor = np.sqrt(num_layers) / _GAIN
+    return alone * factor, shared * factor[leaf]
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape, and that of one entry for a vector: a bias is added as it is."""
+    """Return the shape of a weight; (1, 1) for a bias, whose entries are not summed."""
     return shape if len(shape) > 1 else (1, 1)

@@ -1,17 +1,22 @@
 """Partition: which entries of a vector are equal up to sign, and which are zero."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
-# From so many members on a class is searched for close entries first, of which a class
-# of generic numbers has hardly any. With ten times fewer, the calls for many small
-# classes take longer than they save.
+# Arrays with an entry for each parameter: numbers, a choice of entries, group numbers.
+Vector: TypeAlias = Float[np.ndarray, " n"]
+Mask: TypeAlias = Bool[np.ndarray, " n"]
+Labels: TypeAlias = Int[np.ndarray, " n"]
+
+# In a class with at least this many members, entries that are close to another are
+# found first, and only these are ordered: among generic numbers there are hardly any.
+# With 1,000, the calls for many small classes would take longer than they save.
 _LARGE = 10_000
 
-# With a larger share of close entries, all are ordered at once.
+# If the share of close entries is larger than this, all entries are ordered.
 _MANY = 0.2
 
 
@@ -48,14 +53,14 @@ class Partition:
 
     @property
     def is_open(self) -> bool:
-        """Whether a further vector could split anything."""
+        """Whether any class can still be split."""
         return len(self.zeros) > 0 or len(self.members) > 0
 
     @property
     def num_classes(self) -> int:
-        """The dimension of the space: classes, without that of zeros."""
-        alone = self.size - len(self.zeros) - len(self.members)
-        return alone + len(self.starts)
+        """The number of classes without that of zeros: the dimension of the space."""
+        num_alone = self.size - len(self.zeros) - len(self.members)
+        return num_alone + len(self.starts)
 
     @property
     def sizes(self) -> Int[np.ndarray, " classes"]:
@@ -67,11 +72,11 @@ class Partition:
         """One entry of each class of two or more."""
         return self.members[self.starts]
 
-    def labels(self) -> Int[np.ndarray, " n"]:
-        """Return the class of each entry, in the order of first entries; 0 is zero.
+    def labels(self) -> Labels:
+        """Return the number of each entry's class, from 1 in the order of appearance.
 
         Returns:
-            The class of each entry.
+            For each entry the number of its class; 0 in the class of zeros.
         """
         # Each entry is represented by the first entry of its class.
         first = np.arange(self.size)
@@ -86,13 +91,13 @@ class Partition:
 
     def spread(
         self,
-        vector: Float[np.ndarray, " n"],
+        vector: Vector,
         of_classes: Float[np.ndarray, " classes"],
     ) -> None:
         """Turn a vector into a member of the space, in place.
 
         Args:
-            vector: Its entries that are alone stay.
+            vector: The vector. Entries that are alone in their class are kept.
             of_classes: The value of each class of two or more.
         """
         signs = self.signs[self.members]
@@ -113,8 +118,8 @@ def all_zero(size: int) -> Partition:
 
 
 def of_equal(
-    values: Float[np.ndarray, " n"],
-    group: Int[np.ndarray, " n"] | None = None,
+    values: Vector,
+    group: Labels | None = None,
     among: Int[np.ndarray, " k"] | None = None,
 ) -> Partition:
     """Return the classes of entries whose magnitudes are equal bit for bit.
@@ -136,10 +141,10 @@ def of_equal(
 
 def split(
     partition: Partition,
-    values: Float[np.ndarray, " n"],
-    tolerance: Float[np.ndarray, " n"],
+    values: Vector,
+    tolerance: Vector,
     *,
-    group: Int[np.ndarray, " n"],
+    group: Labels,
 ) -> Partition:
     """Split classes so that a vector is in the space, as far as tolerance demands.
 
@@ -171,7 +176,7 @@ def split(
     if len(new):
         signs = signs.copy()
         signs[new] = np.sign(values[new])
-        # One group after the other, because the largest decides what memory it takes.
+        # One group after the other, so that memory is that of the largest group.
         for members in _by_group(new, group):
             start = np.zeros(1, np.int32)
             cut = _cut(
@@ -193,15 +198,17 @@ def split(
 
 def _by_group(
     entries: Int[np.ndarray, " k"],
-    group: Int[np.ndarray, " n"],
+    group: Labels,
 ) -> list[Int[np.ndarray, " members"]]:
     """Return the entries of each group."""
     own = group[entries]
-    # Groups are leaves, which follow each other, unless equal leaves are one group.
-    if (own[1:] < own[:-1]).any():
+    # Groups are in rising order, unless equal leaves share a group.
+    if (np.diff(own) < 0).any():
         order = np.argsort(own, kind="stable")
-        entries, own = entries[order], own[order]
-    return np.split(entries, 1 + np.flatnonzero(own[1:] != own[:-1]))
+        entries = entries[order]
+        own = own[order]
+    is_last = np.diff(own) != 0
+    return np.split(entries, 1 + np.flatnonzero(is_last))
 
 
 class _Classes(NamedTuple):
@@ -216,35 +223,42 @@ def _cut(
     starts: Int[np.ndarray, " classes"],
     *,
     signs: Int8[np.ndarray, " n"],
-    values: Float[np.ndarray, " n"],
-    tolerance: Float[np.ndarray, " n"],
+    values: Vector,
+    tolerance: Vector,
 ) -> _Classes:
     """Cut classes at gaps, until none is left; classes of one entry are dropped."""
     done = [_Classes(members[:0], starts[:0])]
     while len(members):
         sizes = np.diff(np.append(starts, len(members)))
         height = signs[members] * values[members]
+        # A gap counts if it is wider than the largest tolerance in the class.
         width = np.maximum.reduceat(tolerance[members], starts)
-        high, low = (best.reduceat(height, starts) for best in (np.maximum, np.minimum))
-        # A class without a gap as wide as its tolerance costs no sort.
-        is_whole = ~(high - low > width)
-        whole = np.repeat(is_whole, sizes)
-        done.append(_Classes(members[whole], sizes[is_whole]))
-        members, height = members[~whole], height[~whole]
+        highest = np.maximum.reduceat(height, starts)
+        lowest = np.minimum.reduceat(height, starts)
+        # A class that spans less than its tolerance is not sorted. NaN cuts no class.
+        is_whole = ~(highest - lowest > width)
+        of_whole = np.repeat(is_whole, sizes)
+        done.append(_Classes(members[of_whole], sizes[is_whole]))
         sizes, width = sizes[~is_whole], width[~is_whole]
+        members, height = members[~of_whole], height[~of_whole]
+        # The number of the class of each entry.
         own = np.repeat(np.arange(len(sizes)), sizes)
-        is_near = _near_another(height, sizes, width)
-        members, height, own = members[is_near], height[is_near], own[is_near]
-        order = np.lexsort((height, own))
+        kept = np.flatnonzero(_near_another(height, sizes, width))
+        # By class, and within a class by height.
+        order = kept[np.lexsort((height[kept], own[kept]))]
         members, height, own = members[order], height[order], own[order]
-        is_cut = (np.diff(own) > 0) | (np.diff(height) > width[own[1:]])
-        pieces, number = _pieces(is_cut, own)
-        # A class that loses nothing, and has no gap, stays as it is.
-        is_done = (pieces == sizes[number]) & (pieces > 1)
-        goes_on = (pieces > 1) & ~is_done
+        is_other_class = np.diff(own) > 0
+        is_gap = np.diff(height) > width[own[1:]]
+        pieces, number = _pieces(is_other_class | is_gap, own)
+        # A class without a gap that lost no entry is done. A part of a class may have a
+        # smaller tolerance, and so gaps, and is cut again.
+        is_shared = pieces > 1
+        is_done = is_shared & (pieces == sizes[number])
         of_done = np.repeat(is_done, pieces)
         done.append(_Classes(members[of_done], pieces[is_done]))
-        members, pieces = members[np.repeat(goes_on, pieces)], pieces[goes_on]
+        goes_on = is_shared & ~is_done
+        members = members[np.repeat(goes_on, pieces)]
+        pieces = pieces[goes_on]
         starts = np.cumsum(pieces) - pieces
     return _Classes(
         members=np.concatenate([classes.members for classes in done]),
@@ -259,8 +273,10 @@ def _pieces(
     """Return the sizes of the pieces between cuts, and the class of each."""
     if not len(own):
         return own, own
-    starts = np.concatenate([[0], 1 + np.flatnonzero(is_cut)])
-    return np.diff(np.append(starts, len(own))), own[starts]
+    ends = 1 + np.flatnonzero(is_cut)
+    starts = np.append(0, ends)
+    sizes = np.diff(np.append(starts, len(own)))
+    return sizes, own[starts]
 
 
 def _near_another(
@@ -268,23 +284,25 @@ def _near_another(
     sizes: Int[np.ndarray, " classes"],
     width: Float[np.ndarray, " classes"],
 ) -> Bool[np.ndarray, " members"]:
-    """Tell which entries of large classes are within the width of another one.
+    """Tell which entries of a class are within its width of another entry.
 
-    Those of small classes are not looked at, and are all True.
+    Only classes of at least `_LARGE` entries are searched; all other entries are True.
     """
     is_near = np.ones(len(height), bool)
     ends = np.cumsum(sizes)
     for i in np.flatnonzero(sizes >= _LARGE):
-        start = ends[i] - sizes[i]
-        own = height[start : ends[i]]
+        of_class = slice(ends[i] - sizes[i], ends[i])
+        own = height[of_class]
         # Values alone are sorted in a fifth of the time of their order.
         ranked = np.sort(own)
         is_close = np.diff(ranked) <= width[i]
         if is_close.mean() > _MANY:
             continue
-        edges = np.diff(np.concatenate([[False], is_close, [False]]).astype(np.int8))
-        lows, highs = ranked[edges == 1], ranked[edges == -1]
+        # Runs of close values: +1 where one begins, and -1 where it ends.
+        steps = np.diff(is_close.astype(np.int8), prepend=0, append=0)
+        lows, highs = ranked[steps == 1], ranked[steps == -1]
+        # The first run that does not end below a value holds it, or begins above it.
         run = np.searchsorted(highs, own)
         lows = np.append(lows, np.inf)
-        is_near[start : ends[i]] = own >= lows[run]
+        is_near[of_class] = own >= lows[run]
     return is_near

@@ -1,6 +1,7 @@
 """The gradient of f as a compiled program, with its kinks or without."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -24,11 +25,26 @@ Function: TypeAlias = Callable[[Params, PyTree], PyTree]
 # Type checkers do not accept jax.tree_util.PyTreeDef as a type.
 PyTreeDef: TypeAlias = Any
 
-# Programs that are kept: of one architecture there are two, and an audit compares about
-# five. With ten times fewer each seed compiles anew, which takes a second.
+# The errors by which functions refuse a dtype: JAX if two dtypes do not agree, others
+# if they require a certain dtype or have a kernel for one only. Any other error is a
+# mistake in f, which a trial of another dtype must not hide.
+REFUSALS = (TypeError, ValueError, AssertionError, NotImplementedError)
+
+# The number of programs that are kept: an architecture has two, and an audit compares
+# about five architectures. With one or two kept, each seed would compile again, which
+# takes a second.
 _KEPT = 16
 
-# Half the spacing at 1 of float32. What f computes in 16 bits is computed in float64.
+# The most characters of an error message that a certificate quotes: with
+# the text in front of it they fill two lines of a terminal.
+_QUOTED = 96
+
+# Half the spacing of float64 at 1. If f computes with fewer bits, it may round
+# different numbers to the same one.
+_DOUBLE = 2.0**-53
+
+# Half the spacing of float32 at 1. An f that computes in 16 bits is evaluated in
+# float64 instead.
 _COARSEST = 2.0**-24
 
 
@@ -39,23 +55,46 @@ class Program(NamedTuple):
         pull: Maps params, x and cotangents of the floating outputs to the gradient with
             respect to the floating leaves of params.
         closed: The jaxpr of the floating outputs.
-        outputs: Their shapes.
+        original: The same before kinks were replaced. Only this one holds no constants
+            but those of f.
+        outputs: The shapes of the floating outputs.
         unit: Half the spacing at 1 of the lowest precision in f.
-        dtype: What f is given, float64 or float32.
-        num_inputs: The number of inputs that share one point; more than one are along a
-            first axis of x.
-        replaced: The kinks that were replaced.
-        unrelaxed: One sentence for each kind of kink that was not.
+        dtype: The dtype of the arguments of f, float64 or float32.
+        num_inputs: The number of inputs at each point; if there are several, x has them
+            along a first axis.
+        replaced: The primitives with kinks that were replaced.
+        unrelaxed: One sentence for each kind of kink that was not replaced.
+        failure: The error of f for arguments in float64; "" if it takes them.
     """
 
     pull: Callable[[Params, PyTree, Sequence[Array | np.ndarray]], list[Array]]
     closed: core.ClosedJaxpr
+    original: core.ClosedJaxpr
     outputs: tuple[tuple[int, ...], ...]
     unit: float
     dtype: np.dtype
     num_inputs: int
     replaced: tuple[str, ...]
     unrelaxed: tuple[str, ...]
+    failure: str = ""
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether f computes anything below double precision."""
+        return self.unit > _DOUBLE
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision in which f computes, and why if it is not double.
+
+        One line: "float64", "float32, in which f computes", "float32; given float64, f
+        raises TypeError: scan body function carry input and …".
+        """
+        if self.failure:
+            return f"float32; given float64, f raises {self.failure}"
+        if self.is_coarse:
+            return "float32, in which f computes, though it was given float64"
+        return "float64"
 
     def mode(self) -> AbstractContextManager:
         """Return a context in which the program may be traced and called."""
@@ -94,13 +133,15 @@ def program(
         f: The function.
         params: Its parameters; shapes suffice.
         x: One input; shapes suffice.
-        dtype: What f is given: float64, or float32 outside of the 64-bit mode.
-        num_inputs: The number of inputs that share one point.
+        dtype: The dtype of the arguments of f: float64, or float32 outside of the
+            64-bit mode.
+        num_inputs: The number of inputs at each point.
         key: Determines the functions that replace kinks; None leaves kinks as they are.
 
     Raises:
-        InputError: f returns no floating array; it computes in 16 bits in a loop of
-            unknown length.
+        InputError: f returns no floating array.
+        NotDefined: f computes in 16 bits in a place that cannot be evaluated in
+            float64, such as a callback.
     """
     shape_of = functools.partial(precision.shape_of, dtype=dtype)
     leaves, tree = jax.tree.flatten(jax.tree.map(shape_of, (params, x)))
@@ -115,7 +156,7 @@ def program(
         num_inputs=num_inputs,
         key=words,
     )
-    # Only functions of networks promise to hold nothing that may change.
+    # Programs are kept for networks only: what a plain f closes over may change.
     if isinstance(f, Network) and type(f).__call__ is Network.__call__:
         return _kept(_Request(**{**vars(request), "f": f.function}))
     return _built(request)
@@ -133,7 +174,8 @@ def _built(request: _Request) -> Program:
     """Trace a program."""
     params, x = request.shapes()
     with _mode(request.dtype):
-        smooth = _relaxed(_fine(request.f, params, x), params, x, key=request.key)
+        fine = _fine(request.f, params, x)
+        smooth = _relaxed(fine, params, x, key=request.key)
         f, xs = smooth.f, x
         if request.num_inputs > 1:
             f = jax.vmap(smooth.f, (None, 0))
@@ -144,17 +186,24 @@ def _built(request: _Request) -> Program:
                 x,
             )
         outputs = functools.partial(_floating_outputs, f)
-        # A function of its own: JAX remembers traces by function, and what f closes
-        # over may have changed.
+        # The lambda is new at each call, so that JAX traces f again: it remembers
+        # traces by function, and what f closes over may have changed.
         traced = jax.make_jaxpr(lambda *a: outputs(*a), return_shape=True)
         closed, out = traced(params, xs)
+        original = closed
+        if smooth.replaced:
+            original = jax.make_jaxpr(lambda *a: fine(*a))(params, x)
     if not out:
         raise InputError(
             "f returns no floating array, which could have a gradient; write "
             "f(params, x) that returns the outputs before argmax or rounding."
         )
 
-    def pull(params: Params, xs: PyTree, cotangent: list[Array]) -> list[Array]:
+    def pull(
+        params: Params,
+        xs: PyTree,
+        cotangent: list[Array],
+    ) -> list[Array]:
         leaves, tree = jax.tree.flatten(params)
         moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
 
@@ -163,7 +212,7 @@ def _built(request: _Request) -> Program:
                 leaves[i] = leaf
             return outputs(tree.unflatten(leaves), xs)
 
-        # Of all parameters at once: one pass back, however many leaves there are.
+        # One backward pass gives the gradients of all leaves.
         values, back = jax.vjp(of_moving, [leaves[i] for i in moving])
         pairs = zip(cotangent, values, strict=True)
         return back([c.astype(value.dtype) for c, value in pairs])[0]
@@ -171,6 +220,7 @@ def _built(request: _Request) -> Program:
     return Program(
         pull=jax.jit(pull),
         closed=closed,
+        original=original,
         outputs=tuple(leaf.shape for leaf in out),
         unit=_unit_of(closed),
         dtype=request.dtype,
@@ -194,16 +244,25 @@ def _relaxed(
     if key is None:
         return Relaxed(f, (), ())
     try:
-        # Any number does: the functions are random, and the same for the same key.
+        # Any seed will do, if it is the same for the same key.
         seed = hash(key) % 2**31
         return relaxed(f, params, x, key=jax.random.key(seed))
-    # The program of f may hold anything, and f as it is still gives evidence.
+    # The rewriting may fail for an unusual f; without it there is still evidence.
     except Exception as error:
-        name = type(error).__name__
-        return Relaxed(f, (), (f"f could not be relaxed ({name})",))
+        return Relaxed(f, (), (f"f could not be relaxed ({in_a_line(error)})",))
 
 
-def _floating_outputs(f: Function, params: Params, x: PyTree) -> list[Array]:
+def in_a_line(error: Exception) -> str:
+    """Return the type of an error and the beginning of its message."""
+    message = textwrap.shorten(str(error), _QUOTED, placeholder=" …")
+    return f"{type(error).__name__}: {message}"
+
+
+def _floating_outputs(
+    f: Function,
+    params: Params,
+    x: PyTree,
+) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(f(params, x)) if _is_floating(leaf)]
 
 
@@ -213,7 +272,7 @@ def _is_floating(leaf: Array) -> bool:
 
 def _unit_of(closed: core.ClosedJaxpr) -> float:
     """Return half the spacing at 1 of the coarsest floating dtype in a program."""
-    coarsest = float(np.finfo(np.float64).eps) / 2
+    coarsest = _DOUBLE
     for eqn in jaxprs.equations(closed.jaxpr):
         for var in eqn.outvars:
             dtype = getattr(var.aval, "dtype", None)
@@ -222,14 +281,21 @@ def _unit_of(closed: core.ClosedJaxpr) -> float:
     return coarsest
 
 
-def _fine(f: Function, params: Params, x: PyTree) -> Function:
-    """Return f, or what f computes in 16 bits evaluated in float64."""
+def _fine(
+    f: Function,
+    params: Params,
+    x: PyTree,
+) -> Function:
+    """Return f; if it computes in 16 bits, the same function evaluated in float64."""
     closed, out = jax.make_jaxpr(lambda *a: f(*a), return_shape=True)(params, x)
     if _unit_of(closed) <= _COARSEST:
         return f
     tree = jax.tree.structure(out)
 
-    def fine(params: Params, x: PyTree) -> PyTree:
+    def fine(
+        params: Params,
+        x: PyTree,
+    ) -> PyTree:
         return tree.unflatten(widened(closed, jax.tree.leaves((params, x))))
 
     return fine

@@ -78,6 +78,7 @@ def relaxed(
         >>> bool(slope != 0)
         True
     """
+    # Equations are replaced, not functions: where a kink comes from does not matter.
     closed, shape = jax.make_jaxpr(f, return_shape=True)(params, x)
     leaves, tree = jax.tree.flatten((params, x))
     rewriting = Rewriting(drawn(key))
@@ -91,7 +92,10 @@ def relaxed(
     program = jax.make_jaxpr(run)(*leaves)
     call = core.jaxpr_as_fun(program)
 
-    def relaxed_f(params: Params, x: PyTree[Array]) -> PyTree[Array]:
+    def relaxed_f(
+        params: Params,
+        x: PyTree[Array],
+    ) -> PyTree[Array]:
         arrays = tree.flatten_up_to((params, x))
         return jax.tree.unflatten(jax.tree.structure(shape), call(*arrays))
 

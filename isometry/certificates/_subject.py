@@ -17,6 +17,7 @@ from isometry.certificates._data import Data
 from isometry.certificates._gradients import Draw
 from isometry.certificates._programs import Function
 from isometry.networks import chain
+from isometry.networks._chain import Chain
 from isometry.networks._network import Network
 from isometry.structure import Anatomy
 
@@ -26,14 +27,15 @@ class Subject(NamedTuple):
 
     Attributes:
         f: The function whose gradients are drawn.
-        anatomy: Of f, for the rows.
-        point_f: The function of one example, whose points `units` reads.
-        points: Its anatomy.
+        anatomy: The anatomy of f, whose layers are the rows of the certificate.
+        point_f: The function of one example, for `Certificate.units`.
+        points: The anatomy of `point_f`.
         draw: Draws an input of f.
-        draw_point: Draws an input of `points`.
-        period: How many inputs show all rows of the data or of an embedding.
-        draws_rows: Whether whole numbers in x are drawn by the user's own function.
-        mode: What the certificate speaks of, in words.
+        draw_point: Draws an input of `point_f`.
+        period: The number of inputs that together show all rows of the data or of an
+            embedding.
+        draws_rows: Whether integers in x are drawn by the user's own function.
+        mode: The mode of f that is certified, in words.
     """
 
     f: Function
@@ -56,7 +58,7 @@ def subject(
     xs: PyTree,
     loss: Callable[..., Array] | None,
 ) -> Subject:
-    """Check the arguments, and find out what is certified and how.
+    """Check the arguments of `certify`, and return the function to certify.
 
     Args:
         f: A network, a list of blocks, or any f(params, x).
@@ -66,19 +68,26 @@ def subject(
         xs: The user's data, or None.
         loss: Maps an output, or an output and a target, to a number; or None.
     """
+    checks.no_module("f", f)
     if isinstance(f, (list, tuple)):
         f = chain(list(f))
+    # With a plain function among the blocks the shapes of the parameters are not known,
+    # so the chain is certified as a plain function.
+    if isinstance(f, Chain) and not all(isinstance(b, Network) for b in f.blocks):
+        f = f.function
+    # Every argument is checked before anything is traced, which may take seconds.
     if not callable(f):
         raise InputError(
             f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
         )
-    _check_params(params)
+    check_params(params)
     for name, value in (("x", x), ("xs", xs)):
         checks.on_host(name, value)
         if value is not None:
             checks.real(name, value)
     if draw is not None and not callable(draw):
         raise InputError(f"draw={checks.show(draw)} is not callable; write draw(key).")
+    # Inputs are either drawn at random or given.
     if draw is not None and xs is not None:
         raise InputError("draw and xs were both given; write one of them.")
     if loss is not None and xs is None:
@@ -105,20 +114,20 @@ def subject(
         draws_rows=draw is not None,
         mode=mode or "f as it is",
     )
-    # What the user draws has the structure that it had the first time.
+    # A user's draw must return the same shapes every time.
     if draw is not None:
         return whole._replace(draw=_checked(draw, shapes))
     whole = whole._replace(period=cast(_draws.RandomInputs, whole.draw).period)
     if network is f or not isinstance(f, Network):
         return whole
-    # Of one example the values at a point are units; of a batch they are examples too.
+    # `units` reads a single example: in a batch, values have an axis of examples too.
     row = shapes_of(f.example)
     points = read(f, params, row)
     draw_point = _draws.default(row, points.closed, num_params)
     return whole._replace(point_f=f, points=points, draw_point=draw_point)
 
 
-def _check_params(params: Params) -> None:
+def check_params(params: Params) -> None:
     """Require finite real arrays, of which some are floating."""
     checks.on_host("params", params)
     checks.not_abstract("params", params)
@@ -142,7 +151,10 @@ def _check_params(params: Params) -> None:
         raise InputError("params holds no floating array, so nothing could be trained.")
 
 
-def _check_fit(net: Network, params: Params) -> None:
+def _check_fit(
+    net: Network,
+    params: Params,
+) -> None:
     """Require parameters of a network's structure and shapes."""
     # Key paths are the same for lists and tuples, which f takes alike.
     wanted = _by_path(net.shapes)
@@ -168,7 +180,7 @@ def _by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 def _in_training(net: Network) -> tuple[Network, str]:
-    """Return a network as it is trained, and the mode in words."""
+    """Return the network in training mode, if it has one, and the mode in words."""
     if net.mode == "training":
         return net, "training mode"
     try:
@@ -188,6 +200,7 @@ def _example(
     draw: Draw | None,
 ) -> PyTree:
     """Return the shapes of an input of the function that is certified."""
+    # The user's draw returns the input itself; in training mode that is a batch.
     if draw is not None:
         return shapes_of(draw(jax.random.key(0)))
     is_batch = isinstance(network, Network) and network is not f
@@ -205,11 +218,14 @@ def _example(
     return shapes_of(x)
 
 
-def _require_same_shapes(given: PyTree, own: PyTree) -> None:
+def _require_same_shapes(
+    given: PyTree,
+    own: PyTree,
+) -> None:
     """Refuse an example that the network was not built for."""
-    came, wanted = (
-        [leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (given, own)
-    )
+    came = [leaf.shape for leaf in jax.tree.leaves(given)]
+    wanted = [leaf.shape for leaf in jax.tree.leaves(own)]
+    # Dtypes may differ, because all is computed in float64.
     if came != wanted:
         raise InputError(
             f"x has shapes {came}, and the network was built for {wanted}; leave x "
@@ -233,7 +249,7 @@ def of_data(
     loss: Callable[..., Array] | None,
     mode: str,
 ) -> Subject:
-    """Return the subject of given data: gradients on its batches alone."""
+    """Return what is certified if data are given: f on batches of these examples."""
     data = Data.of(f, network, xs=xs, loss=loss)
     shapes = shapes_of(data.draw(jax.random.key(0)))
     return Subject(
@@ -249,8 +265,12 @@ def of_data(
     )
 
 
-def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
-    """Return the anatomy of f; what f raises is passed on with a note."""
+def read(
+    f: Function,
+    params: Params,
+    shapes: PyTree,
+) -> Anatomy:
+    """Return the anatomy of f; an error of f is passed on with a note."""
     try:
         return structure.anatomy(f, params, shapes)
     except FromCall:
@@ -261,12 +281,16 @@ def read(f: Function, params: Params, shapes: PyTree) -> Anatomy:
         raise
 
 
-def _checked(draw: Draw, shapes: PyTree) -> Draw:
-    """Return draw, which must return the same structure every time."""
+def _checked(
+    draw: Draw,
+    shapes: PyTree,
+) -> Draw:
+    """Return `draw` with a check that it returns the same shapes every time."""
 
     def drawn(key: Key) -> PyTree:
         x = draw(key)
         came = shapes_of(x)
+        # A program is compiled for one structure.
         if jax.tree.structure(came) != jax.tree.structure(shapes) or came != shapes:
             raise InputError(
                 f"draw returned {checks.show(came)}, and before "

@@ -1,7 +1,7 @@
 """A program that computes in 16 bits, evaluated in float64 throughout.
 
-Eight bits of mantissa do not tell equal from near. What a model computes in bfloat16 it
-computes in exact arithmetic as well, up to rounding, and that is what is certified.
+With eight bits of mantissa, equal numbers cannot be told from near ones. So a model in
+bfloat16 is certified by the function that it computes up to rounding.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,19 @@ from isometry._internal import jaxprs
 from isometry._internal.errors import NotDefined
 from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._traced import called
+from isometry.certificates.relaxing._value import bound
 
-# Equations that only call a program. The rule of a custom derivative gives way to the
-# derivative of the function itself, because it computes in 16 bits too.
-_CALLS = _table.CALLS | _table.REMAT | _table.CUSTOM
+# Primitives that only call an inner program.
+_CALLS = _table.CALLS | _table.REMAT
 
 # Loops of unknown length have no reverse derivative, and so no gradient.
 _REFUSED = frozenset(("while", "pure_callback", "io_callback", "pallas_call"))
 
 
-def widened(closed: core.ClosedJaxpr, arguments: Sequence[Array]) -> list[Array]:
+def widened(
+    closed: core.ClosedJaxpr,
+    arguments: Sequence[Array],
+) -> list[Array]:
     """Evaluate a program with every floating value in float64.
 
     Args:
@@ -37,7 +40,7 @@ def widened(closed: core.ClosedJaxpr, arguments: Sequence[Array]) -> list[Array]
         Its results, floating ones in float64.
 
     Raises:
-        NotDefined: It holds a loop of unknown length, or code that is not JAX.
+        NotDefined: The program has a loop of unknown length, or code that is not JAX.
     """
     return _evaluated(closed, arguments)
 
@@ -63,10 +66,15 @@ def _evaluated(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _equation(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+def _equation(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
     name = eqn.primitive.name
     if name in _CALLS:
         return _evaluated(called(eqn), operands)
+    if name in _table.CUSTOM:
+        return _with_rule(eqn, operands)
     if name == "scan":
         return _scan(eqn, operands)
     if name == "cond":
@@ -86,14 +94,73 @@ def _equation(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-def _scan(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
-    """Evaluate a scan as a scan."""
+def _with_rule(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
+    """Evaluate a function with a custom derivative rule, and keep the rule.
+
+    The rule may differ from the derivative of the function, as a straight-through rule
+    does, or relu at its kink.
+    """
+    avals: list[Any] = [variable.aval for variable in eqn.invars]
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+    moving_places = [i for i, shape in enumerate(shapes) if _is_floating(shape)]
+    program = called(eqn)
+    results: list[Any] = [variable.aval for variable in eqn.outvars]
+
+    def pulled(own: Sequence[Array], cotangents: Sequence[Array]) -> list[Array]:
+        def of_moving(*moving: Array) -> list[Array]:
+            whole = list(own)
+            for place, value in zip(moving_places, moving, strict=True):
+                whole[place] = value
+            return [one for one in bound(eqn, whole) if _is_floating(one)]
+
+        _, pull = jax.vjp(of_moving, *[own[place] for place in moving_places])
+        return list(pull(list(cotangents)))
+
+    cotangents = [
+        jax.ShapeDtypeStruct(one.shape, one.dtype)
+        for one in results
+        if _is_floating(one)
+    ]
+    # The rule is traced in 16 bits, and then evaluated in float64 too.
+    rule = jax.make_jaxpr(pulled)(shapes, cotangents)
+
+    @jax.custom_vjp
+    def function(*wide: Array) -> list[Array]:
+        return _evaluated(program, wide)
+
+    def forward(*wide: Array) -> tuple[list[Array], tuple[Array, ...]]:
+        return _evaluated(program, wide), wide
+
+    def backward(wide: tuple[Array, ...], cotangents: list[Array]) -> tuple:
+        pairs = zip(cotangents, results, strict=True)
+        floating = [cotangent for cotangent, one in pairs if _is_floating(one)]
+        pulled_back: list[Array | None] = [None] * len(wide)
+        results_of_rule = _evaluated(rule, [*wide, *floating])
+        for place, value in zip(moving_places, results_of_rule, strict=True):
+            pulled_back[place] = value
+        return tuple(pulled_back)
+
+    function.defvjp(forward, backward)
+    return list(function(*operands))
+
+
+def _scan(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
+    """Evaluate a scan in float64, as a scan again."""
     parts = jaxprs.scan_parts(eqn)
     num_fixed = parts.num_consts + parts.num_carry
     constants = operands[: parts.num_consts]
     body = eqn.params["jaxpr"]
 
-    def step(state: list[Array], slices: list[Array]) -> tuple[list[Array], Any]:
+    def step(
+        state: list[Array],
+        slices: list[Array],
+    ) -> tuple[list[Array], Any]:
         results = _evaluated(body, [*constants, *state, *slices])
         return results[: parts.num_carry], results[parts.num_carry :]
 
@@ -107,14 +174,21 @@ def _scan(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
     return [*state, *stacked]
 
 
-def _cond(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
-    """Evaluate a cond as a cond."""
+def _cond(
+    eqn: core.JaxprEqn,
+    operands: list[Array],
+) -> list[Array]:
+    """Evaluate a cond in float64, as a cond again."""
 
     def branch(program: core.ClosedJaxpr) -> Any:
         return lambda *arguments: _evaluated(program, arguments)
 
     branches = [branch(program) for program in eqn.params["branches"]]
     return jax.lax.switch(operands[0], branches, *operands[1:])
+
+
+def _is_floating(array: Array | jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def _wide(value: Any) -> Array:

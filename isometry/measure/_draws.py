@@ -1,5 +1,6 @@
 """Parameters of the seeds of an ensemble: drawn from keys, adjusted, or given."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,6 +78,11 @@ class Seeds:
         Raises:
             InputError: The user's function needs the value of its key.
         """
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> Params:
+        # Cached, because an audit asks several times, and each traces the draw.
         # Drawing is traced and not run: one seed may take all memory.
         row = row_shapes(self.source)
         if self.draw is None:
@@ -173,7 +179,7 @@ def _refuse_others(f: Map, keys: Key | None) -> None:
 
 
 def _described(value: PyTree) -> str:
-    """Return words for a value that stands in the place of keys."""
+    """Describe a value that was passed as keys, for a message."""
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and leaves[0] is value:
         return f"a floating array of shape {jnp.shape(value)}"
@@ -192,7 +198,7 @@ def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) ->
     if num_seeds is None:
         raise InputError(
             f"the leaves of params have leading axes {sorted(leading)}; stack them on "
-            "a seeds axis."
+            "a seeds axis; one draw has jax.tree.map(lambda a: a[None], params)."
         )
     return Seeds(params, num_seeds)
 

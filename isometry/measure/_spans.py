@@ -16,6 +16,7 @@ from isometry._internal.types import Params
 from isometry.measure import _leaves
 from isometry.networks._network import SPANS
 from isometry.structure import Anatomy
+from isometry.structure._anatomy import is_joined_behind
 from isometry.structure._tapping import Tapped, replacing, tapped
 
 # The name of a point, alone or with an index into the leading axes of the value there.
@@ -137,7 +138,8 @@ def resolve(
         span: Two points, each a name or (name, index); "end_to_end", which is
             ("input", "output"); or "hidden", from the first pre-activation to the last
             but the output, or with residual branches from where the first leaves the
-            stream to where the last joins it.
+            stream to where the last joins it; from the layer before if a class token
+            was joined to the stream there.
 
     Returns:
         The map whose Jacobian is measured.
@@ -278,7 +280,7 @@ _NAMED = 12
 
 
 def _listed(names: list[str]) -> str:
-    """Write names in one line, without those in the middle if there are many."""
+    """Return names in one line; of many, those in the middle are left out."""
     if len(names) > _NAMED:
         half = _NAMED // 2
         names = [*names[:half], "...", *names[-half:]]
@@ -362,7 +364,7 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
                 "that place has no name here; write two points of "
                 "isometry.anatomy(f, params, x).points."
             )
-        return leaves, anatomy.branches[-1].joins
+        return _start_of_signal(anatomy, leaves), anatomy.branches[-1].joins
     names = [name for name in anatomy.points if is_layer(anatomy, name)]
     # Fewer than three weight layers leave no pair of a weight and a derivative of the
     # activation between the first pre-activation and the last one.
@@ -372,6 +374,19 @@ def _hidden(anatomy: Anatomy) -> tuple[str, str]:
             f"output and needs three weight layers{_instead_of_hidden(anatomy, names)}"
         )
     return names[0], names[-2]
+
+
+def _start_of_signal(anatomy: Anatomy, leaves: str) -> str:
+    """Return where the stream starts that the first branch leaves at a point.
+
+    If a class token was joined to the stream, a row of it is a parameter: no signal
+    comes in there, and a perturbation of it alone would be measured against the size at
+    which that parameter is drawn. The span then starts at the layer before.
+    """
+    layer, _, kind = leaves.rpartition(":")
+    if kind == "out" and is_joined_behind(anatomy, layer):
+        return layer
+    return leaves
 
 
 def _instead_of_hidden(anatomy: Anatomy, names: list[str]) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from isometry import activations, linalg
 from isometry._internal import checks, jaxprs, precision
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
@@ -170,6 +170,26 @@ class Chain(LayeredNetwork):
         return tuple(block.init(own) for block, own in zip(blocks, keys, strict=True))
 
     @property
+    def training(self) -> Network:
+        """The network as it is trained; a chain has no such mode.
+
+        Raises:
+            NotDefined: Always. The message says whether a block differs in training.
+
+        Example:
+            >>> networks.chain([networks.mlp([3, 2])]).mode
+            'inference'
+        """
+        for i, block in enumerate(self.blocks):
+            if isinstance(block, Network) and _differs_in_training(block):
+                raise NotDefined(
+                    f"training: a chain has no training mode, and its block {i}, "
+                    f"{checks.show(block)}, may differ in training. Make one model of "
+                    "all blocks."
+                )
+        return super().training
+
+    @property
     def hidden_activations(self) -> tuple[Activation, ...]:
         """The activations of the blocks in turn, with `linear` between two blocks."""
         first, *others = (block.hidden_activations for block in self._layered())
@@ -297,6 +317,15 @@ def _numbered(layers: Sequence[Layer]) -> list:
     """Return copies of layers whose index and depth are those in one long network."""
     depth = len(layers)
     return [replace(layer, index=i, depth=depth) for i, layer in enumerate(layers)]
+
+
+def _differs_in_training(block: Network) -> bool:
+    """Tell whether a block may compute something else in training."""
+    try:
+        _ = block.training
+    except NotDefined as error:
+        return "computes the same" not in error.message
+    return True
 
 
 def _function_of(block: Block) -> Block:

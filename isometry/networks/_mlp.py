@@ -28,6 +28,7 @@ from isometry.networks._network import Phase
 from isometry.records import Signals
 from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
+from isometry.schemes._scheme import draw, is_alike
 from isometry.schemes._shaping import untransformed
 from isometry.theory import Law
 
@@ -353,7 +354,7 @@ class Mlp(LayeredNetwork):
         layers = self._layers_of(run)
         # Most schemes give all layers of a run the same initializer, so one vmapped
         # draw serves all.
-        if self.scheme.alike:
+        if is_alike(self.scheme, layers[0]):
             draw_one = functools.partial(self._draw_layer, layers[0])
             return jax.vmap(draw_one)(keys)
         drawn = [
@@ -366,7 +367,8 @@ class Mlp(LayeredNetwork):
         """Draw the weight of a layer from the first key, its bias from the second."""
         key_w, key_b = keys_w_b
         init_w = self.scheme.initializer(layer)
-        drawn = {"w": init_w(key_w, (layer.fan_in, layer.fan_out), self.dtype)}
+        shape = (layer.fan_in, layer.fan_out)
+        drawn = {"w": draw(init_w, key_w, shape, dtype=self.dtype)}
         if self.bias:
             init_b = self.scheme.bias_initializer(layer)
             drawn["b"] = init_b(key_b, (layer.fan_out,), self.dtype)
@@ -385,6 +387,12 @@ class Mlp(LayeredNetwork):
 
     def _layers_of(self, run: Run) -> list[Layer]:
         """Return what a scheme is told of each layer of a run."""
+        number = runs_of(self.widths).index(run)
+        # As in the anatomy: no other function has a name there.
+        activation = self.activation.name if self.activation.named else None
+        hidden = None if activation == "linear" else activation
+        # The first layer has no function before it, and the last none behind it.
+        functions = [None, *[hidden] * (self.depth - 1), None]
         return [
             Layer(
                 role=run.role,
@@ -392,6 +400,9 @@ class Mlp(LayeredNetwork):
                 depth=self.depth,
                 fan_in=run.fan_in,
                 fan_out=run.fan_out,
+                name=f"layers/{number}",
+                follows=functions[index + 1],
+                precedes=functions[index],
             )
             for index in range(run.start, run.start + run.length)
         ]

@@ -31,7 +31,7 @@ from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
 from isometry.schemes._registry import SchemeLike, get
-from isometry.schemes._scheme import Drawn, Scheme, check_sigmas
+from isometry.schemes._scheme import Drawn, Scheme, check_sigmas, draw, is_alike
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._anatomy import PyTreeDef
 from isometry.structure._records import stack_sizes
@@ -299,7 +299,7 @@ def assign(
     The scale of a free scheme is critical for the activation that follows the layer,
     else for the one that it reads, else 1; where an activation has no critical point,
     chi = 1 at unit variance. It is 1 too around a product of two branches, as in a GLU,
-    and around a function that is none of `activations.names()`; notes say so. Where a
+    and around a function whose gain is not known; notes say so. Where a
     scheme fills one tap of an even window, it is the one that keeps all pixels under
     the padding of the network. An output of a transposed convolution of stride s meets
     one in s of the taps of an axis, so its weights get a gain with which the mean
@@ -426,8 +426,8 @@ def _shapes(params: Params, anatomy: Anatomy) -> dict[str, jax.ShapeDtypeStruct]
 def _without_repeats(layers: Sequence[WeightLayer]) -> list[WeightLayer]:
     """Return the layers without those that overlap with an earlier layer of their leaf.
 
-    One of these is a table of embeddings of which the program also reads a fixed row:
-    the row is a layer of its own, and part of the table.
+    If the program reads a fixed row of a table of embeddings too, for example, the row
+    is a layer of its own, and also part of the table.
     """
     kept: list[WeightLayer] = []
     for layer in layers:
@@ -479,8 +479,9 @@ def _weight(
     parts: dict[str, Layer] = {}
     inits = []
     window_note = ""
+    are_alike = is_alike(scaled.scheme, layers[0])
     for layer in layers:
-        kind = _without_index(layer) if scheme.alike else layer
+        kind = _without_index(layer) if are_alike else layer
         if kind not in chosen:
             try:
                 init = scaled.scheme.initializer(layer)
@@ -655,7 +656,7 @@ def _check_drawable(
 def _paired(
     weights: Sequence[_Weight], scheme: Scheme, anatomy: Anatomy
 ) -> list[_Weight]:
-    """Make layers whose weights are factors of one random matrix draw from one key."""
+    """Give one key to layers whose weights are factors of one random matrix."""
     by_name = {weight.source.name: weight for weight in weights}
     pair_of: dict[str, int] = {}
     for attention in anatomy.attentions:
@@ -760,7 +761,7 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
 def _draw_slice(
     source: WeightLayer, init: Init, key: Key, *, dtype: jnp.dtype
 ) -> Array:
-    """Draw one slice of a weight layer in its own layout."""
+    """Draw one slice of a layer's weight, with its axes in the order of the leaf."""
     parts = Parts(
         batch=source.batch_axes,
         window=source.window_axes,
@@ -790,7 +791,7 @@ def _draw_stack(
     # A single array is drawn from the key itself: the same numbers as if the user had
     # called the initializer with this key.
     if num_arrays == 1:
-        return init(key, shape, dtype).reshape((*stack, *shape))
+        return draw(init, key, shape, dtype=dtype).reshape((*stack, *shape))
     keys = jax.random.split(key, num_arrays)
-    arrays = jax.vmap(lambda k: init(k, shape, dtype))(keys)
+    arrays = jax.vmap(lambda k: draw(init, k, shape, dtype=dtype))(keys)
     return arrays.reshape((*stack, *shape))

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from jaxtyping import Array
 
-from isometry import activations
 from isometry.activations import Activation
 from isometry.schemes import _places, _scales
 from isometry.structure import Anatomy, WeightLayer, _scaling
+from isometry.structure._nonlinearity import record
 from isometry.structure._scaling import Scaling
 
 
@@ -90,7 +90,7 @@ def _before(
 @functools.cache
 def _activation(name: str, scaling: Scaling) -> Activation:
     """Return c phi(a z)."""
-    base = activations.get(name)
+    base = record(name)
     inner, outer = scaling
     # phi has its kinks where a z has them. A negative number reverses their order.
     kinks = tuple(sorted(kink / inner for kink in base.kinks))

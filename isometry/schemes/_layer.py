@@ -120,7 +120,8 @@ class Layer:
         groups: The number of groups of channels of a convolution; 1 for other layers.
         heads: The number of heads, for a layer of an attention; None for other layers.
         window: The taps of a convolution kernel along each axis; () for other layers.
-        follows: The name of the activation behind the layer; None if there is none.
+        follows: The name of the activation behind the layer; None if there is none. It
+            is one of `activations.names()`, or relu6, hard_silu, mish, abs or cos.
         precedes: The name of the activation before the layer; None if there is none.
 
     Raises:
@@ -212,3 +213,45 @@ class Layer:
             8
         """
         return self.fan_out // self.num_taps
+
+
+class Watched(Layer):
+    """A layer that remembers whether its index, or that of its branch, was read.
+
+    Attributes:
+        has_read_index: Whether it was.
+    """
+
+    has_read_index: bool
+
+    @classmethod
+    def of(cls, layer: Layer) -> "Watched":
+        """Return a watched copy of a layer."""
+        # Not by the constructor, whose checks read the index.
+        watched = object.__new__(cls)
+        watched.__dict__.update(layer.__dict__, has_read_index=False)
+        if layer.branch is not None:
+            branch = object.__new__(_WatchedBranch)
+            branch.__dict__.update(layer.branch.__dict__, layer=watched)
+            watched.__dict__["branch"] = branch
+        return watched
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "index":
+            object.__setattr__(self, "has_read_index", True)
+        return super().__getattribute__(name)
+
+
+class _WatchedBranch(Branch):
+    """The branch of a watched layer.
+
+    Attributes:
+        layer: The layer.
+    """
+
+    layer: Watched
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "index":
+            object.__setattr__(self.layer, "has_read_index", True)
+        return super().__getattribute__(name)

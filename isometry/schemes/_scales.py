@@ -11,14 +11,57 @@ from isometry.activations import Activation
 from isometry.schemes._layer import Layer
 from isometry.schemes._scheme import Scheme
 from isometry.structure import WeightLayer
+from isometry.structure._flow import LAYOUT
+from isometry.structure._nonlinearity import FURTHER, record
 
-_NAMES = frozenset(activations.names())
+_NAMES = frozenset((*activations.names(), *FURTHER))
 
-# Steps in `WeightLayer.then` and `before` that have no gain of their own: a product of
-# two branches, and functions that are no activation of this package.
+# The step in `WeightLayer.then` and `before` that is a product of two branches.
 _PRODUCT = "product"
-_NAMELESS = ("unnamed", "glu", "square", "power", "associative scan")
-_VARIANT = "variant"
+
+# Steps that leave the critical scale as it is: norms, pools, and moved entries.
+_NEUTRAL = frozenset(
+    (
+        "layer norm",
+        "rms norm",
+        "group norm",
+        "batch norm",
+        "subtract mean",
+        "max pool",
+        "average pool",
+        "average",
+        "sum",
+        "attention",
+        "rotary",
+        "circular padding",
+        "scale",
+        "mask",
+        # Operations that move entries, under the names of their primitives.
+        "concatenate",
+        "slice",
+        "dynamic_slice",
+        "dynamic_update_slice",
+        "gather",
+        "scatter",
+        "split",
+        "stack",
+        "tile",
+        "pad",
+        "rev",
+        "neg",
+        "add",
+        "sub",
+        *LAYOUT,
+    )
+)
+_GATES = "gates ("
+_NEUTRAL_BEGINNINGS = ("+ ", "concatenate ", _GATES)
+
+# A number that is added. In front of an activation it makes another one of it.
+_SHIFT = "+ constant"
+
+# What classifiers end with, which is no activation between layers.
+_LAST = frozenset(("softmax", "log softmax"))
 
 # How the note ends if the scale is that of the activation before a layer.
 THAT_IT_READS = "that it reads"
@@ -92,11 +135,11 @@ class Scales:
             linear = self._critical("linear", "")
             return linear._replace(note=f"{doubt}, so as {linear.note}")
         if layer.follows is not None:
-            following = self._following.get(layer.name, layer.follows)
-            return self._critical(following, "that follows")
+            following = self._following.get(layer.name)
+            return self._critical(following or record(layer.follows), "that follows")
         if layer.precedes is not None:
-            read = self._read.get(layer.name, layer.precedes)
-            return self._critical(read, THAT_IT_READS)
+            read = self._read.get(layer.name)
+            return self._critical(read or record(layer.precedes), THAT_IT_READS)
         return self._critical("linear", "")
 
     def _critical(self, activation: str | Activation, where: str) -> Scaled:
@@ -146,7 +189,7 @@ def doubt(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str:
         if factor is not None:
             return f"no gain for a product of two branches with a {factor}"
         return "no gain for a product of two branches"
-    strange = _strange(layer.then)
+    strange = _strange(layer, layer.then)
     if strange:
         return f"no gain for {strange}"
     # Only if no activation follows, the scale depends on what comes before the layer.
@@ -154,19 +197,37 @@ def doubt(layer: WeightLayer, by_name: Mapping[str, WeightLayer]) -> str:
         return ""
     if _PRODUCT in layer.before:
         return "no gain behind a product of two branches"
-    strange = _strange(layer.before)
+    strange = _strange(layer, layer.before)
     behind = _behind(layer, by_name)
     if behind is not None:
-        strange = strange or _strange(behind.then)
+        strange = strange or _strange(behind, behind.then)
     if strange:
         return f"no gain behind {strange}"
+    gates = [step for step in layer.then if step.startswith(_GATES)]
+    if gates and precedes(layer, by_name) is None:
+        return f"no gain for {gates[0]}"
     return ""
 
 
-def _strange(steps: Sequence[str]) -> str:
-    """Return the first step that is a nonlinearity without a known gain, or ""."""
+def _strange(layer: WeightLayer, steps: Sequence[str]) -> str:
+    """Return the first step that has no known gain, or "".
+
+    Args:
+        layer: The layer behind or before which the steps are.
+        steps: The steps, in order.
+    """
+    is_shifted = False
     for step in steps:
-        if step.startswith(_NAMELESS) or step.endswith(_VARIANT):
+        is_activation = _activation(step) is not None
+        if is_activation and is_shifted:
+            return f"a shifted {step}"
+        is_shifted = step == _SHIFT
+        if is_activation or step.startswith(_NEUTRAL_BEGINNINGS):
+            continue
+        if layer.role == "head" and step in _LAST:
+            continue
+        # Several operations are written with commas: "slice, concatenate".
+        if not _NEUTRAL.issuperset(step.split(", ")):
             return step
     return ""
 
@@ -177,7 +238,7 @@ def follows(layer: WeightLayer) -> str | None:
     It is None too if a product follows, as in phi(u) v, or if two functions in a row
     do, as in a squared ReLU: these are no activations of one pre-activation.
     """
-    if _PRODUCT in layer.then or _strange(layer.then):
+    if _PRODUCT in layer.then or _strange(layer, layer.then):
         return None
     return _first_activation(layer.then)
 
@@ -232,9 +293,11 @@ def _first_activation(steps: Sequence[str]) -> str | None:
     All other steps are skipped, norms, pools and sums included: the last layer of the
     branch in relu(x + F(x)) is followed by the ReLU behind the sum.
     """
-    for step in steps:
-        # The anatomy writes "leaky relu", `activations.names()` has "leaky_relu".
-        name = step.replace(" ", "_")
-        if name in _NAMES:
-            return name
-    return None
+    return next(filter(None, map(_activation, steps)), None)
+
+
+def _activation(step: str) -> str | None:
+    """Return the name of the activation that a step is, or None."""
+    # The anatomy writes "leaky relu", `activations.names()` has "leaky_relu".
+    name = step.replace(" ", "_")
+    return name if name in _NAMES else None

@@ -1,5 +1,6 @@
 """Schemes: the initializer of each layer, and the initial multipliers of branches."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +8,16 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from isometry import initializers
 from isometry._internal import checks
-from isometry._internal.errors import InputError, NotDefined, public
-from isometry._internal.types import Elementwise, Params
+from isometry._internal.errors import FromCall, InputError, NotDefined, public
+from isometry._internal.types import Elementwise, Key, Params, Shape
 from isometry._internal.types import Initializer as Init
 from isometry.activations import Activation
 from isometry.initializers._critical import critical_point
-from isometry.schemes._layer import Branch, Layer
+from isometry.schemes._layer import Branch, Layer, Watched
 from isometry.structure import Anatomy
 
 
@@ -159,6 +160,7 @@ class Scheme:
             scale and draws no biases.
         alike: Whether `choose` returns the same initializer for layers that differ only
             in their index and the index of their branch. They are then drawn together.
+            None: it does if it reads neither.
         pairs: Pairs of roles of an attention whose two layers are drawn from the same
             key, because their weights are two factors of one random matrix.
         embeddings: Whether the scheme draws embeddings. If not, they stay as drawn by
@@ -213,7 +215,7 @@ class Scheme:
     aliases: tuple[str, ...] = ()
     differs: str = ""
     free: bool = False
-    alike: bool = True
+    alike: bool | None = None
     multipliers: Multipliers | None = None
     closes: str = "any"
     attention: Mixed | None = None
@@ -249,7 +251,16 @@ class Scheme:
             orthogonal(gain=1.0)
         """
         _check_kind("layer", layer, Layer)
-        return self.choose(layer, self.sigma_w)
+        init = self.choose(layer, self.sigma_w)
+        # A factory is callable too.
+        factories = [entry.factory for entry in initializers.catalogue()]
+        if not callable(init) or init in factories:
+            raise InputError(
+                f"choose of scheme {self.name!r} returned {checks.show(init)} for a "
+                f"layer of role {layer.role!r}; return an initializer, such as "
+                "initializers.orthogonal(), with the parentheses."
+            )
+        return init
 
     @public("Scheme.bias_initializer")
     def bias_initializer(self, layer: Layer) -> Init:
@@ -294,11 +305,17 @@ class Scheme:
             Residual(branch=0.0, skip=1.0)
         """
         _check_kind("branch", branch, Branch)
-        # Without a rule, `assign` leaves the scalars of a network as they are drawn;
-        # with a rule that returns (1, 1) it would set them to 1.
+        # No rule is None, and not one that returns (1, 1): by that one `assign` would
+        # set the scalars of a network to 1, and without a rule it leaves them as drawn.
         if self.multipliers is None:
             return Residual()
-        return self.multipliers(branch)
+        multipliers = self.multipliers(branch)
+        if not isinstance(multipliers, Residual):
+            raise InputError(
+                f"multipliers of scheme {self.name!r} returned "
+                f"{checks.show(multipliers)}; return schemes.Residual(branch, skip)."
+            )
+        return multipliers
 
     @public("Scheme.drawn")
     def drawn(self, layer: Layer) -> Drawn:
@@ -362,8 +379,8 @@ class Scheme:
             driven.
 
         Raises:
-            InputError: The inputs are not finite, or have no leading axis; what the
-                scheme itself refuses.
+            InputError: The inputs are not finite, or have no leading axis; or the
+                scheme refuses the network or the inputs.
             TracedError: An argument is traced.
 
         Example:
@@ -436,6 +453,40 @@ class Scheme:
             return f"Scheme({self.name!r})"
         scale = f"sigma_w={self.sigma_w:.6g}, sigma_b={self.sigma_b:.6g}"
         return f"Scheme({self.name!r}, {scale})"
+
+
+def draw(init: Init, key: Key, shape: Shape, *, dtype: jnp.dtype) -> Array:
+    """Draw an array by an initializer, which may be the user's own.
+
+    Raises:
+        InputError: The initializer returns anything but an array of this shape.
+    """
+    drawn = init(key, shape, dtype)
+    returned = getattr(drawn, "shape", None)
+    # Reshaped, an array of another layout would have its entries in other places.
+    if returned != tuple(shape):
+        what = f"an array of shape {returned}" if returned else checks.show(drawn)
+        raise InputError(
+            f"the initializer {init!r} returned {what} for shape={shape}; write one "
+            "that maps (key, shape, dtype) to an array of this shape."
+        )
+    return jnp.asarray(drawn, dtype)
+
+
+def is_alike(scheme: Scheme, layer: Layer) -> bool:
+    """Tell whether layers that differ only in their indices get one initializer.
+
+    Args:
+        scheme: The scheme.
+        layer: One of these layers.
+    """
+    if scheme.alike is not None:
+        return scheme.alike
+    watched = Watched.of(layer)
+    # A scheme that refuses the layer refuses it again when `initializer` is called.
+    with contextlib.suppress(FromCall):
+        scheme.choose(watched, scheme.sigma_w)
+    return not watched.has_read_index
 
 
 def _check_kind(name: str, value: object, kind: type[Layer] | type[Branch]) -> None:

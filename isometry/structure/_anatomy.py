@@ -23,6 +23,10 @@ from isometry.structure._records import Attention, Branch, WeightLayer
 # Type checkers do not accept jax.tree_util.PyTreeDef as a type.
 PyTreeDef: TypeAlias = Any
 
+# Operations that put values side by side. Padding is none: what it adds is constant,
+# and read with its neighbours by a pooling or convolution.
+_JOINING = frozenset(("concatenate", "dynamic_update_slice", "scatter"))
+
 
 class Anatomy:
     """What a function f(params, x) is made of.
@@ -286,6 +290,28 @@ def gate_uses(anatomy: Anatomy) -> GateUses:
 def branches_across_loops(anatomy: Anatomy) -> frozenset[str]:
     """Return the branches whose layers are more than one slice of their stacks."""
     return anatomy._across_loops
+
+
+def is_joined_behind(anatomy: Anatomy, name: str) -> bool:
+    """Tell whether values that no input reaches are joined behind a layer.
+
+    A class token is: a row of the result is a parameter, and no function of the layer.
+
+    Args:
+        anatomy: The anatomy.
+        name: A weight layer whose `name:out` is a point too.
+    """
+    flow = anatomy._flow
+    start = anatomy._point(name).node
+    end = anatomy._point(f"{name}:out").node
+    between, _ = flow.back_to(end, {start})
+    for node in between - {start}:
+        if flow.operation(node) not in _JOINING:
+            continue
+        # Indices come from elsewhere too, and are no values.
+        if any(flow.value(other).is_floating for other in flow.from_elsewhere(node)):
+            return True
+    return False
 
 
 def _abbreviated(

@@ -176,8 +176,11 @@ class Flow:
 
     def is_scaled(self, node: int) -> bool:
         """Tell whether a node is another node times a number that the program fixes."""
-        if self.unrolled.value(node).operation not in _SCALINGS:
-            return False
+        is_scaling = self.unrolled.value(node).operation in _SCALINGS
+        return is_scaling and self.has_number(node)
+
+    def has_number(self, node: int) -> bool:
+        """Tell whether one operand of a node is a number that the program fixes."""
         others = self.from_elsewhere(node)
         return len(others) == 1 and self._is_number(others[0])
 
@@ -263,7 +266,7 @@ class Flow:
         inside: set[int],
         pending: list[int],
     ) -> bool:
-        """Tell whether every path onward from the visited nodes runs through `node`.
+        """Tell whether every path on from the visited nodes runs through `node`.
 
         Args:
             node: The node that was visited last.

@@ -49,6 +49,7 @@ _ELEMENTARY = {
     "erf": "erf",
     "sin": "sin",
     "cos": "cos",
+    "atan": "arctan",
     "abs": "abs",
     "exp": "exp",
     "log": "log",
@@ -71,12 +72,16 @@ _POOLS = {
 
 _ROOTS = frozenset(("rsqrt", "sqrt"))
 
+# Operations by which a ReLU, a hard tanh and others are written.
+_CLIPPING = frozenset(("max", "min", "clamp"))
+
 # How many operations back a factor is searched for a square root, which makes it that
 # of a norm with fixed statistics. Its scale, reshapes and casts come in between.
 _MOST_BACK = 8
 
-# Activations of several operations, by a primitive that is theirs: which one gates a
-# GLU that is written out. Elsewhere they are told by what they compute.
+# Activations of several operations, by a primitive that only they have. This tells
+# which one gates a GLU that is written out; elsewhere they are told by what they
+# compute.
 _TELLTALES = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
@@ -102,7 +107,8 @@ class Step(NamedTuple):
 
     Attributes:
         kind: What it does: "relu", "shift", "layer norm".
-        detail: For a shift, the name of the parameter that is added.
+        detail: For a shift, the name of the parameter that is added, "parameters" if it
+            is computed from some, and "" for numbers.
     """
 
     kind: str
@@ -165,15 +171,24 @@ def words(
 def is_multiplied(flow: Flow, node: int) -> bool:
     """Tell whether a node is next multiplied with another value of the flow.
 
-    The product is entry by entry, as in a GLU.
+    The product is entry by entry, as in a GLU. A gate z may be read twice, as in
+    z h + (1 - z) n.
     """
-    for reader in flow.chain(node):
-        operands = set(flow.inputs[reader])
-        if flow.operation(reader) == "mul" and len(operands) > 1:
-            return True
-        if flow.operation(reader) not in LAYOUT and not flow.is_scaled(reader):
-            return False
-    return False
+    readers = flow.readers.get(node, ())
+    if not readers or node == flow.output:
+        return False
+    return all(_multiplies(flow, reader) for reader in readers)
+
+
+def _multiplies(flow: Flow, reader: int) -> bool:
+    """Tell whether a node is a product of two values of the flow, or goes into one."""
+    operation = flow.operation(reader)
+    num_operands = len(set(flow.inputs[reader]))
+    if num_operands > 1:
+        return operation == "mul"
+    is_passed_on = operation in LAYOUT or flow.is_scaled(reader)
+    is_shifted = operation in ("add", "sub") and flow.has_number(reader)
+    return (is_passed_on or is_shifted) and is_multiplied(flow, reader)
 
 
 def is_product(flow: Flow, node: int) -> bool:
@@ -267,12 +282,15 @@ def _step(
         return Step(f"glu ({titles[0]})")
     if titles:
         return Step(_told(titles[0], _nonlinearity.name(flow, before, node)))
-    if len(segment) == 1:
+    is_one = len(segment) == 1
+    # Most single operations have one name, but clipping may be several functions.
+    if not is_one or flow.operation(node) in _CLIPPING:
+        known = _nonlinearity.name(flow, before, node)
+        # A segment that is linear as a whole, as 2 z + 3 z is, is no activation.
+        if known and known != "linear":
+            return Step(_written(known))
+    if is_one:
         return _one_operation(flow, segment[0], names)
-    known = _nonlinearity.name(flow, before, node)
-    # A segment that is linear in all, as 2 z + 3 z is, has no function's name.
-    if known and known != "linear":
-        return Step(_written(known))
     return _several_operations(flow, segment)
 
 
@@ -319,8 +337,10 @@ def _title(flow: Flow, before: int, node: int) -> str | None:
 
 
 def _completes(flow: Flow, before: int, node: int) -> bool:
-    """Tell whether a node is a factor with which the nodes before are an activation."""
-    is_known = flow.is_scaled(node) and _nonlinearity.name(flow, before, node)
+    """Tell whether a node completes an activation, as a factor or a minimum may."""
+    # relu6 may be written as a ReLU and a minimum.
+    is_last = flow.is_scaled(node) or flow.operation(node) == "min"
+    is_known = is_last and _nonlinearity.name(flow, before, node)
     return is_known not in (False, None, "", "linear")
 
 
@@ -335,7 +355,7 @@ def _is_split(flow: Flow, segment: Sequence[int]) -> bool:
 
 
 def _told(title: str, known: str | None) -> str:
-    """Return the name of an activation, by its title and by what it computes.
+    """Return the name of an activation, from its title and from what it computes.
 
     Args:
         title: The name under which it is compiled.
@@ -344,7 +364,8 @@ def _told(title: str, known: str | None) -> str:
     if known:
         return _written(known)
     # A leaky relu of another slope, fixed or learned, is compiled under the same name.
-    if title.replace(" ", "_") in activations.names():
+    known_names = (*activations.names(), *_nonlinearity.FURTHER)
+    if title.replace(" ", "_") in known_names:
         return f"{title} variant"
     return title
 
@@ -379,7 +400,9 @@ def _one_operation(
         # softmax subtracts. It does not change the derivative.
         return None
     if name in ("add", "sub") and elsewhere:
-        detail = names.get(flow.unrolled.nodes[elsewhere[0]].value, "")
+        added = flow.unrolled.nodes[elsewhere[0]].value
+        is_learned = added in flow.program.of_params
+        detail = names.get(added, "parameters" if is_learned else "")
         return Step("shift", detail)
     # A factor with a square root is 1/sqrt(variance) of a norm with fixed statistics.
     if name in ("mul", "div") and elsewhere:
@@ -423,7 +446,7 @@ def _has_root(flow: Flow, node: int, most_back: int) -> bool:
 
 
 def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
-    """Return operations on several paths with common ends as one step.
+    """Return the operations on several paths, with common ends, as one step.
 
     They compute no activation of the package, but may have the operations of one, as
     x * sigmoid(1.702 x) has.

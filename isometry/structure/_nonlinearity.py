@@ -17,11 +17,22 @@ from jaxtyping import Float
 
 from isometry import activations
 from isometry._internal import checks
+from isometry.activations import Activation
 from isometry.structure import _reading
 from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._reading import Program, Value
 
 Numbers: TypeAlias = Float[np.ndarray, " points"]
+
+# Functions of `jax.nn` and `jax.numpy` that networks use as activations, and that have
+# no name in `activations`.
+FURTHER = {
+    "relu6": Activation(jax.nn.relu6, kinks=(0.0, 6.0)),
+    "hard_silu": Activation(jax.nn.hard_silu, kinks=(-3.0, 3.0), name="hard_silu"),
+    "mish": Activation(jax.nn.mish),
+    "abs": Activation(jnp.abs, kinks=(0.0,), name="abs"),
+    "cos": Activation(jnp.cos, name="cos"),
+}
 
 # No number here is a kink of any activation. Functions that differ anywhere differ
 # here: gelu and its approximation by 5e-4 at 2.
@@ -64,9 +75,9 @@ def name(flow: Flow, start: int, end: int) -> str | None:
         end: The node after it.
 
     Returns:
-        A name of `activations.names()`; "" if it is none of them, as leaky_relu of
-        another slope is none; None if it is not an elementwise function of the node, or
-        has parameters.
+        A name of `activations.names()` or of `FURTHER`; "" if it is none of them, as
+        leaky_relu of another slope is none; None if it is not an elementwise function
+        of the node, or has parameters.
     """
     values = computed(flow, start, end)
     if values is None:
@@ -180,16 +191,22 @@ def is_affine(flow: Flow, start: int, end: int) -> bool:
     return bool(np.max(np.abs(bends)) <= _FLAT * max(np.max(np.abs(values)), 1.0))
 
 
+def record(name: str) -> Activation:
+    """Return an activation by its name in `activations.names()` or `FURTHER`."""
+    return FURTHER[name] if name in FURTHER else activations.get(name)
+
+
 @functools.cache
 def _known() -> dict[str, Numbers]:
     """Return the values of every activation of the package at the points."""
-    return {known: _values(activations.get(known).fn) for known in activations.names()}
+    names = (*activations.names(), *FURTHER)
+    return {known: _values(record(known).fn) for known in names}
 
 
 @functools.cache
 def _values_at_multiples(name: str, inner: float) -> Numbers:
     """Return the values of an activation at the points times a number."""
-    return _values(activations.get(name).fn, inner * _POINTS)
+    return _values(record(name).fn, inner * _POINTS)
 
 
 def _values(fn: Callable[[jax.Array], jax.Array], points: Numbers = _POINTS) -> Numbers:

@@ -157,6 +157,11 @@ class Program:
         return self.reached(self.x)
 
     @functools.cached_property
+    def of_params(self) -> frozenset[int]:
+        """The indices of all values that depend on a parameter."""
+        return self.reached(self.params)
+
+    @functools.cached_property
     def of_states(self) -> list[frozenset[int]]:
         """For each scan, the indices of all values that depend on its state."""
         return [self.reached(scan.carries) for scan in self.scans]

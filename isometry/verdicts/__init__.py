@@ -8,5 +8,5 @@ from isometry.verdicts._registry import Thresholds as Thresholds
 from isometry.verdicts._registry import flag as flag
 from isometry.verdicts._registry import flag_names as flag_names
 from isometry.verdicts._report import Report as Report
-from isometry.verdicts._report import Reports as Reports
+from isometry.verdicts._reports import Reports as Reports
 from isometry.verdicts._table import rich_table as rich_table

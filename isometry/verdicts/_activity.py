@@ -1,5 +1,6 @@
 """What nonlinearities do to their units: slopes, dead and saturated ones."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +33,15 @@ class Activity:
         activation: The function itself.
         shape: The shape of the value at one input.
         is_dead: Whether a channel has no slope at any input and position.
-        is_mirrored: Whether it would have none if the sign of its value were changed.
+        is_mirrored: Whether a channel would be dead if its values changed their sign.
         num_live: How many units have a slope at an input.
         num_flat: How many units are in the flat part of a bounded nonlinearity.
         samples: Values in front of the nonlinearity at `sites`, evenly spaced among
             inputs × positions: what the null hypotheses are drawn from.
-        largest_slope: The largest slope of a bounded nonlinearity; None of others.
-        is_cut: Whether every path from x to the output runs through it.
-        is_gate: Whether its result is multiplied with another branch.
+        largest_slope: The largest slope of a bounded nonlinearity; None for any other.
+        is_cut: Whether every path from x to the output runs through the nonlinearity.
+        is_gate: Whether the result of the nonlinearity is multiplied with another
+            branch.
     """
 
     point: str
@@ -63,23 +65,25 @@ class Activity:
     @property
     def num_positions(self) -> int:
         """The number of positions: pixels, tokens; 1 of a dense layer."""
-        return int(np.prod(self.shape, dtype=int)) // max(self.num_channels, 1)
+        return math.prod(self.shape) // max(self.num_channels, 1)
 
 
 def activities(
-    subject: Subject, thresholds: Thresholds | None = None
+    subject: Subject,
+    thresholds: Thresholds | None = None,
 ) -> dict[str, Activity]:
     """Measure what each nonlinearity does, by the name of the point in front of it.
 
-    In training mode, where the network has one: a batch norm is to be judged by the
-    statistics of the batch. A batch is that of the few examples.
+    A network that has a training mode is measured in it, because a batch norm is to be
+    judged by the statistics of a batch. The few examples are the batch.
 
-    If several are behind one point, the names of all but the first are numbered:
-    "conv_1 (2)".
+    If several nonlinearities are behind one point, the names of all but the first are
+    numbered: "conv_1 (2)".
 
     Args:
         subject: The network.
-        thresholds: Where a unit counts as saturated.
+        thresholds: The thresholds of the audit, with the slope at which a unit counts
+            as saturated.
     """
     found: dict[str, Activity] = {}
     for unit in read(subject, thresholds).units_in_training:
@@ -111,7 +115,10 @@ def _activity(unit: Unit) -> Activity:
     )
 
 
-def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> str:
+def first_not_finite(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> str:
     """Return the first parameter or signal that is NaN or infinite, in words; or ""."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(subject.params):
         if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
@@ -132,45 +139,61 @@ def first_not_finite(subject: Subject, thresholds: Thresholds | None = None) -> 
     return ""
 
 
-def lost(subject: Subject, thresholds: Thresholds | None = None) -> str:
-    """Return which signal underflows float64 too, in words; or "".
+def lost(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> str:
+    """Return, in words, the first signal that underflows float64 too; or "".
 
-    Zeros behind it say nothing of units or ranks.
+    Zeros behind that signal say nothing of units or ranks.
     """
     return read(subject, thresholds).lost
 
 
 def rank_bounds(
-    subject: Subject, span: Span, thresholds: Thresholds | None = None
+    subject: Subject,
+    span: Span,
+    thresholds: Thresholds | None = None,
 ) -> Int[np.ndarray, "seeds inputs"]:
-    """Return the least number of live units that every path of a span passes.
+    """Return upper bounds on the rank of the Jacobian between two points.
 
-    A Jacobian has no higher rank. Where no nonlinearity is on all paths, it is the
-    number of entries of the smallest value that is. In inference mode, as Jacobians.
+    A bound is the smallest of two kinds of numbers: the live units of a nonlinearity on
+    all paths between the points, and the entries of a value on all of them. Units are
+    counted in inference mode, in which Jacobians are measured too.
 
     Args:
         subject: The network.
-        span: The span.
-        thresholds: Those of the audit.
+        span: The two points between which the Jacobian is taken.
+        thresholds: The thresholds of the audit.
     """
     anatomy = subject.anatomy
     function = _arguments.function_of(subject.f)
     resolved = _spans.resolve(function, anatomy, span)
     first, last = resolved.first.name, resolved.last.name
-    bound = np.full((subject.num_seeds, subject.num_inputs), np.iinfo(np.int32).max)
+
+    def is_inside(point: str) -> bool:
+        return anatomy.upstream(first, point) and anatomy.upstream(point, last)
+
+    # The bound to begin with: no matrix has so high a rank.
+    most = np.iinfo(np.int32).max
+    bound = np.full((subject.num_seeds, subject.num_inputs), most)
     for unit in read(subject, thresholds).units:
         point = unit.site.point
-        # The slopes behind the last point are outside of the span.
-        is_inside = point != last and anatomy.upstream(first, point)
-        if unit.site.is_cut and is_inside and anatomy.upstream(point, last):
+        # A nonlinearity behind the last point is no part of this Jacobian.
+        if unit.site.is_cut and point != last and is_inside(point):
             bound = np.minimum(bound, unit.num_live)
     for name in anatomy.points:
-        is_inside = anatomy.cuts(name) and anatomy.upstream(first, name)
-        if is_inside and anatomy.upstream(name, last):
-            bound = np.minimum(bound, int(np.prod(anatomy.shape(name).shape)))
+        # The output is a function of the entries of any value on all paths.
+        if anatomy.cuts(name) and is_inside(name):
+            num_entries = math.prod(anatomy.shape(name).shape)
+            bound = np.minimum(bound, num_entries)
     return bound
 
 
-def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any]:
-    """Return what becomes of signals from layer to layer: see `_collapse.forward`."""
+def forward(
+    subject: Subject,
+    thresholds: Thresholds,
+    key: Key,
+) -> dict[str, Any]:
+    """Return statistics of the signal at every layer: see `_collapse.forward`."""
     return _collapse.forward(subject, thresholds, key)

@@ -1,5 +1,6 @@
 """audit: measure a network, and judge what was measured."""
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +18,8 @@ from isometry.verdicts import _layers
 from isometry.verdicts._flag import UNDECIDED, Flag
 from isometry.verdicts._measured import FEW_SEEDS, Measured, certifying
 from isometry.verdicts._registry import Registered, Thresholds, registered
-from isometry.verdicts._report import Report, Reports
+from isometry.verdicts._report import Report
+from isometry.verdicts._reports import Reports
 from isometry.verdicts._subject import Subject, subject_of
 from isometry.verdicts._task import DEFAULT_STEPS, Loss, Task, task_of
 
@@ -55,9 +57,9 @@ def audit(
     for; a few seeds are certified (`isometry.certify`), and trained for `train_steps`
     steps. Every flag then judges what was measured.
 
-    A single seed (a checkpoint) is judged by what are facts of this draw: zeros, locks,
-    dead units. Flags that speak of the initialization give their value and stay
-    undecided. Of a token model the Jacobian begins at the embedding. Runs on the host.
+    A single seed (a checkpoint) is judged by the facts of this draw: zeros, locks, dead
+    units. Flags that speak of the initialization give their value and stay undecided.
+    The Jacobian of a token model begins at the embedding. Runs on the host.
 
     Args:
         f: A `Network`, any f(params, x) of one example, or a list of blocks; or a
@@ -78,14 +80,14 @@ def audit(
         optimizer: An optax optimizer. The default is `optax.sgd(0.1)`.
         train_steps: The number of training steps, in batches of 32. None is 200; 0
             switches training off, and its flags say "not_run".
-        thresholds: Where the flags draw their lines.
+        thresholds: The numbers with which the flags compare what was measured.
         key: A key for batches, controls, resampling and synthetic targets. The default
             is derived from the first of `keys`.
         inputs: The number of examples at which Jacobians are taken.
         progress: Called with the label of each part as it begins.
 
     Returns:
-        A `Report`; of a mapping `Reports`.
+        A `Report`; `Reports` if f is a mapping.
 
     Raises:
         InputError: Before any compute: what `isometry.ensemble` refuses; targets, a
@@ -161,8 +163,11 @@ def _key_of(keys: Key | None) -> Key:
     return jax.random.fold_in(checks.keys("keys", keys)[0], 0x150)
 
 
-def _teller(progress: Callable[[str], None] | None, name: str) -> Callable[[str], None]:
-    """Return a function that tells the label of a part, with the network's name."""
+def _teller(
+    progress: Callable[[str], None] | None,
+    name: str,
+) -> Callable[[str], None]:
+    """Return a function that reports which part of the audit of a network begins."""
 
     def tell(label: str) -> None:
         if progress is not None:
@@ -184,7 +189,8 @@ def _prepare(
     key: Key,
     is_mapping: bool,
 ) -> tuple[Subject, Task]:
-    """Find everything that can be wrong with one network, before anything runs."""
+    """Check the arguments for one network; return the network and its task."""
+    checks.no_module(name, f)
     # A chain may be written as a tuple of blocks as well.
     if isinstance(f, tuple):
         f = list(f)
@@ -209,7 +215,8 @@ def _prepare(
 def _judged(measured: Measured) -> Report:
     """Let every flag judge a network."""
     with certifying(measured):
-        # What no certificate is needed for, while one is made.
+        # Certificates are being made in another thread. Meanwhile measure what needs
+        # none of them.
         if not measured.not_finite:
             _ = measured.spectra, measured.activity, measured.signals
         return _report(measured)
@@ -223,7 +230,7 @@ def _report(measured: Measured) -> Report:
         # By name, so that a flag of the user's own changes no other's resampling.
         number = zlib.crc32(one.name.encode())
         flags[one.name] = _flag_of(one, measured, jax.random.fold_in(key, number))
-    # Where numbers are not finite there is nothing to measure: that is the finding.
+    # With NaN or infinite numbers nothing can be measured: they are the finding.
     is_measured = not measured.not_finite
     no_law = measured.no_law if is_measured else f"not measured: {measured.not_finite}"
     return Report(
@@ -248,14 +255,24 @@ def _described(f: Map) -> str:
     return getattr(f, "__name__", repr(f))
 
 
-def _widths(measured: Measured, flags: dict[str, Flag]) -> dict[str, Any] | None:
-    """Train at other widths if training is confined: then they change nothing."""
+def _widths(
+    measured: Measured,
+    flags: dict[str, Flag],
+) -> dict[str, Any] | None:
+    """Return rank trajectories at other widths if training is confined; else None.
+
+    They show that a wider network is confined to the same rank.
+    """
     flag = flags.get("rank_constrained_training")
     is_confined = flag is not None and flag.raised
     return measured.widths if is_confined else None
 
 
-def _flag_of(one: Registered, measured: Measured, key: Key) -> Flag:
+def _flag_of(
+    one: Registered,
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Return the judgement of one flag."""
     wrong = measured.not_finite
     is_measurable = not wrong or one.name == "exploding"
@@ -263,11 +280,23 @@ def _flag_of(one: Registered, measured: Measured, key: Key) -> Flag:
         is_measurable = True
     if not is_measurable:
         return Flag(one.name, UNDECIDED, f"not measured: {wrong}", source=one.source)
-    return one.judge(measured, key)
+    try:
+        flag = one.judge(measured, key)
+    # A user's flag may raise anything.
+    except Exception as error:
+        error.add_note(f"Raised by the flag {one.name!r}.")
+        raise
+    if not isinstance(flag, Flag) or flag.name != one.name:
+        raise InputError(
+            f"the flag {one.name!r} returned {checks.show(flag)}; return "
+            f"isometry.Flag({one.name!r}, state, reason)."
+        )
+    # A flag that names no source has the one it was registered with.
+    return dataclasses.replace(flag, source=flag.source or one.source)
 
 
 def _setting(measured: Measured) -> dict[str, Any]:
-    """Return how it was measured."""
+    """Return the settings of the measurement, for the report."""
     task, subject = measured.task, measured.subject
     is_measured = "spectra" in measured.parts
     # Singular values may be measured in another dtype than that of the parameters.

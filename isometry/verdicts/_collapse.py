@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from isometry._internal import precision
 from isometry._internal.types import Key
@@ -16,11 +16,11 @@ from isometry.verdicts._reading import StreamSignal, read
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 
-# Rounding makes relative differences of mean square u² between inputs; ten of them by
-# convention.
+# Rounding alone makes relative differences between inputs of mean square u², with u the
+# unit roundoff. Differences below ten times that count as rounding, by convention.
 _NOISE = 10
 
-# A depth scale is fitted to so many layers at least.
+# The least number of layers to which a depth scale is fitted.
 _LEAST_LAYERS = 3
 
 
@@ -28,14 +28,14 @@ _LEAST_LAYERS = 3
 class Collapse:
     """How differences shrink from layer to layer.
 
-    R = ‖H − mean‖²/‖H‖² is (1 − c)(1 − 1/M) for M rows of mean correlation c, so that
-    it falls as 1 − c does.
+    H has a row for each input (or token). R = ‖H − mean‖²/‖H‖² is (1 − c)(1 − 1/M) for
+    M rows of equal norm and mean cosine c, so that it falls as 1 − c does.
 
     Attributes:
         points: The points, in the order of computation.
-        before: R of what enters, for each seed.
-        is_known: Whether R of what enters is above rounding.
-        log_ratio: ln R/R of what enters; −inf where R is rounding.
+        before: R of the input (of the embeddings, in a token model), for each seed.
+        is_known: Whether `before` is above rounding, so that R can shrink.
+        log_ratio: ln(R / before); −inf where R is rounding.
     """
 
     points: tuple[str, ...]
@@ -47,33 +47,36 @@ class Collapse:
 def of_inputs(subject: Subject) -> Collapse:
     """Return how differences between the few inputs shrink."""
     stream = [*read(subject).stream.values()]
-    before = _spread_of_x(subject.few)
-    if before is None and stream:
-        # Of tokens, what enters are their embeddings.
+    of_x = _spread_of_x(subject.few)
+    if of_x is None and stream:
+        # Tokens are integers, so R is followed from their embeddings on.
         first, *stream = stream
-        is_known = bool((first.spread >= least_spread(first.dtype)).all())
-        # An embedding that makes different tokens one has collapsed them itself.
+        before = first.spread
+        # If R of the embeddings is zero though the tokens differ, the embedding itself
+        # has made them equal: that is a collapse too.
+        is_known = _is_above_rounding(before, first.dtype)
         is_known |= _have_different_rows(subject.few)
-        return _collapse(
-            stream,
-            [signal.spread for signal in stream],
-            before=first.spread,
-            is_known=is_known,
-        )
-    least = least_spread(precision.measuring_dtype(None, subject.few))
-    return _collapse(
-        stream,
-        [signal.spread for signal in stream],
-        before=np.full(subject.num_seeds, before or 0.0),
-        is_known=before is not None and before >= least,
-    )
+    else:
+        before = np.full(subject.num_seeds, of_x or 0.0)
+        dtype = precision.measuring_dtype(None, subject.few)
+        is_known = _is_above_rounding(before, dtype)
+    spreads = [signal.spread for signal in stream]
+    return _collapse(stream, spreads, before=before, is_known=is_known)
+
+
+def _is_above_rounding(
+    spread: PerSeed,
+    dtype: np.dtype,
+) -> bool:
+    """Tell whether R of every seed is more than rounding."""
+    return bool((spread >= least_spread(dtype)).all())
 
 
 def of_tokens(subject: Subject) -> Collapse | None:
-    """Return how differences between tokens shrink; None of a network without tokens.
+    """Return how differences between tokens shrink; None if there are no tokens.
 
-    For each seed the median over inputs, from the first value of tokens that all paths
-    pass to the others.
+    R is taken over the tokens of one input; for each seed it is the median over inputs.
+    `before` is R at the first followed point whose value has a row for each token.
     """
     stream, spreads = [], []
     for signal in read(subject).stream.values():
@@ -82,30 +85,35 @@ def of_tokens(subject: Subject) -> Collapse | None:
             spreads.append(np.median(signal.token_spread, axis=1))
     if len(stream) < 2:
         return None
-    is_known = bool((spreads[0] >= least_spread(stream[0].dtype)).all())
-    return _collapse(stream[1:], spreads[1:], before=spreads[0], is_known=is_known)
+    before, *after = spreads
+    is_known = _is_above_rounding(before, stream[0].dtype)
+    return _collapse(stream[1:], after, before=before, is_known=is_known)
 
 
 def _spread_of_x(xs: PyTree) -> float | None:
-    """Return R of floating inputs; None if there are none."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(xs) if _is_floating(leaf)]
+    """Return R of the floating leaves of x, taken together; None if x has none."""
+    leaves = [leaf for leaf in jax.tree.leaves(xs) if _is_floating(leaf)]
     if not leaves:
         return None
-    rows = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
-    rows = rows.astype(float)
-    # Relative to the largest entry, so that no square overflows.
-    rows = rows / max(np.abs(rows).max(initial=0), np.finfo(float).tiny)
-    total = (rows**2).sum()
-    if total == 0:
+    flat = [np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in leaves]
+    rows = np.concatenate(flat, axis=1)
+    peak = np.abs(rows).max(initial=0)
+    if peak == 0:
         return 0.0
-    return float(((rows - rows.mean(0)) ** 2).sum() / total)
+    # Relative to the largest entry, so that no square overflows.
+    rows = rows / peak
+    from_mean = rows - rows.mean(0)
+    return float((from_mean**2).sum() / (rows**2).sum())
 
 
 def _have_different_rows(xs: PyTree) -> bool:
-    """Tell whether two inputs are made of different whole numbers."""
+    """Tell whether two inputs differ in a leaf of integers."""
     leaves = jax.tree.leaves(xs)
-    whole = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.integer)]
-    return any(bool((leaf != leaf[:1]).any()) for leaf in whole)
+    for leaf in leaves:
+        is_whole = jnp.issubdtype(leaf.dtype, jnp.integer)
+        if is_whole and (leaf != leaf[:1]).any():
+            return True
+    return False
 
 
 def _is_floating(leaf: Array) -> bool:
@@ -119,36 +127,51 @@ def _collapse(
     before: PerSeed,
     is_known: bool,
 ) -> Collapse:
-    """Make the record of R at some points, of inputs or of tokens."""
-    ratios = np.zeros((len(stream), len(before)))
-    safe_before = np.where(before > 0, before, 1)
+    """Make the record from R at each point of `stream`, of inputs or of tokens."""
+    log_ratio = np.zeros((len(stream), len(before)))
+    # ln 0 would warn. A collapse whose R is 0 at the start is never judged, because
+    # `is_known` is False.
+    log_before = np.log(np.where(before > 0, before, 1))
     for i, (signal, spread) in enumerate(zip(stream, spreads, strict=True)):
-        ratios[i] = _log(spread / safe_before, spread >= least_spread(signal.dtype))
-    points = tuple(signal.point for signal in stream)
-    return Collapse(points=points, before=before, is_known=is_known, log_ratio=ratios)
+        log_ratio[i] = _log_spread(spread, signal.dtype) - log_before
+    return Collapse(
+        points=tuple(signal.point for signal in stream),
+        before=before,
+        is_known=is_known,
+        log_ratio=log_ratio,
+    )
 
 
-def _log(
-    values: Float[np.ndarray, "*axes"], is_real: Bool[np.ndarray, "*axes"]
-) -> Float[np.ndarray, "*axes"]:
-    """Return logarithms; −inf of what is rounding."""
-    return np.where(is_real, np.log(np.where(is_real, values, 1)), -np.inf)
+def _log_spread(
+    spread: PerSeed,
+    dtype: np.dtype,
+) -> PerSeed:
+    """Return ln R for each seed; −inf where it is rounding."""
+    is_real = spread >= least_spread(dtype)
+    # ln 0 would warn.
+    safe_spread = np.where(is_real, spread, 1)
+    return np.where(is_real, np.log(safe_spread), -np.inf)
 
 
 def least_spread(dtype: np.dtype) -> float:
-    """Return the R below which it is rounding."""
+    """Return the value below which R is only rounding."""
     unit = float(jnp.finfo(dtype).eps) / 2
     return _NOISE * unit**2
 
 
-def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any]:
-    """Return the signal from layer to layer, for each the median over seeds.
+def forward(
+    subject: Subject,
+    thresholds: Thresholds,
+    key: Key,
+) -> dict[str, Any]:
+    """Return statistics of the signal at every layer, as medians over seeds.
 
-    `fitted_depth_scale` is the number of layers over which differences between inputs
-    fall by e in square, −1/slope of ln R over the second half of the layers, with the
-    interval of the median slope over seeds. It is None where R does not fall for
-    certain, or fewer than three layers of it are above rounding. In the ordered phase
-    theory has 1/|ln chi_1| (Schoenholz et al., 2017, equation 9).
+    `fitted_depth_scale` is the number of layers over which squared differences between
+    inputs fall by a factor e: −1/slope of ln R over the second half of the layers, with
+    R as in `Collapse`. It is None if there are too few seeds, if R is above rounding at
+    fewer than three of these layers, or if the interval of the slope is not below zero.
+    In the ordered phase theory predicts 1/|ln chi_1| (Schoenholz et al., 2017, equation
+    9).
 
     Args:
         subject: The network.
@@ -156,8 +179,10 @@ def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any
         key: A key of the bootstrap.
 
     Returns:
-        By layer `log_norm`, ½ ln of the mean square; `correlation`, the mean cosine of
-        two inputs; `stable_rank`, ‖H‖_F²/‖H‖_2² over inputs × entries.
+        Lists with an entry for each of the `points`: `log_norm`, ½ ln of the mean
+        square; `correlation`, the mean cosine of two inputs; `stable_rank`,
+        ‖H‖_F²/‖H‖_2² over inputs × entries. Then `fitted_depth_scale`; where it is a
+        number, `fitted_interval` is its interval over seeds.
     """
     stream = [*read(subject, thresholds).stream.values()]
     num_inputs = subject.num_inputs
@@ -168,45 +193,74 @@ def forward(subject: Subject, thresholds: Thresholds, key: Key) -> dict[str, Any
         "stable_rank": [],
         "fitted_depth_scale": None,
     }
+    # R is a mean over all pairs, also over those of an input with itself, whose cosine
+    # is 1. Without them it is larger by M/(M − 1): see `Collapse`.
+    without_itself = num_inputs / max(num_inputs - 1, 1)
     for signal in stream:
-        correlation = 1 - signal.spread * num_inputs / max(num_inputs - 1, 1)
+        correlation = 1 - signal.spread * without_itself
         found["log_norm"].append(float(np.median(signal.log_norm)))
         found["correlation"].append(float(np.median(correlation)))
         found["stable_rank"].append(float(np.median(signal.stable_rank)))
+    if not thresholds.is_sure(subject.num_seeds):
+        return found
     # The first layers have not relaxed yet.
-    tail = [_log_spread(signal) for signal in stream[len(stream) // 2 :]]
-    tail = [one for one in tail if np.isfinite(one).all()]
-    is_enough = thresholds.is_sure(subject.num_seeds)
-    if len(tail) >= _LEAST_LAYERS and is_enough:
-        slopes = np.polyfit(np.arange(len(tail)), np.array(tail), 1)[0]
-        low, high = interval(slopes, key, confidence=thresholds.confidence)
-        if high < 0:
-            found["fitted_depth_scale"] = -1 / float(np.median(slopes))
-            found["fitted_interval"] = (-1 / low, -1 / high)
+    slopes = _slopes(stream[len(stream) // 2 :])
+    if slopes is None:
+        return found
+    low, high = interval(slopes, key, confidence=thresholds.confidence)
+    if high < 0:
+        found["fitted_depth_scale"] = -1 / float(np.median(slopes))
+        found["fitted_interval"] = (-1 / low, -1 / high)
     return found
 
 
-def _log_spread(signal: StreamSignal) -> PerSeed:
-    """Return ln R for each seed; −inf where it is rounding."""
-    return _log(signal.spread, signal.spread >= least_spread(signal.dtype))
+def _slopes(stream: Sequence[StreamSignal]) -> PerSeed | None:
+    """Fit a line to ln R over layers, for each seed; None for too few layers."""
+    rows = [_log_spread(signal.spread, signal.dtype) for signal in stream]
+    logs = np.array(rows).reshape(len(rows), -1)
+    # Layers at which R is rounding are left out, and the others keep their places.
+    layers = np.flatnonzero(np.isfinite(logs).all(axis=1))
+    if len(layers) < _LEAST_LAYERS:
+        return None
+    slopes, _ = np.polyfit(layers, logs[layers], deg=1)
+    return slopes
 
 
 class Judged(NamedTuple):
     """A collapse, judged at the last point.
 
     Attributes:
-        state: The state of a flag.
-        value: The median over seeds of ln R/R of what enters.
-        interval: Its interval over seeds.
+        state: The state of the flag.
+        value: The median over seeds of ln(R / before) at the last point.
+        interval: The interval of that median over seeds.
+        last: The name of the last point.
     """
 
     state: str
     value: float
     interval: Interval
+    last: str
+
+    def in_words(self, what: str) -> str:
+        """Return a sentence on how far the differences shrank, for a flag's reason.
+
+        Args:
+            what: What the differences are between: "inputs" or "tokens".
+        """
+        if np.isneginf(self.value):
+            return f"all {what} are one at {self.last!r}, to rounding"
+        return (
+            f"squared differences between {what}, relative to their size, are "
+            f"e^{self.value:.2f} of what they were, at {self.last!r}"
+        )
 
 
-def judge(collapse: Collapse, thresholds: Thresholds, key: Key) -> Judged:
-    """Judge whether differences fall by more than e^6, the shared depth_scales."""
+def judge(
+    collapse: Collapse,
+    thresholds: Thresholds,
+    key: Key,
+) -> Judged:
+    """Judge whether R falls by more than a factor e^`thresholds.depth_scales`."""
     last = collapse.log_ratio[-1]
     value = float(np.median(last))
     bounds = interval(last, key, confidence=thresholds.confidence)
@@ -216,4 +270,4 @@ def judge(collapse: Collapse, thresholds: Thresholds, key: Key) -> Judged:
         thresholds.depth_scales,
         is_sure=thresholds.is_sure(len(last)),
     )
-    return Judged(state, value, bounds)
+    return Judged(state, value, bounds, last=collapse.points[-1])

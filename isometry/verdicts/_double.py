@@ -1,4 +1,4 @@
-"""Gradients in float64, of networks whose own dtype takes them for zero."""
+"""Gradients in float64, where they underflow to zero in the dtype of the network."""
 
 import math
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from isometry import structure
 from isometry._internal import jaxprs, precision
 from isometry._internal.types import Key, Params
+from isometry.certificates._programs import REFUSALS
 from isometry.measure._draws import row_shapes
 from isometry.measure._leaves import is_floating
 from isometry.structure import Anatomy
@@ -22,18 +23,19 @@ from isometry.verdicts._steepness import Run, as_steep_as
 from isometry.verdicts._subject import Subject
 from isometry.verdicts._weights import Weight
 
-# Signals below the square root of the smallest number of float64: the product of one
-# with a gradient as small, which is the gradient of a weight, is no number any more.
+# The gradient of a weight is a product of a signal and a gradient. If both are below
+# the square root of the smallest normal number, their product underflows.
 _LEAST_SIGNAL = math.sqrt(float(np.finfo(np.float64).tiny))
 
 
 class Again(NamedTuple):
-    """What float64 shows.
+    """What the computation in float64 shows.
 
     Attributes:
         log_norm: ln of the norm of the gradient of each weight; None if the network
             does not compute in float64.
-        lost: Why the zeros that are left may be no zeros, in words; or "".
+        lost: Why gradients that are zero in float64 too may not be zero in exact
+            arithmetic, in words; or "".
     """
 
     log_norm: Float[np.ndarray, "seeds inputs layers"] | None
@@ -66,12 +68,12 @@ def log_norms(
         batch = batch._replace(params=params, xs=xs)
         try:
             program = _traced(objective, _first_seed(batch))
-        # A user's f may insist on its dtype, and raise anything.
-        except Exception as error:
+        except REFUSALS as error:
             return Again(None, f"f does not run in float64 ({type(error).__name__})")
         if _is_coarse(program):
             return Again(None, "f computes in float32 whatever its parameters are")
-        # A unit that its own dtype takes for flat passes no gradient in training.
+        # A unit whose slope rounds to zero in the dtype of the network passes no
+        # gradient in training, so it must pass none here.
         run = as_steep_as(program, dtype)
 
         def of_seed(seed: tuple[Params, Array]) -> Float[Array, "inputs layers"]:
@@ -79,10 +81,14 @@ def log_norms(
             own = batch._replace(params=params)
             return _pulled(run, weights, own, cotangents=cotangent)
 
+        def of_seeds(seeds: tuple[Params, Array]) -> Array:
+            return jax.lax.map(of_seed, seeds)
+
         seeds = (params, jnp.asarray(cotangents))
-        found = np.asarray(jax.jit(lambda seeds: jax.lax.map(of_seed, seeds))(seeds))
+        log_norm = np.asarray(jax.jit(of_seeds)(seeds))
         lost = _lost(subject, batch)
-    return Again(found + log_scale[..., None], lost)
+    # The size of the gradient at the output is put back.
+    return Again(log_norm + log_scale[..., None], lost)
 
 
 def _first_seed(batch: Batch) -> Batch:
@@ -93,7 +99,10 @@ def _at_output(
     objective: Objective,
     batch: Batch,
 ) -> tuple[Float[np.ndarray, "seeds inputs ..."], Float[np.ndarray, "seeds inputs"]]:
-    """Return the gradients of the losses at the outputs, of size 1, and their logs."""
+    """Return the gradients of the losses at the outputs, scaled to size 1.
+
+    Second, ln of the factor that gives back the size.
+    """
 
     def lifted(
         output: Array,
@@ -110,8 +119,9 @@ def _at_output(
 
     with jax.numpy_dtype_promotion("standard"), precision.full():
         gradients = np.asarray(jax.jit(of_seeds)(batch.params), float)
-    # A loss may be as small as the signals; its size is put back as a logarithm. Powers
-    # of two round nothing, so that sums which cancel still do.
+    # Without signal the gradient may be tiny, so it is scaled, and its size is kept as
+    # a logarithm. Factors that are powers of two do not round, so that sums which
+    # cancel exactly still do.
     axes = tuple(range(2, gradients.ndim))
     peak = np.abs(gradients).max(axes, keepdims=True)
     exponents = np.frexp(peak)[1]
@@ -176,7 +186,12 @@ def _lost(
     subject: Subject,
     batch: Batch,
 ) -> str:
-    """Return which signal leaves even the range of float64, in words; or ""."""
+    """Return, in words, the first signal that underflows in float64 too; or "".
+
+    Zeros alone may be exact, as behind dead units. A signal that underflows does so
+    gradually: no layer with parameters in float32 multiplies by less than 1e-45, so
+    that a tiny value comes before the zeros.
+    """
     params = _first_seed(batch).params
     anatomy = structure.anatomy(subject.f, params, row_shapes(batch.xs))
     for name, size in _sizes(anatomy, batch).items():

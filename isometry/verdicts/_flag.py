@@ -1,7 +1,7 @@
 """The record `Flag`: one thing that can go wrong, and whether it does."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -9,12 +9,16 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from isometry._internal import checks
 from isometry._internal.types import Key
 
 RAISED = "raised"
 CLEAR = "clear"
 UNDECIDED = "undecided"
 NOT_RUN = "not_run"
+
+# The gravest first. "not_run" is left out: nothing is known against what was not run.
+_BY_GRAVITY = (RAISED, UNDECIDED, CLEAR)
 
 # Resamples of the bootstrap. They put its own error of a 2.5 % quantile at
 # sqrt(0.025 · 0.975 / 2000) = 0.35 %.
@@ -39,9 +43,9 @@ class Flag:
         remedy: What to change if it is raised.
         value: The number that was judged, or None.
         interval: Its interval over seeds, or None.
-        threshold: The line that the value was compared with, or None.
+        threshold: The number that the value was compared with, or None.
         source: Where the threshold comes from.
-        evidence: Every number behind it, by name.
+        evidence: All numbers that the judgement rests on, by name.
         where: Names of the layers or points that the reason speaks of, worst first.
 
     Example:
@@ -58,9 +62,13 @@ class Flag:
     interval: Interval | None = None
     threshold: float | int | None = None
     source: str = ""
-    # Not shown: it holds pages of arrays.
+    # Left out of the repr, because it may hold pages of arrays.
     evidence: dict[str, Any] = field(default_factory=dict, repr=False)
     where: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A report prints flags by state, and would leave out one with any other state.
+        checks.one_of("state", self.state, (RAISED, CLEAR, UNDECIDED, NOT_RUN))
 
     @property
     def raised(self) -> bool:
@@ -95,7 +103,8 @@ def interval(
     """Return the bootstrap percentile interval over seeds of a statistic.
 
     Args:
-        per_seed: One number for each seed. Infinite ones are kept, not interpolated.
+        per_seed: One number for each seed. If some are infinite, a bound may be, but
+            not NaN, because quantiles are not interpolated.
         key: A key of the resampling.
         confidence: The probability that the interval is to cover.
         statistic: A function of an array and `axis`.
@@ -116,11 +125,12 @@ def state_above(
     *,
     is_sure: bool = True,
 ) -> str:
-    """Return the state of a flag that is raised above a line.
+    """Return the state of a flag that is raised if a value is above a threshold.
 
     Args:
         value: The number to judge.
-        bounds: Its interval over seeds.
+        bounds: The interval of the number over seeds. If it holds the threshold, the
+            flag is undecided.
         line: The threshold.
         is_sure: Whether there are enough seeds to judge anything.
     """
@@ -131,21 +141,31 @@ def state_above(
     return RAISED if value > line else CLEAR
 
 
-def flipped(bounds: Interval) -> Interval:
-    """Return the interval of the value with its sign changed.
+def gravest(states: Iterable[str]) -> str:
+    """Return the gravest of some states: "raised", "undecided" or "clear"."""
+    found = set(states)
+    return next((state for state in _BY_GRAVITY if state in found), CLEAR)
 
-    It is that of flags that are raised below their line.
-    """
+
+def flipped(bounds: Interval) -> Interval:
+    """Return the interval of minus a value, for flags raised below a threshold."""
     return -bounds[1], -bounds[0]
 
 
-def undecided(flag: Flag, why: str) -> Flag:
-    """Return the flag with its numbers, which for a reason say nothing."""
+def undecided(
+    flag: Flag,
+    why: str,
+) -> Flag:
+    """Return the flag as undecided, with `why` added to its reason."""
     return dataclasses.replace(flag, state=UNDECIDED, reason=f"{flag.reason}; {why}")
 
 
 def worst_state(states: Mapping[str, str]) -> tuple[str, str]:
-    """Return the gravest of several states, and the name of what has it."""
+    """Return the gravest state of some names, and the first name that has it.
+
+    Args:
+        states: The state of each name. "not_run" is the least grave.
+    """
     gravity = (RAISED, UNDECIDED, CLEAR, NOT_RUN)
     name = min(states, key=lambda one: gravity.index(states[one]))
     return states[name], name

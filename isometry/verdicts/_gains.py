@@ -1,4 +1,4 @@
-"""Gain and anisometry of every span: what three flags of the spectrum are read off."""
+"""Gain and anisometry of a spectrum, by which three flags are judged."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ PerSeed = Float[np.ndarray, " seeds"]
 
 
 class Gain(NamedTuple):
-    """Two statistics of a span, for each seed the median over inputs.
+    """Two statistics of a Jacobian, for each seed the median over inputs.
 
     Medians, because the squared norm of a product of random matrices is log-normal at
     finite width, and its mean belongs to rare draws.
@@ -38,14 +38,14 @@ def gain_of(sp: Spectrum) -> Gain:
     relative = np.exp(2 * (log_s - reference))
     mean = relative.mean(-1)
     mean_square = (relative**2).mean(-1)
-    # Of a Jacobian that is zero, both means are zero; 1 keeps the division quiet.
+    # Both means are zero if the Jacobian is; 1 instead avoids a warning of 0/0.
     is_zero = is_zero[..., 0]
     safe_mean = np.where(is_zero, 1, mean)
     log_gain = log_max[..., 0] + np.log(safe_mean) / 2
     relative_variance = mean_square / safe_mean**2 - 1
-    # What is zero in all directions is stretched more in none.
+    # Infinite by convention where the Jacobian is zero: it is not 0/0 = isometric.
     anisometry = np.where(is_zero, np.inf, relative_variance)
-    # The median over inputs; that over seeds is taken where it is judged.
+    # The median over seeds is taken by the flags.
     return Gain(
         log_gain=np.median(log_gain, axis=-1),
         anisometry=np.median(anisometry, axis=-1),

@@ -1,4 +1,4 @@
-"""Norms of the loss gradient of every weight, told from underflow."""
+"""Norms of the loss gradient of every weight, with zeros told from underflow."""
 
 import functools
 import math
@@ -22,8 +22,8 @@ from isometry.verdicts._weights import Weight
 
 _LOG_LIFT = math.log(LIFT)
 
-# Examples in a batch of the training mode, if fewer are asked for: of a single one a
-# batch norm makes zeros, through which no gradient passes.
+# The least number of examples in a batch in training mode. A batch norm turns a batch
+# of one example into zeros, through which no gradient passes.
 _LEAST_BATCH = 8
 
 
@@ -32,13 +32,14 @@ class Gradients:
     """How large the loss gradient of every weight is.
 
     Attributes:
-        layers: The names of the weights, each slice of a stacked one by itself.
+        layers: The names of the weights; a stacked weight has one for each slice.
         log_norm: ln of the Frobenius norm of the gradient of the loss of one example;
             -inf only where it is bitwise zero, and NaN where it is not finite.
         underflows: Names of the weights whose gradient is zero in the dtype of the
             network, and is not in float64.
-        lost: Why the zeros that are left may be no zeros, in words; or "".
-        mode: "training" if it is the gradient of the network as it is trained.
+        lost: Why gradients that are zero in float64 too may not be zero in exact
+            arithmetic, in words; or "".
+        mode: "training" if gradients are those of the training mode, else "inference".
     """
 
     layers: tuple[str, ...]
@@ -54,11 +55,11 @@ class Gradients:
 
     @property
     def zeros(self) -> tuple[str, ...]:
-        """The names of the weights whose gradient is zero everywhere."""
+        """The names of the weights whose gradient is zero, at all inputs and seeds."""
         return self.named(self.is_zero)
 
     def named(self, is_meant: Bool[np.ndarray, " layers"]) -> tuple[str, ...]:
-        """Return the names of some of the weights."""
+        """Return the names of the weights for which `is_meant` is True."""
         pairs = zip(self.layers, is_meant, strict=True)
         return tuple(name for name, flag in pairs if flag)
 
@@ -70,21 +71,22 @@ def gradients(
 ) -> Gradients:
     """Measure the gradient of every weight, at the few examples.
 
-    In training mode these are examples of one batch, and the gradient is that of the
-    loss of one of them.
+    In training mode these examples are one batch, and each gradient is that of the loss
+    of one of them.
 
-    The loss is scaled by 2^60 first. A weight at zero whose certificate lets a gradient
-    arrive at the first step is measured once more in float64, from a gradient at the
-    output of size 1.
+    The loss is multiplied by 2^60 against underflow. If the gradient of a weight is
+    zero nevertheless, while a certificate says that it has one at the first step, it is
+    measured once more in float64, with the gradient at the output scaled to size 1.
 
     Args:
         subject: The network.
         task: Its loss and targets.
-        certificates: Of some seeds; without any, nothing is measured again.
+        certificates: Certificates of some seeds; without any, nothing is measured
+            again.
     """
     weights = _weights.weights_of(subject.anatomy, subject.params_of(0))
     objective = objective_of(task)
-    # 16 bits hold neither the lift nor the sums.
+    # Dtypes of 16 bits overflow or round at the factor 2^60, so they are widened.
     dtype = precision.measuring_dtype(None, subject.params)
     size = subject.num_inputs
     if objective.in_training:
@@ -109,8 +111,8 @@ def gradients(
     again = _double.log_norms(objective, weights, subject, batch=batch)
     if again.log_norm is None:
         return replace(first, lost=again.lost)
-    # Zeros that are certified are left alone: sums that cancel in exact arithmetic
-    # leave a rest in float64.
+    # Zeros that are certified stay: sums that cancel in exact arithmetic may leave
+    # rounding errors in float64.
     is_taken = np.isneginf(first.log_norm) & is_allowed
     in_float64 = again.log_norm[:, : subject.num_inputs]
     log_norm = np.where(is_taken, in_float64, first.log_norm)
@@ -122,7 +124,7 @@ def _may_start_at_once(
     names: Sequence[str],
     certificates: Sequence[Certificate],
 ) -> Bool[np.ndarray, " layers"]:
-    """Tell which weights may have a gradient at the first step, in some seed."""
+    """Tell for which weights some certificate allows a gradient at the first step."""
     starting = {
         layer.name
         for certificate in certificates
@@ -146,8 +148,8 @@ def _log_norms(
             return _in_training(objective, weights, of_one_seed)
         return _in_inference(objective, weights, of_one_seed)
 
-    # One seed after another: kernels that differ by seed would make a convolution one
-    # with groups, which is slow.
+    # One seed after another, because under vmap over kernels XLA runs a convolution as
+    # a grouped one, which is slow.
     return jax.lax.map(of_seed, batch.params)
 
 
@@ -156,7 +158,7 @@ def _in_inference(
     weights: tuple[Weight, ...],
     batch: Batch,
 ) -> Float[Array, "inputs layers"]:
-    """Return what the loss of each example gives to each weight, one at a time."""
+    """Return ln of the gradient norms, of the loss of each example by itself."""
     split = Split(batch.params)
 
     def of_example(example: tuple[PyTree[Array], PyTree[Array]]) -> Array:
@@ -177,7 +179,7 @@ def _in_training(
     weights: tuple[Weight, ...],
     batch: Batch,
 ) -> Float[Array, "inputs layers"]:
-    """Return what the loss of each example of a batch gives to each weight."""
+    """Return ln of the gradient norms, of the loss of each example in one batch."""
     split = Split(batch.params)
 
     def lifted(floating: list[Array]) -> Float[Array, " inputs"]:

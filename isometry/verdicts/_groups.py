@@ -1,4 +1,7 @@
-"""What one evaluation of a network reads: points and nonlinearities, by variable."""
+"""What one evaluation of a network reads: points and nonlinearities, by variable.
+
+A site is a place where a nonlinearity is applied to a value.
+"""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -33,11 +36,12 @@ class Group(NamedTuple):
         lengths: The number of iterations of each of the scans around it.
         shape: The shape in one iteration.
         dtype: The dtype.
-        points: The points it holds, by name, and the number of their iteration.
-        is_stream: Whether any of them belongs to the stream.
+        points: The names of the points that this variable holds, each with the number
+            of its iteration.
+        is_stream: Whether any of these points is in `Plan.stream`.
         token_axis: Which axis counts tokens; None if none does.
-        sites: For each kind of nonlinearity that takes the value: its sites, and the
-            number of their iteration.
+        sites: The nonlinearities that take the value, each with the number of its
+            iteration.
     """
 
     place: Place
@@ -65,8 +69,8 @@ class Plan:
         program: A key of the jaxpr of f and of what it closes over.
         flat_share: The share of the largest slope below which a unit is saturated.
         anatomy: The anatomy of f.
-        stream: The points from pre-activation to pre-activation on all paths.
-        groups: By the label under which the program returns them.
+        stream: The points on all paths, without activations and what the head returns.
+        groups: The variables to read, by the label under which `run` returns them.
         single: The one activation of the network, if it has only one.
         is_batch: Whether the program takes all inputs at once, as in training mode.
     """
@@ -82,16 +86,24 @@ class Plan:
     is_batch: bool = False
 
     def run(
-        self, arguments: Sequence[Array], constants: Sequence[Array]
+        self,
+        arguments: Sequence[Array],
+        constants: Sequence[Array],
     ) -> dict[str, Array]:
         """Return the values of all groups at one input, or of a batch, by label."""
-        # As arguments: closed over, constants would be copied into the program.
+        # Constants are arguments, because XLA copies what a function closes over into
+        # the compiled program.
         closed = core.ClosedJaxpr(self.anatomy.closed.jaxpr, list(constants))
         places = {label: group.place for label, group in self.groups.items()}
         return tapped(closed, places, ADD)(arguments, {})[1]
 
 
-def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> Plan:
+def planned(
+    subject: Subject,
+    params: Params,
+    xs: PyTree,
+    flat_share: float,
+) -> Plan:
     """Read the anatomy in the dtype of the evaluation, and choose what to read."""
     function = _arguments.function_of(subject.f)
     shapes = (_draws.row_shapes(params), _draws.row_shapes(xs))
@@ -114,9 +126,12 @@ def planned(subject: Subject, params: Params, xs: PyTree, flat_share: float) -> 
 
 
 def planned_in_training(
-    subject: Subject, params: Params, x: PyTree, flat_share: float
+    subject: Subject,
+    params: Params,
+    x: PyTree,
+    flat_share: float,
 ) -> Plan | None:
-    """Choose which nonlinearities to read of a network as it is trained.
+    """Choose which nonlinearities to read in training mode.
 
     Args:
         subject: The network.
@@ -133,7 +148,8 @@ def planned_in_training(
     shapes = (_draws.row_shapes(params), jax.eval_shape(lambda: x))
     with precision.full():
         anatomy = structure.anatomy(function, *shapes)
-    # Where the axis of the batch is gone, examples cannot be told apart.
+    # Left out are values without the axis of the batch: they are the same for all
+    # examples.
     groups = {
         label: group._replace(points={}, is_stream=False)
         for label, group in _groups(anatomy, ()).items()
@@ -155,13 +171,13 @@ def planned_in_training(
 
 
 def _stream(anatomy: Anatomy) -> tuple[str, ...]:
-    """Return the points from pre-activation to pre-activation on all paths.
+    """Return the points at which the signal is followed through the network.
 
-    The output is none of them, nor is what the head returns. If no value lies on all
-    paths, all are returned.
+    These are the pre-activations and sums that lie on all paths, without the output and
+    what the head returns. If none lies on all paths, all of them are returned.
     """
     output = anatomy.place("output")
-    # A head is linear, and its outputs few: what it leaves is no matter of the depth.
+    # A head is linear and has few outputs: what it projects away is no effect of depth.
     heads = [layer.name for layer in anatomy.layers if layer.role == "head"]
     names = []
     for name in anatomy.points:
@@ -174,7 +190,10 @@ def _stream(anatomy: Anatomy) -> tuple[str, ...]:
     return tuple(cuts or names)
 
 
-def _is_of(point: str, layer: str) -> bool:
+def _is_of(
+    point: str,
+    layer: str,
+) -> bool:
     """Tell whether a point belongs to a layer: "conv[2]" and "conv:sum" to "conv"."""
     rest = point.removeprefix(layer)
     return rest != point and rest[:1] in ("", "[", "@", "#", ":")
@@ -189,25 +208,32 @@ def _num_tokens(anatomy: Anatomy) -> int:
                 for point in anatomy.points
                 if _is_of(point, name)
             ]
-            # Batches of one example have a first axis of length 1.
+            # The axis of the batch has length 1, because x is one example.
             sizes = [size for size in shapes[0] if size > 1] if shapes else []
             if len(sizes) >= 2:
                 return sizes[0]
     return 0
 
 
-def _token_axis(shape: tuple[int, ...], num_tokens: int) -> int | None:
+def _token_axis(
+    shape: tuple[int, ...],
+    num_tokens: int,
+) -> int | None:
     """Return the axis of tokens of a value of tokens × channels."""
     axis = len(shape) - 2
     if axis < 0 or num_tokens < 2 or shape[axis] != num_tokens:
         return None
-    # Axes before it are those of batches of one.
+    # Axes in front of it must be of length 1, as that of a batch of one example is.
     return axis if math.prod(shape[:axis]) == 1 else None
 
 
-def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
+def _groups(
+    anatomy: Anatomy,
+    stream: Sequence[str],
+) -> dict[str, Group]:
     """Collect points and sites by the variable that holds them."""
-    # By the path to a variable and the variable, which all iterations share.
+    # The keys are pairs of a variable and the path to it. All iterations of a scan
+    # share them.
     places: dict[tuple, Place] = {}
     points: dict[tuple, dict[str, int]] = {}
     sites_at: dict[tuple, list[tuple[Site, int]]] = {}
@@ -221,7 +247,8 @@ def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
         number = _number(anatomy, place)
         points.setdefault(identity, {})[name] = number
     for site in sites(anatomy):
-        # Its slope is not known. It is inside of a choice, or of calls of its own.
+        # The slope of such a site is not known: it is inside a cond, or its function
+        # could not be cut out of the calls around it.
         if site.function is None and not site.known:
             continue
         identity = (site.place.path, site.place.var)
@@ -247,22 +274,63 @@ def _groups(anatomy: Anatomy, stream: Sequence[str]) -> dict[str, Group]:
     return groups
 
 
-def _lengths(anatomy: Anatomy, place: Place) -> tuple[int, ...]:
-    """Return the lengths of the scans around a place."""
+def _lengths(
+    anatomy: Anatomy,
+    place: Place,
+) -> tuple[int, ...]:
+    """Return the lengths of the scans around a place, the outermost first."""
     stacked = reading_shape([anatomy.closed], place._replace(iterations=())).shape
     aval: Any = place.var.aval
     return stacked[: len(stacked) - len(aval.shape)]
 
 
-def _number(anatomy: Anatomy, place: Place) -> int:
-    """Return the number of an iteration, that of the innermost scan fastest."""
+def _number(
+    anatomy: Anatomy,
+    place: Place,
+) -> int:
+    """Return the number of the iteration that a place is in, of all iterations.
+
+    The innermost scan counts fastest.
+    """
     lengths = _lengths(anatomy, place)
     if not lengths:
         return 0
     return int(np.ravel_multi_index(place.iterations, lengths))
 
 
-def activation_of(site: Site, single: Activation | None = None) -> Activation:
+def unit_axes(
+    site: Site,
+    anatomy: Anatomy,
+) -> tuple[int, ...]:
+    """Return the axes of a value that count units; the others count positions.
+
+    Units are counted by the axis of channels, and by the axis of experts, as each
+    expert has units of its own. If two axes are as long as there are experts, neither
+    is taken for the axis of experts.
+
+    Args:
+        site: The nonlinearity that takes the value.
+        anatomy: The anatomy that holds the site.
+    """
+    channels = site.channel_axis
+    rest = {axis: n for axis, n in enumerate(site.shape) if axis != channels}
+    for layer in anatomy.layers:
+        is_before = site.point == layer.name or _is_of(site.point, layer.name)
+        axes = {*layer.batch_axes, *layer.out_axes}
+        # The last axis of what a layer returns is that of its channels.
+        sizes = [layer.shape[axis] for axis in sorted(axes)[:-1]]
+        if not is_before or layer.kind == "conv" or len(sizes) != 1:
+            continue
+        of_experts = [axis for axis, n in rest.items() if n == sizes[0]]
+        if len(of_experts) == 1:
+            return (of_experts[0], channels)
+    return (channels,)
+
+
+def activation_of(
+    site: Site,
+    single: Activation | None = None,
+) -> Activation:
     """Return the nonlinearity of a site as an activation of arrays of any shape.
 
     Args:
@@ -292,8 +360,11 @@ class _Anywhere:
         return results.ravel()[: z.size].reshape(z.shape)
 
 
-def largest_slope(site: Site, plan: Plan) -> float | None:
-    """Return the largest slope of a bounded nonlinearity; None of others."""
-    # Asked for while the program is traced, too.
+def largest_slope(
+    site: Site,
+    plan: Plan,
+) -> float | None:
+    """Return the largest slope of a bounded nonlinearity; None for any other."""
+    # This may be called while a program is traced, so the slope is computed at once.
     with jax.ensure_compile_time_eval():
         return _nulls.largest_slope(activation_of(site, plan.single))

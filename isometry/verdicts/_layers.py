@@ -1,6 +1,7 @@
 """The per-layer table of a report."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +20,21 @@ _NAME = 22
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What is known of one weight layer. Medians over seeds and inputs.
+    """One row of the table: a weight layer. Numbers are medians over seeds and inputs.
 
     Attributes:
-        layer: Its name.
+        layer: The name of the layer.
         shape: The shape of the weight.
-        q: The mean square of its pre-activations.
-        chi: The growth of a squared derivative from the point before.
-        gradient: The norm of the loss gradient.
-        distinct: How many slices along each axis can ever differ, in the worst seed.
-        never_moves: The share of its entries that never move, in the worst seed.
-        flags: The raised flags that name it.
+        q: The mean square of the pre-activations.
+        chi: The growth of a squared derivative from the point before; at the end of a
+            residual block, over the block. What an average over positions takes away
+            is put back.
+        gradient: The norm of the loss gradient of the weight.
+        distinct: How many slices along each axis of the weight can ever differ: for
+            each axis the least number of any certified seed.
+        never_moves: The share of the entries that never move, the largest of any
+            certified seed.
+        flags: The raised flags that name this layer.
     """
 
     layer: str
@@ -46,7 +51,10 @@ class LayerRow:
         return dataclasses.asdict(self)
 
 
-def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ...]:
+def rows_of(
+    measured: Measured,
+    flags: Mapping[str, Flag],
+) -> tuple[LayerRow, ...]:
     """Return a row for each weight layer, and for each slice of a stacked one."""
     if measured.not_finite:
         return ()
@@ -65,7 +73,7 @@ def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ..
             layer=name,
             shape=shapes.get(name, shapes.get(stack, ())),
             q=_at(measured, name, "q"),
-            chi=_at(measured, name, "chi"),
+            chi=_chi(measured, name),
             gradient=norm,
             distinct=None,
             never_moves=None,
@@ -75,17 +83,25 @@ def rows_of(measured: Measured, flags: Mapping[str, Flag]) -> tuple[LayerRow, ..
     return tuple(rows)
 
 
-def _with_locks(row: LayerRow, locks: Sequence[LayerLock]) -> LayerRow:
-    """Return a row with what the certificates of all seeds say of it."""
+def _with_locks(
+    row: LayerRow,
+    locks: Sequence[LayerLock],
+) -> LayerRow:
+    """Return the row with the least `distinct` and most `never_moves` of any seed.
+
+    Args:
+        row: The row of one layer.
+        locks: What the certificate of each certified seed says of the layer.
+    """
     # Without a certificate nothing is known of locks.
     if not locks:
         return row
-    # In one seed fewer slices may be able to differ than in the others.
-    worst = min(locks, key=lambda lock: lock.distinct)
+    # One seed may have few rows that differ, and another few columns.
+    by_axis = zip(*(lock.distinct for lock in locks), strict=True)
     return dataclasses.replace(
         row,
-        shape=tuple(worst.shape),
-        distinct=tuple(worst.distinct),
+        shape=tuple(locks[0].shape),
+        distinct=tuple(min(numbers) for numbers in by_axis),
         never_moves=max(lock.never_moves for lock in locks),
     )
 
@@ -93,15 +109,32 @@ def _with_locks(row: LayerRow, locks: Sequence[LayerLock]) -> LayerRow:
 def _gradients(measured: Measured) -> dict[str, float]:
     """Return the norm of the gradient of each layer by name."""
     gradients = measured.gradients
+    # NumPy refuses the median of an empty array.
+    if not gradients.layers:
+        return {}
     log_norm = np.median(gradients.log_norm, axis=(0, 1))
-    # What float64 does not hold is shown as 0; a flag says whether it is one.
+    # A norm below the range of float64 is shown as 0; flag `zero_gradient` says whether
+    # it is zero.
     with np.errstate(under="ignore"):
         norms = np.exp(log_norm)
     return dict(zip(gradients.layers, map(float, norms), strict=True))
 
 
-def _at(measured: Measured, name: str, field: str) -> float | None:
-    """Return the median of a signal at a point; None where it is not known."""
+def _chi(
+    measured: Measured,
+    name: str,
+) -> float | None:
+    """Return the growth at a layer; at the last one of a block, of the whole block."""
+    log_chi = measured.growth_by_layer.get(name)
+    return None if log_chi is None else math.exp(log_chi)
+
+
+def _at(
+    measured: Measured,
+    name: str,
+    field: str,
+) -> float | None:
+    """Return the median of one field of the signals at a point; None if unknown."""
     sig = measured.signals
     if sig is None or name not in sig.points:
         return None
@@ -125,7 +158,7 @@ def table(rows: Sequence[LayerRow]) -> str:
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:
-    """Return the cells of a row; what is as it should be stays empty."""
+    """Return the cells of a row; where nothing is locked, the cell stays empty."""
     name = row.layer
     if len(name) > _NAME:
         half = _NAME // 2

@@ -36,25 +36,26 @@ from isometry.verdicts._activity import Activity
 from isometry.verdicts._flag import PerSeed
 from isometry.verdicts._gains import Gain, gain_of
 from isometry.verdicts._gradients import Gradients
-from isometry.verdicts._growth import growth_of
+from isometry.verdicts._growth import growth_by_layer, growth_of, worst_layers
 from isometry.verdicts._outliers import Outliers, outliers_of
 from isometry.verdicts._probe import Probe
+from isometry.verdicts._reading import Reading, read
 from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._subject import Subject
 from isometry.verdicts._task import SGD, Task, floating_part
 
 T = TypeVar("T")
 
-# Signals take a reverse pass for each entry of the output. Logits of all tokens would
-# take longer than everything else together.
+# The signals need a reverse pass for each entry of the output, so they are left out if
+# the output has more. Logits of all tokens would take longer than all the rest.
 _MOST_OUTPUTS = 128
 
 # The stream of the audit's key from which the fit of the depth scale resamples.
 _FORWARD = 3
 
-# Seeds that are certified and trained. A certificate is a fact of one draw, and three
-# draws show whether it is one of the initialization; ten would take as many times as
-# long.
+# The number of seeds that are certified and trained. A certificate is a fact of one
+# draw; three draws show whether it holds for the initialization. Ten seeds would take
+# three times as long.
 FEW_SEEDS = 3
 
 
@@ -63,10 +64,17 @@ class Part(Generic[T]):
 
     Args:
         label: What is told while it is measured: "Jacobians".
+        is_told: Whether it is announced. What takes milliseconds is not.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        is_told: bool = True,
+    ) -> None:
         self.label = label
+        self.is_told = is_told
 
     def __call__(self, measure: Callable[["Measured"], T]) -> "Part[T]":
         self.measure = measure
@@ -74,14 +82,19 @@ class Part(Generic[T]):
         self.__doc__ = measure.__doc__
         return self
 
-    def __get__(self, measured: "Measured | None", owner: type) -> T:
+    def __get__(
+        self,
+        measured: "Measured | None",
+        owner: type,
+    ) -> T:
         if measured is None:
             return self  # pyright: ignore[reportReturnType]
         if self.name in measured.begun:
-            # Measured in another thread, or being measured there.
+            # Another thread has begun this part: wait for its result.
             measured.parts[self.name] = measured.begun.pop(self.name).result()
         if self.name not in measured.parts:
-            measured.tell(self.label)
+            if self.is_told:
+                measured.tell(self.label)
             measured.parts[self.name] = self.timed(measured)
         return measured.parts[self.name]
 
@@ -91,7 +104,7 @@ class Part(Generic[T]):
         before = measured.seconds_of_nested
         result = self.measure(measured)
         seconds = time.perf_counter() - start
-        # Parts that this one asked for have their own times.
+        # The time of parts that this one asked for is in their own timings.
         nested = measured.seconds_of_nested - before
         measured.timings[self.label] = seconds - nested
         measured.seconds_of_nested = before + seconds
@@ -107,11 +120,11 @@ class Measured:
     Attributes:
         subject: The network, its parameters and examples.
         task: What the probe trains on.
-        thresholds: The lines that flags draw.
+        thresholds: The numbers with which flags compare what was measured.
         key: The key from which every part draws its own.
         tell: Called with the label of each part as it begins.
         parts: The parts that have been measured, by name.
-        timings: How many seconds each part took, by label; compile time is in it.
+        timings: How many seconds each part took, by label, compile time included.
         begun: Parts that another thread measures, by name.
         no_certificate: Why nothing could be certified, or "".
         seconds_of_nested: Seconds of the parts measured so far in this thread.
@@ -144,20 +157,20 @@ class Measured:
         self.no_certificate = ""
 
     def threshold(self, name: str) -> float:
-        """Return a line by its name in `Thresholds`, or by the name of a flag.
+        """Return a threshold by its name in `Thresholds`, or by the name of its flag.
 
         Args:
-            name: The name of a line, or of a flag.
+            name: The name of a threshold, or of a flag.
 
         Returns:
-            The number.
+            The threshold.
 
         Raises:
-            InputError: There is neither.
+            InputError: There is neither a threshold nor a flag of this name.
 
         Example:
-            >>> lines = isometry.Thresholds(log_gain=2.0)
-            >>> lines.of_flag("vanishing")
+            >>> thresholds = isometry.Thresholds(log_gain=2.0)
+            >>> thresholds.of_flag("vanishing")
             2.0
         """
         return self.thresholds.of_flag(name)
@@ -183,8 +196,23 @@ class Measured:
         return self.thresholds.unsure(self.num_seeds)
 
     @Part("parameters")
+    def params(self) -> Params:
+        """Draw the parameters of all seeds, or take those that were given."""
+        return jax.block_until_ready(self.subject.params)
+
+    @Part("evaluation")
+    def reading(self) -> Reading:
+        """Evaluate all points and nonlinearities, in both modes, once."""
+        _ = self.params
+        return read(self.subject, self.thresholds)
+
+    @functools.cached_property
     def not_finite(self) -> str:
-        """Find the first parameter or signal that is not finite, in words; or ""."""
+        """The first parameter or signal that is not finite, in words; or ""."""
+        # Timed by themselves, for what is read off them takes no time.
+        _ = self.params
+        if self.has_finite_params:
+            _ = self.reading
         return _activity.first_not_finite(self.subject, self.thresholds)
 
     @functools.cached_property
@@ -195,10 +223,11 @@ class Measured:
 
     @Part("Jacobians")
     def spectra(self) -> dict[str, Spectrum]:
-        """Measure singular values over (seeds, inputs), by the name of the span.
+        """Measure the spectra over (seeds, inputs) of one or two Jacobians, by name.
 
-        "end_to_end", which begins at the embedding if x is tokens, and "hidden" where
-        the network has such a span.
+        "end_to_end" begins at the input, or at the embedding if x is tokens. "hidden"
+        is there if the network has such a span: from the first to the last hidden
+        layer.
         """
         spans: dict[str, Span] = {"end_to_end": self.subject.span}
         if self.subject.has_hidden_span:
@@ -206,9 +235,9 @@ class Measured:
         records = spectra_of(self.subject, list(spans.values()))
         return dict(zip(spans, records, strict=True))
 
-    @functools.cached_property
+    @Part("gains", is_told=False)
     def gains(self) -> dict[str, Gain]:
-        """Gain and anisometry of every measured span, for each seed.
+        """Return gain and anisometry of every measured span, for each seed.
 
         What averages over positions take away from the gain is put back.
         """
@@ -222,19 +251,20 @@ class Measured:
 
     @functools.cached_property
     def log_averaging(self) -> dict[str, float]:
-        """½ ln of the values that averages join in one, by span."""
+        """½ ln of the number of values in each average pooling, summed, by span."""
         return {span: self.subject.log_averaging(span) for span in self.spectra}
 
-    @functools.cached_property
+    @Part("outliers", is_told=False)
     def outliers(self) -> dict[str, Outliers]:
-        """What stands apart from the bulk of each span, for each seed."""
+        """Find what stands apart from the bulk of each span, for each seed."""
         return {span: outliers_of(sp) for span, sp in self.spectra.items()}
 
     @Part("signals")
     def signals(self) -> Signals | None:
         """Measure sizes of signals and gradients, of shape (seeds, inputs, points).
 
-        None of an output with very many entries, as each takes a reverse pass.
+        Return None if the output has more than `_MOST_OUTPUTS` entries, because each of
+        them takes a reverse pass.
         """
         if self.subject.size_of_output > _MOST_OUTPUTS:
             return None
@@ -252,29 +282,69 @@ class Measured:
 
     @property
     def phase(self) -> Phase | None:
-        """Theory's phase, chi_1 and q*; None where they are not known."""
+        """The phase, chi_1 and q* by mean-field theory; None where it has none."""
         network = self.subject.network
         return None if network is None else network.phase
 
     @functools.cached_property
     def growth(self) -> PerSeed | None:
-        """Ln E|δz|² per unit over the depth, for each seed.
+        """Ln of how much the mean square of a perturbation grows, for each seed.
 
-        Over the hidden span; end to end of a network that has none. None if there is no
-        pair of layers over which anything could grow.
+        It is taken over the hidden span, or end to end if the network has none; None if
+        the network has no pair of hidden layers. See `growth_of`.
         """
         if not self.num_pairs:
             return None
-        # Stem and head are left out where that is possible: theory speaks of what is
-        # between them.
+        # Theory speaks of the layers between stem and head, so both are left out where
+        # there is a hidden span.
         span, size = "end_to_end", self.subject.size_of_output
         if "hidden" in self.spectra:
             span, size = "hidden", self.subject.size_of_hidden
         return growth_of(self.spectra[span], size) + 2 * self.log_averaging[span]
 
     @functools.cached_property
+    def growth_by_layer(self) -> dict[str, float]:
+        """Ln chi of each layer or block on all paths; empty without signals.
+
+        An average pooling over n positions lowers chi by n; that factor is put back.
+        """
+        if self.signals is None:
+            return {}
+        subject = self.subject
+        return growth_by_layer(self.signals, subject.anatomy, subject.averaging)
+
+    def worst_layers(
+        self,
+        span: str,
+        *,
+        is_below: bool,
+    ) -> tuple[str, ...]:
+        """Name the layers where a span shrinks or grows, the worst first.
+
+        Args:
+            span: The name of a measured span.
+            is_below: Whether shrinking is what is wrong.
+
+        Returns:
+            The names. If no layer is to blame by itself, the first and the last point
+            of the span.
+        """
+        growths = self.growth_by_layer
+        if span == "hidden":
+            ends = self.subject.ends("hidden")
+            first, last = (end.removesuffix(":sum") for end in ends)
+            points = list(growths)
+            # chi of a layer is the growth from the point before it, so the chi of the
+            # first point of the span lies outside of the span.
+            if first in points and last in points:
+                inside = points[points.index(first) + 1 : points.index(last) + 1]
+                growths = {name: growths[name] for name in inside}
+        worst = worst_layers(growths, is_below=is_below)
+        return worst or self.subject.ends(span)
+
+    @Part("rank bounds", is_told=False)
     def rank_bounds(self) -> dict[str, Int[np.ndarray, "seeds inputs"]]:
-        """How many singular values of each span may differ from zero."""
+        """Count the singular values of each span that may differ from zero."""
         # A span has no more nonzero values than its narrowest place has active units.
         bounds = {}
         for name, sp in self.spectra.items():
@@ -283,19 +353,22 @@ class Measured:
             bounds[name] = np.minimum(live, sp.size)
         return bounds
 
-    @Part("units")
+    @Part("units", is_told=False)
     def activity(self) -> dict[str, Activity]:
         """Measure what each nonlinearity does, by the point in front of it."""
         return _activity.activities(self.subject, self.thresholds)
 
     @property
     def lost(self) -> str:
-        """Which signal underflows float64 too, so that its zeros say nothing; or ""."""
+        """The first signal that underflows float64 too, in words; or "".
+
+        Zeros behind that signal say nothing.
+        """
         return _activity.lost(self.subject, self.thresholds)
 
-    @functools.cached_property
+    @Part("forward", is_told=False)
     def forward(self) -> dict[str, Any]:
-        """What becomes of signals from layer to layer, for the evidence of flags."""
+        """Follow signals from layer to layer, for the evidence of flags."""
         return _activity.forward(
             self.subject, self.thresholds, jax.random.fold_in(self.key, _FORWARD)
         )
@@ -307,7 +380,7 @@ class Measured:
 
     @Part("certificates")
     def certificates(self) -> tuple[Certificate, ...]:
-        """Certify the first seeds: what training can never undo."""
+        """Certify of the first seeds what training can never undo."""
         try:
             return _probe.certificates(self.subject, FEW_SEEDS)
         # Some functions cannot be certified: those that compute in 16 bits, or whose
@@ -318,32 +391,33 @@ class Measured:
 
     @Part("training probe")
     def probe(self) -> Probe | None:
-        """Train the first seeds for some steps; None if that was switched off."""
+        """Train the first seeds for some steps; None with train_steps=0."""
         return _probe.run(
             self.subject, self.task, self.certificates, num_seeds=FEW_SEEDS
         )
 
     @Part("other widths")
     def widths(self) -> dict[str, Any] | None:
-        """Measure the ranks of the same scheme at other widths.
+        """Measure the ranks that training reaches at other widths of the network.
 
-        None where there is no probe, and of networks that are not made of any width.
+        None where there is no probe, or the network cannot be made at other widths.
         """
         if self.probe is None:
             return None
-        # With the rate of the probe, which may have overflowed with a larger one.
+        # With the learning rate of the probe: a larger one made the loss overflow.
         task = self.task
         if self.probe.learning_rate is not None:
             optimizer = SGD[self.probe.learning_rate]
             task = dataclasses.replace(task, optimizer=optimizer)
-        return _probe.same_trajectory(self.subject, task)
+        return _probe.ranks_by_width(self.subject, task)
 
     @Part("law")
     def _law(self) -> tuple[Law | None, str]:
         """Predict the law of the hidden span, or say why there is none."""
         if not self.num_pairs:
             return None, "no law: fewer than three layers have no hidden span"
-        # The theory needs the ensemble of the weights, which f alone does not tell.
+        # The theory needs the distribution of the weights, which is not known of a
+        # plain function.
         network = self.subject.network
         if network is None:
             return None, "no law: f is a plain function"
@@ -371,31 +445,39 @@ def certifying(measured: Measured) -> Iterator[None]:
     compiled meanwhile: on two cores an audit takes two thirds of the time.
     """
     part = vars(Measured)["certificates"]
-    # Drawn here: a cached property is not safe to fill from two threads.
-    _ = measured.subject.params
+    # The parameters are drawn before the thread starts, because a cached property is
+    # not safe to fill from two threads.
+    _ = measured.params
     measured.tell(part.label)
     executor = ThreadPoolExecutor(1)
     measured.begun[part.name] = executor.submit(_certified, measured, part)
     try:
         yield
     finally:
-        # After Ctrl-C nothing is waited for.
+        # After Ctrl-C the thread is not waited for.
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _certified(measured: Measured, part: Part[T]) -> T:
-    """Return a part, measured in a thread of its own."""
+def _certified(
+    measured: Measured,
+    part: Part[T],
+) -> T:
+    """Measure a part in the thread that calls this, and keep its time."""
     start = time.perf_counter()
     result = part.measure(measured)
     measured.timings[part.label] = time.perf_counter() - start
     return result
 
 
-def spectra_of(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
-    """Measure spans of every seed at the few examples, in one program.
+def spectra_of(
+    subject: Subject,
+    spans: Sequence[Span],
+) -> list[Spectrum]:
+    """Measure the spectra of some spans for every seed at the few examples.
 
-    A Jacobian that leaves the range of its dtype is measured again: as a product of its
-    layers where the network has such, whose logarithms know no limit, and in float64.
+    All are measured in one program. Where a Jacobian leaves the range of its dtype, all
+    are measured again in float64, and as products of the Jacobians of the layers where
+    the network allows it: logarithms of singular values of a product do not overflow.
     """
     params, xs = subject.params, subject.few
     try:
@@ -407,9 +489,13 @@ def spectra_of(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
     return records
 
 
-def _in_float64(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
-    """Measure in float64, as a product where the network has factors."""
-    # The signals, on which the factors depend, may leave the range as well.
+def _in_float64(
+    subject: Subject,
+    spans: Sequence[Span],
+) -> list[Spectrum]:
+    """Measure the spectra in float64, as products of layers where f allows it."""
+    # A product alone is not enough: its factors depend on signals, which may leave the
+    # range of the dtype as well.
     with jax.enable_x64(True):
         params, xs = precision.cast((subject.params, subject.few), jnp.float64)
         try:
@@ -419,15 +505,20 @@ def _in_float64(subject: Subject, spans: Sequence[Span]) -> list[Spectrum]:
         # Most networks are no products.
         except InputError:
             records = _ensemble(subject.f, params, xs, spans=spans, method="auto")
-        # What is done with a spectrum afterwards is done in the usual dtype.
+        # Statistics of the spectra are computed in the dtype of all other networks.
         dtype = precision.measuring_dtype(None, subject.params, subject.few)
         return [precision.cast(sp, dtype) for sp in records]
 
 
 def _ensemble(
-    f: Map, params: Params, xs: PyTree, *, spans: Sequence[Span], method: str
+    f: Map,
+    params: Params,
+    xs: PyTree,
+    *,
+    spans: Sequence[Span],
+    method: str,
 ) -> list[Spectrum]:
-    """Measure all spans, without warnings of zeros."""
+    """Measure the spectra of all spans, without warnings of zeros."""
     with warnings.catch_warnings():
         # The flags say which weights and units the zeros come from.
         warnings.simplefilter("ignore", ZeroJacobianWarning)
@@ -435,11 +526,14 @@ def _ensemble(
     return list(by_span.values())
 
 
-def _underflows(subject: Subject, sp: Spectrum) -> bool:
-    """Tell whether a Jacobian lost digits, or all of them, below the normal range.
+def _underflows(
+    subject: Subject,
+    sp: Spectrum,
+) -> bool:
+    """Tell whether a Jacobian may have lost digits, or all of them, to underflow.
 
     A Jacobian that is zero though no weight is zero has underflowed, or its units have
-    no slope: in float64 it will be told.
+    no slope: a second measurement in float64 will tell.
     """
     log_max = np.asarray(sp.log_values, float)[..., 0]
     limits = jnp.finfo(sp.log_values.dtype)

@@ -1,13 +1,13 @@
-"""Names of layers as they stand in a sentence."""
+"""Names of layers, written out for a sentence."""
 
 from collections.abc import Sequence
 
-# Names that are written out; of more, the first and the last.
+# Of more names than these, only the first and the last are written out.
 _LISTED = 3
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names in a line: all of a few, else the first and the last.
+    """Return names in words: all if they are few, else the first and the last.
 
     Example:
         >>> listed(["a", "b", "c", "d"])

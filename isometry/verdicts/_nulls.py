@@ -14,55 +14,64 @@ from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.activations import Activation
 
-# Gaussian vectors behind each probability: its standard error is 0.4 % at most. Ten
-# times as many would take ten times as long, and move a quantile by a unit.
+# The number of Gaussian units that are simulated for each probability, whose standard
+# error is then 0.4 % at most. Ten times as many would take ten times as long, and move
+# a quantile by one unit.
 _DRAWS = 16384
 
-# At this confidence the probability is taken from above, so that its own error raises
-# no flag.
+# The probability is replaced by its upper bound at this confidence, so that an error of
+# the simulation raises no flag.
 _CONFIDENCE = 0.99
 
-# A unit is left out of the covariance if it is so many times larger than the median
-# unit, as one Gaussian number in 15 million is. With half of that one in 140 would be,
-# of units with heavier tails more, and the null would be too strict; with ten times as
-# much, biases of -10 would hide among the units that they kill.
+# A unit is left out of the covariance if its norm is more than this many times the
+# median norm, as is one Gaussian number in 15 million. With a limit of 4, one in 140
+# would be left out, and more with heavier tails, so that the null would be too strict.
+# With a limit of 80, biases of -10 would inflate the covariance, and so excuse the
+# units that they kill.
 _OUTLIER = 8.0
 
-# Midpoints of the normal distribution, at which the null share of saturated units is
-# counted: exact to 1 in 65536.
+# The null share of saturated units is counted at this many quantiles of the normal
+# distribution, at equal distances in probability: it is exact to 1 in 65536.
 _MIDPOINTS = 1 << 16
 
-# Where a bounded activation is flat.
+# Arguments so far out that every bounded activation is flat there.
 _FAR = np.array([-1e30, 1e30], np.float32)
 
-# A function is bounded if it is no larger out there than this many times its largest
-# value within |z| < 10. A logarithm that grows by as much would be taken for bounded.
+# A function counts as bounded if at `_FAR` it is no larger than this many times 1 plus
+# its largest value within |z| < 10. One that grows as a logarithm may pass as bounded.
 _GROWTH = 10.0
 _NEAR = 10.0
 
-# Largest entry of values that are brought up to a normal range.
+# Values that underflow are scaled until their largest entry is near 2 to this power.
 _LOG2_PEAK = -60
 
 
 @functools.partial(compilation.jit, static_argnames=("activation",))
-def slopes(activation: Activation, z: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """Return the derivative at every entry, as one program."""
+def slopes(
+    activation: Activation,
+    z: Float[Array, "*axes"],
+) -> Float[Array, "*axes"]:
+    """Return the derivative at every entry, computed by one compiled program."""
     return activation.slope(z)
 
 
 def dead_probability(
-    activation: Activation, samples: Float[np.ndarray, "seeds sites units"], key: Key
+    activation: Activation,
+    samples: Float[np.ndarray, "seeds sites units"],
+    key: Key,
 ) -> float:
-    """Return how likely a healthy unit has no slope at any site, at its upper bound.
+    """Return an upper bound on the probability that a healthy unit looks dead.
 
-    Healthy units are not all alive on few inputs. If inputs are correlated, the
-    pre-activations of one unit share their sign, and as the correlation goes to 1 half
-    of all ReLU units look dead. It is the probability that a Gaussian vector with the
-    covariance of the samples over sites has no slope anywhere, by simulation.
+    On few inputs healthy units may have no slope at any of them. If inputs are
+    correlated, the pre-activations of one unit share their sign, and as the correlation
+    goes to 1 half of all ReLU units look dead. A healthy unit is taken to be Gaussian,
+    with the covariance of the samples between sites; the probability that such a unit
+    has no slope at any site is found by simulation.
 
     Args:
         activation: The activation.
-        samples: Values in front of it.
+        samples: Pre-activations of all units at some sites: pairs of an input and a
+            position.
         key: A key of the simulation.
     """
     from scipy.stats import beta
@@ -74,17 +83,25 @@ def dead_probability(
 
 
 def _dead_draws(
-    activation: Activation, samples: Float[np.ndarray, "seeds sites units"], key: Key
+    activation: Activation,
+    samples: Float[np.ndarray, "seeds sites units"],
+    key: Key,
 ) -> int:
-    """Count the Gaussian vectors, of `_DRAWS`, that have no slope at any site."""
-    units_by_site = np.asarray(samples, float).transpose(0, 2, 1)
-    num_seeds = len(units_by_site)
-    draws_of_seed = _DRAWS // num_seeds
+    """Count how many of `_DRAWS` Gaussian units have no slope at any site.
+
+    Each seed has a share of the draws, with the covariance of its own units between
+    sites.
+    """
+    # One row for each unit, and one column for each site.
+    units_of_seeds = np.asarray(samples, float).transpose(0, 2, 1)
+    num_seeds = len(units_of_seeds)
+    # At least one draw for each, also of more seeds than there are draws.
+    draws_of_seed = max(_DRAWS // num_seeds, 1)
     num_hits = 0
-    for seed, units in enumerate(units_by_site):
+    for seed, units in enumerate(units_of_seeds):
         units = _without_outliers(units)
         covariance = units.T @ units / len(units)
-        # Every unit sits on exact zero: there is no scale, so the unit one is taken.
+        # If every unit sits on exact zero, there is no scale, and the identity serves.
         if not covariance.any():
             covariance = np.eye(len(covariance))
         variances, vectors = np.linalg.eigh(covariance)
@@ -96,18 +113,18 @@ def _dead_draws(
         slope = np.asarray(slopes(activation, jnp.asarray(drawn)))
         is_dead = (slope == 0).all(1)
         num_hits += int(is_dead.sum())
-    # The seeds need not divide the draws: hits count as of all of `_DRAWS`.
+    # The number of seeds need not divide `_DRAWS`, so the hits are scaled to `_DRAWS`.
     num_draws = draws_of_seed * num_seeds
     return num_hits * _DRAWS // num_draws
 
 
 def _without_outliers(
     units: Float[np.ndarray, "units sites"],
-) -> Float[np.ndarray, "units sites"]:
-    """Return the units without those that are much larger than half of all are.
+) -> Float[np.ndarray, "kept sites"]:
+    """Return the units whose norm is not much larger than the median norm.
 
-    A single channel with a bias of -1000 would make the covariance one of constant
-    vectors, of which half are dead.
+    A single unit with a bias of -1000 would dominate the covariance. Gaussian units
+    drawn from it would have one sign at all sites, and half of them would be dead.
     """
     sizes = np.linalg.norm(units, axis=1)
     limit = _OUTLIER * np.median(sizes)
@@ -122,18 +139,19 @@ def dead_quantile(
     probability: float,
     level: float,
 ) -> int:
-    """Return how many dead units chance gives at most, at a level.
+    """Return the largest number of dead units that chance explains, at a level.
 
-    The count is binomial with the Gaussian probability. Many dead units spoil the
-    covariance behind it, so there is a second null: where z and −z are alike in law, as
-    they are of weights and biases without a mean, a unit that is dead at one sign of z
-    is dead at the other as often, binomial ½ among both. The smaller one counts.
+    It is the smaller of the quantiles of two null hypotheses. By the first the number
+    is binomial, with the probability that a Gaussian unit is dead. Many dead units
+    spoil the covariance behind that probability, so there is a second: if weights and
+    biases have mean zero, z and −z have the same law. A unit that is dead for one of
+    them is then as likely dead for z as for −z, and the number is binomial with ½.
 
     Args:
         num_units: The number of units.
         num_dead: How many of them are dead.
         num_mirrored: How many would be dead if the sign of z were changed.
-        probability: The Gaussian probability.
+        probability: The probability that a Gaussian unit is dead.
         level: The level of each quantile.
     """
     from scipy.stats import binom
@@ -143,28 +161,33 @@ def dead_quantile(
     return int(min(by_covariance, by_sign))
 
 
-def saturated_quantile(num_units: int, probability: float, level: float) -> float:
-    """Return the share of saturated units that chance gives at most, at a level."""
+def saturated_quantile(
+    num_units: int,
+    probability: float,
+    level: float,
+) -> float:
+    """Return the largest share of saturated units that chance explains, at a level."""
     from scipy.stats import binom
 
-    # Half a unit above the quantile: a share of exactly that quantile is not in doubt.
+    # Half a unit above the quantile, so that a share of exactly the quantile is clearly
+    # below the threshold, and not undecided.
     return (float(binom.ppf(level, num_units, probability)) + 0.5) / num_units
 
 
 @functools.lru_cache(maxsize=64)
 def largest_slope(activation: Activation) -> float | None:
-    """Return sup |phi'| of a bounded activation, on a grid; None if it has no bound."""
+    """Return max |phi'| of a bounded activation on a grid; None if it is unbounded."""
     one_side = np.logspace(-4, 4, 2001)
     near = np.concatenate([-one_side, [0.0], one_side]).astype(np.float32)
     grid = jnp.asarray(np.append(near, _FAR))
     values, slope = _values_and_slopes(activation, grid)
-    # The last two are far out, and no slope is looked for there.
+    # The last two points, `_FAR`, tell only whether the activation is bounded.
     num_near = len(near)
     sizes = np.abs(np.asarray(values))
     is_inner = np.abs(near) < _NEAR
     largest_inner = sizes[:num_near][is_inner].max()
     bound = _GROWTH * (1 + largest_inner)
-    # False for NaN as well.
+    # The comparison is False for NaN, so that NaN counts as unbounded.
     if not (sizes[num_near:] <= bound).all():
         return None
     steepness = np.abs(np.asarray(slope[:num_near]))
@@ -173,16 +196,19 @@ def largest_slope(activation: Activation) -> float | None:
 
 @functools.partial(compilation.jit, static_argnames=("activation",))
 def _values_and_slopes(
-    activation: Activation, z: Float[Array, " n"]
+    activation: Activation,
+    z: Float[Array, " n"],
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     return activation(z), activation.slope(z)
 
 
 @functools.lru_cache(maxsize=64)
 def saturated_probability(
-    activation: Activation, line: float, variance: float
+    activation: Activation,
+    line: float,
+    variance: float,
 ) -> float:
-    """Return P(|phi'(z)| < line) of a normal z, from above by one of the midpoints."""
+    """Return P(|phi'(z)| < line) for Gaussian z, rounded up by 1/`_MIDPOINTS`."""
     from scipy.special import ndtri
 
     quantiles = (np.arange(_MIDPOINTS) + 0.5) / _MIDPOINTS
@@ -194,28 +220,34 @@ def saturated_probability(
 
 
 @functools.lru_cache(maxsize=64)
-def healthy_variance(activation: Activation, sigma_b: float) -> float:
-    """Return the variance of the pre-activations of a network that is well.
+def healthy_variance(
+    activation: Activation,
+    sigma_b: float,
+) -> float:
+    """Return the variance of the pre-activations of a healthy network.
 
-    It is the q* that criticality needs (45.6 of a sigmoid), if that is above 1: at the
-    network's own q* the null would excuse whatever its weights do. Else it is 1, the
-    scale that gains and normalized inputs aim at, and from which the variance comes
-    down to a small q* slowly.
+    It is q* at criticality (45.6 for a sigmoid), if that is above 1. (With q* of the
+    network itself, the null hypothesis would excuse weights of any size.) Else it is 1:
+    common initializations and normalized inputs give that variance at the first layer,
+    and it falls to a smaller q* only slowly.
     """
     try:
         points = theory.critical_points(activation, sigma_b)
-    # The activation jumps, or its expectations diverge.
+    # Theory refuses an activation that jumps, or whose Gaussian means diverge.
     except InputError:
         return 1.0
     return max([1.0, *(point.q for point in points if point.stable)])
 
 
-def visible(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return float64 values in a dtype in which they underflow, for their slopes.
+def visible(
+    values: np.ndarray,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """Return float64 values in another dtype, scaled up if they underflow in it.
 
-    They are brought up by a power of two, to a largest entry near 2^-60: as far below
-    every scale of an activation as above the end of the range. At numbers as small as
-    that the slope depends on the sign alone.
+    It serves slopes of activations, which near zero depend on the sign alone. The scale
+    is a power of two that puts the largest entry near 2^-60: far below the scale of any
+    activation, and far above the smallest number of float32.
     """
     peak = np.max(np.abs(values), initial=0)
     if 0 < peak < least(dtype):

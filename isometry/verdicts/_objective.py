@@ -1,4 +1,4 @@
-"""The loss of a network as compiled programs know it: hashable, without parameters."""
+"""The loss of a network, hashable, so that networks of one kind share programs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from isometry.measure._function import Reference, picked
 from isometry.measure._leaves import is_floating
 from isometry.verdicts._task import Loss, Task
 
-# A loss is scaled by this before differentiation, so that a small gradient is not a
-# zero one. At 2^100, gradients of order 1e8 would overflow float32; at 2^20 those of a
-# dozen layers that lose 1e-4 each would underflow.
+# A loss is multiplied by this before differentiation, so that small gradients do not
+# underflow to zero. At 2^100, gradients of order 1e8 would overflow float32; at 2^20,
+# gradients that lose a factor 1e-4 at each of a dozen layers would underflow.
 LIFT = 2.0**60
 
 
 class Batch(NamedTuple):
-    """What losses are computed of.
+    """What a loss is computed from.
 
     Attributes:
         params: The parameters of one seed; or of all, stacked.
         xs: Examples.
         targets: A target for each.
-        key: What training draws with.
+        key: The random key of what the training mode draws, such as dropout masks.
     """
 
     params: Params
@@ -42,9 +42,10 @@ class Objective:
     """Outputs and losses of a batch. Networks of one architecture have equal ones.
 
     Attributes:
-        function: Of one example, or of a whole batch in training mode.
-        in_training: Whether it takes a whole batch.
-        needs_key: Whether it draws, so that x is a pair (batch, key).
+        function: f(params, x), with x an example, or a whole batch in training mode.
+        in_training: Whether `function` is that of the training mode.
+        needs_key: Whether `function` draws random numbers, so that x is a pair (batch,
+            key).
         loss: The loss of one example.
     """
 
@@ -70,7 +71,7 @@ class Objective:
         params: Params,
         x: PyTree[Array],
     ) -> Array:
-        """Return the output of one example; not in training mode."""
+        """Return the output of one example. `in_training` must be False."""
         return picked(self.function(params, x), None)
 
     def losses(
@@ -79,7 +80,8 @@ class Objective:
         targets: PyTree[Array],
     ) -> Array:
         """Return the loss of every example."""
-        # Losses are written for JAX's standard promotion, the package's is strict.
+        # A user's loss may rely on JAX's standard promotion, while the package runs
+        # under the strict one.
         with jax.numpy_dtype_promotion("standard"):
             return jax.vmap(self.loss)(outputs, targets)
 
@@ -90,7 +92,7 @@ class Objective:
 
 
 def objective_of(task: Task) -> Objective:
-    """Return what is minimized in a task."""
+    """Return the outputs and the loss of a task, in training mode if there is one."""
     f = task.f if task.training is None else task.training
     return Objective(
         function=Reference(_resolution.function_of(f)),
@@ -124,7 +126,7 @@ class Split:
     def trained(self, floating: Sequence[Array]) -> Params:
         """Return the tree with these floating leaves, and None for all the others.
 
-        It is what optimizers are given, whose labels go by the names of the leaves.
+        Optimizers are given such a tree, because they may treat leaves by their names.
         """
         return self._filled(floating, [None] * len(self._others))
 
@@ -133,7 +135,7 @@ class Split:
         floating: Sequence[Array | np.ndarray],
         others: Sequence[Array | None],
     ) -> Params:
-        """Return the tree with these leaves, in its order."""
+        """Return the tree whose leaves are, in order, of these two lists."""
         remaining = {True: iter(floating), False: iter(others)}
         leaves = [next(remaining[flag]) for flag in self._is_floating]
         return jax.tree.unflatten(self._tree, leaves)

@@ -1,4 +1,4 @@
-"""A short training of the first seeds: what it moves in each weight."""
+"""The probe: a short training of the first seeds, and the ranks of what it moves."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
-from isometry.certificates import Certificate, certify
+from isometry.certificates import Certificate
+from isometry.certificates._certify import certify_each
 from isometry.measure import _draws
 from isometry.measure._draws import Seeds
 from isometry.networks import Network
@@ -27,12 +28,12 @@ from isometry.verdicts._task import SGD, Task
 from isometry.verdicts._training import Training, followed
 from isometry.verdicts._weights import Weight
 
-# Points of a trajectory, evenly spaced after the first step. Each costs a factorization
-# of every weight of every seed.
+# The number of records along the training, besides that after the first step. Each
+# costs a factorization of every weight of every seed.
 RECORDS = 8
 
-# Of weights with more entries in all, ranks are taken after the first step and the last
-# alone: a matrix of 2048 × 2048 takes half a second.
+# If the weights have more entries than this in all, ranks are taken only after the
+# first and the last step: a matrix of 2048 × 2048 takes half a second.
 _MOST_ENTRIES = 2_000_000
 
 # The multiples of the input dimension at which trajectories are compared.
@@ -43,25 +44,28 @@ _WIDTHS = (1, 2, 4)
 class Probe:
     """What a short training moved.
 
-    Ranks are of weights that are matrices or kernels, between the first layer and the
-    last, which have no more than the input and the output.
+    Ranks are followed for matrices and kernels between the first layer and the last.
+    Those two are left out, because their rank is at most the size of the input and of
+    the output. A tap is one position in the window of a kernel.
 
     Attributes:
-        steps: The steps at which was recorded.
+        steps: The steps after which the probe recorded.
         layers: The names of the weights whose rank is followed.
-        shapes: Their shapes as matrices (rows, columns), taps among the rows.
-        gradient_rank: The rank of the accumulated gradient: singular values above eps
-            times the sum of the norms. What rounding of the summed gradients could fake
-            is not counted, and decay of the weights has no part in it.
+        shapes: The shapes (rows, columns) of these weights as matrices; the rows of all
+            taps of a kernel are counted together.
+        gradient_rank: The rank of the sum of all gradients so far. Singular values
+            count above eps times the sum of the norms of the gradients, so that
+            rounding does not. Weight decay does not either.
         tap_shapes: The shapes of the matrix of one tap.
-        tap_rank: The largest rank of the accumulated gradient of a tap.
-        loss: Of the batch of that step.
+        tap_rank: The rank of the sum of all gradients of one tap, the largest of all
+            taps.
+        loss: The loss on the batch of each of these steps, before the step.
         weights: The names of all weights.
         first_signal: The first step at which any entry of the gradient of a weight is
             not zero; -1 for not yet.
-        learning_rate: Of the package's own optimizer; None of the user's.
-        signals: What became of units that are equal in exact arithmetic; None of
-            controls.
+        learning_rate: The learning rate, or None if the optimizer is the user's.
+        signals: How units that are equal in exact arithmetic drift apart; None for
+            control networks, whose units are not watched.
     """
 
     steps: Int[np.ndarray, " records"]
@@ -90,8 +94,8 @@ class Probe:
 
     @property
     def trouble(self) -> str:
-        """What became of a loss that is not finite, in words; or ""."""
-        # The first is that of the initial weights, before any step.
+        """Where the loss was not finite first, in words; or ""."""
+        # The first record is the loss of the initial weights.
         first = self.loss[:, 0]
         if not np.isfinite(first).all():
             what = "NaN" if np.isnan(first).any() else "infinite"
@@ -112,20 +116,21 @@ def certificates(
 
     Args:
         subject: The network.
-        num_seeds: How many seeds, if there are as many.
+        num_seeds: The number of seeds at most.
 
     Returns:
-        The certificates. None, with a warning, of a network that cannot be certified,
-        such as one whose gradients are not finite at random parameters.
+        The certificates. If the network cannot be certified, because its gradients are
+        not finite at random parameters for example, an empty tuple, with a warning.
     """
-    # A network knows its own example, and then x is left to it.
+    # `certify` takes x from the network, if the network has an example of its own.
     network = subject.network
     x = None
     if network is None or network.example is None:
         x = _draws.row_shapes(subject.xs)
     count = min(num_seeds, subject.num_seeds)
+    draws = [subject.params_of(i) for i in range(count)]
     try:
-        return tuple(certify(subject.f, subject.params_of(i), x) for i in range(count))
+        return certify_each(subject.f, draws, x)
     except InputError as error:
         warnings.warn(f"nothing is certified: {error.message}", stacklevel=2)
         return ()
@@ -139,13 +144,15 @@ def run(
 ) -> Probe | None:
     """Train the first seeds, with the largest learning rate that does not overflow.
 
-    A rate of the user's own is kept. The training mode is used where there is one.
+    An optimizer of the user's is used as it is. The training mode is used where the
+    network has one.
 
     Args:
         subject: The network.
-        task: What is trained on.
-        certificates: Of these seeds; their equal units are watched.
-        num_seeds: How many seeds, if there are as many.
+        task: Examples, targets, loss and optimizer.
+        certificates: The certificates of these seeds. Units that they show to be equal
+            are watched.
+        num_seeds: The number of seeds at most.
 
     Returns:
         The record; None if the task has no steps.
@@ -179,39 +186,40 @@ def trained(
     num_records: int = RECORDS,
     learning_rate: float | None = None,
 ) -> Probe:
-    """Train some seeds alike, and record what it moves.
+    """Train some seeds on the same batches, and record what training moves.
 
     Args:
         subject: The network.
-        task: What is trained on.
+        task: Examples, targets, loss and optimizer.
         params: The parameters of each seed.
-        certificates: Of each seed, whose equal units are watched; None for controls.
-        num_records: How many records to make after the first.
-        learning_rate: What is told as the rate.
+        certificates: A certificate of each seed, to watch units that it shows to be
+            equal; None watches no units.
+        num_records: How many records to make after that of the first step.
+        learning_rate: The learning rate of the optimizer, for the record.
     """
     weights = _weights.weights_of(subject.anatomy, params[0])
     training = Training(task, weights, params)
-    ranked = list(followed(weights))
+    ranked = followed(weights)
     num_entries = sum(math.prod(weight.shape) * len(weight.names) for weight in ranked)
     if num_entries > _MOST_ENTRIES:
         num_records = 1
-    marks = _marks(len(task.batches), num_records)
+    steps = _steps_to_record(len(task.batches), num_records)
     watch = None
     if certificates is not None:
         watch = Watch(subject, certificates)
         watch.look(training.params)
     ranks, losses = [], []
-    for begin, end in itertools.pairwise([0, *marks]):
+    for begin, end in itertools.pairwise([0, *steps]):
         training.advance(begin, end)
-        # On the host, between compiled intervals: a factorization inside the program
-        # would be compiled for every shape.
+        # Ranks are taken on the host, because a factorization inside the compiled
+        # program would be compiled for every shape.
         ranks.append(training.ranks())
         losses.append(training.losses)
         if watch is not None:
             watch.look(training.params)
     first = [np.asarray(state.first) for state in training.states]
     return Probe(
-        steps=np.array(marks),
+        steps=np.array(steps),
         layers=_weights.names_of(ranked),
         shapes=_of_slices(ranked, [weight.matrix_shape for weight in ranked]),
         gradient_rank=np.stack([rank.whole for rank in ranks], 1),
@@ -221,15 +229,15 @@ def trained(
         weights=_weights.names_of(weights),
         first_signal=np.stack(first),
         learning_rate=learning_rate,
-        signals=None if watch is None else watch.record(marks),
+        signals=None if watch is None else watch.record(steps),
     )
 
 
-def _marks(
+def _steps_to_record(
     num_steps: int,
     num_records: int,
 ) -> list[int]:
-    """Return the steps after which is recorded: the first, and evenly spaced ones."""
+    """Return the steps after which the probe records: the first, and some beyond."""
     spaced = np.linspace(0, num_steps, num_records + 1).astype(int)[1:].tolist()
     return sorted({1, *spaced} - {0})
 
@@ -238,7 +246,7 @@ def _of_slices(
     weights: Sequence[Weight],
     shapes: Sequence[tuple[int, int]],
 ) -> tuple[tuple[int, int], ...]:
-    """Return the shape of each slice."""
+    """Repeat the shape of each weight for each of its slices."""
     repeated: list[tuple[int, int]] = []
     for weight, shape in zip(weights, shapes, strict=True):
         repeated += [shape] * len(weight.names)
@@ -251,20 +259,23 @@ def controls(
     key: Key,
     num_controls: int,
 ) -> Iterator[Probe]:
-    """Train Gaussian networks of equal norms alike, one after another.
+    """Train control networks on the batches of the probe, one after another.
 
-    Each is the first seed with every weight replaced by a Gaussian one of the same
+    A control is the first seed with every weight replaced by a Gaussian one of the same
     Frobenius norm; biases and norm scales stay.
 
     Args:
         subject: The network.
-        task: What is trained on, with the optimizer that the probe used.
+        task: The task of the probe, with the optimizer that the probe used.
         key: A key of the weights.
-        num_controls: How many.
+        num_controls: The number of controls.
+
+    Yields:
+        The record of each control.
     """
     first = subject.params_of(0)
     weights = _weights.weights_of(subject.anatomy, first)
-    # One at a time, because the caller stops as soon as one of them has told enough.
+    # A generator, because the caller stops when one control has decided the question.
     for key_of_one in jax.random.split(key, num_controls):
         params = gaussian_like(weights, first, key_of_one)
         yield trained(subject, task, [params], num_records=1)
@@ -275,7 +286,7 @@ def gaussian_like(
     params: Params,
     key: Key,
 ) -> Params:
-    """Return parameters whose weights are Gaussian of the same norms, slice by slice.
+    """Return the parameters with each slice of a weight Gaussian, of the same norm.
 
     Args:
         weights: The weights.
@@ -283,7 +294,7 @@ def gaussian_like(
         key: A random key.
     """
     split = Split(params)
-    # Drawn by NumPy, which compiles nothing for shapes that are used once.
+    # Drawn by NumPy: JAX would compile a program for each shape.
     leaves = [np.asarray(leaf) for leaf in Split.floating(params)]
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     for weight in weights:
@@ -297,28 +308,30 @@ def gaussian_like(
     return split.joined(leaves)
 
 
-def same_trajectory(
+def ranks_by_width(
     subject: Subject,
     task: Task,
 ) -> dict[str, Any] | None:
-    """Compare the ranks of the first seed at hidden widths N_x, 2 N_x and 4 N_x.
+    """Measure the ranks of the first seed at hidden widths N_x, 2 N_x and 4 N_x.
 
-    Where training never leaves the dimension of the input, the width adds nothing, and
-    all records are equal.
+    N_x is the number of features that the first layer reads: see
+    `_weights.input_features`. If no rank exceeds N_x, more width adds nothing, and the
+    ranks are equal at all three widths.
 
     Args:
         subject: The network.
-        task: What is trained on, with the optimizer that the probe used.
+        task: The task of the probe, with the optimizer that the probe used.
 
     Returns:
-        The steps, the ranks by width and their largest difference. None for parameters
-        that were given, and networks that are not made of any width.
+        The steps, the ranks by width, and the largest difference between ranks of two
+        widths. None if the parameters were given, or if the network cannot be made at
+        other widths.
     """
     with_width = getattr(subject.network, "with_width", None)
     if with_width is None or not subject.is_drawn:
         return None
     num_features = _weights.input_features(subject.anatomy)[1]
-    # Each width is another program, so that one seed has to do.
+    # One seed only, because each width compiles a program of its own.
     ranks: dict[int, Int[np.ndarray, "records layers"]] = {}
     steps = np.zeros(0, int)
     for factor in _WIDTHS:
@@ -336,7 +349,7 @@ def _of_width(
     subject: Subject,
     network: Network,
 ) -> Subject:
-    """Return the first seed of another network as a subject."""
+    """Return the first seed of a network of another width as a subject."""
     first = jax.tree.map(lambda keys: keys[:1], subject.seeds.source)
     seeds = Seeds(first, 1, draw=network.init, net=network)
     return dataclasses.replace(subject, f=network, seeds=seeds, anatomy=network.anatomy)

@@ -5,8 +5,9 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
-# A larger matrix is projected on so many random directions on both sides, and its rank
-# is counted up to their number: 512 × 512 takes 0.1 s, and 4096 × 4096 a minute.
+# A matrix with more rows and more columns than this is projected on as many random
+# directions on both sides, and higher ranks are reported as this number: a 512 × 512
+# matrix takes 0.1 s, a 4096 × 4096 matrix a minute.
 _LARGEST = 512
 
 
@@ -14,11 +15,12 @@ def rank_above(
     matrices: Float[np.ndarray, "... rows columns"],
     tolerance: Float[np.ndarray, "..."],
 ) -> Int[np.ndarray, "..."]:
-    """Count the singular values above a tolerance; 0 of a matrix that is not finite.
+    """Count the singular values above a tolerance; 0 if a matrix is not finite.
 
     Args:
         matrices: Stacked matrices.
-        tolerance: What rounding can fake, for each matrix.
+        tolerance: The largest singular value that may be due to rounding, for each
+            matrix.
     """
     is_finite = np.isfinite(matrices).all((-2, -1), keepdims=True)
     # In float64, so that only the matrices themselves are rounded.
@@ -26,16 +28,19 @@ def rank_above(
     projected = _projected(safe)
     singular_values = np.linalg.svd(projected, compute_uv=False)
     is_above = singular_values > tolerance[..., None]
-    return is_above.sum(-1)
+    return np.asarray(is_above.sum(-1))
 
 
 def _projected(
     matrices: Float[np.ndarray, "... rows columns"],
-) -> Float[np.ndarray, "... rows columns"]:
-    """Return matrices of at most so many rows and columns, no value enlarged."""
+) -> Float[np.ndarray, "... fewer_rows fewer_columns"]:
+    """Return matrices with one side of at most `_LARGEST`, by orthogonal projection.
+
+    A projection enlarges no singular value.
+    """
     for axis in (-2, -1):
         size = matrices.shape[axis]
-        # One short side alone makes the singular values cheap.
+        # If one side is short, the singular values are cheap.
         shorter = min(matrices.shape[-2:])
         if size <= _LARGEST or shorter <= _LARGEST:
             continue

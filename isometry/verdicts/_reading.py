@@ -1,4 +1,4 @@
-"""One evaluation of a network: what is read of every point and nonlinearity."""
+"""One evaluation of a network: statistics of every point and nonlinearity."""
 
 import dataclasses
 import math
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from isometry._internal import precision
 from isometry.activations import Activation
+from isometry.certificates._programs import REFUSALS
 from isometry.structure._sites import Site
 from isometry.verdicts import _nulls, _statistics
 from isometry.verdicts._groups import (
@@ -27,8 +28,8 @@ from isometry.verdicts._registry import Thresholds
 from isometry.verdicts._statistics import OnHost
 from isometry.verdicts._subject import Subject
 
-# A zero is lost to underflow if the value in front of it was this power of the smallest
-# number already (1e-103 of float64), and true if not.
+# A zero counts as underflow if the value at the point before was below the smallest
+# normal number to this power (1e-103 in float64); else it counts as an exact zero.
 _TINY = 1 / 3
 
 
@@ -37,8 +38,8 @@ class Signal:
     """The values at one point, over seeds and the few examples.
 
     Attributes:
-        point: Its name.
-        dtype: The dtype in which it was computed; float64 if it underflows else.
+        point: The name of the point.
+        dtype: The dtype of the evaluation; float64 if the values underflow in others.
         is_finite: Whether all entries are finite.
         peak: The largest modulus.
     """
@@ -51,13 +52,13 @@ class Signal:
 
 @dataclass(frozen=True, eq=False)
 class StreamSignal(Signal):
-    """The values at a point that every path passes.
+    """The values at a point at which the signal is followed: see `Plan.stream`.
 
     Attributes:
-        log_norm: ½ ln of the mean square. −inf of zeros.
-        spread: R = ‖H − mean‖²/‖H‖² over inputs; 0 of zeros.
-        stable_rank: ‖H‖_F²/‖H‖_2² over inputs × entries; 0 of zeros.
-        token_spread: R over tokens, of a value with tokens; None of others.
+        log_norm: ½ ln of the mean square; −inf if all values are zero.
+        spread: R = ‖H − mean‖²/‖H‖² over inputs; 0 if all values are zero.
+        stable_rank: ‖H‖_F²/‖H‖_2² over inputs × entries; 0 if all values are zero.
+        token_spread: R over the tokens of each input; None if no axis counts tokens.
     """
 
     log_norm: Float[np.ndarray, " seeds"]
@@ -68,7 +69,7 @@ class StreamSignal(Signal):
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """What a nonlinearity does, as it is read: see `Activity`, which it becomes."""
+    """What a nonlinearity does. The fields are explained in `Activity`."""
 
     site: Site
     activation: Activation
@@ -85,12 +86,13 @@ class Reading:
     """What one evaluation of a network shows.
 
     Attributes:
-        signals: Of every point with floating values, in the order of computation.
-        stream: Of those through which every path to the output runs, from
-            pre-activation to pre-activation.
-        units: Of every nonlinearity, in the order of the points in front of them.
+        signals: A record of every point with floating values, in the order of
+            computation.
+        stream: A record of every point at which the signal is followed.
+        units: A record of every nonlinearity, in the order of the points in front of
+            them, in inference mode.
         units_in_training: The same in training mode, where the network has one.
-        lost: What float64 does not hold either, in words; or "".
+        lost: The first signal that underflows in float64 too, in words; or "".
     """
 
     signals: dict[str, Signal]
@@ -100,20 +102,25 @@ class Reading:
     lost: str
 
 
-# Several parts of an audit read off one evaluation. It is kept as long as the subject.
+# Several parts of an audit share one evaluation of a subject, by the slope at which a
+# unit counts as saturated. It is kept as long as the subject lives.
 _readings: weakref.WeakKeyDictionary[Subject, dict[float, Reading]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def read(subject: Subject, thresholds: Thresholds | None = None) -> Reading:
+def read(
+    subject: Subject,
+    thresholds: Thresholds | None = None,
+) -> Reading:
     """Evaluate a network for every seed at the few examples, once.
 
     Values that underflow their dtype are computed again in float64.
 
     Args:
         subject: The network.
-        thresholds: Where a unit counts as saturated; the default line without.
+        thresholds: The thresholds of the audit, with the slope at which a unit counts
+            as saturated; None for the defaults.
     """
     lines = Thresholds() if thresholds is None else thresholds
     flat_share = lines.saturated_slope
@@ -123,8 +130,11 @@ def read(subject: Subject, thresholds: Thresholds | None = None) -> Reading:
     return by_share[flat_share]
 
 
-def _read(subject: Subject, flat_share: float) -> Reading:
-    """Evaluate a network; in float64 too where values underflow."""
+def _read(
+    subject: Subject,
+    flat_share: float,
+) -> Reading:
+    """Evaluate a network, and again in float64 if values underflow."""
     params, xs = subject.params, subject.few
     dtype = precision.measuring_dtype(None, params, xs)
     params, xs = precision.cast((params, xs), dtype)
@@ -132,17 +142,17 @@ def _read(subject: Subject, flat_share: float) -> Reading:
     constants = plan.anatomy.closed.consts
     rows = _on_host(_statistics.statistics(plan, constants, params, xs=xs))
     low = _low_groups(plan, rows, subject.has_zero_weight)
-    lost = ""
-    # Zeros that underflow makes say nothing of slopes, which have no scale.
+    # The slope at a value that underflowed to zero is wrong: ReLU has slope 1 at the
+    # smallest positive number, and 0 at zero.
     if low:
         values = _in_float64(subject, plan, low, flat_share=flat_share)
         rows |= _statistics.statistics_again(plan, values)
     signals = _signals(plan, rows)
     stream = {name: _stream_signal(signals[name], plan, rows) for name in plan.stream}
-    if low:
-        lost = _lost(stream, subject.num_seeds)
+    lost = _lost(stream, subject.num_seeds) if low else ""
     units = trained = _units(plan, rows)
-    # What underflows has been computed again in inference mode alone.
+    # Training mode is not computed again in float64. If values underflow float32, the
+    # units in inference mode stand in for it.
     if not any(_is_small(signals[name]).any() for name in signals):
         trained = _as_trained(subject, units, flat_share)
     return Reading(
@@ -155,17 +165,19 @@ def _read(subject: Subject, flat_share: float) -> Reading:
 
 
 def _is_small(signal: Signal) -> Bool[np.ndarray, " seeds"]:
-    """Tell whether values underflow float32, though they are not zero."""
+    """Tell for each seed whether values underflow float32, but are not zero."""
     return (signal.peak > 0) & (signal.peak < _nulls.least(np.dtype(np.float32)))
 
 
 def _as_trained(
-    subject: Subject, units: tuple[Unit, ...], flat_share: float
+    subject: Subject,
+    units: tuple[Unit, ...],
+    flat_share: float,
 ) -> tuple[Unit, ...]:
-    """Return what nonlinearities do in training mode, where there is one.
+    """Return the records of nonlinearities in training mode, where there is one.
 
-    A bias in front of a batch norm kills no unit, and large inputs saturate none: in
-    training its statistics are those of the batch.
+    The modes differ behind a batch norm, which normalizes by the statistics of the
+    batch in training: there no bias kills a unit, and no large input saturates one.
     """
     network = subject.network
     if network is None or subject.training is None:
@@ -182,7 +194,7 @@ def _as_trained(
         return units
     constants = plan.anatomy.closed.consts
     rows = _on_host(_statistics.statistics(plan, constants, params, xs=x))
-    # By name, because the two programs hold different variables.
+    # Matched by name, because the programs of the two modes have different variables.
     trained = {_identity(unit): unit for unit in _units(plan, rows)}
     return tuple(_in_place_of(unit, trained.get(_identity(unit))) for unit in units)
 
@@ -191,30 +203,40 @@ def _identity(unit: Unit) -> tuple[str, str]:
     return unit.site.point, unit.site.nonlinearity
 
 
-def _in_place_of(unit: Unit, trained: Unit | None) -> Unit:
-    """Return a unit as trained, if it is known, with the site of a single example."""
+def _in_place_of(
+    unit: Unit,
+    trained: Unit | None,
+) -> Unit:
+    """Return the record in training mode, with the site of one example.
+
+    Without a counterpart in training mode the record in inference mode is returned.
+    """
     if trained is None:
         return unit
     return dataclasses.replace(trained, site=unit.site)
 
 
 def _in_float64(
-    subject: Subject, plan: Plan, low: Sequence[str], flat_share: float
+    subject: Subject,
+    plan: Plan,
+    low: Sequence[str],
+    flat_share: float,
 ) -> OnHost:
     """Return the float64 values of some groups of a plan, by label.
 
-    Empty if f takes no float64: then what underflows is told as lost.
+    The result is empty if f does not run in float64. `Reading.lost` then names what
+    underflows.
     """
     with jax.enable_x64(True), precision.full():
         params, xs = precision.cast((subject.params, subject.few), jnp.float64)
         try:
             exact = planned(subject, params, xs, flat_share=flat_share)
-        # Operations of JAX refuse operands of different dtypes.
-        except TypeError:
+        except REFUSALS:
             return {}
         constants = exact.anatomy.closed.consts
         values = _on_host(_statistics.values_of(exact, constants, params, xs=xs))
-    # A variable of one program may be two of the other, with a cast in between.
+    # Groups are matched by the names that they hold. Some may have no counterpart: a
+    # cast can split the variable of one program into two of the other.
     label_of = {_names(group): label for label, group in exact.groups.items()}
     names = {label: _names(plan.groups[label]) for label in low}
     return {
@@ -233,7 +255,10 @@ def _on_host(tree: PyTree) -> PyTree[np.ndarray]:
     return jax.tree.map(np.asarray, tree)
 
 
-def _signals(plan: Plan, rows: dict[str, OnHost]) -> dict[str, Signal]:
+def _signals(
+    plan: Plan,
+    rows: dict[str, OnHost],
+) -> dict[str, Signal]:
     """Make a record of every point, in the order of computation."""
     signals: dict[str, Signal] = {}
     for label, group in plan.groups.items():
@@ -241,7 +266,7 @@ def _signals(plan: Plan, rows: dict[str, OnHost]) -> dict[str, Signal]:
         for name, iteration in group.points.items():
             signals[name] = Signal(
                 point=name,
-                # Of what was computed again, that of the second time.
+                # float64 if the value was computed again.
                 dtype=row["peak"].dtype,
                 is_finite=row["is_finite"][:, iteration],
                 peak=row["peak"][:, iteration].astype(float),
@@ -250,21 +275,27 @@ def _signals(plan: Plan, rows: dict[str, OnHost]) -> dict[str, Signal]:
     return {name: signals[name] for name in names if name in signals}
 
 
-def _stream_signal(signal: Signal, plan: Plan, rows: dict[str, OnHost]) -> StreamSignal:
-    """Make the record of a point that every path passes."""
+def _stream_signal(
+    signal: Signal,
+    plan: Plan,
+    rows: dict[str, OnHost],
+) -> StreamSignal:
+    """Add the statistics of a point at which the signal is followed."""
     (label,) = [key for key, one in plan.groups.items() if signal.point in one.points]
     group = plan.groups[label]
     iteration = group.points[signal.point]
     row = {key: values[:, iteration] for key, values in rows[label].items()}
-    total, gram = row["total"].astype(float), row["gram"].astype(float)
+    sum_of_squares = row["sum_of_squares"].astype(float)
+    gram = row["gram"].astype(float)
     num_entries = gram.shape[-1] * math.prod(group.shape)
     with np.errstate(divide="ignore"):
-        log_square = np.log(total / num_entries)
-    # Eigenvalues of what is not finite do not exist.
+        log_square = np.log(sum_of_squares / num_entries)
+    # LAPACK takes no NaN or infinity, so a matrix that is not finite is replaced by 0.
     is_finite = np.isfinite(gram).all((1, 2), keepdims=True)
     safe_gram = np.where(is_finite, gram, 0)
     largest = np.linalg.eigvalsh(safe_gram)[:, -1]
     is_zero = largest <= 0
+    safe_largest = np.where(is_zero, 1, largest)
     token_spread = row.get("token_spread")
     if token_spread is not None:
         token_spread = token_spread.astype(float)
@@ -272,12 +303,15 @@ def _stream_signal(signal: Signal, plan: Plan, rows: dict[str, OnHost]) -> Strea
         **vars(signal),
         log_norm=row["exponent"] * math.log(2) + log_square / 2,
         spread=row["spread"].astype(float),
-        stable_rank=np.where(is_zero, 0, total / np.where(is_zero, 1, largest)),
+        stable_rank=np.where(is_zero, 0, sum_of_squares / safe_largest),
         token_spread=token_spread,
     )
 
 
-def _units(plan: Plan, rows: dict[str, OnHost]) -> tuple[Unit, ...]:
+def _units(
+    plan: Plan,
+    rows: dict[str, OnHost],
+) -> tuple[Unit, ...]:
     """Make a record of every nonlinearity, in the order of the points before them."""
     by_point: dict[str, list[Unit]] = {}
     for label, group in plan.groups.items():
@@ -303,13 +337,13 @@ def _low_groups(
     rows: dict[str, OnHost],
     has_zero_weight: Bool[np.ndarray, " seeds"],
 ) -> list[str]:
-    """Return the groups with values that lose digits to underflow, or all of them.
+    """Return the labels of groups whose values lose digits, or vanish, by underflow.
 
-    A zero is taken for one that underflow made, unless a weight is zero.
+    A zero counts as underflow, unless a weight is zero.
     """
     low = []
     for label, group in plan.groups.items():
-        # What enters is as it was given.
+        # Inputs are not computed, so they cannot underflow.
         if not group.sites and group.points.keys() <= {*plan.anatomy.inputs}:
             continue
         peak = rows[label]["peak"].astype(float)
@@ -321,12 +355,15 @@ def _low_groups(
     return low
 
 
-def _lost(stream: dict[str, StreamSignal], num_seeds: int) -> str:
-    """Return the first value that float64 does not hold either, in words; or ""."""
+def _lost(
+    stream: dict[str, StreamSignal],
+    num_seeds: int,
+) -> str:
+    """Return, in words, which signal underflows first, though computed again; or ""."""
     before = np.full(num_seeds, np.inf)
     for name, signal in stream.items():
         tiny = float(jnp.finfo(signal.dtype).tiny)
-        # Zero behind something tiny, or so small that digits are lost.
+        # The value is below the normal range, and the value before it was tiny too.
         is_gone = (signal.peak < tiny) & (before < tiny**_TINY)
         if is_gone.any():
             too = ""

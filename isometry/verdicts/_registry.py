@@ -1,4 +1,4 @@
-"""The register of flags, and the thresholds that they bring along."""
+"""The register of flags, and their thresholds."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 JudgeFunction: TypeAlias = Callable[["Measured", Key], Flag]
 
-# Lines that several flags share, or that no single flag owns; `Thresholds` documents
-# them.
+# The defaults of the thresholds that several flags share, or that belong to no single
+# flag. `Thresholds` documents them.
 _SHARED: dict[str, float] = {
     "log_gain": 3.0,
     "anisometry": 1.0,
@@ -36,11 +36,11 @@ class Registered:
     """A flag as it is registered.
 
     Attributes:
-        name: Its name.
-        judge: Maps what was measured, and a key, to the `Flag`.
-        line: The name of its threshold in `Thresholds`; None if it has none.
-        rank: Its gravity: flags of a low rank come first.
-        source: Where its threshold comes from.
+        name: The name of the flag.
+        judge: The function that maps what was measured, and a key, to the `Flag`.
+        line: The name of the threshold in `Thresholds`; None if the flag has none.
+        rank: The place in the order of flags. The gravest has the lowest rank.
+        source: Where the threshold comes from.
     """
 
     name: str
@@ -65,17 +65,19 @@ def flag(
     """Register a function judge(measured, key) -> Flag as a flag of every audit.
 
     Args:
-        name: The flag's name. A flag that has it already is replaced.
-        threshold: A number: the flag's line, which `Thresholds` then takes under the
-            flag's name. Or the name of a line that `Thresholds` has. None: no line.
-        rank: Its gravity; the gravest come first. Those of the package are 10, 20, ...
+        name: The flag's name. An earlier flag of this name is replaced.
+        threshold: A number, the default of a new threshold that `Thresholds` then takes
+            under the flag's name; or the name of a threshold that `Thresholds` has
+            already; or None, for a flag without a threshold.
+        rank: The place in the order of flags; the gravest have the lowest rank. The
+            package's own are 10, 20, ...
         source: Where the threshold comes from: a paper and equation, or "convention".
 
     Returns:
-        A decorator, which returns the function as it is.
+        A decorator, which returns the function unchanged.
 
     Raises:
-        InputError: A threshold that is neither a number nor the name of a line.
+        InputError: A threshold that is neither a number nor the name of one.
 
     Example:
         >>> @isometry.flag("narrow_top", threshold=0.9, rank=500, source="convention")
@@ -85,7 +87,7 @@ def flag(
         ...     state = "raised" if is_raised else "clear"
         ...     return isometry.Flag("narrow_top", state, "a share")
     """
-    # Checked at once, and not when the decorated function is known.
+    # Checked here and not in `register`, so that the error names this call.
     checks.number("rank", rank)
     line: str | None = None
     own_line = 0.0
@@ -112,7 +114,7 @@ def registered() -> tuple[Registered, ...]:
 def flag_names() -> tuple[str, ...]:
     """Return the names of all flags, the gravest first.
 
-    First what no training can repair, then what makes it slow.
+    First come flags of what no training can repair, then of what makes training slow.
 
     Returns:
         The names.
@@ -125,14 +127,14 @@ def flag_names() -> tuple[str, ...]:
 
 
 def _lines() -> dict[str, float]:
-    """Return the default of every line, by name."""
+    """Return the default of every threshold, by name."""
     return _SHARED | _own_lines
 
 
 class Thresholds:
-    """Where each flag draws its line, and on whose authority.
+    """The numbers with which flags compare what was measured.
 
-    Lines of the package's flags, with their defaults:
+    Thresholds of the package's flags, with their defaults and where they come from:
 
     - log_gain, 3: vanishing and exploding at |½ ln E s²| > 3, a signal six depth scales
       away: |K ln chi_1| = 6 (Schoenholz et al., 2017, find that networks deeper than
@@ -144,24 +146,27 @@ class Thresholds:
       pairs, rank_collapse where the squared distance of inputs falls by more than e^6.
     - saturated_slope, 0.01: a unit is saturated where |phi'| is below this share of its
       largest value; a convention.
-    - below_floor, 0.5: share of the singular values not known to be zero that the
-      method does not resolve; from a half on the median of ln s is no number.
-    - dead_level, 0.99: quantile of the null count of dead and of saturated units above
-      which more are too many; shared out over the layers.
-    - controls, 19: Gaussian networks trained alike that a rank is compared with; 19 put
-      the chance of being lowest by luck at 1 in 20.
-    - least_seeds, 5: with fewer, what depends on the draw is undecided.
-    - confidence, 0.95: of the bootstrap intervals over seeds; a value whose interval
-      holds the threshold is undecided.
+    - below_floor, 0.5: below_floor where more than this share of the singular values
+      that may not be zero is too small for the method to resolve; above a half the
+      median of ln s is not known.
+    - dead_level, 0.99: dead_units and saturated_units where there are more such units
+      than this quantile of their number by chance; 1 minus the level is divided among
+      the layers.
+    - controls, 19: the number of Gaussian control networks, trained on the same
+      batches, with which rank_constrained_training compares a rank; with 19 the chance
+      to be lowest by luck is 1 in 20.
+    - least_seeds, 5: with fewer seeds, what depends on the draw is undecided.
+    - confidence, 0.95: the confidence of the bootstrap intervals over seeds; a value
+      whose interval holds the threshold is undecided.
 
-    A flag that has a line of its own adds it under the flag's name.
+    A flag with a threshold of its own adds it under the flag's name.
 
     Args:
-        lines: Numbers by name; the others keep their defaults.
+        lines: Thresholds by name; all others keep their defaults.
 
     Raises:
-        InputError: An unknown name; a line that is not a number from 0 on; a share,
-            level or confidence outside [0, 1]; fewer than one control or seed.
+        InputError: An unknown name; a threshold that is not a number from 0 on; a
+            share, level or confidence outside [0, 1]; fewer than one control or seed.
 
     Example:
         >>> isometry.Thresholds(log_gain=2.0).log_gain
@@ -172,7 +177,7 @@ class Thresholds:
 
     @public("Thresholds")
     def __init__(self, **lines: float) -> None:
-        # Lines of flags that are registered later cannot be given yet.
+        # The thresholds of a flag are known only once the flag is registered.
         known = _lines()
         for name, value in lines.items():
             if name not in known:
@@ -183,7 +188,8 @@ class Thresholds:
         self._given = dict(lines)
 
     def __getattr__(self, name: str) -> float:
-        # Looked up late, so that lines of flags registered afterwards are there too.
+        # Looked up at each access, so that thresholds of flags registered after this
+        # object was made are there too.
         if name.startswith("_"):
             raise AttributeError(name)
         lines = _lines() | self._given
@@ -209,10 +215,10 @@ class Thresholds:
         return f"Thresholds({given})"
 
     def as_dict(self) -> dict[str, float]:
-        """Return all lines by name.
+        """Return all thresholds by name.
 
         Returns:
-            The numbers.
+            The thresholds, those that were not given with their defaults.
 
         Example:
             >>> isometry.Thresholds().as_dict()["log_gain"]
@@ -221,16 +227,16 @@ class Thresholds:
         return _lines() | self._given
 
     def of_flag(self, name: str) -> float:
-        """Return the line of a flag, or a line by its own name.
+        """Return the threshold of a flag, or a threshold by its own name.
 
         Args:
-            name: The name of a flag, or of a line.
+            name: The name of a flag, or of a threshold.
 
         Returns:
-            The number.
+            The threshold.
 
         Raises:
-            InputError: There is neither.
+            InputError: There is neither a flag nor a threshold of this name.
 
         Example:
             >>> isometry.Thresholds().of_flag("vanishing")
@@ -247,7 +253,7 @@ class Thresholds:
             num_seeds: The number of seeds.
 
         Returns:
-            Whether there are.
+            Whether there are at least `least_seeds`.
 
         Example:
             >>> isometry.Thresholds().is_sure(4)
@@ -256,7 +262,7 @@ class Thresholds:
         return num_seeds >= self.least_seeds
 
     def unsure(self, num_seeds: int) -> str:
-        """Return why a value that depends on the draw is undecided.
+        """Return in words why a value that depends on the draw is undecided.
 
         Args:
             num_seeds: The number of seeds.
@@ -269,13 +275,17 @@ class Thresholds:
             '4 seeds, 5 are needed'
         """
         if not self.is_sure(num_seeds):
-            return f"{num_seeds} seeds, {self.least_seeds} are needed"
+            seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+            return f"{seeds}, {self.least_seeds} are needed"
         return "its interval holds the threshold"
 
 
-def _check(name: str, value: float) -> None:
-    """Refuse a number that the line cannot be."""
-    # A line of a user's own flag may be any number from 0 on.
+def _check(
+    name: str,
+    value: float,
+) -> None:
+    """Refuse a number that the threshold of this name cannot be."""
+    # The threshold of a user's own flag may be any number from 0 on.
     if name in _COUNTS:
         checks.integer(name, value, low=1)
     elif name in _SHARES:

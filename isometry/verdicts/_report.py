@@ -1,6 +1,5 @@
-"""What an audit found: one network's report, and many side by side."""
+"""Report: what an audit found of one network."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,13 +11,13 @@ from isometry.measure._record import Spectrum
 from isometry.measure._statistics import STATISTICS
 from isometry.theory import Law
 from isometry.verdicts import _layers, _table
-from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag, gravest
 from isometry.verdicts._layers import LayerRow
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import registered
 
-# Flags of a lower rank say what no training, or hardly any, repairs; the others what
-# makes it slow.
+# Flags of a lower rank tell of what hardly any training can repair; the others of what
+# makes training slow.
 _SLOW = 60
 
 
@@ -27,19 +26,20 @@ class Report:
     """An audit of one network.
 
     Attributes:
-        network: Its name.
+        network: The name or description of the network.
         flags: The flags by name, the gravest first.
-        spectra: Spectra over (seeds, inputs) by span; empty where parameters or signals
-            are not finite.
-        probe: Ranks along training, or None.
-        widths: Where rank_constrained_training is raised and a probe was run, the same
-            scheme at hidden widths N, 2 N and 4 N; else None.
-        setting: How it was measured.
+        spectra: Spectra over (seeds, inputs), by the name of the Jacobian: "end_to_end"
+            and, if there is one, "hidden". Empty where parameters or signals are not
+            finite.
+        probe: The record of the training probe, or None if none was run.
+        widths: Ranks along training at hidden widths N, 2 N and 4 N, if
+            rank_constrained_training is raised and a probe was run; else None.
+        setting: The settings of the measurement: seeds, inputs, steps, thresholds, ...
         provenance: Versions, device, precision, command, commit.
         law: What theory predicts for the hidden span; None where `no_law` says why
             there is no prediction.
         no_law: Why there is no law, or "".
-        rows: A row for each weight layer; see `layers`.
+        rows: A row for each weight layer; see `Report.layers`.
         timings: How many seconds each part took, compilation included.
 
     Example:
@@ -75,11 +75,7 @@ class Report:
             >>> report.verdict
             'undecided'
         """
-        states = {flag.state for flag in self.flags.values()}
-        for state in (RAISED, UNDECIDED):
-            if state in states:
-                return state
-        return CLEAR
+        return gravest(flag.state for flag in self.flags.values())
 
     @property
     def reason(self) -> str:
@@ -106,11 +102,11 @@ class Report:
 
     @property
     def score(self) -> tuple[int, int, int, float]:
-        """What schemes are ranked by, the smallest first.
+        """What networks are ranked by, the smallest first.
 
-        The number of raised flags that no training repairs; that of the other raised
-        ones; that of the undecided ones; and √E(s − 1)² end to end, the distance from
-        isometry.
+        Four numbers: how many raised flags tell of what no training repairs; how many
+        other flags are raised; how many are undecided; and √E(s − 1)² end to end, the
+        distance from isometry.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
@@ -122,7 +118,8 @@ class Report:
             >>> report.score
             (0, 1, 0, 0.0)
         """
-        # Of a flag that is not registered any more the gravity is not known.
+        # The rank of a flag that is not registered any more is not known; it counts
+        # among those that make training slow.
         rank = {one.name: one.rank for one in registered()}
         grave, slow, undecided = 0, 0, 0
         for flag in self.flags.values():
@@ -132,7 +129,7 @@ class Report:
                 grave += 1
             elif flag.raised:
                 slow += 1
-        # Without a spectrum a network is behind all others that are as grave.
+        # A network without a spectrum is ranked behind all others with as many flags.
         deviation = np.inf
         if self.spectra:
             deviation = self.statistics()["isometry_deviation"]
@@ -140,19 +137,19 @@ class Report:
 
     @public("Report.statistics")
     def statistics(self, span: str = "end_to_end") -> dict[str, Any]:
-        """Return medians over seeds × inputs of the statistics of a span.
+        """Return medians over seeds × inputs of the statistics of a spectrum.
 
         s_min and s_median are 0 where they are zero or unresolved: nothing below the
         floor is reported as a value.
 
         Args:
-            span: One of `spectra`.
+            span: The name of a spectrum in `spectra`.
 
         Returns:
             The statistics by name, and the standard error of E s² over seeds.
 
         Raises:
-            InputError: No such span was measured.
+            InputError: There is no spectrum of this name.
 
         Example:
             >>> net = networks.mlp([16] * 4, "linear", "orthogonal")
@@ -185,11 +182,12 @@ class Report:
     def layers(self) -> str:
         """Return a table with a row for each weight layer.
 
-        Its name and shape; q, the mean square of what it puts out; chi, the growth of a
-        squared derivative from the layer before; the norm of the gradient of the loss;
-        how many of its slices can ever differ; the share of its entries that never
-        move; and the raised flags that name it. Medians over seeds and inputs; a cell
-        is empty where nothing is known, or nothing is wrong.
+        The columns are the name and the shape of the weight; q, the mean square of the
+        pre-activations; chi, the growth of a squared derivative from the layer before;
+        the norm of the loss gradient of the weight; how many of its slices can ever
+        differ; the share of its entries that never move; and the raised flags that name
+        the layer. Numbers are medians over seeds and inputs. A cell is empty where
+        nothing is known, or nothing is wrong.
 
         Returns:
             The table as text.
@@ -204,7 +202,7 @@ class Report:
         """
         return _layers.table(self.rows)
 
-    def table(self, width: int = 120) -> str:
+    def table(self, width: int = 80) -> str:
         """Return a table of one row.
 
         Args:
@@ -226,7 +224,10 @@ class Report:
             >>> "no flag raised" in report.table(width=140)
             True
         """
-        return _table.as_text(Reports({"network": self}), width)
+        # Imported here, because that module imports this one.
+        from isometry.verdicts._reports import Reports
+
+        return Reports({"network": self}).table(width)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data: everything that `to_json` writes.
@@ -244,7 +245,7 @@ class Report:
             >>> report.as_dict()["verdict"]
             'clear'
         """
-        # All singular values of the network, and of other spans their quantiles.
+        # Quantiles of every spectrum, and all singular values of the one end to end.
         spectra = {span: self._spectrum_as_dict(span) for span in self.spectra}
         if spectra:
             sp = self.spectra["end_to_end"]
@@ -260,13 +261,14 @@ class Report:
             "probe": None if self.probe is None else self.probe.as_dict(),
             "width_independence": self.widths,
             "setting": self.setting,
+            "timings": self.timings,
             "provenance": self.provenance,
         }
 
     def _spectrum_as_dict(self, span: str) -> dict[str, Any]:
-        """Return a span as plain data."""
+        """Return a spectrum as plain data."""
         sp = self.spectra[span]
-        # Quantiles over all matrices; all weigh the same, and so do their nodes.
+        # Quantiles over the singular values of all seeds and inputs together.
         levels = np.linspace(0, 1, 101)
         quantiles = np.quantile(_resolved_logs(sp), levels, method="inverted_cdf")
         return {
@@ -306,182 +308,11 @@ class Report:
         return strict_json.dumps(self.as_dict())
 
 
-@dataclass(frozen=True, eq=False)
-class Reports(Mapping[str, Report]):
-    """Reports by name: `reports["zer_o"].flags`.
-
-    Attributes:
-        reports: The reports by name.
-        undefined: What could not be built, with the reason.
-
-    Example:
-        >>> net = networks.mlp([16] * 4, "tanh")
-        >>> keys = jax.random.split(jax.random.key(0), 5)
-        >>> xs = data.gaussian(jax.random.key(1), 64, 16).xs
-        >>> nets = net.with_schemes(["zeros", "orthogonal"])
-        >>> reports = isometry.audit(nets, keys, xs, train_steps=0, inputs=4)
-        >>> reports.ranking()
-        ['orthogonal', 'zeros']
-    """
-
-    reports: dict[str, Report]
-    undefined: dict[str, str] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Report:
-        return self.reports[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.reports)
-
-    def __len__(self) -> int:
-        return len(self.reports)
-
-    def __repr__(self) -> str:
-        verdicts = [f"{name}: {report.verdict}" for name, report in self.items()]
-        return f"Reports({', '.join(verdicts)})"
-
-    @property
-    def verdict(self) -> str:
-        """The most serious verdict.
-
-        Example:
-            >>> flag = isometry.Flag("vanishing", "raised", "½ ln E s² = -4.1")
-            >>> report = isometry.Report(
-            ...     network="identity", flags={"vanishing": flag},
-            ...     spectra={}, probe=None, widths=None, setting={}, provenance={})
-            >>> isometry.Reports({"identity": report}).verdict
-            'raised'
-        """
-        verdicts = {report.verdict for report in self.reports.values()}
-        for state in (RAISED, UNDECIDED):
-            if state in verdicts:
-                return state
-        return CLEAR
-
-    def ranking(self) -> list[str]:
-        """Return the names, the best first, by `Report.score`.
-
-        Returns:
-            The names.
-
-        Example:
-            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
-            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
-            >>> report = isometry.Report(
-            ...     network="identity", flags={"vanishing": flag},
-            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
-            ...     setting={}, provenance={})
-            >>> reports = isometry.Reports({"identity": report})
-            >>> reports.ranking()
-            ['identity']
-        """
-        return sorted(self.reports, key=lambda name: self.reports[name].score)
-
-    @public("Reports.raised")
-    def raised(self, flag: str) -> list[str]:
-        """Return the names of the networks that raise a flag.
-
-        Args:
-            flag: The name of a flag.
-
-        Returns:
-            The names.
-
-        Raises:
-            InputError: There is no such flag.
-
-        Example:
-            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
-            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
-            >>> report = isometry.Report(
-            ...     network="identity", flags={"vanishing": flag},
-            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
-            ...     setting={}, provenance={})
-            >>> reports = isometry.Reports({"identity": report})
-            >>> reports.raised("vanishing")
-            []
-        """
-        # All reports have the same flags.
-        known: list[str] = []
-        if self.reports:
-            known = list(next(iter(self.reports.values())).flags)
-        checks.one_of("flag", flag, known)
-        return [name for name, one in self.reports.items() if one.flags[flag].raised]
-
-    def table(self, width: int = 120) -> str:
-        """Return a table with a row for each network, the best first.
-
-        Args:
-            width: The number of columns.
-
-        Returns:
-            The table as text.
-
-        Raises:
-            MissingExtra: rich is not installed.
-
-        Example:
-            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
-            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
-            >>> report = isometry.Report(
-            ...     network="identity", flags={"vanishing": flag},
-            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
-            ...     setting={}, provenance={})
-            >>> reports = isometry.Reports({"identity": report})
-            >>> "no flag raised" in reports.table(width=140)
-            True
-        """
-        return _table.as_text(self, width)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data: everything that `to_json` writes.
-
-        Returns:
-            The reports by name, their ranking, and what could not be built.
-
-        Example:
-            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
-            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
-            >>> report = isometry.Report(
-            ...     network="identity", flags={"vanishing": flag},
-            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
-            ...     setting={}, provenance={})
-            >>> reports = isometry.Reports({"identity": report})
-            >>> reports.as_dict()["ranking"]
-            ['identity']
-        """
-        reports = {name: report.as_dict() for name, report in self.reports.items()}
-        return {
-            "reports": reports,
-            "ranking": self.ranking(),
-            "undefined": self.undefined,
-        }
-
-    def to_json(self) -> str:
-        """Return strict JSON text; infinities are the strings "inf" and "-inf".
-
-        Returns:
-            The text.
-
-        Example:
-            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
-            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
-            >>> report = isometry.Report(
-            ...     network="identity", flags={"vanishing": flag},
-            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
-            ...     setting={}, provenance={})
-            >>> reports = isometry.Reports({"identity": report})
-            >>> '"ranking"' in reports.to_json()
-            True
-        """
-        return strict_json.dumps(self.as_dict())
-
-
 @compilation.jit
 def _statistics(sp: Spectrum) -> dict[str, Any]:
     return {name: statistic(sp) for name, statistic in STATISTICS.items()}
 
 
 def _resolved_logs(sp: Spectrum) -> np.ndarray:
-    """Return ln s; −inf for what is too small for the precision, and counts as zero."""
+    """Return ln s, with −inf for values that are too small to be resolved."""
     return np.where(sp.resolved, sp.log_values, -np.inf)

@@ -1,4 +1,4 @@
-"""How far units drift apart that are certified to stay equal in exact arithmetic."""
+"""How far units drift apart that a certificate shows equal in exact arithmetic only."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from isometry import activations
 from isometry._internal import compilation, precision
@@ -17,11 +17,12 @@ from isometry.structure._tapping import tapped
 from isometry.verdicts._flag import Interval
 from isometry.verdicts._subject import Subject
 
-# Points that are watched, evenly spaced among those whose units are locked: to tell
-# which values are equal there, `certificates` compiles a program for each.
+# The number of points that are watched, evenly spaced among those whose units are
+# locked. To tell which values are equal at a point, `certificates` compiles a program
+# for each.
 _MOST_POINTS = 2
 
-# Examples at which units are compared.
+# The number of examples at which units are compared.
 _MOST_INPUTS = 64
 
 _IN_EXACT_ARITHMETIC = "in exact arithmetic"
@@ -32,13 +33,16 @@ class Spread:
     """Distances between units that are equal in exact arithmetic, along a probe.
 
     Attributes:
-        points: The points that were watched; empty if no units are locked so.
-        steps: Steps made at each record, from 0 on.
-        spread: Largest distance of a unit from the first of its class, relative to the
-            norm of that one; 0 without such classes, inf where it is not finite.
-        least: Smallest distance of such a unit from a kink of the nonlinearity behind
-            it, relative to the root mean square of its layer; inf without kinks. Units
-            that are nearer than rounding can part at once.
+        points: The points that were watched; empty if no units are locked only in exact
+            arithmetic.
+        steps: The number of steps made before each record, from 0 on.
+        spread: The largest distance of a unit from the first unit of its class,
+            relative to the norm of that first unit over examples; 0 without classes of
+            several units, inf if a value is not finite.
+        least: The smallest distance of such a unit from a kink of the nonlinearity
+            behind it, relative to the root mean square of the layer; inf without kinks.
+            If it is below rounding, two equal units can come to lie on different sides
+            of the kink and part at once.
     """
 
     points: tuple[str, ...]
@@ -47,25 +51,26 @@ class Spread:
     least: Float[np.ndarray, "seeds records"]
 
     def growth(self) -> tuple[float, Interval] | None:
-        """Return the rate of growth per step, and its 95 % interval.
+        """Return the growth rate of the spread per step, and its 95 % interval.
 
-        The rate is the slope of ln spread over the steps, with a level of its own for
-        each seed. The interval is that of least squares, whose residuals are taken for
-        independent; a curve that bends widens it. None where fewer than four values are
-        above zero.
+        The rate is the slope of a least-squares fit of ln spread over the steps, with
+        an intercept for each seed. The interval takes the residuals for independent; a
+        curve that bends widens it. The result is None if the fit has fewer than two
+        degrees of freedom.
         """
         from scipy.stats import t
 
         is_real = (self.spread > 0) & np.isfinite(self.spread)
-        # Of the values each level takes one, and the slope one more.
-        num_levels = is_real.any(1).sum()
-        freedom = int(is_real.sum() - num_levels) - 1
+        # One degree of freedom is lost for each intercept, and one for the slope.
+        num_levels = int(is_real.any(1).sum())
+        freedom = int(is_real.sum()) - num_levels - 1
         if freedom < 2:
             return None
-        logs = np.log(np.where(is_real, self.spread, 1))
-        steps = np.broadcast_to(self.steps, is_real.shape).astype(float)
-        x = _centered(steps, is_real)
-        y = _centered(logs, is_real)
+        # ln 0 would warn; what is not real is left out by `_centered`.
+        safe_spread = np.where(is_real, self.spread, 1)
+        steps = np.broadcast_to(self.steps, is_real.shape)
+        x = _centered(steps.astype(float), is_real)
+        y = _centered(np.log(safe_spread), is_real)
         sum_of_squares = (x**2).sum()
         rate = float((x * y).sum() / sum_of_squares)
         residuals = y - rate * x
@@ -81,22 +86,24 @@ class Spread:
 
 def _centered(
     values: Float[np.ndarray, "seeds records"],
-    is_real: np.ndarray,
+    is_real: Bool[np.ndarray, "seeds records"],
 ) -> Float[np.ndarray, "seeds records"]:
-    """Return values without their mean in each seed; 0 where there is none."""
-    count = np.maximum(is_real.sum(1, keepdims=True), 1)
-    mean = np.where(is_real, values, 0).sum(1, keepdims=True) / count
+    """Return values without their mean in each seed; 0 where a value is missing."""
+    num_real = np.maximum(is_real.sum(1, keepdims=True), 1)
+    mean = np.where(is_real, values, 0).sum(1, keepdims=True) / num_real
     return np.where(is_real, values - mean, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class _Class:
-    """Values at a point that share a class with others, flat, and the first of each.
+    """The values at one point that are equal or opposite to others, for ever.
+
+    Indices are those of the flattened value.
 
     Attributes:
-        members: The indices of the values.
-        first: For each, the index of the first of its class.
-        signs: Their signs relative to each other.
+        members: The index of each value that is in a class with others.
+        first: For each member, the index of the first value of its class.
+        signs: For each member, its sign relative to that first value: 1 or -1.
     """
 
     members: Int[np.ndarray, " members"]
@@ -105,11 +112,11 @@ class _Class:
 
 
 class Watch:
-    """Compares certified-equal units of some seeds, again and again.
+    """Records along a training how far units drift apart that are certified equal.
 
     Args:
         subject: The network.
-        certificates: Of the seeds.
+        certificates: The certificate of each seed.
     """
 
     def __init__(
@@ -117,7 +124,8 @@ class Watch:
         subject: Subject,
         certificates: Sequence[Certificate],
     ) -> None:
-        # So many examples tell units apart, and are read at every record.
+        # A few examples show whether units differ, and they are evaluated again for
+        # every record.
         self._xs = jax.tree.map(lambda leaf: leaf[:_MOST_INPUTS], subject.xs)
         self.points = _locked_points(subject.anatomy, certificates)
         self._classes = [
@@ -130,31 +138,39 @@ class Watch:
         self.least: list[Float[np.ndarray, " seeds"]] = []
 
     def look(self, params: Sequence[Params]) -> None:
-        """Record how far units are apart.
+        """Record how far units are apart for these parameters.
 
         Args:
             params: The parameters of each seed.
         """
         spread = np.zeros(len(params))
         least = np.full(len(params), np.inf)
-        if self.points:
-            for seed, of_seed in enumerate(params):
-                with precision.full():
-                    values = self._read(of_seed, self._xs)
-                for point, z in values.items():
-                    flat = np.asarray(z, float).reshape(len(z), -1)
-                    classes = self._classes[seed][point]
-                    apart, near = _compared(flat, classes, self._kinks[point])
-                    spread[seed] = max(spread[seed], apart)
-                    least[seed] = min(least[seed], near)
+        for seed, of_seed in enumerate(params):
+            # Without points there is nothing to compare.
+            if not self.points:
+                break
+            with precision.full():
+                values = self._read(of_seed, self._xs)
+            # Of all points, the worst is recorded.
+            for point, z in values.items():
+                flat = np.asarray(z, float).reshape(len(z), -1)
+                classes = self._classes[seed][point]
+                apart, near = _compared(flat, classes, self._kinks[point])
+                spread[seed] = max(spread[seed], apart)
+                least[seed] = min(least[seed], near)
         self.spread.append(spread)
         self.least.append(least)
 
-    def record(self, marks: Sequence[int]) -> Spread:
-        """Return what was recorded before the first step and at each mark."""
+    def record(self, steps: Sequence[int]) -> Spread:
+        """Return all that `look` recorded.
+
+        Args:
+            steps: The total number of steps before each call of `look`, except the
+                first call, which came before training.
+        """
         return Spread(
             points=self.points,
-            steps=np.array([0, *marks]),
+            steps=np.array([0, *steps]),
             spread=np.stack(self.spread, 1),
             least=np.stack(self.least, 1),
         )
@@ -164,20 +180,20 @@ def _locked_points(
     anatomy: Anatomy,
     certificates: Sequence[Certificate],
 ) -> tuple[str, ...]:
-    """Return points whose units are equal for ever, but for rounding."""
+    """Return the points to watch: some whose units only rounding can part."""
     locked = [
         layer.name
         for certificate in certificates
         for layer in certificate.layers
         if layer.grade == _IN_EXACT_ARITHMETIC
     ]
-    # The output's units are equal to nothing, and a weight may be used at no point of
-    # its name.
+    # A head is left out, because its outputs are no hidden units. Only names of points
+    # are kept: a weight may be used without a point of its name.
     heads = {layer.name for layer in anatomy.layers if layer.role == "head"}
     points = [name for name in anatomy.points if name in locked and name not in heads]
     if len(points) <= _MOST_POINTS:
         return tuple(points)
-    # The first and the last among them: rounding adds up on the way.
+    # The first and the last are among them, because rounding adds up on the way.
     picks = np.linspace(0, len(points) - 1, _MOST_POINTS).round().astype(int)
     return tuple(points[i] for i in picks)
 
@@ -186,25 +202,32 @@ def _classes(
     certificate: Certificate,
     point: str,
 ) -> _Class:
-    """Return the values at a point that are equal for ever, up to sign."""
+    """Return the values at a point that are equal or opposite for ever."""
     units = certificate.units(point)
     ids = units.ids.ravel()
     signs = units.signs.ravel()
     sizes = np.bincount(ids)
-    # Class 0 is zero for ever, and nothing parts from it.
+    # Class 0 holds the values that are zero for ever: no gradient moves them.
     members = np.flatnonzero((ids > 0) & (sizes[ids] > 1))
-    _, index = np.unique(ids, return_index=True)
-    first_of = dict(zip(ids[index].tolist(), index.tolist(), strict=True))
-    first = np.array([first_of[i] for i in ids[members].tolist()], int)
-    return _Class(members, first, signs[members] * signs[first])
+    # The first value of each class, in the order of the classes.
+    known, first_of_class = np.unique(ids, return_index=True)
+    first = first_of_class[np.searchsorted(known, ids[members])]
+    return _Class(
+        members=members,
+        first=first,
+        signs=signs[members] * signs[first],
+    )
 
 
 def _kinks(
     subject: Subject,
     point: str,
 ) -> tuple[float, ...]:
-    """Return where the nonlinearity behind a point has kinks, as far as it is known."""
-    # A network that knows its activation knows kinks that no name tells.
+    """Return the arguments at which the nonlinearity behind a point has kinks.
+
+    The result is empty if there are none, or if they are not known.
+    """
+    # The activation of a network may have kinks that cannot be looked up by a name.
     network = subject.network
     if network is not None and network.activation is not None:
         return network.activation.kinks
@@ -215,9 +238,10 @@ def _kinks(
 
 
 def _kinks_behind(layer: WeightLayer) -> tuple[float, ...]:
-    if not layer.then or layer.then[0] not in activations.names():
-        return ()
-    return activations.get(layer.then[0]).kinks
+    # The anatomy writes "leaky relu", `activations.names()` has "leaky_relu".
+    names = [step.replace(" ", "_") for step in layer.then[:1]]
+    known = [name for name in names if name in activations.names()]
+    return activations.get(known[0]).kinks if known else ()
 
 
 def _compared(
@@ -229,8 +253,11 @@ def _compared(
     if not len(classes.members):
         return 0.0, np.inf
     if not np.isfinite(z).all():
-        return np.inf, 0.0 if kinks else np.inf
-    # Units may differ in size by orders, so each distance is relative to its own class.
+        # Values that are not finite may lie anywhere, also on a kink.
+        near = 0.0 if kinks else np.inf
+        return np.inf, near
+    # Classes may differ in size by orders of magnitude, so each distance is relative to
+    # the norm of the first unit of its class.
     firsts = z[:, classes.first]
     members = z[:, classes.members]
     norms = np.linalg.norm(firsts, axis=0)
@@ -241,8 +268,10 @@ def _compared(
     from_kinks = [float(np.abs(members - kink).min()) for kink in kinks]
     near = min(from_kinks, default=np.inf)
     scale = float(np.sqrt(np.mean(z**2)))
-    # A layer of zeros has no scale, and its distances stay as they are.
-    return spread, near / scale if scale else near
+    # A layer of zeros has no scale: there the distance stays absolute.
+    if scale:
+        near /= scale
+    return spread, near
 
 
 def _reader(

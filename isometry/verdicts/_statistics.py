@@ -1,6 +1,7 @@
-"""What is kept of one evaluation of a network, computed within its program."""
+"""Statistics of one evaluation of a network, computed in the program that runs it."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -14,20 +15,23 @@ from isometry._internal import compilation, precision
 from isometry._internal.types import Params
 from isometry.structure._sites import Site
 from isometry.verdicts import _nulls
-from isometry.verdicts._groups import Group, Plan, largest_slope
+from isometry.verdicts._groups import Group, Plan, largest_slope, unit_axes
 
 Arrays: TypeAlias = dict[str, Array]
 OnHost: TypeAlias = dict[str, np.ndarray]
 
-# At so many places, of inputs × positions, the values in front of a nonlinearity are
-# kept for the null hypothesis. With ten times as many its simulation takes ten times as
-# long; with fewer the null excuses more dead channels.
+# Pre-activations are kept at this many sites (pairs of an input and a position) for the
+# null hypothesis of dead units. With ten times as many its simulation takes ten times
+# as long; with fewer, more dead channels are explained by chance.
 _SITES = 64
 
 
 @functools.partial(compilation.jit, static_argnums=0)
 def statistics(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> dict[str, Arrays]:
     """Return the statistics of each group, of shape (seeds, iterations, ...)."""
 
@@ -40,14 +44,17 @@ def statistics(
             rows[label] = over_iterations(values[label])
         return rows
 
-    # Seeds one after another: the values of all layers of one are enough to hold.
+    # One seed after another, so that memory holds the values of one seed at a time.
     with precision.full():
         return jax.lax.map(of_seed, params)
 
 
 @functools.partial(compilation.jit, static_argnums=0)
 def values_of(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> Arrays:
     """Return the values of each group, (seeds, iterations, inputs, *shape)."""
     with precision.full():
@@ -56,11 +63,14 @@ def values_of(
 
 
 def _of_inputs(
-    plan: Plan, constants: Sequence[Array], params: Params, xs: PyTree[Array]
+    plan: Plan,
+    constants: Sequence[Array],
+    params: Params,
+    xs: PyTree[Array],
 ) -> Arrays:
     """Return the values of each group, (iterations, inputs, *shape)."""
     if plan.is_batch:
-        # Inputs are an axis of the values already: there is nothing to map over.
+        # The program takes a whole batch, so the values have an axis of inputs already.
         operands = jax.tree.leaves((params, xs))
         of_batch = plan.run(operands, constants)
         return {
@@ -77,15 +87,17 @@ def _of_inputs(
         group = plan.groups[label]
         num_inputs = stacked.shape[0]
         by_iteration = stacked.reshape(num_inputs, group.num_iterations, *group.shape)
-        # Iterations go first: what is kept is kept of each.
+        # Iterations go first, because statistics are taken of each.
         values[label] = jnp.moveaxis(by_iteration, 1, 0)
     return values
 
 
 def _statistics_of(
-    group: Group, plan: Plan, values: Float[Array, "inputs *shape"]
+    group: Group,
+    plan: Plan,
+    values: Float[Array, "inputs *shape"],
 ) -> Arrays:
-    """Return what is kept of the values in one iteration."""
+    """Return the statistics of the values in one iteration, by name."""
     rows = values.reshape(values.shape[0], -1)
     sizes = jnp.abs(rows)
     is_finite = jnp.isfinite(rows)
@@ -102,9 +114,10 @@ def _statistics_of(
 
 
 def numbered(group: Group) -> list[tuple[Site, int, str]]:
-    """Return the sites of a group with their iteration, and a suffix for each kind.
+    """Return each site of a group with its iteration and a suffix for its statistics.
 
-    Sites in several iterations of a scan are of one kind, several in one of several.
+    A nonlinearity in a scan has a site in each iteration, all with one suffix. Two
+    nonlinearities that take the same value have different suffixes.
     """
     numbers: dict[int, int] = {}
     rows = []
@@ -116,23 +129,26 @@ def numbered(group: Group) -> list[tuple[Site, int, str]]:
 
 
 def _kinds(group: Group) -> dict[str, Site]:
-    """Return one site of each kind, by the suffix of what is kept of it."""
+    """Return one site of each nonlinearity of a group, by the suffix of `numbered`."""
     kinds: dict[str, Site] = {}
     for site, _, kind in numbered(group):
         kinds.setdefault(kind, site)
     return kinds
 
 
-def _signal_of(group: Group, values: Float[Array, "inputs *shape"]) -> Arrays:
-    """Return what is kept of a signal: sums of squares relative to a power of two."""
+def _signal_of(
+    group: Group,
+    values: Float[Array, "inputs *shape"],
+) -> Arrays:
+    """Return norm, spread and Gram matrix of a signal, relative to a power of two."""
     peak = jnp.max(jnp.abs(values), initial=0)
     _, exponent = jnp.frexp(peak)
-    # By a power of two, so that nothing is rounded.
+    # Scaling keeps squares in range; by a power of two it rounds nothing.
     scaled = jnp.ldexp(values, -exponent)
     rows = scaled.reshape(scaled.shape[0], -1)
     found = {
         "exponent": exponent,
-        "total": jnp.sum(rows**2),
+        "sum_of_squares": jnp.sum(rows**2),
         "spread": _spread(rows),
         "gram": rows @ rows.T,
     }
@@ -144,18 +160,22 @@ def _signal_of(group: Group, values: Float[Array, "inputs *shape"]) -> Arrays:
 
 def _spread(rows: Float[Array, "rows size"]) -> Float[Array, ""]:
     """Return ‖H − mean‖²/‖H‖² over rows; 0 if all entries are."""
-    # The difference from one row first: between rows that nearly agree it is exact, and
-    # the mean of the rows themselves would be rounded.
+    # Differences from the first row are taken first, because they are exact where rows
+    # nearly agree; the mean of the rows themselves would be rounded.
     from_first = rows - rows[:1]
     mean = jnp.mean(from_first, axis=0, keepdims=True)
     from_mean = from_first - mean
-    total = jnp.sum(rows**2)
-    safe_total = jnp.where(total > 0, total, 1)
-    return jnp.sum(from_mean**2) / safe_total
+    sum_of_squares = jnp.sum(rows**2)
+    safe_sum = jnp.where(sum_of_squares > 0, sum_of_squares, 1)
+    return jnp.sum(from_mean**2) / safe_sum
 
 
-def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> Arrays:
-    """Return what is kept of a nonlinearity at its values."""
+def _unit_of(
+    site: Site,
+    plan: Plan,
+    values: Float[Array, "inputs *shape"],
+) -> Arrays:
+    """Return the statistics of a nonlinearity at its values: fields of `Unit`."""
     function = site.function
     if function is None:
         function = activations.get(site.known).fn
@@ -168,60 +188,79 @@ def _unit_of(site: Site, plan: Plan, values: Float[Array, "inputs *shape"]) -> A
 
     # In training mode the function takes the values of a whole batch.
     all_slopes = slopes if plan.is_batch else jax.vmap(slopes)
-    # An axis of a batch is the first of its shape, and else in front of it.
-    axis = site.channel_axis + int(not plan.is_batch)
-    slope = _by_channel(all_slopes(values), axis)
-    mirrored = _by_channel(all_slopes(-values), axis)
+    # `unit_axes` counts the axes of `site.shape`. In training mode that shape has the
+    # axis of inputs; else the axis of inputs is in front of it.
+    shift = int(not plan.is_batch)
+    axes = [axis + shift for axis in unit_axes(site, plan.anatomy)]
+    slope = _by_channel(all_slopes(values), axes)
+    mirrored = _by_channel(all_slopes(-values), axes)
     largest = largest_slope(site, plan)
     line = 0.0 if largest is None else plan.flat_share * largest
-    # Past what is bypassed, everything downstream depends on the unit.
+    # If the value is read by others too, as in a residual stream, everything downstream
+    # depends on it whatever the slope.
     is_live = (slope != 0) | site.is_bypassed
     is_mirror_live = (mirrored != 0) | site.is_bypassed
     is_flat = jnp.abs(slope) < line
-    # At least as many places as inputs, so that the null leaves none of them out.
+    # At least as many sites as inputs, so that the null hypothesis has each input.
     num_inputs, num_positions, num_channels = slope.shape
-    num_places = num_inputs * num_positions
-    places = _by_channel(values, axis).reshape(num_places, num_channels)
-    kept = _spaced(num_places, max(_SITES, num_inputs))
+    num_sites = num_inputs * num_positions
+    at_sites = _by_channel(values, axes).reshape(num_sites, num_channels)
+    kept = _spaced(num_sites, max(_SITES, num_inputs))
     return {
         "is_dead": ~jnp.any(is_live, axis=(0, 1)),
         "is_mirrored": ~jnp.any(is_mirror_live, axis=(0, 1)),
         "num_live": jnp.sum(is_live, axis=(1, 2)),
         "num_flat": jnp.sum(is_flat, axis=(1, 2)),
-        "samples": places[kept],
+        "samples": at_sites[kept],
     }
 
 
 def _by_channel(
-    values: Float[Array, "inputs *shape"], axis: int
+    values: Float[Array, "inputs *shape"],
+    axes: Sequence[int],
 ) -> Float[Array, "inputs positions channels"]:
-    """Return values with the axis of channels last, and all others as one."""
+    """Return the values by input, position and channel.
+
+    Args:
+        values: The values.
+        axes: The axes of channels, which become one; all others become positions.
+    """
     if values.ndim == 1:
         return values[:, None, None]
-    values = jnp.moveaxis(values, axis, -1)
-    return values.reshape(values.shape[0], -1, values.shape[-1])
+    num_channels = math.prod(values.shape[axis] for axis in axes)
+    values = jnp.moveaxis(values, axes, range(-len(axes), 0))
+    return values.reshape(values.shape[0], -1, num_channels)
 
 
-def _spaced(length: int, count: int) -> np.ndarray:
-    """Return `count` numbers below a length, evenly spaced, or all of them."""
-    spaced = np.linspace(0, length - 1, min(count, length))
+def _spaced(
+    length: int,
+    most: int,
+) -> np.ndarray:
+    """Return at most `most` indices of an axis of this length, evenly spaced."""
+    spaced = np.linspace(0, length - 1, min(most, length))
     return spaced.round().astype(np.int32)
 
 
-def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
-    """Return the statistics of float64 values; slopes are those of the own dtype.
+def statistics_again(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, OnHost]:
+    """Return the statistics of float64 values, with slopes in the network's dtype.
+
+    A unit whose slope rounds to zero in the network's dtype stays dead this way.
 
     Args:
-        plan: What was read, in its own dtype.
-        values: Of some groups, by label: (seeds, iterations, inputs, *shape).
+        plan: What is read of the network, in the dtype of its evaluation.
+        values: The float64 values of some groups, by label, of shape (seeds,
+            iterations, inputs, *shape).
     """
-    # Sums of float64 values in float64: their squares need its range.
+    # In float64, because squares of the values need its range.
     with jax.enable_x64(True):
         of_values = jax.tree.map(np.asarray, _of_values(plan, values))
     shown: OnHost = {}
     for label in values:
         dtype = plan.groups[label].dtype
-        # Each iteration by its own power of two: scales differ between them.
+        # Iterations differ in scale, so each is scaled by a power of two of its own.
         rows = [[_nulls.visible(one, dtype) for one in rows] for rows in values[label]]
         shown[label] = np.array(rows)
     of_units = jax.tree.map(np.asarray, _of_units(plan, shown))
@@ -229,8 +268,11 @@ def statistics_again(plan: Plan, values: OnHost) -> dict[str, OnHost]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
-    """Return the statistics of values of some groups, without nonlinearities."""
+def _of_values(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, Arrays]:
+    """Return the statistics of the values of some groups, without those of units."""
     rows = {}
     for label in values:
         plain = plan.groups[label]._replace(sites=())
@@ -241,8 +283,14 @@ def _of_values(plan: Plan, values: OnHost) -> dict[str, Arrays]:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _of_units(plan: Plan, values: OnHost) -> dict[str, Arrays]:
-    """Return what nonlinearities do at values of some groups."""
+def _of_units(
+    plan: Plan,
+    values: OnHost,
+) -> dict[str, Arrays]:
+    """Return the statistics of the nonlinearities at the values of some groups.
+
+    They are fields of `Unit`, by name and the suffix of `numbered`.
+    """
     rows: dict[str, Arrays] = {}
     for label in values:
         rows[label] = {}

@@ -1,4 +1,4 @@
-"""Programs in float64 whose saturated units are as flat as they are in float32."""
+"""Programs in float64 whose saturated units have the slopes of another dtype."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +11,11 @@ from jaxtyping import Array
 from isometry._internal import jaxprs
 from isometry.certificates.relaxing._value import bound
 
-# Functions that come so close to a constant that a dtype rounds their slope to zero.
-# tanh has none in float32 from 9 on, and in float64 from 19 on.
+# Functions that come so close to a constant that rounding makes their slope zero. The
+# slope of tanh is zero in float32 from 9 on, and in float64 from 19 on.
 _SATURATING = frozenset(("tanh", "logistic", "erf", "erfc"))
 
-# Equations that only call one program. Names differ between versions of JAX.
+# Primitives that only call one inner program. Names differ between versions of JAX.
 _CALLS = frozenset(("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint"))
 
 Run = Callable[..., list[Array]]
@@ -25,11 +25,14 @@ def as_steep_as(
     closed: core.ClosedJaxpr,
     dtype: DTypeLike,
 ) -> Run:
-    """Return a program with the slopes that saturating functions have in a dtype.
+    """Return a function that evaluates a program with slopes as in a dtype.
+
+    Values are those of float64; only the derivatives of saturating functions are those
+    of the dtype.
 
     Args:
         closed: A program in float64.
-        dtype: The dtype.
+        dtype: The dtype of the slopes.
     """
 
     def run(*arguments: Array) -> list[Array]:
@@ -69,7 +72,8 @@ def _applied(
     if name in _SATURATING:
         return [_with_slope(eqn, operands[0], dtype)]
     inner = _inner(eqn)
-    # Whatever has no such function inside stays as it is, with rules of its own.
+    # An equation without a saturating function inside is evaluated as it is, with its
+    # own derivative rule.
     if inner is None or not _saturates(inner):
         return bound(eqn, operands)
     if name in _CALLS or name.startswith("custom_jvp_call"):
@@ -79,7 +83,7 @@ def _applied(
         return _evaluated(jaxpr, consts, operands, dtype=dtype)
     if name == "scan":
         return _scanned(eqn, inner, operands, dtype=dtype)
-    # Of other loops and branches, the slopes are those of float64.
+    # Inside while and cond, slopes stay those of float64.
     return bound(eqn, operands)
 
 
@@ -88,12 +92,12 @@ def _with_slope(
     z: Array,
     dtype: DTypeLike,
 ) -> Array:
-    """Evaluate a function of one number; its slope is that of the dtype."""
+    """Evaluate an elementwise function, with its derivative as in the dtype."""
 
     def f(z: Array) -> Array:
         return bound(eqn, [z])[0]
 
-    # The value is that of float64, and its derivative the slope alone.
+    # z - at is zero, so the value is f(z) in float64; the derivative is `slope`.
     at = jax.lax.stop_gradient(z)
     coarse = at.astype(dtype)
     slope = jax.jvp(f, (coarse,), (jax.numpy.ones_like(coarse),))[1]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -21,7 +21,7 @@ from isometry.measure._spans import Span
 from isometry.networks import Network
 from isometry.structure import Anatomy
 
-# What the anatomy calls means over positions.
+# The anatomy's names of operations that average over positions.
 _AVERAGES = frozenset({"average", "average pool"})
 
 
@@ -30,13 +30,14 @@ class Subject:
     """A network under audit.
 
     Attributes:
-        name: Its label in the report.
+        name: The label of the network in the report.
         f: A `Network`, or any f(params, x) of one example.
         seeds: Where the parameters of each seed come from.
         xs: All examples, along a first axis.
         few: The examples at which Jacobians are taken, evenly spaced among `xs`.
-        anatomy: What f is made of, at one example.
-        span: From the input to the output; of token models, from the embedding on.
+        anatomy: The layers and points of f, for one example.
+        span: The two points of the end-to-end Jacobian: from the input to the output;
+            in a token model from the embedding to the output.
         training: The training mode of the network; None if it has none of its own.
     """
 
@@ -66,7 +67,7 @@ class Subject:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether more parameters can be drawn; not of those that were given."""
+        """Whether parameters are drawn from keys; False if they were given."""
         return self.seeds.draw is not None
 
     @functools.cached_property
@@ -78,12 +79,23 @@ class Subject:
             return False
         return True
 
+    def ends(self, span: str) -> tuple[str, ...]:
+        """Return the names of the points where a measured span begins and ends.
+
+        Jacobians that were given have no place in the network, and so no ends.
+        """
+        if span not in ("end_to_end", "hidden"):
+            return ()
+        function = _arguments.function_of(self.f)
+        chosen = self.span if span == "end_to_end" else span
+        resolved = _spans.resolve(function, self.anatomy, chosen)
+        return resolved.first.name, resolved.last.name
+
     @functools.cached_property
     def size_of_hidden(self) -> int:
         """The number of units at the end of the hidden span."""
-        function = _arguments.function_of(self.f)
-        last = _spans.resolve(function, self.anatomy, "hidden").last
-        return math.prod(self.anatomy.shape(last.name).shape)
+        _, last = self.ends("hidden")
+        return math.prod(self.anatomy.shape(last).shape)
 
     @property
     def size_of_output(self) -> int:
@@ -91,77 +103,122 @@ class Subject:
         return math.prod(self.anatomy.shape("output").shape)
 
     def log_averaging(self, span: Span) -> float:
-        """Return ½ ln of the number of values that averages on a span join in one.
+        """Return the sum of ½ ln of the number of values in each average pooling.
 
-        An average over n positions divides a squared gain by n. Nothing vanishes by it:
-        the gradients of shared weights are sums over as many positions.
+        Only poolings before the end of the span count.
+
+        An average over n positions divides the squared gain by n. That is no vanishing
+        gradient, because the gradient of a shared weight is a sum over n positions.
         """
         last = "output"
         if span == "hidden":
-            function = _arguments.function_of(self.f)
-            last = _spans.resolve(function, self.anatomy, "hidden").last.name
-        # Only averages that all paths pass change the gain of the whole.
-        total = 0.0
+            _, last = self.ends("hidden")
+        anatomy = self.anatomy
+        return sum(
+            joined
+            for name, joined in self.averaging.items()
+            if f"{name}:out" != last and anatomy.upstream(f"{name}:out", last)
+        )
+
+    @functools.cached_property
+    def averaging(self) -> dict[str, float]:
+        """½ ln of the number of values that are averaged behind a layer, by layer.
+
+        Only poolings on all paths are listed, because only these divide the gain.
+        """
+        joined: dict[str, float] = {}
         for layer in self.anatomy.layers:
             behind = f"{layer.name}:out"
             is_average = not _AVERAGES.isdisjoint(layer.then)
             if not is_average or behind not in self.anatomy.points:
                 continue
-            # An average on a branch, such as that of a gate, is no bottleneck.
+            # A pooling on a branch, such as that of a gate, is not on all paths.
             if not self.anatomy.cuts(behind):
-                continue
-            if behind == last or not self.anatomy.upstream(behind, last):
                 continue
             before = math.prod(self.anatomy.shape(layer.name).shape)
             after = math.prod(self.anatomy.shape(behind).shape)
-            total += math.log(before / after) / 2
-        return total
+            joined[layer.name] = math.log(before / after) / 2
+        return joined
+
+    @property
+    def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
+        """Whether any weight layer, or any slice of a stacked one, is zero."""
+        by_layer = [np.zeros(self.num_seeds, bool), *self.zero_weights.values()]
+        return np.any(by_layer, axis=0)
 
     @functools.cached_property
-    def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
-        """Whether a weight layer, or a slice of a stacked one, is zero."""
-        is_zero = np.zeros(self.num_seeds, bool)
+    def zero_weights(self) -> dict[str, Bool[np.ndarray, " seeds"]]:
+        """For each weight layer, by name, whether it or any slice of it is zero."""
         by_path = jax.tree_util.tree_leaves_with_path(self.params)
         leaves = {jax.tree_util.keystr(path): leaf for path, leaf in by_path}
+        is_zero = {}
         for layer in self.anatomy.layers:
             weights = np.asarray(leaves[layer.path])
-            # Seeds, then the axes along which layers are stacked.
+            # All axes are reduced but that of seeds and those along which layers are
+            # stacked.
             stacks = [0, *(axis + 1 for axis in layer.stacked_axes)]
             axes = tuple(i for i in range(weights.ndim) if i not in stacks)
             is_zero_slice = ~weights.any(axis=axes)
-            is_zero |= is_zero_slice.reshape(self.num_seeds, -1).any(1)
+            is_zero[layer.name] = is_zero_slice.reshape(self.num_seeds, -1).any(1)
         return is_zero
+
+    @property
+    def zero_bottlenecks(self) -> tuple[str, ...]:
+        """The names of layers on all paths whose weight is zero in all seeds."""
+        zeros = [name for name, is_zero in self.zero_weights.items() if is_zero.all()]
+        return tuple(name for name in zeros if self._is_bottleneck(name))
+
+    def _is_bottleneck(self, name: str) -> bool:
+        """Whether every path runs through the layer. False for a stacked layer.
+
+        A stacked layer has several points, none of which has the layer's name alone.
+        """
+        return name in self.anatomy.points and self.anatomy.cuts(name)
 
     @functools.cached_property
     def params(self) -> Params:
         """The parameters of all seeds, stacked along a first axis."""
         network = self.network
         if self.is_drawn and network is not None and network.scheme is None:
-            # A model of another library draws in one program. For a batch of keys XLA
-            # takes twice as long to compile it, 10 s for a small convolutional network.
+            # A model of another library draws all its parameters in one program. Under
+            # vmap over keys XLA takes twice as long to compile that program: 10 s for a
+            # small convolutional network. So the keys are taken one after another.
             drawn = [network.init(key) for key in self.seeds.source]
-            return jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
+            return jax.tree.map(lambda *leaves: _stacked(leaves), *drawn)
         make = self.seeds.maker(self.xs)
         return make(np.arange(self.seeds.count))
 
     def params_of(self, seed: int) -> Params:
-        """Return the parameters of one seed."""
-        return jax.tree.map(lambda leaf: leaf[seed], self.params)
+        """Return the parameters of one seed, on the host."""
+
+        def of_seed(leaf: Array) -> Array | np.ndarray:
+            if checks.is_key(leaf):
+                return leaf[seed]
+            # Indexed by NumPy, because JAX would compile two programs for each shape.
+            return np.asarray(np.asarray(leaf)[seed])
+
+        return jax.tree.map(of_seed, self.params)
 
     def redrawn(self, keys: Key) -> "Subject":
         """Return the same subject with parameters drawn from other keys.
 
         Raises:
-            NotDefined: The parameters were given, and nothing is known of how to draw
-                more.
+            NotDefined: The parameters were given, so it is not known how to draw more.
         """
         if not self.is_drawn:
             raise NotDefined("the parameters were given; more cannot be drawn.")
-        # Only where the keys come from changes.
+        # Only the keys and their number change.
         seeds = dataclasses.replace(
             self.seeds, source=keys, count=jax.tree.leaves(keys)[0].shape[0]
         )
         return dataclasses.replace(self, seeds=seeds)
+
+
+def _stacked(leaves: Sequence[Array]) -> Array:
+    """Stack arrays in NumPy, because JAX would compile programs for each shape."""
+    if checks.is_key(leaves[0]):
+        return jnp.stack(leaves)
+    return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
 
 
 def subject_of(
@@ -174,10 +231,12 @@ def subject_of(
     sample: Callable[[Key], Params] | None,
     num_inputs: int,
 ) -> Subject:
-    """Check what an audit is given, and read the network. Nothing is drawn or run.
+    """Check the arguments of an audit, and read the network.
+
+    No parameters are drawn, and the network is not run.
 
     Args:
-        name: The label in the report.
+        name: The label of the network in the report.
         f: A `Network`, any f(params, x), or a list of blocks.
         keys: A key for each seed.
         xs: Examples along a first axis.
@@ -185,9 +244,12 @@ def subject_of(
         sample: Draws parameters from a key, if f is a plain function.
         num_inputs: At how many examples Jacobians are taken.
 
+    Returns:
+        The network with its seeds, examples and anatomy.
+
     Raises:
-        InputError: What `isometry.ensemble` refuses; no floating point is on any path
-            to the output.
+        InputError: An argument that `isometry.ensemble` refuses too; x holds no
+            floating numbers and is looked up in no embedding.
     """
     # A list of blocks becomes one network.
     f = _arguments.chained(f)
@@ -215,7 +277,10 @@ def subject_of(
 
 
 def _span(anatomy: Anatomy) -> Span:
-    """Return where the Jacobian begins and ends: at the embedding, if x is tokens."""
+    """Return the two points of the end-to-end Jacobian.
+
+    It begins at the input, or at the embedding if x is tokens.
+    """
     if _spans.floating_leaves_of_x(anatomy):
         return "end_to_end"
     embedding = next(iter(anatomy.embeddings), None)

@@ -9,17 +9,21 @@ import numpy as np
 
 from isometry._internal import checks
 from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
-from isometry.verdicts._registry import flag_names
+from isometry.verdicts._registry import flag_names, registered
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isometry.verdicts._report import Report, Reports
+    from isometry.verdicts._report import Report
+    from isometry.verdicts._reports import Reports
 
-# A screen: terminals break longer lines.
+# The width of a verdict in words, which fits any terminal.
 _COLUMNS = 80
 
-# Names of layers in a line of the verdict; all are in `Flag.where`.
+# Flags from this rank on tell the shape of a spectrum: training is slower, and works.
+_MILD = 110
+
+# The most names of layers that a verdict lists; `Flag.where` has all.
 _MOST_NAMES = 6
 
 _LEGEND = (
@@ -52,19 +56,19 @@ _NUM_NUMBERS = len(_HEADINGS) - 2
 def in_words(report: "Report") -> str:
     """Return a verdict that a user acts on, in lines of 80 columns.
 
-    For every raised flag: what, where, how sure, what to do. Undecided flags follow in
-    a line each, then the names of the others.
+    For every raised flag it says what is wrong, where, how sure that is, and what to
+    do. Undecided flags follow, each with its reason, then the names of the others.
     """
     flags = list(report.flags.values())
     raised = [flag for flag in flags if flag.raised]
     # The verdict stands first: a log may be cut behind its first line.
-    heading = f"{report.verdict.upper()}: {report.network}"
+    heading = f"{_verdict(report)}: {report.network}"
     lines = textwrap.wrap(heading, _COLUMNS, subsequent_indent="  ")
     for line in _scope(report).splitlines():
         lines += _wrapped(line, indent="  ")
     for flag in raised:
         lines += ["", *_of_flag(flag)]
-    # What is undecided needs more seeds, and says so in its reason.
+    # The reason of an undecided flag says what is missing, such as more seeds.
     undecided = [flag for flag in flags if flag.state == UNDECIDED]
     if undecided:
         lines.append("")
@@ -77,8 +81,25 @@ def in_words(report: "Report") -> str:
     return "\n".join(lines)
 
 
+def _verdict(report: "Report") -> str:
+    """Return the verdict as the first word of a report.
+
+    A healthy network of a few layers, drawn as its library does, is not isometric. It
+    trains, and its report does not begin with an alarm.
+    """
+    rank = {one.name: one.rank for one in registered()}
+    grave = [
+        flag
+        for flag in report.flags.values()
+        if flag.state in (RAISED, UNDECIDED) and rank.get(flag.name, 0) < _MILD
+    ]
+    if report.verdict == RAISED and not grave:
+        return "NOTHING GRAVE"
+    return report.verdict.upper()
+
+
 def _scope(report: "Report") -> str:
-    """Return what was measured, in a line."""
+    """Return how many seeds and inputs were measured, and what is special, in words."""
     # Reports may be made by hand, without a setting.
     setting = report.setting
     if "seeds" not in setting:
@@ -88,13 +109,19 @@ def _scope(report: "Report") -> str:
         words = f"1 seed × {setting['inputs']} inputs: facts of this draw alone"
     if isinstance(setting.get("span"), tuple):
         words += f"; the Jacobian begins at {setting['span'][0]!r}"
+    # The name of an adapted network says in which mode it is given, and measured.
+    if setting.get("mode_of_training") == "training":
+        words += (
+            "\nJacobians and signals: inference mode; gradients, units and "
+            "certificates: training mode"
+        )
     if setting.get("no_certificate"):
         words += f"\nnot certified: {setting['no_certificate']}"
     return words
 
 
 def _of_flag(flag: Flag) -> list[str]:
-    """Return a raised flag: what, where, how sure, what to do."""
+    """Return the lines of a raised flag: what, where, how sure, what to do."""
     lines = _wrapped(f"{flag.name}: {flag.reason}", indent="  ")
     if flag.where:
         lines += _item("where", _names(flag.where))
@@ -104,8 +131,8 @@ def _of_flag(flag: Flag) -> list[str]:
 
 
 def _certainty(flag: Flag) -> str:
-    """Return how sure a flag is: its interval and line, and where the line is from."""
-    # A fact of the weights has no interval, and rests on its source alone.
+    """Return interval and threshold of a flag, and the source of the threshold."""
+    # A flag that states a fact of the weights has no interval.
     parts = []
     if flag.interval is not None:
         low, high = flag.interval
@@ -117,15 +144,18 @@ def _certainty(flag: Flag) -> str:
 
 
 def _names(where: tuple[str, ...]) -> str:
-    """Return names of layers, the first of many."""
+    """Return names of layers in words; of many only the first ones."""
     if len(where) <= _MOST_NAMES:
         return ", ".join(where)
     shown = ", ".join(where[:_MOST_NAMES])
     return f"{shown} and {len(where) - _MOST_NAMES} more"
 
 
-def _item(label: str, text: str) -> list[str]:
-    """Return an item of a flag under its label."""
+def _item(
+    label: str,
+    text: str,
+) -> list[str]:
+    """Return a text in lines that are indented behind a label."""
     return textwrap.wrap(
         text,
         _COLUMNS,
@@ -135,18 +165,24 @@ def _item(label: str, text: str) -> list[str]:
     )
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
+def _wrapped(
+    text: str,
+    indent: str,
+) -> list[str]:
     return textwrap.wrap(
         text, _COLUMNS, subsequent_indent=indent, break_on_hyphens=False
     )
 
 
-def rich_table(reports: "Reports", width: int = 120) -> "Table":
-    """Return a rich table of reports, a row a network, the best first.
+def rich_table(
+    reports: "Reports",
+    width: int = 80,
+) -> "Table":
+    """Return a rich table with a row for each report, the best first.
 
-    Below it stand what the numbers are, and for every raised flag what to do and where
-    its line comes from. In a terminal of fewer than 120 columns the numbers stand in
-    one cell with the verdict, each after its name.
+    The caption below it explains the numbers; for every raised flag it says what to do
+    and where the threshold comes from. In a terminal of fewer than 120 columns the
+    numbers are in one cell with the verdict, each behind its name.
 
     Args:
         reports: Reports by name.
@@ -159,7 +195,7 @@ def rich_table(reports: "Reports", width: int = 120) -> "Table":
         MissingExtra: rich is not installed.
     """
     table_class = checks.extra("rich.table", "cli").Table
-    # A name may hold brackets, which are no markup.
+    # Names are wrapped in Text, because rich takes brackets in a string for markup.
     text = checks.extra("rich.text", "cli").Text
     is_full = width >= _FULL_WIDTH
     advice = text("\n".join(_advice(reports)), style="default")
@@ -190,8 +226,12 @@ def rich_table(reports: "Reports", width: int = 120) -> "Table":
     return table
 
 
-def _add_columns(table: "Table", *, is_full: bool) -> None:
-    """Add the columns: all, or the name and one for everything else."""
+def _add_columns(
+    table: "Table",
+    *,
+    is_full: bool,
+) -> None:
+    """Add all columns; or, if the table is not full, the first and the last."""
     first, *numbers, last = _HEADINGS
     table.add_column(first, overflow="fold", no_wrap=is_full, ratio=0)
     if is_full:
@@ -201,8 +241,8 @@ def _add_columns(table: "Table", *, is_full: bool) -> None:
 
 
 def _advice(reports: "Reports") -> list[str]:
-    """Return what the numbers are; then a line for every raised flag."""
-    # The same advice for several networks is given once, the gravest first.
+    """Return a legend of the numbers, then a sentence for every raised flag."""
+    # The same advice for several networks is given once, and the gravest flag is first.
     names = flag_names()
     lines: dict[tuple[int, str, str], str] = {}
     for report in reports.values():
@@ -220,7 +260,7 @@ def _advice(reports: "Reports") -> list[str]:
 
 
 def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
-    """Return the cells of the columns of numbers."""
+    """Return the numbers of a row as text, one for each column of numbers."""
     small = "0"
     if not statistics["exact_zero_fraction"]:
         floor = np.exp(statistics["log_floor"]) * statistics["s_max"]
@@ -236,12 +276,18 @@ def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cell(value: float, small: str) -> str:
-    """Return a number, or what stands for one that is not resolved."""
+def _cell(
+    value: float,
+    small: str,
+) -> str:
+    """Return a number as text; `small` if it is 0, zero or not resolved."""
     return f"{value:.3g}" if value else small
 
 
-def as_text(reports: "Reports", width: int) -> str:
+def as_text(
+    reports: "Reports",
+    width: int,
+) -> str:
     """Return the table as plain text of `width` columns."""
     console = checks.extra("rich.console", "cli").Console
     buffer = io.StringIO()

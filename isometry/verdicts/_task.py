@@ -1,4 +1,4 @@
-"""What the probe trains on: examples and targets, loss, optimizer, batches."""
+"""The task of the probe: examples and targets, loss, optimizer, batches."""
 
 import functools
 import math
@@ -27,30 +27,31 @@ Loss: TypeAlias = Callable[[PyTree, PyTree], Array]
 DEFAULT_STEPS = 200
 BATCH = 32
 
-# 0.1 is the learning rate of the ZerO paper; the others are taken instead where the
-# loss overflows with it.
+# 0.1 is the learning rate of the ZerO paper. If the loss overflows with it, the next
+# lower one is tried.
 SGD = {rate: optax.sgd(rate) for rate in (0.1, 0.01, 0.001)}
 
-# Features that stand for a token, or for the many entries of a large input: so many
-# random directions tell classes apart, and a matrix from them to all outputs is small.
+# Synthetic targets are scores of this many random features, for each token and each
+# leaf of an input. So many tell classes apart, and a matrix from them to all outputs is
+# small.
 _FEATURES = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What is trained on.
+    """What the probe trains on, and how.
 
     Attributes:
-        f: The function of one example.
+        f: The function of one example, f(params, x).
         training: The training mode of the network; None if it has none of its own.
         loss: loss(output, target) of one example, a scalar. It is hashable, so that
             programs are cached by it.
         optimizer: An optax optimizer.
         xs: All examples.
         targets: Their targets, along a first axis.
-        batches: For each step the indices of its examples.
+        batches: The indices of the examples of each step.
         num_steps: The number of training steps of the probe; 0 switches it off.
-        is_synthetic: Whether the targets were made here.
+        is_synthetic: Whether the targets were made by `task_of`, not given.
     """
 
     f: Map
@@ -71,7 +72,12 @@ class Task:
         is_pair = isinstance(self.training.example, tuple)
         return is_pair and not isinstance(self.f.example, tuple)
 
-    def function(self, params: Params, batch: PyTree[Array], key: Key) -> PyTree[Array]:
+    def function(
+        self,
+        params: Params,
+        batch: PyTree[Array],
+        key: Key,
+    ) -> PyTree[Array]:
         """Return the outputs of a batch, in training mode where there is one.
 
         Args:
@@ -95,7 +101,9 @@ def task_of(
     num_steps: int,
     key: Key,
 ) -> Task:
-    """Check what the probe is to train on. Nothing of the network is run.
+    """Check targets, loss and optimizer, and fill in defaults.
+
+    The network is only traced, not run.
 
     Args:
         subject: The network and its examples.
@@ -105,10 +113,14 @@ def task_of(
         num_steps: The number of training steps.
         key: A key of the batches and the synthetic targets.
 
+    Returns:
+        The task.
+
     Raises:
         InputError: Targets of the wrong length, shape or type; a loss that fails, has
-            no gradient, is no real scalar or is not deterministic; no optimizer, or one
-            whose state does not match.
+            no gradient, is no real scalar or is not deterministic; an `optimizer` that
+            is no optax optimizer, or whose `update` returns updates or a state of
+            another structure than it is given.
     """
     key_targets, key_batches = jax.random.split(key)
     params = subject.seeds.shapes()
@@ -145,10 +157,12 @@ def task_of(
 
 @functools.partial(jax.jit, static_argnames=("num_examples", "num_steps"))
 def batches_of(
-    key: Key, num_examples: int, num_steps: int
+    key: Key,
+    num_examples: int,
+    num_steps: int,
 ) -> Int[Array, "steps batch"]:
     """Return the examples of every step: shuffled epochs, one after another."""
-    # Of fewer examples than a batch has, every batch is all of them.
+    # If there are fewer examples than a batch holds, every batch holds them all.
     size = min(BATCH, num_examples)
     used = num_examples // size * size
     num_epochs = -(-num_steps * size // used)
@@ -157,24 +171,31 @@ def batches_of(
     return orders[:, :used].reshape(-1, size)[:num_steps]
 
 
-def output_of(f: Map, params: Params, x: PyTree) -> jax.ShapeDtypeStruct:
+def output_of(
+    f: Map,
+    params: Params,
+    x: PyTree,
+) -> jax.ShapeDtypeStruct:
     """Return the shape of the output for one example."""
     if isinstance(f, Network) and f.activation is not None:
         _check_slope(f, x)
     shapes = jax.eval_shape(_arguments.function_of(f), params, x)
-    # The first output is the one that is meant, as everywhere in the package.
+    # If f returns several arrays, the first is the output, as everywhere.
     return jax.tree.leaves(shapes)[0]
 
 
-def _check_slope(net: Network, x: PyTree) -> None:
-    """Refuse an activation without a forward derivative, with which nothing is run."""
+def _check_slope(
+    net: Network,
+    x: PyTree,
+) -> None:
+    """Refuse an activation without a forward derivative, before anything is run."""
     assert net.activation is not None, "the caller has asked"
     dtype = jnp.result_type(float)
     for leaf in jax.tree.leaves(x):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             dtype = leaf.dtype
     try:
-        # Evaluated and not traced, because a custom_vjp lets itself be traced.
+        # The slope is evaluated, because tracing alone does not find a custom_vjp.
         net.activation.slope(jnp.zeros((), dtype))
     # A user's activation may raise anything.
     except Exception as error:
@@ -185,8 +206,11 @@ def _check_slope(net: Network, x: PyTree) -> None:
         ) from error
 
 
-def _checked_targets(targets: PyTree, num_examples: int) -> PyTree[Array]:
-    """Return targets as arrays, one row an example."""
+def _checked_targets(
+    targets: PyTree,
+    num_examples: int,
+) -> PyTree[Array]:
+    """Return targets as arrays with a row for each example."""
     arrays = jax.tree.map(
         lambda leaf: _array("targets", leaf), targets, is_leaf=_is_list
     )
@@ -199,12 +223,15 @@ def _checked_targets(targets: PyTree, num_examples: int) -> PyTree[Array]:
 
 
 def _is_list(value: object) -> bool:
-    """Tell whether a value is a list, which is meant as an array."""
+    """Tell whether a value is a list, which is converted to one array."""
     return isinstance(value, list)
 
 
-def _array(name: str, value: Any) -> Array:
-    """Return a real array."""
+def _array(
+    name: str,
+    value: Any,
+) -> Array:
+    """Return a value as a real array; refuse what cannot be one."""
     try:
         as_array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -215,16 +242,19 @@ def _array(name: str, value: Any) -> Array:
     return checks.real(name, as_array)
 
 
-def _default_loss(targets: PyTree, output: jax.ShapeDtypeStruct) -> Loss:
-    """Return the loss for such targets; only the user's own may take others."""
-    # Labels have the shape of the output without its last axis, of the classes.
+def _default_loss(
+    targets: PyTree,
+    output: jax.ShapeDtypeStruct,
+) -> Loss:
+    """Return cross-entropy for labels, mean square for values; refuse other targets."""
+    # Labels have the shape of the output without its last axis, which counts classes.
     leaves = jax.tree.leaves(targets)
     labels_shape = output.shape[:-1]
     if len(leaves) == 1:
         (only,) = leaves
         row = only.shape[1:]
         is_whole = jnp.issubdtype(only.dtype, jnp.integer)
-        # Floats of the shape of the output are values to be met.
+        # Floats of the shape of the output are values for a regression.
         if row == output.shape and not is_whole:
             return mean_square
         if row == labels_shape and is_whole and output.shape:
@@ -239,8 +269,11 @@ def _default_loss(targets: PyTree, output: jax.ShapeDtypeStruct) -> Loss:
     )
 
 
-def _check_labels(targets: Array, num_classes: int) -> None:
-    """Refuse labels that no output stands for."""
+def _check_labels(
+    targets: Array,
+    num_classes: int,
+) -> None:
+    """Refuse labels below zero, or beyond the number of classes."""
     labels = np.asarray(targets)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
@@ -251,25 +284,34 @@ def _check_labels(targets: Array, num_classes: int) -> None:
         )
 
 
-def cross_entropy(output: Array, label: Array) -> Array:
+def cross_entropy(
+    output: Array,
+    label: Array,
+) -> Array:
     """Return the cross-entropy of one example, the mean over its positions."""
     losses = optax.softmax_cross_entropy_with_integer_labels(output, label)
     return jnp.mean(losses)
 
 
-def mean_square(output: Array, target: Array) -> Array:
+def mean_square(
+    output: Array,
+    target: Array,
+) -> Array:
     """Return the mean squared difference of one example."""
     return jnp.mean((output - target.astype(output.dtype)) ** 2)
 
 
 def _synthetic(
-    key: Key, subject: Subject, output: jax.ShapeDtypeStruct
+    key: Key,
+    subject: Subject,
+    output: jax.ShapeDtypeStruct,
 ) -> PyTree[Array]:
-    """Return targets that can be learned.
+    """Return synthetic targets that can be learned.
 
-    Of token models that put out scores of all tokens at every position, the next token.
-    Else the largest of random linear scores of the input, at every position of the
-    output; or the scores themselves, if there is a single one.
+    For a token model that returns scores of all tokens at every position, the target is
+    the next token. For all others random linear scores of the input are drawn, at every
+    position of the output. The target is the index of the largest; with only one score
+    it is the score itself.
     """
     tokens = _next_tokens(subject, output)
     if tokens is not None:
@@ -288,14 +330,17 @@ def _synthetic(
         key_scores, (features.shape[1], num_scores), features.dtype
     )
     scores = (features @ matrix).reshape(features.shape[0], *output.shape)
-    # The largest of a single score would be no target.
+    # With one score the index of the largest would always be 0.
     is_single = not output.shape or output.shape[-1] == 1
     if is_single:
         return scores
     return jnp.argmax(scores, -1).astype(jnp.int32)
 
 
-def _next_tokens(subject: Subject, output: jax.ShapeDtypeStruct) -> Array | None:
+def _next_tokens(
+    subject: Subject,
+    output: jax.ShapeDtypeStruct,
+) -> Array | None:
     """Return the next token at every position, if the network predicts tokens."""
     leaves = jax.tree.leaves(subject.xs)
     (first, *more) = leaves
@@ -307,11 +352,15 @@ def _next_tokens(subject: Subject, output: jax.ShapeDtypeStruct) -> Array | None
     num_tokens = embeddings[0].fan_in
     if output.shape[-1] < num_tokens or int(jnp.max(first)) >= output.shape[-1]:
         return None
-    # Behind the last token stands the first, so that every position has a target.
+    # The first token follows the last one, so that every position has a target.
     return jnp.roll(first, -1, axis=1) if first.ndim > 1 else None
 
 
-def _features(key: Key, leaves: list[Array], subject: Subject) -> Array:
+def _features(
+    key: Key,
+    leaves: list[Array],
+    subject: Subject,
+) -> Array:
     """Return random linear features of all leaves of the inputs, side by side."""
     columns = []
     for i, leaf in enumerate(leaves):
@@ -323,7 +372,7 @@ def _features(key: Key, leaves: list[Array], subject: Subject) -> Array:
             shape = (flat.shape[1], _FEATURES)
             columns.append(flat @ randomness.normal(key_leaf, shape, leaf.dtype))
             continue
-        # A token is a name and no number: each has random features of its own.
+        # A token is a label, not a number, so each has random features of its own.
         values, index = np.unique(np.asarray(flat), return_inverse=True)
         table = randomness.normal(key_leaf, (len(values), _FEATURES), jnp.float32)
         rows = table[index.reshape(flat.shape)]
@@ -335,13 +384,18 @@ def _features(key: Key, leaves: list[Array], subject: Subject) -> Array:
 def _traced(
     f: Callable[..., PyTree], *shapes: PyTree
 ) -> tuple[core.ClosedJaxpr, PyTree]:
-    """Return the jaxpr of f and the shapes that it returns."""
-    # JAX remembers the traces of a function, and what f closes over may have changed.
+    """Return the jaxpr of f, and the shapes of its results."""
+    # The lambda is new at each call, so that JAX traces f again: it remembers traces by
+    # function, and what f closes over may have changed.
     return jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*shapes)
 
 
-def _check_loss(loss: Loss, output: jax.ShapeDtypeStruct, target: PyTree) -> None:
-    """Require a real scalar with a gradient, the same at every trace."""
+def _check_loss(
+    loss: Loss,
+    output: jax.ShapeDtypeStruct,
+    target: PyTree,
+) -> None:
+    """Require a loss to return a real scalar with a gradient, without randomness."""
     shapes = jax.tree.map(lambda leaf: leaf.shape, target)
     where = f"of an output of shape {output.shape} and a target of shape {shapes}"
     try:
@@ -369,8 +423,11 @@ def _check_loss(loss: Loss, output: jax.ShapeDtypeStruct, target: PyTree) -> Non
         ) from error
 
 
-def _check_optimizer(optimizer: Any, params: Params) -> None:
-    """Require updates and a state that are like what `init` makes of parameters."""
+def _check_optimizer(
+    optimizer: Any,
+    params: Params,
+) -> None:
+    """Require an optimizer whose updates and state keep their structure and shapes."""
     is_optimizer = all(
         callable(getattr(optimizer, name, None)) for name in ("init", "update")
     )
@@ -405,8 +462,11 @@ def _check_optimizer(optimizer: Any, params: Params) -> None:
     _refusals.refuse_chance("optimizer", once, again)
 
 
-def _are_alike(a: PyTree, b: PyTree) -> bool:
-    """Tell whether two trees have one structure, and leaves of equal shapes."""
+def _are_alike(
+    a: PyTree,
+    b: PyTree,
+) -> bool:
+    """Tell whether two trees have the same structure, shapes and dtypes."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -414,7 +474,7 @@ def _are_alike(a: PyTree, b: PyTree) -> bool:
 
 
 def floating_part(params: Params) -> Params:
-    """Return parameters with None in the place of leaves that have no gradient."""
+    """Return the parameters with None for leaves that are not floating."""
 
     def kept(leaf: Array) -> Array | None:
         is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,4 +1,4 @@
-"""Training of one seed, step by step, and the ranks of what it moved."""
+"""Training of some seeds, step by step, and the ranks of their summed gradients."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -25,14 +25,17 @@ class State(NamedTuple):
         params: The parameters.
         optimizer: The state of the optimizer.
         sums: The sum of the gradients of each floating leaf.
+        lost: What rounding took off each sum in the last addition: see `_summed`.
         norms: The sum of the norms of the gradients of each slice.
-        first: The first step with a gradient of each slice; -1 for not yet.
-        loss: Of the last batch, before its step.
+        first: The first step at which the gradient of each slice is not zero; -1 for
+            not yet.
+        loss: The loss on the last batch, before its step.
     """
 
     params: Params
     optimizer: PyTree
     sums: list[Array]
+    lost: list[Array]
     norms: Float[Array, " slices"]
     first: Int[Array, " slices"]
     loss: Array
@@ -61,11 +64,11 @@ class _Data(NamedTuple):
 
 
 class Training:
-    """Trains seeds alike, on the same batches.
+    """Trains some seeds on the same batches.
 
     Args:
-        task: What is trained on.
-        weights: The weights that are followed.
+        task: Examples, targets, loss and optimizer.
+        weights: The weights whose gradients are followed.
         params: The parameters of each seed.
     """
 
@@ -75,7 +78,8 @@ class Training:
         weights: tuple[Weight, ...],
         params: Sequence[Params],
     ) -> None:
-        # In 16 bits the sums of gradients would round to those of their first terms.
+        # In 16 bits the sums of gradients would soon be too large for a further
+        # gradient to change them.
         dtype = precision.measuring_dtype(None, params[0])
         xs, params = precision.cast((task.xs, list(params)), dtype)
         self._static = _Static(objective_of(task), weights, task.optimizer)
@@ -97,7 +101,7 @@ class Training:
         begin: int,
         end: int,
     ) -> None:
-        """Make the steps begin ... end - 1."""
+        """Make the steps with numbers from `begin` to `end` - 1."""
         # The numbers of steps are arguments, so that one program serves all intervals.
         interval = (jnp.asarray(begin, np.int32), jnp.asarray(end, np.int32))
         # Optimizers and losses are written for JAX's standard promotion: optax's Adam
@@ -109,27 +113,30 @@ class Training:
             ]
 
     def ranks(self) -> "Ranks":
-        """Return the ranks of the accumulated gradients."""
+        """Return the ranks of the summed gradients."""
         by_seed = [_ranks_of_seed(self._static.weights, one) for one in self.states]
         whole, taps = zip(*by_seed, strict=True)
         return Ranks(np.array(whole, int), np.array(taps, int))
 
 
 class Ranks(NamedTuple):
-    """Ranks of accumulated gradients: of whole weights, and the largest of a tap."""
+    """Ranks of summed gradients: of each weight, and the largest of one of its taps."""
 
     whole: Int[np.ndarray, "seeds layers"]
     taps: Int[np.ndarray, "seeds layers"]
 
 
-def followed(weights: Sequence[Weight]) -> Iterator[Weight]:
-    """Yield the weights whose rank is followed.
+def followed(weights: Sequence[Weight]) -> list[Weight]:
+    """Return the weights whose rank is followed."""
+    return [weight for weight in weights if _is_followed(weight)]
 
-    The first and the last have no more than the input and the output.
+
+def _is_followed(weight: Weight) -> bool:
+    """Tell whether a weight is a matrix between the first layer and the last.
+
+    The ranks of the first and the last are at most the sizes of input and output.
     """
-    for weight in weights:
-        if weight.is_matrix and weight.layer.role not in ("stem", "head"):
-            yield weight
+    return weight.is_matrix and weight.layer.role not in ("stem", "head")
 
 
 def _started(
@@ -138,15 +145,18 @@ def _started(
 ) -> State:
     """Return the state before the first step."""
     floating = Split.floating(params)
+    # Made by NumPy: JAX would compile a program for each shape.
+    zeros = [jnp.asarray(np.zeros(leaf.shape, leaf.dtype)) for leaf in floating]
     num_slices = len(_weights.names_of(static.weights))
     with jax.numpy_dtype_promotion("standard"):
         optimizer = static.optimizer.init(Split(params).trained(floating))
     return State(
         params=params,
         optimizer=optimizer,
-        sums=[jnp.zeros(leaf.shape, leaf.dtype) for leaf in floating],
-        norms=jnp.zeros(num_slices, np.float32),
-        first=jnp.full(num_slices, -1, np.int32),
+        sums=zeros,
+        lost=zeros,
+        norms=jnp.asarray(np.zeros(num_slices, np.float32)),
+        first=jnp.asarray(np.full(num_slices, -1, np.int32)),
         loss=jnp.asarray(np.inf, np.float32),
     )
 
@@ -166,7 +176,8 @@ def _advanced(
     ) -> State:
         return _stepped(static, data, state, t=t)
 
-    # The whole interval in one program: a call costs more than a step of a small one.
+    # The interval is one program, because calling a program costs more than a step of a
+    # small network.
     return jax.lax.fori_loop(*interval, step, state)
 
 
@@ -180,7 +191,7 @@ def _stepped(
     split = Split(state.params)
     index = data.batches[t]
     xs, targets = jax.tree.map(lambda leaf: leaf[index], (data.xs, data.targets))
-    # Dropout is the same for all seeds, and for controls.
+    # A fixed key, so that dropout is the same for all seeds and for controls.
     key = jax.random.fold_in(jax.random.key(0), t)
 
     def loss_of(floating: list[Array]) -> Array:
@@ -195,16 +206,37 @@ def _stepped(
         split.trained(gradient), state.optimizer, params
     )
     moved = optax.apply_updates(params, updates)
+    sums, lost = _summed(state.sums, state.lost, gradient)
     log_norms = _weights.log_norms(static.weights, gradient)
     is_first = (state.first < 0) & (log_norms != -jnp.inf)
     return State(
         params=split.joined(split.floating(moved)),
         optimizer=optimizer,
-        sums=jax.tree.map(jnp.add, state.sums, gradient),
+        sums=sums,
+        lost=lost,
         norms=state.norms + jnp.exp(log_norms).astype(state.norms.dtype),
         first=jnp.where(is_first, (t + 1).astype(state.first.dtype), state.first),
         loss=loss.astype(state.loss.dtype),
     )
+
+
+def _summed(
+    sums: list[Array],
+    lost: list[Array],
+    gradient: list[Array],
+) -> tuple[list[Array], list[Array]]:
+    """Return the sums with a gradient added, and what rounding took off.
+
+    This is compensated summation (Kahan, 1965): what rounding takes off in one addition
+    is added in the next, so that sums of 10,000 gradients are as exact as the gradients
+    themselves. Without it, the rounding errors of 1,000 late, small gradients of a
+    converged network would look like directions in which it trains.
+    """
+    terms = jax.tree.map(jnp.add, gradient, lost)
+    totals = jax.tree.map(jnp.add, sums, terms)
+    # Both differences are exact where a total is larger than what is added to it.
+    added = jax.tree.map(jnp.subtract, totals, sums)
+    return totals, jax.tree.map(jnp.subtract, terms, added)
 
 
 def _ranks_of_seed(
@@ -212,20 +244,31 @@ def _ranks_of_seed(
     state: State,
 ) -> tuple[list[int], list[int]]:
     """Return the ranks of the followed weights, whole and by tap."""
-    norms = np.asarray(state.norms, float)
-    sizes = [len(weight.names) for weight in weights]
-    # Norms are kept side by side for all slices, in the order of the weights.
-    norms_of = dict(zip(weights, np.split(norms, np.cumsum(sizes)[:-1]), strict=True))
+    eps = float(jnp.finfo(state.sums[0].dtype).eps)
+    # Singular values of each slice up to these may be due to rounding of the gradients.
+    tolerances = eps * np.asarray(state.norms, float)
     whole: list[int] = []
     taps: list[int] = []
-    for weight in followed(weights):
+    for weight, tolerance in zip(weights, _by_weight(weights, tolerances), strict=True):
+        if not _is_followed(weight):
+            continue
         sums = np.asarray(weight.slices(state.sums[weight.leaf]))
-        # What rounding of the summed gradients could fake is not counted.
-        tolerance = float(jnp.finfo(sums.dtype).eps) * norms_of[weight]
         of_whole, of_taps = ranks_of_slices(weight, sums, tolerance)
         whole += of_whole
         taps += of_taps
     return whole, taps
+
+
+def _by_weight(
+    weights: Sequence[Weight],
+    of_slices: Float[np.ndarray, " all_slices"],
+) -> Iterator[Float[np.ndarray, " slices"]]:
+    """Yield for each weight the numbers of its slices, which lie side by side."""
+    begin = 0
+    for weight in weights:
+        end = begin + len(weight.names)
+        yield of_slices[begin:end]
+        begin = end
 
 
 def ranks_of_slices(
@@ -233,17 +276,17 @@ def ranks_of_slices(
     sums: Float[np.ndarray, "slices ..."],
     tolerance: Float[np.ndarray, " slices"],
 ) -> tuple[list[int], list[int]]:
-    """Return the rank of each slice of a weight, and the largest of its taps.
+    """Return the rank of each slice of a weight, and the largest rank of its taps.
 
     Args:
         weight: The weight.
-        sums: Its accumulated gradient.
-        tolerance: The singular values of each slice that do not count.
+        sums: The summed gradient of each slice.
+        tolerance: The singular value of each slice up to which none counts.
     """
     by_tap = weight.matrices(sums)
     *leading, num_taps, rows, columns = by_tap.shape
     flat = by_tap.reshape(*leading, num_taps * rows, columns)
-    # Of experts, the largest rank counts.
+    # Experts are matrices of their own; the largest of their ranks counts.
     whole = _ranks.rank_above(flat, tolerance[:, None]).max(1).tolist()
     if num_taps == 1:
         return whole, whole

@@ -1,7 +1,8 @@
-"""The weights of a network in its tree of parameters, named as certificates name them.
+"""The weights of a network as slices of the leaves of its parameters.
 
-A leaf may hold a stack of weights, or several side by side (a fused QKV). Each weight
-layer of the anatomy is read as an array of slices, (slices, *shape of one).
+A leaf may hold a stack of weights, or several weights side by side, as a fused QKV
+does. Each weight layer of the anatomy is read as an array (slices, *shape of one
+slice), and slices are named as in certificates: "blocks/fc[2]".
 """
 
 import math
@@ -17,7 +18,7 @@ from isometry._internal.types import Params
 from isometry.measure import _leaves
 from isometry.structure import Anatomy, WeightLayer
 
-# Kinds whose slices are matrices: whose axes are known to be summed over, or not.
+# Kinds of layers whose slices are matrices, or kernels with a matrix at each tap.
 _MATRICES = ("dense", "conv")
 
 
@@ -27,8 +28,9 @@ class Weight:
 
     Attributes:
         layer: The layer.
-        leaf: The index of its leaf among the floating leaves of the parameters.
-        cut: For each axis of the leaf, where the layer begins and ends.
+        leaf: The index of the leaf that holds the layer, among the floating leaves of
+            the parameters.
+        cut: Start and stop of the layer within the leaf, for each axis of the leaf.
         names: The name of each slice, as in a certificate.
     """
 
@@ -60,14 +62,14 @@ class Weight:
 
     @property
     def num_taps(self) -> int:
-        """The number of taps of a kernel: pixels of its window. 1 of a matrix."""
+        """The number of taps (positions in the window) of a kernel; 1 for a matrix."""
         return self._size(self.layer.window_axes)
 
     def _size(self, axes: Sequence[int]) -> int:
         return math.prod(self.shape[axis] for axis in axes)
 
     def slices(self, leaf: Array) -> Float[Array, "slices ..."]:
-        """Return the slices of the layer in its leaf."""
+        """Return the slices of the layer, given the leaf that holds it."""
         part = leaf[self._index]
         # The axes of the stack go first, in the order in which slices are numbered.
         axes = self.layer.stacked_axes
@@ -79,9 +81,15 @@ class Weight:
         leaf: np.ndarray,
         slices: np.ndarray,
     ) -> np.ndarray:
-        """Return the leaf with other slices: the inverse of `slices`, on the host."""
+        """Return a copy of the leaf, on the host, with new values for these slices.
+
+        Args:
+            leaf: The leaf that holds the layer.
+            slices: The new slices, laid out as `Weight.slices` returns them.
+        """
         axes = self.layer.stacked_axes
-        stack = [self.cut[axis][1] - self.cut[axis][0] for axis in axes]
+        bounds = [self.cut[axis] for axis in axes]
+        stack = [stop - start for start, stop in bounds]
         part = slices.reshape(*stack, *self.shape)
         new = np.array(leaf)
         new[self._index] = np.moveaxis(part, range(len(axes)), axes)
@@ -95,16 +103,20 @@ class Weight:
         """Return slices as matrices, (..., batch, taps, rows, columns).
 
         Args:
-            slices: (..., *shape) entries. Experts, along an axis that weight and signal
-                share, are matrices of their own.
+            slices: Entries of shape (..., *shape). Experts are matrices of their own,
+                counted by the axis "batch".
         """
         layer = self.layer
-        groups = (layer.batch_axes, layer.window_axes, layer.in_axes, layer.out_axes)
         num_leading = slices.ndim - len(self.shape)
         order = list(range(num_leading))
         sizes = list(slices.shape[:num_leading])
-        # Axes of one group lie side by side, and become one.
-        for group in groups:
+        # The axes of each group are brought side by side, and become one axis.
+        for group in (
+            layer.batch_axes,
+            layer.window_axes,
+            layer.in_axes,
+            layer.out_axes,
+        ):
             order += [num_leading + axis for axis in group]
             sizes.append(self._size(group))
         return slices.transpose(order).reshape(sizes)
@@ -117,7 +129,7 @@ def weights_of(
     """Return the weight layers that can be trained, in the order of the anatomy.
 
     Args:
-        anatomy: Of the network.
+        anatomy: The anatomy of the network.
         params: The parameters of one seed, or their shapes.
     """
     # An anatomy names leaves by their key paths, as JAX writes them.
@@ -128,57 +140,76 @@ def weights_of(
             shapes.append(leaf.shape)
     weights = []
     for layer in anatomy.layers:
-        # A table of whole numbers is looked up, and does not move.
+        # A weight that is not floating, such as a table of integers, is not trained.
         if layer.path not in paths:
             continue
         leaf = paths.index(layer.path)
-        # A layer has its leaf to itself or, if fused with others, a stretch of it.
+        # A layer fills its leaf or, if fused with others, a range along some axes.
         cut = [(0, length) for length in shapes[leaf]]
         for axis, start, stop in layer.stretches:
             cut[axis] = (start, stop)
-        names = (layer.name,)
-        if layer.stacked is not None:
-            stack = [cut[axis][1] - cut[axis][0] for axis in layer.stacked_axes]
-            num_slices = math.prod(stack)
-            names = tuple(f"{layer.name}[{i}]" for i in range(num_slices))
-        weight = Weight(layer=layer, leaf=leaf, cut=tuple(cut), names=names)
+        weight = Weight(
+            layer=layer,
+            leaf=leaf,
+            cut=tuple(cut),
+            names=_names_of_slices(layer, cut),
+        )
         weights.append(weight)
     return tuple(weights)
 
 
+def _names_of_slices(
+    layer: WeightLayer,
+    cut: Sequence[tuple[int, int]],
+) -> tuple[str, ...]:
+    """Return the name of each slice of a stacked weight, or of the weight itself.
+
+    Args:
+        layer: The layer.
+        cut: Start and stop of the layer within its leaf, as in `Weight`. Slices are
+            numbered from 0, wherever the layer starts.
+    """
+    if layer.stacked is None:
+        return (layer.name,)
+    bounds = [cut[axis] for axis in layer.stacked_axes]
+    num_slices = math.prod(stop - start for start, stop in bounds)
+    return tuple(f"{layer.name}[{i}]" for i in range(num_slices))
+
+
 def names_of(weights: Sequence[Weight]) -> tuple[str, ...]:
-    """Return the names of all slices, in order."""
+    """Return the names of all slices, weight by weight."""
     return tuple(name for weight in weights for name in weight.names)
 
 
 def input_features(anatomy: Anatomy) -> tuple[int, int]:
     """Return how many numbers of x one output of the first layer depends on.
 
-    It is the N_x of Theorem 1 of the ZerO paper, the dimension of the input of a
-    perceptron: of an image that a convolution reads, the channels of a pixel, and the
-    entries of a window; of tokens, the number of rows of the embedding.
+    It is the N_x of Theorem 1 of the ZerO paper. For a perceptron it is the dimension
+    of the input, and for an embedding the number of its rows. A convolution has two
+    such numbers: the channels that one tap reads, and the entries of a whole window.
 
     Returns:
-        Per tap, and of the whole window. Equal without a convolution.
+        The number for one tap, and that for the whole window. They are equal if the
+        first layer is no convolution.
     """
     stems = [layer for layer in anatomy.layers if layer.role == "stem"]
-    # The first weight that x meets has no role of its own in a recurrent network.
+    # A recurrent network has no layer with the role of a stem; its first layer serves.
     stems = stems or list(anatomy.layers[:1])
-    # Of several first layers, as of a stem and its projection, the widest counts.
-    of_window = max((layer.fan_in for layer in stems), default=0)
-    of_tap = max((layer.fan_in // _num_taps(layer) for layer in stems), default=0)
+    of_tap, of_window = 0, 0
+    # If there are several first layers, as a stem and a projection beside it, the one
+    # that reads most counts.
+    for layer in stems:
+        num_taps = math.prod(layer.shape[axis] for axis in layer.window_axes)
+        of_tap = max(of_tap, layer.fan_in // num_taps)
+        of_window = max(of_window, layer.fan_in)
     return of_tap, of_window
-
-
-def _num_taps(layer: WeightLayer) -> int:
-    return math.prod(layer.shape[axis] for axis in layer.window_axes)
 
 
 def log_norms(
     weights: Sequence[Weight],
     gradient: list[Array],
 ) -> Float[Array, " layers"]:
-    """Return ln of the Frobenius norm of each slice."""
+    """Return ln of the Frobenius norm of the gradient of each slice."""
     # Without weights there is nothing to concatenate, which JAX refuses.
     if not weights:
         return jnp.zeros(0)
@@ -190,18 +221,19 @@ def log_norms(
 
 
 def _log_norm_of_rows(rows: Float[Array, "rows ..."]) -> Float[Array, " rows"]:
-    """Return ln of the norm of each row; -inf only of zeros.
+    """Return ln of the norm of each row; -inf only if all its entries are zero.
 
-    It is taken relative to the largest entry, so that no square rounds to zero or
+    Squares are taken relative to the largest entry, so that none underflows or
     overflows.
     """
     flat = rows.reshape(rows.shape[0], -1)
-    peak = jnp.max(jnp.abs(flat), axis=1, initial=0)
+    sizes = jnp.abs(flat)
+    peak = jnp.max(sizes, axis=1, initial=0)
     is_zero = peak == 0
     # A row of zeros is divided by one: 0/0 would be NaN.
     safe = jnp.where(is_zero, 1, peak)
     relative = flat / safe[:, None]
     squares = jnp.sum(relative**2, axis=1)
     safe_squares = jnp.where(is_zero, 1, squares)
-    logs = jnp.log(safe) + jnp.log(safe_squares) / 2
-    return jnp.where(is_zero, -jnp.inf, logs)
+    log_norms = jnp.log(safe) + jnp.log(safe_squares) / 2
+    return jnp.where(is_zero, -jnp.inf, log_norms)

@@ -2,10 +2,14 @@
 
 import json
 
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, MissingExtra, TracedError
@@ -321,6 +325,26 @@ def test_elementwise_functions_pass(phi):
 def test_functions_that_are_not_elementwise_are_refused(phi, words):
     with refused(words):
         checks.elementwise("phi", phi)
+
+
+MODULES = {
+    "flax": nn.Dense(3),
+    "nnx": nnx.Linear(2, 3, rngs=nnx.Rngs(0)),
+    "equinox": eqx.nn.Linear(2, 3, key=jax.random.key(0)),
+    "haiku": hk.transform(lambda x: x),
+}
+
+
+@pytest.mark.parametrize("adapter", MODULES)
+def test_module_of_a_library_is_refused_with_its_adapter(adapter):
+    with refused(rf"write networks\.{adapter}\("):
+        checks.no_module("f", MODULES[adapter])
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, eqx.filter_jit, nnx.jit])
+def test_wrapped_functions_are_no_modules(wrap):
+    f = wrap(lambda params, x: params * x)
+    assert checks.no_module("f", f) is f
 
 
 def test_extra_that_is_not_installed_is_named():

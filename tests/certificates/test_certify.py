@@ -71,12 +71,31 @@ def test_training_mode_is_certified_and_named():
             return nn.Dense(2, kernel_init=constant)(x)
 
     net = networks.flax(Dropped(), jnp.ones(3), batch=2)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     cert = certificates.certify(net, params)
     assert cert.mode == "training mode"
     assert cert.clear
     cert = certificates.certify(net.function, params, jnp.ones(3))
     assert cert.layers[0].distinct == (3, 1)
+    # A chain cannot switch its blocks to training, and does not pretend to.
+    cert = certificates.certify([net], (params,))
+    assert cert.mode == "inference mode only"
+
+
+def test_chain_of_plain_functions_is_certified():
+    """All six units between the two blocks are equal, and stay so."""
+
+    def first(params, x):
+        return jnp.tanh(x @ params["u"])
+
+    def last(params, x):
+        return x @ params["v"]
+
+    params = models.equal_layers()
+    blocks = ({"u": params["u"]}, {"v": params["v"]})
+    cert = certificates.certify([first, last], blocks, jnp.ones(4))
+    assert cert.mode == "f as it is"
+    assert [row.distinct for row in cert.layers] == [(4, 1), (1, 3)]
 
 
 def test_averages_of_a_batch_norm_are_no_findings():
@@ -90,8 +109,8 @@ def test_averages_of_a_batch_norm_are_no_findings():
             return nn.Dense(2)(jnp.tanh(x))
 
     net = networks.flax(Normed(), jnp.ones(3), batch=4)
-    cert = certificates.certify(net, net.init(jax.random.key(0)))
-    assert [one.layer for one in cert.findings] == ["['params']['Dense_0']['bias']"]
+    cert = certificates.certify(net, jax.jit(net.init)(jax.random.key(0)))
+    assert [one.layer for one in cert.findings] == ["Dense_0/bias"]
     assert cert.clear
 
 
@@ -173,9 +192,39 @@ def test_leaf_in_float32_inside_a_scan_is_certified():
     params = {"in": models.normal(2, 5), "w": models.normal(5, 5)}
     params["out"] = np.full((5, 1), 0.5, np.float32)
     xs = np.ones((3, 2), np.float32)
-    assert certificates.certify(f, params, xs).clear
+    cert = certificates.certify(f, params, xs)
+    assert cert.clear
+    # Which arithmetic it was, and what f raised in the other, within a screen's width.
+    assert cert.to_dict()["arithmetic"] == cert.arithmetic
+    # Of the strict promotion of dtypes, in which tests run.
+    beginning = "float32; given float64, f raises TypePromotionError: Input dtypes"
+    assert cert.arithmetic.startswith(beginning)
+    heading, *said = repr(cert).splitlines()[:3]
+    assert heading.endswith("clear, nothing locks any of 3 weights")
+    assert " ".join(map(str.strip, said)) == f"computed in {cert.arithmetic}"
+    assert max(map(len, said)) <= 80
     params |= {"in": np.full((2, 5), 0.5, np.float32), "w": np.eye(5, dtype=np.float32)}
     assert certificates.certify(f, params, xs).layers[0].distinct == (2, 1)
+
+
+def test_only_refusals_of_float64_are_tried_again_in_float32():
+    """A mistake of f that float64 brings to light is the user's to see."""
+
+    def f(params, x):
+        if x.dtype == np.float64:
+            raise KeyError("double")
+        return x @ params["u"]
+
+    params = {"u": models.normal(4, 6)}
+    with pytest.raises(KeyError, match="double"):
+        certificates.certify(f, params, X)
+    # What f casts by itself is said too.
+
+    def single(params, x):
+        return x.astype(np.float32) @ params["u"].astype(np.float32)
+
+    cast = certificates.certify(single, params, X)
+    assert cast.arithmetic.startswith("float32, in which f computes")
 
 
 X = np.ones(4, np.float32)
@@ -232,7 +281,8 @@ def test_bad_input_is_refused_with_the_argument(given, message):
 
 def test_params_of_another_network_are_refused():
     net = networks.mlp([4, 6, 3], "tanh")
-    other = networks.mlp([4, 5, 3], "tanh").init(jax.random.key(0))
+    shapes = networks.mlp([4, 5, 3], "tanh").shapes
+    other = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     with pytest.raises(isometry.InputError, match=r"has shape .* not .*net.init"):
         certificates.certify(net, other)
 

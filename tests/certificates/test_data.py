@@ -47,7 +47,7 @@ def test_training_mode_takes_the_batch_and_a_key():
 
     net = networks.flax(Dropped(), jnp.ones(3), batch=4)
     data = Data.of(net, net.training, xs=XS.astype(np.float32), loss=None)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     drawn = data.draw(jax.random.key(0))
     first = data.batch(params, drawn)
     second = data.batch(params, {**drawn, "key": jax.random.key(9)})

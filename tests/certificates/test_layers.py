@@ -27,6 +27,8 @@ MASKED = np.array([[1, 0], [2, 3]])
         # A diagonal has full rank, an anti-symmetric matrix of odd size has not.
         (np.diag([1, 2, 3]), (3, 3), 6 / 9, 3, False),
         (np.array([[0, 1, 2], [-1, 0, 3], [-2, -3, 0]]), (3, 3), 3 / 9, 2, False),
+        # A kernel of two taps is a matrix of 4 × 3: its taps are among the rows.
+        (np.arange(12).reshape(2, 2, 3), (2, 2, 3), 1 / 12, 3, False),
     ],
 )
 def test_counts_are_those_of_the_classes(code, distinct, never, rank, is_product):
@@ -68,4 +70,16 @@ def test_stretches_of_a_leaf_have_rows_of_their_own():
     assert [code[row.within].tolist() for row in rows] == [
         code[:, :3].tolist(),
         code[:, 3:].tolist(),
+    ]
+
+
+def test_a_share_of_few_entries_is_not_written_as_none():
+    """Python's "%.0f" rounds a half per cent and less to 0 %."""
+    shares = (0.0, 0.002, 0.4, 0.998, 1.0)
+    assert [_layers.percent(share) for share in shares] == [
+        "0%",
+        "<1%",
+        "40%",
+        ">99%",
+        "100%",
     ]

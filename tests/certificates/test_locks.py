@@ -154,7 +154,7 @@ LOCKED = [
     ("gated twins", "xz", "5 units, 4 distinct", EXACT),
     ("gated twins", "out", "5 inputs, 4 distinct", EXACT),
     ("low rank, both zero", "A", "never gets a gradient", BIT),
-    ("low rank, both zero", "['B']", "never gets a gradient", BIT),
+    ("low rank, both zero", "B", "never gets a gradient", BIT),
     ("experts", "gate", "never gets a gradient", EXACT),
     (
         "experts",
@@ -192,7 +192,7 @@ def test_biases_of_keys_are_harmless():
     """A softmax cancels what is added to all logits of a row (Vaswani et al., 2017)."""
     cert = certificate("transformer")
     (finding,) = cert.findings
-    assert finding.layer == "['key_bias']"
+    assert finding.layer == "key_bias"
     assert finding.is_harmless
     assert finding.grade == EXACT
 
@@ -215,3 +215,30 @@ def test_experts_hold_only_for_optimizers_that_treat_arrays_alike():
     """Experts are arrays of their own; a rate for one of them would part them."""
     findings = {one.layer: one for one in certificate("experts").findings}
     assert "all arrays" in findings["gate"].holds_for
+    text = repr(certificate("experts"))
+    assert "gate: holds for" in text
+    assert "experts/0/a, experts/1/a, experts/2/a and 5 more: holds for" in text
+
+
+def test_equal_experts_are_rows_that_are_equal_to_others():
+    """Each of the four by itself may be anything; the gate of zeros never moves."""
+    cert = certificate("experts")
+    rows = {row.name: row for row in cert.layers}
+    assert rows["experts/1/b"].equal_to == tuple(f"experts/{i}/b" for i in (0, 2, 3))
+    assert "9 of 9 weights locked" in repr(cert)
+    assert cert.table().count("as 3 others") == 8
+    near = {row.name: row for row in certificate("experts near").layers}
+    assert near["experts/1/a"].equal_to == ()
+
+
+def test_a_factor_beside_the_weights_waits_for_the_other():
+    """Of w + A B with B = 0 nothing reaches A before B has moved, at step 1."""
+
+    def f(params, x):
+        w = jax.lax.stop_gradient(params["w"]) + params["A"] @ params["B"]
+        return jnp.tanh(x @ w) @ params["head"]
+
+    params = {"w": models.normal(4, 4), "A": models.normal(4, 2)}
+    params |= {"B": np.zeros((2, 4), np.float32), "head": models.normal(4, 2)}
+    cert = certificates.certify(f, params, np.ones(4, np.float32))
+    assert "A: first gradient at step 2" in map(str, cert.findings)

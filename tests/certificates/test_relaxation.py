@@ -131,7 +131,8 @@ def test_near_miss_of_an_odd_function_is_not_made_odd():
 
     x = jnp.array([0.4, 1.3, 2.2])
     made = relaxed(f, (), x, KEY)
-    assert np.abs(made.f((), x) + made.f((), -x)).min() > 1e-8
+    run = jax.jit(lambda x: made.f((), x))
+    assert np.abs(run(x) + run(-x)).min() > 1e-8
 
 
 def test_function_that_is_not_negative_stays_so(curves):
@@ -272,8 +273,9 @@ def test_tie_of_two_signals_has_the_derivative_of_jax():
 
     x = jnp.array([0.7, 0.7])
     made = relaxed(f, (), x, KEY)
-    slopes = jax.grad(made.f, argnums=1)((), x)
-    np.testing.assert_allclose(slopes, jax.grad(f, argnums=1)((), x), rtol=1e-14)
+    of_x = jax.jit(lambda x: (jax.grad(made.f, 1)((), x), jax.grad(f, 1)((), x)))
+    slopes, expected = of_x(x)
+    np.testing.assert_allclose(slopes, expected, rtol=1e-14)
 
 
 def unchanged(params, x):
@@ -333,12 +335,16 @@ def test_steps_pass_no_derivative_as_in_jax():
     x = jnp.array([-1.3, 0.0, 0.4, 2.6])
     made = relaxed(f, (), x, KEY)
     assert made.unrelaxed == ()
-    slopes = jax.jit(jax.jacobian(made.f, argnums=1))((), x)
+
+    @jax.jit
+    def derived(x):
+        return made.f((), x), f((), x), jax.jacobian(made.f, argnums=1)((), x)
+
+    values, expected, slopes = derived(x)
     for name in set(slopes) - {"other"}:
         np.testing.assert_array_equal(slopes[name], 0, err_msg=name)
     # Only what is chosen is differentiated, not which.
     np.testing.assert_array_equal(jnp.diag(slopes["other"]), 0)
-    values, expected = jax.jit(lambda x: (made.f((), x), f((), x)))(x)
     for name in values:
         assert np.abs(values[name] - expected[name]).max() > 1e-3, name
         assert values[name][1] == expected[name][1], name
@@ -355,9 +361,14 @@ def test_straight_through_estimator_keeps_its_derivative():
     x = jnp.array([-1.3, 0.0, 0.4, 2.6])
     made = relaxed(f, (), x, KEY)
     assert made.replaced == ("round",)
-    slopes = jax.jacobian(made.f, argnums=1)((), x)
+
+    @jax.jit
+    def derived(x):
+        return jax.jacobian(made.f, argnums=1)((), x), made.f((), x)
+
+    slopes, values = derived(x)
     np.testing.assert_array_equal(slopes, np.eye(4))
-    assert np.abs(made.f((), x) - f((), x)).max() > 1e-2
+    assert np.abs(values - np.round(x)).max() > 1e-2
 
 
 @jax.custom_vjp
@@ -437,11 +448,11 @@ def test_custom_vjp_that_follows_its_function_is_relaxed():
 def test_repeated_products_of_one_number_cost_no_more_each_time():
     def f(params, x):
         del params
-        for _ in range(40):
+        for _ in range(20):
             x = x + 0.01 * x * jnp.tanh(x)
         return jax.nn.relu(x)
 
-    # Written out, x stands there 3^40 times.
+    # Written out, x stands there 3^20 times, and each is a line of the program.
     made = relaxed(f, (), jnp.ones(2), KEY)
     assert made.replaced == ("max",)
 
@@ -482,10 +493,14 @@ class Convolutional(nn.Module):
 def test_equal_channels_of_a_flax_network_with_max_pooling_stay_equal():
     model = Convolutional()
     x = jnp.asarray(np.random.default_rng(4).standard_normal((2, 6, 6, 1)))
-    params = model.init(jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), shapes)
     first, second = (params["params"][name] for name in ("first", "second"))
-    first["kernel"] = first["kernel"].at[..., 1].set(first["kernel"][..., 0])
-    second["kernel"] = second["kernel"].at[:, :, 1].set(second["kernel"][:, :, 0])
+    for layer in (first, second):
+        layer["bias"][...] = 0
+    first["kernel"][..., 1] = first["kernel"][..., 0]
+    second["kernel"][:, :, 1] = second["kernel"][:, :, 0]
     made = relaxed(model.apply, params, x, KEY)
     assert made.replaced == ("max", "reduce_window_max")
     assert made.unrelaxed == ()

@@ -401,7 +401,8 @@ def draw_on_eight_devices(path, names):
     python_path = [str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         # Eight devices on two busy cores need longer than XLA's 40 s to meet.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
+        + " --xla_force_host_platform_device_count=8 "
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(python_path),

@@ -144,6 +144,31 @@ def test_hidden_span_runs_over_the_branches(anatomy):
     assert (span.first.name, span.last.name) == ("embed", "down:sum")
 
 
+def test_hidden_span_starts_before_a_class_token_is_joined():
+    """A row that is a parameter carries no signal; a row of the stream does."""
+
+    def f(params, x, beside):
+        z = x @ params["embed"]
+        z = jnp.concatenate([beside(params, z), z]) + params["pos"]
+        z = z + jnp.tanh(z @ params["up"]) @ params["down"]
+        return z @ params["head"]
+
+    shapes = {"embed": (5, 3), "up": (3, 4), "down": (4, 3), "head": (3, 2)}
+    shapes |= {"cls": (1, 3), "pos": (5, 3)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    starts = []
+    for beside in (lambda params, z: params["cls"], lambda params, z: z[-1:]):
+
+        def joined(params, x, beside=beside):
+            return f(params, x, beside)
+
+        anatomy = isometry.anatomy(joined, params, jnp.ones((4, 5)))
+        span = _spans.resolve(joined, anatomy, "hidden")
+        assert span.last.name == "down:sum"
+        starts.append(span.first.name)
+    assert starts == ["embed", "embed:out"]
+
+
 def test_hidden_span_of_a_chain_runs_from_first_to_last_pre_activation():
     def chain(params, x):
         z = params["a"] @ x

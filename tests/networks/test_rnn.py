@@ -125,7 +125,7 @@ def mean_square(net, q, r, seeds=8):
 
     def one(key):
         key_params, key_h, key_x = jax.random.split(key, 3)
-        params = net.init(key_params)
+        params = jax.jit(net.init)(key_params)
         h = q**0.5 * unit_rms(jax.random.normal(key_h, (units,)))
         x = r**0.5 * unit_rms(jax.random.normal(key_x, (n_in,)))
 
@@ -312,5 +312,5 @@ def test_hidden_span_of_a_recurrence_is_refused_with_its_states(cell):
     net = networks.rnn(4, 3, 2, cell, length=10)
     with pytest.raises(InputError, match=r'write two.*span=\("h@0", "h@9"\)'):
         isometry.spectrum(
-            net, net.init(jax.random.key(0)), jnp.ones((10, 3)), span="hidden"
+            net, jax.jit(net.init)(jax.random.key(0)), jnp.ones((10, 3)), span="hidden"
         )

@@ -159,7 +159,7 @@ def test_scales_follow_the_slice_and_its_branch():
         place = -1 if layer.branch is None else layer.branch.index
         return initializers.constant(float(100 * layer.index + place))
 
-    numbered = schemes.Scheme("numbered", choose, "its place", alike=False)
+    numbered = schemes.Scheme("numbered", choose, "its place")
     f, shapes, x = models.scanned()
     assignment = schemes.assign(numbered, anatomy(f, shapes, x), shapes)
     params = jax.device_get(jax.jit(assignment.draw)(KEY, models.zeros(shapes)))
@@ -273,7 +273,7 @@ def test_draw_takes_other_leaves_from_params():
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ("identity", r"assign\(\): layer 'stem': scheme 'identity': .* is not square"),
+        ("identity", r"layer 'stem': scheme 'identity': .*shape is not square"),
         ("dks", r"scheme 'dks' transforms the activation"),
         ("rezro", r"scheme='rezro' is not known.*Did you mean 'rezero'"),
         (initializers.orthogonal, r"orthogonal is a factory; write orthogonal\(\)"),

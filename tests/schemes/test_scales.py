@@ -73,6 +73,10 @@ def plain(phi):
         (lambda z: jax.nn.leaky_relu(z, 0.2), "leaky relu variant"),
         (lambda z: z * jax.lax.logistic(1.702 * z), "unnamed (logistic)"),
         (lambda z: jax.nn.relu(z) ** 2, "square"),
+        (jnp.exp, "exp"),
+        (lambda z: jnp.clip(z, -2, 2), "clip"),
+        (lambda z: jax.nn.relu(z - 0.5), "a shifted relu"),
+        (jax.nn.softmax, "softmax"),
     ],
 )
 def test_function_without_a_known_gain_is_named(phi, step):
@@ -131,6 +135,8 @@ def scaled_tanh(z):
         ),
         (two_layers(lambda z: 2**0.5 * jax.nn.relu(z)), 1, "1.414 relu that follows"),
         (two_layers(jnp.tanh, 0.5), 2, "tanh(0.5 z) that follows"),
+        (two_layers(jax.nn.relu6), 2**0.5, "relu6 that follows"),
+        (two_layers(jnp.abs), 1, "abs that follows"),
         (branch, 2**0.5, "relu that follows"),
         (before, 2**0.5 / 1.7, "1.7 relu that it reads"),
     ],
@@ -145,3 +151,39 @@ def test_gains_count_the_numbers_around_an_activation(f, gain, note):
     found = float(re.search(r"gain=([\d.]+)", row.initializer)[1])
     # The slope at 0 is that of float32.
     assert found == pytest.approx(gain, rel=4e-7)
+
+
+def test_scale_of_squareplus_is_that_of_gradients_at_unit_variance():
+    """It has no critical point: 1/sqrt(E phi'(u)²), by Gauss-Hermite quadrature.
+
+    The layer that reads it has the same scale: the division by 2 belongs to it.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    slopes = (1 + nodes / np.sqrt(nodes**2 + 4)) / 2
+    scale = (weights @ slopes**2 / np.sqrt(2 * np.pi)) ** -0.5
+    by_name = rows(plain(jax.nn.squareplus))
+    for name in ("stem", "gate"):
+        note = by_name[name].note
+        assert note.startswith("chi = 1 at unit variance of the squareplus")
+        std = float(re.search(r"std=([\d.]+)", by_name[name].initializer)[1])
+        # The row prints four digits.
+        assert std * SHAPES[name][0] ** 0.5 == pytest.approx(scale, rel=1e-3)
+
+
+def test_gate_of_a_recurrence_is_critical_for_nothing():
+    """The gate z of z h + (1 - z) n multiplies, and n is multiplied."""
+    shapes = {"z": (4, 4), "n": (4, 4), "in": (3, 4)}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+
+    def f(params, xs):
+        def step(h, x):
+            z = jax.nn.sigmoid(h @ params["z"] + x @ params["in"])
+            return z * h + (1 - z) * jnp.tanh(h @ params["n"]), None
+
+        return jax.lax.scan(step, jnp.zeros(4), xs)[0]
+
+    an = anatomy(f, params, jnp.ones((5, 3)))
+    by_name = {row.name: row for row in schemes.assign("orthogonal", an, params).rows}
+    for name in ("z", "n", "in"):
+        assert by_name[name].note.startswith("no gain for ")
+        assert by_name[name].initializer == "orthogonal(gain=1.0)"

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from isometry import InputError, initializers, networks, schemes
+from isometry._internal.errors import NotDefined
 from isometry.schemes import Branch, Layer
+from isometry.structure import anatomy
 
 KEY = jax.random.key(0)
 
@@ -61,10 +63,12 @@ def test_coarse_types_are_the_float32_draw_rounded(name, weights):
 
 
 def test_layers_of_one_shape_need_not_be_alike():
+    """`choose` reads the index, so that layers of a run have draws of their own."""
+
     def choose(layer, sigma_w):
         return initializers.constant(layer.index)
 
-    scheme = schemes.Scheme("deeper", choose, "its index", alike=False)
+    scheme = schemes.Scheme("deeper", choose, "its index")
     net = networks.mlp([4] * 6, "tanh", scheme)
     params = jax.jit(net.init)(KEY)
     means = [float(layer.w.mean()) for layer in net.layers(params)]
@@ -90,3 +94,47 @@ def test_kernels_without_a_window_are_orthogonal_matrices(name):
 def test_dirac_keeps_its_gain_without_a_window():
     scheme = schemes.get(initializers.dirac(gain=0.5))
     assert repr(scheme.initializer(LAYER)) == "partial_identity(gain=0.5)"
+
+
+def ones(key, shape, dtype):
+    return jnp.ones((2, 2), dtype)
+
+
+@pytest.mark.parametrize(
+    ("choose", "message"),
+    [
+        (lambda layer, sigma_w: None, "choose of scheme 'mine' returned None"),
+        (lambda layer, sigma_w: initializers.zeros, "with the parentheses"),
+        (lambda layer, sigma_w: jax.nn.initializers.he_normal, "returned <function"),
+        (lambda layer, sigma_w: ones, r"of shape \(2, 2\) for shape=\(3, 4\)"),
+    ],
+)
+def test_what_is_no_initializer_is_refused(choose, message):
+    """By a network whose own code draws, and by the assignment to a tree of leaves."""
+    scheme = schemes.Scheme("mine", choose, "wrong")
+    shapes = {"w": jax.ShapeDtypeStruct((3, 4), jnp.float32)}
+    an = anatomy(lambda params, x: x @ params["w"], shapes, jnp.ones(3))
+    with pytest.raises(InputError, match=message):
+        networks.mlp([3, 4], "tanh", scheme)
+    with pytest.raises((InputError, NotDefined), match=message):
+        schemes.assign(scheme, an, shapes)
+
+
+def test_multipliers_are_a_record():
+    def choose(layer, sigma_w):
+        return initializers.orthogonal()
+
+    scheme = schemes.Scheme("mine", choose, "wrong", multipliers=lambda branch: 0.0)
+    branch = schemes.Branch(index=0, count=2, position=0, length=2)
+    with pytest.raises(InputError, match=r"returned 0\.0; return schemes"):
+        scheme.residual(branch)
+
+
+def test_layers_of_an_mlp_have_their_names_and_activations():
+    """As the anatomy of the network has them."""
+    net = networks.mlp([3, 4, 4, 2], "relu")
+    of_anatomy = {layer.name: layer for layer in net.anatomy.layers}
+    told = {layer.name: layer for layer in net.plan}
+    assert list(told) == list(of_anatomy)
+    around = [(layer.precedes, layer.follows) for layer in net.plan]
+    assert around == [(None, "relu"), ("relu", "relu"), ("relu", None)]

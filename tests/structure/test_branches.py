@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from isometry import schemes
+from isometry._internal.errors import NotDefined
 from isometry.structure import Attention, Branch, anatomy
 from tests.structure import small_models as models
 from tests.structure.small_models import shape
@@ -232,3 +234,25 @@ def test_differences_and_parts_are_no_sums_of_a_branch(join):
     params = dict.fromkeys(("stem", "fc1", "fc2"), shape(4, 4))
     branches = anatomy(f, params, shape(4)).branches
     assert not [branch for branch in branches if branch.layers == ("fc1", "fc2")]
+
+
+def test_branch_that_ends_with_a_branch():
+    """x + (g + F(g)): the outer sum, too, is a point and the end of a branch."""
+
+    def f(p, x):
+        h = x @ p["stem"]
+        g = jnp.tanh(h @ p["outer"])
+        return (h + (g + jnp.tanh(g @ p["inner"]))) @ p["head"]
+
+    params = dict.fromkeys(("stem", "outer", "inner", "head"), shape(4, 4))
+    an = anatomy(f, params, shape(4))
+    found = [(branch.name, branch.leaves, branch.joins) for branch in an.branches]
+    assert found == [
+        ("inner", "outer:out", "inner:sum"),
+        ("inner:sum", "stem", "inner:sum:sum"),
+    ]
+    assert an.branches[1].layers == ("outer", "inner")
+    assert an.upstream("inner:sum", "inner:sum:sum")
+    # No layer is the last of the outer branch, so it cannot start at zero.
+    with pytest.raises(NotDefined, match=r"layer 'outer'.* ends with another branch"):
+        schemes.assign("fixup", an, params)

@@ -24,9 +24,6 @@ def then(phi, dtype=jnp.float32):
 @pytest.mark.parametrize("name", activations.names())
 def test_every_activation_of_the_package_is_told_from_all_others(name):
     expected = () if name == "linear" else (name.replace("_", " "),)
-    # These are one operation, which is named for what it is.
-    if name in ("arctan", "shifted_relu"):
-        expected = {"arctan": ("atan",), "shifted_relu": ("clip",)}[name]
     assert then(activations.get(name).fn) == expected
 
 
@@ -64,6 +61,10 @@ WRITTEN = {
     "slope by hand": (of_slope, ("leaky relu variant",)),
     "alpha": (lambda z: jax.nn.elu(z, 2.0), ("elu variant",)),
     "mish": (jax.nn.mish, ("mish",)),
+    "relu6": (jax.nn.relu6, ("relu6",)),
+    "relu6 by hand": (lambda z: jnp.minimum(jnp.maximum(z, 0), 6), ("relu6",)),
+    "clipped elsewhere": (lambda z: jnp.clip(z, -2, 2), ("clip",)),
+    "hard silu": (jax.nn.hard_silu, ("hard silu",)),
     "fused swiglu": (lambda z: jax.nn.silu(z[:2]) * z[2:], ("glu (silu)",)),
     "fused by hand": (halves, ("glu (silu)",)),
 }

@@ -78,7 +78,7 @@ def test_comparisons(index, seeds, key, resamples, law, odd):
     odd=WRONG,
 )
 def test_certificates(net, seed, scale, kind, odd):
-    params = net.init(jax.random.key(seed)) if isinstance(net, networks.Network) else odd
+    params = jax.jit(net.init)(jax.random.key(seed)) if isinstance(net, networks.Network) else odd
     change = {
         "float64": lambda a: np.asarray(a, np.float64),
         "numpy": np.asarray,
@@ -141,7 +141,7 @@ def test_monitors(seed, every, capacity, statistics, wrong, odd):
     """Updates untouched to the bit; the first record that of `spectrum` at the first parameters."""
     net = NETS[0]
     xs = np.random.default_rng(seed).standard_normal((2, net.widths[0])).astype(np.float32)
-    params = net.init(jax.random.key(seed))
+    params = jax.jit(net.init)(jax.random.key(seed))
     given_ = {"f": net, "xs": xs, "every": every, "capacity": capacity, "statistics": statistics}
     done, watching = answers(isometry.monitor, **{**given_, **({wrong: odd} if wrong else {})})
     started, state = answers(watching.init, params) if done else (False, None)

@@ -70,7 +70,7 @@ SPANS = st.sampled_from(["end_to_end", "end_to_end", "hidden", "all", None])
 )
 def test_spectra_of_networks(net, seed, scale, method, span, key, form):
     """Against the chain rule and LAPACK in float64; s off by rounding of a product: depth·n·eps·Π‖W‖."""
-    params = jax.tree.map(lambda a: a * np.float32(scale), net.init(jax.random.key(seed)))
+    params = jax.tree.map(lambda a: a * np.float32(scale), jax.jit(net.init)(jax.random.key(seed)))
     x = np.random.default_rng(seed).standard_normal(net.widths[0]).astype(np.float32)
     measure = functools.partial(isometry.spectrum, net, method=method, span=span, key=key)
     calls = (measure, jax.jit(measure), lambda p, x: jax.vmap(measure, (None, 0))(p, x[None]), jax.eval_shape)
@@ -181,7 +181,7 @@ def test_ensembles(net, count, inputs, method, key, given_, odd, scale, max_byte
     if done:
         assert sp.log_values.shape[:2] == (count, inputs)
         kept(sp, "ensemble")
-        first = net.init(keys[0]) if params is None else jax.tree.map(lambda a: a[0], params)
+        first = jax.jit(net.init)(keys[0]) if params is None else jax.tree.map(lambda a: a[0], params)
         if not isinstance(sp.method, isometry.Lanczos):
             one = isometry.spectrum(net, first, xs[0], method=method)
             top = np.exp(np.asarray(one.log_values[0], np.float64))

@@ -10,6 +10,17 @@ from isometry.verdicts._subject import subject_of
 
 KEY = jax.random.key(7)
 
+EPS = float(np.finfo(np.float32).eps)
+
+
+def rounding(num_products, width):
+    """Bound the relative error of float32 behind so many products with matrices.
+
+    A sum of `width` terms is rounded by at most width·eps/2 of the sum of their moduli
+    (Higham, 2002, equation 3.5), on both sides of a comparison.
+    """
+    return num_products * width * EPS
+
 
 def subject(f, *, params=None, xs, keys=None, sample=None):
     """Return a subject whose examples are all used for Jacobians."""
@@ -27,9 +38,11 @@ def measured(f, *, xs, params=None, keys=None, lines=None, **parts):
         key=KEY,
     )
     # The spectrum of what is not finite would not be measured.
-    record.parts["not_finite"] = ""
+    vars(record)["not_finite"] = ""
+    # Flags name layers by them, and do without.
+    record.parts["signals"] = None
     for name, value in parts.items():
-        if name in ("spectra", "activity", "signals", "gradients", "not_finite"):
+        if name in ("spectra", "activity", "signals", "gradients"):
             record.parts[name] = value
         else:
             # What a cached property would hold.

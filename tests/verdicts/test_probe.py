@@ -7,12 +7,15 @@ import optax
 import pytest
 
 from isometry import networks
-from isometry.verdicts import _probe, _ranks, _training
+from isometry.verdicts import _layers, _probe, _ranks, _training
+from isometry.verdicts._flag import CLEAR
+from isometry.verdicts.flags import zero_gradient
 from tests.verdicts import planted
+from tests.verdicts.measuring import drawn
 from tests.verdicts.planted import inputs, one_seed, record
 
 NET = networks.mlp([4, 8, 8, 3], "tanh", "gaussian")
-PARAMS = one_seed(NET.init(jax.random.key(0)))
+PARAMS = drawn(NET, 1.0, seeds=1)
 
 
 def test_it_trains_as_optax_does_on_the_same_batches():
@@ -25,16 +28,23 @@ def test_it_trains_as_optax_does_on_the_same_batches():
     params = result.subject.params_of(0)
     state = optimizer.init(params)
     losses, total = [], 0.0
-    for index in np.asarray(task.batches):
 
-        def loss(params, index=index):
-            outputs = jax.vmap(NET, (None, 0))(params, task.xs[index])
-            return jnp.mean(jax.vmap(task.loss)(outputs, task.targets[index]))
+    def loss(params, xs, targets):
+        outputs = jax.vmap(NET, (None, 0))(params, xs)
+        return jnp.mean(jax.vmap(task.loss)(outputs, targets))
 
-        value, gradient = jax.value_and_grad(loss)(params)
+    @jax.jit
+    def stepped(params, state, xs, targets):
+        value, gradient = jax.value_and_grad(loss)(params, xs, targets)
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state, value, gradient
+
+    xs, targets = np.asarray(task.xs), np.asarray(task.targets)
+    for index in np.asarray(task.batches):
+        params, state, value, gradient = stepped(
+            params, state, xs[index], targets[index]
+        )
         losses.append(float(value))
         total = total + np.asarray(gradient["layers"][1]["w"][0])
     assert probe.steps.tolist() == [1, 2, 3]
@@ -45,10 +55,33 @@ def test_it_trains_as_optax_does_on_the_same_batches():
     assert probe.learning_rate is None
 
 
+def test_sums_of_gradients_lose_nothing_to_rounding():
+    """Eight quarters of the spacing at 1, each of which alone is rounded away."""
+    eps = np.finfo(np.float32).eps
+    sums, lost = [jnp.ones(())], [jnp.zeros(())]
+    for _ in range(8):
+        sums, lost = _training._summed(sums, lost, [jnp.asarray(eps / 4)])
+    assert float(sums[0]) == 1 + 2 * eps
+    assert float(lost[0]) == 0
+
+
+def test_a_network_without_weight_layers_is_trained():
+    """A bias alone is trained, and no weight could miss a gradient or a rank."""
+
+    def f(params, x):
+        return jnp.tanh(x + params["b"])
+
+    params = one_seed({"b": np.ones(4, np.float32)})
+    result = record(f, params, inputs(8, 4), num_steps=2, certificates=())
+    assert result.probe.layers == result.probe.weights == ()
+    assert zero_gradient.judge(result, planted.KEY).state == CLEAR
+    assert _layers.rows_of(result, {}) == ()
+
+
 def test_the_rate_is_the_largest_that_does_not_overflow():
     """Of a linear network of large inputs the loss grows with every step at 0.1."""
     net = networks.mlp([4, 8, 3], "linear", "gaussian")
-    params = one_seed(net.init(jax.random.key(0)))
+    params = drawn(net, 1.0, seeds=1)
     xs = 6 * inputs(32, 4)
     targets = np.asarray(inputs(32, 3))
     probe = record(
@@ -82,7 +115,7 @@ def test_dropout_draws_anew_at_every_step():
             return nn.Dense(3, use_bias=False)(x)
 
     net = networks.flax(Dropping(), jnp.zeros(4))
-    params = one_seed(net.init(jax.random.key(0)))
+    params = one_seed(jax.jit(net.init)(jax.random.key(0)))
     # One example, and no step: only the mask can change the loss.
     probe = record(
         net,
@@ -113,12 +146,12 @@ def test_the_trajectory_of_partial_identity_does_not_depend_on_the_width():
     net = networks.mlp([4, 8, 8, 3], "tanh", "partial_identity")
     keys = jax.random.split(jax.random.key(0), 2)
     result = record(net, None, inputs(32, 4), num_steps=8, keys=keys, certificates=())
-    found = _probe.same_trajectory(result.subject, result.task)
+    found = _probe.ranks_by_width(result.subject, result.task)
     assert list(found["gradient_rank"]) == [4, 8, 16]
     assert found["largest_difference"] == 0
     assert found["gradient_rank"][4].max() > 2
     given = record(net, PARAMS, inputs(32, 4), certificates=())
-    assert _probe.same_trajectory(given.subject, given.task) is None
+    assert _probe.ranks_by_width(given.subject, given.task) is None
 
 
 def test_ranks_of_taps_and_of_the_whole():

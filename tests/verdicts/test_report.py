@@ -104,6 +104,25 @@ def test_a_verdict_says_what_where_how_sure_and_what_to_do(reports):
     assert lines[-1] == "clear: exploding"
 
 
+def test_a_healthy_network_is_not_announced_as_raised():
+    """A spectrum that is not isometric slows training; what is grave comes first."""
+    mild = report(flag("anisometric", "raised"), flag("vanishing", "clear"))
+    assert str(mild).startswith("NOTHING GRAVE: mlp(")
+    assert mild.verdict == "raised"
+    grave = report(flag("anisometric", "raised"), flag("vanishing", "raised"))
+    assert str(grave).startswith("RAISED: mlp(")
+    unknown = report(flag("anisometric", "raised"), flag("vanishing", "undecided"))
+    assert str(unknown).startswith("RAISED: mlp(")
+
+
+def test_the_head_says_of_which_modes_it_speaks():
+    one = report(flag("vanishing", "clear"))
+    one.setting["mode_of_training"] = "training"
+    text = " ".join(str(one).split())
+    assert "Jacobians and signals: inference mode" in text
+    assert "certificates: training mode" in text
+
+
 def test_undecided_flags_have_a_line_with_their_reason(reports):
     assert "undecided: exploding: half of the units" in str(reports["slow"])
 

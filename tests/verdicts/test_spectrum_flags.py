@@ -94,10 +94,24 @@ def test_a_zero_jacobian_vanishes_and_has_no_anisometry():
     one = record(spectrum(np.zeros((6, 2, WIDTH))))
     assert judged("vanishing", one).value == -np.inf
     assert judged("vanishing", one).raised
+    assert "zero_gradient" in judged("vanishing", one).remedy
     flag = judged("anisometric", one)
     assert flag.state == "undecided"
     assert flag.value == np.inf
     assert "undefined" in flag.reason
+    # No weight is zero, and of layers nothing is known: the span is named.
+    assert judged("vanishing", one).where == ("input", "output")
+
+
+def test_a_head_of_zeros_is_named_and_no_scale_blamed():
+    params = drawn(LINEAR, 1.0)
+    params["layers"][-1]["w"][...] = 0
+    zero = spectrum(np.zeros((6, 2, WIDTH)))
+    one = measured(LINEAR, params=params, xs=XS, spectra={"end_to_end": zero})
+    flag = judged("vanishing", one)
+    assert flag.raised
+    assert flag.where == (LINEAR.anatomy.layers[-1].name,)
+    assert flag.remedy.startswith("none by sigma_w")
 
 
 def test_a_mean_of_all_pixels_takes_no_gain_away():

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from isometry.verdicts._spread import Spread, _Class, _compared
 
@@ -16,7 +17,7 @@ def spreads(spread):
 
 
 def test_growth_is_the_slope_of_the_logarithm():
-    """Its interval holds the truth in 95 % of draws."""
+    """Its interval is that of a regression, and holds the truth in 95 % of draws."""
     rng = np.random.default_rng(0)
     level = np.array([[1e-16], [1e-12], [1e-14]])
     rate, (low, high) = spreads(level * np.exp(0.07 * STEPS)).growth()
@@ -28,6 +29,13 @@ def test_growth_is_the_slope_of_the_logarithm():
         _, (low, high) = spreads(level * np.exp(0.07 * STEPS + noise)).growth()
         num_held += low <= 0.07 <= high
     assert abs(num_held / 400 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 400)
+    # Of a single seed SciPy knows it: a line through the logarithms of nine values.
+    of_one = level[:1] * np.exp(0.07 * STEPS + rng.normal(size=(1, len(STEPS))))
+    rate, bounds = spreads(of_one).growth()
+    line = stats.linregress(STEPS, np.log(of_one[0]))
+    wanted = stats.t.interval(0.95, len(STEPS) - 2, line.slope, line.stderr)
+    assert rate == pytest.approx(line.slope, rel=1e-9)
+    assert bounds == pytest.approx(wanted, rel=1e-9)
 
 
 def test_values_that_are_equal_to_the_bit_are_no_part_of_the_growth():

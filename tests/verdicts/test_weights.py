@@ -10,13 +10,17 @@ from isometry import networks
 from isometry.verdicts import _weights
 from isometry.verdicts._objective import Split
 from tests.verdicts import planted
+from tests.verdicts.measuring import drawn
 
 
 @pytest.fixture(scope="module")
 def stacked():
     """(parameters, weights) of a transformer whose blocks are stacked."""
     net = networks.transformer(8, 2, 2, vocabulary=5, length=3)
-    params = net.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), net.shapes
+    )
     return params, _weights.weights_of(net.anatomy, params)
 
 
@@ -35,7 +39,7 @@ def test_slices_of_stacked_weights_are_the_blocks_own(stacked):
 def test_names_are_those_of_the_certificate():
     """So that what is measured and what is certified can be laid side by side."""
     net = networks.mlp([4, 8, 8, 3], "tanh")
-    params = net.init(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf[0], drawn(net, 1.0, seeds=1))
     names = _weights.names_of(_weights.weights_of(net.anatomy, params))
     certificate = isometry.certify(net, params)
     assert names == tuple(layer.name for layer in certificate.layers)

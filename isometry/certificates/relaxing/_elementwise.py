@@ -64,7 +64,7 @@ class Evaluation:
         finish: Finish,
         side: int = 1,
     ) -> Array:
-        """Return a value with its parity and sign, but before it touches any line."""
+        """Return a value with its parity and sign, before it is bent at its anchors."""
         result = self._raw(value, side)
         if finish.parity:
             result = (result + finish.parity * self._raw(value, -side)) / 2
@@ -89,9 +89,9 @@ class Evaluation:
         )
         if finish.tie is None:
             return result
-        # What is zero but for rounding counts as zero.
+        # A signal within rounding of zero counts as zero.
         is_tie = jnp.abs(x) <= _TIE * jnp.finfo(x.dtype).eps
-        # Of the line only the derivative: an even function has none of its values.
+        # The slope gives a derivative, and adds nothing to the value.
         slope = finish.tie.slope * (x - jax.lax.stop_gradient(x))
         return jnp.where(is_tie, finish.tie.value + slope, result)
 
@@ -134,25 +134,27 @@ def _anchored(
     function: Array,
     anchors: tuple[Anchor, ...],
 ) -> Array:
-    """Bend a function so that it touches lines; far from them it stays as it is.
+    """Bend a function so that it has the value and slope of each anchor at its point.
 
-    Each line has the weight 1 / (x - point)^2 (Shepard's interpolation). Numerator and
-    denominator are multiplied by all (x - point)^2, so that nothing divides by zero.
+    It is a weighted mean of the function, with weight 1, and of the tangent of each
+    anchor, with weight 1 / (x - point)^2 up to a factor (Shepard's interpolation). Far
+    from all points it is the function. Numerator and denominator are multiplied by all
+    (x - point)^2, so that nothing divides by zero.
     """
     if not anchors:
         return function
     squares = [smooth.sharp * (x - anchor.point) ** 2 for anchor in anchors]
     everywhere = functools.reduce(jnp.multiply, squares)
-    total, weights = function * everywhere, everywhere
+    weighted, weights = function * everywhere, everywhere
     for i, anchor in enumerate(anchors):
         others = squares[:i] + squares[i + 1 :]
         weight = functools.reduce(jnp.multiply, others, jnp.ones_like(x))
-        total = total + weight * _line(anchor, x)
+        weighted = weighted + weight * _tangent(anchor, x)
         weights = weights + weight
-    return total / weights
+    return weighted / weights
 
 
-def _line(
+def _tangent(
     anchor: Anchor,
     x: Array,
 ) -> Array:

@@ -18,9 +18,8 @@ from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._traced import called, opened
 from isometry.certificates.relaxing._value import bound
 
-# Functions are evaluated at so many points at once; one function needs about as many.
+# Functions are evaluated at this many points at once, about as many as one needs.
 _BLOCK = 64
-
 
 # Derivative rules compare values with the larger of two, to find ties.
 _POINTWISE = _table.ELEMENTWISE | {"eq", "ne", "erf_inv", "lgamma", "digamma"}
@@ -52,43 +51,56 @@ class Curve:
     ) -> None:
         self._like = jax.ShapeDtypeStruct(jnp.shape(like), jnp.result_type(like))
 
-        def derived(x: Array) -> tuple[Array, Array]:
-            def floating(x: Array) -> Array:
-                return function(x).astype(x.dtype)
+        def floating(x: Array) -> Array:
+            # A comparison returns booleans.
+            return function(x).astype(x.dtype)
 
+        def derived(x: Array) -> tuple[Array, Array]:
             # Reverse mode, because a custom_vjp has no other. The derivative of an
             # elementwise function is diagonal.
             values, pull = jax.vjp(floating, x)
-            (slopes,) = pull(jnp.ones_like(values))
+            ones = jnp.ones_like(values)
+            (slopes,) = pull(ones)
             return values, slopes
 
         self._program = jax.make_jaxpr(derived)(self._like)
 
     def __call__(self, points: np.ndarray) -> Derived:
         """Evaluate the function and its derivative at a vector of points."""
-        size = _BLOCK * math.ceil(len(points) / _BLOCK)
-        padded = np.pad(points, (0, size - len(points)), mode="edge")
-        padded = padded.astype(self._like.dtype)
+        num_points = len(points)
+        size = _BLOCK * math.ceil(num_points / _BLOCK)
+        padded = _padded(points, size).astype(self._like.dtype)
         # The model is being traced, and these values are needed now.
         with jax.ensure_compile_time_eval():
             try:
                 results = _pointwise(self._program, [jnp.asarray(padded)])
             except _NotPointwiseError:
                 results = self._filled(padded)
-        results = [np.broadcast_to(np.asarray(r, float), (size,)) for r in results]
-        return Derived(*(result[: len(points)] for result in results))
+        # A constant is one number for all points.
+        arrays = [np.asarray(result, float) for result in results]
+        values, slopes = [np.broadcast_to(array, (size,)) for array in arrays]
+        return Derived(values[:num_points], slopes[:num_points])
 
     def _filled(self, points: np.ndarray) -> list[np.ndarray]:
         """Evaluate the function at arrays of its own shape, filled with points."""
         call = core.jaxpr_as_fun(self._program)
         size = math.prod(self._like.shape)
-        blocks = []
+        values, slopes = [], []
         for start in range(0, len(points), size):
             block = points[start : start + size]
-            filled = np.pad(block, (0, size - len(block)), mode="edge")
-            results = call(jnp.asarray(filled.reshape(self._like.shape)))
-            blocks.append([np.ravel(result)[: len(block)] for result in results])
-        return [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+            filled = _padded(block, size).reshape(self._like.shape)
+            value, slope = call(jnp.asarray(filled))
+            values.append(np.ravel(value)[: len(block)])
+            slopes.append(np.ravel(slope)[: len(block)])
+        return [np.concatenate(values), np.concatenate(slopes)]
+
+
+def _padded(
+    points: np.ndarray,
+    size: int,
+) -> np.ndarray:
+    """Return points, and the last of them again up to a size."""
+    return np.pad(points, (0, size - len(points)), mode="edge")
 
 
 def _pointwise(
@@ -97,9 +109,9 @@ def _pointwise(
 ) -> list[Array]:
     """Evaluate a program at vectors of points; constants are scalars."""
     jaxpr, constants = opened(program)
+    scalars = [_scalar(constant) for constant in constants]
     values: dict[core.Var, Array] = {}
-    for variable, constant in zip(jaxpr.constvars, constants, strict=True):
-        values[variable] = _scalar(constant)
+    values.update(zip(jaxpr.constvars, scalars, strict=True))
     values.update(zip(jaxpr.invars, operands, strict=True))
 
     def read(atom: core.Var | core.Literal) -> Array:
@@ -124,7 +136,7 @@ def _pointwise(
 
 
 def _scalar(constant: Any) -> Array:
-    """Return the number that all entries of a constant are."""
+    """Return a constant whose entries are all equal as one number."""
     entries = np.ravel(np.asarray(constant))
     if not entries.size or not (entries == entries[0]).all():
         raise _NotPointwiseError("a constant of several numbers")

@@ -22,101 +22,91 @@ Operands: TypeAlias = Sequence[Array]
 Relaxation: TypeAlias = Callable[[Smooth, core.JaxprEqn, Operands], Array]
 
 
-def _abs(
+def _of_operands(function: Callable[..., Array]) -> Relaxation:
+    """Return the relaxation of an equation of which the operands alone matter.
+
+    Args:
+        function: Maps the analytic functions and the operands, one by one, to the
+            result.
+    """
+
+    def relaxation(
+        smooth: Smooth,
+        eqn: core.JaxprEqn,
+        operands: Operands,
+    ) -> Array:
+        del eqn
+        return function(smooth, *operands)
+
+    return relaxation
+
+
+def _minimum(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
-    """Replace |x| by an even function."""
-    del eqn
-    return _smooth.magnitude(smooth, operands[0])
-
-
-def _sign(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace sign(x) by an odd function."""
-    del eqn
-    return _smooth.sign(smooth, operands[0])
-
-
-def _max(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace the larger of two values by a symmetric function of them."""
-    del eqn
-    first, second = operands
-    return _smooth.maximum(smooth, first, second)
-
-
-def _min(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace the smaller of two values."""
-    del eqn
-    first, second = operands
+    """Replace the smaller of two values by a symmetric function of them."""
     return -_smooth.maximum(smooth, -first, -second)
 
 
-def _clamp(
+def _clamped(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    low: Array,
+    x: Array,
+    high: Array,
 ) -> Array:
     """Replace min(max(x, low), high)."""
-    del eqn
-    low, x, high = operands
     raised = _smooth.maximum(smooth, x, low)
-    return -_smooth.maximum(smooth, -raised, -high)
+    return _minimum(smooth, raised, high)
 
 
-def _gt(
+def _greater(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x > y by a gate; at a tie it is 0."""
-    del eqn
-    first, second = operands
     return _smooth.above(smooth, first - second)
 
 
-def _lt(
+def _less(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x < y by a gate; at a tie it is 0."""
-    first, second = operands
-    return _gt(smooth, eqn, (second, first))
+    return _greater(smooth, second, first)
 
 
-def _ge(
+def _at_least(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x >= y, the opposite of x < y, by a gate; at a tie it is 1."""
-    return 1 - _lt(smooth, eqn, operands)
+    return 1 - _less(smooth, first, second)
 
 
-def _le(
+def _at_most(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    first: Array,
+    second: Array,
 ) -> Array:
     """Replace x <= y, the opposite of x > y, by a gate; at a tie it is 1."""
-    return 1 - _gt(smooth, eqn, operands)
+    return 1 - _greater(smooth, first, second)
+
+
+def _ceiling(
+    smooth: Smooth,
+    x: Array,
+) -> Array:
+    """Replace ceil(x) = -floor(-x)."""
+    return -_smooth.floored(smooth, -x)
 
 
 def _as_gates(operands: Operands) -> list[Array]:
-    """Return gates, and constant booleans as gates of the same dtype."""
+    """Return all operands as gates of one dtype, constant booleans too."""
     dtypes = [jnp.result_type(operand) for operand in operands]
     floating = [dtype for dtype in dtypes if dtype != np.bool_]
     return [jnp.asarray(operand, jnp.result_type(*floating)) for operand in operands]
@@ -124,45 +114,41 @@ def _as_gates(operands: Operands) -> list[Array]:
 
 def _and(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    *gates: Array,
 ) -> Array:
     """Combine two gates into one that is open where both are."""
-    del smooth, eqn
-    first, second = _as_gates(operands)
+    del smooth
+    first, second = _as_gates(gates)
     return first * second
 
 
 def _or(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    *gates: Array,
 ) -> Array:
-    """Combine two gates into one that is open where one of them is."""
-    del smooth, eqn
-    first, second = _as_gates(operands)
+    """Combine two gates into one that is open where at least one of them is."""
+    del smooth
+    first, second = _as_gates(gates)
     return first + second - first * second
 
 
 def _xor(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    *gates: Array,
 ) -> Array:
     """Combine two gates into one that is open where exactly one of them is."""
-    del smooth, eqn
-    first, second = _as_gates(operands)
+    del smooth
+    first, second = _as_gates(gates)
     return first + second - 2 * first * second
 
 
 def _not(
     smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
+    gate: Array,
 ) -> Array:
     """Turn a gate into its opposite."""
-    del smooth, eqn
-    return 1 - operands[0]
+    del smooth
+    return 1 - gate
 
 
 def _select(
@@ -193,36 +179,6 @@ def _cast(
     return operands[0].astype(eqn.params["new_dtype"])
 
 
-def _round(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace round(x) by an odd function."""
-    del eqn
-    return _smooth.rounded(smooth, operands[0])
-
-
-def _floor(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace floor(x)."""
-    del eqn
-    return _smooth.floored(smooth, operands[0])
-
-
-def _ceil(
-    smooth: Smooth,
-    eqn: core.JaxprEqn,
-    operands: Operands,
-) -> Array:
-    """Replace ceil(x) = -floor(-x)."""
-    del eqn
-    return -_smooth.floored(smooth, -operands[0])
-
-
 def _reduce_max(
     smooth: Smooth,
     eqn: core.JaxprEqn,
@@ -242,7 +198,7 @@ def _reduce_min(
     eqn: core.JaxprEqn,
     operands: Operands,
 ) -> Array:
-    """Replace the minimum over axes."""
+    """Replace the minimum over axes: minus the maximum of minus the operand."""
     return -_reduce_max(smooth, eqn, (-operands[0],))
 
 
@@ -255,7 +211,8 @@ def _pool_max(
     windows = eqn.params
 
     def total(values: Array) -> Array:
-        # Padding counts as zero in both sums: it has no weight.
+        # `largest` sums the weighted values, and then the weights. Padding adds zero to
+        # both, as if it were not there.
         return jax.lax.reduce_window(
             values,
             np.zeros((), values.dtype),
@@ -275,7 +232,7 @@ def _pool_min(
     eqn: core.JaxprEqn,
     operands: Operands,
 ) -> Array:
-    """Replace min pooling."""
+    """Replace min pooling, which is minus max pooling of minus the operand."""
     return -_pool_max(smooth, eqn, (-operands[0],))
 
 
@@ -302,18 +259,18 @@ def _top_k(
 
 # A value computed by one of these has a kink as a function of its operands.
 KINKS: Mapping[str, Relaxation] = {
-    "abs": _abs,
-    "sign": _sign,
-    "max": _max,
-    "min": _min,
-    "clamp": _clamp,
-    "gt": _gt,
-    "lt": _lt,
-    "ge": _ge,
-    "le": _le,
-    "round": _round,
-    "floor": _floor,
-    "ceil": _ceil,
+    "abs": _of_operands(_smooth.magnitude),
+    "sign": _of_operands(_smooth.sign),
+    "max": _of_operands(_smooth.maximum),
+    "min": _of_operands(_minimum),
+    "clamp": _of_operands(_clamped),
+    "gt": _of_operands(_greater),
+    "lt": _of_operands(_less),
+    "ge": _of_operands(_at_least),
+    "le": _of_operands(_at_most),
+    "round": _of_operands(_smooth.rounded),
+    "floor": _of_operands(_smooth.floored),
+    "ceil": _of_operands(_ceiling),
     "reduce_max": _reduce_max,
     "reduce_min": _reduce_min,
     "reduce_window_max": _pool_max,
@@ -322,18 +279,18 @@ KINKS: Mapping[str, Relaxation] = {
     "top_k": _top_k,
 }
 
-# What is computed from gates.
+# Primitives that compute with gates instead of booleans.
 OF_GATES: Mapping[str, Relaxation] = {
-    "and": _and,
-    "or": _or,
-    "xor": _xor,
-    "not": _not,
+    "and": _of_operands(_and),
+    "or": _of_operands(_or),
+    "xor": _of_operands(_xor),
+    "not": _of_operands(_not),
     "select_n": _select,
     "convert_element_type": _cast,
 }
 
-# Each entry of the result is computed from one entry of each operand. Together with
-# kinks they make functions of one number, such as jax.nn.hard_tanh.
+# Primitives of which each entry of the result is computed from one entry of each
+# operand. With kinks among them they make up activations such as jax.nn.hard_tanh.
 ELEMENTWISE = frozenset(
     (
         "abs",
@@ -394,7 +351,8 @@ ELEMENTWISE = frozenset(
     )
 )
 
-# Values in another shape or order: what holds of all entries holds of the result.
+# Primitives that only give entries another shape or order: what holds of all entries of
+# the operand holds of all entries of the result.
 MOVES = frozenset(
     (
         "broadcast_in_dim",
@@ -420,7 +378,7 @@ FLAT = frozenset(
     ("sign", "round", "floor", "ceil", "gt", "ge", "lt", "le", "stop_gradient")
 )
 
-# What jumps or bends, and is not replaced; each with what to tell the user.
+# Primitives that jump or bend and are not replaced; each with what to tell the user.
 LEFT: Mapping[str, str] = {
     "argmax": "argmax of a signal picks an entry",
     "argmin": "argmin of a signal picks an entry",
@@ -458,8 +416,8 @@ def is_shift(
 ) -> bool:
     """Tell whether a maximum only keeps exponentials of its own operand in range.
 
-    That is the maximum in softmax and logsumexp: what is subtracted before exp is
-    divided out, or added, after it.
+    So it is in softmax and logsumexp: the maximum is subtracted before exp, and divided
+    out, or added, after it.
 
     Args:
         jaxpr: The program that computes it.
@@ -478,7 +436,7 @@ def is_shift(
         if read.isdisjoint(copies):
             continue
         name = eqn.primitive.name
-        # Without other signals: it must not be the larger of two.
+        # It must not be mixed with another signal, as in the larger of the two.
         others = read - copies - constants
         if name in passing and not others:
             copies.update(eqn.outvars)
@@ -490,7 +448,10 @@ def is_shift(
     return is_subtracted and not is_returned
 
 
-def _is_raised(jaxpr: core.Jaxpr, eqn: core.JaxprEqn) -> bool:
+def _is_raised(
+    jaxpr: core.Jaxpr,
+    eqn: core.JaxprEqn,
+) -> bool:
     """Tell whether the result of an equation is an argument of exp."""
     (result,) = eqn.outvars
     return any(
@@ -500,7 +461,7 @@ def _is_raised(jaxpr: core.Jaxpr, eqn: core.JaxprEqn) -> bool:
 
 
 def relaxation_of(eqn: core.JaxprEqn) -> Relaxation | None:
-    """Return what the table says of an equation."""
+    """Return what replaces an equation; None if it has no kink."""
     name = eqn.primitive.name
     if name == "convert_element_type" and _is_floating(eqn.outvars[0]):
         # A number that was cast from a float is no gate.

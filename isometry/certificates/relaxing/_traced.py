@@ -1,7 +1,7 @@
 """Rewrites programs inside scans, conds and remats, which JAX traces by themselves.
 
-Only arrays pass into such a program and out of it. So a value inside it is a function
-of no value outside that is known, and what is known of it is passed beside it.
+Only arrays pass into such a program and out of it. So a value inside has no base
+outside, and what is known of it is passed beside its array.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,6 +53,7 @@ def remat(
 
     def body(packed: list[Packed]) -> list[Packed]:
         inside = list(map(_unpacked, operands, packed))
+        # What is known of the results is read off the trace, in which this runs once.
         returned[:] = rewrite(called(eqn), inside)
         return list(map(_packed, returned))
 
@@ -79,6 +80,7 @@ def cond(
     ) -> Callable[[list[Packed]], list[Array]]:
         def call(packed: list[Packed]) -> list[Array]:
             results = rewrite(branch, list(map(_unpacked, rest, packed)))
+            # A result depends on the signal if it does in any of the branches.
             for i, result in enumerate(results):
                 is_active[i] |= result.is_active
             return [array_of(result) for result in results]
@@ -138,7 +140,7 @@ def scan(
 
 
 def _packed(value: Value) -> Packed:
-    """Return what is passed of a value."""
+    """Return what passes into or out of such a program: the array and what is known."""
     is_gated = value.is_active and not is_floating(value.array)
     gate = value.outside if is_gated else None
     return array_of(value), gate
@@ -148,7 +150,7 @@ def _unpacked(
     value: Value,
     packed: Packed,
 ) -> Value:
-    """Return a value on the other side of the border."""
+    """Return the value again, from what has passed."""
     array, gate = packed
     passed = leaf(array, value.is_active)
     passed.number = value.number
@@ -195,6 +197,7 @@ def _active(
         read = [is_active(atom) for atom in eqn.invars]
         if not any(read):
             continue
+        # Of other equations every result is taken to depend on every operand.
         results = [True] * len(eqn.outvars)
         if eqn.primitive.name in ("jit", "pjit"):
             results = _active(called(eqn), read)

@@ -254,6 +254,35 @@ def adapted(
     return net
 
 
+def _pair(returned: object) -> tuple[Callable[[Key], Params], Model]:
+    """Return what a reader returned, if it is a draw function and a model.
+
+    Raises:
+        InputError: It is anything else, or has no hash.
+    """
+    if isinstance(returned, tuple) and len(returned) == 2:
+        draw, model = returned
+        if callable(draw) and isinstance(model, Model):
+            _check_hash("function that draws", draw)
+            _check_hash("model", model)
+            return draw, model
+    raise InputError(
+        f"read_module returned {checks.show(returned)}; return a pair: the function "
+        "that draws the parameters from a key, and an adapters.Model."
+    )
+
+
+def _check_hash(what: str, value: object) -> None:
+    """Refuse a value without a hash, by which programs are kept."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise InputError(
+            f"the {what} that read_module returned has no hash ({error}); write a "
+            "frozen dataclass whose fields are adapters.Held(...)."
+        ) from error
+
+
 def _tried(
     read_module: Reader,
     example: PyTree,
@@ -271,7 +300,7 @@ def _tried(
             array. Errors of the model are passed on.
     """
     # Traced on shapes, so that large models become networks on any machine.
-    draw, model = read_module(example)
+    draw, model = _pair(read_module(example))
     shapes = jax.eval_shape(draw, key_shape())
     function = Inference(model, output)
     try:

@@ -306,15 +306,13 @@ class _Equinox(Model):
 
     def infer(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         module, state = self.combined(params, is_training=False)
-        named = self.arguments.by_name(is_training=False)
-        return self._called(module, state, xs, key=key, named=named)
+        return self._called(module, state, xs, key=key, is_training=False)
 
     def train(self, params: Params, xs: PyTree, key: Key | None) -> PyTree:
         module, state = self.combined(params, is_training=True)
-        named = self.arguments.by_name(is_training=True)
 
         def of_one(x: PyTree, key: Key | None) -> PyTree:
-            return self._called(module, state, x, key=key, named=named)
+            return self._called(module, state, x, key=key, is_training=True)
 
         # Each example draws for itself, as in Equinox's own training loops.
         keys = None
@@ -331,11 +329,12 @@ class _Equinox(Model):
         x: PyTree,
         *,
         key: Key | None,
-        named: dict[str, Any],
+        is_training: bool,
     ) -> PyTree:
         """Return all outputs of a module for one example, without the new state."""
+        named = self.arguments.by_name(x, is_training=is_training)
         if self.takes_key:
-            named = {**named, "key": key}
+            named["key"] = key
         if not self.has_state:
             return module(*self.arguments.positional(x), **named)
         y, _ = module(*self.arguments.positional(x), state=state, **named)

@@ -171,7 +171,7 @@ class _Draw:
         variables = module.init(
             key,
             *self.arguments.positional(xs),
-            **self.arguments.by_name(is_training=False),
+            **self.arguments.by_name(xs, is_training=False),
         )
         return linen.meta.unbox(variables)
 
@@ -210,7 +210,7 @@ class _Linen(Model):
             return self.module.value.apply(
                 self._variables(params),
                 *self.arguments.positional(xs),
-                **self.arguments.by_name(is_training=False),
+                **self.arguments.by_name(xs, is_training=False),
             )
         except errors.InvalidRngError as error:
             # The message of Flax begins with the submodule and the stream: 'Dropout_0
@@ -241,7 +241,7 @@ class _Linen(Model):
             *self.arguments.positional(xs),
             rngs=rngs,
             mutable=mutable,
-            **self.arguments.by_name(is_training=True),
+            **self.arguments.by_name(xs, is_training=True),
         )
         return y
 

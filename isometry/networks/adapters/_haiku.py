@@ -243,7 +243,7 @@ class _Draw:
         drawn = self.init.value(
             key,
             *self.arguments.positional(xs),
-            **self.arguments.by_name(is_training=True),
+            **self.arguments.by_name(xs, is_training=True),
         )
         return WithState(*drawn) if self.has_state else drawn
 
@@ -285,7 +285,7 @@ class _Haiku(Model):
         return self.apply.value(
             *own,
             *self.arguments.positional(xs),
-            **self.arguments.by_name(is_training=is_training),
+            **self.arguments.by_name(xs, is_training=is_training),
         )
 
     def _own(self, params: Params) -> tuple[PyTree, ...]:

@@ -1,10 +1,11 @@
 """Models: modules of a library as hashable objects, with a function for each mode."""
 
 import inspect
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeAlias, cast
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,16 +82,19 @@ class Arguments:
         names: The names in `MODES` that the call has as arguments.
         added: Further arguments that the user gave, by name.
         is_spread: Whether x is a tuple that is unpacked into several arguments.
+        late: The names of those arguments, of x or of its entries, that stand behind
+            one that is passed by name. They are passed by name as well.
 
     Example:
         >>> from isometry.networks import adapters
         >>> adapters.Arguments()  # of a call module(x)
-        Arguments(names=(), added=(), is_spread=False)
+        Arguments(names=(), added=(), is_spread=False, late=())
     """
 
     names: tuple[str, ...] = ()
     added: tuple[tuple[str, Held], ...] = ()
     is_spread: bool = False
+    late: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -101,7 +105,7 @@ class Arguments:
         *,
         reserved: tuple[str, ...] = (),
     ) -> "Arguments":
-        """Read the arguments of a module off the signature of its call.
+        """Find out from the signature of a module's call how it has to be called.
 
         Args:
             signature: The signature, without `self`.
@@ -110,7 +114,12 @@ class Arguments:
             reserved: The names of arguments that the adapter itself passes.
 
         Returns:
-            The arguments.
+            The arguments. Those that set a mode, such as `train`, are listed in
+            `names`, and need no entry of the example.
+
+        Raises:
+            InputError: The call requires more arguments than the example has entries,
+                beside those in `MODES`, `added` and `reserved`.
 
         Example:
             >>> import inspect
@@ -129,7 +138,7 @@ class Arguments:
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
         )
         required = [
-            parameter
+            name
             for name, parameter in parameters.items()
             if parameter.kind in positional
             and parameter.default is inspect.Parameter.empty
@@ -137,10 +146,18 @@ class Arguments:
         ]
         # A named tuple is one input with fields, so it is not unpacked.
         is_tuple = type(example) is tuple
+        is_spread = is_tuple and len(example) == len(required) > 1
+        if len(required) > 1 and not is_spread:
+            _refuse_missing(required)
+        order = list(parameters)
+        # What stands behind an argument that is passed by name has no position.
+        before = itertools.takewhile(lambda name: name not in taken, order)
+        num_before = len(list(before))
         return cls(
             names=tuple(name for name in MODES if name in {*parameters, *added}),
             added=tuple((name, Held(value)) for name, value in sorted(added.items())),
-            is_spread=is_tuple and len(example) == len(required) > 1,
+            is_spread=is_spread,
+            late=tuple(name for name in required if order.index(name) > num_before),
         )
 
     def positional(self, x: PyTree) -> tuple[PyTree, ...]:
@@ -159,16 +176,21 @@ class Arguments:
             >>> adapters.Arguments(is_spread=True).positional((1, 2))
             (1, 2)
         """
+        entries = self._entries(x)
+        return entries[: len(entries) - len(self.late)]
+
+    def _entries(self, x: PyTree) -> tuple[PyTree, ...]:
         return x if self.is_spread else (x,)
 
-    def by_name(self, *, is_training: bool) -> dict[str, Any]:
-        """Return the arguments that are passed by name: the mode, and `added`.
+    def by_name(self, x: PyTree = None, *, is_training: bool) -> dict[str, Any]:
+        """Return the arguments by name: the mode, `added`, and the `late` entries of x.
 
         In inference, a mode argument has the value that the user gave. In training it
         has its training value whatever the user gave, because most users write
         `train=False` for `net` and not for `net.training`.
 
         Args:
+            x: One example, or a batch. It may be left out if no argument is late.
             is_training: Whether the mode is training.
 
         Returns:
@@ -181,9 +203,23 @@ class Arguments:
             {'train': True}
         """
         added = {name: held.value for name, held in self.added}
+        if self.late:
+            entries = self._entries(x)[-len(self.late) :]
+            added |= dict(zip(self.late, entries, strict=True))
         if is_training:
             return {**added, **{name: not MODES[name] for name in self.names}}
         return {**{name: MODES[name] for name in self.names}, **added}
+
+
+def _refuse_missing(required: Sequence[str]) -> NoReturn:
+    """Raise for a call with more required arguments than the example has entries."""
+    first, *others = required
+    by_name = ", ".join(f"{name}=..." for name in others)
+    raise InputError(
+        f"example has no entry for each argument that the call requires, "
+        f"{' and '.join(required)}; write a tuple ({', '.join(required)}) of one x, or "
+        f"{first} alone, and the others by name ({by_name})."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

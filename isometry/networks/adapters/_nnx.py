@@ -298,7 +298,7 @@ class _Nnx(Model):
     ) -> PyTree:
         """Return all outputs of the module for a batch."""
         module = self.merged(params, key, is_training=is_training)
-        named = self.arguments.by_name(is_training=is_training)
+        named = self.arguments.by_name(xs, is_training=is_training)
         if self.takes_rngs and key is not None:
             nnx = checks.extra("flax.nnx", "flax")
             named["rngs"] = nnx.Rngs(key)

@@ -26,17 +26,21 @@ _REMEDY_OF_LOCK = (
 
 
 @flag("attention_collapse", threshold="depth_scales", rank=55, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where tokens become one, or where queries and keys never get a gradient.
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether tokens become alike, or queries and keys never get a gradient.
 
     The spread of the tokens of an input, R = ‖H − mean‖²/‖H‖², must not fall by more
-    than e^6 from the embedding to behind the last block. Once they are one, every
-    attention is an average, and what it looks at gets no gradient.
+    than e^6 from the embedding to the end of the last block. If all tokens are equal,
+    every attention returns their average, and queries and keys get no gradient.
     """
     attentions = measured.subject.anatomy.attentions
     if not attentions:
         return Flag("attention_collapse", CLEAR, "no attention", source=_SOURCE)
     locked = _locked(measured, attentions)
+    # A certificate decides without a look at tokens, and whatever the number of seeds.
     if locked:
         return Flag(
             "attention_collapse",
@@ -58,17 +62,18 @@ def judge(measured: Measured, key: Key) -> Flag:
         "points": list(collapse.points),
         "log_ratio": np.median(collapse.log_ratio, 1),
     }
+    # If R of the embeddings is zero or rounding, a ratio to it says nothing.
     if not collapse.is_known:
         reason = "the tokens that enter do not differ"
         return Flag("attention_collapse", UNDECIDED, reason, evidence=evidence)
     judged = _collapse.judge(collapse, measured.thresholds, key)
-    last = collapse.points[-1]
-    reason = f"differences between tokens change by e^{judged.value:+.2f} to {last}"
-    if np.isneginf(judged.value):
-        reason = f"all tokens are one at {last}, to rounding"
+    reason = judged.in_words("tokens")
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
-    found = Flag(
+    where = ()
+    if judged.state != CLEAR:
+        where = (judged.last,)
+    result = Flag(
         "attention_collapse",
         judged.state,
         reason,
@@ -78,23 +83,30 @@ def judge(measured: Measured, key: Key) -> Flag:
         threshold=-measured.threshold("attention_collapse"),
         source=_SOURCE,
         evidence=evidence,
-        where=(last,) if judged.state != CLEAR else (),
+        where=where,
     )
     wrong = _activity.lost(measured.subject, measured.thresholds)
-    return undecided(found, wrong) if wrong else found
+    # If signals underflow to zero, tokens look as if they had become equal.
+    if wrong:
+        return undecided(result, wrong)
+    return result
 
 
-def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str, ...]:
-    """Return the layers of queries and keys that never get a gradient, in any seed.
+def _locked(
+    measured: Measured,
+    attentions: tuple[Attention, ...],
+) -> tuple[str, ...]:
+    """Return layers of queries and keys that never get a gradient, in some seed.
 
-    Both must be locked: with one of them at zero the other waits for a step.
+    Both must be locked: if only one of them is zero, the other has to wait for a step.
     """
     locked: dict[str, None] = {}
     for certificate in measured.certificates:
         first_step = {lock.name: lock.first_gradient for lock in certificate.layers}
         share = {lock.name: lock.never_moves for lock in certificate.layers}
         for attention in attentions:
-            # A fused layer makes values too, which may learn.
+            # A fused layer also makes the values, which may get a gradient. Then the
+            # share of entries that never move decides.
             is_fused = attention.query == attention.value
             layers = (*attention.query, *attention.key)
             rows = [row for row in first_step if _is_of(row, layers)]
@@ -111,20 +123,26 @@ def _locked(measured: Measured, attentions: tuple[Attention, ...]) -> tuple[str,
     return tuple(locked)
 
 
-def _is_of(row: str, layers: tuple[str, ...]) -> bool:
-    """Tell whether a row of a certificate is one of some layers, or a slice of one."""
+def _is_of(
+    row: str,
+    layers: tuple[str, ...],
+) -> bool:
+    """Tell whether a row of a certificate names one of the layers, or a slice of it."""
     return row in layers or row.rpartition("[")[0] in layers
 
 
 def _index(row: str) -> str:
     """Return the slice of a row: "3" of "blocks/query[3]", "" of a whole layer."""
-    return row.rpartition("[")[2].rstrip("]") if row.endswith("]") else ""
+    _, bracket, rest = row.rpartition("[")
+    if not bracket:
+        return ""
+    return rest.rstrip("]")
 
 
 def _share_of_queries_and_keys(attention: Attention) -> float:
     """Return which share of the outputs of a fused layer are queries and keys."""
-    # Queries, keys and values are as large as each other, unless it is known better.
+    # If the sizes are not known, queries, keys and values are taken to be of one size.
     if len(attention.shares) != 3:
         return 2 / 3
-    (query, key, value) = (stop - start for start, stop in attention.shares)
+    query, key, value = (stop - start for start, stop in attention.shares)
     return (query + key) / (query + key + value)

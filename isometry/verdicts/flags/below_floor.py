@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from isometry._internal.types import Key
 from isometry.measure._record import Spectrum
-from isometry.verdicts._flag import UNDECIDED, Flag
+from isometry.verdicts._flag import RAISED, Flag, undecided
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 from isometry.verdicts._spans import in_words, judge_spans
@@ -20,17 +20,19 @@ _REMEDY = (
 
 
 @flag("below_floor", threshold="below_floor", rank=120, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where half of the values that may not be zero are below the floor.
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether over half of the values that may not be zero are below the floor.
 
-    Then ln s of the median value is no number. A Jacobian has no more rank than units
-    with a slope at any value that all paths pass; the values beyond are zeros, which a
-    dense factorization turns into noise, and are left out. The others are censored, not
-    dropped: they count as zeros, and statistics of ln s say how much mass they leave
-    out.
+    Then the median of ln s is not known. Singular values beyond an upper bound on the
+    rank (see `_activity.rank_bounds`) are zero, and are left out of the share. All
+    other values below the floor are censored, not dropped: they count as zeros, and
+    statistics of ln s report how much mass they leave out.
     """
     line = measured.threshold("below_floor")
-    # The mean over inputs: a share is a number of values, and those add up.
+    # The mean over inputs, because a share of values may be averaged.
     shares, floors = {}, {}
     for span, sp in measured.spectra.items():
         share = _unresolved_share(sp, measured.rank_bounds[span])
@@ -41,38 +43,38 @@ def judge(measured: Measured, key: Key) -> Flag:
         f"{100 * judged.worst.value:.2g} % of the values that may not be zero are "
         f"unresolved ({in_words(judged.span)})"
     )
-    if judged.state == UNDECIDED:
-        reason += f"; {measured.unsure}"
-    state = judged.state
-    if measured.lost:
-        state, reason = UNDECIDED, f"{reason}; {measured.lost}"
-    return Flag(
+    reason = judged.with_state(reason, unsure=measured.unsure, limit="")
+    where: tuple[str, ...] = ()
+    if judged.state == RAISED and not measured.lost:
+        where = measured.subject.ends(judged.span)
+    result = judged.flag(
         "below_floor",
-        state,
         reason,
         remedy=_REMEDY,
-        value=judged.worst.value,
-        interval=judged.worst.interval,
         threshold=line,
         source=_SOURCE,
-        evidence={
-            "share": {span: one._asdict() for span, one in judged.values.items()},
-            "states": judged.states,
-            "log_floor": floors,
-        },
+        evidence={"share": judged.by_span(), "log_floor": floors},
+        where=where,
     )
+    # If signals underflow float64, values that are zero and values that are not
+    # resolved cannot be told apart.
+    if measured.lost:
+        return undecided(result, measured.lost)
+    return result
 
 
 def _unresolved_share(
-    sp: Spectrum, rank_bound: Int[np.ndarray, "seeds inputs"]
+    sp: Spectrum,
+    rank_bound: Int[np.ndarray, "seeds inputs"],
 ) -> Float[np.ndarray, "seeds inputs"]:
     """Return the unresolved values as a share of those that may not be zero.
 
-    It is 0 where all of them are known to be zero.
+    The share is 0 where all values are known to be zero.
     """
-    # What a method without a floor calls zero is zero.
+    # A method without a floor reports −inf only for values that are zero.
     num_not_zero = (~np.isneginf(np.asarray(sp.log_values))).sum(-1)
     rank = np.minimum(rank_bound, num_not_zero)
+    # Values beyond the rank are zero; they are unresolved too, but do not count.
     num_zero = sp.size - rank
     num_unresolved = (~np.asarray(sp.resolved)).sum(-1) - num_zero
     share = np.maximum(num_unresolved, 0) / np.maximum(rank, 1)

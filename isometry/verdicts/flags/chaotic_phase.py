@@ -8,6 +8,9 @@ from isometry.verdicts._registry import flag
 
 
 @flag("chaotic_phase", threshold="depth_scales", rank=100, source=_phase.SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where K ln chi_1 is above 6 over the K pairs of the hidden span."""
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether K ln chi_1 is above 6 over the K pairs of the hidden span."""
     return _phase.judge_phase("chaotic_phase", measured, key, is_ordered=False)

@@ -15,11 +15,15 @@ _REMEDY = (
 
 
 @flag("dead_branch", rank=38, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where no weight of a residual branch ever gets a gradient.
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether no weight of a residual branch ever gets a gradient.
 
-    The network then trains as if the branch were not there. A branch that is only zero
-    at first (zero-γ, Fixup) gets one at the second step, and is none.
+    The network then trains as if the branch were not there. A branch that is zero only
+    at initialization (zero-γ, Fixup) gets a gradient at the second step, and is not
+    dead.
     """
     del key
     branches = measured.subject.anatomy.branches
@@ -28,21 +32,30 @@ def judge(measured: Measured, key: Key) -> Flag:
     if not measured.certificates:
         reason = "without a certificate it is not known"
         return Flag("dead_branch", UNDECIDED, reason, source=_SOURCE)
+    # A dict keeps the order, and holds a branch once that is dead in several seeds.
     dead: dict[str, None] = {}
     for certificate in measured.certificates:
         steps = _first_steps(certificate)
-        dead |= dict.fromkeys(b.name for b in branches if _is_dead(b, steps))
+        for branch in branches:
+            if _is_dead(branch, steps):
+                dead[branch.name] = None
     names = tuple(dead)
+    state = CLEAR
     reason = f"all {len(branches)} residual branches can get a gradient"
+    # One seed is enough, because a certificate is a fact of that draw.
     if names:
-        listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        state = RAISED
+        # Three names show the pattern; `where` has all.
+        listed = ", ".join(names[:3])
+        if len(names) > 3:
+            listed += ", …"
         reason = (
             f"{len(names)} of {len(branches)} residual branches never get a gradient: "
             f"{listed}"
         )
     return Flag(
         "dead_branch",
-        RAISED if names else CLEAR,
+        state,
         reason,
         remedy=_REMEDY,
         value=len(names),
@@ -58,11 +71,15 @@ def _first_steps(certificate: Certificate) -> dict[str, int | None]:
     return {lock.name: lock.first_gradient for lock in certificate.layers}
 
 
-def _is_dead(branch: Branch, steps: dict[str, int | None]) -> bool:
+def _is_dead(
+    branch: Branch,
+    steps: dict[str, int | None],
+) -> bool:
     """Tell whether no weight of a branch ever gets a gradient."""
     rows = []
     for layer in branch.layers:
         own = f"{layer}[{branch.slice}]"
         # A branch inside a scan has one slice of each stacked weight.
         rows += [row for row in (layer, own) if row in steps]
+    # A branch without weights, such as a pooling, is never called dead.
     return bool(rows) and all(steps[row] is None for row in rows)

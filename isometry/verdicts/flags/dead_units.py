@@ -18,33 +18,39 @@ _SOURCE = (
     "binomial with the Gaussian orthant probability at the measured correlation, or of "
     "dead among one-sided units"
 )
+_EVIDENCE = "evidence"
 _CERTIFIED = "values that stay zero whatever is trained: certificate"
 _REMEDY = (
     "smaller negative biases, a leaky activation, or weights that reach every unit "
     "(orthogonal, gaussian)"
 )
 
-# Layers whose values are looked through for units that are zero for ever: a program
-# each, which takes a second.
+# The most layers that are searched for units that are zero for ever. Each takes a
+# second, as it compiles a program of its own.
 _MOST_LAYERS = 3
 
-# Points whose null is simulated, those with the largest share of dead units: 50 ms
-# each. Recurrent networks have hundreds, a step each.
+# The null hypothesis is simulated for at most this many points, those with the largest
+# shares of dead units. Each takes 50 ms, and a recurrent network has a point for each
+# step, hundreds in all.
 _MOST_SIMULATED = 32
 
-# Channels that a reason lists.
+# The most channels that a reason lists.
 _LISTED = 6
 
 
 @flag("dead_units", threshold="dead_level", rank=40, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where more units have no slope at any input than chance gives.
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether more units are dead at all inputs than chance explains.
 
     A unit is dead at an input if nothing downstream depends on it there: the slope of
-    its nonlinearity is zero. The entries of a channel at all positions are one unit.
-    Healthy units are not all alive on few inputs, so their number is compared with what
-    chance gives (`_nulls`), pooled over seeds; the level is shared out over the layers.
-    Units that a certificate shows to be zero for ever raise it whatever their number.
+    its nonlinearity is zero. A channel counts as one unit, dead if it is so at all
+    positions. On few inputs healthy units may look dead, so the number of dead units of
+    all seeds is compared with a quantile of their number by chance (see `_nulls`). The
+    significance level of this test is divided among the layers. Units that a
+    certificate shows to be zero for ever raise the flag whatever their number.
     """
     activity = measured.activity
     if not activity:
@@ -52,6 +58,8 @@ def judge(measured: Measured, key: Key) -> Flag:
         return Flag(
             "dead_units", CLEAR, "no hidden units", source=_SOURCE, evidence=evidence
         )
+    # Bonferroni: the level is divided among the layers, and by two because each is
+    # compared with two null hypotheses.
     level = 1 - (1 - measured.threshold("dead_level")) / len(activity) / 2
     shares = {name: one.is_dead.mean() for name, one in activity.items()}
     simulated = sorted(shares, key=lambda name: shares[name])[-_MOST_SIMULATED:]
@@ -70,7 +78,7 @@ def judge(measured: Measured, key: Key) -> Flag:
     rows = sorted(rows, key=_excess, reverse=True)
     worst = rows[0]
     wrong = _activity.lost(measured.subject, measured.thresholds)
-    # Of parameters that were given, dead units are facts; of an initialization, draws.
+    # If parameters were given, dead units are facts; if not, a matter of the draw.
     is_sure = measured.is_sure or not measured.subject.is_drawn
     judged = Flag(
         "dead_units",
@@ -89,11 +97,17 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 
 def _row(
-    index: int, name: str, activity: Activity, *, level: float, key: Key | None
+    index: int,
+    name: str,
+    activity: Activity,
+    *,
+    level: float,
+    key: Key | None,
 ) -> dict[str, Any]:
-    """Count the dead units behind one point, and what chance gives.
+    """Return the evidence on one layer: its dead units, and how many chance explains.
 
-    Without a key nothing is simulated, and the null of the signs counts alone.
+    Without a key nothing is simulated, and only the second null hypothesis of
+    `_nulls.dead_quantile` counts.
     """
     num_dead, num_units = int(activity.is_dead.sum()), activity.is_dead.size
     row: dict[str, Any] = {
@@ -128,19 +142,27 @@ def _row(
 
 
 def _excess(row: dict[str, Any]) -> float:
-    """Return by how much the share of dead units exceeds what chance gives."""
+    """Return by how much the share of dead units exceeds what chance explains."""
     return (row["dead"] - row["null_quantile"]) / row["units"]
 
 
-def _state(worst: dict[str, Any], *, is_sure: bool) -> str:
-    """Return the state, of the worst layer."""
+def _state(
+    worst: dict[str, Any],
+    *,
+    is_sure: bool,
+) -> str:
+    """Return the state of the flag, which that of the worst layer decides."""
     if not is_sure:
         return UNDECIDED
     return RAISED if _excess(worst) > 0 else CLEAR
 
 
-def _reason(worst: dict[str, Any], activity: Activity, measured: Measured) -> str:
-    """Say how many units are dead, and which if there is only one seed."""
+def _reason(
+    worst: dict[str, Any],
+    activity: Activity,
+    measured: Measured,
+) -> str:
+    """Return in words how many units are dead; for a single seed also which."""
     noun = "channels" if activity.num_positions > 1 else "units"
     reason = (
         f"{worst['dead']} of {worst['units']} {noun} of {worst['point']} have no slope "
@@ -154,14 +176,17 @@ def _reason(worst: dict[str, Any], activity: Activity, measured: Measured) -> st
 
 
 def _listed(numbers: list[int]) -> str:
-    """Write some numbers: "0, 3, 5, …"."""
+    """Return the first of some numbers in words: "0, 3, 5, …"."""
     shown = [str(number) for number in numbers[:_LISTED]]
     if len(numbers) > _LISTED:
         shown.append("…")
     return ", ".join(shown)
 
 
-def _certified(measured: Measured, evidence: dict[str, Any]) -> Flag | None:
+def _certified(
+    measured: Measured,
+    evidence: dict[str, Any],
+) -> Flag | None:
     """Return the flag of units that are zero for ever, or None if there are none."""
     by_point = _zero_for_ever(measured)
     counts = {point: int(is_zero.sum()) for point, is_zero in by_point.items()}
@@ -185,25 +210,34 @@ def _certified(measured: Measured, evidence: dict[str, Any]) -> Flag | None:
     )
 
 
-def _is_of(layer: str, point: str) -> bool:
-    """Tell whether a point is the value of a weight layer, at one step or in all."""
+def _is_value_of(
+    layer: str,
+    point: str,
+) -> bool:
+    """Tell whether a point is the value of a layer: "cell", or "cell@3" at one step."""
     return point == layer or point.startswith(f"{layer}@")
 
 
 def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"]]:
-    """Return which channels stay zero whatever is trained, of the first seed."""
+    """Return, by layer, which channels of the first seed are zero for ever."""
     found: dict[str, Bool[np.ndarray, " channels"]] = {}
     if not measured.certificates:
         return found
     certificate = measured.certificates[0]
-    # Where all entries can move, every unit is reached.
-    locks = [lock for lock in certificate.layers if lock.never_moves > 0]
+    # Only a layer with entries that never move can have units that stay zero. A lock
+    # whose grade is "evidence" is no proof; its dead units are compared with chance.
+    locks = [
+        lock
+        for lock in certificate.layers
+        if lock.never_moves > 0 and lock.grade != _EVIDENCE
+    ]
     points = measured.subject.anatomy.points
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locks.sort(key=lambda lock: lock.never_moves, reverse=True)
     for lock in locks:
-        steps = [name for name in measured.activity if _is_of(lock.name, name)]
-        # Of a recurrence the last step: a unit that no weight reaches is zero in all.
+        steps = [name for name in measured.activity if _is_value_of(lock.name, name)]
+        # A recurrence has a point for each step. The last one is enough: a unit that no
+        # weight reaches is zero at all steps.
         behind = f"{steps[-1]}:out" if steps else ""
         if behind not in points:
             continue
@@ -212,8 +246,8 @@ def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"
         ids = certificate.units(behind).ids
         layer = layers.get(lock.name) or layers[lock.name.rpartition("[")[0]]
         num_channels = ids.shape[-1] if ids.ndim else 1
-        # Experts have units of their own, and their axis is none of positions: all
-        # entries are units.
+        # Each expert has units of its own, so with experts, or several axes of outputs,
+        # every entry is a unit.
         if layer.batch_axes or len(layer.out_axes) > 1:
             num_channels = ids.size
         rows = ids.reshape(-1, num_channels)

@@ -1,4 +1,4 @@
-"""The flag duplicate_blocks: blocks that were drawn from one and the same key."""
+"""The flag duplicate_blocks: blocks whose weights were drawn from the same key."""
 
 import hashlib
 import re
@@ -21,12 +21,12 @@ _REMEDY = (
     "block i draws from keys[i]"
 )
 
-# A weight of so few magnitudes may be equal in all blocks by design: zeros, the
-# identity, a Hadamard matrix next to an identity.
+# A weight with no more magnitudes than this may be equal in all blocks by design:
+# zeros, the identity, a Hadamard matrix beside an identity.
 _MOST_MAGNITUDES = 4
 
-# Entries that are looked at for their magnitudes: sorting all of a large weight takes
-# seconds.
+# The number of entries whose magnitudes are counted: sorting all entries of a large
+# weight takes seconds.
 _LOOKED_AT = 1 << 16
 
 # The number at the end of a name: "3" of "block_3".
@@ -41,13 +41,17 @@ class _Weight(NamedTuple):
 
 
 @flag("duplicate_blocks", rank=35, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where two blocks have equal weights, bit for bit.
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether two blocks have equal weights, bit for bit.
 
     Blocks are the slices of stacked weights, and parts of the network whose names
-    differ by a number and whose weights have the same shapes. They count where a weight
-    is random: of more than four magnitudes and, if there are several seeds, not the
-    same in all of them. So blocks that are all zero, or the identity, are none.
+    differ by a number and whose weights have the same shapes. Equal blocks count only
+    if one of their weights is random: it has more than four magnitudes and, if there
+    are several seeds, is not the same in all of them. So blocks of zeros, or of the
+    identity, do not count.
     """
     del key
     subject = measured.subject
@@ -81,7 +85,7 @@ def judge(measured: Measured, key: Key) -> Flag:
 
 
 def _duplicates(blocks: dict[str, list[_Weight]]) -> Iterator[tuple[str, ...]]:
-    """Yield the names of blocks that are equal, all that are equal to one together."""
+    """Yield the names of each set of equal blocks."""
     num_seeds = len(next(iter(blocks.values()))[0].values)
     seen: set[tuple[str, ...]] = set()
     for seed in range(num_seeds):
@@ -93,24 +97,31 @@ def _duplicates(blocks: dict[str, list[_Weight]]) -> Iterator[tuple[str, ...]]:
                 by_content.setdefault(content, []).append(name)
         for equal in by_content.values():
             names = tuple(equal)
-            # The same blocks are equal in most seeds, and are told of once.
+            # The same blocks may be equal in many seeds; they are yielded once.
             if len(names) > 1 and names not in seen:
                 seen.add(names)
                 yield names
 
 
-def _content(weights: list[_Weight], seed: int) -> bytes:
-    """Return what is equal for two blocks if all their weights are."""
+def _content(
+    weights: list[_Weight],
+    seed: int,
+) -> bytes:
+    """Return a digest of the weights of a block, equal for equal blocks."""
     digest = hashlib.blake2b()
     for weight in sorted(weights, key=lambda weight: weight.name):
         digest.update(weight.values[seed].tobytes())
     return digest.digest()
 
 
-def _is_random(values: Float[np.ndarray, "seeds *shape"], seed: int) -> bool:
+def _is_random(
+    values: Float[np.ndarray, "seeds *shape"],
+    seed: int,
+) -> bool:
     """Tell whether a weight is random, and not equal in all blocks by design."""
     own = values[seed]
-    # What no key changes is no draw; of a single seed that cannot be told.
+    # A weight that is the same in all seeds was not drawn. With a single seed that
+    # cannot be told.
     if len(values) > 1 and all(np.array_equal(own, other) for other in values):
         return False
     entries = own.ravel()[:_LOOKED_AT].astype(np.float64)
@@ -125,18 +136,21 @@ def _leaves(subject: Subject) -> dict[str, np.ndarray]:
 
 
 def _of_stacks(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
-    """Yield the slices of weights that are stacked alike, as blocks by name."""
+    """Yield each stack of blocks, as the weights of each block by the block's name.
+
+    Weights belong to one stack if they have the same number of slices, and names with
+    the same first part.
+    """
     leaves = _leaves(subject)
     stacks: dict[tuple[str, int], dict[str, list[_Weight]]] = {}
     for layer in subject.anatomy.layers:
         if layer.stacked is None or layer.stacked < 2 or layer.stretches:
             continue
-        # Seeds come first.
+        # Axis 0 counts seeds, so the axes of the layer come one later.
         axes = [1 + axis for axis in layer.stacked_axes]
         in_front = range(1, 1 + len(axes))
         moved = np.moveaxis(leaves[layer.path], axes, in_front)
         slices = moved.reshape(len(moved), layer.stacked, *layer.shape)
-        # Stacks of one length in one part of the network are one stack of blocks.
         part = layer.name.partition("/")[0]
         blocks = stacks.setdefault((part, layer.stacked), {})
         for i in range(layer.stacked):
@@ -149,13 +163,14 @@ def _of_stacks(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
 
 
 def _of_names(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
-    """Yield parts of the network whose names differ by a number, as blocks by name."""
+    """Yield each group of parts whose names differ by a number, as blocks by name."""
     leaves = _leaves(subject)
     groups: dict[tuple[str, ...], dict[str, list[_Weight]]] = {}
     for layer in subject.anatomy.layers:
         parts = layer.name.split("/")
         for depth, part in enumerate(parts):
-            # Any part of a name may be a block's: "block_3" in "stage_1/block_3/fc".
+            # Any part of a layer's name may name a block: both "stage_1" and "block_3"
+            # in "stage_1/block_3/fc".
             around = "/".join(parts[:depth])
             block = "/".join(parts[: depth + 1])
             within = "/".join(parts[depth + 1 :])
@@ -164,7 +179,7 @@ def _of_names(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
             weight = _Weight(within, leaves[layer.path])
             blocks.setdefault(block, []).append(weight)
     for blocks in groups.values():
-        # Of one kind are those with the same weights.
+        # Only blocks whose weights have the same names and shapes are compared.
         alike: dict[tuple, dict[str, list[_Weight]]] = {}
         for name, weights in blocks.items():
             shapes = tuple(sorted((w.name, w.values.shape) for w in weights))

@@ -12,8 +12,11 @@ _REMEDY = (
 
 
 @flag("exploding", threshold="log_gain", rank=80, source=_scale.SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where ½ ln E s² of a span is above 3, or where numbers are not finite."""
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether ½ ln E s² of a span is above 3, or numbers are not finite."""
     # A network whose numbers overflow has no spectrum, and that is the finding.
     if measured.not_finite:
         return Flag(

@@ -18,29 +18,30 @@ from isometry.verdicts._spread import Spread
 
 _NAME = "locked_symmetry"
 
-# Rounding of a pre-activation relative to its layer's: 64 terms of random sign.
+# The rounding error of a sum of 64 terms of random sign, relative to the root mean
+# square of the layer. Units nearer than this to a kink may round to different sides.
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 _REMEDY = (
-    'random weights in every layer: scheme="orthogonal" or "gaussian"; or noise of std '
-    "0.1/√fan_in on the weights: it spreads ln s by 0.1·√(depth/2), and equal units "
-    "part as training amplifies it"
+    'random weights in every layer: net.with_scheme("orthogonal") or "gaussian"; or '
+    "noise of std 0.1/√fan_in on the weights: it spreads ln s by 0.1·√(depth/2), and "
+    "equal units part as training amplifies it"
 )
 _SOURCE = "isometry.certify: the smallest signed partition that every gradient keeps"
 _EVIDENCE = "evidence"
 
-# What findings of equal slices say: "16 channels, 3 distinct".
+# A word in every finding of equal slices: "16 channels, 3 distinct".
 _DISTINCT = "distinct"
 
 
 class _Locked(NamedTuple):
-    """A weight with slices that stay equal or zero for ever.
+    """A weight whose output units stay equal, opposite or zero for ever.
 
     Attributes:
         layer: The layer.
-        lock: What is certified of it.
-        width: How many units it makes.
-        effective: How many of them can ever differ, up to sign.
+        lock: What the certificate says of the layer.
+        width: The number of units that the layer makes.
+        effective: How many of these units can ever differ, up to sign.
     """
 
     layer: WeightLayer
@@ -54,12 +55,13 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where hidden units stay equal, opposite or dead for ever, in any seed.
+    """Judge whether hidden units stay equal, opposite or dead for ever, in any seed.
 
     The value is the number of units of the worst layer that can ever differ, and the
-    threshold its width. It is a fact of the draw, whatever the number of seeds. What
-    holds in exact arithmetic only is followed along the probe: how fast units drift
-    apart and, of a nonlinearity with kinks, how near to one of them they come.
+    threshold is the width of that layer. A lock is a fact of the draw, so one seed is
+    enough. If units are equal only in exact arithmetic, the probe shows how fast
+    rounding makes them drift apart, and how near they come to a kink of the
+    nonlinearity.
     """
     del key
     certificates = measured.certificates
@@ -75,7 +77,8 @@ def judge(
             for certificate, rows in zip(certificates, locked, strict=True)
         ]
     }
-    # Evidence, such as units that were active at no random input, raises nothing.
+    # A lock of grade "evidence", such as units that were active at no random input, is
+    # no proof and does not raise the flag.
     seeds_locked = [i for i in range(len(sure)) if sure[i] or told[i]]
     if seeds_locked:
         first = seeds_locked[0]
@@ -84,7 +87,7 @@ def judge(
             certificates[first], sure[first], told[first], evidence=evidence
         )
         every = [one for rows in sure for one in rows]
-        # Equal blocks have no width of their own.
+        # If only whole blocks are equal, there is no layer whose width could be given.
         worst = min(every, key=_share, default=None)
         if worst is not None:
             result = dataclasses.replace(
@@ -126,12 +129,13 @@ def _locked(
     certificate: Certificate,
     layers: dict[str, WeightLayer],
 ) -> list[_Locked]:
-    """Return the weights whose own units are locked, but for those of the output."""
+    """Return the weights whose output units are locked, without the head."""
     rows = []
     for lock in certificate.layers:
         # A slice of a stack is named by its layer and its number: "blocks/fc[2]".
         layer = layers.get(lock.name) or layers.get(lock.name.rpartition("[")[0])
-        # Outputs differ by their targets, and a softmax may tie them on purpose.
+        # A head is left out: its targets make the outputs differ, and a softmax may
+        # make some of them equal by design.
         if layer is None or layer.role == "head":
             continue
         axes = (*layer.batch_axes, *layer.out_axes)
@@ -144,15 +148,20 @@ def _locked(
 
 
 def _is_dead_alone(one: _Locked) -> bool:
-    """Tell whether the units that are missed never move, and are not equal."""
+    """Tell whether all locked units never move, so that none is locked by equality."""
     num_missed = one.width - one.effective
-    # Each unit that never moves is a slice of the weight.
+    # A unit that never moves has a share of 1/width in the entries of the weight. The
+    # share is exact, so half a unit allows for rounding.
     return one.lock.never_moves * one.width > num_missed - 0.5
 
 
 def _told(certificate: Certificate) -> list[Finding]:
-    """Return what is certified of whole blocks: slices of a stack, equal weights."""
-    # Findings about a single weight are rows of the certificate already.
+    """Return findings of equal blocks: slices of a stack, or whole weights.
+
+    Only proofs are returned, and findings that do harm.
+    """
+    # Findings about a single weight are left out, as its row in the certificate says
+    # the same.
     names = {layer.name for layer in certificate.layers}
     return [
         finding
@@ -168,7 +177,7 @@ def _findings_of(
     certificates: Sequence[Certificate],
     names: Sequence[str],
 ) -> list[str]:
-    """Return what is found of some weights, in words."""
+    """Return the findings about some weights, in words."""
     return [
         str(finding)
         for certificate in certificates
@@ -194,7 +203,7 @@ def _raised(
     if locked:
         worst = min(locked, key=_share)
         verb = "trains" if len(names) == 1 else "train"
-        # What the certificate itself says, in words: heads, experts, channels.
+        # The words of the certificate, which name heads, experts or channels.
         what = [
             finding.what
             for finding in certificate.findings
@@ -229,12 +238,13 @@ def _plain(
     certificate: Certificate,
     rows: Sequence[_Locked],
 ) -> dict[str, Any]:
-    """Return a certificate as numbers for the report, a list over layers each."""
+    """Return a certificate as plain data for the report, as lists over layers."""
     layers = certificate.layers
     grades = [layer.grade for layer in layers if layer.grade is not None]
     return {
         "clear": certificate.clear,
         "mode": certificate.mode,
+        "arithmetic": certificate.arithmetic,
         "num_draws": certificate.num_draws,
         "grades": sorted(set(grades)),
         "layers": [layer.name for layer in layers],
@@ -252,11 +262,12 @@ def with_growth(
     locked: Flag,
     signals: Spread,
 ) -> Flag:
-    """Return the flag with what the probe saw of locks of exact arithmetic.
+    """Return the flag with how far locked units drifted apart in the probe.
 
     Args:
         locked: The flag.
-        signals: How far units are apart, and how near to a kink, along the probe.
+        signals: The record of the probe, of units that are equal in exact arithmetic
+            only.
     """
     if not signals.points:
         return locked
@@ -266,7 +277,7 @@ def with_growth(
     evidence: dict[str, Any] = {
         "class_spread": signals.spread,
         "least_distance_from_kink": least,
-        # Units that lie that near to a kink may round to different sides of it.
+        # Two equal units so near to a kink may round to different sides of it.
         "may_part_at_once": least < _ROUNDING,
     }
     words = f"; after {num_steps} steps their units differ by {last:.1g}"
@@ -275,8 +286,8 @@ def with_growth(
         evidence |= {"growth_rate": rate, "growth_interval": bounds}
         low, high = (num_steps * bound for bound in bounds)
         words += (
-            f", growing by e^{num_steps * rate:.2g} in as many "
-            f"(95 %: {low:.2g} to {high:.2g})"
+            f", growing by e^{num_steps * rate:.2g} over these steps "
+            f"(95 % interval of the exponent: {low:.2g} to {high:.2g})"
         )
     if evidence["may_part_at_once"]:
         words += "; some lie within rounding of a kink and can part at once"

@@ -1,4 +1,4 @@
-"""The flag rank_collapse: inputs, or tokens, that the network makes one."""
+"""The flag rank_collapse: inputs, or tokens, that become alike with depth."""
 
 from typing import Any
 
@@ -14,18 +14,22 @@ from isometry.verdicts._registry import flag
 
 _SOURCE = "six depth scales (Schoenholz et al., 2017, arXiv:1611.01232)"
 _REMEDY = (
-    'sigma_w at the critical value: scheme="orthogonal" or "gaussian" without sigma_w; '
-    "fewer layers, or skip connections"
+    'sigma_w at the critical value: net.with_scheme("orthogonal") or "gaussian", '
+    "without sigma_w; fewer layers, or skip connections"
 )
 
 
 @flag("rank_collapse", threshold="depth_scales", rank=50, source=_SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where differences between inputs fall by more than e^6 to the last layer.
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether squared differences of inputs, or tokens, fall by more than e^6.
 
-    Of them R = ‖H − mean‖²/‖H‖² over inputs is taken, at the last pre-activation that
-    all paths pass; of tokens likewise, for each input. An R below 10 u² is rounding,
-    and counts as none at all. The median over seeds is judged.
+    Differences are measured by R = ‖H − mean‖²/‖H‖² over inputs, or over the tokens of
+    each input. R at the last pre-activation on all paths is compared with R of the
+    input. An R below 10 u², with u the unit roundoff, is rounding and counts as zero.
+    The median over seeds is judged.
     """
     collapses = {"inputs": _collapse.of_inputs(measured.subject)}
     tokens = _collapse.of_tokens(measured.subject)
@@ -36,15 +40,26 @@ def judge(measured: Measured, key: Key) -> Flag:
         what: _judged(what, one, measured, key=jax.random.fold_in(key, i))
         for i, (what, one) in enumerate(collapses.items())
     }
-    _, worst = worst_state({what: one.state for what, one in flags.items()})
+    states = {what: one.state for what, one in flags.items()}
+    _, worst = worst_state(states)
+    result = flags[worst]
+    # A network without tokens has only the differences between inputs.
     if tokens is not None:
-        flags[worst].evidence["states"] = {w: one.state for w, one in flags.items()}
-        flags[worst].evidence["log_ratio_of_tokens"] = np.median(tokens.log_ratio, 1)
+        result.evidence["states"] = states
+        result.evidence["log_ratio_of_tokens"] = np.median(tokens.log_ratio, 1)
     wrong = _activity.lost(measured.subject, measured.thresholds)
-    return undecided(flags[worst], wrong) if wrong else flags[worst]
+    # If signals underflow to zero, inputs look as if they had become equal.
+    if wrong:
+        return undecided(result, wrong)
+    return result
 
 
-def _judged(what: str, collapse: Collapse, measured: Measured, key: Key) -> Flag:
+def _judged(
+    what: str,
+    collapse: Collapse,
+    measured: Measured,
+    key: Key,
+) -> Flag:
     """Judge the differences between inputs, or between tokens."""
     evidence: dict[str, Any] = {
         "inputs": measured.num_inputs,
@@ -55,27 +70,28 @@ def _judged(what: str, collapse: Collapse, measured: Measured, key: Key) -> Flag
     if not collapse.points:
         reason = "no hidden layers"
         return _flag(CLEAR, reason, evidence=evidence)
-    # A ratio to what is rounding, or zero, says nothing.
+    # If R of the input is zero or rounding, a ratio to it says nothing.
     if not collapse.is_known:
         reason = f"the {what} do not differ"
         if what == "inputs" and measured.num_inputs == 1:
             reason = "one input alone cannot come nearer to another"
         return _flag(UNDECIDED, reason, evidence=evidence)
     judged = _collapse.judge(collapse, measured.thresholds, key)
-    last = collapse.points[-1]
-    reason = f"differences between {what} change by e^{judged.value:+.2f} to {last}"
-    if np.isneginf(judged.value):
-        reason = f"all {what} are one at {last}, to rounding"
+    reason = judged.in_words(what)
     if judged.state == UNDECIDED:
         reason += f"; {measured.unsure}"
+    where = ()
+    if judged.state != CLEAR:
+        where = (judged.last,)
     return _flag(
         judged.state,
         reason,
         value=judged.value,
         interval=judged.interval,
+        # The value is ln of a ratio that falls, so the threshold is negative.
         threshold=-measured.threshold("rank_collapse"),
         evidence=evidence,
-        where=(last,) if judged.state != CLEAR else (),
+        where=where,
     )
 
 

@@ -1,4 +1,4 @@
-"""The flag rank_constrained_training: weights that move in few directions alone."""
+"""The flag rank_constrained_training: weights that can move in few directions only."""
 
 import dataclasses
 import math
@@ -25,9 +25,9 @@ from isometry.verdicts._weights import Weight
 
 _NAME = "rank_constrained_training"
 _REMEDY = (
-    'random weights: scheme="orthogonal", isometric as well; or Gaussian noise of std '
-    "0.1/√fan_in on the weights, which spreads ln s by 0.1·√(depth/2) (ZerO is no "
-    "repair: its Hadamard layer has a ceiling of its own)"
+    'random weights: net.with_scheme("orthogonal"), isometric as well; or Gaussian '
+    "noise of std 0.1/√fan_in on the weights, which spreads ln s by 0.1·√(depth/2) "
+    "(ZerO is no repair: its Hadamard layer has a ceiling of its own)"
 )
 _BOUND = (
     "rank of what a certificate lets move; for partial identity Theorem 1, "
@@ -39,16 +39,16 @@ _BIT_FOR_BIT = "bit for bit"
 _EVIDENCE = "evidence"
 
 
-class _Line(NamedTuple):
-    """The most directions in which the input can let a weight move, and its own most.
+class _Limit(NamedTuple):
+    """The rank N_x with which that of a weight, or of one tap of it, is compared.
 
     Attributes:
-        line: N_x: the number of features that the first layer reads.
-        size: The rank that the weight could have.
-        is_tap: Whether both are of one tap of a kernel.
+        num_features: N_x, the number of features that the first layer reads.
+        size: The rank that the shape of the weight allows.
+        is_tap: Whether both numbers are those of one tap of a kernel, not of the whole.
     """
 
-    line: int
+    num_features: int
     size: int
     is_tap: bool
 
@@ -58,38 +58,40 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where training moves a weight wider than the input in N_x directions.
+    """Judge whether a weight that is wider than the input moves in N_x directions only.
 
-    N_x is the number of features that the first layer reads: the dimension of the input
-    of a perceptron. Of a kernel both its taps are judged, by the channels that the
-    first kernel reads, and the whole, by the entries that it reads.
+    N_x is the number of features that the first layer reads; for a perceptron it is the
+    dimension of the input. A kernel is judged twice: the matrix of one tap by the
+    number of channels that the first kernel reads, and the kernel as one matrix by the
+    number of entries in the window of the first kernel.
 
-    It is raised by proof where a certificate bounds the rank, unless the probe breaks
-    that bound: then rounding or the optimizer has undone the equal sums that it rests
-    on. Without a proof it is raised where, after the probe, the rank of the accumulated
-    gradient is at most N_x in every seed, although every one of the control networks
-    (Gaussian weights of equal norms, same data, batches and optimizer) passes N_x. If a
-    control does not pass it either, the probe is too short to tell: undecided.
+    The flag is raised by proof where a certificate bounds the rank by N_x. The proof
+    does not count if the probe exceeds the bound: then rounding or the optimizer has
+    broken equalities on which the certificate rests. Without a proof the flag is raised
+    if the sum of all gradients of the probe has rank at most N_x in every seed, and has
+    a higher rank in every control network (Gaussian weights of equal norms, same data,
+    batches and optimizer). If the rank of any control is at most N_x too, the probe is
+    too short to tell, and the flag is undecided.
 
     Partial identity is such a network (Theorem 1 of the ZerO paper): units beyond
     max(N_x, N_y) have zero incoming and outgoing weights, and with phi(0) = 0 neither
-    signal nor gradient ever reaches them. That the bound is N_x also for N_y > N_x
-    needs phi'(0) = 0 at the tie, as `jax.nn.relu` has it (`jnp.maximum(x, 0)` has ½).
+    signal nor gradient ever reaches them. For N_y > N_x the bound is N_x only if
+    phi'(0) = 0, as in `jax.nn.relu`; the slope of `jnp.maximum(x, 0)` at 0 is ½.
     """
     subject = measured.subject
-    of_tap, of_window = _weights.input_features(subject.anatomy)
-    evidence: dict[str, Any] = {"input_dimension": of_window}
-    if of_tap != of_window:
-        evidence["input_channels"] = of_tap
+    tap_features, window_features = _weights.input_features(subject.anatomy)
+    evidence: dict[str, Any] = {"input_dimension": window_features}
+    if tap_features != window_features:
+        evidence["input_channels"] = tap_features
     slope = _slope_at_zero(measured)
     if slope is not None:
         evidence["slope_at_zero"] = slope
-    # The proof comes first, because the probe is then a check of it, and the controls,
-    # which cost as many trainings, are spared.
-    proof = _proof(measured, of_tap, of_window)
+    # The proof comes first, because it makes the trainings of the controls needless.
+    # The probe is then only a check of it.
+    proof = _proof(measured, tap_features, window_features)
     probe = measured.probe
     if probe is None:
-        return _without_probe(measured, proof, evidence, line=of_window)
+        return _without_probe(measured, proof, evidence, threshold=window_features)
     ranks = probe.gradient_rank[:, -1].max(0, initial=0)
     evidence |= {
         "steps": int(probe.steps[-1]),
@@ -106,13 +108,19 @@ def judge(
                 reason += f"; {probe.trouble}"
             return dataclasses.replace(proof, reason=reason, evidence=evidence)
     return _by_controls(
-        measured, probe, key, evidence=evidence, lines=(of_tap, of_window)
+        measured,
+        probe,
+        key,
+        evidence=evidence,
+        features=(tap_features, window_features),
     )
 
 
 def _slope_at_zero(measured: Measured) -> float | None:
-    """Return the slope at zero of the one activation, where there is one."""
-    # With phi'(0) = 0 units on exact zero stay there, and with ½ they wake.
+    """Return phi'(0) of the network's activation; None if that is not known.
+
+    Units at exactly zero stay there if phi'(0) = 0. If not, a gradient moves them.
+    """
     network = measured.subject.network
     if network is None or network.activation is None:
         return None
@@ -123,9 +131,9 @@ def _without_probe(
     measured: Measured,
     proof: Flag | None,
     evidence: dict[str, Any],
-    line: int,
+    threshold: int,
 ) -> Flag:
-    """Return what is known without training."""
+    """Return the flag without training: the proof, or "not_run"."""
     if proof is not None:
         return dataclasses.replace(proof, evidence=evidence | proof.evidence)
     return Flag(
@@ -133,26 +141,26 @@ def _without_probe(
         NOT_RUN,
         "train_steps=0: no probe was run",
         remedy=_REMEDY,
-        threshold=line,
+        threshold=threshold,
         source=_source(measured),
         evidence=evidence,
     )
 
 
 def _source(measured: Measured) -> str:
-    count = int(measured.threshold("controls"))
+    num_controls = int(measured.threshold("controls"))
     return (
-        f"Theorem 1 of arXiv:2110.12661; below all of {count} controls, "
-        f"p ≤ {1 / (count + 1):g}"
+        f"Theorem 1 of arXiv:2110.12661; below all of {num_controls} controls, "
+        f"p ≤ {1 / (num_controls + 1):g}"
     )
 
 
 def _proof(
     measured: Measured,
-    of_tap: int,
-    of_window: int,
+    tap_features: int,
+    window_features: int,
 ) -> Flag | None:
-    """Return the flag as a theorem; None where no bound holds in every seed."""
+    """Return the flag raised by certificates; None if they bound no rank by N_x."""
     weights = _followed(measured)
     certificates = measured.certificates
     bounds, held = [], []
@@ -161,11 +169,11 @@ def _proof(
         full = min(weight.matrix_shape)
         bound = max((_bound(weight, lock) for lock in locks), default=full)
         bounds.append(bound)
-        # Evidence is no proof; the probe is left to judge.
+        # The grade "evidence" is no proof; then the probe must judge.
         if not locks or any(lock.grade == _EVIDENCE for lock in locks):
             continue
-        lines = _lines(weight, of_tap, of_window)
-        if any(bound <= line.line < line.size for line in lines):
+        limits = _limits(weight, tap_features, window_features)
+        if any(bound <= limit.num_features < limit.size for limit in limits):
             held.append((name, bound, full, locks))
     if not held:
         return None
@@ -178,7 +186,7 @@ def _proof(
     grade = _BIT_FOR_BIT if is_bit else "in exact arithmetic"
     reason = (
         f"{listed(names)} cannot train in more than {value} of {size} directions, "
-        f"N_x = {of_window}; {grade}, at every step{mode_of_training(measured)}"
+        f"N_x = {window_features}; {grade}, at every step{mode_of_training(measured)}"
     )
     return Flag(
         _NAME,
@@ -186,9 +194,12 @@ def _proof(
         reason,
         remedy=_REMEDY,
         value=value,
-        threshold=of_window,
+        threshold=window_features,
         source=_BOUND,
-        evidence={"input_dimension": of_window, "certified_rank": np.array(bounds)},
+        evidence={
+            "input_dimension": window_features,
+            "certified_rank": np.array(bounds),
+        },
         where=names,
     )
 
@@ -217,11 +228,12 @@ def _bound(
     weight: Weight,
     lock: LayerLock,
 ) -> int:
-    """Return the highest rank that a weight can move with, as it is laid out here.
+    """Return an upper bound on the rank of what training adds to a weight.
 
-    A certificate bounds the rank of all axes but the last by the last. Where outputs
-    have several axes, as heads and their channels, that is another matrix; its slices
-    that can differ bound the rank in any layout.
+    The matrix here is that of all input axes by all output axes. A certificate bounds
+    the rank of another matrix: all axes but the last by the last. If the outputs have
+    several axes, such as heads and their channels, these are two matrices, and only the
+    numbers of slices that can differ bound the rank.
     """
     layer = weight.layer
     rows = [lock.distinct[axis] for axis in (*layer.window_axes, *layer.in_axes)]
@@ -233,16 +245,16 @@ def _bound(
     return bound
 
 
-def _lines(
+def _limits(
     weight: Weight,
-    of_tap: int,
-    of_window: int,
-) -> list[_Line]:
-    """Return the lines by which a weight is judged."""
-    lines = [_Line(of_window, min(weight.matrix_shape), is_tap=False)]
+    tap_features: int,
+    window_features: int,
+) -> list[_Limit]:
+    """Return the limits for the rank of a weight and, for a kernel, of one tap."""
+    limits = [_Limit(window_features, min(weight.matrix_shape), is_tap=False)]
     if weight.num_taps > 1:
-        lines.append(_Line(of_tap, min(weight.tap_shape), is_tap=True))
-    return lines
+        limits.append(_Limit(tap_features, min(weight.tap_shape), is_tap=True))
+    return limits
 
 
 def _is_kept(
@@ -259,10 +271,23 @@ def _by_controls(
     key: Key,
     evidence: dict[str, Any],
     *,
-    lines: tuple[int, int],
+    features: tuple[int, int],
 ) -> Flag:
-    """Judge what the probe shows, beside what Gaussian networks reach."""
-    common = {"remedy": _REMEDY, "threshold": lines[1], "source": _source(measured)}
+    """Judge the ranks of the probe by those of the control networks.
+
+    Args:
+        measured: What was measured.
+        probe: The record of the probe.
+        key: A key of the controls.
+        evidence: The evidence so far; the ranks of controls are added.
+        features: What `_weights.input_features` returns.
+    """
+    _, window_features = features
+    common = {
+        "remedy": _REMEDY,
+        "threshold": window_features,
+        "source": _source(measured),
+    }
 
     def flag_of(state: str, reason: str, **more: Any) -> Flag:
         return Flag(_NAME, state, reason, evidence=evidence, **common, **more)
@@ -270,40 +295,41 @@ def _by_controls(
     # Gradients that are not finite have no rank.
     if probe.trouble:
         return flag_of(UNDECIDED, probe.trouble)
-    judged = _judged(measured, probe, *lines)
+    judged = _judged(measured, probe, *features)
     if not judged:
         return flag_of(
             CLEAR,
-            f"no hidden layer is wider than the input ({lines[1]}): there is nothing "
-            "to constrain",
+            f"no hidden layer is wider than the input ({window_features}): there is "
+            "nothing to constrain",
         )
-    lowest = min(judged, key=lambda one: one.rank - one.line.line)
-    low = [one for one in judged if one.rank <= one.line.line]
+    lowest = min(judged, key=lambda one: one.rank - one.limit.num_features)
+    low = [one for one in judged if one.rank <= one.limit.num_features]
     if not low:
         return flag_of(
             CLEAR,
             f"rank at least {lowest.rank} after {probe.steps[-1]} steps, above "
-            f"{_n_x(lowest.line)}",
+            f"{_n_x(lowest.limit)}",
             value=lowest.rank,
         )
     reached = _reached(measured, probe, key, low=low)
     evidence["control_rank"] = np.array(reached)
     pairs = zip(low, reached, strict=True)
-    held = [(one, rank) for one, rank in pairs if rank > one.line.line]
+    held = [(one, rank) for one, rank in pairs if rank > one.limit.num_features]
     if not held:
         return flag_of(
             UNDECIDED,
-            f"rank {lowest.rank} of {_n_x(lowest.line)}, but control networks reach "
-            f"only {min(reached)}",
+            f"rank {lowest.rank} of {_n_x(lowest.limit)}, but control networks reach "
+            f"only {min(reached)}: {probe.steps[-1]} steps are too few to tell, "
+            "train_steps= takes more",
             value=lowest.rank,
         )
     names = tuple(one.name for one, _ in held)
     bound = max(one.rank for one, _ in held)
-    size = min(one.line.size for one, _ in held)
+    size = min(one.limit.size for one, _ in held)
     return flag_of(
         RAISED,
         f"{listed(names)} trained in {bound} of {size} directions, never above "
-        f"{_n_x(held[0][0].line)}; Gaussian controls reach "
+        f"{_n_x(held[0][0].limit)}; Gaussian controls reach "
         f"{min(rank for _, rank in held)}{mode_of_training(measured)}",
         value=bound,
         where=names,
@@ -315,42 +341,42 @@ class _Judged(NamedTuple):
 
     Attributes:
         name: The name of the weight.
-        column: Its column in the probe.
+        column: The column of the weight in the probe's ranks.
         rank: The rank.
-        line: What it is compared with.
+        limit: The limit with which the rank is compared.
     """
 
     name: str
     column: int
     rank: int
-    line: _Line
+    limit: _Limit
 
 
 def _judged(
     measured: Measured,
     probe: Probe,
-    of_tap: int,
-    of_window: int,
+    tap_features: int,
+    window_features: int,
 ) -> list[_Judged]:
-    """Return the ranks of all weights that could be above their line."""
+    """Return the ranks of all weights whose shape allows more than N_x."""
     judged = []
     for column, (weight, name) in enumerate(_followed(measured)):
-        for line in _lines(weight, of_tap, of_window):
-            # Its shape alone keeps such a weight below the line.
-            if line.size <= line.line:
+        for limit in _limits(weight, tap_features, window_features):
+            # The shape of this weight allows no higher rank than N_x.
+            if limit.size <= limit.num_features:
                 continue
-            # The best seed counts: what one draw overcomes is no constraint.
-            rank = int(_ranks(probe, line)[:, -1, column].max())
-            one = _Judged(name=name, column=column, rank=rank, line=line)
+            # The best seed counts: a limit that one draw exceeds is no constraint.
+            rank = int(_ranks(probe, limit)[:, -1, column].max())
+            one = _Judged(name=name, column=column, rank=rank, limit=limit)
             judged.append(one)
     return judged
 
 
 def _ranks(
     probe: Probe,
-    line: _Line,
+    limit: _Limit,
 ) -> Int[np.ndarray, "seeds records layers"]:
-    return probe.tap_rank if line.is_tap else probe.gradient_rank
+    return probe.tap_rank if limit.is_tap else probe.gradient_rank
 
 
 def _reached(
@@ -359,31 +385,35 @@ def _reached(
     key: Key,
     low: Sequence[_Judged],
 ) -> list[int]:
-    """Return the rank that every control reaches, for each of the low ones."""
+    """Return the lowest rank of all controls, for each of the weights in `low`."""
     task = measured.task
-    # The rate that the probe came down to, if it is one of the package's own.
+    # Controls are trained with the learning rate of the probe.
     if probe.learning_rate is not None:
         task = dataclasses.replace(task, optimizer=SGD[probe.learning_rate])
-    count = int(measured.threshold("controls"))
+    num_controls = int(measured.threshold("controls"))
     reached = [np.inf] * len(low)
     key_of_controls = jax.random.fold_in(key, 0)
     controls = _probe.controls(
-        measured.subject, task, key_of_controls, num_controls=count
+        measured.subject, task, key_of_controls, num_controls=num_controls
     )
-    # A generator: each control is trained only when the loop comes to it.
+    # `controls` is a generator: each is trained only when the loop comes to it.
     for control in controls:
         for i, one in enumerate(low):
-            rank = int(_ranks(control, one.line)[:, -1, one.column].max())
+            rank = int(_ranks(control, one.limit)[:, -1, one.column].max())
             reached[i] = min(reached[i], rank)
-        # One that fails is enough, and each costs a training.
+        # A weight passes if every control exceeds its limit. Once no weight can pass,
+        # more controls change nothing.
         is_passed = [
-            rank > one.line.line for one, rank in zip(low, reached, strict=True)
+            rank > one.limit.num_features
+            for one, rank in zip(low, reached, strict=True)
         ]
         if not any(is_passed):
             break
     return [int(rank) for rank in reached]
 
 
-def _n_x(line: _Line) -> str:
-    """Return a line in words."""
-    return f"the {line.line} input channels" if line.is_tap else f"N_x = {line.line}"
+def _n_x(limit: _Limit) -> str:
+    """Return N_x in words."""
+    if limit.is_tap:
+        return f"the {limit.num_features} input channels"
+    return f"N_x = {limit.num_features}"

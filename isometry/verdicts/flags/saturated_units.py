@@ -27,13 +27,13 @@ _REMEDY = "smaller sigma_w and sigma_b, or inputs scaled to unit variance"
 
 
 class _Row(NamedTuple):
-    """The saturated units behind one point.
+    """How many units behind one point are saturated.
 
     Attributes:
-        point: Its name.
-        share: Their share for each seed, over units and inputs.
-        line: The share that chance gives at most.
-        probability: That of one unit, by the null hypothesis.
+        point: The name of the point.
+        share: The share of saturated units over units and inputs, for each seed.
+        line: The largest share that chance explains.
+        probability: The probability that one unit is saturated by chance.
         variance: The variance of pre-activations in the null hypothesis.
         largest_slope: The largest slope of the activation.
     """
@@ -47,22 +47,25 @@ class _Row(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """By how much the mean share exceeds what chance gives."""
+        """By how much the mean share exceeds what chance explains."""
         return float(self.share.mean()) - self.line
 
 
 @flag("saturated_units", threshold="saturated_slope", rank=60, source="convention")
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where more units are flat, of a bounded activation, than chance gives.
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether more units of a bounded activation are saturated than by chance.
 
     A unit is saturated where |phi'| is below 0.01 of its largest value. The null
-    hypothesis are Gaussian pre-activations of the variance that criticality needs, of
-    unit variance at least. It takes the inputs and positions of a unit for one, the
-    widest it can be if they are correlated; its level is shared out over the layers.
-    Gates, which are to open and close, are left out. The worst layer is judged.
+    hypothesis is a Gaussian pre-activation whose variance is that of criticality, or 1
+    if that is larger. All inputs and positions of a unit count as one sample: they may
+    be fully correlated, and this gives the widest distribution. The level is divided
+    among the layers. Gates are left out. The worst layer is judged.
     """
     share = measured.threshold("saturated_slope")
-    # Gates are to be flat at times: a forget gate that keeps everything is.
+    # A gate works by saturating: a forget gate that keeps everything is flat.
     bounded = {
         name: one
         for name, one in measured.activity.items()
@@ -70,17 +73,20 @@ def judge(measured: Measured, key: Key) -> Flag:
     }
     if not bounded:
         return _none(measured, share)
+    # Bonferroni: with the level for each layer, one of 20 layers would be an alarm in
+    # every fifth healthy network at 99 %.
     level = 1 - (1 - measured.threshold("dead_level")) / len(bounded)
     rows = [
         _row(name, one, measured, share=share, level=level)
         for name, one in bounded.items()
     ]
+    # Chance explains another share in each layer, so layers are compared by excess.
     worst = max(rows, key=lambda row: row.excess)
     value = float(worst.share.mean())
     bounds = interval(
         worst.share, key, confidence=measured.threshold("confidence"), statistic=np.mean
     )
-    # Of parameters that were given, it is a fact; of an initialization, a draw.
+    # If the parameters were given, saturation is a fact; if not, a matter of the draw.
     is_sure = measured.is_sure or not measured.subject.is_drawn
     state = state_above(value, bounds, worst.line, is_sure=is_sure)
     basis = _basis(worst.variance)
@@ -90,6 +96,7 @@ def judge(measured: Measured, key: Key) -> Flag:
         reason += f"; {measured.unsure}"
     elif state == CLEAR and value:
         reason += f"; {basis} alone gives up to {100 * worst.line:.2g} %"
+    # The worst first: they are what a user looks at.
     ranked = sorted(rows, key=lambda row: row.excess, reverse=True)
     return Flag(
         "saturated_units",
@@ -105,9 +112,13 @@ def judge(measured: Measured, key: Key) -> Flag:
     )
 
 
-def _none(measured: Measured, share: float) -> Flag:
-    """Return the flag of a network without units that could saturate."""
+def _none(
+    measured: Measured,
+    share: float,
+) -> Flag:
+    """Return the clear flag of a network without units that could saturate."""
     names = [one.nonlinearity for one in measured.activity.values()]
+    # Either there are no units, or the nonlinearities are not bounded, or gates.
     reason = "no hidden units"
     if names:
         listed = ", ".join(dict.fromkeys(names))
@@ -126,16 +137,21 @@ def _none(measured: Measured, share: float) -> Flag:
 
 
 def _row(
-    name: str, activity: Activity, measured: Measured, *, share: float, level: float
+    name: str,
+    activity: Activity,
+    measured: Measured,
+    *,
+    share: float,
+    level: float,
 ) -> _Row:
-    """Count the saturated units behind one point, and what chance gives."""
+    """Count the saturated units behind one point, and how many chance explains."""
     largest = activity.largest_slope
-    assert largest is not None
+    assert largest is not None, "only bounded ones are counted"
     variance = _nulls.healthy_variance(activity.activation, _sigma_b(measured))
     probability = _nulls.saturated_probability(
         activity.activation, share * largest, variance
     )
-    # Positions and inputs of a channel are correlated, and count as one.
+    # All positions and inputs of a channel count as one sample: see `judge`.
     num_units = measured.num_seeds * activity.num_channels
     num_entries = activity.num_channels * activity.num_positions
     return _Row(
@@ -149,20 +165,25 @@ def _row(
 
 
 def _sigma_b(measured: Measured) -> float:
-    """Return the standard deviation of the biases, if the scheme has one; else 0."""
+    """Return the standard deviation of the biases by the scheme; 0 if not known."""
     network = measured.subject.network
-    scheme = None if network is None else network.scheme
-    return 0.0 if scheme is None else float(scheme.sigma_b or 0.0)
+    if network is None or network.scheme is None:
+        return 0.0
+    # A scheme without sigma_b sets biases to zero.
+    return float(network.scheme.sigma_b or 0.0)
 
 
 def _basis(variance: float) -> str:
-    """Write the variance of the null hypothesis."""
+    """Return the variance of the null hypothesis in words."""
     if variance > 1:
         return f"the critical variance, q* = {variance:.3g},"
     return "unit variance"
 
 
-def _evidence(rows: list[_Row], worst: _Row) -> dict[str, Any]:
+def _evidence(
+    rows: list[_Row],
+    worst: _Row,
+) -> dict[str, Any]:
     """Return every number behind the flag, by name."""
     return {
         "bounded": True,

@@ -8,6 +8,9 @@ from isometry.verdicts._registry import flag
 
 
 @flag("vanishing", threshold="log_gain", rank=70, source=_scale.SOURCE)
-def judge(measured: Measured, key: Key) -> Flag:
-    """Raise where ½ ln E s² of a span is below -3 in the median over seeds."""
+def judge(
+    measured: Measured,
+    key: Key,
+) -> Flag:
+    """Judge whether ½ ln E s² of a span is below -3 in the median over seeds."""
     return _scale.judge_gain("vanishing", measured, key, is_below=True)

@@ -1,10 +1,10 @@
-"""The flag zero_gradient: weights that get no gradient at all."""
+"""The flag zero_gradient: weights whose gradient is zero at every input."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from isometry._internal.types import Key
 from isometry.certificates import Certificate
@@ -39,30 +39,30 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where a weight gets a gradient of zero at every input, in every seed.
+    """Judge whether the gradient of a weight is zero at every input, in every seed.
 
-    Underflow is not zero: what is zero in the dtype of the network, and is not in
-    float64, is a matter of vanishing. Of weights at zero the evidence holds
+    A gradient that underflows in the dtype of the network, but not in float64, does not
+    count: the flag `vanishing` speaks of it. The evidence says of the weights without
+    gradient
 
-    - first_gradient, for each certified seed the first step at which their certificate
-      lets a gradient arrive, 0 for never;
-    - first_signal, the step at which it did arrive in the probe, -1 for not yet;
-    - kind: "recovering" if it has arrived at all of them, or is certified to come after
-      the first step; "permanent" if it never can; "unknown" where the weights let it
-      through and the data do not.
+    - first_gradient: for each certified seed the first step at which the certificate
+      allows a gradient, 0 for never;
+    - first_signal: the first step at which the probe saw a gradient, -1 for not yet;
+    - kind: "recovering" if the probe saw a gradient for all of them, or the certificate
+      allows one only after the first step; "permanent" if the certificate allows none;
+      "unknown" if it allows one at the first step, and none was seen.
     """
     del key
     gradients = measured.gradients
     zeros = gradients.zeros
-    # A gradient that is not finite is not zero either.
+    # NaN counts as infinite, so that a gradient that is not finite is not zero.
     log_norm = np.nan_to_num(gradients.log_norm, nan=np.inf, neginf=-np.inf)
     evidence: dict[str, Any] = {
         "layers": np.flatnonzero(gradients.is_zero),
         "names": zeros,
         "inputs": log_norm.shape[1],
         "seeds": log_norm.shape[0],
-        # The lower of two middle values, because no mean of -inf is a number.
-        "log_gradient_norm": np.quantile(log_norm, 0.5, (0, 1), method="lower"),
+        "log_gradient_norm": _medians(log_norm),
         "underflows": gradients.underflows,
         "mode": gradients.mode,
     }
@@ -90,7 +90,7 @@ def judge(
     verb = "gets" if len(zeros) == 1 else "get"
     reason = f"{listed(zeros)} {verb} no gradient at all; {outlook.kind}: {words}"
     remedy = _REMEDIES[outlook.kind]
-    # What is seen to recover, or certified, is known whatever float64 holds.
+    # What the probe saw or a certificate shows does not depend on the range of float64.
     if gradients.lost and outlook.kind == "unknown":
         state, remedy = UNDECIDED, _ALIVE
         reason = f"{listed(zeros)}: no gradient is seen, but {gradients.lost}"
@@ -107,8 +107,23 @@ def judge(
     )
 
 
+def _medians(
+    log_norm: Float[np.ndarray, "seeds inputs layers"],
+) -> Float[np.ndarray, " layers"]:
+    """Return the median over seeds and inputs for each weight."""
+    num_layers = log_norm.shape[-1]
+    # NumPy refuses quantiles of an empty array.
+    if not num_layers:
+        return np.zeros(0)
+    # The lower of the two middle values, because their mean would be NaN for infinities
+    # of both signs.
+    return np.quantile(log_norm, 0.5, (0, 1), method="lower")
+
+
 def _reason_of_clear(measured: Measured) -> str:
-    """Return that every weight gets a gradient, and which of them underflow."""
+    """Say that every weight has a gradient, and which of them underflow."""
+    if not measured.gradients.layers:
+        return "there is no weight layer, which a gradient could miss"
     reason = "every layer gets a gradient"
     low = measured.gradients.underflows
     if low:
@@ -121,9 +136,13 @@ def _earliest(
     certificates: Sequence[Certificate],
     names: Sequence[str],
 ) -> tuple[Int[np.ndarray, "seeds layers"], bool]:
-    """Return the first step with a gradient, 0 for never; and whether that is exact.
+    """Return when certificates allow the first gradient, and how surely they forbid it.
 
-    A weight that a certificate does not speak of may have one at the first step.
+    A weight that no certificate names may have a gradient at the first step.
+
+    Returns:
+        The first step at which each certificate allows a gradient, 0 for never; and
+        whether every "never" holds bit for bit, not only in exact arithmetic.
     """
     steps = np.ones((max(len(certificates), 1), len(names)), int)
     is_exact = True
@@ -131,7 +150,7 @@ def _earliest(
         by_name = {layer.name: layer for layer in certificate.layers}
         for j, name in enumerate(names):
             lock = by_name.get(name)
-            # In training mode a weight may be read under another name.
+            # A certificate of the training mode may give the weight another name.
             if lock is None:
                 continue
             steps[i, j] = lock.first_gradient or 0
@@ -147,7 +166,7 @@ def _arrived(
     """Return the first step at which the probe saw a gradient; -1 for not yet."""
     if probe is None:
         return np.zeros((1, len(names)), int)
-    # The probe follows all weights, also those of which it takes no rank.
+    # `weights` names all weights, also those whose rank the probe does not follow.
     columns = [probe.weights.index(name) for name in names]
     return probe.first_signal[:, columns]
 
@@ -161,7 +180,7 @@ class Outlook(NamedTuple):
 
     Attributes:
         kind: "recovering", "permanent" or "unknown".
-        words: How that is known.
+        words: A clause that says how that is known.
     """
 
     kind: str
@@ -169,20 +188,22 @@ class Outlook(NamedTuple):
 
 
 def _outlook(
-    earliest: Int[np.ndarray, "seeds layers"],
-    arrived: Int[np.ndarray, "seeds layers"],
+    earliest: Int[np.ndarray, "#seeds layers"],
+    arrived: Int[np.ndarray, "#seeds layers"],
     num_steps: int,
 ) -> Outlook:
     """Tell what becomes of weights without a gradient.
 
     Args:
-        earliest: The first step at which a gradient can arrive; 0 for never.
-        arrived: The first step at which it did; -1 for not yet, 0 without a probe.
+        earliest: The first step at which certificates allow a gradient; 0 for never.
+            Without certificates it has one row for all seeds.
+        arrived: The first step at which the probe saw a gradient; -1 for not yet.
+            Without a probe it is one row of zeros.
         num_steps: The number of steps of the probe; 0 without one.
     """
     if (arrived > 0).all():
         return Outlook("recovering", f"signal arrives by step {arrived.max()}")
-    # One seed in which it never arrives is enough: the draw is what is judged.
+    # One weight in one seed is enough: the certificate is a fact of that draw.
     if ((earliest == 0) & (arrived <= 0)).any():
         return Outlook("permanent", "certified, no signal arrives at any step")
     if (earliest > 1).all() and not num_steps:

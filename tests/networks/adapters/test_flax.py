@@ -350,6 +350,11 @@ class Two(nn.Module):
         return image * scale + shift
 
 
+class ModeBetween(nn.Module):
+    def __call__(self, image, train, scale):
+        return image * scale * (2 if train else 1)
+
+
 class OfTree(nn.Module):
     def __call__(self, inputs):
         if isinstance(inputs, dict):
@@ -362,6 +367,11 @@ def test_trees_of_inputs_get_a_batch_axis_each():
     scale = jnp.full(3, 2.0)
     spread = networks.flax(Two(), (X, scale), shift=1.0)
     np.testing.assert_array_equal(spread({}, (X, scale)), 2 * X + 1)
+    between = networks.flax(ModeBetween(), (X, scale))
+    np.testing.assert_array_equal(between({}, (X, scale)), 2 * X)
+    np.testing.assert_array_equal(between.training({}, (X[None], scale)), 4 * X[None])
+    with pytest.raises(InputError, match=r"image and scale; write a tuple"):
+        networks.flax(Two(), X)
     of_tuple = networks.flax(OfTree(), (X, scale))
     np.testing.assert_array_equal(of_tuple({}, (X, scale)), 2 * X)
     of_dict = networks.flax(OfTree(), {"image": X, "scale": scale})

@@ -8,7 +8,7 @@ from isometry import networks
 from isometry.verdicts._spread import Spread
 from isometry.verdicts.flags import locked_symmetry
 from isometry.verdicts.flags.locked_symmetry import with_growth
-from tests.verdicts import planted
+from tests.verdicts import measuring, planted
 from tests.verdicts.planted import KEY, inputs, one_seed, record
 
 STEPS = np.arange(0, 90, 10)
@@ -81,8 +81,7 @@ def test_equal_halves_of_a_network_are_locked():
 
 def test_one_locked_seed_is_enough():
     net = networks.mlp([4, 8, 8, 3], "tanh", "gaussian")
-    params = jax.vmap(net.init)(jax.random.split(jax.random.key(0), 2))
-    params = jax.tree.map(np.array, params)
+    params = measuring.drawn(net, 1.0, seeds=2)
     first, second = params["layers"][0]["w"][1, 0], params["layers"][1]["w"][1, 0]
     first[:, 2], second[2] = first[:, 5], second[5]
     flag = judged(net, params, inputs(8, 4), num_steps=12)

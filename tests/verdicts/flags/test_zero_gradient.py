@@ -30,7 +30,7 @@ class Cnn(nn.Module):
 def test_behind_a_zero_head_the_gradient_arrives_at_the_second_step():
     """Of a Flax model in training mode, from one checkpoint: zeros are a fact of it."""
     net = networks.flax(Cnn(), jnp.zeros((5, 5, 1)))
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     params["params"]["Dense_0"]["kernel"] *= 0
     flag = judged(net, one_seed(params), inputs(16, 5, 5, 1))
     assert flag.raised
@@ -46,7 +46,7 @@ def test_behind_a_zero_head_the_gradient_arrives_at_the_second_step():
 def test_a_branch_that_ends_in_zeros_recovers_and_without_a_probe_by_certificate():
     """x + W2 relu(W1 x) with W2 = 0: W2 gets a gradient at once, W1 at step 2."""
     net = networks.resnet(8, 2, "relu", "gaussian", n_in=6, n_out=3)
-    params = one_seed(net.init(jax.random.key(0)))
+    params = one_seed(jax.jit(net.init)(jax.random.key(0)))
     params["blocks"]["second"]["w"] = np.zeros_like(params["blocks"]["second"]["w"])
     flag = judged(net, params, inputs(8, 6), num_steps=0)
     assert flag.raised
