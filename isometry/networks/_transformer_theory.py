@@ -154,7 +154,7 @@ def _multipliers(net: "Transformer") -> dict[str, dict[str, Float[np.ndarray, " 
 
 def _embedded(
     net: "Transformer",
-    xs: Float[np.ndarray, "inputs length *width"],
+    xs: np.ndarray,
     squares: dict[tuple[str, int], float],
 ) -> tuple[_Stream, dict[str, Gram]]:
     """Return the stream in front of the first block, and points of it."""

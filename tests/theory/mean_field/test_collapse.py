@@ -46,9 +46,8 @@ def test_factor_is_that_of_the_gram_matrix(norm_at, q):
     assert predicted == pytest.approx(factor, rel=1e-6)
 
 
-@pytest.mark.parametrize("norm_at, q", [("pre", 3.0), ("post", 1.0)])
-def test_gradients_against_dense_blocks(norm_at, q):
-    """Perturbations of parallel tokens in 24 blocks of width 96."""
+def test_gradients_against_dense_blocks():
+    """Perturbations of parallel tokens in 24 blocks of width 96, norms in front."""
 
     def norm(x):
         return x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True))
@@ -59,15 +58,13 @@ def test_gradients_against_dense_blocks(norm_at, q):
         query, to_key, value, output, first, last = draws
 
         def block(x):
-            read = norm(x) if norm_at == "pre" else x
+            read = norm(x)
             weights = jax.nn.softmax(read @ query @ (read @ to_key).T / 96**0.5)
             x = 0.9 * x + 0.7 * weights @ read @ (0.8 * value) @ output
-            x = norm(x) if norm_at == "post" else x
-            read = norm(x) if norm_at == "pre" else x
-            x = x + 1.1 * jax.nn.gelu(1.2 * read @ first, False) @ (0.9 * last)
-            return norm(x) if norm_at == "post" else x
+            hidden = jax.nn.gelu(1.2 * norm(x) @ first, False)
+            return x + 1.1 * hidden @ (0.9 * last)
 
-        x = jnp.tile(q**0.5 * norm(jax.random.normal(keys[6], (96,))), (3, 1))
+        x = jnp.tile(3.0**0.5 * norm(jax.random.normal(keys[6], (96,))), (3, 1))
         common = jnp.tile(jax.random.normal(keys[7], (96,)), (3, 1))
         free = jax.random.normal(keys[8], (3, 96))
         free = free - free.mean(axis=0, keepdims=True)
@@ -76,10 +73,24 @@ def test_gradients_against_dense_blocks(norm_at, q):
         return jnp.stack([jnp.sum(a**2) / jnp.sum(b**2) for a, b in ratios])
 
     found = jax.jit(jax.vmap(growth))(jax.random.split(jax.random.key(0), 24))
-    predicted = theory.collapse_gradients("gelu", **BLOCK, q=q, norm_at=norm_at)
+    predicted = theory.collapse_gradients("gelu", **BLOCK, q=3.0)
     error = found.std(axis=0) / 24**0.5
     # A norm takes one of 96 directions away.
     assert (jnp.abs(found.mean(axis=0) - jnp.array(predicted)) < 4 * error + 0.01).all()
+
+
+def test_norms_behind_divide_gradients_by_the_sizes_in_front_of_them():
+    """From a stream of mean square 1: by q' and by q'', which the Gram matrix has."""
+    before = theory.collapse_gradients("gelu", **BLOCK, norm_at="pre")
+    # Both read mean square 1 in front of the attention; the perceptron reads q' or 1.
+    behind = theory.collapse_gradients("gelu", **BLOCK, norm_at="post")
+    size = 0.81 + 0.49 * 0.64
+    chi = 1.21 * 1.44 * 0.81 * theory.chi("gelu", 1.44, 1.0)
+    square = 1.21 * 0.81 * theory.q_map("gelu", 1.44, 1.0, 0.0)
+    assert before.free == pytest.approx(0.81 * (1 + chi / size), rel=1e-12)
+    expected = 0.81 / size * (1 + chi) / (1 + square)
+    assert behind.free == pytest.approx(expected, rel=1e-12)
+    assert behind.common == pytest.approx(expected * size / 0.81, rel=1e-12)
 
 
 def test_published_examples():
