@@ -154,13 +154,13 @@ class Rnn(Network):
         return by_layer
 
     @public("law")
-    def law(self, span: tuple[str, str], xs: ArrayLike) -> Law:
+    def law(self, span: str | tuple[str, str], xs: ArrayLike) -> Law:
         """Predict the law of the singular values between two states.
 
         Known for vanilla cells whose W is orthogonal or Gaussian, in the limit of many
         units: that W is the same in every step changes nothing. The Jacobian from h@s
-        to h@t is a product of t − s pairs D W, at the variances that the pre-activations
-        of these steps have for the mean square of xs at each step.
+        to h@t is a product of t − s pairs D W, at the variances of the pre-activations
+        of these steps, for the mean square of xs at each step.
 
         Args:
             span: Two states, such as ("h@2", "h@7").
@@ -183,7 +183,9 @@ class Rnn(Network):
         return _rnn_theory.law(self, span, xs)
 
     @public("moments")
-    def moments(self, span: tuple[str, str], xs: ArrayLike) -> tuple[float, float]:
+    def moments(
+        self, span: str | tuple[str, str], xs: ArrayLike
+    ) -> tuple[float, float]:
         """Return mean and variance of lam = s² between two states: those of the law.
 
         Args:

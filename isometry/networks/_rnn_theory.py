@@ -18,8 +18,8 @@ from isometry.records import Signals
 from isometry.theory import Law
 from isometry.theory.mean_field import _gates, _population
 from isometry.theory.mean_field._gates import Scales
-from isometry.theory.mean_field._products import products
 from isometry.theory.mean_field._moments import differentiable
+from isometry.theory.mean_field._products import products
 
 if TYPE_CHECKING:
     from isometry.networks._rnn import Rnn
@@ -96,7 +96,7 @@ def mean_field(net: "Rnn", xs: ArrayLike) -> Signals:
 
 def _of_vanilla(net: "Rnn", state: Scales, xs: Sequences) -> Signals:
     """Predict all fields at the points of a vanilla network."""
-    phi = net.activation
+    phi = net.function.activation
     differentiable(phi, 1.0)
     steps = xs.shape[1]
     of_x = np.einsum("atn,btn->tab", xs, xs) / xs.shape[2]
@@ -161,7 +161,7 @@ def _activated(
         gram: E u_a u_b.
         mean: E u.
     """
-    phi = net.activation
+    phi = net.function.activation
     centred = gram - mean**2
     variances = np.diag(centred)
     moments = [_gates.content(phi, mean, float(v)) for v in variances]
@@ -250,10 +250,19 @@ def _signals(
     # In float64, as all of theory, whatever the x64 flag says.
     with jax.enable_x64(True):
         arrays = {name: jnp.asarray(value[None]) for name, value in fields.items()}
-    return Signals(**arrays, points=points, sizes=numbers, reasons=reasons)
+    return Signals(
+        q=arrays["q"],
+        c=arrays["c"],
+        gradient=arrays["gradient"],
+        apjn=arrays["apjn"],
+        chi=arrays["chi"],
+        points=points,
+        sizes=numbers,
+        reasons=reasons,
+    )
 
 
-def law(net: "Rnn", span: tuple[str, str] | str, xs: ArrayLike) -> Law:
+def law(net: "Rnn", span: str | tuple[str, str], xs: ArrayLike) -> Law:
     """Return the law of the Jacobian between two states, for `Rnn.law`."""
     sequences = _checked(net, xs)
     first, last = _steps(span, sequences.shape[1])
@@ -275,9 +284,9 @@ def law(net: "Rnn", span: tuple[str, str] | str, xs: ArrayLike) -> Law:
         variance = state.recurrent * square + state.noise * of_x[t]
         variance += state.drive - state.noise
         q.append(float(variance))
-        square = _gates.content(net.activation, 0.0, variance).square
+        square = _gates.content(net.function.activation, 0.0, variance).square
     return theory.jacobian_law(
-        net.activation,
+        net.function.activation,
         depth=last - first,
         q=q[first + 1 :],
         sigma_w=math.sqrt(state.recurrent),
@@ -285,7 +294,7 @@ def law(net: "Rnn", span: tuple[str, str] | str, xs: ArrayLike) -> Law:
     )
 
 
-def _steps(span: tuple[str, str] | str, num_steps: int) -> tuple[int, int]:
+def _steps(span: str | tuple[str, str], num_steps: int) -> tuple[int, int]:
     """Return the steps behind which a span begins and ends.
 
     Raises:

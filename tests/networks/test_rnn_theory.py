@@ -22,7 +22,9 @@ def _standardized(net, fields):
     for name in predicted.points:
         for field in fields:
             values = np.asarray(getattr(measured.at(name), field), float)
-            off = values.mean(axis=0) - np.asarray(getattr(predicted.at(name), field)[0])
+            off = values.mean(axis=0) - np.asarray(
+                getattr(predicted.at(name), field)[0]
+            )
             error = values.std(axis=0, ddof=1) / SEEDS**0.5
             # Values without any scatter are equal but for float32.
             yield name, field, off / (error + 1e-6)

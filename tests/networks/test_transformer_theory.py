@@ -18,7 +18,7 @@ TOKENS = jnp.array([[1, 2, 3], [0, 2, 1]])
 
 
 @pytest.mark.parametrize(
-    "options, xs",
+    ("options", "xs"),
     [
         ({"scheme": "orthogonal", "branch": 0.5, "positions": "learned"}, XS),
         ({"scheme": "deep_norm", "norm_at": "post", "causal": False}, XS),
@@ -62,7 +62,7 @@ def test_refusals_name_the_reason():
         net(scheme="xavier").mean_field(XS)
     with pytest.raises(errors.NotDefined, match="shaped"):
         net(attention="shaped").mean_field(XS)
-    with pytest.raises(errors.NotDefined, match="theory.attention_moments"):
+    with pytest.raises(errors.NotDefined, match=r"theory\.attention_moments"):
         net().moments("hidden", XS)
     with pytest.raises(isometry.InputError, match="xs is"):
         net().mean_field(XS[:, :2])

@@ -67,7 +67,7 @@ def attention_moments(
     has `bulk.mean`, and the averaged partial Jacobian norm measures `mean`.
 
     At parallel tokens the second part is zero, and with it the gradients of query and
-    key weights (Noci et al., 2022). It is zero too if attention is uniform, sigma_q = 0.
+    key weights (Noci et al., 2022). It is zero too for uniform attention, sigma_q = 0.
 
     Args:
         gram: x_s · x_t/d of the tokens that are read, of shape (tokens, tokens).

@@ -23,7 +23,7 @@ def gated_moments(
     sigma_w: float,
     steps: int,
 ) -> Moments:
-    """Compute mean and variance of lam over steps h' = a * h + s * (W h) of a gated cell.
+    """Compute mean and variance of lam over steps h' = a h + s (W h) of a gated cell.
 
     The Jacobian of one step is diag(a) + diag(s) W: a multiplies the old state, s the
     derivative that comes through the weights, such as (1 − u) g' in a GRU. Several

@@ -82,7 +82,7 @@ def participation(tokens: int, beta: float, correlation: float = 1.0) -> float:
         >>> round(theory.participation(2, 1.0), 8)
         0.63683815
         >>> round(64 * theory.participation(64, 0.5, correlation=0.5), 3)
-        1.133
+        1.13
     """
     tokens = checks.integer("tokens", tokens, low=1)
     for name, value in (("beta", beta), ("correlation", correlation)):
@@ -239,9 +239,7 @@ def checked_gram(gram: ArrayLike) -> Gram:
     try:
         matrix = np.asarray(gram, np.float64)
     except (TypeError, ValueError):
-        raise InputError(
-            f"gram={checks.show(gram)} is not made of numbers."
-        ) from None
+        raise InputError(f"gram={checks.show(gram)} is not made of numbers.") from None
     shape = matrix.shape
     if matrix.ndim != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise InputError(f"gram has shape {shape}; write (tokens, tokens).")

@@ -96,6 +96,7 @@ def collapse_factor(
         InputError: An argument is not of this form, or the stream vanishes.
 
     Example:
+        >>> import math
         >>> factor = theory.collapse_factor("tanh", sigma_w=1.5, branch=[0.6, 0.8])
         >>> round(math.log(factor), 3)
         -0.177

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 from isometry.activations import Activation
 from isometry.theory.mean_field._fixed_points import NoFixedPoint
@@ -151,6 +150,9 @@ def nodes(
 
 def switch(mean: float, variance: float) -> Switch:
     """Compute the moments of a gate with a logistic function."""
+    # Here, because `import isometry` does without SciPy.
+    from scipy import special
+
     u, weights = nodes(mean, variance)
     value = special.expit(u)
     # 1 − u from the other side, because it cancels where the gate is wide open.
@@ -232,7 +234,7 @@ def minimal(phi: Activation, gates: Mapping[str, Scales]) -> State:
 
 
 def gru(phi: Activation, gates: Mapping[str, Scales]) -> State:
-    """Return the fixed point of h' = u h + (1 − u) g, with g = phi(W(r h) + V x + b)."""
+    """Return the fixed point of h' = u h + (1 − u) g, g = phi(W(r h) + V x + b)."""
     update, reset, candidate = gates["update"], gates["reset"], gates["candidate"]
 
     def of(q: float) -> tuple[Switch, Switch, Content]:

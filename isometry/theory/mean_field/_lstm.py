@@ -19,12 +19,11 @@ largest eigenvalue is chi.
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Complex, Float
 from numpy.polynomial import chebyshev, hermite_e, legendre
-from scipy import optimize
 
 from isometry._internal.errors import NotDefined
 from isometry.theory.mean_field._gates import Scales, State, settled, switch
@@ -45,6 +44,9 @@ _DEVIATIONS = 7
 
 # The growth is looked for above E f² by this share. Closer, the equation is singular.
 _APART = 1e-9
+
+# The share to which the growth is found: close to rounding.
+_EXACT = 1e-14
 
 # Nodes of each Gaussian. With half as many, chi at variances of 10 is 1e-6 wrong.
 _NODES = 64
@@ -104,6 +106,9 @@ class _Step(NamedTuple):
 
 def lstm(gates: Mapping[str, Scales]) -> State:
     """Return the fixed point of c' = f c + i g, h' = o tanh(c')."""
+    # Here, because `import isometry` does without SciPy.
+    from scipy.optimize import brentq
+
     q = settled(lambda q: _step(gates, q).q)
     step = _step(gates, q)
     identity = np.eye(len(step.fed))
@@ -122,8 +127,8 @@ def lstm(gates: Mapping[str, Scales]) -> State:
         low *= 1 + _APART
         if excess(low) <= 0:
             return State(q=q, chi=low, memory=step.memory)
-    growth = optimize.brentq(excess, low, high, rtol=1e-13)
-    return State(q=q, chi=float(growth), memory=step.memory)
+    growth = cast(float, brentq(excess, low, high, xtol=_EXACT * high))
+    return State(q=q, chi=growth, memory=step.memory)
 
 
 def _step(gates: Mapping[str, Scales], q: float) -> _Step:

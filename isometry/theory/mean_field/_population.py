@@ -329,10 +329,10 @@ def paths(
     # No perturbation: directions that vanish cost nothing.
     nothing = (np.zeros(sites.num * _COPIES, np.float32),) * num_states
     found = np.empty((*xs.shape[:2], sites.num))
-    for of_input, sequence in zip(found, xs, strict=True):
+    for i, sequence in enumerate(xs):
         states = (np.zeros(sites.num, np.float32),) * num_states
         for t, x in enumerate(sequence):
             sites.x = x.astype(np.float32)
             states, _ = step(states, nothing)
-            of_input[t] = states[0]
+            found[i, t] = states[0]
     return found

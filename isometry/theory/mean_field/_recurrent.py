@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import numpy as np
-from scipy import optimize
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
@@ -81,7 +80,7 @@ def recurrent(
     sigma_b and gate_bias may map to numbers, are
 
     - "vanilla": "state", h' = phi(W h + V x + b).
-    - "minimal": "update" and "candidate", h' = u h + (1 − u) z, u = s(W h + V z + b) and
+    - "minimal": "update" and "candidate", h' = u h + (1 − u) z, u = s(W h + V z + b),
       z = phi(V x + b). The second alone reads x, so the gate sees E z² in the place of
       `input_variance`. With activation="linear" and a sigma_v of 1 for "candidate"
       they are equal, which is how Chen et al. (2018) write this cell.
@@ -336,6 +335,9 @@ def _growth_at_zero(cell: str, phi: Activation, gates: Mapping[str, Scales]) -> 
     grow by the square of its spectral radius, the λ with sigma_w² E s² r²/(λ − a)² = 1,
     or the largest a if that is larger.
     """
+    # Here, because `import isometry` does without SciPy.
+    from scipy.optimize import brentq
+
     slope = float(evaluate(phi, np.zeros(1))[1][0])
     if cell == "minimal":
         kept, feeding, fed, strength = "update", None, None, 0.0
@@ -364,7 +366,7 @@ def _growth_at_zero(cell: str, phi: Activation, gates: Mapping[str, Scales]) -> 
     if len(a) == 1:
         return (largest + math.sqrt(strength * float(share[0]))) ** 2
     high = 1.0 + math.sqrt(strength)
-    return float(optimize.brentq(excess, 1.0, high, xtol=1e-14)) ** 2
+    return cast(float, brentq(excess, 1.0, high, xtol=1e-14)) ** 2
 
 
 def _square(gate: Scales) -> float:

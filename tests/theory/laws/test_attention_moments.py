@@ -11,7 +11,7 @@ from isometry import theory
 TOKENS, WIDTH = 4, 48
 
 
-@pytest.mark.parametrize("heads, causal", [(1, False), (3, True)])
+@pytest.mark.parametrize(("heads", "causal"), [(1, False), (3, True)])
 def test_shares_and_outliers_of_dense_jacobians(heads, causal):
     """60 draws at width 48, within four standard errors and 1/width."""
     gram = np.full((TOKENS, TOKENS), 0.3) + 0.7 * np.eye(TOKENS)

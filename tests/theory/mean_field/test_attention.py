@@ -15,7 +15,7 @@ def _softmax(logits):
 
 
 @pytest.mark.parametrize(
-    "tokens, beta, correlation",
+    ("tokens", "beta", "correlation"),
     [(2, 1.0, 1.0), (6, 0.8, 0.3), (5, 1.2, -0.4), (8, 5.0, 0.9), (40, 2.0, 0.0)],
 )
 def test_participation_against_samples(tokens, beta, correlation):

@@ -35,7 +35,7 @@ def _after_block(gram, norm_at):
     return gram + 1.21 * of_mlp
 
 
-@pytest.mark.parametrize("norm_at, q", [("pre", 1.0), ("pre", 3.0), ("post", 1.0)])
+@pytest.mark.parametrize(("norm_at", "q"), [("pre", 1.0), ("pre", 3.0), ("post", 1.0)])
 def test_factor_is_that_of_the_gram_matrix(norm_at, q):
     """1 − cosine from 1e-7: its square is the error."""
     distance = 1e-7
@@ -94,8 +94,10 @@ def test_norms_behind_divide_gradients_by_the_sizes_in_front_of_them():
 
 
 def test_published_examples():
-    """tanh with (α_A, α_M, σ_w, σ_v²) = (0.3, 1, 2.5, 1.5) parts, (0.6, 0.8, 1.5, 1)
-    collapses; the numbers are from another implementation of the two integrals."""
+    """By another implementation of the two integrals: one parts, the other collapses.
+
+    tanh with (α_A, α_M, σ_w, σ_v²) = (0.3, 1, 2.5, 1.5) and (0.6, 0.8, 1.5, 1).
+    """
     parting = theory.collapse_factor(
         "tanh", sigma_w=2.5, sigma_v=1.5**0.5, branch=[0.3, 1.0]
     )
@@ -105,7 +107,9 @@ def test_published_examples():
 
 
 def test_refusals_name_what_is_wrong():
-    with pytest.raises(isometry.InputError, match="branch=.* is not one number or two"):
+    with pytest.raises(
+        isometry.InputError, match=r"branch=.* is not one number or two"
+    ):
         theory.collapse_factor("tanh", branch=[1.0, 1.0, 1.0])
     with pytest.raises(isometry.InputError, match="norm_at"):
         theory.collapse_factor("tanh", norm_at="middle")

@@ -32,7 +32,7 @@ def test_mean_of_vanilla_biases_shifts_the_pre_activation():
 
 
 @pytest.mark.parametrize(
-    "square_w, square_v, bias, q, chi",
+    ("square_w", "square_v", "bias", "q", "chi"),
     [
         (1.0, 1.0, 0.0, 0.4403957, 0.3645452),
         (4.0, 0.5, 1.0, 0.3189800, 0.6846091),
@@ -137,7 +137,7 @@ def test_untied_lstm_against_a_population_of_sites():
 
 
 @pytest.mark.parametrize(
-    "cell, sigma_w, sigma_v, gate_bias, q, rate",
+    ("cell", "sigma_w", "sigma_v", "gate_bias", "q", "rate"),
     [
         # Dense simulations at N = 2000 over 220 steps, three to eight draws: the
         # tolerance is two percent of the rate and four percent of q.
@@ -207,8 +207,10 @@ def test_equal_keys_give_equal_results_and_others_scatter():
 
 
 def test_state_zero_grows_by_the_spectral_radius():
-    """J = ½ + ¼ σ W has the radius ½ + σ/4; of a GRU with reset bias b it is
-    u + (1 − u) s(b) σ, and of an LSTM f + i o σ."""
+    """J = ½ + ¼ σ W has the radius ½ + σ/4, and a GRU with reset bias b another.
+
+    That is u + (1 − u) s(b) σ, and of an LSTM f + i o σ.
+    """
     assert theory.recurrent("gru", 2.0, 0.0).rate == pytest.approx(1.0, rel=1e-12)
     assert theory.recurrent("lstm", 3.0, 0.0).rate == pytest.approx(1.25**2, rel=1e-12)
     u, r = 1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(0.4))
