@@ -1,0 +1,152 @@
+"""The public function `compare`: its checks, and how the statistics come together."""
+
+import numpy as np
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.types import Key
+from isometry.comparison import _statistics
+from isometry.comparison._atoms import zero_mass
+from isometry.comparison._comparison import Band, Comparison, GapName
+from isometry.comparison._distance import distance
+from isometry.comparison._matching import require_match
+from isometry.comparison._outliers import outliers, without_outliers
+from isometry.comparison._ranks import LawTable, MeasuredRanks
+from isometry.comparison._seeds import Resamples, SeedIntervals, resampled_seeds
+from isometry.comparison._statistics import ByRank, Statistic
+from isometry.measure._record import Spectrum
+from isometry.theory import Law
+
+# The chance of calling a true law inconsistent, shared by all tests of one comparison
+# (Bonferroni). With a tenth of it, 10 seeds tell laws apart that differ half as much
+# again.
+_LEVEL = 0.05
+
+# With four seeds a 99.5 % t interval is 7.5 standard errors long on either side.
+_LEAST_SEEDS = 5
+
+# With fewer resamples a 99.5 % quantile is the largest of them, and mere chance.
+_LEAST_RESAMPLES = 20
+
+
+@public("compare")
+def compare(
+    sp: Spectrum,
+    law: Law,
+    *,
+    key: Key | None = None,
+    resamples: int = 200,
+) -> Comparison:
+    """Judge whether a spectrum measured over seeds is one that a law predicts.
+
+    A gap between the two is consistent within its interval over seeds plus a term for
+    the finite width, the number of units of a layer. Inputs of one seed are averaged:
+    only seeds are independent. If the law states outliers, as many values of each draw
+    are left out, and their number is compared apart.
+    """
+    checks.on_host("sp", sp)
+    checks.on_host("key", key)
+    require_match(sp, law)
+    _require_values(sp)
+    _require_seeds(sp)
+    resamples = checks.integer("resamples", resamples, low=_LEAST_RESAMPLES)
+    picked = None
+    if key is not None:
+        checks.key("key", key)
+        picked = resampled_seeds(key, resamples, sp.log_values.shape[0])
+    return _judged(sp, law, picked)
+
+
+def _require_values(sp: Spectrum) -> None:
+    """Refuse nodes of quadratures, which do not tell ranks, atoms or zeros."""
+    if not sp.knows_values:
+        raise NotDefined(
+            f"unknown, because {sp.method} finds nodes of quadratures, which are not "
+            "singular values and do not tell ranks, atoms or zeros; measure with "
+            f"method='dense', or Lanczos({sp.size}), which finds all. plots.overlay "
+            "draws the smooth density over the law, and sp.interval('moment') bounds "
+            "what law.moment(1) predicts."
+        )
+
+
+def _require_seeds(sp: Spectrum) -> None:
+    """Refuse too few seeds to say how far one draw is from the next."""
+    shape = tuple(sp.log_values.shape)
+    came = "no seeds axis"
+    if len(shape) > 1:
+        came = f"{shape[0]} seeds"
+        if shape[0] >= _LEAST_SEEDS:
+            return
+    raise InputError(
+        f"sp has {came} (shape {shape}); at least {_LEAST_SEEDS} are needed to say how "
+        "far one draw is from the next; measure 20, for example."
+    )
+
+
+def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
+    """Compare statistic by statistic."""
+    width = sp.size // law.positions
+    bulk = without_outliers(sp, law.outliers)
+    measured = MeasuredRanks.of(
+        bulk,
+        law,
+        width=width,
+        num_outliers=law.outliers,
+    )
+    u = measured.ranks()
+    # Ranks below the first compared one are asked for by its resolution.
+    zero = zero_mass(law)
+    table = LawTable(law, zero + float(u[0] - zero) / 8, measured.windows)
+    by_rank = ByRank.of(measured, table, u)
+    apart = distance(measured, table, by_rank)
+    statistics = {
+        **_statistics.log_moments(by_rank),
+        **_statistics.log_mean(measured, law, width),
+        **outliers(sp, law, measured=measured, table=table, by_rank=by_rank),
+        **_statistics.few_ranks(by_rank),
+        **_statistics.atom_masses(measured, law),
+        **_statistics.zeros(measured, law, width=width, known_to=apart.width),
+    }
+    num_tests = len(statistics) + 1
+    intervals = SeedIntervals(_LEVEL / num_tests, picked)
+    noise = 0.0
+    if apart.predicted.size:
+        noise = intervals.largest(apart.per_seed)
+    bands: dict[GapName, Band] = {"ks": Band(noise, apart.width)}
+    gaps: dict[GapName, float] = {}
+    for name, statistic in statistics.items():
+        gaps[name] = float(statistic.per_seed.mean() - statistic.predicted)
+        bands[name] = _band(statistic, intervals)
+    by_kind: dict[str, dict[float, float]] = {"rank": {}, "atom": {}}
+    moments = {}
+    for name, gap in gaps.items():
+        if isinstance(name, tuple):
+            kind, place = name
+            by_kind[kind][place] = gap
+        elif name != "outliers":
+            moments[name] = gap
+    log_lam = by_rank.log_lam.mean((0, 1))
+    return Comparison(
+        ks=apart.largest,
+        wasserstein=float(np.abs(log_lam - by_rank.predicted).mean()),
+        atom_gaps=by_kind["atom"],
+        moment_gaps=moments,
+        quantile_gaps=by_kind["rank"],
+        outliers=float(statistics["outliers"].per_seed.mean()),
+        band=bands,
+        unresolved=measured.cut,
+        seeds=sp.log_values.shape[0],
+        size=sp.size,
+        width=width,
+        law=law.name,
+        expected_outliers=law.outliers,
+    )
+
+
+def _band(statistic: Statistic, intervals: SeedIntervals) -> Band:
+    """Return what the gap of a statistic may be."""
+    seeds = intervals.half_length(statistic.per_seed)
+    if statistic.variance is not None:
+        num_seeds = len(statistic.per_seed)
+        seeds = intervals.half_length_known(statistic.variance, num_seeds)
+    return Band(seeds, statistic.width, statistic.expected)
