@@ -1,0 +1,211 @@
+"""The statistics that are judged: measured, predicted, and what width does to them."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special
+
+from isometry.comparison import _finite_width
+from isometry.comparison._atoms import zero_mass
+from isometry.comparison._comparison import GapName
+from isometry.comparison._ranks import LawTable, MeasuredRanks, PerSeed, Ranks
+from isometry.theory import Law
+
+# Shares of the compared ranks: where scale shows that a mean of log lam buries under
+# its low end.
+_SHARES = (0.1, 0.5, 0.9)
+
+
+class Statistic(NamedTuple):
+    """A statistic of every seed, and what it is compared with.
+
+    Attributes:
+        per_seed: (seeds,) the measured values.
+        predicted: The law's value.
+        expected: Measured - predicted at this width, if the law is true.
+        width: How well `expected` is known.
+        variance: The variance of one draw, where a formula gives it.
+    """
+
+    per_seed: PerSeed
+    predicted: float
+    expected: float
+    width: float
+    variance: float | None = None
+
+
+Statistics = dict[GapName, Statistic]
+
+
+@dataclass(frozen=True)
+class ByRank:
+    """Both spectra at the compared ranks.
+
+    Attributes:
+        u: The ranks.
+        log_lam: What is measured, (seeds, inputs, ranks).
+        predicted: What the law says.
+        resolution: How far log lam may be from the law's.
+        curvature: Half the variance between draws.
+    """
+
+    u: Ranks
+    log_lam: Float[np.ndarray, "seeds inputs ranks"]
+    predicted: Ranks
+    resolution: Ranks
+    curvature: Ranks
+
+    @classmethod
+    def of(cls, measured: MeasuredRanks, table: LawTable, u: Ranks) -> "ByRank":
+        """Evaluate both at the ranks u."""
+        log_lam = measured.at(u)
+        return cls(
+            u=u,
+            log_lam=log_lam,
+            predicted=table.quantile(u),
+            resolution=_finite_width.resolution(measured, table, u),
+            curvature=_finite_width.curvature(log_lam),
+        )
+
+
+def log_moments(by_rank: ByRank) -> Statistics:
+    """Return the mean, the standard deviation and the spread of log lam.
+
+    A displacement a(u) moves the mean by E a, and the standard deviation by at most
+    √E a². Curvature is of second order and known to its own size only, because the
+    variances of the pre-activations drift by as much. For the spread both terms are
+    known to half: measured over ten true laws, its gap less the expected one is on
+    average at most 0.55 of their sum.
+    """
+    log_lam, predicted = by_rank.log_lam, by_rank.predicted
+    resolution, curvature = by_rank.resolution, by_rank.curvature
+    mean_curvature = float(curvature.mean())
+    mean = Statistic(
+        per_seed=log_lam.mean(-1).mean(1),
+        predicted=float(predicted.mean()),
+        expected=-mean_curvature,
+        width=float(resolution.mean()) + mean_curvature,
+    )
+    # Draws that differ in shape add to the variance of each.
+    shapes = log_lam - log_lam.mean((0, 1))
+    square_of_sd = float((predicted - curvature).var()) + float(shapes.var(-1).mean())
+    change = math.sqrt(square_of_sd) - float(predicted.std())
+    sd = Statistic(
+        per_seed=log_lam.std(-1).mean(1),
+        predicted=float(predicted.std()),
+        expected=change,
+        width=float(np.sqrt((resolution**2).mean())) + abs(change),
+    )
+    low, high = _halves(len(predicted))
+    change = -float(_spread(curvature))
+    known = float(resolution[low].mean() + resolution[high].mean()) / 2
+    spread = Statistic(
+        per_seed=_spread(log_lam).mean(1),
+        predicted=float(_spread(predicted)),
+        expected=change,
+        width=(known + abs(change)) / 2,
+    )
+    return {"mean": mean, "sd": sd, "spread": spread}
+
+
+def _halves(num_ranks: int) -> tuple[slice, slice]:
+    """Return the lower and the upper ranks without the outermost tenths.
+
+    What edges do to the standard deviation they do not see.
+    """
+    tenth, half = num_ranks // 10, num_ranks // 2
+    return slice(tenth, half), slice(half, num_ranks - tenth)
+
+
+def _spread(log_lam: Float[np.ndarray, "*batch ranks"]) -> Float[np.ndarray, "*batch"]:
+    """Return the mean of the upper ranks less that of the lower."""
+    low, high = _halves(log_lam.shape[-1])
+    return log_lam[..., high].mean(-1) - log_lam[..., low].mean(-1)
+
+
+def few_ranks(by_rank: ByRank) -> Statistics:
+    """Return log lam at a few ranks."""
+    last = len(by_rank.u) - 1
+    statistics: Statistics = {}
+    for share in _SHARES:
+        i = round(share * last)
+        curvature = float(by_rank.curvature[i])
+        statistics["rank", float(by_rank.u[i])] = Statistic(
+            per_seed=by_rank.log_lam[..., i].mean(1),
+            predicted=float(by_rank.predicted[i]),
+            expected=-curvature,
+            width=float(by_rank.resolution[i]) + curvature,
+        )
+    return statistics
+
+
+def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
+    """Return the logarithm of the mean of lam, |J|_F²/size.
+
+    Nothing where the law has no mean, or a measured Jacobian is zero.
+    """
+    log_means = special.logsumexp(measured.log_lam, axis=-1, b=measured.weights)
+    predicted = law.product.log_mean
+    if not (np.isfinite(log_means).all() and math.isfinite(predicted)):
+        return {}
+    known = _finite_width.norm_variance(law, width)
+    if known is not None:
+        variance = known
+        resolution = 0.0
+    else:
+        variance = float(log_means.var(ddof=1))
+        resolution = _finite_width.norm_resolution(law, measured)
+    statistic = Statistic(
+        per_seed=log_means.mean(1),
+        predicted=predicted,
+        expected=-variance / 2,
+        width=variance / 2 + resolution + measured.rounding,
+        variance=known,
+    )
+    return {"log_mean": statistic}
+
+
+def atom_masses(measured: MeasuredRanks, law: Law) -> Statistics:
+    """Return the mass of each atom off zero.
+
+    What an atom loses varies between draws like lam, and so is known to its variance
+    over itself.
+    """
+    statistics: Statistics = {}
+    for atom in law.atoms:
+        if atom.lam > 0:
+            mass = measured.atom_mass(atom.lam)
+            lost = max(1 - atom.mass, measured.step)
+            statistics["atom", atom.lam] = Statistic(
+                per_seed=mass,
+                predicted=atom.mass,
+                expected=0.0,
+                width=measured.step + float(mass.var(ddof=1)) / lost,
+            )
+    return statistics
+
+
+def zeros(
+    measured: MeasuredRanks, law: Law, *, width: int, known_to: float
+) -> Statistics:
+    """Return the mass below the floor, where there is any.
+
+    Args:
+        measured: The spectrum.
+        law: The law.
+        width: The number of units of a layer.
+        known_to: The finite-width term of distribution functions.
+    """
+    has_zeros = bool(zero_mass(law) > 0 or measured.zeros.any())
+    if not has_zeros and measured.law_below.max() <= measured.step:
+        return {}
+    statistic = Statistic(
+        per_seed=measured.zeros - measured.law_below,
+        predicted=0.0,
+        expected=0.0,
+        width=_finite_width.rank_deficit(law, width) + known_to,
+    )
+    return {("atom", 0.0): statistic}
