@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
-from isometry._compare import compare
-from isometry._ranks import below_floor, zero_mass
+from isometry.comparison._atoms import mass_below_floor, zero_mass
+from isometry.comparison._compare import compare
 from isometry.measure._record import Spectrum
 from isometry.measure._statistics import STATISTICS, quantile
 from isometry.theory import Law
@@ -73,7 +73,7 @@ def _over_seeds(values: np.ndarray) -> dict[str, float | None]:
 
 
 def _predicted(sp: Spectrum, law: Law) -> dict[str, float | None]:
-    lost = float(np.mean(below_floor(sp, law)))
+    lost = float(np.mean(mass_below_floor(sp, law)))
     low, high, square = float(law.quantile(0.0, "s")), law.s_max, law.moment(1)
     found = {"s_min": low, "s_max": high} | {f"s_{round(100 * p)}%": float(law.quantile(p, "s")) for p in QUANTILES}
     found |= {

@@ -7,13 +7,13 @@ from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key
 from isometry.comparison import _statistics
 from isometry.comparison._atoms import zero_mass
-from isometry.comparison._comparison import Band, Comparison, GapName
+from isometry.comparison._comparison import Band, Comparison
 from isometry.comparison._distance import distance
 from isometry.comparison._matching import require_match
 from isometry.comparison._outliers import outliers, without_outliers
 from isometry.comparison._ranks import LawTable, MeasuredRanks
 from isometry.comparison._seeds import Resamples, SeedIntervals, resampled_seeds
-from isometry.comparison._statistics import ByRank, Statistic
+from isometry.comparison._statistics import ByRank, Statistic, Statistics
 from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
@@ -99,7 +99,7 @@ def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
     table = LawTable(law, zero + float(u[0] - zero) / 8, measured.windows)
     by_rank = ByRank.of(measured, table, u)
     apart = distance(measured, table, by_rank)
-    statistics = {
+    statistics: Statistics = {
         **_statistics.log_moments(by_rank),
         **_statistics.log_mean(measured, law, width),
         **outliers(sp, law, measured=measured, table=table, by_rank=by_rank),
@@ -107,31 +107,18 @@ def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
         **_statistics.atom_masses(measured, law),
         **_statistics.zeros(measured, law, width=width, known_to=apart.width),
     }
+    # Of the statistics and the distance of the distribution functions.
     num_tests = len(statistics) + 1
     intervals = SeedIntervals(_LEVEL / num_tests, picked)
-    noise = 0.0
-    if apart.predicted.size:
-        noise = intervals.largest(apart.per_seed)
-    bands: dict[GapName, Band] = {"ks": Band(noise, apart.width)}
-    gaps: dict[GapName, float] = {}
-    for name, statistic in statistics.items():
-        gaps[name] = float(statistic.per_seed.mean() - statistic.predicted)
-        bands[name] = _band(statistic, intervals)
-    by_kind: dict[str, dict[float, float]] = {"rank": {}, "atom": {}}
-    moments = {}
-    for name, gap in gaps.items():
-        if isinstance(name, tuple):
-            kind, place = name
-            by_kind[kind][place] = gap
-        elif name != "outliers":
-            moments[name] = gap
+    bands = {name: _band(found, intervals) for name, found in statistics.items()}
+    bands["ks"] = Band(intervals.largest(apart.per_seed), apart.width)
     log_lam = by_rank.log_lam.mean((0, 1))
     return Comparison(
         ks=apart.largest,
         wasserstein=float(np.abs(log_lam - by_rank.predicted).mean()),
-        atom_gaps=by_kind["atom"],
-        moment_gaps=moments,
-        quantile_gaps=by_kind["rank"],
+        atom_gaps=_gaps(statistics, "atom"),
+        moment_gaps=_moment_gaps(statistics),
+        quantile_gaps=_gaps(statistics, "rank"),
         outliers=float(statistics["outliers"].per_seed.mean()),
         band=bands,
         unresolved=measured.cut,
@@ -141,6 +128,23 @@ def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
         law=law.name,
         expected_outliers=law.outliers,
     )
+
+
+def _gaps(statistics: Statistics, kind: str) -> dict[float, float]:
+    """Return the gaps at each rank, or of each atom, by its place."""
+    return {
+        name[1]: statistic.gap
+        for name, statistic in statistics.items()
+        if isinstance(name, tuple) and name[0] == kind
+    }
+
+
+def _moment_gaps(statistics: Statistics) -> dict[str, float]:
+    return {
+        name: statistic.gap
+        for name, statistic in statistics.items()
+        if isinstance(name, str) and name != "outliers"
+    }
 
 
 def _band(statistic: Statistic, intervals: SeedIntervals) -> Band:

@@ -59,6 +59,8 @@ class SeedIntervals:
     def largest(self, per_seed: Float[np.ndarray, "seeds points"]) -> float:
         """Return how far the mean may be off at the worst of many points."""
         num_seeds, num_points = per_seed.shape
+        if num_points == 0:
+            return 0.0
         if self.resamples is None:
             # Bonferroni: an interval for each of the points.
             factor = t_quantile(1 - self.level / (2 * num_points), num_seeds - 1)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 from isometry.comparison import _finite_width
 from isometry.comparison._atoms import zero_mass
@@ -35,6 +34,11 @@ class Statistic(NamedTuple):
     expected: float
     width: float
     variance: float | None = None
+
+    @property
+    def gap(self) -> float:
+        """Measured - predicted."""
+        return float(self.per_seed.mean() - self.predicted)
 
 
 Statistics = dict[GapName, Statistic]
@@ -147,10 +151,13 @@ def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
 
     Nothing where the law has no mean, or a measured Jacobian is zero.
     """
-    log_means = special.logsumexp(measured.log_lam, axis=-1, b=measured.weights)
     predicted = law.product.log_mean
-    if not (np.isfinite(log_means).all() and math.isfinite(predicted)):
+    tops = measured.log_lam[..., :1]
+    if not (np.isfinite(tops).all() and math.isfinite(predicted)):
         return {}
+    # Relative to the largest: lam itself may overflow.
+    shares = measured.weights * np.exp(measured.log_lam - tops)
+    log_means = tops[..., 0] + np.log(shares.sum(-1))
     known = _finite_width.norm_variance(law, width)
     if known is not None:
         variance = known
