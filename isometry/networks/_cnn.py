@@ -9,6 +9,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isometry import schemes
@@ -16,11 +17,13 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _arguments, _spatial
+from isometry.networks import _arguments, _cnn_law, _cnn_signals, _spatial
 from isometry.networks._network import Built
 from isometry.networks._spatial import Image, Size
+from isometry.records import Signals
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
+from isometry.theory import Law
 
 # Theory holds for "circular", where every pixel sees a full window. With the other two,
 # pixels at the edges see zeros, or are left out.
@@ -239,6 +242,112 @@ class Cnn(Built):
         # Refuse now, and not at the first draw, what the scheme cannot do.
         redrawn.require_assignment()
         return redrawn
+
+    @public("law")
+    def law(self, span: str, xs: ArrayLike) -> Law:
+        """Predict the law of the singular values over a span, for many channels.
+
+        With circular padding Gaussian and block-orthogonal kernels have the laws of
+        dense layers, and kernels that are orthogonal as a flattened matrix a law of
+        their own between the two. Strides may divide window and image. Delta-orthogonal
+        kernels map every position by itself, also with zero padding ("same"): where the
+        variance differs between positions and inputs, the law is the average over them.
+        For other kernels it is that of the mean square of xs at each position, and
+        there is none where positions differ so much that mean or second moment of lam
+        change by a hundredth.
+
+        The limit is that of many channels in each group, at any number of positions.
+
+        Args:
+            span: "hidden": between the first pre-activation and the last before the
+                output, or "end_to_end".
+            xs: Inputs along a first axis.
+
+        Returns:
+            The law.
+
+        Raises:
+            NotDefined: No law is known for the scheme; zero padding with kernels of
+                several taps; pooling inside the span, or a mean over positions;
+                depthwise layers; strides that do not divide window and image.
+            InputError: An unknown span; "hidden" of fewer than three weight layers; xs
+                of another shape.
+
+        Example:
+            >>> net = networks.cnn([64] * 6, (8,), scheme="gaussian", sigma_w=1.1)
+            >>> xs = jnp.ones((1, 8, 64))
+            >>> law = net.law("hidden", xs)
+            >>> law.pairs, round(law.moment(1), 4)
+            (3, 0.3116)
+        """
+        checks.on_host("xs", xs)
+        checks.examples("xs", xs, self.function.input_shape)
+        return _cnn_law.law(self, span, xs)
+
+    @public("moments")
+    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+        """Predict mean and variance of lam = s² over a span, for many channels.
+
+        For Gaussian kernels they follow position by position, with any padding and
+        strides, and for others from the law. The mean square of xs at each position
+        sets the first variances.
+
+        Args:
+            span: "hidden" or "end_to_end".
+            xs: Inputs along a first axis.
+
+        Returns:
+            The mean and the variance.
+
+        Raises:
+            NotDefined: They are not known: what `law` refuses, but for the padding and
+                the strides of Gaussian kernels.
+            InputError: As `law`.
+
+        Example:
+            >>> net = networks.cnn(
+            ...     [64] * 5, (6,), activation="relu", scheme="kaiming", padding="same"
+            ... )
+            >>> mean, variance = net.moments("hidden", jnp.ones((1, 6, 64)))
+            >>> round(mean, 4), round(variance / mean**2, 4)
+            (0.8148, 4.3678)
+        """
+        checks.on_host("xs", xs)
+        checks.examples("xs", xs, self.function.input_shape)
+        return _cnn_law.moments(self, span, xs)
+
+    @public("mean_field")
+    def mean_field(self, xs: ArrayLike) -> Signals:
+        """Predict what `isometry.signals` measures, for many channels.
+
+        Variances and cosines of two inputs follow position by position, with any
+        padding, from xs themselves. apjn is that of the whole network, from each point
+        to the output; gradient is its mean over random losses.
+
+        Behind pooling, q and c depend on how positions are correlated, and are NaN;
+        before it apjn is known only if the derivatives do not depend on q (linear,
+        ReLU, leaky ReLU).
+
+        Args:
+            xs: Inputs along a first axis.
+
+        Returns:
+            The predicted signals, of shape (1, inputs, points): one row for all seeds.
+
+        Raises:
+            NotDefined: The scheme has no law; delta-orthogonal kernels with strides or
+                without padding; the activation jumps.
+            InputError: xs of another shape.
+
+        Example:
+            >>> net = networks.cnn([64] * 4, (8,), scheme="gaussian", sigma_w=1.1)
+            >>> sig = net.mean_field(jnp.ones((1, 8, 64)))
+            >>> sig.points[1], round(float(sig.at("layers/0").q[0, 0]), 4)
+            ('layers/0', 1.21)
+        """
+        checks.on_host("xs", xs)
+        checks.examples("xs", xs, self.function.input_shape)
+        return _cnn_signals.mean_field(self, xs)
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:

@@ -500,7 +500,7 @@ class Network:
         raise NotDefined(
             "no law is known of this network: the law of a product needs the "
             "weights' ensemble and the pre-activations' variances of every layer, "
-            "which only networks.mlp shows."
+            "which only networks.mlp and networks.cnn show."
         )
 
     @public("moments")
@@ -521,12 +521,10 @@ class Network:
             NotDefined: They are not known for this network.
 
         Example:
-            >>> net = networks.cnn([3, 8, 8], (6,))
-            >>> try:
-            ...     net.moments("hidden", jnp.ones((1, 6, 3)))
-            ... except isometry.InputError as error:
-            ...     print(str(error)[:62])
-            moments(): no prediction is implemented for this network; isom
+            >>> net = networks.cnn([8, 8, 8, 8], (6,), sigma_w=0.5)
+            >>> mean, variance = net.moments("hidden", jnp.zeros((1, 6, 8)))
+            >>> round(mean, 4), round(variance, 4)
+            (0.25, 0.0)
         """
         raise NotDefined(
             "no prediction is implemented for this network; isometry.ensemble(net, "
@@ -547,12 +545,10 @@ class Network:
             NotDefined: No prediction is implemented for this network.
 
         Example:
-            >>> net = networks.cnn([3, 8, 8], (6,))
-            >>> try:
-            ...     net.mean_field(jnp.ones((1, 6, 3)))
-            ... except isometry.InputError as error:
-            ...     print(str(error)[:65])
-            mean_field(): no prediction is implemented for this network; isom
+            >>> net = networks.cnn([8, 8, 8], (6,), sigma_w=0.5)
+            >>> sig = net.mean_field(jnp.ones((1, 6, 8)))
+            >>> float(sig.at("layers/0").q[0, 0])
+            0.25
         """
         raise NotDefined(
             "no prediction is implemented for this network; isometry.signals(net, "

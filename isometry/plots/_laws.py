@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _DASHES = ("-", "--", "-.")
 
 # The fields of a law that are drawn.
-_FIELDS = ("density", "quantile", "atoms", "product")
+_FIELDS = ("density", "quantile", "atoms", "zero_mass")
 
 # Points of a line: more than a screen has across the figure.
 _POINTS = 600
@@ -53,7 +53,7 @@ def laws(named: Mapping[str, Law]) -> "Figure":
     # The mass of an atom is no density, so atoms get an axis of their own.
     stems = []
     for index, (name, law) in enumerate(named.items()):
-        rank = law.product.rank
+        rank = 1 - law.zero_mass
         label = name
         if rank < 1:
             label = f"{name} (at 0: {1 - rank:.3g})"

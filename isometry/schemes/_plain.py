@@ -3,7 +3,7 @@
 from isometry import initializers
 from isometry._internal.types import Initializer as Init
 from isometry.schemes._layer import Layer
-from isometry.schemes._scheme import Drawn, Scheme, same
+from isometry.schemes._scheme import Drawn, Ensemble, Scheme, same
 
 
 def _gaussian(layer: Layer, sigma_w: float) -> Init:
@@ -53,6 +53,21 @@ def _block_orthogonal(layer: Layer, sigma_w: float) -> Init:
     return initializers.orthogonal(sigma_w)
 
 
+def _kernels(name: str) -> Ensemble:
+    """Return the distribution of kernels by this name, and of Haar matrices."""
+
+    def drawn(layer: Layer, sigma_w: float) -> Drawn:
+        return Drawn(name if layer.window else "orthogonal", sigma_w)
+
+    return drawn
+
+
+def _widened_kernels(layer: Layer, sigma_w: float) -> Drawn:
+    """Return the distribution of what `scaled_orthogonal` draws."""
+    drawn = _kernels("delta_orthogonal")
+    return drawn(layer, _widened(layer, sigma_w))
+
+
 def _identity(layer: Layer, sigma_w: float) -> Init:
     """Choose the identity, and a partial identity in the head."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
@@ -89,7 +104,7 @@ SCHEMES = (
         citation="Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735",
         free=True,
         # Theory has laws for Haar weights too, if all singular values are equal.
-        ensemble=lambda layer, sigma_w: Drawn("orthogonal", sigma_w),
+        ensemble=_kernels("orthogonal_kernel"),
     ),
     Scheme(
         "scaled_orthogonal",
@@ -101,7 +116,7 @@ SCHEMES = (
         isometric="as orthogonal, where no layer widens",
         citation="Martens et al. (2021), arXiv:2110.01765",
         free=True,
-        ensemble=lambda layer, sigma_w: Drawn("orthogonal", _widened(layer, sigma_w)),
+        ensemble=_widened_kernels,
     ),
     Scheme(
         "delta_orthogonal",
@@ -113,6 +128,7 @@ SCHEMES = (
         isometric="as orthogonal, with any padding and stride 1",
         citation="Xiao et al. (2018), arXiv:1806.05393",
         free=True,
+        ensemble=_kernels("delta_orthogonal"),
         made_for="windows",
         otherwise="draws what orthogonal does",
     ),
@@ -126,6 +142,7 @@ SCHEMES = (
         isometric="as orthogonal, with circular padding and stride 1",
         citation="Xiao et al. (2018), arXiv:1806.05393, Algorithm 1",
         free=True,
+        ensemble=_kernels("block_orthogonal"),
         made_for="windows",
         otherwise="draws what orthogonal does",
     ),

@@ -63,7 +63,10 @@ class Drawn(NamedTuple):
 
     Attributes:
         weights: "gaussian": independent, of variance sigma_w²/fan_in. "orthogonal":
-            Haar, with all singular values sigma_w.
+            Haar, with all singular values sigma_w. Of kernels with a window:
+            "orthogonal_kernel", flattened into a matrix (window and inputs) × outputs
+            that is Haar; "delta_orthogonal", Haar at one tap; "block_orthogonal", whose
+            convolution on a circle is orthogonal.
         sigma_w: The scale of the weights.
 
     Example:
@@ -90,9 +93,13 @@ class Drawn(NamedTuple):
             >>> schemes.Drawn("orthogonal", 1.0).gain(layer)
             0.5
         """
-        if self.weights != "orthogonal":
+        if self.weights == "gaussian":
             return self.sigma_w
-        kept = layer.fan_in / max(layer.fan_in, layer.fan_out)
+        num_outputs = layer.fan_out
+        # Both fans count the window, and a flattened kernel has it at its inputs alone.
+        if self.weights == "orthogonal_kernel":
+            num_outputs = layer.num_outputs
+        kept = layer.fan_in / max(layer.fan_in, num_outputs)
         return self.sigma_w * kept**0.5
 
 

@@ -14,8 +14,15 @@ Arguments that many of its functions share:
 
 from isometry.theory import freeprob as freeprob
 from isometry.theory import traced as traced
+from isometry.theory.laws._convolution_moments import (
+    depthwise_moments as depthwise_moments,
+)
+from isometry.theory.laws._convolution_moments import (
+    same_padding_moments as same_padding_moments,
+)
 from isometry.theory.laws._jacobian_law import jacobian_law as jacobian_law
 from isometry.theory.laws._law import Law as Law
+from isometry.theory.laws._mixture import Mixture as Mixture
 from isometry.theory.laws._moments import Moments as Moments
 from isometry.theory.laws._product import NotConverged as NotConverged
 from isometry.theory.laws._universal import bernoulli_class as bernoulli_class
@@ -38,13 +45,27 @@ from isometry.theory.mean_field._fixed_points import c_fixed_point as c_fixed_po
 from isometry.theory.mean_field._fixed_points import depth_scales as depth_scales
 from isometry.theory.mean_field._fixed_points import q_fixed_point as q_fixed_point
 from isometry.theory.mean_field._fixed_points import q_fixed_points as q_fixed_points
+from isometry.theory.mean_field._fluctuations import (
+    frobenius_fluctuation as frobenius_fluctuation,
+)
+from isometry.theory.mean_field._fluctuations import (
+    norm_fluctuation as norm_fluctuation,
+)
 from isometry.theory.mean_field._maps import c_map as c_map
 from isometry.theory.mean_field._maps import chi as chi
 from isometry.theory.mean_field._maps import q_map as q_map
 from isometry.theory.mean_field._maps import q_trajectory as q_trajectory
+from isometry.theory.mean_field._modes import ConvModes as ConvModes
+from isometry.theory.mean_field._modes import conv_modes as conv_modes
 from isometry.theory.mean_field._moments import (
     variance_coefficient as variance_coefficient,
 )
+from isometry.theory.mean_field._norms import NormGain as NormGain
+from isometry.theory.mean_field._norms import batch_norm_growth as batch_norm_growth
+from isometry.theory.mean_field._norms import norm_chi as norm_chi
+from isometry.theory.mean_field._norms import norm_gain as norm_gain
+from isometry.theory.mean_field._norms import norm_zeros as norm_zeros
 from isometry.theory.mean_field._phase import PhaseDiagram as PhaseDiagram
 from isometry.theory.mean_field._phase import phase_diagram as phase_diagram
+from isometry.theory.mean_field._pooling import pooling_moments as pooling_moments
 from isometry.theory.mean_field._quadrature import expectation as expectation

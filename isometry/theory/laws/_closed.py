@@ -88,17 +88,23 @@ def haar(
     inputs: float,
     outputs: float,
     size: float,
+    *,
+    taps: float = 1.0,
 ) -> Powers:
     """Return a Haar matrix with all min(inputs, outputs) singular values sigma.
 
     One that narrows is a projection, whose S-transform is (1 + ψ)/(m/n + ψ) over its n
-    inputs. The arguments are those of `gaussian`.
+    inputs. With `taps`, it is the matrix into which a kernel is flattened, which reads
+    every input that often, as a convolution on a circle does. Over the outputs of a
+    square layer that is (1 + ψ/taps)/(1 + ψ): a projection of rank 1/taps, stretched by
+    taps, and compressed to a share 1/taps of its dimensions (Nica and Speicher, 1996).
+    The other arguments are those of `gaussian`.
     """
-    # All singular values are equal: nothing but a scale.
-    if outputs >= inputs:
-        return Powers(log_scale=log_square)
+    # The flattened matrix is an isometry, and all singular values are equal.
+    if outputs >= taps * inputs:
+        return Powers(log_scale=log_square + math.log(taps))
     scale = log_square + math.log(outputs / inputs)
-    exponents = ((size / outputs, 1.0), (size / inputs, -1.0))
+    exponents = ((size / outputs, 1.0), (size / (taps * inputs), -1.0))
     return Powers(exponents, log_scale=scale)
 
 

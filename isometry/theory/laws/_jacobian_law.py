@@ -1,5 +1,6 @@
 """The law of J Jᵀ for J = D_L W_L … D_1 W_1."""
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -32,7 +33,7 @@ from isometry.theory.mean_field._moments import (
     moments,
 )
 
-WEIGHTS = ("orthogonal", "gaussian")
+WEIGHTS = ("orthogonal", "gaussian", "orthogonal_kernel")
 PADDINGS = ("circular", "same", "valid")
 
 # Variances closer than this, relative to one another, share their mean: on the way to
@@ -57,12 +58,15 @@ class Pair(NamedTuple):
     """One (W, D) pair.
 
     Attributes:
-        log_square: log sigma_w².
+        log_square: log sigma_w²; None where there is no W.
         slopes: The distribution of D²; empty where there is no D.
+        taps: How often a convolution reads every input, if W is an orthogonal matrix
+            into which its kernel is flattened.
     """
 
-    log_square: float
+    log_square: float | None
     slopes: Shares
+    taps: float = 1.0
 
 
 @public("jacobian_law")
@@ -78,6 +82,7 @@ def jacobian_law(  # noqa: PLR0917
     head: float | None = None,
     branch_scale: float | None = None,
     padding: str | None = None,
+    taps: float | None = None,
 ) -> Law:
     """Return the law of λ = s² of J = D_L W_L … D_1 W_1 at infinite width.
 
@@ -96,7 +101,10 @@ def jacobian_law(  # noqa: PLR0917
         sigma_b: Standard deviation of the biases, without `q`: that is then the fixed
             point which iteration from q = 1 reaches. Linear, ReLU and leaky ReLU need
             none: their law is the same at every q.
-        weights: "orthogonal" or "gaussian".
+        weights: "orthogonal", "gaussian", or "orthogonal_kernel": convolutions on a
+            circle whose kernel of k^d taps is flattened into a matrix (taps and inputs)
+            × outputs with all singular values sigma_w. Between the other two, S = (1 +
+            ψ/k^d)/(1 + ψ) for a square layer.
         widths: (n_0, …, n_depth) of rectangular layers, or anything proportional.
             Orthogonal ones are Haar, with all min(m, n) singular values sigma_w.
         head: sigma_w of one more W behind D_L, without a D: the law end to end;
@@ -104,8 +112,12 @@ def jacobian_law(  # noqa: PLR0917
         branch_scale: α of residual blocks x + α phi(Wx + b): the law of great depth at
             fixed Σ α² sigma_w² E phi'² (`resnet_law`), O(1/depth) away at finite depth.
         padding: Of convolutions, "circular", "same" or "valid". Delta-orthogonal
-            kernels with circular or same padding, and Gaussian ones with circular
-            padding, have the dense law where q is the same at all positions.
+            kernels with circular or same padding, and Gaussian or block-orthogonal ones
+            with circular padding, have the dense law where q is the same at all
+            positions.
+        taps: Of "orthogonal_kernel" alone, how often each input is read: k^d, or with a
+            stride s that divides k and the image (k/s)^d. The widths are then channels
+            times positions.
 
     Returns:
         The law.
@@ -132,6 +144,7 @@ def jacobian_law(  # noqa: PLR0917
         high=_universal.DEEPEST,
     )
     checks.one_of("weights", weights, WEIGHTS)
+    num_taps = _checked_taps(taps, weights)
     phi = record(activation)
     _check_padding(padding, weights, widths)
     is_residual = branch_scale is not None
@@ -149,7 +162,7 @@ def jacobian_law(  # noqa: PLR0917
         sigma_w=sigma_w,
         sigma_b=sigma_b,
     )
-    _has_law(phi, sorted(set(path)))
+    require_law(phi, sorted(set(path)))
     if branch_scale is not None:
         if widths is not None or head is not None:
             raise NotDefined(
@@ -162,17 +175,19 @@ def jacobian_law(  # noqa: PLR0917
             branch_scale=branch_scale,
         )
     extremes = [min(path), 4.0, max(path)]
-    is_scale_free = _is_scale_free(phi, *extremes)
+    is_alike = is_scale_free(phi, *extremes)
     sizes = _sizes(
         widths,
         depth,
         has_head=head is not None,
     )
     # A law that does not depend on q needs one measure for all layers.
-    distinct = [1.0] * depth if is_scale_free else _merged(path)
+    distinct = [1.0] * depth if is_alike else merged(path)
     pairs = [
-        Pair(2 * math.log(sigma), slopes)
-        for slopes, sigma in zip(_slopes(phi, distinct, sizes[1:]), sigmas, strict=True)
+        Pair(2 * math.log(sigma), slopes, num_taps)
+        for slopes, sigma in zip(
+            slopes_of(phi, distinct, sizes[1:]), sigmas, strict=True
+        )
     ]
     if head is not None:
         head = checks.number("head", head, above=0.0)
@@ -191,7 +206,8 @@ def jacobian_law(  # noqa: PLR0917
     # Widths and q fluctuate together but for these, and no formula is known.
     is_square = all(n == sizes[0] for n in sizes)
     rate = None
-    if is_scale_free and is_square and padding is None:
+    is_dense = padding is None and weights != "orthogonal_kernel"
+    if is_alike and is_square and is_dense:
         rate = sum(_width_rate(pair, is_gaussian) for pair in pairs)
     name = f"{phi.name}, depth {depth}, {weights}"
     return Law(
@@ -217,12 +233,15 @@ def chain(
         is_gaussian: Whether the weights are Gaussian, else Haar.
     """
     size = min(widths[0], widths[-1])
-    weight = _closed.gaussian if is_gaussian else _closed.haar
     counts: Counter[Factor] = Counter()
     # The first weights act on the inputs, of which there may be more than values.
     counts[_closed.input_space(widths[0], size)] += 1
     for pair, (inputs, outputs) in zip(pairs, itertools.pairwise(widths), strict=True):
-        counts[weight(pair.log_square, inputs, outputs, size=size)] += 1
+        if pair.log_square is not None:
+            weight = _closed.gaussian
+            if not is_gaussian:
+                weight = functools.partial(_closed.haar, taps=pair.taps)
+            counts[weight(pair.log_square, inputs, outputs, size=size)] += 1
         for measure, share in pair.slopes:
             constant = measure.constant
             if constant is None:
@@ -353,7 +372,7 @@ def _fixed_point(
     sigma_b: float,
 ) -> float:
     """Return the q reached from q = 1; any, if the law does not depend on it."""
-    if _is_scale_free(phi, SMALLEST_Q, LARGEST_Q):
+    if is_scale_free(phi, SMALLEST_Q, LARGEST_Q):
         return 1.0
     try:
         return q_fixed_point(phi, sigma_w, sigma_b).value
@@ -364,7 +383,7 @@ def _fixed_point(
         ) from error
 
 
-def _has_law(phi: Activation, qs: list[float]) -> None:
+def require_law(phi: Activation, qs: list[float]) -> None:
     """Refuse a phi that jumps, one without finite E phi'^4, and one that is flat."""
     differentiable(phi, qs[-1])
     known = moments(phi, np.array(qs))
@@ -376,7 +395,7 @@ def _has_law(phi: Activation, qs: list[float]) -> None:
         finite(phi, q, slope + spread)
 
 
-def _slopes(
+def slopes_of(
     phi: Activation,
     path: list[float],
     sizes: Sequence[float],
@@ -433,7 +452,7 @@ def gauss_rule(x: Points, count: int) -> tuple[Nodes, Nodes]:
     return nodes, len(x) * vectors[0] ** 2
 
 
-def _merged(path: list[float]) -> list[float]:
+def merged(path: list[float]) -> list[float]:
     """Replace each q by the mean of those that are all but equal to it."""
     groups: list[list[float]] = []
     for q in sorted(path):
@@ -461,7 +480,7 @@ def _sequence(name: str, value: ArrayLike) -> list[float]:
     return [float(number) for number in values]
 
 
-def _is_scale_free(phi: Activation, *qs: float) -> bool:
+def is_scale_free(phi: Activation, *qs: float) -> bool:
     """Tell whether phi'(√q z)² has the same law at these q as at 1.
 
     It has for linear, ReLU and leaky ReLU, whatever their name.
@@ -510,6 +529,23 @@ def _sizes(
     return sizes
 
 
+def _checked_taps(taps: float | None, weights: str) -> float:
+    """Return how often a convolution reads each input; 1 for other weights."""
+    if weights != "orthogonal_kernel":
+        if taps is not None:
+            raise InputError(
+                f"taps={checks.show(taps)} is for weights='orthogonal_kernel', not "
+                f"{weights!r}, whose law does not depend on them; leave it out."
+            )
+        return 1.0
+    if taps is None:
+        raise InputError(
+            "taps is missing for weights='orthogonal_kernel'; write taps=9 for a "
+            "window of 3×3."
+        )
+    return float(checks.number("taps", checks.on_host("taps", taps), low=1.0))
+
+
 def _check_padding(
     padding: str | None,
     weights: str,
@@ -518,7 +554,7 @@ def _check_padding(
     if padding is None:
         return
     checks.one_of("padding", padding, PADDINGS)
-    if padding == "valid" or (weights == "gaussian" and padding == "same"):
+    if padding == "valid" or (weights != "orthogonal" and padding == "same"):
         known = "'circular' and 'same'" if weights == "orthogonal" else "'circular'"
         raise NotDefined(
             f"no law is given for {weights} convolutions with padding={padding!r}; "

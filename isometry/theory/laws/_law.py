@@ -149,6 +149,16 @@ class Law:
         return tuple((_tidy(float(low)), _tidy(float(high))) for low, high in ends)
 
     @property
+    def zero_mass(self) -> float:
+        """The mass at zero, without the structural zeros.
+
+        Example:
+            >>> theory.jacobian_law("relu", depth=1, q=1.0).zero_mass
+            0.5
+        """
+        return 1 - self.product.rank
+
+    @property
     def s_max(self) -> float:
         """The largest singular value; inf beyond float64.
 

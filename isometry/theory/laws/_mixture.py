@@ -1,0 +1,273 @@
+"""Mixtures of laws: the spectrum of a Jacobian that is block diagonal."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, NotDefined, public
+from isometry.theory.laws._law import VARIABLES, Atom, Law
+from isometry.theory.laws._product import Product
+
+RealPoints = Float[np.ndarray, " points"]
+
+# Shares whose sum is off by more were not meant to sum to one.
+_OFF = 1e-9
+
+# Newton steps, or halvings where they leave the bracket, that find a quantile. Four
+# are usual; the rest is for p beside a gap or an atom.
+_ROUNDS = 80
+
+# The last Newton step in log λ, which squares the error; and the width of a bracket,
+# where there is no density. Ten times larger steps leave errors of 1e-9.
+_RESOLVED = 1e-6
+_CLOSED = 1e-12
+
+# Where the quantiles of every law are tabulated, log(p/(1 − p)) off zero. Half as many
+# points cost every call another Newton step.
+_LOG_ODDS = np.linspace(-22.0, 22.0, 45)
+
+# Probabilities this close to the mass at zero are those of zero.
+_LEAST_MASS = 1e-12
+
+# Atoms closer than this, relative to one another, are one: shares of one atom differ by
+# rounding.
+_ALIKE = 1e-12
+
+
+class Mixture(Law):
+    """The law of blocks that do not mix, each with a law of its own: their average.
+
+    A convolution whose kernels have one tap maps every position by itself, for example,
+    and positions of other variances have other laws. It has the methods of `Law`. A
+    mixture is not a product of free factors: it has no S-transform and no `product`.
+
+    Args:
+        laws: The laws of the blocks.
+        shares: The share of singular values of each, which sum to 1.
+        name: What it is called, for its repr. The default is "mixture".
+
+    Raises:
+        InputError: Not as many shares as laws; shares that are negative or do not sum
+            to 1; something that is no law.
+
+    Example:
+        >>> mix = theory.Mixture(
+        ...     [theory.fuss_catalan(1), theory.fuss_catalan(2)], [0.25, 0.75]
+        ... )
+        >>> round(mix.moment(2), 9)
+        2.75
+        >>> mix
+        Law(mixture: lam has density on [0, 6.75])
+    """
+
+    laws: tuple[Law, ...]
+    shares: tuple[float, ...]
+
+    @public("Mixture")
+    def __init__(
+        self,
+        laws: Sequence[Law],
+        shares: Sequence[float],
+        name: str = "mixture",
+    ) -> None:
+        laws, shares = tuple(laws), tuple(map(float, shares))
+        for law in laws:
+            checks.instance("laws", law, Law)
+        for share in shares:
+            checks.number("shares", share, low=0.0)
+        if len(laws) != len(shares) or not abs(math.fsum(shares) - 1) <= _OFF:
+            raise InputError(
+                f"shares={checks.show(shares)} for {len(laws)} laws; write one for "
+                "each law, which sum to 1."
+            )
+        spans = {law.span for law in laws}
+        depths = {law.pairs for law in laws}
+        zeros = {law.structural_zeros for law in laws}
+        if len(spans) > 1 or len(zeros) > 1:
+            raise InputError(
+                f"laws are of spans {sorted(spans)} and have {sorted(zeros)} "
+                "structural zeros for each singular value; write blocks of one shape."
+            )
+        # The class is frozen, as a law is.
+        fields = {
+            "laws": laws,
+            "shares": shares,
+            "name": name,
+            "structural_zeros": zeros.pop(),
+            "pairs": depths.pop() if len(depths) == 1 else None,
+            "width_rate": None,
+            "span": spans.pop(),
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def product(self) -> Product:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Refuse: blocks are not free factors.
+
+        Raises:
+            NotDefined: Always.
+        """
+        raise NotDefined(
+            f"{self.name} is a mixture of {len(self.laws)} laws, which is no product "
+            "of free factors and has no S-transform; take those of its `laws`."
+        )
+
+    @property
+    def zero_mass(self) -> float:
+        """The mass at zero."""
+        return self._mean([law.zero_mass for law in self.laws])
+
+    @cached_property
+    def atoms(self) -> tuple[Atom, ...]:
+        """The point masses, ascending, the one at zero included."""
+        found: list[Atom] = []
+        parts = [
+            Atom(atom.lam, share * atom.mass)
+            for law, share in zip(self.laws, self.shares, strict=True)
+            for atom in law.atoms
+        ]
+        for atom in sorted(parts):
+            if found and atom.lam <= found[-1].lam * (1 + _ALIKE):
+                last = found.pop()
+                atom = Atom(last.lam, last.mass + atom.mass)
+            found.append(atom)
+        return tuple(found)
+
+    @cached_property
+    def support(self) -> tuple[tuple[float, float], ...]:
+        """The intervals of λ with a density, ascending; atoms apart."""
+        found: list[tuple[float, float]] = []
+        for low, high in sorted(part for law in self.laws for part in law.support):
+            if found and low <= found[-1][1]:
+                first, last = found.pop()
+                low, high = first, max(last, high)
+            found.append((low, high))
+        return tuple(found)
+
+    @property
+    def variance(self) -> float:
+        """The variance of λ, without cancellation where it is small."""
+        means = np.array([law.moment(1) for law in self.laws])
+        apart = means - self._mean(means)
+        inside = self._mean([law.variance for law in self.laws])
+        return inside + self._mean(apart**2)
+
+    @property
+    def mean_log_lam(self) -> float:
+        """E log λ; −inf if zero has mass."""
+        return self._mean([law.mean_log_lam for law in self.laws])
+
+    @public("Law.moment")
+    def moment(self, k: float = 1, variable: str = "lam") -> float:
+        """Compute E[variable^k]; of log s over the mass off zero.
+
+        Args:
+            k: The power, a positive number; of log s a whole one up to 6.
+            variable: "lam", "s" or "log_s".
+
+        Returns:
+            The moment.
+
+        Raises:
+            InputError: What `Law.moment` refuses.
+        """
+        checks.one_of("variable", variable, VARIABLES)
+        values = np.array([law.moment(k, variable) for law in self.laws])
+        if variable != "log_s":
+            return self._mean(values)
+        ranks = np.array([1 - law.zero_mass for law in self.laws])
+        return self._mean(ranks * values) / self._mean(ranks)
+
+    @public("Law.density")
+    def density(
+        self, grid: ArrayLike, variable: str = "lam"
+    ) -> Float[np.ndarray, "..."] | float:
+        """Compute the density of the continuous part; atoms have none.
+
+        Args:
+            grid: Points, of any shape.
+            variable: "lam", "s" or "log_s": what the points are, and the density is
+                per unit of.
+
+        Returns:
+            The density at each point, of the shape of `grid`.
+        """
+        parts = zip(self.laws, self.shares, strict=True)
+        return sum(share * law.density(grid, variable) for law, share in parts)
+
+    def _mean(self, values: ArrayLike) -> float:
+        """Average over the laws."""
+        # A law without a share may have an infinite moment.
+        parts = zip(self.shares, np.asarray(values, float), strict=True)
+        return float(math.fsum(share * value for share, value in parts if share > 0))
+
+    @property
+    def _top(self) -> float:
+        return max(law._top for law in self.laws)
+
+    def _masses(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
+        """Compute P(x > e^t) and P(x ≤ e^t)."""
+        above, below = np.zeros(t.shape), np.zeros(t.shape)
+        for law, share in zip(self.laws, self.shares, strict=True):
+            of_law = law._masses(t)
+            above += share * of_law[0]
+            below += share * of_law[1]
+        return above, below
+
+    def _quantile(self, p: RealPoints) -> RealPoints:
+        """Find log λ of the least λ with P(x ≤ λ) ≥ p."""
+        low_end = min(float(law._quantile(np.zeros(1))[0]) for law in self.laws)
+        t = np.where(p <= self.zero_mass + _LEAST_MASS, low_end, self._top)
+        is_inside = (p > self.zero_mass + _LEAST_MASS) & (p < 1)
+        if is_inside.any():
+            t[is_inside] = self._solved(p[is_inside])
+        return t
+
+    @cached_property
+    def _table(self) -> tuple[RealPoints, RealPoints]:
+        """Rising log λ, and P(x ≤ λ) there."""
+        places = []
+        for law in self.laws:
+            shares = 1 / (1 + np.exp(-_LOG_ODDS))
+            ranks = law.zero_mass + (1 - law.zero_mass) * shares
+            places.append(law._quantile(ranks))
+        t = np.unique(np.concatenate([*places, [self._top]]))
+        _, below = self._masses(t)
+        return t, np.maximum.accumulate(below)
+
+    def _solved(self, p: RealPoints) -> RealPoints:
+        """Solve P(x ≤ e^t) = p by Newton steps, in a bracket that only shrinks."""
+        places, masses = self._table
+        last = np.clip(np.searchsorted(masses, p), 1, len(places) - 1)
+        low, high = places[last - 1].copy(), places[last].copy()
+        t = np.clip(np.interp(p, masses, places), low, high)
+        active = np.arange(len(p))
+        for _ in range(_ROUNDS):
+            if not len(active):
+                break
+            at = t[active]
+            _, below = self._masses(at)
+            missing = p[active] - below
+            is_enough = missing <= 0
+            high[active[is_enough]] = at[is_enough]
+            low[active[~is_enough]] = at[~is_enough]
+            slope = np.atleast_1d(self.density(at / 2, "log_s")) / 2
+            with np.errstate(divide="ignore", invalid="ignore"):
+                step = missing / slope
+            resolved = _RESOLVED * (1 + np.abs(at))
+            is_newton = (at + step >= low[active]) & (at + step <= high[active])
+            middle = (low[active] + high[active]) / 2
+            t[active] = np.where(is_newton, at + step, middle)
+            # Without a density a bracket closes around an atom, whose place is its
+            # upper end.
+            is_closed = high[active] - low[active] <= _CLOSED * (1 + np.abs(at))
+            t[active[is_closed]] = high[active[is_closed]]
+            is_done = is_closed | (is_newton & (np.abs(step) <= resolved))
+            active = active[~is_done]
+        return t
