@@ -53,8 +53,8 @@ class Diagonal(Curve):
         """One, log ζ."""
         return 1
 
-    @property
-    def rank(self) -> float:
+    @functools.cached_property
+    def rank(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """P(d > 0)/c."""
         return (1 - self.measure.zero_mass) / self.ratio
 

@@ -60,7 +60,7 @@ class Measure:
     pieces: tuple[tuple[float, float], ...] = ()
     corners: tuple[float, ...] = ()
 
-    @property
+    @functools.cached_property
     def zero_mass(self) -> float:
         """The mass of the atom at zero."""
         return float(self.masses[self.atoms == 0].sum())

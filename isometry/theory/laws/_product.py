@@ -121,6 +121,11 @@ class Product:
         return [(f, times) for f, times in self.factors if isinstance(f, Closed)]
 
     @functools.cached_property
+    def _rests(self) -> list[tuple[Closed, float]]:
+        """The factors in closed form that are more than powers."""
+        return [(f, times) for f, times in self.closed if not isinstance(f, Powers)]
+
+    @functools.cached_property
     def rank(self) -> float:
         """One minus the mass at zero."""
         ranks = [curve.rank for curve, _ in self.curves]
@@ -153,8 +158,7 @@ class Product:
         (curve, times), *others = self.curves
         if others or times != 1 or self._ones or self._power:
             return None
-        has_rest = not all(isinstance(f, Powers) for f, _ in self.closed)
-        if has_rest or not isinstance(curve, Diagonal) or curve.ratio != 1:
+        if self._rests or not isinstance(curve, Diagonal) or curve.ratio != 1:
             return None
         return curve
 
@@ -233,7 +237,7 @@ class Product:
             above_zero,
             one_plus,
         )
-        for factor, times in self.closed:
+        for factor, times in self._rests:
             rest, rate = factor.rest(psi, one_plus)
             log_lam = log_lam + times * rest
             slope = slope + times * rate
@@ -241,13 +245,17 @@ class Product:
         mismatch = np.zeros(len(psi))
         corrections = []
         for (curve, times), point in zip(self.curves, points, strict=True):
-            missing = self._missing(curve, point, lead)
-            corrections.append(point.correction + point.tangent * missing)
             log_lam = log_lam + times * point.value
             slope = slope + times * point.rate
-            lag = lag + times * (point.lag + point.rate * missing)
-            inner = np.abs(point.correction).max(axis=0)
-            mismatch = np.maximum(mismatch, np.maximum(np.abs(missing), inner))
+            lag = lag + times * point.lag
+            correction = point.correction
+            mismatch = np.maximum(mismatch, np.abs(correction).max(axis=0))
+            if point is not lead:
+                missing = self._missing(curve, point, lead)
+                correction = correction + point.tangent * missing
+                lag = lag + times * point.rate * missing
+                mismatch = np.maximum(mismatch, np.abs(missing))
+            corrections.append(correction)
         return State(
             w=w,
             psi=psi,
@@ -433,7 +441,7 @@ class Product:
         total = total + (one_plus * (t - at.log_lam)).imag
         sign = -1 if below else 1
         total = sign * total / np.pi
-        for factor, times in self.closed:
+        for factor, times in self._rests:
             total = total + times * factor.potential(psi, one_plus, below=below)
         first = 0
         for curve, times in self.curves:

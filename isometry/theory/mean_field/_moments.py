@@ -288,17 +288,7 @@ def _integrals(
     scale, count = np.sqrt(q), len(q)
     z = u / scale[owner][:, None]
     mass = mass / scale[owner][:, None] * bell(z)
-
-    def mean(f: Nodes) -> Variances:
-        return np.bincount(
-            owner,
-            (mass * f).sum(axis=1),
-            count,
-        )
-
-    def minus(f: Nodes, center: Variances) -> Nodes:
-        return f - center[owner][:, None]
-
+    mean = functools.partial(_mean, mass=mass, owner=owner, count=count)
     found = {}
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         a_0, mean_slope = mean(value), mean(slope)
@@ -314,10 +304,11 @@ def _integrals(
         found["growth"] = mean(value * slope * z) / scale
         # a_1, by parts.
         tilt = scale * mean_slope
-        rest = minus(value, a_0) - tilt[owner][:, None] * z
-        of_slope = q * mean(minus(slope, mean_slope) ** 2)
+        rest = value - a_0[owner][:, None] - tilt[owner][:, None] * z
+        of_slope = q * mean((slope - mean_slope[owner][:, None]) ** 2)
         found["excess"] = of_slope - mean(rest**2) - a_0**2
-        found["spread"] = mean(minus(slope**2, mu_1) ** 2) / mu_1**2
+        apart = slope**2 - mu_1[owner][:, None]
+        found["spread"] = mean(apart**2) / mu_1**2
         innermost = np.minimum(np.abs(left), np.abs(right))
         is_outer = innermost >= (reach - 2 - 1e-9) * scale[owner]
         integrands = (value**2, slope**2, slope**4)
@@ -335,6 +326,20 @@ def _integrals(
                 tail / whole,
             )
     return {name: np.where(np.isnan(f), np.inf, f) for name, f in found.items()}
+
+
+def _mean(
+    f: Nodes,
+    mass: Nodes,
+    owner: Owners,
+    count: int,
+) -> Variances:
+    """Return the expectation of f for every variance."""
+    return np.bincount(
+        owner,
+        (mass * f).sum(axis=1),
+        count,
+    )
 
 
 def _square(

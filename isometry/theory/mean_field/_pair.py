@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from isometry._internal.errors import InputError
 from isometry.activations import Activation
@@ -263,14 +263,21 @@ def _block(
     )
     value, slope = evaluate(phi, x[owner][:, None] + width * w)
     mass = mass * bell(w)
-
-    def mean(f: Float[np.ndarray, "panels order"]) -> Points:
-        return np.bincount(
-            owner,
-            (mass * f).sum(axis=1),
-            len(x),
-        )
-
+    mean = functools.partial(_mean, mass=mass, owner=owner, count=len(x))
     center = mean(value)
     variance = mean((value - center[owner][:, None]) ** 2)
     return np.stack([center, variance, mean(value**2), mean(slope), mean(slope**2)])
+
+
+def _mean(
+    f: Float[np.ndarray, "panels order"],
+    mass: Float[np.ndarray, "panels order"],
+    owner: Int[np.ndarray, " panels"],
+    count: int,
+) -> Points:
+    """Return the expectation of f around every point."""
+    return np.bincount(
+        owner,
+        (mass * f).sum(axis=1),
+        count,
+    )
