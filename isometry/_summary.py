@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
-from isometry.comparison._atoms import mass_below_floor, zero_mass
+from isometry.comparison._atoms import mass_below_floor
 from isometry.comparison._compare import compare
 from isometry.measure._record import Spectrum
 from isometry.measure._statistics import STATISTICS, quantile
@@ -80,10 +80,10 @@ def _predicted(sp: Spectrum, law: Law) -> dict[str, float | None]:
         "mean_s2": square,
         "isometry_deviation": math.sqrt(max(square - 2 * law.moment(1, "s") + 1, 0.0)),
         # the measured one is of what is resolved
-        "log_spread": law.moment(2, "log_s") - law.moment(1, "log_s") ** 2 if lost == zero_mass(law) else math.nan,
+        "log_spread": law.moment(2, "log_s") - law.moment(1, "log_s") ** 2 if lost == law.zero_mass else math.nan,
         "condition_number": high / low if low > 0 else math.inf,
         "stable_rank": sp.size * square / high**2 if high > 0 else math.nan,
         "zero_fraction": lost,
-        "exact_zero_fraction": zero_mass(law),
+        "exact_zero_fraction": law.zero_mass,
     }
     return {name: None if math.isnan(value) else float(value) for name, value in found.items()}

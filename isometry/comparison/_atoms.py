@@ -14,11 +14,6 @@ from isometry.theory import Law
 _WINDOW = 1e-6
 
 
-def zero_mass(law: Law) -> float:
-    """Return the law's mass at zero."""
-    return 1 - law.product.rank
-
-
 def window(sp: Spectrum, law: Law) -> float:
     """Return half the length of the window of log lam that counts as an atom."""
     eps = float(np.finfo(np.asarray(sp.log_values).dtype).eps)

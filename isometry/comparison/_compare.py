@@ -6,7 +6,6 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key
 from isometry.comparison import _statistics
-from isometry.comparison._atoms import zero_mass
 from isometry.comparison._comparison import Band, Comparison
 from isometry.comparison._distance import distance
 from isometry.comparison._matching import require_match
@@ -95,8 +94,8 @@ def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
     )
     u = measured.ranks()
     # Ranks below the first compared one are asked for by its resolution.
-    zero = zero_mass(law)
-    table = LawTable(law, zero + float(u[0] - zero) / 8, measured.windows)
+    lowest = law.zero_mass + float(u[0] - law.zero_mass) / 8
+    table = LawTable(law, lowest, measured.windows)
     by_rank = ByRank.of(measured, table, u)
     apart = distance(measured, table, by_rank)
     statistics: Statistics = {

@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float
 
 from isometry.comparison._ranks import LawTable, MeasuredRanks, Ranks
-from isometry.theory import Law
+from isometry.theory import Law, Mixture
 
 
 def curvature(log_lam: Float[np.ndarray, "seeds inputs ranks"]) -> Ranks:
@@ -62,13 +62,10 @@ def norm_variance(law: Law, width: int) -> float | None:
     return max(0.0, math.log(ratio))
 
 
-def norm_resolution(law: Law, measured: MeasuredRanks) -> float:
+def norm_resolution(law: Law, measured: MeasuredRanks, mean: float) -> float:
     """Return how far log E lam may be from the law's if ranks are off by 1/(4N)."""
-    log_top = 2 * float(np.asarray(law.quantile(1.0, "log_s")))
-    log_share = log_top - law.product.log_mean
-    # The largest value over the mean may overflow; nothing is known then.
-    share = math.exp(min(log_share, 700.0))
-    return share * (measured.step / 4 + measured.displaced)
+    top = float(np.asarray(law.quantile(1.0)))
+    return top / mean * (measured.step / 4 + measured.displaced)
 
 
 def rank_deficit(law: Law, width: int) -> float:
@@ -77,8 +74,12 @@ def rank_deficit(law: Law, width: int) -> float:
     A product of masks has the rank of the smallest, the least of Binomial(N, p_l). Its
     mean is below the least p_l by the order of √(log L/N).
     """
+    # Importing scipy.stats takes longer than importing isometry.
     from scipy import stats
 
+    if isinstance(law, Mixture):
+        parts = zip(law.shares, law.laws, strict=True)
+        return sum(share * rank_deficit(part, width) for share, part in parts)
     ranks = np.arange(1, width + 1)
     # P(rank ≥ r), whose sum over r is the mean rank.
     at_least = np.ones(width)
@@ -87,4 +88,4 @@ def rank_deficit(law: Law, width: int) -> float:
         survival = stats.binom.sf(ranks - 1, units, 1 - mask.zero_mass)
         at_least = at_least * survival**mask.times
     mean_rank = float(at_least.sum()) / width
-    return max(0.0, law.product.rank - mean_rank)
+    return max(0.0, 1 - law.zero_mass - mean_rank)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from isometry._internal.errors import InputError
-from isometry.comparison._atoms import mass_below_floor, window, zero_mass
+from isometry.comparison._atoms import mass_below_floor, window
 from isometry.measure._record import Spectrum
 from isometry.theory import Law
 
@@ -94,7 +94,7 @@ class MeasuredRanks:
             size=sp.size,
             step=max(float(weights.max()), 1 / width),
             displaced=num_outliers / sp.size,
-            cut=max(float(zeros.max()), zero_mass(law)),
+            cut=max(float(zeros.max()), law.zero_mass),
             zeros=zeros.mean(1),
             law_below=below.mean(1),
             windows=windows,
@@ -171,7 +171,7 @@ class LawTable:
         mass = np.asarray(law.cdf(self.log_lam / 2, "log_s"))
         # Rounding must not make it fall.
         self.mass = np.maximum.accumulate(mass)
-        self.zero = zero_mass(law)
+        self.zero = law.zero_mass
 
     def quantile(self, u: Ranks) -> Ranks:
         """Return log lam at the ranks u."""

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from isometry.comparison import _finite_width
-from isometry.comparison._atoms import zero_mass
 from isometry.comparison._comparison import GapName
 from isometry.comparison._ranks import LawTable, MeasuredRanks, PerSeed, Ranks
 from isometry.theory import Law
@@ -149,11 +148,11 @@ def few_ranks(by_rank: ByRank) -> Statistics:
 def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
     """Return the logarithm of the mean of lam, |J|_F²/size.
 
-    Nothing where the law has no mean, or a measured Jacobian is zero.
+    Nothing where the mean is no number of float64, or a measured Jacobian is zero.
     """
-    predicted = law.product.log_mean
+    mean = law.moment(1)
     tops = measured.log_lam[..., :1]
-    if not (np.isfinite(tops).all() and math.isfinite(predicted)):
+    if not (np.isfinite(tops).all() and 0 < mean < math.inf):
         return {}
     # Relative to the largest: lam itself may overflow.
     shares = measured.weights * np.exp(measured.log_lam - tops)
@@ -164,10 +163,10 @@ def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
         resolution = 0.0
     else:
         variance = float(log_means.var(ddof=1))
-        resolution = _finite_width.norm_resolution(law, measured)
+        resolution = _finite_width.norm_resolution(law, measured, mean)
     statistic = Statistic(
         per_seed=log_means.mean(1),
-        predicted=predicted,
+        predicted=math.log(mean),
         expected=-variance / 2,
         width=variance / 2 + resolution + measured.rounding,
         variance=known,
@@ -206,7 +205,7 @@ def zeros(
         width: The number of units of a layer.
         known_to: The finite-width term of distribution functions.
     """
-    has_zeros = bool(zero_mass(law) > 0 or measured.zeros.any())
+    has_zeros = bool(law.zero_mass > 0 or measured.zeros.any())
     if not has_zeros and measured.law_below.max() <= measured.step:
         return {}
     statistic = Statistic(
