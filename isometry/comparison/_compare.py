@@ -39,9 +39,43 @@ def compare(
     """Judge whether a spectrum measured over seeds is one that a law predicts.
 
     A gap between the two is consistent within its interval over seeds plus a term for
-    the finite width, the number of units of a layer. Inputs of one seed are averaged:
-    only seeds are independent. If the law states outliers, as many values of each draw
-    are left out, and their number is compared apart.
+    the finite width, the number of units of a layer: `sp.size / law.positions`. t
+    quantiles make the intervals 95 % for all gaps together. Inputs of one seed are
+    averaged, because only seeds are independent. If the law states outliers, as many of
+    the largest values of each draw are left out, and their number is a gap of its own.
+
+    At width 256 and 20 seeds it tells apart sigma_w ± 2 %, a tenth more layers, and
+    Gaussian from orthogonal, for ReLU/Gaussian at depth 20 and tanh/orthogonal at depth
+    10. POWER False alarms: ALARMS
+
+    It takes a few thousand quantiles of the law, about a second at first.
+
+    Args:
+        sp: A spectrum over (seeds, inputs), as `ensemble` returns it, of a method that
+            finds the values; of the span that the law is for, or of given Jacobians.
+        law: The law of as many (W, D) pairs: `net.law("hidden", xs)`, or
+            `theory.jacobian_law`.
+        key: The key of bootstrap samples of the seeds. Without it, standard errors are
+            taken, and for the distribution function a Bonferroni bound, which is wider.
+        resamples: The number of these samples.
+
+    Returns:
+        The gaps and their bands.
+
+    Raises:
+        InputError: `sp` is no `Spectrum` or `law` no `Law`; no seeds axis or fewer than
+            five seeds; a span, a number of pairs or a shape that the law is not for; so
+            few resolved values that there is nothing to compare.
+        NotDefined: The nodes are those of quadratures, and not singular values.
+        TypeError: An argument is traced.
+
+    Example:
+        >>> factors = np.random.default_rng(0).standard_normal((2, 8, 64, 64)) / 8
+        >>> sp = isometry.Spectrum.of_jacobians(factors[0] @ factors[1])
+        >>> isometry.compare(sp, theory.fuss_catalan(2)).consistent
+        True
+        >>> list(isometry.compare(sp, theory.fuss_catalan(3)).excesses)[:3]
+        ['ks', 'mean', 'sd']
     """
     checks.on_host("sp", sp)
     checks.on_host("key", key)
@@ -118,13 +152,13 @@ def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
         atom_gaps=_gaps(statistics, "atom"),
         moment_gaps=_moment_gaps(statistics),
         quantile_gaps=_gaps(statistics, "rank"),
-        outliers=float(statistics["outliers"].per_seed.mean()),
         band=bands,
         unresolved=measured.cut,
         seeds=sp.log_values.shape[0],
         size=sp.size,
-        width=width,
         law=law.name,
+        width=width,
+        outliers=float(statistics["outliers"].per_seed.mean()),
         expected_outliers=law.outliers,
     )
 

@@ -1,6 +1,5 @@
 """What a comparison found: gaps, and the bands that they may lie in."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -64,16 +63,17 @@ class Comparison:
             values, |J|_F²/size. The spread is the mean of the upper half of the ranks
             less that of the lower, without the outermost tenths.
         quantile_gaps: Measured - predicted log lam at a few ranks (the mass below).
-        outliers: Values of a draw that lie above the law's upper edge, apart from all
-            others, on average.
         band: For "ks", "mean", "sd", "spread", "log_mean", "outliers", ("rank", u) and
             ("atom", lam), how large the gap may be: a `Band`.
         unresolved: The mass at the bottom that some draw does not resolve.
         seeds: The number of draws.
         size: The number of singular values of each.
-        width: The number of units of a layer: of a convolution channels, not pixels.
         law: The name of the law.
-        expected_outliers: How many outliers the law states.
+        width: The number of units of a layer: of a convolution channels, not pixels.
+        outliers: How many values of a draw lie beyond the law's upper edge, by more
+            than the finite width explains; the mean over draws.
+        expected_outliers: How many the law states. As many of the largest values of
+            each draw are left out of all other gaps.
 
     Example:
         >>> factors = np.random.default_rng(0).standard_normal((2, 8, 64, 64)) / 8
@@ -82,22 +82,22 @@ class Comparison:
         >>> comparison.consistent
         True
         >>> round(comparison.moment_gaps["log_mean"], 3)
-        -0.002
+        -0.008
     """
 
     ks: float
     wasserstein: float
-    atom_gaps: Mapping[float, float]
-    moment_gaps: Mapping[str, float]
-    quantile_gaps: Mapping[float, float]
-    outliers: float
-    band: Mapping[GapName, Band]
+    atom_gaps: dict[float, float]
+    moment_gaps: dict[str, float]
+    quantile_gaps: dict[float, float]
+    band: dict[GapName, Band]
     unresolved: float
     seeds: int
     size: int
-    width: int
     law: str
-    expected_outliers: int = 0
+    width: int
+    outliers: float
+    expected_outliers: int
 
     @property
     def gaps(self) -> dict[GapName, float]:
@@ -125,7 +125,7 @@ class Comparison:
         Example:
             >>> factors = np.random.default_rng(0).standard_normal((8, 64, 64)) / 8
             >>> sp = isometry.Spectrum.of_jacobians(factors)
-            >>> isometry.compare(sp, theory.marchenko_pastur(0.9)).consistent
+            >>> isometry.compare(sp, theory.fuss_catalan(2)).consistent
             False
         """
         return not self.excesses
@@ -160,7 +160,7 @@ class Comparison:
             >>> sp = isometry.Spectrum.of_jacobians(factors)
             >>> text = isometry.compare(sp, theory.fuss_catalan(1)).summary()
             >>> print(text.splitlines()[0])
-            consistent with fuss_catalan(1): 8 seeds, 64 singular values
+            consistent with Fuss-Catalan, depth 1: 8 seeds, 64 singular values
         """
         counts = f"{self.seeds} seeds, {self.size} singular values"
         if self.width != self.size:
