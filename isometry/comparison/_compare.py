@@ -9,7 +9,7 @@ from isometry.comparison import _statistics
 from isometry.comparison._comparison import Band, Comparison
 from isometry.comparison._distance import distance
 from isometry.comparison._matching import require_match
-from isometry.comparison._outliers import outliers, without_outliers
+from isometry.comparison._outliers import count_outliers, outliers
 from isometry.comparison._ranks import LawTable, MeasuredRanks
 from isometry.comparison._seeds import Resamples, SeedIntervals, resampled_seeds
 from isometry.comparison._statistics import ByRank, Statistic, Statistics
@@ -41,8 +41,8 @@ def compare(
     A gap between the two is consistent within its interval over seeds plus a term for
     the finite width, the number of units of a layer: `sp.size / law.positions`. t
     quantiles make the intervals 95 % for all gaps together. Inputs of one seed are
-    averaged, because only seeds are independent. If the law states outliers, as many of
-    the largest values of each draw are left out, and their number is a gap of its own.
+    averaged, because only seeds are independent. If the law states outliers, those of
+    each draw are left out, and their number is compared by itself.
 
     At width 256 and 20 seeds it tells apart sigma_w ± 2 %, a tenth more layers, and
     Gaussian from orthogonal, for ReLU/Gaussian at depth 20 and tanh/orthogonal at depth
@@ -122,13 +122,10 @@ def _require_seeds(sp: Spectrum) -> None:
 def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
     """Compare statistic by statistic."""
     width = sp.size // law.positions
-    bulk = without_outliers(sp, law.outliers)
-    measured = MeasuredRanks.of(
-        bulk,
-        law,
-        width=width,
-        num_outliers=law.outliers,
-    )
+    everything = MeasuredRanks.of(sp, law, width)
+    counts = count_outliers(everything, law)
+    # Of more outliers than the law states, the others belong to what is compared.
+    measured = everything.without_largest(np.minimum(counts, law.outliers))
     u = measured.ranks()
     # Ranks below the first compared one are asked for by its resolution.
     lowest = law.zero_mass + float(u[0] - law.zero_mass) / 8
@@ -138,7 +135,7 @@ def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
     statistics: Statistics = {
         **_statistics.log_moments(by_rank),
         **_statistics.log_mean(measured, law, width),
-        **outliers(sp, law, measured=measured, table=table, by_rank=by_rank),
+        **outliers(counts, law),
         **_statistics.few_ranks(by_rank),
         **_statistics.atom_masses(measured, law),
         **_statistics.zeros(measured, law, width=width, known_to=apart.width),

@@ -72,8 +72,8 @@ class Comparison:
         width: The number of units of a layer: of a convolution channels, not pixels.
         outliers: How many values of a draw lie beyond the law's upper edge, by more
             than the finite width explains; the mean over draws.
-        expected_outliers: How many the law states. As many of the largest values of
-            each draw are left out of all other gaps.
+        expected_outliers: How many the law states. Up to so many are left out of all
+            other gaps.
 
     Example:
         >>> factors = np.random.default_rng(0).standard_normal((2, 8, 64, 64)) / 8
@@ -173,8 +173,8 @@ class Comparison:
         lines.append(f"  {'Wasserstein, log lam':<22}{self.wasserstein:>10.3g}")
         if self.expected_outliers:
             lines.append(
-                f"  {self.outliers:.3g} outliers of a draw measured, "
-                f"{self.expected_outliers} expected and left out of the other rows"
+                f"  outliers are left out of the other rows: {self.outliers:.3g} of a "
+                f"draw, up to {self.expected_outliers} expected"
             )
         if self.unresolved:
             lines.append(

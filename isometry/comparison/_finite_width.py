@@ -24,8 +24,8 @@ convolution channels, because pixels share weights and do not average.
    the curvature follows from the formula. Elsewhere the variance is that between the
    measured draws, and the mean is known as far as ranks are: if they are off by
    1/(4N), the mean of lam is off by at most lam_max/(4N).
-4. Outliers that were left out of the draws displace the ranks of the other values, by
-   at most one rank an outlier (Weyl's inequalities).
+4. Outliers displace the ranks of the other values, each by at most one rank up or down
+   (Weyl's inequalities).
 """
 
 import math

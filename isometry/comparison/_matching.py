@@ -14,8 +14,9 @@ def require_match(sp: Spectrum, law: Law) -> None:
     """Refuse a spectrum and a law of different things.
 
     Raises:
-        InputError: One of them is of another type; or the span, the number of pairs,
-            the shape or the number of positions differ. The message says what to write.
+        InputError: One of them is of another type; the span, the number of pairs, the
+            shape or the number of positions differ; or there are no more values than
+            outliers. The message says what to write.
     """
     if not isinstance(sp, Spectrum):
         raise InputError(
@@ -51,6 +52,11 @@ def require_match(sp: Spectrum, law: Law) -> None:
             f"the law is of {law.positions} positions and sp has {sp.size} singular "
             "values, which is no multiple; write dataclasses.replace(law, "
             "positions=...), the number of pixels."
+        )
+    if law.outliers >= sp.size:
+        raise InputError(
+            f"the law states {law.outliers} outliers and sp has {sp.size} singular "
+            "values; measure at a greater width."
         )
 
 

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from isometry._internal.errors import InputError
 from isometry.comparison._atoms import mass_below_floor, window
@@ -38,10 +38,9 @@ class MeasuredRanks:
         size: The number of singular values of a matrix.
         step: What a rank is known to: the mass of one unit of a layer. Values of pixels
             that share it are no independent ones.
-        displaced: How far outliers that were left out may displace ranks.
-        cut: The rank below which some draw is not resolved.
-        zeros: (seeds,) mass below the floor.
-        law_below: (seeds,) what the law has there.
+        displaced: How far outliers may displace the ranks of all others.
+        law_zeros: The law's mass at zero.
+        law_below: (seeds,) the law's mass below the floor.
         windows: The ends in log lam of what counts as an atom, by its lam.
         rounding: Half their length.
     """
@@ -51,28 +50,19 @@ class MeasuredRanks:
     size: int
     step: float
     displaced: float
-    cut: float
-    zeros: PerSeed
+    law_zeros: float
     law_below: PerSeed
     windows: Mapping[float, tuple[float, float]]
     rounding: float
 
     @classmethod
-    def of(
-        cls,
-        sp: Spectrum,
-        law: Law,
-        *,
-        width: int,
-        num_outliers: int,
-    ) -> "MeasuredRanks":
+    def of(cls, sp: Spectrum, law: Law, width: int) -> "MeasuredRanks":
         """Order a spectrum over (seeds, inputs).
 
         Args:
-            sp: The spectrum, without its outliers.
+            sp: The spectrum.
             law: The law.
             width: The number of units of a layer.
-            num_outliers: How many values of each draw were left out.
         """
         num_seeds = sp.log_values.shape[0]
         num_nodes = sp.log_values.shape[-1]
@@ -80,7 +70,6 @@ class MeasuredRanks:
         is_resolved = np.asarray(sp.resolved).reshape(shape)
         weights = np.asarray(sp.weights, float).reshape(shape)
         log_lam = 2 * np.asarray(sp.log_values, float).reshape(shape)
-        zeros = np.where(is_resolved, 0, weights).sum(-1)
         below = mass_below_floor(sp, law).reshape(num_seeds, -1)
         half = window(sp, law)
         windows = {}
@@ -93,13 +82,31 @@ class MeasuredRanks:
             weights=weights,
             size=sp.size,
             step=max(float(weights.max()), 1 / width),
-            displaced=num_outliers / sp.size,
-            cut=max(float(zeros.max()), law.zero_mass),
-            zeros=zeros.mean(1),
+            displaced=law.outliers / sp.size,
+            law_zeros=law.zero_mass,
             law_below=below.mean(1),
             windows=windows,
             rounding=half,
         )
+
+    @property
+    def zeros(self) -> Float[np.ndarray, "seeds inputs"]:
+        """The mass below the floor."""
+        is_resolved = np.isfinite(self.log_lam)
+        return np.where(is_resolved, 0, self.weights).sum(-1)
+
+    @property
+    def cut(self) -> float:
+        """The rank below which some draw, or the law, has zeros."""
+        return max(float(self.zeros.max()), self.law_zeros)
+
+    def without_largest(
+        self, counts: Int[np.ndarray, "seeds inputs"]
+    ) -> "MeasuredRanks":
+        """Leave so many of the largest values of each draw out."""
+        position = np.arange(self.log_lam.shape[-1])
+        weights = np.where(position < counts[..., None], 0, self.weights)
+        return replace(self, weights=weights / weights.sum(-1, keepdims=True))
 
     def ranks(self) -> Ranks:
         """Return midpoints of equal masses, without a unit at either end.

@@ -151,11 +151,13 @@ def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
     Nothing where the mean is no number of float64, or a measured Jacobian is zero.
     """
     mean = law.moment(1)
-    tops = measured.log_lam[..., :1]
+    # Outliers have no weight.
+    log_lam = np.where(measured.weights > 0, measured.log_lam, -np.inf)
+    tops = log_lam.max(-1, keepdims=True)
     if not (np.isfinite(tops).all() and 0 < mean < math.inf):
         return {}
     # Relative to the largest: lam itself may overflow.
-    shares = measured.weights * np.exp(measured.log_lam - tops)
+    shares = measured.weights * np.exp(log_lam - tops)
     log_means = tops[..., 0] + np.log(shares.sum(-1))
     known = _finite_width.norm_variance(law, width)
     if known is not None:
@@ -209,7 +211,7 @@ def zeros(
     if not has_zeros and measured.law_below.max() <= measured.step:
         return {}
     statistic = Statistic(
-        per_seed=measured.zeros - measured.law_below,
+        per_seed=measured.zeros.mean(1) - measured.law_below,
         predicted=0.0,
         expected=0.0,
         width=_finite_width.rank_deficit(law, width) + known_to,
