@@ -51,7 +51,9 @@ def _change(table: LawTable, points: Points, shift: Points) -> float:
     at_point = table.cdf(points)
     upward = table.cdf(points + shift) - at_point
     downward = at_point - table.cdf(points - shift)
+    shifted = np.maximum(upward, downward)
     deviation = np.sqrt(2 * shift)
-    smeared = (table.cdf(points + deviation) + table.cdf(points - deviation)) / 2
-    change = np.maximum(upward, downward) + np.abs(smeared - at_point)
-    return float(change.max())
+    above = table.cdf(points + deviation)
+    below = table.cdf(points - deviation)
+    smeared = np.abs((above + below) / 2 - at_point)
+    return float((shifted + smeared).max())

@@ -134,7 +134,9 @@ class MeasuredRanks:
         log_lam = np.empty((*self.log_lam.shape[:-1], len(u)))
         for matrix in np.ndindex(log_lam.shape[:-1]):
             mass_above = np.cumsum(self.weights[matrix])
-            node = np.searchsorted(mass_above, (1 - u) * mass_above[-1])
+            wanted = (1 - u) * mass_above[-1]
+            node = np.searchsorted(mass_above, wanted)
+            # Rounding may put the last one behind the end.
             node = np.minimum(node, len(mass_above) - 1)
             log_lam[matrix] = self.log_lam[matrix][node]
         return log_lam

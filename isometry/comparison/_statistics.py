@@ -75,43 +75,65 @@ class ByRank:
 
 
 def log_moments(by_rank: ByRank) -> Statistics:
-    """Return the mean, the standard deviation and the spread of log lam.
+    """Return the mean, the standard deviation and the spread of log lam."""
+    return {
+        "mean": _mean(by_rank),
+        "sd": _standard_deviation(by_rank),
+        "spread": _spread(by_rank),
+    }
 
-    A displacement a(u) moves the mean by E a, and the standard deviation by at most
-    √E a². Curvature is of second order and known to its own size only, because the
-    variances of the pre-activations drift by as much. For the spread both terms are
-    known to half: measured over ten true laws, its gap less the expected one is on
-    average at most 0.55 of their sum.
+
+def _mean(by_rank: ByRank) -> Statistic:
+    """Return the mean over ranks, which a displacement a(u) moves by E a.
+
+    Curvature is of second order and known to its own size only, because the variances
+    of the pre-activations drift by as much.
     """
-    log_lam, predicted = by_rank.log_lam, by_rank.predicted
-    resolution, curvature = by_rank.resolution, by_rank.curvature
-    mean_curvature = float(curvature.mean())
-    mean = Statistic(
-        per_seed=log_lam.mean(-1).mean(1),
-        predicted=float(predicted.mean()),
-        expected=-mean_curvature,
-        width=float(resolution.mean()) + mean_curvature,
+    curvature = float(by_rank.curvature.mean())
+    per_matrix = by_rank.log_lam.mean(-1)
+    return Statistic(
+        per_seed=per_matrix.mean(1),
+        predicted=float(by_rank.predicted.mean()),
+        expected=-curvature,
+        width=float(by_rank.resolution.mean()) + curvature,
     )
+
+
+def _standard_deviation(by_rank: ByRank) -> Statistic:
+    """Return the deviation over ranks, which a(u) moves by √E a² at most."""
+    predicted = float(by_rank.predicted.std())
+    bent = by_rank.predicted - by_rank.curvature
     # Draws that differ in shape add to the variance of each.
-    shapes = log_lam - log_lam.mean((0, 1))
-    square_of_sd = float((predicted - curvature).var()) + float(shapes.var(-1).mean())
-    change = math.sqrt(square_of_sd) - float(predicted.std())
-    sd = Statistic(
-        per_seed=log_lam.std(-1).mean(1),
-        predicted=float(predicted.std()),
+    shapes = by_rank.log_lam - by_rank.log_lam.mean((0, 1))
+    variance = float(bent.var() + shapes.var(-1).mean())
+    change = math.sqrt(variance) - predicted
+    mean_square = float((by_rank.resolution**2).mean())
+    per_matrix = by_rank.log_lam.std(-1)
+    return Statistic(
+        per_seed=per_matrix.mean(1),
+        predicted=predicted,
         expected=change,
-        width=float(np.sqrt((resolution**2).mean())) + abs(change),
+        width=math.sqrt(mean_square) + abs(change),
     )
-    low, high = _halves(len(predicted))
-    change = -float(_spread(curvature))
+
+
+def _spread(by_rank: ByRank) -> Statistic:
+    """Return the mean of the upper half of the ranks less that of the lower.
+
+    What width does to it is known to half: measured over ten true laws, the gap less
+    the expected one is on average at most 0.55 of the two terms' sum.
+    """
+    change = -float(_difference(by_rank.curvature))
+    low, high = _halves(len(by_rank.u))
+    resolution = by_rank.resolution
     known = float(resolution[low].mean() + resolution[high].mean()) / 2
-    spread = Statistic(
-        per_seed=_spread(log_lam).mean(1),
-        predicted=float(_spread(predicted)),
+    per_matrix = _difference(by_rank.log_lam)
+    return Statistic(
+        per_seed=per_matrix.mean(1),
+        predicted=float(_difference(by_rank.predicted)),
         expected=change,
         width=(known + abs(change)) / 2,
     )
-    return {"mean": mean, "sd": sd, "spread": spread}
 
 
 def _halves(num_ranks: int) -> tuple[slice, slice]:
@@ -119,14 +141,19 @@ def _halves(num_ranks: int) -> tuple[slice, slice]:
 
     What edges do to the standard deviation they do not see.
     """
-    tenth, half = num_ranks // 10, num_ranks // 2
+    tenth = num_ranks // 10
+    half = num_ranks // 2
     return slice(tenth, half), slice(half, num_ranks - tenth)
 
 
-def _spread(log_lam: Float[np.ndarray, "*batch ranks"]) -> Float[np.ndarray, "*batch"]:
+def _difference(
+    log_lam: Float[np.ndarray, "*batch ranks"],
+) -> Float[np.ndarray, "*batch"]:
     """Return the mean of the upper ranks less that of the lower."""
     low, high = _halves(log_lam.shape[-1])
-    return log_lam[..., high].mean(-1) - log_lam[..., low].mean(-1)
+    of_upper = log_lam[..., high].mean(-1)
+    of_lower = log_lam[..., low].mean(-1)
+    return of_upper - of_lower
 
 
 def few_ranks(by_rank: ByRank) -> Statistics:
