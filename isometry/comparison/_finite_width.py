@@ -84,8 +84,9 @@ def rank_deficit(law: Law, width: int) -> float:
     # P(rank ≥ r), whose sum over r is the mean rank.
     at_least = np.ones(width)
     for mask in law.product.masks:
-        units = round(width / mask.ratio)
-        survival = stats.binom.sf(ranks - 1, units, 1 - mask.zero_mass)
-        at_least = at_least * survival**mask.times
+        num_units = round(width / mask.ratio)
+        num_active = stats.binom(num_units, 1 - mask.zero_mass)
+        # With a mask that occurs several times, all of them.
+        at_least *= num_active.sf(ranks - 1) ** mask.times
     mean_rank = float(at_least.sum()) / width
     return max(0.0, 1 - law.zero_mass - mean_rank)

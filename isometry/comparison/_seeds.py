@@ -44,12 +44,10 @@ class SeedIntervals:
         num_seeds = len(per_seed)
         factor = t_quantile(1 - self.level / 2, num_seeds - 1)
         if self.resamples is None:
-            error = float(per_seed.std(ddof=1)) / math.sqrt(num_seeds)
-        else:
-            means = per_seed[self.resamples].mean(1)
-            # Resampled seeds vary by n - 1 over n too little.
-            error = float(means.std()) * math.sqrt(num_seeds / (num_seeds - 1))
-        return factor * error
+            deviation = float(per_seed.std(ddof=1))
+            return factor * deviation / math.sqrt(num_seeds)
+        means = per_seed[self.resamples].mean(1)
+        return factor * float(means.std()) * _correction(num_seeds)
 
     def half_length_known(self, variance: float, num_seeds: int) -> float:
         """Return half the length where the variance of a draw is known."""
@@ -63,18 +61,25 @@ class SeedIntervals:
             return 0.0
         if self.resamples is None:
             # Bonferroni: an interval for each of the points.
-            factor = t_quantile(1 - self.level / (2 * num_points), num_seeds - 1)
-            error = float(per_seed.std(0, ddof=1).max()) / math.sqrt(num_seeds)
-            return factor * error
+            level = self.level / num_points
+            factor = t_quantile(1 - level / 2, num_seeds - 1)
+            deviation = float(per_seed.std(0, ddof=1).max())
+            return factor * deviation / math.sqrt(num_seeds)
         mean = per_seed.mean(0)
         distances = [
             np.abs(per_seed[picked].mean(0) - mean).max() for picked in self.resamples
         ]
         quantile = float(np.quantile(distances, 1 - self.level, method="higher"))
-        # Few seeds have t's tails, and resampled ones vary by n - 1 over n too little.
+        # Few seeds have the tails of t.
         tails = t_quantile(1 - self.level / 2, num_seeds - 1)
         tails /= t_quantile(1 - self.level / 2, _NORMAL)
-        return quantile * tails * math.sqrt(num_seeds / (num_seeds - 1))
+        return quantile * tails * _correction(num_seeds)
+
+
+def _correction(num_seeds: int) -> float:
+    """Return what the deviation of a resampled mean falls short by."""
+    # Resampled seeds have the variance with n, and not n - 1, below.
+    return math.sqrt(num_seeds / (num_seeds - 1))
 
 
 def t_quantile(p: float, freedom: int) -> float:
