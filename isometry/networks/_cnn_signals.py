@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # A quantity at every position, for each input.
 Images = Float[np.ndarray, "inputs *size"]
+Others = Float[np.ndarray, "inputs *other_size"]
 
 _BEHIND_POOLING = (
     "behind pooling it depends on how positions are correlated, which is not followed."
@@ -123,26 +124,26 @@ def _forward(
     )
     before: list[Signal | None] = []
     behind: list[Signal | None] = [signal]
-    for layer in chain.filters:
+    last = len(chain.filters) - 1
+    for index, layer in enumerate(chain.filters):
         if layer.layer.pooling is not None:
             # The layer before returns what is pooled.
             signal = behind[-1] = None
         if signal is not None:
             signal = _convolved(layer, signal)
         before.append(signal)
-        if signal is not None:
+        if signal is not None and index < last:
             signal = _activated(chain.activation, signal)
         behind.append(signal)
-    if chain.head is not None:
-        # The head reads a mean over positions.
-        behind[-1] = None
+    # Behind the last one stands the output, or a mean over positions.
+    behind[-1] = None
     return before, behind
 
 
 def _convolved(layer: _cnn_law.Filter, signal: Signal) -> Signal:
     """Return the pre-activation of a layer."""
 
-    def through(images: Images) -> Images:
+    def through(images: Images) -> Others:
         size_out = layer.averaging.size_out
         averages = [layer.averaging.forward(image) for image in images]
         shaped = np.array(averages).reshape(-1, *size_out)
@@ -166,7 +167,7 @@ def _activated(phi: Activation, signal: Signal) -> Signal:
         phi,
         first.ravel(),
         second.ravel(),
-        signal.covariances.ravel(),
+        covariance=signal.covariances.ravel(),
     )
     return Signal(squares, means.reshape(signal.covariances.shape))
 
@@ -235,7 +236,7 @@ def _slopes(
 
 
 def _unpooled(
-    squares: Images,
+    squares: Others,
     pooling: str,
     size: tuple[int, ...],
 ) -> Images:

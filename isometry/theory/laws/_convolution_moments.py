@@ -31,12 +31,12 @@ from isometry.theory.laws._moments import Moments
 from isometry.theory.mean_field import _moments, _sites
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._maps import LARGEST, scale
-from isometry.theory.mean_field._sites import Averaging, Image, KernelLike
+from isometry.theory.mean_field._sites import Averaging, Image, KernelLike, Result
 
 _DEEPEST = 10**5
 
-# Parts of a binade that variances are rounded to: 1e-13. Ten times finer, the rounding
-# of sums over taps tells symmetric positions apart.
+# Parts of a binade that variances are rounded to: 1e-13. A thousand times finer, the
+# rounding of sums would tell symmetric positions apart, at a quadrature each.
 _ROUNDED_TO = 2.0**43
 
 
@@ -134,7 +134,7 @@ def next_variance(
     layer: Convolved,
     *,
     sigma_b: float,
-) -> Image:
+) -> Result:
     """Return the variance of the next pre-activations at each position."""
     distinct, index = np.unique(q, return_inverse=True)
     square = _moments.moments(phi, distinct).square[index].reshape(q.shape)

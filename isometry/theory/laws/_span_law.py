@@ -49,7 +49,9 @@ def span_law(
     if depth:
         require_law(phi, sorted(set(q)))
         distinct = list(map(float, q))
-        if is_scale_free(phi, min(q), 4.0, max(q)):
+        # Linear, ReLU and leaky ReLU have one law for all variances.
+        extremes = (min(q), 4.0, max(q))
+        if is_scale_free(phi, *extremes):
             distinct = [1.0] * depth
         slopes = slopes_of(phi, merged(distinct), widths[-depth - 1 : -1])
     # Behind each W stands the D of the next pair.

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
@@ -14,8 +13,9 @@ from isometry.theory.mean_field._quadrature import REACH, gauss
 POOLINGS = ("average", "max")
 
 # Panels over |z| <= 14. The density of the largest of 1e12 values is a tenth of a
-# standard deviation wide; with a quarter of the panels it is off by 1e-10.
-_PANELS = 112
+# standard deviation wide; with half of the panels its mean is off by 4e-14, with a
+# quarter by 4e-7.
+_PANELS = 56
 
 _LARGEST_WINDOW = 10**12
 
@@ -70,6 +70,8 @@ def pooling_moments(
 @functools.lru_cache(maxsize=64)
 def largest_of(size: int) -> tuple[float, float]:
     """Compute mean and second moment of the largest of some standard normals."""
+    from scipy.special import log_ndtr
+
     edges = np.linspace(-REACH, REACH, _PANELS + 1)
     z, mass = gauss(edges[:-1], edges[1:])
     log_density = math.log(size) - z**2 / 2 - math.log(2 * math.pi) / 2

@@ -28,12 +28,13 @@ KernelLike: TypeAlias = int | Sequence[int] | ArrayLike
 
 Variances = Float[np.ndarray, "*window"]
 Image = Float[np.ndarray, "*size"]
+Result = Float[np.ndarray, "*size_out"]
 Positions = Int[np.ndarray, " _"]
 
 # More axes than images have.
 _MOST_AXES = 3
 
-# The largest image: a pass over it for each tap and layer takes a second.
+# The largest image: a pass over it for each tap takes a tenth of a second.
 _MOST_POSITIONS = 10**7
 
 # Variances whose sum is off by more were not meant to sum to one. Those of float32 are
@@ -157,14 +158,14 @@ class Averaging:
             margins.append(total // 2)
         return tuple(margins)
 
-    def forward(self, values: Image) -> Image:
+    def forward(self, values: Image) -> Result:
         """Return the averages of the values of the image."""
         averages = np.zeros(self.size_out)
         for variance, out, read in self._taps:
             averages[np.ix_(*out)] += variance * values[np.ix_(*read)]
         return averages
 
-    def backward(self, values: Image) -> Image:
+    def backward(self, values: Result) -> Image:
         """Apply the transposed map, to values of the result."""
         sums = np.zeros(self.size)
         for variance, out, read in self._taps:

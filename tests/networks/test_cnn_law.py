@@ -1,0 +1,219 @@
+"""Laws, moments and predicted signals of convolutional networks, and what has none."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import InputError, networks, theory
+from isometry._internal.errors import NotDefined
+
+KEYS = jax.random.split(jax.random.key(0), 6)
+RNG = np.random.default_rng(0)
+WIDTH, SIZE = 24, 5
+
+
+def unit_images(count=1, channels=WIDTH):
+    """Images with the same mean square at every position."""
+    xs = RNG.standard_normal((count, SIZE, channels))
+    return jnp.asarray(xs / np.sqrt((xs**2).mean(-1, keepdims=True)), jnp.float32)
+
+
+def square_of_tanh(q):
+    """E tanh(√q z)², by the trapezoidal rule."""
+    z, step = np.linspace(-12, 12, 2001, retstep=True)
+    density = np.exp(-(z**2) / 2) * step / math.sqrt(2 * math.pi)
+    return float(density @ np.tanh(math.sqrt(q) * z) ** 2)
+
+
+# --- Spectra
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Squared singular values of a circular network with unequal channels."""
+    channels = [WIDTH, WIDTH, 2 * WIDTH, WIDTH, 4]
+    net = networks.cnn(channels, (SIZE,), scheme="gaussian", sigma_w=1.3)
+    xs = unit_images()
+    sp = isometry.ensemble(net, KEYS, xs, span="hidden")
+    return net, xs, np.asarray(sp.values, float)[:, 0] ** 2
+
+
+def test_spectrum_of_a_circular_network_is_that_of_its_law(measured):
+    """KS, and the mean of λ: four standard errors over seeds.
+
+    The distribution functions of seeds differ by some 1/c, and c is 24.
+    """
+    net, xs, lam = measured
+    law = net.law("hidden", xs)
+    assert (law.span, law.pairs) == ("hidden", 2)
+    points = np.sort(lam.ravel())
+    ranks = (np.arange(points.size) + 0.5) / points.size
+    some = slice(None, None, 9)
+    assert np.abs(law.cdf(points[some]) - ranks[some]).max() < 1 / WIDTH
+    means = lam.mean(axis=1)
+    error = means.std(ddof=1) / len(means) ** 0.5
+    assert abs(means.mean() - law.moment(1)) < 4 * error
+    # Position by position, which is another way to them.
+    mean, variance = net.moments("hidden", xs)
+    assert mean == pytest.approx(law.moment(1), rel=1e-6)
+    assert variance == pytest.approx(law.variance, rel=1e-6)
+
+
+def test_circular_laws_are_those_of_dense_layers():
+    """By scheme, at the variances of the dense map."""
+    xs = unit_images()
+    q = [1.1**2]
+    q.append(1.1**2 * square_of_tanh(q[0]))
+    for scheme, arguments in (
+        ("gaussian", {"weights": "gaussian"}),
+        ("block_orthogonal", {"weights": "orthogonal"}),
+        ("delta_orthogonal", {"weights": "orthogonal"}),
+        ("orthogonal", {"weights": "orthogonal_kernel", "taps": 3}),
+    ):
+        net = networks.cnn([WIDTH] * 5, (SIZE,), scheme=scheme, sigma_w=1.1)
+        found = net.law("hidden", xs)
+        dense = theory.jacobian_law("tanh", 2, q, 1.1, **arguments)
+        for k in (1, 2, 3):
+            # The inputs are float32.
+            assert found.moment(k) == pytest.approx(dense.moment(k), rel=1e-5)
+    # End to end there are four W's and three D's. What each adds to the variance of λ
+    # over its squared mean is 1 − 1/3 of a flattened kernel of three taps.
+    whole = net.law("end_to_end", xs)
+    assert (whole.span, whole.pairs) == ("end_to_end", None)
+    q.append(1.1**2 * square_of_tanh(q[1]))
+    spread = sum(theory.variance_coefficient("tanh", value) for value in q)
+    relative = whole.variance / whole.moment(1) ** 2
+    assert relative == pytest.approx(spread + 4 * (1 - 1 / 3), rel=1e-5)
+
+
+def test_delta_kernels_average_over_positions_and_inputs():
+    """Positions of different sizes keep their variances, with zero padding too."""
+    sizes = np.array([0.5, 0.5, 1.0, 2.0, 2.0])[:, None]
+    xs = np.asarray(unit_images(2)) * np.sqrt(sizes)
+    net = networks.cnn([WIDTH] * 4, (SIZE,), sigma_w=1.0, padding="same")
+    law = net.law("hidden", jnp.asarray(xs, jnp.float32))
+    parts = [theory.jacobian_law("tanh", 1, q, 1.0) for q in (0.5, 1.0, 2.0)]
+    for k in (1, 2):
+        wanted = np.dot([0.4, 0.2, 0.4], [part.moment(k) for part in parts])
+        assert law.moment(k) == pytest.approx(wanted, rel=1e-5)
+    assert sum(law.shares) == pytest.approx(1)
+    # A rule of few nodes stands for many variances.
+    many = net.law("hidden", jnp.asarray(RNG.standard_normal((40, SIZE, WIDTH))))
+    assert len(many.laws) < 10
+
+
+def test_moments_with_zero_padding_strides_and_unequal_channels():
+    """The mean of λ from sums over windows, layer by layer, of a ReLU network."""
+    net = networks.cnn(
+        [3, 8, 16, 12, 12, 4],
+        (7,),
+        kernel=[3, 3, 2, 3, 1],
+        activation="relu",
+        scheme="kaiming",
+        padding="same",
+        strides=[1, 1, 2, 1, 1],
+    )
+    mean, _ = net.moments("hidden", jnp.ones((1, 7, 3)))
+    steps = ((7, 7, 3, 1), (7, 4, 2, 2), (4, 4, 3, 1))
+    a = np.ones(7)
+    for size, size_out, taps, stride in steps:
+        front = max((size_out - 1) * stride + taps - size, 0) // 2
+        reads = stride * np.arange(size_out)[:, None] + np.arange(taps) - front
+        is_inside = (reads >= 0) & (reads < size)
+        a = (a[np.clip(reads, 0, size - 1)] * is_inside).sum(axis=1) / taps
+    # 12·4 outputs and 8·7 inputs.
+    assert mean == pytest.approx(a.mean(), rel=1e-12)
+
+
+# --- Signals
+
+
+def test_predicted_signals_are_measured():
+    """All fields at every point: four standard errors over seeds, and 2/c.
+
+    Zero padding, an even window, a stride, biases and a head.
+    """
+    net = networks.cnn(
+        [WIDTH, WIDTH, 36, WIDTH],
+        (SIZE,),
+        kernel=[3, 2, 3],
+        scheme="gaussian",
+        padding="same",
+        strides=[1, 2, 1],
+        head=6,
+        sigma_w=1.2,
+        sigma_b=0.3,
+    )
+    xs = unit_images(2)
+    xs = xs.at[1].add(xs[0])
+    keys = jax.random.split(jax.random.key(1), 16)
+    found = isometry.signals(net, keys, xs)
+    predicted = net.mean_field(xs)
+    assert (predicted.points, predicted.sizes) == (found.points, found.sizes)
+    for name in ("q", "c", "gradient", "apjn", "chi"):
+        values = np.asarray(getattr(found, name), float)
+        wanted = np.asarray(getattr(predicted, name))[0]
+        error = values.std(axis=0, ddof=1) / len(keys) ** 0.5
+        distance = np.abs(values.mean(axis=0) - wanted)
+        allowed = 4 * error + 2 / WIDTH * np.abs(wanted)
+        is_known = ~np.isnan(wanted)
+        assert np.all(distance[is_known] < allowed[is_known]), name
+        if name in ("q", "c"):
+            # Behind the mean over positions it is not known.
+            assert is_known.reshape(-1, len(found.points)).all(axis=0).sum() == 6
+            assert "pooling" in predicted.why(name)
+
+
+def test_pooling_and_the_fields_that_it_hides():
+    """Average pooling divides |∂|² by 2 for ReLU; of max pooling little is known."""
+    arguments = {"activation": "relu", "scheme": "kaiming", "pooling": "average"}
+    net = networks.cnn([4, 4, 4], (6,), **arguments)
+    predicted = net.mean_field(jnp.ones((1, 6, 4)))
+    # From the output: 1 at what is pooled, ½ before it, and ½ of the slopes.
+    assert predicted.at("layers/0:out").apjn[0, 0] == pytest.approx(2)
+    assert predicted.at("layers/0").apjn[0, 0] == pytest.approx(0.5)
+    assert predicted.at("input").apjn[0, 0] == pytest.approx(1)
+    net = networks.cnn([4, 4, 4], (6,), **(arguments | {"pooling": "max"}))
+    predicted = net.mean_field(jnp.ones((1, 6, 4)))
+    assert np.isnan(predicted.at("layers/0").apjn[0, 0])
+    assert "largest" in predicted.why("apjn")
+
+
+# --- What has no law
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"padding": "same", "scheme": "gaussian"}, "'same'.*net.moments has mean"),
+        ({"padding": "valid", "kernel": [3, 3, 1, 1]}, "'valid'.*no law is known"),
+        ({"strides": [1, 2, 1, 1]}, r"strides \(2,\) and delta_orthogonal"),
+        (
+            {"strides": [1, 2, 1, 1], "scheme": "gaussian"},
+            r"do not divide its window \(3,\).*net.moments",
+        ),
+        ({"pooling": "max"}, "max pooling stands in front of layer 1"),
+        ({"groups": [1, 6, 6, 1]}, "layer 1 is depthwise.*depthwise_moments"),
+        ({"scheme": "identity"}, "no law is known of identity"),
+    ],
+)
+def test_networks_without_a_law(arguments, message):
+    net = networks.cnn([6] * 5, (8,), **({"activation": "relu"} | arguments))
+    with pytest.raises(NotDefined, match=rf"law\(\): .*{message}"):
+        net.law("hidden", jnp.ones((1, 8, 6)))
+
+
+def test_positions_that_differ_have_no_law_but_moments():
+    net = networks.cnn([6] * 5, (8,), scheme="gaussian", sigma_w=1.5)
+    xs = jnp.ones((1, 8, 6)).at[:, :2].set(3.0)
+    with pytest.raises(NotDefined, match="differs between positions"):
+        net.law("hidden", xs)
+    assert net.moments("hidden", xs)[0] > 0
+    with pytest.raises(NotDefined, match="mean over positions"):
+        networks.cnn([6] * 4, (8,), head=3).law("end_to_end", xs)
+    with pytest.raises(InputError, match="needs three weight layers"):
+        networks.cnn([6] * 3, (8,)).law("hidden", xs)
