@@ -16,7 +16,9 @@ from typing import Any
 from benchmarks import _ceiling, _load
 from benchmarks._declare import CORES, THREAD_VARIABLES, Benchmark, Task
 
-LEAST_SECONDS = 0.1  # a sample is as many calls as take this long: ten ticks of the counters of /proc/stat
+# A sample is as many calls as take this long. Of 0.1 s, ten ticks of the counters of /proc/stat, a call of 70 ms is a
+# sample of its own, and measures what the method before it left in caches and in threads that sleep.
+LEAST_SECONDS = 0.4
 TIMEOUT = 900.0  # of one request; a deadlock ends here and not never
 ENOUGH = 3  # clean samples of more rounds than that; with fewer the statistics take all samples and say so
 

@@ -291,7 +291,7 @@ def points(name: str, value: Any, dtype: Any) -> jax.Array:
             f"{name} has shape {on_axis.shape}; write one axis, (n,), or a number."
         )
     if not is_traced(on_axis):
-        # In NumPy, where a new axis is no program.
+        # By NumPy, because JAX would compile a program for the new axis.
         return jnp.asarray(np.atleast_1d(on_axis))
     return jnp.atleast_1d(on_axis)
 
@@ -580,7 +580,8 @@ def no_module(name: str, value: T) -> T:
 def _takes_params(kind: type) -> bool:
     """Tell whether calls may take parameters first, by the name of the argument."""
     arguments = list(inspect.signature(kind.__call__).parameters.values())
-    # Behind self. Wrapped functions, such as those of filter_jit, take *args.
+    # The first argument after self counts. Wrapped functions, such as those of
+    # filter_jit, take *args.
     if len(arguments) < 2:
         return False
     is_any = arguments[1].kind is inspect.Parameter.VAR_POSITIONAL
@@ -601,7 +602,7 @@ def extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # Something that the package itself imports is missing: another matter.
+        # If the package is there and misses a module of its own, the error says so.
         if error.name is None or error.name.split(".")[0] != package:
             raise
         raise MissingExtra(

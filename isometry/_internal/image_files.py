@@ -124,7 +124,7 @@ def _read_idx(path: pathlib.Path, num_axes: int) -> np.ndarray:
             num_entries = math.prod(sizes)
             # One byte more than there should be shows a file that is too long.
             entries = file.read(num_entries + 1)
-    # The last two come of absurd sizes in the header.
+    # OverflowError and MemoryError come from absurd sizes in the header.
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
         raise InputError(f"{str(path)!r} cannot be read as IDX: {error}.") from None
     if len(header) < header_bytes or len(entries) < num_entries:

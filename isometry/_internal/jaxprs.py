@@ -28,7 +28,7 @@ _PLATFORM_EPS = {"gpu": 2.0**-10, "tpu": 2.0**-7}
 # Rounding of the factors by the first word of an algorithm's name.
 _ALGORITHM_EPS = {"BF16": 2.0**-7, "F16": 2.0**-10, "TF32": 2.0**-10, "F32": 2.0**-23}
 
-# Programs that somebody else has compiled, whose inside nobody sees.
+# Calls of programs whose inside the jaxpr does not show.
 _OPAQUE = frozenset(
     (
         "pure_callback",
@@ -305,7 +305,7 @@ def coarse(jaxpr: core.Jaxpr, dtype: DTypeLike) -> Coarse:
 
 def _coarse(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
     """Return words for an equation and its eps; None if it computes in `bits` bits."""
-    # Whole numbers and keys may be cast and moved as anybody likes.
+    # Whole numbers and keys lose no precision, whatever is done to them.
     if not any(jnp.issubdtype(_dtype(v), jnp.floating) for v in eqn.invars):
         return None
     if eqn.primitive.name == "convert_element_type":
@@ -324,7 +324,7 @@ def _coarse_cast(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
     (variable,) = eqn.invars
     old = _dtype(variable)
     new = jnp.dtype(eqn.params["new_dtype"])
-    # A weakly typed value is a number of Python's: nothing that was measured.
+    # A weakly typed value comes from a number of Python's, and was not measured.
     is_weak = getattr(variable.aval, "weak_type", False)
     if is_weak or not jnp.issubdtype(new, jnp.floating):
         return None
@@ -356,7 +356,7 @@ def _coarse_product(eqn: core.JaxprEqn, bits: int) -> tuple[str, float] | None:
 def _eps_of_precision(name: str) -> float:
     """Return the eps to which a precision rounds factors; 0 for no rounding."""
     if name in ("DEFAULT", "HIGH"):
-        # What these mean is the platform's choice; a processor takes no notice.
+        # What these mean is the platform's choice. A CPU ignores them.
         return _PLATFORM_EPS.get(jax.default_backend(), 0.0)
     # Names of algorithms begin with the factors' type: "BF16_BF16_F32_X3".
     return _ALGORITHM_EPS.get(name.partition("_")[0], 0.0)

@@ -16,7 +16,8 @@ from isometry._internal import checks
 SHARE = 0.25
 
 
-# Bytes assumed to be free where nobody says: less than any machine of today has.
+# Bytes assumed to be free where the system does not say: less than any machine of today
+# has.
 _UNKNOWN = 2**31
 
 # The files of a control group (cgroup), of version 2 and of version 1: its limit, its

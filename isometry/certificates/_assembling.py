@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jax.extend import core
@@ -24,6 +24,9 @@ from isometry.certificates._partition import Mask
 from isometry.certificates._subject import Subject
 from isometry.structure import Anatomy, Attention
 from isometry.structure._names import leaves
+
+# What equal weights have in common: the shape, and the bytes of the classes.
+_Content: TypeAlias = tuple[tuple[int, ...], bytes]
 
 
 class Found(NamedTuple):
@@ -60,7 +63,10 @@ class Found(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """The fields of `Found` of these names, leaf by leaf."""
+    """The fields of `Found` of the same names, cut into leaves.
+
+    `apart` is `exact` where there is no other result.
+    """
 
     exact: View
     apart: View
@@ -149,7 +155,7 @@ def _row(
     *,
     doubts: Sequence[str],
 ) -> Row:
-    """Return the row of a weight, by the search that shows most.
+    """Return the row of a weight, from the search that shows most.
 
     A result of the affine search replaces that of the exact search if it locks more,
     unless it would replace a proof by evidence. The search of f with its kinks is asked
@@ -170,7 +176,7 @@ def _of_exact(
     views: _Views,
     doubts: Sequence[str],
 ) -> Row:
-    """Return the row of a weight by the exact search."""
+    """Return the row of a weight that the exact search gives."""
     step = views.affine.first_gradient(slice_)
     grade = EVIDENCE if doubts else None
     holds_for = _findings.ODD
@@ -197,7 +203,7 @@ def _of_sums(
     *,
     exact: Row,
 ) -> Row | None:
-    """Return the row of a weight by the affine search; None if it shows no more.
+    """Return the row that the affine search gives; None if it shows no more.
 
     That search keeps the numbers of theta, so it sees sums that are equal though their
     terms are not.
@@ -226,9 +232,9 @@ def _of_kinks(
     views: _Views,
     found: Found,
 ) -> Row | None:
-    """Return the row of a weight by the search of f itself; None if it locks no slice.
+    """Return the row that the search of f itself gives; None if it locks no slice.
 
-    It shows units that were off, or equal, at every input that was drawn.
+    That search shows units that were off, or equal, at every input that was drawn.
     """
     if views.kinked is None:
         return None
@@ -255,7 +261,7 @@ def _on_kinks(
     *,
     is_sorted: bool,
 ) -> Row:
-    """Return a row with units on kinks with the grade that rounding leaves it."""
+    """Lower the grade of a row whose units are on kinks, where rounding parts them."""
     grade = row.lock.grade
     # Sorting is stable: of two equal numbers the first stays first, in exact arithmetic
     # too, and the places behind the sort may have different weights.
@@ -309,8 +315,8 @@ def _with_equals(
 
     Equal weights need not be locked: together they may take any value.
     """
-    by_code: dict[bytes, list[str]] = {}
-    codes: dict[str, bytes] = {}
+    by_code: dict[_Content, list[str]] = {}
+    codes: dict[str, _Content] = {}
     for slice_ in _layers.slices(about.anatomy, space):
         # If each entry is alone in its class, no other weight is equal to this one.
         if views.exact.is_free(slice_):
@@ -321,11 +327,14 @@ def _with_equals(
             continue
         # Equal weights have equal codes, and opposite ones codes of opposite sign.
         normal = code * np.sign(moving.flat[0])
-        codes[slice_.name] = normal.tobytes()
-        by_code.setdefault(normal.tobytes(), []).append(slice_.name)
+        content = (normal.shape, normal.tobytes())
+        codes[slice_.name] = content
+        by_code.setdefault(content, []).append(slice_.name)
     rows = []
     for row in layers:
-        alike = by_code.get(codes.get(row.name, b""), [])
+        alike: list[str] = []
+        if row.name in codes:
+            alike = by_code[codes[row.name]]
         others = tuple(name for name in alike if name != row.name)
         rows.append(dataclasses.replace(row, equal_to=others))
     return rows
@@ -349,7 +358,7 @@ def _of_copies(
 ) -> Iterator[tuple[int, Finding]]:
     """Report slices of stacked leaves, and whole leaves, that stay equal."""
     grade = EVIDENCE if found.doubts else IN_EXACT_ARITHMETIC
-    by_code: dict[bytes, list[str]] = {}
+    by_code: dict[_Content, list[str]] = {}
     for layer in about.anatomy.layers:
         if layer.path not in space.names or layer.stretches:
             continue
@@ -369,7 +378,8 @@ def _of_copies(
         # Equal leaves have equal codes, and opposite ones codes of opposite sign.
         if found.apart is not None and moving.size:
             normal = code * np.sign(moving.flat[0])
-            by_code.setdefault(normal.tobytes(), []).append(layer.name)
+            content = (normal.shape, normal.tobytes())
+            by_code.setdefault(content, []).append(layer.name)
     for names in by_code.values():
         if len(names) > 1:
             yield 1, _findings.equal_leaves(names, grade)
@@ -382,7 +392,7 @@ def _idle(
     views: _Views,
     layers: Sequence[LayerLock],
 ) -> Iterator[tuple[int, Finding]]:
-    """Report leaves that are no weights and never move, while their layer does.
+    """Report leaves, other than weights, that never move although their layer does.
 
     A bias or a scale is then harmless: it is not used, or the next operation cancels
     it. A matrix, such as one of two whose product is a weight, is not.

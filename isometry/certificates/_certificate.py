@@ -62,10 +62,11 @@ class Certificate:
         """Whether nothing was found on a row of `layers` that counts.
 
         What counts is a lock, of any grade; most units of a layer off at every input
-        that was drawn; and a weight without any gradient there. Evidence that fewer
-        units are off does not, because chance does that to healthy networks on few
-        inputs: the certificate is then clear, and its first line says so and names it.
-        What is harmless does not count either. See `Finding.counts`.
+        that was drawn; and a weight without any gradient at these inputs. If fewer
+        units were off, that is evidence, but does not count, because on few inputs it
+        happens by chance to healthy networks: the certificate is clear, and its first
+        line names the evidence. What is harmless does not count either. See
+        `Finding.counts`.
 
         Example:
             >>> net = networks.mlp([3, 4, 2], "tanh", "orthogonal")
@@ -168,7 +169,11 @@ class Certificate:
         return "\n".join([*lines, *endings])
 
     def _heading(self, grave: Sequence[Finding]) -> list[str]:
-        """Return the lines of the verdict, and the arithmetic unless it is float64."""
+        """Return the verdict, in lines, with the arithmetic if it is not float64.
+
+        Args:
+            grave: The findings that are not harmless, the gravest first.
+        """
         bound = [layer for layer in self.layers if _is_bound(layer)]
         num_layers = len(self.layers)
         verdict = f"{len(bound)} of {num_layers} weights locked"
@@ -189,7 +194,7 @@ class Certificate:
 
 
 def _is_bound(layer: LayerLock) -> bool:
-    """Tell whether anything binds a weight, equality to another one included."""
+    """Tell whether a weight is locked, or stays equal to another one."""
     return layer.is_locked or bool(layer.grade) or bool(layer.equal_to)
 
 
@@ -258,7 +263,7 @@ def _summary(harmless: Sequence[Finding]) -> str:
 
 
 def _cells(layer: LayerLock) -> tuple[str, ...]:
-    """Return the cells of a row; where nothing is locked, a cell stays empty."""
+    """Return the cells of a row; "never" is empty where all entries can move."""
     # A long name loses its middle, because its end says most: "…/query".
     name = layer.name
     if len(name) > _NAME:

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import textwrap
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,7 +22,13 @@ from isometry.certificates._doubts import doubts_about
 from isometry.certificates._gradients import Draw, Gradient, Gradients, Space
 from isometry.certificates._observing import Units, observe
 from isometry.certificates._partition import Labels, Mask, of_equal, split
-from isometry.certificates._programs import REFUSALS, Function, Program, program
+from isometry.certificates._programs import (
+    REFUSALS,
+    Function,
+    Program,
+    in_a_line,
+    program,
+)
 from isometry.certificates._subject import Subject, check_params, subject
 
 # The number of inputs that are drawn at each random point if kinks are kept. At three
@@ -39,10 +44,6 @@ _MOST_PROBES = 8
 # Parameters with at most this many bits of mantissa differ by 6e-8 or not at all, and
 # so do sums of them. Parameters in float64 may differ by less than sums are rounded.
 _MOST_BITS = 24
-
-# The most characters of an error message that `Certificate.arithmetic` quotes: with
-# the text in front of it they fill two lines of a terminal.
-_QUOTED = 96
 
 # By how much a point is moved off the space of the affine search. Sums that are equal
 # only in that space then differ, while saturated units still have no gradient.
@@ -62,9 +63,9 @@ def certify(
 ) -> Certificate:
     """Find what no training undoes, whatever the data, loss and learning rate.
 
-    Entries of the parameters that are zero, equal or opposite span a space. From
-    gradients at random points `certify` finds the smallest such space that holds the
-    parameters and that no gradient of f leaves. The result is exact: the probability of
+    Parameters of which given entries are zero, equal or opposite form a space. From
+    gradients at random points `certify` finds the smallest such space that holds
+    `params` and that no gradient of f leaves. The result is exact: the probability of
     a wrong answer is zero, apart from rounding, whose errors are measured. Each
     nonlinearity with a kink, such as ReLU, is replaced by a random smooth function, so
     that a claim does not depend on the inputs that were drawn. Claims that rest on the
@@ -76,9 +77,9 @@ def certify(
     Args:
         f: A network, a list of blocks, or any f(params, x) with floating outputs.
         params: The parameters of f, any pytree of concrete arrays. They are passed to f
-            in float64, and bfloat16 inside f becomes float64. If f refuses float64,
-            with a TypeError for example, it is given float32; `Certificate.arithmetic`
-            says so.
+            in float64, and arithmetic of 16 bits inside f is done in float64. If f
+            refuses float64, with a TypeError for example, it is given float32;
+            `Certificate.arithmetic` says so.
         x: One example or its shapes. It may be left out for a network, and with `draw`.
         draw: A function of a key that returns a random x. The default draws Gaussian
             numbers at several scales, and integers over all rows that they select.
@@ -94,7 +95,9 @@ def certify(
     Raises:
         InputError: Parameters that are not those of the network, or NaN, with their
             leaf and index; a function without floating outputs; a draw that returns
-            another structure; 16-bit arithmetic inside f.
+            another structure.
+        NotDefined: f computes in 16 bits in a place that cannot be evaluated in
+            float64, such as a callback.
         NotFinite: Gradients are not finite at random parameters.
         TypeError: Traced arguments.
 
@@ -125,7 +128,7 @@ def certify_each(
 
     Args:
         f: A network, or any f(params, x).
-        draws: Its parameters, as often as it was drawn.
+        draws: The parameters of each draw.
         x: One example or its shapes, or None of a network that knows its own.
     """
     about = subject(f, draws[0], x, draw=None, xs=None, loss=None)
@@ -162,7 +165,8 @@ def _certified(
     # Only gradients of the exact search are asked for tiny ones, not those at theta.
     gradients.has_tiny = False
     exact = _closure.exact(gradients, group, start, period=period)
-    # Each leaf is its own group here, as with a learning rate for each array.
+    # The exact search again with each leaf a group of its own, as if each array had its
+    # own learning rate.
     apart = None
     if _joins_leaves(space, exact):
         apart = _closure.exact(gradients, space.leaf, start, period=period)
@@ -291,13 +295,7 @@ def _program(
         raise
     except REFUSALS as refusal:
         coarse = build(dtype=np.dtype(np.float32))
-        return coarse._replace(failure=_in_a_line(refusal))
-
-
-def _in_a_line(error: Exception) -> str:
-    """Return the type of an error and the beginning of its message."""
-    message = textwrap.shorten(str(error), _QUOTED, placeholder=" …")
-    return f"{type(error).__name__}: {message}"
+        return coarse._replace(failure=in_a_line(refusal))
 
 
 def _groups(space: Space) -> Labels:
@@ -340,7 +338,7 @@ def _of_supports(
     *,
     period: int,
 ) -> Closure:
-    """Return `exact` with `bitwise` only where zeros do not rest on equal entries.
+    """Return `exact`, `bitwise` only where a zero does not rest on equal entries.
 
     A difference of two equal numbers is 0.0 in every probe too, but in training
     rounding makes the two numbers different.
@@ -365,10 +363,10 @@ def _suspect(
 ) -> Mask:
     """Return entries that are equal in `affine` perhaps only by saturation.
 
-    Entries are taken that the affine search finds equal or zero, and the exact search
-    does not. If that rests on sums that are equal in the space, a point off the space
-    shows a difference. The entries that stay equal there are returned: a saturated unit
-    has no gradient off the space either.
+    Suspected are entries that the affine search finds equal or zero, and the exact
+    search does not. If they are so because sums are equal everywhere in the space, a
+    point off the space shows a difference. Entries that stay equal there too are
+    returned: a saturated unit has no gradient off the space either.
     """
     shared = _layers.shared_entries(affine.moves)
     shared &= ~_layers.shared_entries(exact.moves)
@@ -390,10 +388,11 @@ def _on_kinks(
     exact: Closure,
     group: Labels,
 ) -> Mask:
-    """Return entries that are equal in exact arithmetic, and that rounding separates.
+    """Return entries that stay equal in exact arithmetic, and that rounding separates.
 
-    A rectified unit whose inputs cancel is on its kink for ever in exact arithmetic.
-    Rounding puts it on one side or the other, and then it moves.
+    A rectified unit whose inputs cancel stays on its kink for ever in exact arithmetic,
+    so that its weights stay equal, opposite or still. Rounding puts it on one side or
+    the other, and then its weights part.
     """
     assert exact.equal is not None, "the exact search keeps the classes of theta"
     shared = _layers.shared_entries(exact.moves)

@@ -41,7 +41,8 @@ class Closure:
             updates were searched.
         moves: Classes of entries of the update that stay equal or opposite.
         first: For each entry the first step at which it can get a gradient; 0 if never.
-        bitwise: Entries whose gradient was 0.0 bit for bit in every probe.
+        bitwise: Entries whose gradient was 0.0 bit for bit in every probe until they
+            moved; to be read only of entries that never move.
         fragile: Entries whose gradient a single rounding error may change altogether.
     """
 
@@ -103,19 +104,20 @@ def affine(
     """Find the smallest space V that holds every gradient at points of theta + V.
 
     This search keeps the numbers of theta. So it sees sums that are equal though their
-    terms are not, and at which step each entry first gets a gradient. But numbers that
-    differ by rounding only are equal to it, and a saturated unit is dead.
+    terms are not, and at which step each entry first gets a gradient. But it takes
+    numbers that differ by rounding only for equal, and a saturated unit for a dead one.
 
     Args:
         gradients: The gradients of f.
         group: The group of each entry. Entries of different groups may be updated by
             different functions, so they are never equal.
         start: The result of `first_gradient`.
-        decays: Whether weight decay may shrink each leaf of theta.
+        decays: Whether weight decay may shrink the leaves of theta, each by a factor of
+            its own.
         period: The number of inputs that together show every row of every embedding.
 
     Returns:
-        The space, without `equal`.
+        The space V; the field `equal` is None.
     """
     space = gradients.space
     search = _Search(gradients, group, period)
@@ -140,7 +142,7 @@ def first_gradient(
     *,
     decays: bool = True,
 ) -> Gradient:
-    """Return the gradient at theta, with each leaf of theta shrunk by weight decay."""
+    """Return the gradient at theta, whose leaves weight decay may have shrunk."""
     space = gradients.space
     gammas = _gammas(gradients, group, decays, number=0)
     nothing = all_zero(space.size)
@@ -155,7 +157,7 @@ def _gammas(
     *,
     number: int,
 ) -> Float[np.ndarray, " leaves"]:
-    """Draw the factor by which weight decay multiplies each leaf.
+    """Draw the factor by which weight decay multiplies each leaf; 1 without decay.
 
     Probes with even numbers have little decay, and those with odd numbers much.
     """
@@ -184,19 +186,26 @@ def _at_exact_point(
     equal: Partition,
     number: int,
 ) -> Gradient:
-    """Return the gradient at a random point of a space that holds theta."""
+    """Return the gradient at a random point of the space that `equal` describes.
+
+    Args:
+        gradients: The gradients of f.
+        equal: Classes of parameters that are equal or opposite.
+        number: How many probes came before, which decides the kind of the point.
+    """
     space, rng = gradients.space, gradients.rng
     # The first probe is a fresh point, because it separates most entries.
     kind = (number + _members.FRESH) % _members.NUM_KINDS
     had_tiny = gradients.has_tiny
     try:
         gradient = gradients(_members.exact_point(space, equal, kind, rng=rng))
-        # Tiny gradients are no sign of underflow if the point itself is tiny.
-        gradients.has_tiny &= kind != _members.TINY or had_tiny
-        return gradient
     except NotFinite:
         # Some parameters, such as a running variance, may have to be positive.
         return gradients(_members.positive_point(space, equal, rng))
+    # Tiny gradients are no sign of underflow if the point itself is tiny.
+    if kind == _members.TINY:
+        gradients.has_tiny = had_tiny
+    return gradient
 
 
 class _Search:
@@ -264,8 +273,7 @@ class _Search:
         self.num_rounds += 1
 
     def closure(self, equal: Partition | None) -> Closure:
-        """Return what was found."""
-        self._bitwise[self._first > 0] = True
+        """Return the record of the search."""
         return Closure(
             equal=equal,
             moves=self.moves,

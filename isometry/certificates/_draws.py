@@ -26,8 +26,8 @@ class RandomInputs:
 
     Attributes:
         shapes: The shapes of x.
-        num_rows: For each leaf of integers, by its index: how many rows it selects
-            from.
+        num_rows: How many rows each leaf of integers selects from, by its place among
+            the leaves.
         period: The number of inputs that together hold every value of each such leaf.
     """
 
@@ -192,13 +192,34 @@ def _sizes_indexed(
         shape = _shape(eqn.invars[0])
         sizes += [shape[axis] for axis in _selecting_axes(eqn, hits)]
         for part in jaxprs.inner(eqn):
-            # The predicate of a cond, for example, is no argument of its branches.
-            outer = hits[len(hits) - len(part.invars) :]
-            pairs = zip(part.invars, outer, strict=False)
+            pairs = zip(part.invars, _of_part(eqn, hits, part), strict=False)
             inner = {variable for variable, hit in pairs if hit}
             sizes += _sizes_indexed(part, inner)
         reached |= {v for v in eqn.outvars if _is_whole(v)}
     return sizes
+
+
+def _of_part(
+    eqn: core.JaxprEqn,
+    hits: list[bool],
+    part: core.Jaxpr,
+) -> list[bool]:
+    """Return which arguments of a program that an equation calls are indices.
+
+    Args:
+        eqn: The equation.
+        hits: Which of its operands are indices.
+        part: The program.
+    """
+    # A while loop reads the constants of its condition, those of its body, and what it
+    # carries. The condition gets all but the second.
+    if eqn.primitive.name == "while" and part is eqn.params["cond_jaxpr"].jaxpr:
+        num_of_cond = eqn.params["cond_nconsts"]
+        carry_start = num_of_cond + eqn.params["body_nconsts"]
+        return hits[:num_of_cond] + hits[carry_start:]
+    # All others get the last operands. The predicate of a cond, for example, is no
+    # argument of its branches.
+    return hits[len(hits) - len(part.invars) :]
 
 
 def _selecting_axes(

@@ -100,11 +100,11 @@ class Finding:
 
 
 class Row(NamedTuple):
-    """A row of a certificate, and what its findings are made from.
+    """What the certificate says of one weight, and what its findings are made from.
 
     Attributes:
-        slice: The weight.
-        lock: The row.
+        slice: The weight, or the slice of a stacked one.
+        lock: What the certificate says of it: its row in `Certificate.layers`.
         view: The result of the search on which the row rests.
         attention: The attention that the weight belongs to, or None.
         holds_for: The optimizers for which the lock holds.
@@ -129,7 +129,7 @@ class Row(NamedTuple):
 
     @property
     def rests_on_inputs(self) -> bool:
-        """Whether other inputs than those that were drawn may show more."""
+        """Whether inputs that were not drawn may show that the lock does not hold."""
         return self.is_seen or self.reason.startswith(PIECES)
 
     def finding(
@@ -268,7 +268,7 @@ def rank(row: Row) -> Finding | None:
 
 
 def window(row: Row) -> Finding | None:
-    """Report places of a convolution's window where no entry ever moves."""
+    """Report taps of a convolution's window at which no entry ever moves."""
     by_place = by_axes(row.code, row.slice.layer.window_axes)
     is_still = (by_place == 0).all(axis=1)
     # If entries at other places never move either, the cause is not the window.

@@ -363,18 +363,25 @@ def _level(
     value: Float[np.ndarray, " entries"],
     error: Float[np.ndarray, " entries"],
 ) -> float:
-    """Return the smallest error that an entry of an array may be given."""
+    """Return the floor under the errors of the entries of an array.
+
+    Args:
+        value: The entries.
+        error: Their errors, as measured.
+    """
     stride = max(1, len(value) // _SAMPLED)
-    sample = error[::stride]
-    positive = sample[sample > 0]
+    values, errors = value[::stride], error[::stride]
     # If few errors are not zero, the sample may have missed them.
-    if not len(positive):
-        positive = error[error > 0]
-    if not len(positive):
+    if not errors.any():
+        values, errors = value, error
+    has_error = errors > 0
+    if not has_error.any():
         return 0.0
-    sizes = np.abs(value[::stride])
-    median_error = float(np.median(positive))
-    median_value = float(np.median(sizes))
+    # Of the entries with an error alone: most rows of an embedding have neither a
+    # gradient nor an error.
+    median_error = float(np.median(errors[has_error]))
+    median_value = float(np.median(np.abs(values[has_error])))
+    # An array of rounding errors only: within its largest error all entries are zero.
     if median_error > _ALL_ROUNDING * median_value:
         return float(error.max())
     return _LEAST_ERROR * median_error

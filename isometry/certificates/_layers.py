@@ -116,7 +116,7 @@ class Slice(NamedTuple):
 
     @property
     def piece(self) -> Piece:
-        """What has subspaces of its own, of a layer that is no stretch of a leaf."""
+        """The array with subspaces of its own; only of layers that are whole leaves."""
         axes = self.layer.stacked_axes
         # Of a stacked axis one index is taken, never a range.
         position = tuple(cast(int, self.within[axis]) for axis in axes)
@@ -237,7 +237,7 @@ class View:
 
 
 def _first_of(steps: Int[np.ndarray, "..."]) -> int | None:
-    """Return the lowest of some steps, where 0 stands for never; None for never."""
+    """Return the first of some steps, of which 0 means never; None if all do."""
     moving = steps[steps > 0]
     return int(moving.min()) if moving.size else None
 
@@ -360,7 +360,7 @@ def lock(
     step: int | None,
     grade: str | None,
 ) -> LayerLock:
-    """Return the row of a weight by the result of one search.
+    """Return the row of a weight that the result of one search gives.
 
     Args:
         row: The weight.

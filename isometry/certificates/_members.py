@@ -34,7 +34,7 @@ def exact_point(
 
     Args:
         space: The parameters.
-        partition: The classes, of which those of `space.theta` are an example.
+        partition: The classes, which `space.theta` has too.
         kind: `NEAR` keeps the magnitudes of theta, where a result depends on its scale.
             `FRESH` draws new magnitudes that keep signals near 1: at the scale of theta
             units may be saturated, or signals underflow. `STACKED` does so for arrays

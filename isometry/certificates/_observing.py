@@ -152,7 +152,7 @@ def _unit_axes(
     point: str,
     shape: Sequence[int],
 ) -> tuple[int, ...]:
-    """Return the axes of a value that are no positions: all, where nothing tells."""
+    """Return the axes that count units, and not positions; all if nothing tells."""
     every_axis = tuple(range(len(shape)))
     name = point.partition(":")[0]
     # "blocks/fc[2]" is a slice of the stacked weight "blocks/fc".

@@ -1,6 +1,7 @@
 """The gradient of f as a compiled program, with its kinks or without."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ REFUSALS = (TypeError, ValueError, AssertionError, NotImplementedError)
 # about five architectures. With one or two kept, each seed would compile again, which
 # takes a second.
 _KEPT = 16
+
+# The most characters of an error message that a certificate quotes: with
+# the text in front of it they fill two lines of a terminal.
+_QUOTED = 96
 
 # Half the spacing of float64 at 1. If f computes with fewer bits, it may round
 # different numbers to the same one.
@@ -134,8 +139,9 @@ def program(
         key: Determines the functions that replace kinks; None leaves kinks as they are.
 
     Raises:
-        InputError: f returns no floating array; it computes in 16 bits in a loop of
-            unknown length.
+        InputError: f returns no floating array.
+        NotDefined: f computes in 16 bits in a place that cannot be evaluated in
+            float64, such as a callback.
     """
     shape_of = functools.partial(precision.shape_of, dtype=dtype)
     leaves, tree = jax.tree.flatten(jax.tree.map(shape_of, (params, x)))
@@ -243,8 +249,13 @@ def _relaxed(
         return relaxed(f, params, x, key=jax.random.key(seed))
     # The rewriting may fail for an unusual f; without it there is still evidence.
     except Exception as error:
-        name = type(error).__name__
-        return Relaxed(f, (), (f"f could not be relaxed ({name})",))
+        return Relaxed(f, (), (f"f could not be relaxed ({in_a_line(error)})",))
+
+
+def in_a_line(error: Exception) -> str:
+    """Return the type of an error and the beginning of its message."""
+    message = textwrap.shorten(str(error), _QUOTED, placeholder=" …")
+    return f"{type(error).__name__}: {message}"
 
 
 def _floating_outputs(

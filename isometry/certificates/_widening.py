@@ -151,7 +151,7 @@ def _scan(
     eqn: core.JaxprEqn,
     operands: list[Array],
 ) -> list[Array]:
-    """Evaluate a scan as a scan."""
+    """Evaluate a scan in float64, as a scan again."""
     parts = jaxprs.scan_parts(eqn)
     num_fixed = parts.num_consts + parts.num_carry
     constants = operands[: parts.num_consts]
@@ -178,7 +178,7 @@ def _cond(
     eqn: core.JaxprEqn,
     operands: list[Array],
 ) -> list[Array]:
-    """Evaluate a cond as a cond."""
+    """Evaluate a cond in float64, as a cond again."""
 
     def branch(program: core.ClosedJaxpr) -> Any:
         return lambda *arguments: _evaluated(program, arguments)

@@ -28,7 +28,7 @@ def zeros(*, dtype: DTypeLike | None = None) -> Initializer:
     """Fill with 0.
 
     Args:
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape, which needs no key.
@@ -51,7 +51,7 @@ def ones(*, dtype: DTypeLike | None = None) -> Initializer:
     """Fill with 1.
 
     Args:
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape, which needs no key.
@@ -76,7 +76,7 @@ def constant(value: float, *, dtype: DTypeLike | None = None) -> Initializer:
 
     Args:
         value: The number. Finite.
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape, which needs no key.

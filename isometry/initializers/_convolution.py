@@ -69,7 +69,7 @@ def delta_orthogonal(
     Cost: one QR of the channels of each group.
 
     Args:
-        gain: The singular values. A finite number.
+        gain: All singular values are |gain|. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent kernels, such as stacked layers or experts.
@@ -78,7 +78,7 @@ def delta_orthogonal(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out).
@@ -86,7 +86,7 @@ def delta_orthogonal(
     Raises:
         InputError: `gain` is not a finite number; `layout` is not known, or given
             beside axes. When the initializer is called: the shape has no window; axes
-            or groups do not fit the shape.
+            or groups do not fit the shape; `gain` is too large for the dtype.
 
     Example:
         >>> import jax
@@ -167,7 +167,7 @@ def block_orthogonal(
     kernel, for each group.
 
     Args:
-        gain: The singular values. A finite number.
+        gain: All singular values are |gain|. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent kernels, such as stacked layers or experts.
@@ -177,7 +177,7 @@ def block_orthogonal(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out).
@@ -185,7 +185,7 @@ def block_orthogonal(
     Raises:
         InputError: `gain` is not a finite number; `layout` is not known, or given
             beside axes. When the initializer is called: the shape has no window; axes
-            or groups do not fit the shape.
+            or groups do not fit the shape; `gain` is too large for the dtype.
 
     Example:
         >>> import jax
@@ -321,7 +321,7 @@ def dirac(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out) with one to three axes of the
@@ -330,7 +330,8 @@ def dirac(
     Raises:
         InputError: `gain` is not a finite number; `layout` is not known, or given
             beside axes. When the initializer is called: the shape does not have three,
-            four or five axes; axes or groups do not fit the shape.
+            four or five axes; axes or groups do not fit the shape; `gain` is too large
+            for the dtype.
 
     Example:
         >>> from isometry import initializers

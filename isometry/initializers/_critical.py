@@ -38,16 +38,16 @@ def critical(
     """Draw Gaussian or orthogonal weights with sigma_w solved so that chi_1 = 1.
 
     At chi_1 = sigma_w² E phi'(√q z)² = 1 gradients neither grow nor vanish with depth
-    (Schoenholz et al., 2017). Gaussian entries have variance
-    sigma_w²/fan_in; all singular values of orthogonal weights are sigma_w.
+    (Schoenholz et al., 2017). Gaussian entries have variance sigma_w²/fan_in; all
+    singular values of orthogonal weights are sigma_w.
 
     Cost: solved once, on the host, in about a second for a new activation.
 
     Args:
         activation: A name (`activations.names()`), an elementwise callable, or an
             `Activation`.
-        q: The fixed point of the variance map to be critical at; the biases must then
-            have the matching sigma_b.
+        q: The fixed point of the variance map to be critical at. The biases must then
+            have the sigma_b for which q is a fixed point.
         sigma_b: Standard deviation of the biases; 0 if neither it nor `q` is given.
         weights: "gaussian" or "orthogonal".
         in_axis: Axis or axes of the inputs.
@@ -59,16 +59,18 @@ def critical(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
 
     Raises:
-        NoCriticalPoint: The activation has none of this kind (softplus).
-        InputError: Both `q` and `sigma_b` are given; a name is not known; `layout` is
-            not known, or given beside axes. When the initializer is called: the shape
-            has fewer than two axes; axes or groups do not fit the shape.
+        NoCriticalPoint: The activation has no critical point with this q or sigma_b;
+            softplus has none at all.
+        InputError: Both `q` and `sigma_b` are given, or one is not a finite,
+            non-negative number; a name is not known; `layout` is not known, or given
+            beside axes. When the initializer is called: the shape has fewer than two
+            axes; axes or groups do not fit the shape.
 
     Example:
         >>> import jax
@@ -115,7 +117,7 @@ def critical_point(
     """Return the point where chi_1 = 1, given the variance's fixed point q or sigma_b.
 
     sigma_b is 0 if neither is given. If several points have this sigma_b, it is the
-    stable one with the smallest q.
+    stable one with the smallest q, or the first of all if none is stable.
 
     Raises:
         InputError: Both are given, or one is not a finite, non-negative number.

@@ -22,7 +22,7 @@ _RANKS = Ranks(least=2, most=None, why="an identity matrix has two.")
 
 
 @register(
-    law="gain on the diagonal, 0 elsewhere: all singular values gain",
+    law="gain on the diagonal, 0 elsewhere: all singular values |gain|",
     citation="Le, Jaitly, Hinton (2015), arXiv:1504.00941",
     isometric="square",
     aliases=("Keras Identity",),
@@ -56,7 +56,7 @@ def identity(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, n, n), which needs no key.
@@ -65,7 +65,7 @@ def identity(
         NotDefined: The shape is not square; `partial_identity` takes any rectangle.
         InputError: `gain` is not a finite number; `layout` is not known, or given
             beside axes. When the initializer is called: axes or groups do not fit the
-            shape.
+            shape; `gain` is too large for the dtype.
 
     Example:
         >>> from isometry import initializers
@@ -79,10 +79,12 @@ def identity(
     def draw(key: Key | None, shape: KernelShape, dtype: np.dtype) -> Array:
         # A rectangle loses some channels, so it must be asked for by another name.
         if shape.num_inputs != shape.num_outputs:
-            matrix_shape = (shape.num_inputs, shape.num_outputs)
+            # The shape that the user wrote holds a window, groups and a batch as well.
+            of_group = " of a group" if axes.groups > 1 else ""
             raise NotDefined(
-                f"shape={matrix_shape} is not square. "
-                "For a rectangle use partial_identity()."
+                f"shape is not square: {shape.num_inputs} inputs and "
+                f"{shape.num_outputs} outputs{of_group}. For a rectangle use "
+                "partial_identity()."
             )
         matrix = diagonal(gain, shape, dtype)
         # The tap that SAME padding in JAX aligns, so that the pixel itself is read.
@@ -101,7 +103,7 @@ def identity(
 
 
 @register(
-    law="gain on the main diagonal, 0 elsewhere: all min(m, n) singular values gain",
+    law="gain on the main diagonal, 0 elsewhere: all min(m, n) singular values |gain|",
     citation="Zhao, Schäfer, Anandkumar (2022), arXiv:2110.12661",
     isometric="every shape, but training stays in max(n_in, n_out) dimensions however "
     "wide the layers",
@@ -123,10 +125,10 @@ def partial_identity(
     A kernel with a window holds the rectangle at its centre tap and is zero elsewhere;
     for an even window k that is the tap (k - 1)//2, where `dirac` has torch's k//2.
 
-    All min(m, n) singular values are gain. A network of these is an isometry at
-    initialization and trains degenerately: units beyond the input and output dimension
-    have zero incoming and outgoing weights and stay at zero for ever, whatever the
-    hidden width (Zhao, Schäfer and Anandkumar, 2022).
+    All min(inputs, outputs) singular values are |gain|. A network of these is an
+    isometry at initialization and trains degenerately: units beyond the input and
+    output dimension have zero incoming and outgoing weights and stay at zero for ever,
+    whatever the hidden width (Zhao, Schäfer and Anandkumar, 2022).
 
     Args:
         gain: The entries of the diagonal. A finite number.
@@ -139,7 +141,7 @@ def partial_identity(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out), which needs no key.
@@ -147,7 +149,8 @@ def partial_identity(
     Raises:
         InputError: `gain` is not a finite number; `layout` is not known, or given
             beside axes. When the initializer is called: the shape has fewer than two
-            axes; axes or groups do not fit the shape.
+            axes; axes or groups do not fit the shape; `gain` is too large for the
+            dtype.
 
     Example:
         >>> from isometry import initializers

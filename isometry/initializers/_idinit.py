@@ -66,7 +66,7 @@ def idinit(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out), which needs no key.
@@ -74,7 +74,7 @@ def idinit(
     Raises:
         InputError: `tau` is not a finite number; `layout` is not known, or given beside
             axes. When the initializer is called: the shape has fewer than two axes;
-            axes or groups do not fit the shape.
+            axes or groups do not fit the shape; `tau` is too large for the dtype.
 
     Example:
         >>> from isometry import initializers

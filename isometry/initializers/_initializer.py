@@ -24,7 +24,7 @@ Draw: TypeAlias = Callable[[Key, tuple[int, ...], np.dtype], Array]
 
 
 def _nothing_known(shape: tuple[int, ...]) -> float:
-    """Return 0, the bound of a law of which no bound is known."""
+    """Return 0, which `Initializer.largest` returns where no bound is known."""
     return 0.0
 
 
@@ -48,10 +48,10 @@ class Initializer:
             checks.
         random: Whether the law uses the key.
         least_axes: The least number of axes that a shape must have.
-        why: The end of the message if a shape has fewer.
+        why: The end of the error message if a shape has fewer.
         largest: `largest(shape)` bounds the magnitude of the entries, of Gaussian ones
             at six standard deviations. 0 where no bound is known.
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
         layout: The axes and groups that the factory was given.
 
     Example:
@@ -133,7 +133,7 @@ class Initializer:
         return array.astype(result_dtype)
 
     def _check_range(self, sizes: tuple[int, ...], dtype: np.dtype) -> None:
-        """Refuse a dtype in which some entries would be infinite."""
+        """Refuse a dtype in which entries may be infinite."""
         largest = self.largest(sizes)
         limit = float(jnp.finfo(dtype).max)
         if largest > limit:

@@ -91,7 +91,7 @@ def kernel_initializer(
         ranks: How many axes a weight may have.
         largest: A bound on the magnitude of all entries.
         random: Whether `draw_kernel` uses the key. If not, all kernels are equal.
-        dtype: The dtype of a call that names none.
+        dtype: The dtype if a call names none.
     """
 
     def draw(key: Key, shape: tuple[int, ...], draw_dtype: np.dtype) -> Array:
@@ -161,8 +161,14 @@ def _stack(
 def lay_out(
     kernels: Float[Array, "..."], shape: tuple[int, ...], parts: Parts
 ) -> Float[Array, "..."]:
-    """Return kernels (*batch, groups, *window, in, out/groups) as one weight."""
-    # The groups follow each other along the outputs.
+    """Return kernels (*batch, groups, *window, in, out/groups) as one weight.
+
+    Args:
+        kernels: The kernels of all groups and members of the batch.
+        shape: The shape of the weight.
+        parts: The axes of the weight.
+    """
+    # Along the outputs, the groups follow each other.
     grouped = jnp.moveaxis(kernels, len(parts.batch), -2)
     order = parts.batch + parts.window + parts.inputs + parts.outputs
     ordered = grouped.reshape(sizes(shape, order))

@@ -32,7 +32,7 @@ NEEDS_FANS = (
 
 
 class Parts(NamedTuple):
-    """The axes of a weight by their part, as non-negative numbers."""
+    """The axes of a weight, as non-negative numbers, by the part that they play."""
 
     batch: tuple[int, ...]
     window: tuple[int, ...]

@@ -64,7 +64,7 @@ def orthogonal(
     Cost: one QR, O(m n min(m, n)), for each matrix.
 
     Args:
-        gain: The singular values. A finite number.
+        gain: All singular values are |gain|. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
@@ -73,7 +73,7 @@ def orthogonal(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -81,7 +81,8 @@ def orthogonal(
     Raises:
         InputError: `gain` is not a finite number; `layout` is not known, or given
             beside axes. When the initializer is called: the shape has fewer than two
-            axes; axes or groups do not fit the shape.
+            axes; axes or groups do not fit the shape; `gain` is too large for the
+            dtype.
 
     Example:
         >>> import jax
@@ -121,7 +122,7 @@ def orthogonal_matrices(
         gain: The singular values.
         axes: The axes and groups.
         arguments: The arguments of the factory, for the repr; without axes and groups.
-        dtype: The dtype of a call that names none.
+        dtype: The dtype if a call names none.
     """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Float[Array, "..."]:

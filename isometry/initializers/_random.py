@@ -55,7 +55,7 @@ def uniform(
     Args:
         low: Lower bound. A finite number.
         high: Upper bound, above `low`. A finite number.
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.
@@ -144,7 +144,7 @@ def normal(
     Args:
         mean: Mean of the entries. A finite number.
         std: Standard deviation of the entries. Finite and non-negative.
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.
@@ -248,7 +248,7 @@ def truncated_normal(
         std: Standard deviation before truncation. Finite and positive.
         lower: Lower bound. A finite number.
         upper: Upper bound, above `lower`. A finite number.
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.
@@ -321,7 +321,7 @@ def truncated_normal(
 
 
 def _num_values(a: float, b: float, dtype: np.dtype) -> float:
-    """Return how many values the sampler's uniform variate can take between two bounds.
+    """Return how many values the uniform numbers behind a draw can take.
 
     The sampler draws u uniformly between erf(a/√2) and erf(b/√2), and returns
     √2 erfinv(u).

@@ -45,7 +45,7 @@ def scaled_normal(
         std_of_fans: The standard deviation, a function of fan_in and fan_out.
         layout: The axes and groups.
         arguments: The arguments of the factory, for the repr; without axes and groups.
-        dtype: The dtype of a call that names none.
+        dtype: The dtype if a call names none.
     """
 
     def draw(
@@ -143,11 +143,11 @@ def xavier_uniform(
         batch_axis: Axes over independent weights, such as stacked layers or experts.
             They do not count towards the fans.
         groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
-            group; with 1 it counts the outputs of all groups, as torch does.
+            group; left at 1, it counts the outputs of all groups, as torch does.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -155,7 +155,7 @@ def xavier_uniform(
     Raises:
         InputError: `gain` is not positive; `layout` is not known, or given beside axes.
             When the initializer is called: the shape has fewer than two axes; axes or
-            groups do not fit the shape.
+            groups do not fit the shape; `gain` is too large for the dtype.
 
     Example:
         >>> import jax
@@ -211,11 +211,11 @@ def xavier_normal(
         batch_axis: Axes over independent weights, such as stacked layers or experts.
             They do not count towards the fans.
         groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
-            group; with 1 it counts the outputs of all groups, as torch does.
+            group; left at 1, it counts the outputs of all groups, as torch does.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -223,7 +223,7 @@ def xavier_normal(
     Raises:
         InputError: `gain` is not positive; `layout` is not known, or given beside axes.
             When the initializer is called: the shape has fewer than two axes; axes or
-            groups do not fit the shape.
+            groups do not fit the shape; `gain` is too large for the dtype.
 
     Example:
         >>> import jax
@@ -288,11 +288,11 @@ def kaiming_uniform(
         batch_axis: Axes over independent weights, such as stacked layers or experts.
             They do not count towards the fans.
         groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
-            group; with 1 it counts the outputs of all groups, as torch does.
+            group; left at 1, it counts the outputs of all groups, as torch does.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -357,11 +357,11 @@ def kaiming_normal(
         batch_axis: Axes over independent weights, such as stacked layers or experts.
             They do not count towards the fans.
         groups: Number of groups (Flax's `feature_group_count`). fan_out is that of one
-            group; with 1 it counts the outputs of all groups, as torch does.
+            group; left at 1, it counts the outputs of all groups, as torch does.
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -416,8 +416,8 @@ def torch_default(
     torch writes it `kaiming_uniform_(a=√5)`; the variance 1/(3 fan_in) is a sixth of
     what ReLU asks for. torch's transposed convolutions store (in, out/groups, *window),
     and torch takes axis 1 for their inputs too, so that its "fan_in" is the fan_out of
-    one group. `layout="torch"` does the same; `in_axis=0, out_axis=1`, without groups,
-    takes the true fan_in.
+    one group. `layout="torch"` does the same. For a layer without groups,
+    `in_axis=0, out_axis=1` takes the true fan_in.
 
     Args:
         in_axis: Axis or axes of the inputs.
@@ -430,7 +430,7 @@ def torch_default(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes.
@@ -484,7 +484,7 @@ def torch_default_bias(
         fan_in: Inputs of one group times the window. At least 1.
         groups: Number of groups, which must divide the bias. The law does not depend on
             it, because `fan_in` is a group's.
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer for any shape.

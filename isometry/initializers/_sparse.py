@@ -65,7 +65,7 @@ def sparse(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of matrices.
@@ -74,7 +74,7 @@ def sparse(
         InputError: `sparsity` is outside [0, 1]; `std` is negative or not finite;
             `layout` is not known, or given beside axes. When the initializer is called:
             the shape does not have one axis of inputs and one of outputs; axes or
-            groups do not fit the shape.
+            groups do not fit the shape; `std` is too large for the dtype.
         TypeError: `sparsity` is traced.
 
     Example:
@@ -152,9 +152,9 @@ def sparse_orthogonal(
     Starting from the partial identity, whose density 1/max(m, n) is the least there is,
     two of the max(m, n) coordinates are picked uniformly and rotated by a uniform angle
     until the fraction of non-zero entries reaches `density`. The last rotation is taken
-    back if that comes closer. All min(m, n) singular values are gain. With a window the
-    matrix is the middle tap, as in `delta_orthogonal`, and density is the tap's (Nowak
-    et al., 2024).
+    back if that comes closer. All min(m, n) singular values are |gain|. With a window
+    the matrix is the middle tap, as in `delta_orthogonal`, and density is the tap's
+    (Nowak et al., 2024).
 
     Cost: of the order of k log k rotations of two rows of min(m, n) entries, where k is
     max(m, n); 100×100 to density 0.5 takes 249 or so. Under vmap, and in a batch, every
@@ -163,7 +163,7 @@ def sparse_orthogonal(
     Args:
         density: Fraction of entries that are not zero, in (0, 1] and at least
             1/max(m, n). Not traced.
-        gain: The singular values. A finite number.
+        gain: All singular values are |gain|. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
@@ -173,7 +173,7 @@ def sparse_orthogonal(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out).
@@ -182,7 +182,7 @@ def sparse_orthogonal(
         InputError: `density` is outside (0, 1]; `gain` is not a finite number; `layout`
             is not known, or given beside axes. When the initializer is called:
             `density` is below 1/max(m, n); the shape has fewer than two axes; axes or
-            groups do not fit the shape.
+            groups do not fit the shape; `gain` is too large for the dtype.
         TypeError: `density` is traced.
 
     Example:
@@ -203,14 +203,15 @@ def sparse_orthogonal(
 
     def draw(key: Key, shape: KernelShape, dtype: np.dtype) -> Array:
         few, many = sorted((shape.num_inputs, shape.num_outputs))
-        # density=1/49 and the like are the least one, but for their rounding.
+        # density=1/49, say, is the least density up to its own rounding.
         if density * many < 1 and not math.isclose(density * many, 1):
             raise InputError(
                 f"density={density} is below 1/{many}, the least an orthogonal matrix "
                 f"can have with {shape.num_inputs} inputs and {shape.num_outputs} "
                 "outputs."
             )
-        # Not rounded to whole numbers: of two counts the nearer one to this is kept.
+        # Not rounded to a whole number: of the counts before and after the last
+        # rotation the nearer to this one is kept.
         num_nonzero = float(density) * few * many
         matrix, _ = givens_product(
             key,

@@ -50,7 +50,7 @@ _HE = "He et al. (2015), arXiv:1502.01852; jax.nn.initializers"
 
 
 class _Scaling(NamedTuple):
-    """The first three arguments of `variance_scaling`, for a variance of scale/fan."""
+    """The first three arguments of `variance_scaling`; the variance is scale/fan."""
 
     scale: float
     mode: str
@@ -71,7 +71,7 @@ def _variance_scaled(
         name: The name of the factory, for messages and the repr.
         scaling: The scale, the fan and the distribution.
         layout: The axes and groups.
-        dtype: The dtype of a call that names none.
+        dtype: The dtype if a call names none.
         arguments: Further arguments of the factory, for the repr.
     """
 
@@ -123,7 +123,7 @@ def _sample(
         variance: The variance of the entries, after truncation.
     """
     dtype = variance.dtype
-    # The order of operations is JAX's, so that the bits are.
+    # In JAX's order of operations, so that the bits are those of JAX too.
     if distribution == "truncated_normal":
         std = jnp.sqrt(variance) / jnp.asarray(_STD_WITHIN_TWO, dtype)
         unit = functools.partial(jax.random.truncated_normal, key, -2, 2, dtype=dtype)
@@ -183,7 +183,7 @@ def variance_scaling(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes; of vectors too, if `in_axis`
@@ -260,7 +260,7 @@ def glorot_uniform(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes; of vectors too, if `in_axis`
@@ -323,7 +323,7 @@ def glorot_normal(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes; of vectors too, if `in_axis`
@@ -387,7 +387,7 @@ def he_uniform(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes; of vectors too, if `in_axis`
@@ -451,7 +451,7 @@ def he_normal(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes; of vectors too, if `in_axis`
@@ -511,7 +511,7 @@ def lecun_uniform(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes; of vectors too, if `in_axis`
@@ -576,7 +576,7 @@ def lecun_normal(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes with at least two axes; of vectors too, if `in_axis`

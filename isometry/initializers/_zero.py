@@ -48,14 +48,15 @@ def hadamard(
 ) -> Initializer:
     """Fill with gain/√p times the top-left block of the Hadamard matrix of order p.
 
-    p is the next power of two, and the matrix Sylvester's. With n the shorter and N the
-    longer side, the p - N missing columns take a matrix of rank min(n, p - N) off the
-    Gram matrix of orthogonal rows: max(0, n + N - p) singular values are gain, the
-    others smaller but at least gain/√p. A kernel with a window holds the block at its
-    centre tap, (k - 1)//2, and is zero elsewhere.
+    p is the least power of two that is not below the longer side, and the matrix is
+    Sylvester's. With n the shorter and N the longer side, the p - N missing columns
+    take a matrix of rank min(n, p - N) off the Gram matrix of orthogonal rows. So
+    max(0, n + N - p) singular values are |gain|, the others smaller but at least
+    |gain|/√p. A kernel with a window holds the block at its centre tap, (k - 1)//2, and
+    is zero elsewhere.
 
     Args:
-        gain: The largest singular value. A finite number.
+        gain: Its magnitude is the largest singular value. A finite number.
         in_axis: Axis or axes of the inputs.
         out_axis: Axis or axes of the outputs.
         batch_axis: Axes over independent weights, such as stacked layers or experts.
@@ -65,7 +66,7 @@ def hadamard(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out), which needs no key.
@@ -73,7 +74,8 @@ def hadamard(
     Raises:
         InputError: `gain` is not a finite number; `layout` is not known, or given
             beside axes. When the initializer is called: the shape has fewer than two
-            axes; axes or groups do not fit the shape.
+            axes; axes or groups do not fit the shape; `gain` is too large for the
+            dtype.
 
     Example:
         >>> from isometry import initializers
@@ -122,15 +124,16 @@ def zer_o(
     layout: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> Initializer:
-    """Fill with ZerO: the identity, or a scaled Hadamard block where a layer widens.
+    """Fill with ZerO: a partial identity, or a Hadamard block where a layer widens.
 
-    With N outputs for n < N inputs and p = 2^⌈log2 N⌉ the weight is c H[:n, :N] with
-    c = p^{-1/2} for `scale="code"` (the authors' notebook) and (p/2)^{-1/2} for
-    `scale="paper"` (Zhao, Schäfer and Anandkumar, 2022, Algorithm 1): the two differ by
-    √2. Kernels with a window are zero but for the tap k//2, the centre of an odd window
-    (the paper treats odd ones only). Under SAME padding in JAX that tap of an even
-    window shifts the image by one pixel and loses one; as the scheme of a network,
-    whose padding is known, ZerO takes the tap that loses none.
+    With N outputs for n < N inputs and p = 2^⌈log2 N⌉ the weight is c H[:n, :N], where
+    H is Sylvester's Hadamard matrix of order p and c = p^{-1/2} for `scale="code"` (the
+    authors' notebook) and (p/2)^{-1/2} for `scale="paper"` (Zhao, Schäfer and
+    Anandkumar, 2022, Algorithm 1): the two differ by √2. Kernels with a window are zero
+    but for the tap k//2, the centre of an odd window (the paper treats odd ones only).
+    Under SAME padding in JAX that tap of an even window shifts the image by one pixel,
+    and its first row and column are lost. As the scheme of a network, whose padding is
+    known, ZerO takes the tap that loses no pixel.
 
     Singular values of the block, in units of c√p (1 for "code", √2 for "paper"):
 
@@ -152,7 +155,7 @@ def zer_o(
         layout: A name instead of `in_axis` and `out_axis`: "jax" is (*window, in, out),
             "torch" (out, in, *window), "heads_in" (in, heads, head_dim), "heads_out"
             (heads, head_dim, out).
-        dtype: The dtype of a call that names none. None is JAX's default float.
+        dtype: The dtype if a call names none. None is JAX's default float.
 
     Returns:
         An initializer of shapes (*window, in/groups, out), which needs no key.

@@ -72,7 +72,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
     """
     if not isinstance(f, Network) or f.example is None or f.any_size:
         return
-    # In training mode x is a batch, of any number of examples.
+    # In training mode x is a batch, with any number of examples.
     if f.mode == "training":
         return
     shapes = f.example
@@ -105,7 +105,7 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
 
 
 def _described(x: PyTree) -> str:
-    """Return words for the shapes of an input."""
+    """Return the shape of an input as text, or the shapes of its leaves."""
     if jax.tree.structure(x).num_nodes == 1:
         return f"shape {jnp.shape(x)}"
     return f"shapes {jax.tree.map(jnp.shape, x)}"
@@ -113,7 +113,7 @@ def _described(x: PyTree) -> str:
 
 def canonical(span: Span) -> Span:
     """Return a span as a name or as tuples, which are hashable."""
-    # A single string is the name of a span and not of a point.
+    # A string by itself names a span, and not a point.
     if isinstance(span, str):
         return _spans.require_named(span)
     if isinstance(span, (tuple, list)):
@@ -129,7 +129,7 @@ def canonical(span: Span) -> Span:
 
 
 def _end(end: End) -> End:
-    """Return one end of a span, a list as a tuple."""
+    """Return one end of a span, its lists as tuples, which are hashable."""
     return cast(End, tuple(end)) if isinstance(end, list) else end
 
 
@@ -158,5 +158,5 @@ def cannot_be_batch(f: Map | list[Map]) -> bool:
     # be independent nevertheless: delta kernels never mix the rows of an image. The
     # example of an adapter comes from the user, and may be a batch itself.
     is_own = isinstance(f, Built) and not isinstance(f, Redrawn)
-    # In training mode x is a batch by intention.
+    # In training mode x is meant to be a batch.
     return is_own or f.mode == "training"

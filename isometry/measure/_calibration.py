@@ -115,7 +115,7 @@ class _Measurement:
             stack = joined[_profile.label_of(shape)].astype(np.float64)
             for i, name in enumerate(names):
                 of_point = stack[:, :, i]
-                # Gains of other layers would be NaN too.
+                # One NaN would make the gains of all layers NaN.
                 if not np.isfinite(of_point).all():
                     raise NotFinite(
                         f"the Jacobian from {self.plan.first} to {name!r} is not "
@@ -125,7 +125,7 @@ class _Measurement:
         return by_point
 
     def responses(self) -> Float[np.ndarray, " slots"]:
-        """Return how far the end of the span moves with the gain of each trunk layer.
+        """Return how much the end of the span moves with the gain of each trunk layer.
 
         Returns:
             For each layer, |d end/d ln gain|/|end| of the first seed and input.
@@ -254,13 +254,14 @@ def calibrate(net: Network, keys: Key, xs: PyTree[Array], *, span: Span) -> Cali
 
 
 def _rows(sites: Sites, factors: Factors, notes: Mapping[str, str]) -> Iterator[Gain]:
-    """Return the gain of every slice, and why it is 1."""
+    """Yield the gain of every slice, with a note where it is left at 1."""
     for (layer, number), name in sites.names.items():
         gain = 1.0
         if layer in factors:
             gain = float(factors[layer][number])
         note = notes.get(name, "")
-        # The last layers of branches are left alone only if others suffice.
+        # The last layers of branches have a note, but get a gain if the others do not
+        # suffice. Then the note is wrong.
         if gain != 1.0:
             note = ""
         yield Gain(name, gain, note)
@@ -361,7 +362,7 @@ def _with_last_gain(
     sites = measurement.sites
     last = measurement.plan.last.name
     adjusted = slots[-1:] or sites.ends
-    # Say of each layer what stands against it.
+    # The message says of each layer why it has no gain.
     if not adjusted:
         reasons = [f"{name}: {note}" for name, note in notes.items()]
         listed = "; ".join(reasons) or "there is none"
@@ -384,7 +385,7 @@ def _with_last_gain(
         tried.append(mean)
         return _log_mean_square(mean, last)
 
-    # What remains without the adjusted layers: the skips around them.
+    # E s² with the adjusted layers at 0, so that only the skips around them are left.
     of_skips = mean_square(0.0)
     log_gain = None
     # If the skips alone have 1 or more, what looks like a solution is sampling noise.
@@ -412,8 +413,8 @@ def _with_last_gain(
 def _root(function: Callable[[float], float]) -> float | None:
     """Return a zero of an increasing function near 0; None if there is none.
 
-    The Illinois variant of regula falsi: it keeps a bracket, and halves the function's
-    value at an end that stays.
+    By the Illinois variant of regula falsi: it keeps a bracket, and halves the
+    function's value at the end of the bracket that stays.
     """
     a, value_a = 0.0, function(0.0)
     direction = -math.copysign(1.0, value_a)

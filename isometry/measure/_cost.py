@@ -148,7 +148,8 @@ def _cost_by_xla(
         )
     flop, notes = _operations(_measured.trace(method, target, params, x=x).jaxpr)
     closed = _value_at_end.trace(target, params, x).jaxpr
-    # Only in f: the method counts its own factorizations.
+    # What XLA cannot count is looked for in f alone: the method counts its own
+    # factorizations.
     unknown = jaxprs.uncounted(closed.jaxpr)
     notes |= {f"{name} in f is not counted" for name in unknown}
     flop += method.operations(target, params, x)
@@ -200,7 +201,7 @@ def _operations(closed: core.ClosedJaxpr) -> tuple[int, frozenset[str]]:
 
 
 def _operations_by_xla(closed: core.ClosedJaxpr) -> int:
-    """Return what XLA counts in a program before optimization: each loop once."""
+    """Return what XLA counts in a program before optimization; a loop counts once."""
     arguments = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in closed.in_avals]
     lowered = jax.jit(core.jaxpr_as_fun(closed)).lower(*arguments)
     counted = lowered.cost_analysis() or {}

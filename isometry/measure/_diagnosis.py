@@ -160,7 +160,7 @@ def _span_as_function(
 
 def _is_silenced(category: type[Warning]) -> bool:
     """Tell whether the user ignores all warnings of a category, wherever they arise."""
-    # Python obeys the first filter that matches.
+    # Of the user's filters, Python obeys the first that matches.
     for action, message, filtered, module, line in warnings.filters:
         if issubclass(category, filtered):
             is_general = message is None and module is None and line == 0

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @compiled("exact")
 def mass_of_zeros(sp: "Spectrum", *, exact: bool) -> PerMatrix:
-    """Return the mass of the zeros."""
+    """Return the mass of the zeros: of exact ones, or of all that are not resolved."""
     # A value below the floor is rounding noise, and cannot be told from zero.
     is_zero = ~sp.resolved
     if exact:
@@ -59,7 +59,7 @@ def smooth_mass_below(
         log_points=_log_points(points, variable),
         most=rules.log_values.shape[-1],
     )
-    # Below zero there is nothing.
+    # Points below zero are NaN by now, and have no mass below them.
     return nan_unless_finite(sp, jnp.where(jnp.isnan(share), 0, share))
 
 
@@ -100,7 +100,8 @@ def quantiles(
     is_below = mass[..., None, :] < column(sp, levels) - slack
     index = jnp.minimum(jnp.sum(is_below, -1), num_nodes - 1)
     value = jnp.take_along_axis(ascending, index, -1)
-    # The largest node estimates the largest value. The others estimate no quantile.
+    # Of quadratures the largest node estimates the largest value, which is the quantile
+    # at 1. The other nodes estimate no quantile.
     if not sp.knows_values:
         is_largest = jnp.broadcast_to(column(sp, levels)[..., 0], value.shape) == 1
         largest = jnp.broadcast_to(sp.log_values[..., :1], value.shape)

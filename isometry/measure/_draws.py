@@ -179,7 +179,7 @@ def _refuse_others(f: Map, keys: Key | None) -> None:
 
 
 def _described(value: PyTree) -> str:
-    """Return words for a value that stands in the place of keys."""
+    """Describe a value that was passed as keys, for a message."""
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and leaves[0] is value:
         return f"a floating array of shape {jnp.shape(value)}"

@@ -106,8 +106,8 @@ class _Work:
         bits: The bits of the key, or None.
         counts: The numbers of seeds and of inputs.
         steps: For each chunk, the indices of its seeds and of its inputs. Inputs vary
-            fastest. The last chunk along an axis repeats its last index, so that all
-            chunks have one length.
+            fastest. The last chunk of seeds, or of inputs, repeats its last index, so
+            that all chunks have one length.
         is_single: Whether one span was asked for, and not a list of spans.
     """
 
@@ -179,7 +179,7 @@ class _Work:
             shared=self.bits,
         )
         static = _spectra.narrowed(self.static, self.mesh, params, xs=xs)
-        # Counted by the factorizations, which dominate where threads are worth it.
+        # Only factorizations are counted: they dominate where threads are worth it.
         shapes = [target.shape for target in static.targets]
         operations = sum(float(m) * n * min(m, n) for m, n in shapes)
         records = _programs.run(
@@ -456,7 +456,10 @@ def _resumed(
 
 
 def _without_chunks(static: Static) -> Static:
-    """Drop the number of directions at a time, which depends on the free memory."""
+    """Return `static` without the numbers of directions computed at a time.
+
+    They depend on the free memory, so that two equal calls may differ in them.
+    """
     targets = tuple(replace(target, chunk=None) for target in static.targets)
     return replace(static, targets=targets)
 
@@ -472,7 +475,7 @@ def _equal(one: PyTree, other: PyTree) -> bool:
 
 @contextlib.contextmanager
 def _note_chunk(seeds: Indices, inputs: Indices) -> Iterator[None]:
-    """Add a note to whatever is raised inside, which says for which chunk it was."""
+    """Add a note to whatever is raised inside, which says at which chunk it was."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The f of a user: when two functions share a program, and which output is measured."""
+"""A user's f: when two functions share a program, and which output is measured."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ class Reference:
     """
 
     def __init__(self, f: Map):
-        # The default, for objects that allow no weak reference.
+        # A strong reference, for objects that allow no weak one.
         self._get: Callable[[], Map | None] = lambda: f
         self._identity: Hashable = f
         if not _is_hashable(f):
@@ -97,7 +97,7 @@ class Program:
         self.reference = reference
         self.output = output
         self.closed = closed
-        # Without the arrays that are closed over, so it may stay.
+        # This jaxpr holds no arrays that are closed over, so that it may be kept.
         self._jaxpr = closed.jaxpr
         self._identity = printed_identity(closed, reference)
 
@@ -181,7 +181,7 @@ def _not_printed(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
 
 
 def picked(y: PyTree, output: int | str | None) -> PyTree:
-    """Return the measured output: y[output]; of None y, or the first of a tuple.
+    """Return the measured output: y[output]; for None y, or the first of a tuple.
 
     Raises:
         InputError: y has no such output.

@@ -31,7 +31,7 @@ class Gain(NamedTuple):
     Attributes:
         name: The name of the layer; of a slice "blocks/fc1[2]".
         value: The gain.
-        note: Why it is 1, if the layer has been left alone.
+        note: Why the gain is 1, if the layer has been left alone; otherwise "".
     """
 
     name: str
@@ -84,7 +84,7 @@ class Gains:
         return "\n".join([self._heading(), *self.warnings, *self._lines()])
 
     def _heading(self) -> str:
-        """Write E s² over the span, before and after."""
+        """Return E s² over the span, before and after, in a line."""
         first, last = self.span
         return (
             f"E s² from {first} to {last}: {self.before:.4g} before, {self.after:.4f} "
@@ -92,7 +92,7 @@ class Gains:
         )
 
     def _lines(self) -> list[str]:
-        """Write the headings of the columns, and a line for each gain."""
+        """Return the headings of the columns, and a line for each gain."""
         names = ["layer", *(row.name for row in self.rows)]
         values = ["gain", *(f"{row.value:.6g}" for row in self.rows)]
         notes = ["", *(row.note for row in self.rows)]
@@ -130,7 +130,7 @@ class Calibrated(Wrapper):
         The weights of a data-driven network are multiplied by `adjust` instead.
         """
         drawn = self.base.init(key)
-        # What a data-driven scheme draws is adjusted first.
+        # `adjust` multiplies them, after it has adjusted what the scheme drew.
         if self.base.data_driven:
             return drawn
         return scaled(drawn, self.base.anatomy, self.factors)
@@ -151,7 +151,7 @@ class Calibrated(Wrapper):
     @property
     def training(self) -> Network:
         """The network as it is trained, with the same gains."""
-        # Gains are of leaves, which both modes share.
+        # Gains multiply leaves of params, which both modes share.
         return self._with_base(self.base.training)
 
     def __repr__(self) -> str:

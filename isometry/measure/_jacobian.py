@@ -110,7 +110,10 @@ def _formed(
     params: Params,
     x: PyTree,
 ) -> tuple[Float[Array, "m n"], Array, Array]:
-    """Return the Jacobian, how many entries are not finite, whether all are zero."""
+    """Return the Jacobian, the number of bad entries, and whether all are zero.
+
+    Bad entries are not finite.
+    """
     matrix = target.jacobian(params, x)
     return matrix, jnp.sum(~jnp.isfinite(matrix)), jnp.all(matrix == 0)
 

@@ -10,7 +10,7 @@ from isometry.measure._evaluating import PerNode, compiled
 if TYPE_CHECKING:
     from isometry.measure._record import Spectrum
 
-# The power of s that a variable is.
+# Which power of s a variable is.
 POWER = {"lam": 2.0, "s": 1.0}
 
 

@@ -90,7 +90,7 @@ class Profile:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
-        """Write the headings of the columns, and a line for each span."""
+        """Return the headings of the columns, and a line for each span."""
         starts = [first for first, _ in self.spans]
         stops = [last for _, last in self.spans]
         columns = {"from": starts, "to": stops}

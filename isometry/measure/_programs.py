@@ -162,7 +162,7 @@ def _in_threads(
         parts: Into how many parts seeds and inputs are cut.
     """
     pieces = list(_pieces(arguments, parts))
-    compiled = _compiled.ahead(program, static, None, *pieces[0])
+    compiled = _compiled.for_threads(program, static, None, *pieces[0])
     # Whether 64 bits are enabled is a setting of each thread.
     x64 = checks.x64()
 

@@ -30,7 +30,7 @@ def reporter(progress: Progress, what: str) -> Iterator[Report]:
 
 
 def _silent(done: int, total: int) -> None:
-    """Do nothing."""
+    """Report nothing, where nobody watches."""
 
 
 @contextlib.contextmanager

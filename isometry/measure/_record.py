@@ -612,7 +612,7 @@ class Spectrum:
         """Return the ends of `interval`, for nodes of quadratures."""
         if statistic == "s_max":
             return _intervals.of_largest(self, level)
-        # Depends on the largest value as well, so it has bounds of its own.
+        # The stable rank depends on the largest value as well.
         if statistic == "stable_rank":
             return _intervals.of_stable_rank(self, level)
 
@@ -648,7 +648,7 @@ class Spectrum:
             Array([2., 2., 1., 1.], dtype=float32)
         """
         pooled = _batches.pooled(self)
-        # A compiled method does not know these fields.
+        # Inside a compiled method these fields are not known.
         return replace(
             pooled,
             method=self.method,

@@ -1,4 +1,4 @@
-"""What only a trace of f tells is wrong with it, or with its x: errors, warnings."""
+"""Errors and warnings about an f, or its x, for which f has to be traced first."""
 
 from collections.abc import Callable
 
@@ -47,7 +47,7 @@ def require_start(
         starts_at_x = True
     if not starts_at_x:
         return
-    # A program is made of a function that has passed.
+    # A `Program` was traced from an f that has passed this check.
     if isinstance(target.f, Program):
         return
     leaves = jax.tree.leaves(x)
@@ -178,7 +178,8 @@ def require_determinism(
         first_trace = target.f.closed
         second_trace, _ = traced(target.f.of_output, params, x)
     elif target.points is not None:
-        # The points were found in another trace.
+        # The span was made from an earlier trace of f, so that f itself is traced
+        # twice.
         f = of_output(target)
         first_trace, _ = traced(f, params, x)
         second_trace, _ = traced(f, params, x)
@@ -227,8 +228,8 @@ def require_derivative(
 ) -> None:
     """Refuse an f whose derivative rule raises.
 
-    Nothing is computed: f is differentiated for shapes, in reverse mode if that is the
-    only one it has.
+    No numbers are computed: f is differentiated at shapes, in reverse mode if that is
+    the only mode it has.
     """
 
     def derivative(

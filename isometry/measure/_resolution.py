@@ -164,7 +164,7 @@ def _version(
     shapes = target.abstract(params, x)
     try:
         closed, _ = traced(of_output(target), *shapes)
-    # f is traced again later, where an exception is reported.
+    # An exception is reported later, when f is traced again.
     except Exception:
         return None
     assert isinstance(target.f, Reference), "programs are of spans from end to end"

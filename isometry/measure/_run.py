@@ -110,7 +110,7 @@ def prepare(
     coarse = jaxprs.coarse(anatomy.closed.jaxpr, measuring_dtype)
     _refusals.warn_of_precision(coarse)
     groups = grouped(anatomy, choose(anatomy, resolved.first, resolved.last))
-    # Their order is that of the computation again below; groups have not kept it.
+    # Groups have not kept the order of the points; it is restored below.
     names_read = {name for group in groups for name in group.names}
     leaves, tree = jax.tree.flatten(shapes)
     reference = Reference(function)
@@ -188,7 +188,7 @@ def keys_of(
         return None
 
     def of_seed(seed: Array) -> Key:
-        # Folded in and not split: keys of the first do not depend on how many follow.
+        # Indices are folded in. The keys of a split would depend on their number.
         key_of_seed = jax.random.fold_in(key, seed)
         inputs = jnp.arange(num_inputs)
         return jax.vmap(lambda i: jax.random.fold_in(key_of_seed, i))(inputs)

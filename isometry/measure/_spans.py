@@ -280,7 +280,7 @@ _NAMED = 12
 
 
 def _listed(names: list[str]) -> str:
-    """Write names in one line, without those in the middle if there are many."""
+    """Return names in one line; of many, those in the middle are left out."""
     if len(names) > _NAMED:
         half = _NAMED // 2
         names = [*names[:half], "...", *names[-half:]]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from isometry.measure import _reasons
 from isometry.measure._record import Spectrum
 
-# From a spectrum to a number for each of its batch axes, or to one for all of them.
+# A function of a spectrum, that returns a number for each matrix, or one for all.
 Statistic: TypeAlias = Callable[[Spectrum], Float[Array, "..."]]
 
 

@@ -120,7 +120,7 @@ class Target:
 
     @property
     def _known_network(self) -> LayeredFunction:
-        """The same where it cannot be None."""
+        """`network`, where it is known not to be None."""
         assert self.network is not None, "has_factors says that there are any"
         return self.network
 
@@ -204,7 +204,8 @@ class Target:
     def _product(self, params: Params, x: Array) -> Float[Array, "m n"]:
         """Return the product of the factors at x.
 
-        Not as a batch of one by `jacobians`, which takes three times as long to trace.
+        It is not computed as a batch of one by `jacobians`, which takes three times as
+        long to trace.
         """
         stacks = []
         with precision.full():

@@ -35,8 +35,8 @@ class Weight(NamedTuple):
             channels. 0 if the operator cannot be read.
         outputs: How many numbers it returns.
         spectrum: Its singular values; None if they cannot be computed.
-        note: Why they cannot, or what they are of ("of the padded image ...");
-            otherwise "".
+        note: Why they cannot be computed, or of which operator they are ("of the
+            padded image ..."); otherwise "".
 
     Example:
         >>> net = networks.mlp([3, 8, 2], "tanh", "orthogonal", sigma_w=1.5)
@@ -100,10 +100,10 @@ class Weights:
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
-        """Write the headings of the columns, and a line for each weight."""
+        """Return the headings of the columns, and a line for each weight."""
         cells = [("layer", "kind", "operator", "s_max", "s_min", "E s²")]
         for row in self.rows:
-            # Of an operator that cannot be read they are not known.
+            # The sizes of an operator that cannot be read are not known.
             is_read = row.inputs > 0
             sizes = f"{row.inputs} → {row.outputs}" if is_read else "?"
             cells.append((row.name, row.kind, sizes, *_figures(row)))
@@ -168,7 +168,7 @@ def weights(net: Network, params: Params) -> Weights:
     checks.on_host("params", params)
     checks.not_abstract("params", params)
     checks.all_finite("params", params)
-    # Its program has the weights as they multiply the signal.
+    # The program of the anatomy has the weights as they multiply the signal.
     anatomy = net.anatomy
     if jax.tree.structure(params) != anatomy.params_tree:
         raise InputError(
@@ -219,7 +219,7 @@ def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Ar
     leaves = jax.tree.leaves(params)
     shapes = anatomy.closed.in_avals[len(leaves) :]
 
-    # Compiled, because XLA leaves out all that the weights do not depend on.
+    # Compiled, because XLA then computes only what the weights depend on.
     @jax.jit
     def program(leaves: list[Array]) -> list[Array]:
         x = [jnp.zeros(aval.shape, aval.dtype) for aval in shapes]
@@ -250,7 +250,7 @@ def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
     axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
     others = [axis for axis in range(weight.ndim) if axis not in axes]
     ordered = weight.transpose(*axes, *others)
-    # Along all other axes the weight has been repeated for the signal.
+    # The weight has been repeated along all other axes, so that one entry is enough.
     ordered = ordered[(..., *(0,) * len(others))]
     num_blocks = _size(weight, use.batch_axes)
     num_inputs = _size(weight, use.in_axes)
@@ -314,7 +314,7 @@ def _of_convolution(use: Operand, name: str, weight: Array) -> Weight:
     # One map that does not fit in memory should not hide the others.
     except FromCall as error:
         return row._replace(note=error.message)
-    # Pixels of the result that no tap reaches were left out, and have the value 0.
+    # Pixels that no tap reaches were left out: each adds singular values of 0.
     num_unreached = min(inputs, outputs) - len(values)
     values = jnp.pad(values, (0, num_unreached))
     # The floor of the whole map, which is at least that of the blocks by which the map
@@ -358,12 +358,13 @@ def _adjoint(
     exchanged = jnp.swapaxes(by_group, -3, -1)
     shape = (*window, num_outputs // groups, groups * num_inputs)
     reversed_taps = jnp.flip(exchanged.reshape(shape), range(len(window)))
-    assert not isinstance(convolution.padding, str), "spread images have zeros around"
+    assert not isinstance(convolution.padding, str), "spread images do not wrap"
     size = []
     padding = []
     for axis, taps in enumerate(window):
         zeros = [taps - 1 - count for count in convolution.padding[axis]]
-        # Where this is negative, no tap reaches the first or the last pixels.
+        # Where a number of zeros is negative, no tap reaches that many of the first or
+        # the last pixels.
         num_unreached = sum(max(-count, 0) for count in zeros)
         num_pixels = _num_outputs(convolution, axis, taps)
         size.append(num_pixels - num_unreached)

@@ -65,7 +65,7 @@ class LayeredFunction(ABC):
 
     @property
     def has_dead_slopes(self) -> bool:
-        """Whether phi' can be exactly zero, as it is for relu."""
+        """Whether phi' can be exactly zero, as that of relu is at negative numbers."""
         # Where they can, measuring forms large Jacobians from the active units alone.
         return False
 

@@ -777,8 +777,8 @@ def _runs(
             kernel = 3
         window = _spatial.one_per_axis("kernel", kernel, len(image))
     blocks = []
-    # The stream starts with the width of the first block, which so needs no projection
-    # to another width.
+    # The stream starts with the width of the first block, so that this block needs no
+    # projection to another width.
     n_in = widths[0]
     for n_out, stride in zip(widths, strides, strict=True):
         steps = (stride,) * len(image)

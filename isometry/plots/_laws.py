@@ -57,7 +57,7 @@ def laws(named: Mapping[str, Law]) -> "Figure":
         label = name
         if rank < 1:
             label = f"{name} (at 0: {1 - rank:.3g})"
-        ends = law.quantile([1 - rank * (1 - TAIL), 1.0], "log_s")
+        ends = np.asarray(law.quantile([1 - rank * (1 - TAIL), 1.0], "log_s"))
         x = np.linspace(axis.place(ends[0]), axis.place(ends[1]), _POINTS)
         ax.plot(
             x,

@@ -118,7 +118,7 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
     resolved = np.asarray(sp.log_values)[np.asarray(sp.resolved)]
     rank = 1 - sum(atom.mass for atom in law.atoms if atom.lam == 0)
     lowest = 1 - rank + TAIL * rank
-    ends = [float(q) for q in np.asarray(law.quantile([lowest, 1.0], "log_s"))]
+    ends = np.asarray(law.quantile([lowest, 1.0], "log_s")).tolist()
     if resolved.size:
         ends.append(float(np.quantile(resolved, TAIL)))
         ends.append(float(resolved.max()))

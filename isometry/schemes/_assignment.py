@@ -426,8 +426,8 @@ def _shapes(params: Params, anatomy: Anatomy) -> dict[str, jax.ShapeDtypeStruct]
 def _without_repeats(layers: Sequence[WeightLayer]) -> list[WeightLayer]:
     """Return the layers without those that overlap with an earlier layer of their leaf.
 
-    One of these is a table of embeddings of which the program also reads a fixed row:
-    the row is a layer of its own, and part of the table.
+    If the program reads a fixed row of a table of embeddings too, for example, the row
+    is a layer of its own, and also part of the table.
     """
     kept: list[WeightLayer] = []
     for layer in layers:
@@ -656,7 +656,7 @@ def _check_drawable(
 def _paired(
     weights: Sequence[_Weight], scheme: Scheme, anatomy: Anatomy
 ) -> list[_Weight]:
-    """Make layers whose weights are factors of one random matrix draw from one key."""
+    """Give one key to layers whose weights are factors of one random matrix."""
     by_name = {weight.source.name: weight for weight in weights}
     pair_of: dict[str, int] = {}
     for attention in anatomy.attentions:
@@ -761,7 +761,7 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
 def _draw_slice(
     source: WeightLayer, init: Init, key: Key, *, dtype: jnp.dtype
 ) -> Array:
-    """Draw one slice of a weight layer in its own layout."""
+    """Draw one slice of a layer's weight, with its axes in the order of the leaf."""
     parts = Parts(
         batch=source.batch_axes,
         window=source.window_axes,

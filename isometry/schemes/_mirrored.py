@@ -8,6 +8,7 @@ the head [B; -B] maps the last one to u B.
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +29,12 @@ _SPLITTING = ("relu", "gelu", "gelu_tanh", "silu", "softplus")
 # Linear steps that act on both units of a pair alike, so phi(u) - phi(-u) stays u.
 _LINEAR_STEPS = ("average", "average pool", "sum")
 
-Half = tuple[int, ...]
+# The shape of a block B: that of its weight, with half the inputs and outputs where
+# these come in pairs.
+Half: TypeAlias = tuple[int, ...]
 
 
-def _halves(role: str, shape: Half, reads: bool, writes: bool) -> Half:
+def _halves(role: str, shape: tuple[int, ...], reads: bool, writes: bool) -> Half:
     """Return the shape of the block B of a weight.
 
     Args:
@@ -74,7 +77,7 @@ def _paired(name: str, base: Callable[[Half], Init]) -> Choose:
         reads = layer.index > 0 and layer.role not in ("stem", "embedding")
         writes = layer.role != "head"
 
-        def draw(key: Key, shape: Half, dtype: np.dtype) -> Array:
+        def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
             half = _halves(layer.role, shape, reads, writes=writes)
             block = base(half)(key, half, dtype)
             # The first and the second half of the channels are the units u and -u.

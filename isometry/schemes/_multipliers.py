@@ -60,7 +60,7 @@ class Setting(NamedTuple):
         return jnp.asarray(leaf).at[indices].set(aligned)
 
     def written(self) -> str:
-        """Write the values as an initializer: "constant(0.5)"."""
+        """Return the values written as an initializer: "constant(0.5)"."""
         distinct = list(dict.fromkeys(self.values))
         if len(distinct) == 1:
             return f"constant({distinct[0]:.6g})"
@@ -197,7 +197,7 @@ class Values:
     def add(
         self, path: str, name: str, entries: Iterable[Entry], *, value: float
     ) -> None:
-        """Record the value that a branch needs in some entries of a leaf.
+        """Add the value that a branch needs in some entries of a leaf.
 
         Args:
             path: The key path of the leaf.
@@ -224,18 +224,24 @@ class Values:
         return [self._setting(path) for path in self._by_path]
 
     def _setting(self, path: str) -> Setting:
-        """Return the setting of one leaf."""
+        """Return the setting of one leaf: a value for each entry, or one for the leaf.
+
+        Raises:
+            NotDefined: The leaf has one value, and several are needed.
+        """
         name = self._names[path]
         by_entry = self._by_path[path]
         entries = []
         for entry in by_entry:
+            # An entry is known if none of its indices is None.
             known = tuple(index for index in entry or () if index is not None)
             if known and known == entry:
                 entries.append(known)
         values = tuple(by_entry.values())
-        # A leaf of which no entry is known, or of which all is meant, holds one value.
+        # Values can be set apart if all entries are known, by equally many indices.
         is_apart = len(entries) == len(by_entry) and len(set(map(len, entries))) == 1
         if is_apart:
+            # Of several branches the name is given without their slices.
             if len(entries) > 1:
                 name = name.partition("[")[0]
             return Setting(path, name, values, entries=tuple(entries))
@@ -309,7 +315,7 @@ def _branch_leaf(
             scalars.append(path)
         else:
             scales.append(path)
-    # What gates a branch does not end it.
+    # A layer that gates a branch is not its last.
     last = [name for name in record.layers if name not in record.gating][-1]
     is_normed = any("norm" in step for step in places.by_name[last].then)
     if scheme.closes == "norm":

@@ -198,7 +198,7 @@ def _positions(
     is_across_loops = record.name in branches_across_loops(anatomy)
     if is_across_loops and record.leaves is not None:
         return _positions_across_loops(anatomy, record, record.leaves)
-    # Layers that gate a branch lie beside it: what makes it zero is not theirs.
+    # Layers that gate a branch have no position on it: they cannot make it zero.
     return {
         (name, index_of_slice): position
         for name, position in zip(record.layers, record.positions, strict=True)
@@ -455,16 +455,16 @@ def _add_keys_from_elsewhere(
     on_branch: dict[Slice, Branch],
     by_name: Mapping[str, WeightLayer],
 ) -> None:
-    """Add to `on_branch` the keys and values that are computed from another stack.
+    """Add to `on_branch` the key and value layers that read another stack.
 
-    They get the place in front of the output layer of their attention.
+    They get the place before the output layer of their attention.
     """
     for attention in anatomy.attentions:
         for output in attention.output:
             for index_of_slice in range(by_name[output].stacked or 1):
                 branch = on_branch.get((output, index_of_slice))
                 # Without a branch there is no depth to scale by. If the output is at
-                # position 0, there is no position in front of it for the keys.
+                # position 0, there is no position before it.
                 if branch is None or branch.position == 0:
                     continue
                 before = dataclasses.replace(branch, position=branch.position - 1)

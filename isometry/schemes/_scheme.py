@@ -312,8 +312,8 @@ class Scheme:
             Residual(branch=0.0, skip=1.0)
         """
         _check_kind("branch", branch, Branch)
-        # Without a rule, `assign` leaves the scalars of a network as they are drawn;
-        # with a rule that returns (1, 1) it would set them to 1.
+        # No rule is None, and not one that returns (1, 1): by that one `assign` would
+        # set the scalars of a network to 1, and without a rule it leaves them as drawn.
         if self.multipliers is None:
             return Residual()
         multipliers = self.multipliers(branch)
@@ -386,8 +386,8 @@ class Scheme:
             driven.
 
         Raises:
-            InputError: The inputs are not finite, or have no leading axis; what the
-                scheme itself refuses.
+            InputError: The inputs are not finite, or have no leading axis; or the
+                scheme refuses the network or the inputs.
             TracedError: An argument is traced.
 
         Example:
@@ -481,16 +481,16 @@ def draw(init: Init, key: Key, shape: Shape, *, dtype: jnp.dtype) -> Array:
 
 
 def is_alike(scheme: Scheme, layer: Layer) -> bool:
-    """Tell whether layers that differ from one in indices alone are drawn as it is.
+    """Tell whether layers that differ only in their indices get one initializer.
 
     Args:
         scheme: The scheme.
-        layer: One of the layers.
+        layer: One of these layers.
     """
     if scheme.alike is not None:
         return scheme.alike
     watched = Watched.of(layer)
-    # A refusal is raised again where the initializer itself is asked for.
+    # A scheme that refuses the layer refuses it again when `initializer` is called.
     with contextlib.suppress(FromCall):
         scheme.choose(watched, scheme.sigma_w)
     return not watched.has_read_index

@@ -137,7 +137,7 @@ class _Moments(NamedTuple):
 
 
 def _derivatives(fn: Elementwise) -> Elementwise:
-    """Return the function u -> (fn(u), fn'(u), fn''(u)), stacked along a first axis."""
+    """Return the function that maps u to (fn(u), fn'(u), fn''(u)), stacked in front."""
 
     def first(u: Array) -> Array:
         return jax.jvp(fn, (u,), (jnp.ones_like(u),))[1]
@@ -197,7 +197,7 @@ def largest(
     Args:
         step: The map of one activation.
         start: The value at the input.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
 
     Returns:
@@ -218,12 +218,13 @@ def largest(
 
 
 def _slope_target(depth: int, blocks: Blocks) -> float:
-    """Return the C'(1) - 1 of one activation at which the network meets its target.
+    """Return C'(1) - 1 of one activation for which the network meets its target.
 
-    The target is that the largest slope over the subnetworks is `SLOPE`.
+    C is the activation's map of correlations. The target is that the largest slope at 1
+    over the subnetworks is `SLOPE`.
 
     Args:
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
     """
     if not blocks:
@@ -252,7 +253,7 @@ def _shaped(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
     Args:
         activation: The activation.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
 
     Raises:
@@ -289,7 +290,7 @@ def _shaped(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
 
 def _written(depth: int, blocks: Blocks) -> str:
-    """Write a network of this depth and these blocks for a message."""
+    """Return words for a network of this depth and these blocks, for a message."""
     if not blocks:
         return f"a network of {depth} in a row"
     return f"a network of {len(blocks)} residual blocks"
@@ -300,7 +301,7 @@ def _tailored(activation: Activation, depth: int, blocks: Blocks) -> Activation:
 
     Args:
         activation: The activation.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
 
     Raises:
@@ -402,7 +403,7 @@ def leaky_correlation(slope: float, depth: int, blocks: Blocks = ()) -> float:
 
     Args:
         slope: The slope of the leaky ReLU for x < 0.
-        depth: The number of activations on the stream, behind all blocks.
+        depth: The number of activations on the stream after the last block.
         blocks: The residual blocks.
     """
     bend = (1 - slope) ** 2 / (math.pi * (1 + slope**2))

@@ -22,7 +22,7 @@ def xavier_uniform(layer: Layer, gain: float) -> Init:
 
 
 def embedding(layer: Layer, gain: float = 1.0) -> Init:
-    """Choose embeddings N(0, gain²/d)."""
+    """Choose embeddings N(0, gain²/d), with d the length of a row."""
     return initializers.normal(std=gain * layer.fan_out**-0.5)
 
 
@@ -76,7 +76,7 @@ def _is_attended(branch: Branch) -> bool:
 def _both_depths(branch: Branch) -> float:
     """Return (N⁴ M)^(1/16) for an encoder of N layers and a decoder of M.
 
-    The encoder has two branches a layer, the decoder three.
+    `branch` is one of the encoder, which has two a layer; the decoder has three.
     """
     num_encoder = branch.count / 2
     num_decoder = branch.other / 3

@@ -42,8 +42,8 @@ _TAPS: dict[str, Callable[[Sequence[int]], tuple[int, ...]]] = {
 # Initializers that leave most taps of each output at zero.
 _NOT_SPREAD = frozenset((*_TAPS, "idinit"))
 
-# Initializers whose numbers are the user's own, or a framework's. A gain would change
-# what was asked for.
+# Initializers whose scale is the user's own, or a framework's. A gain would change what
+# was asked for.
 _AS_THEY_ARE = frozenset(
     ("constant", "normal", "ones", "torch_default", "truncated_normal", "uniform")
 )
@@ -63,20 +63,21 @@ class Fitted(NamedTuple):
 
 
 def fitted(init: Init, source: WeightLayer, usage: Usage, *, scheme: str) -> Fitted:
-    """Change an initializer for the convolution that uses its kernels.
+    """Return an initializer changed for the convolution that uses its kernels.
 
     Args:
         init: The initializer that a scheme chose.
-        source: The layer.
+        source: The layer for which it was chosen.
         usage: What the network does with its weight.
         scheme: The name of the scheme.
 
     Returns:
-        The initializer, with its matrix at another tap or with a gain where the
-        convolution asks for it.
+        The initializer. Where the convolution asks for it, a kernel that is a matrix at
+        one tap has it at another tap, or all kernels are multiplied by a gain.
 
     Raises:
-        NotDefined: A matrix at one tap in a transposed convolution.
+        NotDefined: The kernels leave most taps at zero, as a matrix at one tap does,
+            and the convolution is transposed.
     """
     if source.kind != "conv":
         return Fitted(init)
@@ -169,12 +170,12 @@ def _num_kept(convolution: Convolution, axis: int, taps: int, *, tap: int) -> in
 def _zeros(convolution: Convolution, axis: int) -> tuple[int, int]:
     """Return the numbers of zeros before and behind the image along an axis."""
     padding = convolution.padding
-    assert not isinstance(padding, str), "no circle has zeros around it"
+    assert not isinstance(padding, str), "circular padding adds no zeros"
     return padding[axis]
 
 
 def _written(tap: Sequence[int]) -> str:
-    """Write the indices of a tap in its window: "(1, 1)"."""
+    """Return the indices of a tap in its window as text: "(1, 1)"."""
     return "(" + ", ".join(map(str, tap)) + ")"
 
 
@@ -221,7 +222,7 @@ def _of_transposed(
 
 
 def _taps_met(source: WeightLayer, usage: Usage) -> str:
-    """Write how many taps of a transposed convolution reach one output.
+    """Return how many taps of a transposed convolution reach one output, in words.
 
     It depends on the output: "1 to 4 of 9 taps".
     """
@@ -257,7 +258,7 @@ def _changed(
     def draw(key: Key, shape: tuple[int, ...], dtype: np.dtype) -> Array:
         kernel = init.draw(key, shape, dtype)
         if shift:
-            # Zeros alone go around the end of the window.
+            # Only taps that are zero roll over the end of the window.
             kernel = jnp.roll(kernel, shift, init.layout.parts(shape).window)
         if gain != 1.0:
             kernel = gain * kernel

@@ -312,10 +312,10 @@ def _gating(parts: _Parts, join: Join) -> tuple[str, ...]:
 
 
 def _is_across_loops(parts: _Parts, join: Join) -> bool:
-    """Tell whether the layers of a branch are more than one slice of their stacks.
+    """Tell whether a branch has layers of more than one slice of a stack.
 
-    They are if a stack runs in a loop that the sum is not in, or if the program reads
-    slices of several numbers.
+    Then the stack runs in a loop that does not go around the sum, or the program reads
+    several slices by fixed numbers.
     """
     flow = parts.flow
     around = flow.value(join.node).scans
@@ -325,7 +325,8 @@ def _is_across_loops(parts: _Parts, join: Join) -> bool:
         for _, use in flow.layer_at[node]:
             if use.index is not None:
                 numbers.add(use.index)
-            # Loops that share a weight between iterations are recurrences.
+            # The other loops around a layer are recurrences, whose steps share a
+            # weight.
             stacking = [
                 scan for scan, own in zip(scans, use.takes_slices, strict=True) if own
             ]
@@ -341,7 +342,7 @@ def _entries(
     *,
     index_in: Mapping[int, int],
 ) -> dict[str, Entry]:
-    """Return which entry of each gate multiplies one branch, by the gate's key path.
+    """Return the entry of each gate that multiplies one branch, by key path.
 
     Args:
         parts: What has been read.
@@ -405,8 +406,8 @@ def _stems(parts: _Parts) -> dict[int, str]:
     """Return the name of each branch without the iterations of scans, by its join.
 
     The name is the common prefix of the names of the layers on the branch, or the name
-    of the last layer if a layer outside of the branch has that prefix too. That of a
-    branch that ends with another branch ends with ":sum".
+    of the last layer if a layer outside of the branch has that prefix too. If a branch
+    ends with the sum of another one, its name ends with ":sum".
     """
     stems = {}
     ended: set[int] = set()
@@ -581,9 +582,9 @@ class _Before(NamedTuple):
 
 
 def _precedes(parts: _Parts) -> dict[str, _Before]:
-    """Return what comes between the last point before each weight and the weight.
+    """Return the last point before each weight, and the steps between the two.
 
-    An example is the norm at the beginning of a branch. Keys are the names of weights.
+    A step may be the norm at the beginning of a branch. Keys are the names of weights.
     """
     flow = parts.flow
     named = parts.points.nodes
@@ -594,7 +595,7 @@ def _precedes(parts: _Parts) -> dict[str, _Before]:
             continue
         (operand,) = flow.inputs[node]
         within, sources = flow.back_to(operand, named)
-        # A product of two branches has no one point behind it.
+        # A product of two branches has two points before it, so that it has no `point`.
         if len(sources) != 1 and _following.is_product(flow, operand):
             for index, _ in uses:
                 precedes[parts.weights[index].name] = _Before(None, ("product",))
@@ -632,11 +633,16 @@ def laid_out_pair(
     a: Point,
     b: Point,
 ) -> tuple[int | None, int | None]:
-    """Return nodes of `a` and `b` between which a path exists if `b` depends on `a`.
+    """Return nodes of two points, with a path between them if `b` depends on `a`.
 
     Four iterations of a scan are laid out; the second and third stand for all inner
     ones. Of two points in different inner iterations, the earlier gets the node in the
     second, the later the node in the third.
+
+    Args:
+        unrolled: The nodes of the program.
+        a: A point.
+        b: Another point.
 
     Returns:
         The nodes of `a` and `b`, or (None, None) if `b` is in an earlier iteration, and
@@ -649,7 +655,7 @@ def laid_out_pair(
     lengths_b = [program.scans[scan].length for scan in scans_b]
     laid_out_a = list(map(representative, a.iterations, lengths_a))
     laid_out_b = list(map(representative, b.iterations, lengths_b))
-    # The outermost scan around both that they are not in the same iteration of decides.
+    # Of the scans around both, the outermost in which their iterations differ decides.
     for i, (scan_a, scan_b) in enumerate(zip(scans_a, scans_b, strict=False)):
         if scan_a != scan_b:
             break

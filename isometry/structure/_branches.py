@@ -93,7 +93,7 @@ def _summands(flow: Flow, node: int) -> tuple[int, int] | None:
 
 
 def _stacked(flow: Flow, node: int, stack: int) -> list[int]:
-    """Return the values that a node adds up after they were stacked; else []."""
+    """Return the values that a node stacks and then adds up; [] if it does not."""
     if flow.operation(stack) not in _STACKS:
         return []
     params = flow.value(stack).params
@@ -128,13 +128,13 @@ def _is_added(flow: Flow, join: Join) -> bool:
 
 
 def with_gating(flow: Flow, join: Join, attending: Container[int]) -> Join:
-    """Return a join with the layers that gate its branch, which count for none.
+    """Return a join with its `gating` layers, which the positions do not count.
 
     Args:
         flow: The flow.
         join: The join.
-        attending: The layers that make queries and keys. They count, as they do in the
-            literature, if a layer follows them on the branch.
+        attending: The layers that make queries and keys. As in the literature, the
+            positions count them if a layer that closes the branch follows them.
     """
     gates = gating(flow, join.way.nodes, join.layers, end=join.end)
     if not gates:
@@ -383,7 +383,7 @@ def _between(
 
 
 def _is_in_one_step(flow: Flow, fork: int, layer: int) -> bool:
-    """Tell whether a recurrent layer reads a state that left the stream in its step.
+    """Tell whether a layer, if it is recurrent, is in the same step as the fork.
 
     The stream of a recurrence is its state. A GRU adds V x to W (r * h), where the gate
     r depends on x; an LSTM adds to its state what it computes from that of the step

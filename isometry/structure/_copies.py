@@ -48,12 +48,13 @@ def with_copies(
     origins: dict[int, Origins],
     met: Sequence[Meeting],
 ) -> list[Meeting]:
-    """Return the meetings, with axes of copies among the `batch_axes`.
+    """Return meetings with the axes that count copies moved to their `batch_axes`.
 
     Args:
         program: The program.
         origins: The origins of values that come from parameters alone.
-        met: All equations that combine a weight with the signal.
+        met: All meetings of the program: equations that combine a weight with the
+            signal.
     """
     found = []
     for meeting in met:
@@ -86,7 +87,7 @@ def with_copies(
 
 
 def _are_copies(fate: set[str]) -> bool:
-    """Tell whether what happens to an axis says that it counts copies."""
+    """Tell whether an axis counts copies, by what happens to it."""
     if _MIXED in fate:
         return False
     return _OWN_MATRIX in fate or fate == {_AVERAGED}
@@ -137,7 +138,7 @@ class _Fates:
     ) -> None:
         self._program = program
         self._origins = origins
-        # A product and a sum after it, which together are a product with a weight.
+        # Meetings written as a product w * x and a sum, by the indices of sum and w.
         self._multiplied = {
             (other.value, other.weight): other
             for other in met
@@ -149,10 +150,10 @@ class _Fates:
             axis: shape[axis] for axis in meeting.out_axes
         }
         self._axes = {meeting.value: _result_axes(program, meeting)}
-        # Values that are products of two signals, of which a sum is an inner product.
+        # Products of two signals, entry by entry: a sum of one is an inner product.
         self._inner: set[int] = set()
-        # Values behind a weight with one matrix for each copy. What comes after it is
-        # no longer the next weight.
+        # Values behind a weight with one matrix for each copy. A weight that reads them
+        # is not the next one, and does not count.
         self._behind: set[int] = set()
         self._follow(meeting.value)
 
@@ -177,12 +178,12 @@ class _Fates:
                 heapq.heappush(pending, reader)
 
     def _note(self, axes: _Axes, event: str) -> None:
-        """Write down what happens to all axes of a value."""
+        """Note what happens to all axes of a value."""
         for axis in range(len(axes)):
             self._note_axis(axes, axis, event)
 
     def _note_axis(self, axes: _Axes, axis: int, event: str) -> None:
-        """Write down what happens to one axis of a value."""
+        """Note what happens to one axis of a value."""
         for source in axes[axis]:
             if source is not None:
                 self.by_axis[source].add(event)
@@ -191,7 +192,7 @@ class _Fates:
         """Follow the axes through one operation.
 
         Returns:
-            Whether its result has any of them.
+            Whether its result has any axis of the weight.
         """
         value = self._program.values[index]
         results = []
@@ -202,7 +203,8 @@ class _Fates:
                     results.append(axes)
         if not results:
             return False
-        # Of several operands, such as those of a sum, each axis is known from one.
+        # Operands may know different axes: each axis is taken from the first operand in
+        # which it is one of the weight.
         merged = [
             next((axes[i] for axes in results if _is_known(axes[i])), _ELSEWHERE)
             for i in range(len(value.shape))
@@ -216,7 +218,11 @@ class _Fates:
         return any(_is_known(sources) for sources in merged)
 
     def _is_inner(self, value: Value) -> bool:
-        """Tell whether a value is, or holds, a product of two values of many axes."""
+        """Tell whether a value is made of products of two signals, entry by entry.
+
+        Products with a factor for each expert, broadcast along the outputs, do not
+        count.
+        """
         if any(read in self._inner for read in value.inputs):
             return True
         if value.operation != "mul":
@@ -248,7 +254,7 @@ class _Fates:
         return [target for target, size in pairs if size > 1]
 
     def _through(self, index: int, position: int, axes: _Axes) -> _Axes | None:
-        """Return the axes of the result of an operation; None if it has none of them.
+        """Return the axes of the result of an operation; None if none are followed.
 
         Args:
             index: Index of the result.
@@ -262,9 +268,9 @@ class _Fates:
         if operation == "conv_general_dilated":
             return self._through_convolution(value, position, axes)
         if operation == "mul":
-            weight = self._weight_beside(value, position)
-            if weight is not None:
-                self._meet(value, position, weight.in_axes, shared=weight.batch_axes)
+            meeting = self._meeting_of_product(index, position)
+            if meeting is not None:
+                self._meet(value, position, meeting.in_axes, shared=meeting.batch_axes)
                 return None
         if operation == "reduce_sum":
             event = _AVERAGED
@@ -285,20 +291,27 @@ class _Fates:
         return moved
 
     def _without(self, axes: _Axes, dropped: Sequence[int], event: str) -> _Axes:
-        """Return axes without some of them, to which something happens."""
+        """Return axes without those that are summed away; note what happens to them."""
         for axis in dropped:
             self._note_axis(axes, axis, event)
         return tuple(own for axis, own in enumerate(axes) if axis not in dropped)
 
-    def _weight_beside(self, value: Value, position: int) -> Meeting | None:
-        """Return the layer that a product belongs to, or None for a mere factor."""
-        index = value.inputs[1 - position]
-        for read in self._program.readers[value.inputs[position]]:
-            if self._program.values[read] is value:
-                readers = self._program.readers[read]
-                if readers:
-                    return self._multiplied.get((readers[0], index))
-        return None
+    def _meeting_of_product(self, index: int, position: int) -> Meeting | None:
+        """Return the meeting that a product w * x and a sum after it make.
+
+        Args:
+            index: Index of the product.
+            position: Which operand is x.
+
+        Returns:
+            The meeting; None if the other operand is a mere factor.
+        """
+        readers = self._program.readers[index]
+        if not readers:
+            return None
+        # The value of such a meeting is the sum, the only reader of the product.
+        weight = self._program.values[index].inputs[1 - position]
+        return self._multiplied.get((readers[0], weight))
 
     def _meet(
         self,
@@ -308,7 +321,7 @@ class _Fates:
         *,
         shared: Sequence[int],
     ) -> None:
-        """Write down how the next weight reads the axes of the signal.
+        """Note how the next weight reads the axes of the signal.
 
         Args:
             value: The product of the two.
@@ -324,8 +337,8 @@ class _Fates:
         for axis in shared:
             self._note_axis(self._axes[signal], axis, _OWN_MATRIX)
 
-    def _through_product(self, index: int, position: int, axes: _Axes) -> _Axes | None:
-        """Follow axes through a product with a weight, or with another signal."""
+    def _through_product(self, index: int, position: int, axes: _Axes) -> _Axes:
+        """Follow axes through a matrix product with a weight or another signal."""
         value = self._program.values[index]
         contracted, batch = value.params["dimension_numbers"]
         summed, shared = tuple(contracted[position]), tuple(batch[position])
@@ -333,17 +346,18 @@ class _Fates:
         free = [i for i in range(len(axes)) if i not in (*summed, *shared)]
         is_shared = any(_is_known(axes[axis]) for axis in shared)
         num_axes_of_other = len(self._program.values[other].shape)
+        # Parameters with no axis but the summed ones are factors, and no weight.
         if other in self._origins and num_axes_of_other > len(summed):
             self._meet(value, position, summed, shared=shared)
             if is_shared:
                 self._behind.add(index)
         elif is_shared or len(summed) > 1:
             # An inner product, such as that of queries and keys, has a factor for each
-            # output, and the heads of an attention may be summed with its tokens; a
-            # mean over copies has one factor for each copy.
+            # output, and the heads of an attention may be summed with its tokens.
             for axis in summed:
                 self._note_axis(axes, axis, _MIXED)
         else:
+            # A mean over copies has one factor for each copy.
             event = _AVERAGED if self._is_gate(other) else _LOST
             for axis in summed:
                 self._note_axis(axes, axis, event)
@@ -356,8 +370,8 @@ class _Fates:
         return (*of_batch, *nothing, *own)
 
     def _is_gate(self, index: int) -> bool:
-        """Tell whether a value is made of the factors of an average: a softmax."""
-        # Fixed numbers, and one number in params for each copy.
+        """Tell whether a value holds the factors of an average, as a softmax does."""
+        # Fixed numbers, or numbers in params, one for each copy.
         if index not in self._program.of_x:
             return True
         pending = [index]
@@ -376,7 +390,7 @@ class _Fates:
     def _through_convolution(
         self, value: Value, position: int, axes: _Axes
     ) -> _Axes | None:
-        """Follow axes through a convolution, along which it has a batch of images."""
+        """Follow axes through a convolution whose batch of images they may be."""
         numbers = value.params["dimension_numbers"]
         batch, channels, *_ = numbers.lhs_spec
         if position != 0:
@@ -437,7 +451,7 @@ def _moved(value: Value, axes: _Axes) -> _Axes | None:
     if operation == "scan_stack":
         return (_ELSEWHERE, *axes)
     if operation == "scan_each":
-        # A slice for each of the weight's own entries is no axis any more.
+        # The iterations run over the axis, which ends here. One of the weight is lost.
         if _is_known(axes[0]):
             return None
         return axes[1:]
@@ -452,7 +466,7 @@ def _moved(value: Value, axes: _Axes) -> _Axes | None:
 
 
 def _cut(value: Value, axes: _Axes) -> _Axes | None:
-    """Return axes of which some are cut or made longer; None if one is the weight's."""
+    """Return the axes of a cut or longer value; None if a followed one has changed."""
     source = value.source_shape
     if value.operation == "concatenate":
         changed = [value.params["dimension"]]

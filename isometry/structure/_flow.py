@@ -266,7 +266,7 @@ class Flow:
         inside: set[int],
         pending: list[int],
     ) -> bool:
-        """Tell whether every path onward from the visited nodes runs through `node`.
+        """Tell whether every path on from the visited nodes runs through `node`.
 
         Args:
             node: The node that was visited last.

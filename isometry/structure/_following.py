@@ -79,8 +79,9 @@ _CLIPPING = frozenset(("max", "min", "clamp"))
 # of a norm with fixed statistics. Its scale, reshapes and casts come in between.
 _MOST_BACK = 8
 
-# Activations of several operations, by a primitive that is theirs: which one gates a
-# GLU that is written out. Elsewhere they are told by what they compute.
+# Activations of several operations, by a primitive that only they have. This tells
+# which one gates a GLU that is written out; elsewhere they are told by what they
+# compute.
 _TELLTALES = (
     ("erf", "gelu"),
     ("erfc", "gelu"),
@@ -180,7 +181,7 @@ def is_multiplied(flow: Flow, node: int) -> bool:
 
 
 def _multiplies(flow: Flow, reader: int) -> bool:
-    """Tell whether a node is a product of two values of the flow, or next in one."""
+    """Tell whether a node is a product of two values of the flow, or goes into one."""
     operation = flow.operation(reader)
     num_operands = len(set(flow.inputs[reader]))
     if num_operands > 1:
@@ -285,7 +286,7 @@ def _step(
     # Most single operations have one name, but clipping may be several functions.
     if not is_one or flow.operation(node) in _CLIPPING:
         known = _nonlinearity.name(flow, before, node)
-        # A segment that is linear in all, as 2 z + 3 z is, has no function's name.
+        # A segment that is linear as a whole, as 2 z + 3 z is, is no activation.
         if known and known != "linear":
             return Step(_written(known))
     if is_one:
@@ -336,7 +337,7 @@ def _title(flow: Flow, before: int, node: int) -> str | None:
 
 
 def _completes(flow: Flow, before: int, node: int) -> bool:
-    """Tell whether a node is a factor with which the nodes before are an activation."""
+    """Tell whether a node completes an activation, as a factor or a minimum may."""
     # relu6 may be written as a ReLU and a minimum.
     is_last = flow.is_scaled(node) or flow.operation(node) == "min"
     is_known = is_last and _nonlinearity.name(flow, before, node)
@@ -354,7 +355,7 @@ def _is_split(flow: Flow, segment: Sequence[int]) -> bool:
 
 
 def _told(title: str, known: str | None) -> str:
-    """Return the name of an activation, by its title and by what it computes.
+    """Return the name of an activation, from its title and from what it computes.
 
     Args:
         title: The name under which it is compiled.
@@ -445,7 +446,7 @@ def _has_root(flow: Flow, node: int, most_back: int) -> bool:
 
 
 def _several_operations(flow: Flow, segment: Sequence[int]) -> Step:
-    """Return operations on several paths with common ends as one step.
+    """Return the operations on several paths, with common ends, as one step.
 
     They compute no activation of the package, but may have the operations of one, as
     x * sigmoid(1.702 x) has.

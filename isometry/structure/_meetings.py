@@ -17,7 +17,7 @@ from isometry.structure._reading import Indices, Program, Value, is_opaque
 _MIXING = frozenset(("triangular_solve", "tridiagonal_solve"))
 
 
-# Number of axes of the weight of a ragged product: group, input, output.
+# The weight of a ragged product has three axes: group, input, output.
 _AXES_OF_RAGGED = 3
 
 
@@ -84,10 +84,14 @@ def _meetings(
     origins: dict[int, Origins],
     index: int,
 ) -> list[Meeting]:
-    """Return the meetings of one equation: one for each operand that is a weight."""
+    """Return the meetings of one equation: one for each leaf of each of its weights.
+
+    A weight that is concatenated from several leaves has several origins.
+    """
     value = program.values[index]
     inputs = [program.values[read] for read in value.inputs]
     summed = _summed_axes(program, index)
+    # A table is looked up if its indices depend on x.
     is_looked_up = any(read in program.of_x for read in value.inputs[1:])
     met = []
     for position, weight in enumerate(value.inputs):
@@ -113,7 +117,7 @@ def _is_first_result(value: Value) -> bool:
 
 
 def _summed_axes(program: Program, index: int) -> Indices:
-    """Return the axes over which a value is summed, if only a sum reads it; else ()."""
+    """Return the axes over which its only reader sums a value; () for other readers."""
     readers = program.readers[index]
     if len(readers) != 1:
         return ()
@@ -203,7 +207,8 @@ def _embedding(value: Value, weight: Value) -> _Axes:
     """Return how a look-up reads its table; `in_axes` are those of the index."""
     all_axes = range(len(weight.shape))
     sizes = value.params["slice_sizes"]
-    # Under vmap an index runs over every axis, though it picks from one alone.
+    # Under vmap JAX writes an index for every axis. It selects along those of which the
+    # slice has fewer entries than the table.
     looked_up = tuple(axis for axis in all_axes if sizes[axis] != weight.shape[axis])
     others = tuple(axis for axis in all_axes if axis not in looked_up)
     return _Axes("embedding", looked_up, others)

@@ -21,7 +21,7 @@ from isometry.structure._origins import Origins
 from isometry.structure._reading import Indices, Value
 from isometry.structure._unrolling import actual, representative
 
-# For each scan, the iteration of a point minus that of the node that represents it.
+# For each scan, the iteration of a point minus that of the node that stands for it.
 Shift = Mapping[int, int]
 
 # Operations that slice or stack the arrays of a scan.
@@ -305,7 +305,7 @@ def _note_results(
     layer: int,
     layer_of: dict[int, int],
 ) -> None:
-    """Note that a node, and a nonlinearity or norm after it, are results of a layer."""
+    """Note a node, and the nonlinearity or norm after it, as results of a layer."""
     layer_of[node] = layer
     following = outlet(flow, node)
     if following is not None:
@@ -392,7 +392,7 @@ def _state_names(
         step computes them.
     """
     given = [_given_name(flow.program.values[state]) for state in states]
-    # A scan may return no state at all, and then there is nothing to name.
+    # Empty if the scan returns no state.
     numbered = [f"carry/{part}" for part in range(len(states))]
     if len(states) == 1:
         numbered = ["carry"]
@@ -538,7 +538,7 @@ class Points:
         return named
 
     def suffix(self, layer: int, shift: Shift) -> str:
-        """Return how the points of a layer name its slice and iterations: "[3]@5".
+        """Return slice and iterations as in the names of a layer's points: "[3]@5".
 
         Args:
             layer: The node of the layer.
@@ -594,7 +594,10 @@ class Points:
             yield "/".join(["input", *steps]), leaf
 
     def _ends(self) -> Iterator[tuple[str, Point]]:
-        """Yield the names and points of the inputs and of the output."""
+        """Yield the names and points of the inputs and of the output.
+
+        An input that a nonlinearity, norm or pooling reads first has "NAME:out" too.
+        """
         for name, leaf in self.inputs():
             node = self._flow.unrolled.find(leaf)
             yield name, Point(node, leaf, ())
@@ -609,7 +612,7 @@ class Points:
         start: int,
         end: int,
     ) -> bool:
-        """Tell whether only layout, scaling and concatenation lie between two nodes.
+        """Tell whether only layout, scaling and concatenation lead from start to end.
 
         An example is an image to which the time is concatenated as one more channel.
         """
@@ -630,8 +633,9 @@ class Points:
             laid_out = tuple(map(representative, iterations, lengths))
             if laid_out not in spot.nodes or not _has_point(spot, iterations):
                 continue
-            # The node may be in other iterations than the product of the layer, but the
-            # point is as far from its node as this iteration is from the one laid out.
+            # The node may be in another iteration than the product of the layer. The
+            # point is as many iterations from its node as `iterations` is from
+            # `laid_out`.
             shift = {
                 scan: iteration - shown
                 for scan, iteration, shown in zip(
@@ -652,7 +656,7 @@ class Points:
         *,
         single: SingleIteration | None,
     ) -> str:
-        """Return iterations as the name of a point tells them: "[3]" or "@5".
+        """Return iterations as they stand in the name of a point: "[3]" or "@5".
 
         Args:
             takes_slices: As in `Spot`: True for a slice, [i], False for a step, @t.

@@ -49,7 +49,7 @@ def cells(
 
 
 def _fans(layer: WeightLayer) -> str:
-    """Write the fans: "36 → 72", or "36/4 → 72" of a transposed convolution."""
+    """Return the cell of the fans: "36 → 72"; transposed convolutions "36/4 → 72"."""
     if not layer.fan_in:
         return "?"
     fan_in = str(layer.fan_in)
@@ -62,10 +62,12 @@ def _fans(layer: WeightLayer) -> str:
 def _positions(branches: Sequence[Branch]) -> dict[str, str]:
     """Return the position of each layer on its branch: "1/2" is the first of two.
 
-    Keys are names of layers. A layer on a skip has "NAME shortcut", with the branch.
+    Keys are names of layers. A layer on a skip has "NAME shortcut", where NAME is that
+    of the branch beside it.
     """
     positions: dict[str, str] = {}
     for branch in branches:
+        # The name without its iteration or use: of "blocks[3]" it is "blocks".
         stem = re.split(r"[\[@#]", branch.name, maxsplit=1)[0]
         positions |= dict.fromkeys(branch.shortcut, f"{stem} shortcut")
     # A layer on several branches belongs to the shortest.
@@ -136,7 +138,7 @@ def summary(
 
 
 def _narrow(row: Sequence[str]) -> list[str]:
-    """Shorten the name of a layer, and keep only its position on the branch."""
+    """Return a row with a short name, and the position without the branch's name."""
     # The name of a branch is the beginning of that of the layer.
     name, *others, branch = row
     if len(name) > _NAME_OF_REPR:

@@ -187,7 +187,7 @@ class _Tap(NamedTuple):
         mode: Mode,
     ) -> Array:
         """Return the value that the rest of the program reads."""
-        # The iteration is a tracer, so both values are computed.
+        # The iteration is traced, so that the choice is made when the program runs.
         new = mode.edit(value, self.given)
         if self.mask is None:
             return new
@@ -399,7 +399,7 @@ def _cond(
     def rewritten_branch(
         program: core.ClosedJaxpr | core.Jaxpr,
     ) -> Callable[[list[Array]], tuple[list[Array], Arrays]]:
-        """Return a branch that also returns a reading for every tap in any branch."""
+        """Return a branch that also returns readings, for the taps of all branches."""
         inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
 
         def call(operands: list[Array]) -> tuple[list[Array], Arrays]:
@@ -422,7 +422,7 @@ def _cond(
 
 
 def _missing(shape: jax.ShapeDtypeStruct) -> Array:
-    """Return what stands for a reading that a branch does not compute: NaN, or zero."""
+    """Return NaN for a reading that a branch does not compute; zero for integers."""
     # Integers have no NaN.
     if jnp.issubdtype(shape.dtype, jnp.floating):
         return jnp.full(shape.shape, jnp.nan, shape.dtype)
@@ -552,11 +552,11 @@ def _in_iteration(
     tap: _Tap,
     is_here: Array,
 ) -> _Tap:
-    """Return a tap relative to the body of a scan.
+    """Return a tap as the body of its scan applies it: only if `is_here`.
 
     Args:
         tap: A tap of a single iteration.
-        is_here: Whether this iteration is that of the tap.
+        is_here: Whether the iteration that the body runs is that of the tap; traced.
     """
     mask = is_here if tap.mask is None else tap.mask & is_here
     return _Tap(_without_iteration(tap.place), tap.given, mask)

@@ -102,11 +102,14 @@ def usages(anatomy: Anatomy) -> dict[str, Usage]:
 
 
 def _usage(program: Program, use: Use) -> Usage:
-    """Return what a weight goes through between its leaf and one use of it."""
+    """Return what a weight goes through between its leaf and one use of it.
+
+    The walk goes back from the use to the leaf, and adds each operation on its way.
+    """
     leaf = use.meeting.origin.leaf
     index = use.meeting.weight
     usage = Usage(convolution=_convolution(program, use))
-    # Most weights are used as they are, and need no search.
+    # Found only when needed: most weights are used as they are.
     of_leaf: frozenset[int] | None = None
     while index != leaf:
         value = program.values[index]
@@ -120,7 +123,7 @@ def _usage(program: Program, use: Use) -> Usage:
         own = [read for read in value.inputs if read in of_leaf]
         if not own:
             break
-        # Of w and its mean or norm, the larger one is w.
+        # If an operand is the mean or the norm of w, w itself is the larger one.
         larger = max(own, key=lambda read: math.prod(program.values[read].shape))
         others = [read for read in value.inputs if read != larger]
         step = _step(
@@ -148,11 +151,11 @@ def _step(
     others: list[int],
     of_leaf: frozenset[int],
 ) -> Usage | None:
-    """Add one operation to a usage; None if it makes another function of the weight.
+    """Add one operation to a usage; None if `Usage` has no field for it.
 
     Args:
         program: The program.
-        usage: What comes behind the operation.
+        usage: What comes after the operation, up to the signal.
         index: Index of its result.
         operand: Index of the operand that comes from the weight.
         others: Indices of its other operands.
@@ -181,9 +184,9 @@ def _with_function(
     end: int,
     of_leaf: frozenset[int],
 ) -> Usage:
-    """Add the function between a leaf and the value `end`, whatever it is."""
+    """Add all operations between a leaf and the value `end`, as one function."""
     between = set(_before(program, end, of_leaf))
-    # Behind slices and reshapes alone, the argument of the function is the weight.
+    # The argument of the function is the leaf, or a slice or reshaped copy of it.
     start = leaf
     while True:
         readers = [read for read in program.readers[start] if read in between]
@@ -196,11 +199,11 @@ def _with_function(
         if name == "linear":
             return usage._replace(factor=usage.factor * number)
         return usage._replace(form=_written(program, start, end, name=name))
-    return usage._replace(form=_of_two(program, leaf, end, of_leaf=of_leaf))
+    return usage._replace(form=_whole_function(program, leaf, end, of_leaf=of_leaf))
 
 
 def _written(program: Program, start: int, end: int, *, name: str) -> str:
-    """Write an elementwise function of w: "exp(w)"."""
+    """Return words for an elementwise function of w: "exp(w)"."""
     value = program.values[end]
     if name:
         return f"{name}(w)"
@@ -210,14 +213,18 @@ def _written(program: Program, start: int, end: int, *, name: str) -> str:
     return "a function of w, entry by entry"
 
 
-def _of_two(
+def _whole_function(
     program: Program,
     leaf: int,
     index: int,
     *,
     of_leaf: frozenset[int],
 ) -> str:
-    """Write a function that is not computed entry by entry: "(w + wᵀ)"."""
+    """Return words for a function of w that is not elementwise: "(w + wᵀ)".
+
+    Only sums and differences of w and its transpose are told; any other is "a function
+    of w".
+    """
     value = program.values[index]
     signs = {"add": "+", "add_any": "+", "sub": "-"}
     if value.operation in signs and all(read in of_leaf for read in value.inputs):
@@ -230,7 +237,7 @@ def _of_two(
 
 
 def _is_turned(program: Program, leaf: int, index: int) -> bool | None:
-    """Tell whether a value is the transpose of a leaf; None if it is neither."""
+    """Tell whether a value is the transpose of a leaf, or the leaf; None if neither."""
     is_turned = False
     while index != leaf:
         value = program.values[index]
@@ -279,7 +286,7 @@ def _with(
 
     Args:
         program: The program.
-        usage: What comes behind the operation.
+        usage: What comes after the operation, up to the signal.
         value: The result of the operation.
         other: Index of the other operand.
         of_leaf: Indices of the values that are computed from the leaf.
@@ -358,7 +365,7 @@ def _selected(
 
 
 def _share_used(used: np.ndarray) -> str:
-    """Say how many of the entries of a weight a mask leaves."""
+    """Say how many entries of a weight a mask lets through."""
     return f"masked: only {np.count_nonzero(used)} of {used.size} entries are used"
 
 

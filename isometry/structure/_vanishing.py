@@ -21,7 +21,8 @@ _PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
 
 _SUMS = frozenset(("add", "add_any", "sub"))
 
-# Of x: max(x, c) vanishes with x if c <= 0.
+# Signs s such that an operation of x and a number c is zero at x = 0 if s c <= 0, as
+# max(x, c) is for c <= 0.
 _BOUNDS = {"max": 1.0, "min": -1.0}
 
 
@@ -32,7 +33,7 @@ def gating(
     *,
     end: int,
 ) -> Indices:
-    """Find the layers of a branch that do not close it if they return zero.
+    """Find the layers of a branch whose zeros leave it open.
 
     Args:
         flow: The flow.
@@ -44,7 +45,7 @@ def gating(
         The nodes of these layers; () if no layer closes the branch.
     """
     in_order = tuple(nodes)
-    # Without a nonlinearity of this kind nothing stays open.
+    # If every operation takes zero to zero, each layer closes the branch.
     if all(_vanishes_alone(flow, node) for node in in_order):
         return ()
     found = tuple(
@@ -54,8 +55,8 @@ def gating(
 
 
 def _closes(flow: Flow, nodes: Indices, layer: int, *, end: int) -> bool:
-    """Tell whether the end of a branch vanishes with the result of a layer."""
-    # For each node that depends on the layer, whether it vanishes.
+    """Tell whether the end of a branch is zero where the result of a layer is."""
+    # For each node that depends on the layer, whether it is zero there.
     vanishes = {layer: True}
     for node in nodes:
         if node > layer and any(read in vanishes for read in flow.inputs[node]):
@@ -64,12 +65,14 @@ def _closes(flow: Flow, nodes: Indices, layer: int, *, end: int) -> bool:
 
 
 def _vanishes(flow: Flow, node: int, vanishes: dict[int, bool]) -> bool:
-    """Tell whether a node vanishes, from whether its operands do.
+    """Tell whether a node is zero where the result of a layer is.
+
+    What other layers and biases add to it does not count.
 
     Args:
         flow: The flow.
-        node: The node.
-        vanishes: For each node that depends on the layer, whether it vanishes.
+        node: A node that depends on the layer.
+        vanishes: The same for the nodes before it that depend on the layer.
     """
     operation = flow.operation(node)
     operands = [
@@ -81,6 +84,8 @@ def _vanishes(flow: Flow, node: int, vanishes: dict[int, bool]) -> bool:
         # Zero over anything is zero, and anything over zero is not.
         numerator = flow.unrolled.nodes[node].inputs[0]
         return vanishes.get(numerator, False)
+    # Any other operation is zero if all that it reads of the layer is, and if it takes
+    # zero to zero.
     return all(operands) and _vanishes_alone(flow, node)
 
 
@@ -91,7 +96,8 @@ def _vanishes_alone(flow: Flow, node: int) -> bool:
         return False
     numbers = _numbers(flow, node)
     if operation in _SUMS:
-        # What comes from params is a bias, or another layer.
+        # A number that is added must be 0. Parameters that are added are a bias or
+        # another layer, and do not count.
         return not any(numbers)
     if operation in _BOUNDS:
         return all(_BOUNDS[operation] * number <= 0 for number in numbers)
@@ -101,7 +107,7 @@ def _vanishes_alone(flow: Flow, node: int) -> bool:
 
 
 def _numbers(flow: Flow, node: int) -> list[float]:
-    """Return the operands of a node that are one number fixed by the program."""
+    """Return the operands of a node that are single numbers, fixed by the program."""
     numbers = []
     for read in flow.unrolled.nodes[node].inputs:
         while flow.operation(read) in ("broadcast_in_dim", "convert_element_type"):

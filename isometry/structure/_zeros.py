@@ -195,7 +195,7 @@ def _is_softmax(program: Program, value: Value) -> bool:
 
 
 def _before_layout(program: Program, index: int) -> int:
-    """Return the value that was only moved, broadcast or cast to make another one."""
+    """Walk back from a value over operations that only move, broadcast or cast."""
     while program.values[index].operation in LAYOUT and program.values[index].inputs:
         (index, *_) = program.values[index].inputs
     return index
@@ -277,12 +277,13 @@ class _Search:
         )
 
     def minimal(self, stops: list[_Stop]) -> list[_Stop]:
-        """Return the stops that are needed to cut the output off from x.
+        """Return stops that cut the output off from x, none of which can be left out.
 
-        If others than comparisons are, paths through comparisons do not count.
+        Comparisons are among them only if they cut it off by themselves.
         """
         comparisons = [stop for stop in stops if self._is_comparison(stop)]
         needed = [stop for stop in stops if stop not in comparisons]
+        # Comparisons are taken for cut in any case, and are not named.
         passed_over = comparisons
         if self._cut_off(comparisons):
             needed, passed_over = comparisons, []
@@ -303,7 +304,7 @@ class _Search:
         return int(operation in _PRODUCTS), stop.value
 
     def _cut_off(self, stops: list[_Stop]) -> bool:
-        """Tell whether every path from x to the output has one of these operations."""
+        """Tell whether every path from x to the output meets one of the stops."""
         # The body of a scan occurs once in the program. An operation that stops the
         # perturbation in one iteration is taken to stop it in all.
         blocked = {stop.value for stop in stops}
@@ -384,7 +385,8 @@ class _Words:
             return f"a derivative rule of f's own {where} returns zero"
         if operation in _PRODUCTS:
             return self._of_product(stop)
-        # The operations below multiply a derivative by at most about 1.
+        # The slopes of the operations below are at most about 1, so that a derivative
+        # underflows only if it was small before.
         if self._underflows(stop, log_factor=0.0):
             return f"the derivative underflows {where}"
         if operation in _RECTIFIERS:

@@ -28,8 +28,8 @@ _LEAST_LAYERS = 3
 class Collapse:
     """How differences shrink from layer to layer.
 
-    R = ‖H − mean‖²/‖H‖² is (1 − c)(1 − 1/M) for M rows of mean correlation c, so that
-    it falls as 1 − c does.
+    H has a row for each input (or token). R = ‖H − mean‖²/‖H‖² is (1 − c)(1 − 1/M) for
+    M rows of equal norm and mean cosine c, so that it falls as 1 − c does.
 
     Attributes:
         points: The points, in the order of computation.
@@ -52,7 +52,8 @@ def of_inputs(subject: Subject) -> Collapse:
         # Tokens are integers, so R is followed from their embeddings on.
         first, *stream = stream
         before = first.spread
-        # An embedding that makes different tokens one has collapsed them itself.
+        # If R of the embeddings is zero though the tokens differ, the embedding itself
+        # has made them equal: that is a collapse too.
         is_known = _is_above_rounding(before, first.dtype)
         is_known |= _have_different_rows(subject.few)
     else:
@@ -75,7 +76,7 @@ def of_tokens(subject: Subject) -> Collapse | None:
     """Return how differences between tokens shrink; None if there are no tokens.
 
     R is taken over the tokens of one input; for each seed it is the median over inputs.
-    `before` is R at the first point on all paths whose value has a row for each token.
+    `before` is R at the first followed point whose value has a row for each token.
     """
     stream, spreads = [], []
     for signal in read(subject).stream.values():
@@ -90,7 +91,7 @@ def of_tokens(subject: Subject) -> Collapse | None:
 
 
 def _spread_of_x(xs: PyTree) -> float | None:
-    """Return R of the inputs of a floating dtype; None if there are none."""
+    """Return R of the floating leaves of x, taken together; None if x has none."""
     leaves = [leaf for leaf in jax.tree.leaves(xs) if _is_floating(leaf)]
     if not leaves:
         return None
@@ -106,7 +107,7 @@ def _spread_of_x(xs: PyTree) -> float | None:
 
 
 def _have_different_rows(xs: PyTree) -> bool:
-    """Tell whether two inputs of an integer dtype differ."""
+    """Tell whether two inputs differ in a leaf of integers."""
     leaves = jax.tree.leaves(xs)
     for leaf in leaves:
         is_whole = jnp.issubdtype(leaf.dtype, jnp.integer)
@@ -126,7 +127,7 @@ def _collapse(
     before: PerSeed,
     is_known: bool,
 ) -> Collapse:
-    """Make the record of R at some points, of inputs or of tokens."""
+    """Make the record from R at each point of `stream`, of inputs or of tokens."""
     log_ratio = np.zeros((len(stream), len(before)))
     # ln 0 would warn. A collapse whose R is 0 at the start is never judged, because
     # `is_known` is False.
@@ -166,10 +167,11 @@ def forward(
     """Return statistics of the signal at every layer, as medians over seeds.
 
     `fitted_depth_scale` is the number of layers over which squared differences between
-    inputs fall by a factor e: −1/slope of ln R over the second half of the layers. It
-    is None if the interval of the slope holds zero, or R is above rounding at fewer
-    than three layers. In the ordered phase theory predicts 1/|ln chi_1| (Schoenholz et
-    al., 2017, equation 9).
+    inputs fall by a factor e: −1/slope of ln R over the second half of the layers, with
+    R as in `Collapse`. It is None if there are too few seeds, if R is above rounding at
+    fewer than three of these layers, or if the interval of the slope is not below zero.
+    In the ordered phase theory predicts 1/|ln chi_1| (Schoenholz et al., 2017, equation
+    9).
 
     Args:
         subject: The network.
@@ -191,8 +193,8 @@ def forward(
         "stable_rank": [],
         "fitted_depth_scale": None,
     }
-    # R is a mean over all pairs, also those of an input with itself, of cosine 1: this
-    # is the factor 1 − 1/M in `Collapse`.
+    # R is a mean over all pairs, also over those of an input with itself, whose cosine
+    # is 1. Without them it is larger by M/(M − 1): see `Collapse`.
     without_itself = num_inputs / max(num_inputs - 1, 1)
     for signal in stream:
         correlation = 1 - signal.spread * without_itself
@@ -202,18 +204,26 @@ def forward(
     if not thresholds.is_sure(subject.num_seeds):
         return found
     # The first layers have not relaxed yet.
-    second_half = stream[len(stream) // 2 :]
-    logs = [_log_spread(signal.spread, signal.dtype) for signal in second_half]
-    finite = [of_layer for of_layer in logs if np.isfinite(of_layer).all()]
-    if len(finite) < _LEAST_LAYERS:
+    slopes = _slopes(stream[len(stream) // 2 :])
+    if slopes is None:
         return found
-    # A line for each seed; the first coefficient is its slope.
-    slopes, _ = np.polyfit(np.arange(len(finite)), np.array(finite), deg=1)
     low, high = interval(slopes, key, confidence=thresholds.confidence)
     if high < 0:
         found["fitted_depth_scale"] = -1 / float(np.median(slopes))
         found["fitted_interval"] = (-1 / low, -1 / high)
     return found
+
+
+def _slopes(stream: Sequence[StreamSignal]) -> PerSeed | None:
+    """Fit a line to ln R over layers, for each seed; None for too few layers."""
+    rows = [_log_spread(signal.spread, signal.dtype) for signal in stream]
+    logs = np.array(rows).reshape(len(rows), -1)
+    # Layers at which R is rounding are left out, and the others keep their places.
+    layers = np.flatnonzero(np.isfinite(logs).all(axis=1))
+    if len(layers) < _LEAST_LAYERS:
+        return None
+    slopes, _ = np.polyfit(layers, logs[layers], deg=1)
+    return slopes
 
 
 class Judged(NamedTuple):
@@ -250,7 +260,7 @@ def judge(
     thresholds: Thresholds,
     key: Key,
 ) -> Judged:
-    """Judge whether R falls by more than e^`thresholds.depth_scales`."""
+    """Judge whether R falls by more than a factor e^`thresholds.depth_scales`."""
     last = collapse.log_ratio[-1]
     value = float(np.median(last))
     bounds = interval(last, key, confidence=thresholds.confidence)

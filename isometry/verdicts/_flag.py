@@ -103,8 +103,8 @@ def interval(
     """Return the bootstrap percentile interval over seeds of a statistic.
 
     Args:
-        per_seed: One number for each seed. Infinite ones may be a bound, because
-            quantiles are not interpolated.
+        per_seed: One number for each seed. If some are infinite, a bound may be, but
+            not NaN, because quantiles are not interpolated.
         key: A key of the resampling.
         confidence: The probability that the interval is to cover.
         statistic: A function of an array and `axis`.
@@ -129,7 +129,8 @@ def state_above(
 
     Args:
         value: The number to judge.
-        bounds: The interval of the number over seeds.
+        bounds: The interval of the number over seeds. If it holds the threshold, the
+            flag is undecided.
         line: The threshold.
         is_sure: Whether there are enough seeds to judge anything.
     """
@@ -147,7 +148,7 @@ def gravest(states: Iterable[str]) -> str:
 
 
 def flipped(bounds: Interval) -> Interval:
-    """Return the interval of −value, for flags that are raised below a threshold."""
+    """Return the interval of minus a value, for flags raised below a threshold."""
     return -bounds[1], -bounds[0]
 
 
@@ -160,7 +161,11 @@ def undecided(
 
 
 def worst_state(states: Mapping[str, str]) -> tuple[str, str]:
-    """Return the gravest of some states by name, and the first name that has it."""
+    """Return the gravest state of some names, and the first name that has it.
+
+    Args:
+        states: The state of each name. "not_run" is the least grave.
+    """
     gravity = (RAISED, UNDECIDED, CLEAR, NOT_RUN)
     name = min(states, key=lambda one: gravity.index(states[one]))
     return states[name], name

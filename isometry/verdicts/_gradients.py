@@ -55,7 +55,7 @@ class Gradients:
 
     @property
     def zeros(self) -> tuple[str, ...]:
-        """The names of the weights whose gradient is zero everywhere."""
+        """The names of the weights whose gradient is zero, at all inputs and seeds."""
         return self.named(self.is_zero)
 
     def named(self, is_meant: Bool[np.ndarray, " layers"]) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def _may_start_at_once(
     names: Sequence[str],
     certificates: Sequence[Certificate],
 ) -> Bool[np.ndarray, " layers"]:
-    """Tell which weights have a gradient at the first step, by some certificate."""
+    """Tell for which weights some certificate allows a gradient at the first step."""
     starting = {
         layer.name
         for certificate in certificates
@@ -158,7 +158,7 @@ def _in_inference(
     weights: tuple[Weight, ...],
     batch: Batch,
 ) -> Float[Array, "inputs layers"]:
-    """Return ln of the gradient norms of the loss of each example by itself."""
+    """Return ln of the gradient norms, of the loss of each example by itself."""
     split = Split(batch.params)
 
     def of_example(example: tuple[PyTree[Array], PyTree[Array]]) -> Array:
@@ -179,7 +179,7 @@ def _in_training(
     weights: tuple[Weight, ...],
     batch: Batch,
 ) -> Float[Array, "inputs layers"]:
-    """Return ln of the gradient norms of the loss of each example in one batch."""
+    """Return ln of the gradient norms, of the loss of each example in one batch."""
     split = Split(batch.params)
 
     def lifted(floating: list[Array]) -> Float[Array, " inputs"]:

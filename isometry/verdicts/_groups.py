@@ -1,4 +1,7 @@
-"""What one evaluation of a network reads: points and nonlinearities, by variable."""
+"""What one evaluation of a network reads: points and nonlinearities, by variable.
+
+A site is a place where a nonlinearity is applied to a value.
+"""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -33,8 +36,8 @@ class Group(NamedTuple):
         lengths: The number of iterations of each of the scans around it.
         shape: The shape in one iteration.
         dtype: The dtype.
-        points: The names of the points that this variable holds, and for each the
-            number of its iteration.
+        points: The names of the points that this variable holds, each with the number
+            of its iteration.
         is_stream: Whether any of these points is in `Plan.stream`.
         token_axis: Which axis counts tokens; None if none does.
         sites: The nonlinearities that take the value, each with the number of its
@@ -145,7 +148,8 @@ def planned_in_training(
     shapes = (_draws.row_shapes(params), jax.eval_shape(lambda: x))
     with precision.full():
         anatomy = structure.anatomy(function, *shapes)
-    # A value without the axis of the batch does not tell the examples apart.
+    # Left out are values without the axis of the batch: they are the same for all
+    # examples.
     groups = {
         label: group._replace(points={}, is_stream=False)
         for label, group in _groups(anatomy, ()).items()
@@ -274,7 +278,7 @@ def _lengths(
     anatomy: Anatomy,
     place: Place,
 ) -> tuple[int, ...]:
-    """Return the lengths of the scans around a place."""
+    """Return the lengths of the scans around a place, the outermost first."""
     stacked = reading_shape([anatomy.closed], place._replace(iterations=())).shape
     aval: Any = place.var.aval
     return stacked[: len(stacked) - len(aval.shape)]
@@ -284,7 +288,10 @@ def _number(
     anatomy: Anatomy,
     place: Place,
 ) -> int:
-    """Return the number of an iteration; the innermost scan counts fastest."""
+    """Return the number of the iteration that a place is in, of all iterations.
+
+    The innermost scan counts fastest.
+    """
     lengths = _lengths(anatomy, place)
     if not lengths:
         return 0

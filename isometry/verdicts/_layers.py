@@ -30,9 +30,10 @@ class LayerRow:
             residual block, over the block. What an average over positions takes away
             is put back.
         gradient: The norm of the loss gradient of the weight.
-        distinct: How many slices along each axis of the weight can ever differ, in the
-            worst seed.
-        never_moves: The share of the entries that never move, in the worst seed.
+        distinct: How many slices along each axis of the weight can ever differ: for
+            each axis the least number of any certified seed.
+        never_moves: The share of the entries that never move, the largest of any
+            certified seed.
         flags: The raised flags that name this layer.
     """
 
@@ -86,16 +87,21 @@ def _with_locks(
     row: LayerRow,
     locks: Sequence[LayerLock],
 ) -> LayerRow:
-    """Return the row with `distinct` and `never_moves` of the worst certified seed."""
+    """Return the row with the least `distinct` and most `never_moves` of any seed.
+
+    Args:
+        row: The row of one layer.
+        locks: What the certificate of each certified seed says of the layer.
+    """
     # Without a certificate nothing is known of locks.
     if not locks:
         return row
-    # The worst seed is that in which the fewest slices can differ.
-    worst = min(locks, key=lambda lock: lock.distinct)
+    # One seed may have few rows that differ, and another few columns.
+    by_axis = zip(*(lock.distinct for lock in locks), strict=True)
     return dataclasses.replace(
         row,
-        shape=tuple(worst.shape),
-        distinct=tuple(worst.distinct),
+        shape=tuple(locks[0].shape),
+        distinct=tuple(min(numbers) for numbers in by_axis),
         never_moves=max(lock.never_moves for lock in locks),
     )
 
@@ -128,7 +134,7 @@ def _at(
     name: str,
     field: str,
 ) -> float | None:
-    """Return the median of a signal at a point; None where it is not known."""
+    """Return the median of one field of the signals at a point; None if unknown."""
     sig = measured.signals
     if sig is None or name not in sig.points:
         return None

@@ -23,7 +23,7 @@ class Outliers(NamedTuple):
     that are not resolved are no part of the bulk.
 
     Attributes:
-        share: The share of the outliers in the sum of s²; 0 without outliers.
+        share: How much of the sum of s² the outliers make up; 0 without outliers.
         number: The number of outliers.
         log_gain_of_bulk: ½ ln E s² over the values that are no outliers.
     """
@@ -80,7 +80,7 @@ def _num_outliers(
     num_resolved = int(np.isfinite(log_s).sum())
     if not most or not num_resolved:
         return 0
-    # All other values are zero or unresolved: the few that are left carry all of E s².
+    # So few are resolved that they carry all of E s²: all of them are outliers.
     if num_resolved <= most:
         return num_resolved
     gaps = log_s[:most] - log_s[1 : most + 1]

@@ -246,7 +246,7 @@ def _of_slices(
     weights: Sequence[Weight],
     shapes: Sequence[tuple[int, int]],
 ) -> tuple[tuple[int, int], ...]:
-    """Return the shape of each slice, given one shape for each weight."""
+    """Repeat the shape of each weight for each of its slices."""
     repeated: list[tuple[int, int]] = []
     for weight, shape in zip(weights, shapes, strict=True):
         repeated += [shape] * len(weight.names)

@@ -207,9 +207,9 @@ def _in_place_of(
     unit: Unit,
     trained: Unit | None,
 ) -> Unit:
-    """Return the unit in training mode, with the site of a single example.
+    """Return the record in training mode, with the site of one example.
 
-    Return `unit` itself if it has no counterpart in training mode.
+    Without a counterpart in training mode the record in inference mode is returned.
     """
     if trained is None:
         return unit
@@ -359,7 +359,7 @@ def _lost(
     stream: dict[str, StreamSignal],
     num_seeds: int,
 ) -> str:
-    """Return, in words, the first signal that underflows even where it is float64."""
+    """Return, in words, which signal underflows first, though computed again; or ""."""
     before = np.full(num_seeds, np.inf)
     for name, signal in stream.items():
         tiny = float(jnp.finfo(signal.dtype).tiny)

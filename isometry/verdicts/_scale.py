@@ -3,7 +3,7 @@
 import numpy as np
 
 from isometry._internal.types import Key
-from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.verdicts._flag import RAISED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._spans import in_words, judge_spans
 
@@ -61,17 +61,14 @@ def judge_gain(
         thresholds=measured.thresholds,
         is_below=is_below,
     )
-    # The reason gives the worst span; the evidence holds all.
     value = judged.worst.value
     reason = f"½ ln E s² = {value:+.2f} ({in_words(judged.span)})"
     if judged.state == RAISED and np.isfinite(value):
         factor = _factor(abs(value))
         how = "smaller" if is_below else "larger"
         reason += f": gradients leave it {factor} times {how} than they enter"
-    if judged.state == UNDECIDED:
-        reason += f"; {measured.unsure}"
-    elif judged.state == CLEAR:
-        reason += f", not {side} {line:+g}"
+    limit = f"not {side} {line:+g}"
+    reason = judged.with_state(reason, unsure=measured.unsure, limit=limit)
     remedy = f"{change} sigma_w to {_CRITICAL}"
     zeros: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
@@ -84,18 +81,14 @@ def judge_gain(
         where = zeros
         what = zeros[0] if len(zeros) == 1 else f"each of {len(zeros)} weights"
         reason += f": {what} is zero"
-    return Flag(
+    return judged.flag(
         name,
-        judged.state,
         reason,
         remedy=remedy,
-        value=judged.worst.value,
-        interval=judged.worst.interval,
         threshold=line,
         source=SOURCE,
         evidence={
-            "gain": {span: one._asdict() for span, one in judged.values.items()},
-            "states": judged.states,
+            "gain": judged.by_span(),
             "log_averaging": measured.log_averaging,
         },
         where=where,

@@ -1,14 +1,16 @@
 """A statistic of several spans: intervals, states, and the gravest of them."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from isometry._internal.types import Key
 from isometry.verdicts._flag import (
+    CLEAR,
     UNDECIDED,
+    Flag,
     Interval,
     PerSeed,
     flipped,
@@ -42,6 +44,60 @@ class Judged(NamedTuple):
     worst: SpanValue
     values: dict[str, SpanValue]
     states: dict[str, str]
+
+    def with_state(self, reason: str, *, unsure: str, limit: str) -> str:
+        """Return a reason with what the state adds to it.
+
+        Args:
+            reason: The statistic of the worst span in words.
+            unsure: Added if the state is "undecided": too few seeds, or an interval
+                that holds the threshold.
+            limit: Added if the state is "clear": the threshold in words; "" for none.
+        """
+        if self.state == UNDECIDED:
+            return f"{reason}; {unsure}"
+        if self.state == CLEAR and limit:
+            return f"{reason}, {limit}"
+        return reason
+
+    def flag(
+        self,
+        name: str,
+        reason: str,
+        *,
+        remedy: str,
+        threshold: float,
+        source: str,
+        evidence: dict[str, Any],
+        where: tuple[str, ...],
+    ) -> Flag:
+        """Return a flag whose value is that of the worst span; evidence holds all.
+
+        Args:
+            name: The name of the flag.
+            reason: Its reason.
+            remedy: What to change if it is raised.
+            threshold: The number that the statistic was compared with.
+            source: Where the threshold comes from.
+            evidence: Further numbers, by name.
+            where: The layers or points of the worst span.
+        """
+        return Flag(
+            name,
+            self.state,
+            reason,
+            remedy=remedy,
+            value=self.worst.value,
+            interval=self.worst.interval,
+            threshold=threshold,
+            source=source,
+            evidence={**evidence, "states": self.states},
+            where=where,
+        )
+
+    def by_span(self) -> dict[str, dict[str, Any]]:
+        """Return the statistic of each span as plain data, for the evidence."""
+        return {span: one._asdict() for span, one in self.values.items()}
 
 
 def judge_spans(

@@ -1,4 +1,4 @@
-"""Drift of units whose certificate shows them equal in exact arithmetic only."""
+"""How far units drift apart that a certificate shows equal in exact arithmetic only."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,8 +165,8 @@ class Watch:
         """Return all that `look` recorded.
 
         Args:
-            steps: The number of steps before each call of `look` but the first, which
-                came before training.
+            steps: The total number of steps before each call of `look`, except the
+                first call, which came before training.
         """
         return Spread(
             points=self.points,
@@ -180,7 +180,7 @@ def _locked_points(
     anatomy: Anatomy,
     certificates: Sequence[Certificate],
 ) -> tuple[str, ...]:
-    """Return the points to watch, whose units are equal for ever but for rounding."""
+    """Return the points to watch: some whose units only rounding can part."""
     locked = [
         layer.name
         for certificate in certificates

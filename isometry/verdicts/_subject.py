@@ -103,9 +103,9 @@ class Subject:
         return math.prod(self.anatomy.shape("output").shape)
 
     def log_averaging(self, span: Span) -> float:
-        """Return ½ ln of the number of values in each average pooling, summed.
+        """Return the sum of ½ ln of the number of values in each average pooling.
 
-        Only poolings in front of the end of the span count.
+        Only poolings before the end of the span count.
 
         An average over n positions divides the squared gain by n. That is no vanishing
         gradient, because the gradient of a shared weight is a sum over n positions.
@@ -122,7 +122,7 @@ class Subject:
 
     @functools.cached_property
     def averaging(self) -> dict[str, float]:
-        """½ ln of the number of values in the average pooling behind a layer, by layer.
+        """½ ln of the number of values that are averaged behind a layer, by layer.
 
         Only poolings on all paths are listed, because only these divide the gain.
         """
@@ -148,7 +148,7 @@ class Subject:
 
     @functools.cached_property
     def zero_weights(self) -> dict[str, Bool[np.ndarray, " seeds"]]:
-        """Whether a weight layer, or any slice of a stacked one, is zero, by name."""
+        """For each weight layer, by name, whether it or any slice of it is zero."""
         by_path = jax.tree_util.tree_leaves_with_path(self.params)
         leaves = {jax.tree_util.keystr(path): leaf for path, leaf in by_path}
         is_zero = {}
@@ -248,8 +248,8 @@ def subject_of(
         The network with its seeds, examples and anatomy.
 
     Raises:
-        InputError: What `isometry.ensemble` refuses; x holds no floating numbers and
-            is looked up in no embedding.
+        InputError: An argument that `isometry.ensemble` refuses too; x holds no
+            floating numbers and is looked up in no embedding.
     """
     # A list of blocks becomes one network.
     f = _arguments.chained(f)

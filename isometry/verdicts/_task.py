@@ -231,7 +231,7 @@ def _array(
     name: str,
     value: Any,
 ) -> Array:
-    """Return the value as a real array."""
+    """Return a value as a real array; refuse what cannot be one."""
     try:
         as_array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -384,7 +384,7 @@ def _features(
 def _traced(
     f: Callable[..., PyTree], *shapes: PyTree
 ) -> tuple[core.ClosedJaxpr, PyTree]:
-    """Return the jaxpr of f and the shapes that f returns."""
+    """Return the jaxpr of f, and the shapes of its results."""
     # The lambda is new at each call, so that JAX traces f again: it remembers traces by
     # function, and what f closes over may have changed.
     return jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*shapes)

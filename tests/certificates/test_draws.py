@@ -39,6 +39,26 @@ def test_whole_numbers_select_every_row_once_in_a_period():
     assert sorted(drawn[10:20]) == list(range(10))
 
 
+def test_rows_that_the_condition_of_a_loop_selects_are_counted():
+    """Its constants come before those of the body, whose table is read by no token."""
+
+    def f(params, tokens):
+        small, large = params
+
+        def goes_on(i):
+            return small[tokens[i]] > 0
+
+        def advance(i):
+            return i + large[0].astype(i.dtype)
+
+        number = jax.lax.while_loop(goes_on, advance, jnp.zeros((), jnp.int32))
+        return large * number.astype(large.dtype)
+
+    params = jnp.ones(5), jnp.ones(20)
+    draw = inputs_of(f, params, jax.ShapeDtypeStruct((3,), jnp.int32))
+    assert draw.num_rows == {0: 5}
+
+
 def test_whole_numbers_of_unknown_range_are_refused():
     def f(params, x):
         return params * jnp.sin(x["n"].astype(float))

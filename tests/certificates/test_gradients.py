@@ -74,6 +74,22 @@ def test_array_that_is_all_rounding_has_one_level():
         assert (weight > of_weight).all()
 
 
+def test_unused_entries_do_not_decide_the_errors_of_the_others():
+    """Most entries have no gradient, like most rows of an embedding.
+
+    The gradient of the second is about 1e-15 of that of the first: more than its own
+    rounding error of 1e-31, and less than the tolerance of the first, 1e-13.
+    """
+
+    def f(params, x):
+        return params["a"][:2] * x[:2] * np.array([1.0, 1e-15])
+
+    gradients = gradients_of(f, {"a": np.ones(9)})
+    gradient = gradients(gradients.space.theta)
+    is_zero = np.abs(gradient.values) <= gradient.tolerance
+    assert is_zero.tolist() == [False, False] + 7 * [True]
+
+
 def test_exact_zeros_have_no_error():
     gradients = gradients_of(
         lambda p, x: p["a"] * x[0], {"a": np.ones(2), "b": np.ones(2)}

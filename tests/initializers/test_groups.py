@@ -146,7 +146,8 @@ def test_every_group_is_the_ungrouped_weight(name):
 def test_identity_of_every_group_is_square():
     grouped = initializers.identity(2.0, groups=3)(None, (4, 12))
     np.testing.assert_array_equal(grouped, 2 * np.tile(np.eye(4), 3))
-    with pytest.raises(InputError, match=r"identity\(\): .*not square"):
+    wrong = r"identity\(\): .*not square: 4 inputs and 3 outputs of a group"
+    with pytest.raises(InputError, match=wrong):
         initializers.identity(groups=3)(None, (4, 9))
 
 

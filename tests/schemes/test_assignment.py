@@ -273,7 +273,7 @@ def test_draw_takes_other_leaves_from_params():
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
-        ("identity", r"assign\(\): layer 'stem': scheme 'identity': .* is not square"),
+        ("identity", r"layer 'stem': scheme 'identity': .*shape is not square"),
         ("dks", r"scheme 'dks' transforms the activation"),
         ("rezro", r"scheme='rezro' is not known.*Did you mean 'rezero'"),
         (initializers.orthogonal, r"orthogonal is a factory; write orthogonal\(\)"),

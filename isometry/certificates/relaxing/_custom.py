@@ -1,4 +1,4 @@
-"""What the derivative rule of a custom_jvp or custom_vjp is, beside its function."""
+"""How the derivative rule of a custom_jvp or custom_vjp compares with its function."""
 
 from collections.abc import Sequence
 from typing import Any

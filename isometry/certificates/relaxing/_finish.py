@@ -1,7 +1,7 @@
-"""Reads off an elementwise function what its relaxed function has to be given.
+"""Measures what the smooth replacement of an elementwise function must be given.
 
-The function is evaluated at points: on both sides of zero, to see whether it is odd or
-even, and at its kinks, where JAX takes one of several derivatives.
+The function, h in this file, is evaluated at points: on both sides of zero, to see
+whether it is odd or even, and at its kinks, where JAX takes one of several derivatives.
 """
 
 import itertools
@@ -50,10 +50,10 @@ _ROUNDINGS = 4.0
 
 
 class Finisher:
-    """Reads off functions what their relaxed ones need; off equal functions once.
+    """Measures what the smooth replacements of functions need, once for equal ones.
 
     Args:
-        smooth: The analytic functions.
+        smooth: The analytic functions of which replacements are made.
     """
 
     def __init__(self, smooth: Smooth) -> None:
@@ -64,7 +64,7 @@ class Finisher:
         self._kinks: dict[Hashable, frozenset[float]] = {}
 
     def _formula(self, value: Value) -> int:
-        """Return a number that is the same for functions that compute the same."""
+        """Return a number that is the same for functions with the same equations."""
         if value not in self._numbers:
             formula: Hashable = str(jnp.result_type(value.array))
             if value.source is not None:
@@ -76,7 +76,7 @@ class Finisher:
         return self._numbers[value]
 
     def _written(self, source: Source) -> Hashable:
-        """Write an equation out; derivative rules have no part in it."""
+        """Return the formula of an equation; derivative rules are no part of it."""
         if source.inside is not None:
             return ("call", self._formula(source.inside))
         read = [self._as_read(operand) for operand in source.operands]
@@ -84,16 +84,17 @@ class Finisher:
         return (source.eqn.primitive.name, params, source.relaxation, *read)
 
     def _as_read(self, operand: Value) -> Hashable:
-        """Write out an operand: the number of its formula, or a constant."""
+        """Return what stands for an operand in a formula: a number, or its constant."""
         if operand.is_active:
             return ("of", self._formula(operand))
         return ("number", float(operand.number))
 
     def finish(self, value: Value) -> Finish:
-        """Return what a function with a kink needs."""
+        """Return what the smooth replacement of a function with a kink needs."""
         key: Hashable = self._formula(value)
         tried = None
-        # Two calls with the same formula may have different derivative rules.
+        # Two calls with the same formula may have different derivative rules, so that
+        # their values and slopes are part of the key.
         if _is_call(value):
             tried = _try(value)
             key = (key, *(numbers.tobytes() for numbers in tried.exact))
@@ -122,8 +123,9 @@ class Finisher:
     ) -> frozenset[float]:
         """Return where an equation of a function of one number has its kinks.
 
-        That is where its operands are equal; where its one operand is zero. They are
-        looked for on straight pieces of the operands, on either side of zero.
+        With two operands that is where they are equal, and with one where it is zero.
+        These points are looked for on straight pieces of the operands, on either side
+        of zero.
         """
         inherited = frozenset().union(*(operand.kinks for operand in operands))
         name = eqn.primitive.name
@@ -144,11 +146,11 @@ def _is_call(value: Value) -> bool:
 
 
 class _Tried(NamedTuple):
-    """A function at points.
+    """The values and slopes of a function h at points.
 
     Attributes:
-        kinks: Zero and its kinks.
-        samples: Positive points, some between any two kinks.
+        kinks: Zero and the kinks of h.
+        samples: Positive points, at least one between neighbouring kinks.
         points: The kinks and their reflections, in rising order.
         exact: The function at the samples, at their reflections and at the points.
     """
@@ -164,7 +166,7 @@ class _Tried(NamedTuple):
         return np.array([*self.samples, *-self.samples, *self.points])
 
     def at_points_of(self, derived: Derived) -> Derived:
-        """Return the part of a function that belongs to the points."""
+        """Return the values and slopes at `points`, out of those `everywhere`."""
         start = 2 * len(self.samples)
         return Derived(derived.values[start:], derived.slopes[start:])
 
@@ -184,15 +186,15 @@ def _finish_of(
     value: Value,
     tried: _Tried,
 ) -> Finish:
-    """Read off h whether it is odd or even, and which tangents its stand-in needs.
+    """Return the parity of h, and the tangents that its smooth replacement needs.
 
-    At zero and at the kinks of h both must have the same value, and the derivative
-    that JAX takes there.
+    At zero and at the kinks of h, the replacement must have the value of h and the
+    derivative that JAX takes there.
 
     Args:
         smooth: The analytic functions.
         value: The result of h.
-        tried: h at points.
+        tried: Values and slopes of h at points.
     """
     base = value.root
     points = tried.points
@@ -233,7 +235,7 @@ def _relaxed(
     finish: Finish,
     tried: _Tried,
 ) -> Derived:
-    """Evaluate a relaxed function, before it is given tangents, where h was tried."""
+    """Evaluate the replacement of h, before it gets tangents, where h was tried."""
 
     def relaxed(x: Array) -> Array:
         return Evaluation(smooth, value.root, x).shaped(value, finish)
@@ -246,7 +248,7 @@ def _relaxed(
 
 
 def _apart(points: Iterable[float]) -> list[float]:
-    """Sort points, without those that differ by rounding from one before."""
+    """Sort points, and drop those that differ only by rounding from the one before."""
     apart: list[float] = []
     for point in sorted(points):
         if not apart or point - apart[-1] > _CLOSE * abs(point):
@@ -255,7 +257,7 @@ def _apart(points: Iterable[float]) -> list[float]:
 
 
 def _samples(kinks: list[float]) -> np.ndarray:
-    """Return positive points, some between any two kinks."""
+    """Return positive points, at least one between neighbouring kinks."""
     # Between two kinks h is analytic: one point there would do.
     sizes = sorted({abs(kink) for kink in kinks})
     between = [(low + high) / 2 for low, high in itertools.pairwise(sizes)]
@@ -272,7 +274,7 @@ def _parity(
     right, left = tried.exact.values[:size], tried.exact.values[size : 2 * size]
     size = np.maximum(np.abs(left), np.abs(right))
     for parity in (1, -1):
-        # What overflows on both sides may be symmetric or not.
+        # Where both sides overflow the gap is NaN, which counts as no symmetry.
         gap = np.abs(right - parity * left)
         if (gap <= _ROUNDINGS * eps * size).all():
             return parity
@@ -297,13 +299,19 @@ def _agree(
     wanted: Derived,
     compared: Sequence[int],
 ) -> bool:
-    """Tell whether values and derivatives are the same; zeros must be zeros."""
+    """Tell whether values and slopes agree up to rounding; a 0 must be exact.
+
+    Args:
+        now: A function at points.
+        wanted: What it should be.
+        compared: The indices of the points that count.
+    """
     gap = np.abs(np.subtract(now, wanted))
     return bool((gap <= _SAME * np.abs(wanted))[:, list(compared)].all())
 
 
 def _exact_of(value: Value) -> Callable[[Array], Array]:
-    """Return h itself: a function that maps an array in the place of its root to h."""
+    """Return h as a function of an array that takes the place of its root."""
 
     def function(x: Array) -> Array:
         return _evaluated(value, {value.root: x}, shape=x.shape)
@@ -327,7 +335,7 @@ def _evaluated(
     if value in computed:
         return computed[value]
     source = value.source
-    assert source is not None, "what is no root has been computed by an equation"
+    assert source is not None, "every value but the root has an equation"
     operands = []
     pairs = zip(source.operands, source.eqn.invars, strict=True)
     for operand, variable in pairs:
@@ -342,14 +350,18 @@ def _evaluated(
 
 
 def _roots(functions: Sequence[Value]) -> list[float]:
-    """Return points where two functions of one root are equal, or where one is zero."""
+    """Return points where two functions of one root are equal, or where one is zero.
+
+    Args:
+        functions: One or two functions, of which one may be a constant.
+    """
     active = [function for function in functions if function.is_active]
     constants = [float(one.number) for one in functions if not one.is_active]
     like = active[0].root.smooth
     curves = [Curve(_exact_of(function), like) for function in active]
 
     def gap(points: Sequence[float]) -> np.ndarray:
-        """Return the difference of the two, of which one may be a constant or zero."""
+        """Return the first function minus the second, or minus the constant."""
         first, *second = [curve(np.array(points)).values for curve in curves]
         return first - sum(second) - sum(constants)
 
@@ -384,10 +396,10 @@ def _snapped(
     root: float,
     constants: Sequence[float],
 ) -> float:
-    """Return the constant that a root is but for rounding, or else the root."""
+    """Return the constant that equals a root up to rounding; without one the root."""
     for constant in constants:
         if abs(root - constant) <= _SAME * abs(constant):
             root = constant
             break
-    # A kink at zero has no sign: the sum takes it off.
+    # The sum turns -0.0 into 0.0, so that a kink at zero is one point.
     return root + 0.0

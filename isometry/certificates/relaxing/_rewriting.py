@@ -1,4 +1,8 @@
-"""Evaluates a program with its kinks replaced; see the table for by what."""
+"""Evaluates a program with its kinks replaced, as `_table` says.
+
+The signal is what depends on floating leaves of params or x: the values that are
+`active`. What does not depend on them is constant.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +33,8 @@ from isometry.certificates.relaxing._value import (
 # of that.
 _LONGEST_SORTED = 4096
 
-# What is positive whatever its operand is, and what is if its operands are.
+# Primitives whose result is positive whatever the operand is, and those whose result is
+# positive if the operands are.
 _POSITIVE = frozenset(("exp", "exp2", "logistic", "cosh", "square", "erfc"))
 _KEEPS_POSITIVE = _table.MOVES | frozenset(
     (
@@ -59,7 +64,8 @@ class Rewriting:
     def __init__(self, smooth: Smooth) -> None:
         self.replaced: set[str] = set()
         self.unrelaxed: dict[str, None] = {}
-        # A function that adds nothing to it has no kinks.
+        # How many equations were replaced, or left although they have kinks. A function
+        # that adds nothing to the number has no kinks.
         self._num_changes = 0
         self._smooth = smooth
         self._finisher = Finisher(smooth)
@@ -70,7 +76,7 @@ class Rewriting:
         program: core.ClosedJaxpr | core.Jaxpr,
         operands: Sequence[Value],
     ) -> list[Value]:
-        """Evaluate a program, relaxed."""
+        """Evaluate a program with its kinks replaced."""
         jaxpr, constants = opened(program)
         values = dict(zip(jaxpr.constvars, map(_constant, constants), strict=True))
         values.update(zip(jaxpr.invars, operands, strict=True))
@@ -97,7 +103,7 @@ class Rewriting:
         jaxpr: core.Jaxpr,
     ) -> list[Value]:
         name = eqn.primitive.name
-        # No gradient and no signal passes here, so a kink does no harm.
+        # Neither the signal nor a gradient passes here, so a kink does no harm.
         if not any(operand.is_active for operand in operands):
             return _inactive(eqn, operands)
         if name in _table.CALLS:
@@ -135,13 +141,13 @@ class Rewriting:
         operands: tuple[Value, ...],
         what: str,
     ) -> list[Value]:
-        """Evaluate an equation as it is, and name it."""
+        """Evaluate an equation as it is, and say so in `unrelaxed`."""
         self._name(what)
         arrays = _as_it_is(eqn, operands)
         return [leaf(array, is_active=True) for array in arrays]
 
     def _name(self, what: str) -> None:
-        """Say that something is left as it is."""
+        """Note in `unrelaxed` that something is left as it is."""
         self.unrelaxed[f"{what}: it is left as it is."] = None
         self._num_changes += 1
 
@@ -162,7 +168,7 @@ class Rewriting:
         if is_self or (is_guard and is_floating(active[0].array)):
             # A test for NaN, x != x, or a guard, such as x == 0 in front of a division.
             return [leaf(array, is_active=False) for array in arrays]
-        # What has lost its gate was named where it lost it.
+        # A boolean without a gate was named at the equation at which it lost the gate.
         if all(o.smooth is not None for o in active):
             self._name("a comparison of signals by == or !=")
         return [leaf(array, is_active=True) for array in arrays]
@@ -195,7 +201,7 @@ class Rewriting:
         eqn: core.JaxprEqn,
         operands: tuple[Value, ...],
     ) -> list[Value]:
-        """Evaluate an equation without a kink; a gate may take another shape."""
+        """Evaluate an equation without a kink, such as one that reshapes a gate."""
         name = eqn.primitive.name
         is_positive = _is_positive(eqn, operands)
         base = _base(eqn, operands)
@@ -226,14 +232,14 @@ class Rewriting:
         operands: tuple[Value, ...],
         relaxation: _table.Relaxation,
     ) -> list[Value]:
-        """Evaluate an equation by the table."""
+        """Evaluate an equation with its kink replaced."""
         name = eqn.primitive.name
         if name == "sort" and len(eqn.outvars) > 1:
             return self._left(eqn, operands, "a sort that moves other arrays along")
         if name in ("sort", "top_k") and _num_sorted(eqn) > _LONGEST_SORTED:
             return self._left(eqn, operands, f"a {name} of a long array")
         if any(o.is_active and o.smooth is None for o in operands):
-            # What it reads was named where it lost its gate.
+            # An operand without a gate was named at the equation at which it lost it.
             arrays = _as_it_is(eqn, operands)
             return [leaf(array, is_active=True) for array in arrays]
         if name in _table.KINKS:
@@ -244,7 +250,8 @@ class Rewriting:
             return [self._function(Source(eqn, operands, relaxation), base)]
         smooth = relaxation(self._smooth, eqn, [o.outside for o in operands])
         arrays = [smooth]
-        # A gate is read beside its boolean, what top_k returns before its indices.
+        # The result of a comparison is its boolean, with the gate beside it; the
+        # results of top_k are values and indices, of which only the values are smooth.
         if not _is_floating_result(eqn) or len(eqn.outvars) > 1:
             arrays = _as_it_is(eqn, operands)
         results = [leaf(array, is_active=True) for array in arrays]
@@ -261,7 +268,7 @@ class Rewriting:
         *,
         is_positive: bool = False,
     ) -> Value:
-        """Return an elementwise function of one value."""
+        """Return a value, the elementwise function of `base` that `source` computes."""
         value = _of_source(source, base, self._kinks_of(source))
         value.is_positive = is_positive
         if source.relaxation is not None:
@@ -278,8 +285,9 @@ class Rewriting:
         return frozenset().union(*(operand.kinks for operand in source.operands))
 
     def _evaluate(self, value: Value) -> None:
-        """Evaluate an elementwise function at its base."""
+        """Fill in the arrays of a value, an elementwise function of its base."""
         base = value.root
+        # All functions of a base share one evaluation.
         if base not in self._evaluations:
             evaluation = Evaluation(self._smooth, base, base.outside)
             self._evaluations[base] = evaluation
@@ -294,7 +302,7 @@ class Rewriting:
         replaced, unrelaxed = self.replaced.copy(), self.unrelaxed.copy()
         num_changes = self._num_changes
         results = self.program(called(eqn), operands)
-        # Without kinks it keeps its rule.
+        # A function without kinks is evaluated as it is, with its rule.
         if self._num_changes == num_changes:
             if _custom.has_kinks(eqn):
                 return self._left(eqn, operands, "a derivative rule with kinks")
@@ -304,7 +312,7 @@ class Rewriting:
         if base is not None and results[0].root is base:
             call = self._call(eqn, operands, results[0])
             results = [] if call is None else [call]
-        # Its parts bend, and it does not: it needs no other function in its place.
+        # Its parts have kinks, and the whole has none, so that nothing replaces it.
         elif (
             base is not None
             and _custom.is_smooth(eqn, operands)
@@ -328,7 +336,10 @@ class Rewriting:
         operands: tuple[Value, ...],
         inside: Value,
     ) -> Value | None:
-        """Return a call of an elementwise function that has a rule; None if it lies."""
+        """Return a call of an elementwise function that has a derivative rule.
+
+        None if the rule is not the derivative of the function.
+        """
         source = Source(eqn, operands, inside=inside)
         call = _of_source(source, inside.root, inside.kinks)
         if not self._finisher.follows_its_function(call):
@@ -344,7 +355,7 @@ def _of_source(
     base: Value,
     kinks: frozenset[float],
 ) -> Value:
-    """Return an elementwise function of its source, not evaluated yet."""
+    """Return the value that `source` computes from `base`, without its arrays yet."""
     is_flat = _is_flat(source.eqn, source.operands)
     if source.inside is not None:
         is_flat = source.inside.is_flat
@@ -364,9 +375,11 @@ def _inactive(
     eqn: core.JaxprEqn,
     operands: tuple[Value, ...],
 ) -> list[Value]:
-    """Evaluate an equation that reads nothing of the signal."""
+    """Evaluate an equation of which no operand depends on the signal."""
     arrays = bound(eqn, [operand.array for operand in operands])
     results = [leaf(array, is_active=False) for array in arrays]
+    # A constant that is one number may be part of an elementwise function of the
+    # signal.
     if len(results) == 1 and operands:
         results[0].number = _number(eqn, operands)
     return results
@@ -376,7 +389,7 @@ def _number(
     eqn: core.JaxprEqn,
     operands: tuple[Value, ...],
 ) -> Any:
-    """Return what all entries of a constant are, or None if that is not known."""
+    """Return the number that all entries of a result are; None if they may differ."""
     numbers = [operand.number for operand in operands]
     if any(number is None for number in numbers):
         return None
@@ -398,7 +411,7 @@ def _as_it_is(
     eqn: core.JaxprEqn,
     operands: tuple[Value, ...],
 ) -> list[Array]:
-    """Evaluate an equation unchanged."""
+    """Evaluate an equation without replacing its kink."""
     return bound(eqn, [array_of(operand) for operand in operands])
 
 
@@ -444,7 +457,7 @@ def _is_flat(
     eqn: core.JaxprEqn,
     operands: tuple[Value, ...],
 ) -> bool:
-    """Tell whether JAX takes no derivative of a result."""
+    """Tell whether no derivative passes through an equation."""
     name = eqn.primitive.name
     if name in _table.FLAT:
         return True
@@ -481,7 +494,7 @@ def _as_gate(
     operand: Value,
     dtype: Any,
 ) -> Any:
-    """Return a boolean as a gate; indices stay as they are."""
+    """Return a boolean or a gate in this dtype, and any other operand as it is."""
     if jnp.result_type(operand.array) == np.bool_ or _is_gate(operand):
         return jnp.asarray(operand.outside).astype(dtype)
     return operand.array

@@ -106,7 +106,7 @@ def _ceiling(
 
 
 def _as_gates(operands: Operands) -> list[Array]:
-    """Return gates, and constant booleans as gates of the same dtype."""
+    """Return all operands as gates of one dtype, constant booleans too."""
     dtypes = [jnp.result_type(operand) for operand in operands]
     floating = [dtype for dtype in dtypes if dtype != np.bool_]
     return [jnp.asarray(operand, jnp.result_type(*floating)) for operand in operands]
@@ -126,7 +126,7 @@ def _or(
     smooth: Smooth,
     *gates: Array,
 ) -> Array:
-    """Combine two gates into one that is open where one of them is."""
+    """Combine two gates into one that is open where at least one of them is."""
     del smooth
     first, second = _as_gates(gates)
     return first + second - first * second
@@ -198,7 +198,7 @@ def _reduce_min(
     eqn: core.JaxprEqn,
     operands: Operands,
 ) -> Array:
-    """Replace the minimum over axes."""
+    """Replace the minimum over axes: minus the maximum of minus the operand."""
     return -_reduce_max(smooth, eqn, (-operands[0],))
 
 
@@ -232,7 +232,7 @@ def _pool_min(
     eqn: core.JaxprEqn,
     operands: Operands,
 ) -> Array:
-    """Replace min pooling."""
+    """Replace min pooling, which is minus max pooling of minus the operand."""
     return -_pool_max(smooth, eqn, (-operands[0],))
 
 
@@ -279,7 +279,7 @@ KINKS: Mapping[str, Relaxation] = {
     "top_k": _top_k,
 }
 
-# What is computed from gates.
+# Primitives that compute with gates instead of booleans.
 OF_GATES: Mapping[str, Relaxation] = {
     "and": _of_operands(_and),
     "or": _of_operands(_or),
@@ -289,8 +289,8 @@ OF_GATES: Mapping[str, Relaxation] = {
     "convert_element_type": _cast,
 }
 
-# Each entry of the result is computed from one entry of each operand. Together with
-# kinks they make functions of one number, such as jax.nn.hard_tanh.
+# Primitives of which each entry of the result is computed from one entry of each
+# operand. With kinks among them they make up activations such as jax.nn.hard_tanh.
 ELEMENTWISE = frozenset(
     (
         "abs",
@@ -351,7 +351,8 @@ ELEMENTWISE = frozenset(
     )
 )
 
-# Values in another shape or order: what holds of all entries holds of the result.
+# Primitives that only give entries another shape or order: what holds of all entries of
+# the operand holds of all entries of the result.
 MOVES = frozenset(
     (
         "broadcast_in_dim",
@@ -377,7 +378,7 @@ FLAT = frozenset(
     ("sign", "round", "floor", "ceil", "gt", "ge", "lt", "le", "stop_gradient")
 )
 
-# What jumps or bends, and is not replaced; each with what to tell the user.
+# Primitives that jump or bend and are not replaced; each with what to tell the user.
 LEFT: Mapping[str, str] = {
     "argmax": "argmax of a signal picks an entry",
     "argmin": "argmin of a signal picks an entry",
@@ -415,8 +416,8 @@ def is_shift(
 ) -> bool:
     """Tell whether a maximum only keeps exponentials of its own operand in range.
 
-    That is the maximum in softmax and logsumexp: what is subtracted before exp is
-    divided out, or added, after it.
+    So it is in softmax and logsumexp: the maximum is subtracted before exp, and divided
+    out, or added, after it.
 
     Args:
         jaxpr: The program that computes it.
@@ -435,7 +436,7 @@ def is_shift(
         if read.isdisjoint(copies):
             continue
         name = eqn.primitive.name
-        # Without other signals: it must not be the larger of two.
+        # It must not be mixed with another signal, as in the larger of the two.
         others = read - copies - constants
         if name in passing and not others:
             copies.update(eqn.outvars)
@@ -460,7 +461,7 @@ def _is_raised(
 
 
 def relaxation_of(eqn: core.JaxprEqn) -> Relaxation | None:
-    """Return what the table says of an equation."""
+    """Return what replaces an equation; None if it has no kink."""
     name = eqn.primitive.name
     if name == "convert_element_type" and _is_floating(eqn.outvars[0]):
         # A number that was cast from a float is no gate.

@@ -1,7 +1,7 @@
 """Rewrites programs inside scans, conds and remats, which JAX traces by themselves.
 
-Only arrays pass into such a program and out of it. So a value inside it is a function
-of no value outside that is known, and what is known of it is passed beside it.
+Only arrays pass into such a program and out of it. So a value inside has no base
+outside, and what is known of it is passed beside its array.
 """
 
 from collections.abc import Callable, Sequence
@@ -140,7 +140,7 @@ def scan(
 
 
 def _packed(value: Value) -> Packed:
-    """Return what is passed of a value."""
+    """Return what passes into or out of such a program: the array and what is known."""
     is_gated = value.is_active and not is_floating(value.array)
     gate = value.outside if is_gated else None
     return array_of(value), gate
@@ -150,7 +150,7 @@ def _unpacked(
     value: Value,
     packed: Packed,
 ) -> Value:
-    """Return a value on the other side of the border."""
+    """Return the value again, from what has passed."""
     array, gate = packed
     passed = leaf(array, value.is_active)
     passed.number = value.number

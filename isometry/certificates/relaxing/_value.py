@@ -20,7 +20,7 @@ class Source(NamedTuple):
 
     Attributes:
         eqn: The equation.
-        operands: What it reads.
+        operands: The values that it reads.
         relaxation: What replaces the equation; None if it is evaluated as it is.
         inside: The value that a called program returns, if the equation is a call that
             is relaxed; None otherwise.
@@ -72,9 +72,11 @@ class Value:
         is_flat: Whether no derivative passes through it.
         is_positive: Whether it is positive by construction, such as a sum of
             exponentials.
-        bends: Whether something with a kink was replaced or left on the way to it.
+        bends: Whether an equation with a kink, replaced or left as it is, is on the way
+            to it.
         number: What all its entries are, if they are known before the program runs.
-        base: The value of which it is an elementwise function; itself, if of none.
+        base: The value of which it is an elementwise function; None if of none, see
+            `root`.
         source: How it is computed from other functions of the base; None for a base.
         finish: What its relaxed function has to be given; None if nothing.
         kinks: Where it has kinks, as a function of its base.
@@ -96,12 +98,12 @@ class Value:
 
     @property
     def root(self) -> "Value":
-        """Return the base."""
+        """Return the base, or the value itself if it has none."""
         return self if self.base is None else self.base
 
     @property
     def outside(self) -> Any:
-        """Return the array that an equation reads that is no function of the base."""
+        """Return the array that other than elementwise functions of the base read."""
         # A gate is the value of a boolean, of which JAX takes no derivative.
         if self.is_active and self.is_flat and self.smooth is not None:
             return jax.lax.stop_gradient(self.smooth)
@@ -112,7 +114,10 @@ def common_base(
     eqn: core.JaxprEqn,
     operands: tuple[Value, ...],
 ) -> Value | None:
-    """Return the value of which a result is an elementwise function, or None."""
+    """Return the value of which the result is an elementwise function, or None.
+
+    It is the root of all operands that depend on params or x; the others are numbers.
+    """
     roots = {id(o.root): o.root for o in operands if o.is_active}
     if len(roots) != 1 or len(eqn.outvars) != 1:
         return None
@@ -122,7 +127,7 @@ def common_base(
     aval: Any = eqn.outvars[0].aval
     if aval.shape != jnp.shape(root.array) or root.smooth is None:
         return None
-    # A gate from elsewhere is a function of no number that can be tried.
+    # A function of a gate cannot be tried at points: a gate is no floating number.
     if not jnp.issubdtype(jnp.result_type(root.array), jnp.floating):
         return None
     if any(o.number is None for o in operands if not o.is_active):
@@ -138,7 +143,7 @@ def leaf(
     array: Any,
     is_active: bool,
 ) -> Value:
-    """Return a value that is a function of no other that is known."""
+    """Return a value without a base: it is no elementwise function of another."""
     # Without a gate a boolean or whole number cannot be smooth.
     is_smooth = not is_active or is_floating(array)
     return Value(array, array if is_smooth else None, is_active)
@@ -177,6 +182,6 @@ def filled(
     variable: core.Var | core.Literal,
     shape: tuple[int, ...],
 ) -> Array:
-    """Return an array of the number that all entries of an operand are."""
+    """Return a constant operand, all of whose entries are one number, as an array."""
     aval: Any = variable.aval
     return jnp.full(shape, operand.number, aval.dtype)

@@ -109,7 +109,7 @@ class Dense(Method):
         params: Params,
         xs: Array,
     ) -> "Spectrum":
-        """Measure one seed from its active units alone; the others give exact zeros."""
+        """Measure one seed from its active units alone; the others give zeros."""
         stacks = target.factors_of_inputs(params, xs)
         assert target.live is not None, "`narrowed` has counted them"
         with precision.full():
@@ -128,7 +128,10 @@ class Dense(Method):
         return target.record(self, log_values, log_floor=log_floor)
 
     def may_narrow(self, target: "Target") -> bool:
-        """Tell whether units can be inactive, and there are enough of them."""
+        """Tell whether it may pay to leave out inactive units.
+
+        It may if there can be some, and the Jacobian is large.
+        """
         return target.sparse and min(target.shape) >= _WORTH
 
     def narrow(
@@ -137,7 +140,7 @@ class Dense(Method):
         params: Params,
         xs: Array,
     ) -> Array:
-        """Return the most units that are active between any two layers."""
+        """Return, for each seed and input, the most units active between two layers."""
 
         def of_seed(p: Params) -> Array:
             counts = linalg.live_counts(target.factors_of_inputs(p, xs))
@@ -146,7 +149,7 @@ class Dense(Method):
         return jax.lax.map(of_seed, params)
 
     def narrowed(self, target: "Target", most: int) -> "Target":
-        """Leave out inactive units, if there are enough of them."""
+        """Return the target without its inactive units, if these are enough to pay."""
         live = -(-most // _BUCKET) * _BUCKET
         if live > _SHARE * min(target.shape):
             return target
@@ -163,8 +166,10 @@ class Dense(Method):
         itemsize = target.dtype.itemsize
         weights = memory.tree_bytes(params) + SMALL
         values = COPIES * target.held.in_all
+        # Rows of min(m, n) numbers: the record, and what it is made from.
         result = 4 * min(m, n) * itemsize
         factorizing = _MATRICES * m * n * itemsize
+        # A GPU factorizes a symmetric matrix of order m + n instead.
         if jax.default_backend() == "gpu":
             factorizing = max(factorizing, _BLOCKS * (m + n) ** 2 * itemsize)
         if target.layered:

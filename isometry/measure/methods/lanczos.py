@@ -141,7 +141,7 @@ class Lanczos(Method):
 
     @property
     def _num_deflated(self) -> int:
-        """The number of singular values that are deflated first."""
+        """How many of the largest singular values are deflated before the probes."""
         has_probes = self.probes >= _PROBES_TO_DEFLATE
         has_steps = self.steps >= _STEPS_TO_DEFLATE
         return _DEFLATED * (has_probes and has_steps)
@@ -205,11 +205,15 @@ class Lanczos(Method):
         params: Params,
         x: Array,
     ) -> int:
-        """Count the SVDs, with vectors, of the small matrices of all probes.
+        """Count the operations of the SVDs of the small matrices of all probes.
 
-        Golub and Van Loan, Matrix Computations, 4th ed., figure 8.6.1.
+        With vectors, an SVD takes 22 k³ (Golub and Van Loan, Matrix Computations, 4th
+        ed., figure 8.6.1).
         """
-        num_matrices = 2 * self.probes
+        num_probes = self.probes
         if self._is_exact(min(target.shape)):
-            num_matrices = 2
+            num_probes = 1
+        # One matrix is for the Gauss rule of a probe, the other for its Gauss-Radau
+        # rule.
+        num_matrices = 2 * num_probes
         return 22 * num_matrices * min(self.steps, *target.shape) ** 3

@@ -105,7 +105,7 @@ class Arguments:
         *,
         reserved: tuple[str, ...] = (),
     ) -> "Arguments":
-        """Read the arguments of a module off the signature of its call.
+        """Find out from the signature of a module's call how it has to be called.
 
         Args:
             signature: The signature, without `self`.
@@ -114,11 +114,12 @@ class Arguments:
             reserved: The names of arguments that the adapter itself passes.
 
         Returns:
-            The arguments.
+            The arguments. Those that set a mode, such as `train`, are listed in
+            `names`, and need no entry of the example.
 
         Raises:
-            InputError: The call has more required arguments than the example has
-                entries.
+            InputError: The call requires more arguments than the example has entries,
+                beside those in `MODES`, `added` and `reserved`.
 
         Example:
             >>> import inspect

@@ -3,7 +3,7 @@
 import numpy as np
 
 from isometry._internal.types import Key
-from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.verdicts._flag import RAISED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 from isometry.verdicts._spans import in_words, judge_spans
@@ -21,7 +21,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
+    """Judge whether Var(s²)/(E s²)² of a span is above 1 in the median over seeds."""
     line = measured.threshold("anisometry")
     # The anisometry of a zero Jacobian is not known; the flag `vanishing` reports it.
     judged = judge_spans(
@@ -31,31 +31,22 @@ def judge(
         thresholds=measured.thresholds,
         is_infinite_known=False,
     )
-    # The worst span decides; the evidence holds all.
     value = judged.worst.value
     reason = f"Var(s²)/(E s²)² = {value:.2f} ({in_words(judged.span)})"
     if not np.isfinite(value):
         reason = "the Jacobian is zero, its anisometry undefined"
-    # The reason is too few seeds, or an interval that holds the threshold.
-    elif judged.state == UNDECIDED:
-        reason += f"; {measured.unsure}"
-    elif judged.state == CLEAR:
-        reason += f", at most {line:g}"
+    else:
+        limit = f"at most {line:g}"
+        reason = judged.with_state(reason, unsure=measured.unsure, limit=limit)
     where: tuple[str, ...] = ()
     if judged.state == RAISED:
         where = measured.subject.ends(judged.span)
-    return Flag(
+    return judged.flag(
         "anisometric",
-        judged.state,
         reason,
         remedy=_REMEDY,
-        value=value,
-        interval=judged.worst.interval,
         threshold=line,
         source=_SOURCE,
-        evidence={
-            "anisometry": {span: one._asdict() for span, one in judged.values.items()},
-            "states": judged.states,
-        },
+        evidence={"anisometry": judged.by_span()},
         where=where,
     )

@@ -30,7 +30,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where tokens become alike, or where queries and keys never get a gradient.
+    """Judge whether tokens become alike, or queries and keys never get a gradient.
 
     The spread of the tokens of an input, R = ‖H − mean‖²/‖H‖², must not fall by more
     than e^6 from the embedding to the end of the last block. If all tokens are equal,

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from isometry._internal.types import Key
 from isometry.measure._record import Spectrum
-from isometry.verdicts._flag import RAISED, UNDECIDED, Flag
+from isometry.verdicts._flag import RAISED, Flag, undecided
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 from isometry.verdicts._spans import in_words, judge_spans
@@ -24,7 +24,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where over half of the values that may not be zero are below the floor.
+    """Judge whether over half of the values that may not be zero are below the floor.
 
     Then the median of ln s is not known. Singular values beyond an upper bound on the
     rank (see `_activity.rank_bounds`) are zero, and are left out of the share. All
@@ -43,32 +43,24 @@ def judge(
         f"{100 * judged.worst.value:.2g} % of the values that may not be zero are "
         f"unresolved ({in_words(judged.span)})"
     )
-    if judged.state == UNDECIDED:
-        reason += f"; {measured.unsure}"
-    state = judged.state
+    reason = judged.with_state(reason, unsure=measured.unsure, limit="")
+    where: tuple[str, ...] = ()
+    if judged.state == RAISED and not measured.lost:
+        where = measured.subject.ends(judged.span)
+    result = judged.flag(
+        "below_floor",
+        reason,
+        remedy=_REMEDY,
+        threshold=line,
+        source=_SOURCE,
+        evidence={"share": judged.by_span(), "log_floor": floors},
+        where=where,
+    )
     # If signals underflow float64, values that are zero and values that are not
     # resolved cannot be told apart.
     if measured.lost:
-        state, reason = UNDECIDED, f"{reason}; {measured.lost}"
-    where: tuple[str, ...] = ()
-    if state == RAISED:
-        where = measured.subject.ends(judged.span)
-    return Flag(
-        "below_floor",
-        state,
-        reason,
-        remedy=_REMEDY,
-        value=judged.worst.value,
-        interval=judged.worst.interval,
-        threshold=line,
-        source=_SOURCE,
-        evidence={
-            "share": {span: one._asdict() for span, one in judged.values.items()},
-            "states": judged.states,
-            "log_floor": floors,
-        },
-        where=where,
-    )
+        return undecided(result, measured.lost)
+    return result
 
 
 def _unresolved_share(

@@ -12,5 +12,5 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where K ln chi_1 is above 6 over the K pairs of the hidden span."""
+    """Judge whether K ln chi_1 is above 6 over the K pairs of the hidden span."""
     return _phase.judge_phase("chaotic_phase", measured, key, is_ordered=False)

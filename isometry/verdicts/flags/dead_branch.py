@@ -19,7 +19,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where no weight of a residual branch ever gets a gradient.
+    """Judge whether no weight of a residual branch ever gets a gradient.
 
     The network then trains as if the branch were not there. A branch that is zero only
     at initialization (zero-γ, Fixup) gets a gradient at the second step, and is not

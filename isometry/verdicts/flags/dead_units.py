@@ -43,14 +43,14 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where more units are dead at all inputs than chance explains.
+    """Judge whether more units are dead at all inputs than chance explains.
 
     A unit is dead at an input if nothing downstream depends on it there: the slope of
     its nonlinearity is zero. A channel counts as one unit, dead if it is so at all
     positions. On few inputs healthy units may look dead, so the number of dead units of
     all seeds is compared with a quantile of their number by chance (see `_nulls`). The
-    level is divided among the layers. Units that a certificate shows to be zero for
-    ever raise the flag whatever their number.
+    significance level of this test is divided among the layers. Units that a
+    certificate shows to be zero for ever raise the flag whatever their number.
     """
     activity = measured.activity
     if not activity:
@@ -104,7 +104,7 @@ def _row(
     level: float,
     key: Key | None,
 ) -> dict[str, Any]:
-    """Count the dead units behind one point, and how many chance explains.
+    """Return the evidence on one layer: its dead units, and how many chance explains.
 
     Without a key nothing is simulated, and only the second null hypothesis of
     `_nulls.dead_quantile` counts.
@@ -151,7 +151,7 @@ def _state(
     *,
     is_sure: bool,
 ) -> str:
-    """Return the state of the flag, by the worst layer."""
+    """Return the state of the flag, which that of the worst layer decides."""
     if not is_sure:
         return UNDECIDED
     return RAISED if _excess(worst) > 0 else CLEAR

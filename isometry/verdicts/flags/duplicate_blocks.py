@@ -45,7 +45,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where two blocks have equal weights, bit for bit.
+    """Judge whether two blocks have equal weights, bit for bit.
 
     Blocks are the slices of stacked weights, and parts of the network whose names
     differ by a number and whose weights have the same shapes. Equal blocks count only
@@ -136,10 +136,10 @@ def _leaves(subject: Subject) -> dict[str, np.ndarray]:
 
 
 def _of_stacks(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
-    """Yield each stack of blocks: the weights of each block, by the name of the block.
+    """Yield each stack of blocks, as the weights of each block by the block's name.
 
-    Weights belong to one stack if they have the same number of slices and the same
-    first part of their names.
+    Weights belong to one stack if they have the same number of slices, and names with
+    the same first part.
     """
     leaves = _leaves(subject)
     stacks: dict[tuple[str, int], dict[str, list[_Weight]]] = {}
@@ -151,7 +151,6 @@ def _of_stacks(subject: Subject) -> Iterator[dict[str, list[_Weight]]]:
         in_front = range(1, 1 + len(axes))
         moved = np.moveaxis(leaves[layer.path], axes, in_front)
         slices = moved.reshape(len(moved), layer.stacked, *layer.shape)
-        # Weights with as many slices in one part of the network make one stack.
         part = layer.name.partition("/")[0]
         blocks = stacks.setdefault((part, layer.stacked), {})
         for i in range(layer.stacked):

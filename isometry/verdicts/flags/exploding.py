@@ -16,7 +16,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where ½ ln E s² of a span is above 3, or where numbers are not finite."""
+    """Judge whether ½ ln E s² of a span is above 3, or numbers are not finite."""
     # A network whose numbers overflow has no spectrum, and that is the finding.
     if measured.not_finite:
         return Flag(

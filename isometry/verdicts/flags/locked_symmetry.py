@@ -55,7 +55,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where hidden units stay equal, opposite or dead for ever, in any seed.
+    """Judge whether hidden units stay equal, opposite or dead for ever, in any seed.
 
     The value is the number of units of the worst layer that can ever differ, and the
     threshold is the width of that layer. A lock is a fact of the draw, so one seed is

@@ -1,7 +1,7 @@
 """The flag outlier_dominated: a few singular values carry the mean square."""
 
 from isometry._internal.types import Key
-from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
+from isometry.verdicts._flag import RAISED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._registry import flag
 from isometry.verdicts._spans import in_words, judge_spans
@@ -21,7 +21,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where outliers carry more than half of the sum of s².
+    """Judge whether outliers carry more than half of the sum of s².
 
     E s² is then the gain in a few directions, such as the mean of all units. The gain
     in all other directions is that of the bulk.
@@ -39,26 +39,19 @@ def judge(
         f"{100 * judged.worst.value:.3g} % of Σ s² lie in values apart from the bulk "
         f"({in_words(judged.span)})"
     )
-    # The reason is too few seeds, or an interval that holds the threshold.
-    if judged.state == UNDECIDED:
-        reason += f"; {measured.unsure}"
-    elif judged.state == CLEAR:
-        reason += f", at most {100 * line:g} %"
+    limit = f"at most {100 * line:g} %"
+    reason = judged.with_state(reason, unsure=measured.unsure, limit=limit)
     where: tuple[str, ...] = ()
     if judged.state == RAISED:
         where = measured.subject.ends(judged.span)
-    return Flag(
+    return judged.flag(
         "outlier_dominated",
-        judged.state,
         reason,
         remedy=_REMEDY,
-        value=judged.worst.value,
-        interval=judged.worst.interval,
         threshold=line,
         source=_SOURCE,
         evidence={
-            "share": {span: one._asdict() for span, one in judged.values.items()},
-            "states": judged.states,
+            "share": judged.by_span(),
             # The remedy is to judge the scale by the gain of the bulk, which is here.
             "outliers": {span: one._asdict() for span, one in outliers.items()},
         },

@@ -24,7 +24,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where squared differences between inputs, or tokens, fall by more than e^6.
+    """Judge whether squared differences of inputs, or tokens, fall by more than e^6.
 
     Differences are measured by R = ‖H − mean‖²/‖H‖² over inputs, or over the tokens of
     each input. R at the last pre-activation on all paths is compared with R of the

@@ -40,7 +40,7 @@ _EVIDENCE = "evidence"
 
 
 class _Limit(NamedTuple):
-    """The rank with which the rank of a weight, or of one tap of it, is compared.
+    """The rank N_x with which that of a weight, or of one tap of it, is compared.
 
     Attributes:
         num_features: N_x, the number of features that the first layer reads.
@@ -58,7 +58,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where a weight that is wider than the input moves in N_x directions only.
+    """Judge whether a weight that is wider than the input moves in N_x directions only.
 
     N_x is the number of features that the first layer reads; for a perceptron it is the
     dimension of the input. A kernel is judged twice: the matrix of one tap by the
@@ -160,7 +160,7 @@ def _proof(
     tap_features: int,
     window_features: int,
 ) -> Flag | None:
-    """Return the flag raised by certificates; None where they bound no rank by N_x."""
+    """Return the flag raised by certificates; None if they bound no rank by N_x."""
     weights = _followed(measured)
     certificates = measured.certificates
     bounds, held = [], []
@@ -232,8 +232,8 @@ def _bound(
 
     The matrix here is that of all input axes by all output axes. A certificate bounds
     the rank of another matrix: all axes but the last by the last. If the outputs have
-    several axes, such as heads and their channels, the two differ, and only the numbers
-    of slices that can differ bound the rank.
+    several axes, such as heads and their channels, these are two matrices, and only the
+    numbers of slices that can differ bound the rank.
     """
     layer = weight.layer
     rows = [lock.distinct[axis] for axis in (*layer.window_axes, *layer.in_axes)]
@@ -401,7 +401,8 @@ def _reached(
         for i, one in enumerate(low):
             rank = int(_ranks(control, one.limit)[:, -1, one.column].max())
             reached[i] = min(reached[i], rank)
-        # Once some control has failed at each weight, more controls change nothing.
+        # A weight passes if every control exceeds its limit. Once no weight can pass,
+        # more controls change nothing.
         is_passed = [
             rank > one.limit.num_features
             for one, rank in zip(low, reached, strict=True)

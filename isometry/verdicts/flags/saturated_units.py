@@ -56,7 +56,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where more units of a bounded activation are saturated than by chance.
+    """Judge whether more units of a bounded activation are saturated than by chance.
 
     A unit is saturated where |phi'| is below 0.01 of its largest value. The null
     hypothesis is a Gaussian pre-activation whose variance is that of criticality, or 1

@@ -12,5 +12,5 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where ½ ln E s² of a span is below -3 in the median over seeds."""
+    """Judge whether ½ ln E s² of a span is below -3 in the median over seeds."""
     return _scale.judge_gain("vanishing", measured, key, is_below=True)

@@ -39,7 +39,7 @@ def judge(
     measured: Measured,
     key: Key,
 ) -> Flag:
-    """Raise where the gradient of a weight is zero at every input, in every seed.
+    """Judge whether the gradient of a weight is zero at every input, in every seed.
 
     A gradient that underflows in the dtype of the network, but not in float64, does not
     count: the flag `vanishing` speaks of it. The evidence says of the weights without
@@ -121,7 +121,7 @@ def _medians(
 
 
 def _reason_of_clear(measured: Measured) -> str:
-    """Return in words that every weight has a gradient, and which underflow."""
+    """Say that every weight has a gradient, and which of them underflow."""
     if not measured.gradients.layers:
         return "there is no weight layer, which a gradient could miss"
     reason = "every layer gets a gradient"
@@ -136,10 +136,13 @@ def _earliest(
     certificates: Sequence[Certificate],
     names: Sequence[str],
 ) -> tuple[Int[np.ndarray, "seeds layers"], bool]:
-    """Return the first step at which certificates allow a gradient; 0 for never.
+    """Return when certificates allow the first gradient, and how surely they forbid it.
 
-    Second, whether every "never" holds bit for bit, not only in exact arithmetic. A
-    weight that no certificate names may have a gradient at the first step.
+    A weight that no certificate names may have a gradient at the first step.
+
+    Returns:
+        The first step at which each certificate allows a gradient, 0 for never; and
+        whether every "never" holds bit for bit, not only in exact arithmetic.
     """
     steps = np.ones((max(len(certificates), 1), len(names)), int)
     is_exact = True

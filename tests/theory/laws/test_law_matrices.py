@@ -174,7 +174,13 @@ def test_widening_and_narrowing_layers(phi, weights, sizes):
 @pytest.mark.parametrize(
     ("phi", "weights", "sizes", "q"),
     [
-        ("leaky_relu", "gaussian", (100, 30, 10, 784, 100), 1.0),
+        pytest.param(
+            "leaky_relu",
+            "gaussian",
+            (100, 30, 10, 784, 100),
+            1.0,
+            marks=pytest.mark.slow,
+        ),
         ("leaky_relu", "orthogonal", (30, 100, 128, 10), 1.0),
         ("tanh", "orthogonal", (10, 30, 50, 50), 0.01),
     ],

@@ -264,13 +264,15 @@ def test_sampling_and_variables():
         ("hard_tanh", "orthogonal", (30, 100, 128, 784, 30), 0.25, 1.0),
         ("erf", "orthogonal", (256, 100), 0.0358, None),  # the law is that of D²
         ("gelu", "orthogonal", (716, 18), 1.3, None),
-        (
+        # phi'² underflows for 4e-8 of its units.
+        pytest.param(
             "gelu_tanh",
             "orthogonal",
             (64, 64, 64, 64),
             10.0,
             None,
-        ),  # phi'² underflows for 4e-8 of its units
+            marks=pytest.mark.slow,
+        ),
         (
             "leaky_relu",
             "orthogonal",
@@ -372,21 +374,21 @@ def test_a_gauss_rule_for_sums():
 
 @pytest.mark.parametrize(
     ("phi", "weights", "widths"),
-    [("tanh", "gaussian", [2] * 15 + [1])],
+    [("tanh", "gaussian", [2] * 12 + [1])],
 )
 def test_many_variances_share_a_few(phi, weights, widths, monkeypatch):
     """The law of a path, each q a factor of its own.
 
     With the factors of a Gauss rule.
     """
-    path = list(np.geomspace(0.9, 0.5, 15))
+    path = list(np.geomspace(0.9, 0.5, 12))
     p = [1e-4, 0.01, 0.5, 0.99]
-    few = theory.jacobian_law(phi, 15, path, 1.2, weights=weights, widths=widths)
+    few = theory.jacobian_law(phi, 12, path, 1.2, weights=weights, widths=widths)
     monkeypatch.setattr(_jacobian_law, "_NODES", math.inf)
-    each = theory.jacobian_law(phi, 15, path, 1.2, weights=weights, widths=widths)
+    each = theory.jacobian_law(phi, 12, path, 1.2, weights=weights, widths=widths)
     assert (len(few.product.curves), len(each.product.curves)) == (
         9 + (widths is not None),
-        15,
+        12,
     )
     np.testing.assert_allclose(few.quantile(p), each.quantile(p), rtol=1e-8)
     assert few.s_max == pytest.approx(each.s_max, rel=1e-9)
