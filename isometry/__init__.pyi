@@ -13,6 +13,7 @@ from . import theory as theory
 from ._internal.errors import BatchWarning as BatchWarning
 from ._internal.errors import InputError as InputError
 from ._internal.errors import MissingExtra as MissingExtra
+from ._internal.errors import NotDefined as NotDefined
 from ._internal.errors import PrecisionWarning as PrecisionWarning
 from ._internal.errors import ZeroJacobianWarning as ZeroJacobianWarning
 from ._monitor import MonitorState as MonitorState

@@ -12,6 +12,7 @@ from typer import Option
 from isometry._internal import interrupts
 
 EXIT_CLEAN, EXIT_RAISED = 0, 1
+EXIT_PIPE = 141  # what a shell says of a program that a closed pipe ends: 128 + SIGPIPE
 
 # The perceptrons that commands draw unless another is asked for.
 WIDTH, DEPTH, ACTIVATION = 128, 6, "tanh"
@@ -45,10 +46,19 @@ def command(app: Any, name: str, text: str) -> Callable[[Callable[..., int]], Ca
                 return function(*args, **kwargs)
             except KeyboardInterrupt:
                 raise interrupts.Stopped from None
+            except (BrokenPipeError, SystemExit):  # `| head` has read enough: rich, and typer, would end with 1
+                abandon_output()
+                return EXIT_PIPE
 
         return app.command(name=name, help=paragraphs)(stoppable)
 
     return register
+
+
+def abandon_output() -> None:
+    """Send what is left in the buffer of standard output nowhere, so that Python does not fail on it at its end."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def split(call: str, option: str, values: list[str] | None) -> list[str]:

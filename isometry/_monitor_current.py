@@ -20,6 +20,7 @@ from isometry._internal.types import Params
 from isometry.measure import _draws
 from isometry.measure._function import Map, traced
 from isometry.measure._warnings import warn
+from isometry.networks import _arguments
 from isometry.structure import _names, _reading
 from isometry.structure._flow import LAYOUT
 from isometry.structure._reading import Program, Value
@@ -119,7 +120,8 @@ def whole(params: Params, shapes: Params | None) -> Params:
             if they are not known. params are then returned as they are.
 
     Raises:
-        InputError: A part of the parameters is missing.
+        InputError: A part of the parameters is missing, or they are those of another
+            network.
     """
     nodes = jax.tree.leaves(params, is_leaf=_is_masked)
     masked = sum(map(_is_masked, nodes))
@@ -131,7 +133,10 @@ def whole(params: Params, shapes: Params | None) -> Params:
             "state=lambda params, whole: whole and "
             "optimizer.update(grads, opt_state, params, whole=params)."
         )
-    if shapes is None or jax.tree.structure(params) == jax.tree.structure(shapes):
+    if shapes is None:
+        return params
+    if jax.tree.structure(params) == jax.tree.structure(shapes):
+        _arguments.require_like(params, shapes)
         return params
     num_given, num_whole = len(nodes), len(jax.tree.leaves(shapes))
     # With fewer leaves a collection is missing. Other differences of structure are left

@@ -3,6 +3,7 @@
 It owns its process, so devices and threads are set in the environment before jax or numpy is imported.
 """
 
+import errno
 import io
 import os
 import sys
@@ -45,8 +46,17 @@ def _code(argv: list[str] | None, ours: dict[str, str]) -> int:
         _checks.extra("isometry", "typer", "cli")
         _checks.extra("isometry", "rich", "cli")
         code = _app(ours)(args=argv, standalone_mode=False)
+        # What is left in the buffer is written now, while a refusal can still be told.
+        sys.stdout.flush()
     except (_checks.InputError, _checks.MissingExtra) as error:
         return _refuse(str(error), EXIT_USAGE)
+    except OSError as error:  # a full disk behind `>`; code 1 would say that a flag is raised
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        from isometry import _cli_common
+
+        _cli_common.abandon_output()
+        return _refuse(f"the output cannot be written: {error.strerror}.", EXIT_USAGE)
     except interrupts.Stopped:
         raise KeyboardInterrupt from None
     except Exception as error:  # those of typer, whose classes moved between its versions; all else travels on

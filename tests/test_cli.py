@@ -279,6 +279,21 @@ def no_compute(monkeypatch):
     monkeypatch.setattr(verdicts, "audit", refuse)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_or_a_closed_pipe_behind_the_output_is_no_raised_flag(monkeypatch, capsys):
+    """Code 1 would say that a flag of --fail-on is raised."""
+    ends = {}
+    reader, writer = os.pipe()
+    os.close(reader)
+    for name, target in {"disk": "/dev/full", "pipe": writer}.items():
+        with open(target, "w") as output, pytest.raises(SystemExit) as stop:
+            monkeypatch.setattr(sys, "stdout", output)
+            cli.main(["schemes"])
+        ends[name] = stop.value.code
+    assert ends == {"disk": 2, "pipe": 141}
+    assert "No space left on device" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("no_compute")
 def test_an_unwritable_folder_is_found_before_computing(tmp_path, capsys):
     (tmp_path / "file").write_text("kept")

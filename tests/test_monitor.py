@@ -536,6 +536,13 @@ def test_what_is_refused_once_the_parameters_are_known():
     shaped = isometry.monitor(linear, XS, every=1, statistics=[wrong_shape], capacity=1)
     with pytest.raises(InputError, match=r"returns shape \(8, 4\); it must return one"):
         shaped.init(jnp.eye(4))
+    net = networks.cnn([1, 2], (4,))
+    of_net = isometry.monitor(
+        net, XS[:, :, None], every=1, statistics=["s_max"], capacity=1
+    )
+    wider = networks.cnn([1, 2], (4,), kernel=5).skeleton(jax.random.key(0))
+    with pytest.raises(InputError, match=r"of shape \(3, 1, 2\) in this network"):
+        of_net.init(wider)
 
 
 def test_part_of_the_parameters_is_refused():

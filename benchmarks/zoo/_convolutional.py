@@ -200,7 +200,6 @@ def _zero_middle(weights: Weights) -> None:
 
 # The head puts out nothing: all inputs are one.
 _SILENT = "zero_gradient vanishing rank_collapse"
-_CONSTANT = partial(_plants.constant, window=9)
 _EQUAL = "locked_symmetry rank_constrained_training"
 _ISOMETRY = "anisometric outlier_dominated"
 # By chance one of few values vanishes, or all inputs become one.
@@ -217,7 +216,7 @@ BATCH_NORM = Family("conv-flax-batch_norm", _batch_norm, _IMAGE)
 
 _OF_CIRCULAR = (
     CIRCULAR.healthy(),
-    CIRCULAR.broken("constant", _CONSTANT, _EQUAL),
+    CIRCULAR.constant(_EQUAL, window=9),
     # Channels 4 to 7 have no weights in and none out, and tanh(0) = 0.
     CIRCULAR.broken("dirac", _dirac, "locked_symmetry dead_units"),
     CIRCULAR.zero_head("head/w"),
@@ -237,7 +236,7 @@ _OF_CIRCULAR = (
 
 _OF_SAME = (
     SAME.healthy(),
-    SAME.broken("constant", _CONSTANT, _EQUAL),
+    SAME.constant(_EQUAL, window=9),
     SAME.broken(
         "half_dead",
         partial(_plants.kill, name="layers/1/b", count=4, index=1),
@@ -315,7 +314,7 @@ _OF_GAUSSIAN = (
 _OF_BATCH_NORM = (
     BATCH_NORM.healthy(),
     BATCH_NORM.zero_head("params/head/kernel"),
-    BATCH_NORM.broken("constant", _CONSTANT, "locked_symmetry"),
+    BATCH_NORM.constant(window=9),
     BATCH_NORM.cut_off(_normed_channels),
     *BATCH_NORM.pairs(_normed_channels, "twin", "near_twin"),
 )

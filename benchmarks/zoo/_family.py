@@ -76,6 +76,22 @@ class Family:
             cases.append(self.broken(fault, plant, raised))
         return cases
 
+    def constant(self, raised: str = "locked_symmetry", *, window: int = 1) -> Case:
+        """Return the case in which all weights of a layer are equal.
+
+        Args:
+            raised: The flags that must be raised.
+            window: Pixels of a kernel.
+        """
+        return self.broken(
+            "constant",
+            partial(_plants.constant, window=window),
+            raised,
+            # Equal columns of the head leave nothing but rounding of the gradient of a
+            # cross-entropy at the first step.
+            unasked="zero_gradient",
+        )
+
     def cut_off(self, find: Find, *, unasked: str = "zero_gradient") -> Case:
         """Return the case in which nothing reaches three units, and nothing reads them.
 

@@ -104,13 +104,7 @@ FLAX = Family("recurrent-flax-gru", _flax, _SEQUENCE)
 
 CASES = (
     VANILLA.healthy(unasked=_OPEN),
-    VANILLA.broken(
-        "constant",
-        _plants.constant,
-        "locked_symmetry rank_constrained_training",
-        # Equal columns of the head leave nothing of the gradient of a cross-entropy.
-        unasked="zero_gradient",
-    ),
+    VANILLA.constant("locked_symmetry rank_constrained_training"),
     # Equal weights in, out and between: both states are equal at every step.
     *VANILLA.pairs(_STATE, "twin", "opposite", "near_twin"),
     # tanh(0) = 0, and a recurrence of zeros passes nothing from step to step.
@@ -127,7 +121,7 @@ CASES = (
     MINIMAL.zero_head("head/w"),
     GRU.healthy(unasked=_OPEN),
     # All gates of all units see the same, and so do all units.
-    GRU.broken("constant", _plants.constant, "locked_symmetry"),
+    GRU.constant(),
     *GRU.pairs(_GRU_UNITS, "twin", "near_twin"),
     GRU.zero_head("head/w"),
     LSTM.healthy(unasked=_OPEN),

@@ -143,7 +143,7 @@ IMAGES = Family("residual-images", _images, _IMAGE)
 
 _OF_DENSE = (
     DENSE.healthy(),
-    DENSE.broken("constant", _plants.constant, "locked_symmetry"),
+    DENSE.constant(),
     # The last layer of each branch at zero: the first has no gradient in one step.
     DENSE.zeroed("zero_second", [_SECOND], _FIRST_STEP, also_clear=_PASSED_ON),
     # The first and the last at zero: each waits for the other.

@@ -104,6 +104,19 @@ def require_example(f: Map | list[Map], x: PyTree, argument: str) -> None:
     )
 
 
+def require_params(f: Map | list[Map], params: PyTree) -> None:
+    """Refuse parameters that are not those of a `Network`, if it knows its own.
+
+    Those of another network may fit, and its Jacobian would be measured in silence.
+
+    Args:
+        f: A network. Of any other f nothing is known, and all parameters pass.
+        params: The parameters, or their shapes.
+    """
+    if isinstance(f, Network):
+        f._require_params(params)
+
+
 def _described(x: PyTree) -> str:
     """Return the shape of an input as text, or the shapes of its leaves."""
     if jax.tree.structure(x).num_nodes == 1:

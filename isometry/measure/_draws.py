@@ -88,7 +88,7 @@ class Seeds:
         if self.draw is None:
             return row
         try:
-            return jax.eval_shape(self.draw, row)
+            shapes = jax.eval_shape(self.draw, row)
         except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
             # A Network draws traceably, so it is the user's function that does not.
             raise InputError(
@@ -98,6 +98,12 @@ class Seeds:
                 "and sample: jax.tree.map(lambda *leaves: jnp.stack(leaves), "
                 "*map(sample, keys))."
             ) from error
+        if not jax.tree.leaves(shapes):
+            raise InputError(
+                "f has no parameters, so that all seeds would be the same; write "
+                "isometry.spectrum(f, params, x) at one input."
+            )
+        return shapes
 
     def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
         """Return a function that maps the numbers of seeds to their stacked parameters.
@@ -194,6 +200,11 @@ def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) ->
         )
     # A leaf without an axis of seeds would be sliced along another of its axes.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+    if not leading:
+        raise InputError(
+            "params hold no array, so that there are no seeds; write "
+            "isometry.spectrum(f, params, x) at one input."
+        )
     num_seeds = common_length(leading)
     if num_seeds is None:
         raise InputError(

@@ -31,7 +31,6 @@ Statistic: TypeAlias = Callable[[Spectrum], Array]
 # Statistics whose names are no methods of `Spectrum`.
 _STATISTICS: dict[str, Statistic] = {
     "mean_square": lambda spectrum: spectrum.moment(1),
-    "s_max": lambda spectrum: spectrum.values[..., 0],
 }
 
 # The size, largest value, shape and rank of a spectrum.

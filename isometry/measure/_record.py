@@ -499,6 +499,22 @@ class Spectrum:
         """
         return _summaries.effective_rank(self)
 
+    @statistic("s_max")
+    def s_max(self) -> PerMatrix:
+        """Return the largest singular value, the spectral norm of each matrix.
+
+        Of a quadrature it is the largest node, a lower bound: `interval("s_max")` has
+        an upper one.
+
+        Returns:
+            One number for each matrix of the batch.
+
+        Example:
+            >>> isometry.Spectrum.of_jacobians(np.diag([2.0, 1.0])).s_max()
+            Array(2., dtype=float32)
+        """
+        return self.quantile(1.0, "s")
+
     @statistic("stable_rank")
     def stable_rank(self) -> PerMatrix:
         """Return Σ s²/s_max², between 1 and `size`, 0 for a zero matrix.

@@ -22,6 +22,7 @@ from isometry.measure._arguments import (
     function_of,
     lowest_dtype,
     require_example,
+    require_params,
 )
 from isometry.measure._arguments import chained as chained
 from isometry.measure._function import (
@@ -80,6 +81,7 @@ def resolve(
     function = function_of(f)
     x = example(x)
     require_example(f, x, argument=argument)
+    require_params(f, params)
     target = _untraced_target(
         function, params, x, span=span, dtype=dtype, output=output
     )
@@ -110,6 +112,7 @@ def resolve_once(
     function = function_of(f)
     x = example(x)
     require_example(f, x, argument="x")
+    require_params(f, params)
     target = _untraced_target(
         function, params, x, span=span, dtype=dtype, output=output
     )

@@ -98,6 +98,7 @@ def prepare(
     seeds = _draws.seeds_of(f, keys, params=params, sample=sample)
     xs, num_inputs = _ensemble.inputs_of(f, xs)
     params_shapes = seeds.shapes()
+    _arguments.require_params(f, params_shapes)
     measuring_dtype = precision.measuring_dtype(dtype, params_shapes, xs)
     # Cast before f is read: an anatomy holds for these dtypes alone.
     xs = precision.cast(xs, measuring_dtype)

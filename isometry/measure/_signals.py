@@ -262,10 +262,12 @@ def _cotangent(
     """
     if loss is not None:
         # JAX would refuse it too, but without the name of the argument.
-        shape = jax.eval_shape(loss, output).shape
-        if shape != ():
+        returned = jax.tree.leaves(jax.eval_shape(loss, output))
+        is_number = len(returned) == 1 and returned[0].shape == ()
+        if not is_number or not jnp.issubdtype(returned[0].dtype, np.floating):
+            described = ", ".join(f"{a.dtype} of shape {a.shape}" for a in returned)
             raise InputError(
-                f"loss returns an array of shape {shape}; it must return a number."
+                f"loss returns {described or None}; it must return one floating number."
             )
         return jax.grad(loss)(output)
     if key is None:

@@ -302,6 +302,12 @@ def _continuous_input(anatomy: Anatomy) -> str:
     if len(names) == 1 and not holds_tokens:
         return names[0]
     shown = f"x is a tree of {len(leaves)} arrays"
+    if len(names) > 1:
+        starts = " or ".join(f'("{name}", "output")' for name in names)
+        raise InputError(
+            f'a span that starts at "input" needs x to be one floating array, and '
+            f"{shown}; write span={starts}."
+        )
     if len(leaves) == 1:
         shown = f"x is {leaves[0].dtype}, which has no derivative"
     raise InputError(

@@ -29,10 +29,6 @@ def quantile(p: float) -> Statistic:
     return of
 
 
-def _largest(sp: Spectrum) -> Float[Array, "..."]:
-    return sp.quantile(1.0, "s")
-
-
 def _mean_square(sp: Spectrum) -> Float[Array, "..."]:
     return sp.moment(1)
 
@@ -48,7 +44,7 @@ def _exact_zeros(sp: Spectrum) -> Float[Array, "..."]:
 STATISTICS: dict[str, Statistic] = {
     "s_min": quantile(0.0),
     "s_median": quantile(0.5),
-    "s_max": _largest,
+    "s_max": Spectrum.s_max,
     "mean_s2": _mean_square,
     "mean_s4": _mean_fourth_power,
     "isometry_deviation": Spectrum.isometry_deviation,

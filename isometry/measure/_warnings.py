@@ -26,7 +26,9 @@ def warn(message: str, category: type[Warning]) -> None:
         if path.startswith(_PACKAGE) and path != _DECORATORS:
             # A user calls the outer one of nested functions by name, as for the init of
             # a monitor.
-            name = frame.f_code.co_qualname.partition(".<locals>")[0]
+            qualified = frame.f_code.co_qualname.partition(".<locals>")[0]
+            # Without the class of a method: errors name it so too.
+            name = qualified.rpartition(".")[2]
         frame = frame.f_back
         level += 1
     warnings.warn(f"{name}(): {message}", category, stacklevel=level)

@@ -14,6 +14,7 @@ from isometry import linalg
 from isometry._internal import blas, checks, precision
 from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Params
+from isometry.measure import _arguments
 from isometry.measure._record import Spectrum
 from isometry.networks import Network
 from isometry.structure import Anatomy
@@ -168,6 +169,7 @@ def weights(net: Network, params: Params) -> Weights:
     checks.on_host("params", params)
     checks.not_abstract("params", params)
     checks.all_finite("params", params)
+    _arguments.require_params(net, params)
     # The program of the anatomy has the weights as they multiply the signal.
     anatomy = net.anatomy
     if jax.tree.structure(params) != anatomy.params_tree:

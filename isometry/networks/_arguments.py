@@ -1,14 +1,15 @@
 """Checks of arguments that several kinds of networks share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from isometry import activations
 from isometry._internal import checks
 from isometry._internal.errors import InputError
+from isometry._internal.types import Params
 from isometry.activations import Activation
 
 
@@ -70,10 +71,70 @@ def one_example(
     Raises:
         InputError: x has another shape, or is not real.
     """
-    if jnp.shape(x) != shape:
+    x = checks.array("x", x)
+    if x.shape != shape:
         raise InputError(
-            f"x has shape {jnp.shape(x)}; this network takes one {kind} of shape "
+            f"x has shape {x.shape}; this network takes one {kind} of shape "
             f"{shape}{layout}. For a batch write jax.vmap(net, (None, 0))(params, xs)."
         )
     checks.real("x", x)
-    return jnp.asarray(x, dtype)
+    return x.astype(dtype)
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return True or False; refuse any other value, as a string would count as True."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name}={checks.show(value)} is neither True nor False.")
+    return bool(value)
+
+
+def shapes_by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every leaf by its key path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+
+
+def require_like(params: Params, shapes: Params) -> None:
+    """Refuse parameters whose leaves are not those of a network, by path and shape."""
+    require_shapes("params", shapes_by_path(params), shapes_by_path(shapes))
+
+
+def require_shapes(
+    where: str,
+    given: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Refuse parameters whose leaves are not those of a network.
+
+    Those of another network may fit as well, and would give its outputs in silence.
+
+    Args:
+        where: The name of the parameters in messages.
+        given: The shapes of their leaves, as `shapes_by_path` returns them.
+        wanted: The shapes of the leaves of the network.
+
+    Raises:
+        InputError: They differ. The first difference is named.
+    """
+    # A single leaf has an empty path.
+    if "" in given and "" not in wanted:
+        raise InputError(
+            f"{where} is a number or an array, not a network's parameters; write "
+            "net.init(key)."
+        )
+    # Shorter names come first, because as a string "[10]" would come before "[2]".
+    names = wanted.keys() | given.keys()
+    for name in sorted(names, key=lambda name: (len(name), name)):
+        if wanted.get(name) == given.get(name):
+            continue
+        wanted_words = "is not there"
+        if name in wanted:
+            wanted_words = f"is of shape {wanted[name]}"
+        given_words = "lacks it"
+        if name in given:
+            given_words = f"has {given[name]}"
+        raise InputError(
+            f"{where}{name} {wanted_words} in this network, and {where} "
+            f"{given_words}; write net.init(key), or one seed of stacked "
+            "parameters, jax.tree.map(lambda a: a[0], params)."
+        )

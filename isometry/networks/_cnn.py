@@ -146,7 +146,7 @@ class CnnFunction:
         return num_layers - 1 + has_head
 
     @public("cnn")
-    def __call__(self, params: Params, x: Image) -> Array:
+    def __call__(self, params: Params, x: Array) -> Array:
         stacks = params["layers"]
         x = _arguments.one_example(
             x,
@@ -521,7 +521,7 @@ def cnn(
         activation=phi,
         sigma_w=sigma_w,
         sigma_b=sigma_b,
-        bias=bool(bias),
+        bias=_arguments.boolean("bias", bias),
         dtype=kind,
     )
     # A scheme that does not fit these layers says so now, and not at the first draw.

@@ -123,6 +123,9 @@ class LayeredNetwork(Network):
 
     function: LayeredFunction
 
+    def _require_params(self, params: Params) -> None:
+        self.function.check(params)
+
     @property
     def depth(self) -> int:
         """The number of weight layers; of a chain the number of blocks."""

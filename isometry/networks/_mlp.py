@@ -108,13 +108,7 @@ class MlpFunction(LayeredFunction):
         return bool(self.activation.kinks) and self.depth > 1
 
     def check(self, params: Params, where: str = "params") -> None:
-        given = _shapes(params)
-        # A single leaf has an empty path.
-        if "" in given:
-            raise InputError(
-                f"{where} is a number or an array, not a network's parameters; write "
-                "net.init(key)."
-            )
+        given = _arguments.shapes_by_path(params)
         wanted = {}
         for i, run in enumerate(runs_of(self.widths)):
             path = f"['layers'][{i}]"
@@ -122,23 +116,7 @@ class MlpFunction(LayeredFunction):
             # `bias` holds for all layers, so one bias means that all must be there.
             if any(name.endswith("['b']") for name in given):
                 wanted[f"{path}['b']"] = (run.length, run.fan_out)
-        # The first difference is named, in the order of the layers. Shorter names come
-        # first, because as a string "[10]" would come before "[2]".
-        names = wanted.keys() | given.keys()
-        for name in sorted(names, key=lambda name: (len(name), name)):
-            if wanted.get(name) == given.get(name):
-                continue
-            wanted_words = "is not there"
-            if name in wanted:
-                wanted_words = f"is of shape {wanted[name]}"
-            given_words = "lacks it"
-            if name in given:
-                given_words = f"has {given[name]}"
-            raise InputError(
-                f"{where}{name} {wanted_words} in this network, and {where} "
-                f"{given_words}; write net.init(key), or one seed of stacked "
-                "parameters, jax.tree.map(lambda a: a[0], params)."
-            )
+        _arguments.require_shapes(where, given, wanted)
 
     @public("mlp")
     def __call__(self, params: Params, x: Array) -> Array:
@@ -280,12 +258,6 @@ def _affine(layer: Params, x: Array) -> Array:
     if "b" in layer:
         return y + layer["b"]
     return y
-
-
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every leaf by its key path."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -444,6 +416,7 @@ class Mlp(LayeredNetwork):
             )
         return {"layers": tuple(runs)}
 
+    @public("with_scheme")
     def with_scheme(
         self,
         scheme: SchemeLike,
@@ -682,7 +655,7 @@ def mlp(  # noqa: PLR0917 (as it has always been)
         example=jax.ShapeDtypeStruct(sizes[:1], kind),
         scheme=schemes.resolve(chosen, phi, sigma_w, sigma_b=sigma_b),
         activation=phi,
-        bias=bool(bias),
+        bias=_arguments.boolean("bias", bias),
         dtype=kind,
     )
     # A scheme that does not fit these shapes says so now, and not at the first draw.

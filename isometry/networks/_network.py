@@ -14,6 +14,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key, Params
 from isometry.activations import Activation
+from isometry.networks import _arguments
 from isometry.records import Signals
 from isometry.schemes import Assignment, Scheme
 from isometry.schemes._registry import SchemeLike
@@ -149,7 +150,17 @@ class Network:
         return params
 
     def __call__(self, params: Params, x: PyTree) -> PyTree:
+        self._require_params(params)
         return self.function(params, x)
+
+    def _require_params(self, params: Params) -> None:
+        """Refuse parameters that are not those of this network.
+
+        Raises:
+            InputError: A leaf is missing, is not of the network, or has another shape.
+        """
+        # Of a network that the model's own code draws, only that code knows what it
+        # takes.
 
     # The properties below need shapes alone: no parameters are drawn for them.
 
@@ -380,6 +391,10 @@ class Network:
                 f"schemes={checks.show(schemes)} is not a list of schemes; write "
                 '["orthogonal", "kaiming"].'
             )
+        if not schemes:
+            raise InputError(
+                'schemes is empty; write ["orthogonal", "kaiming"], for example.'
+            )
         by_label: dict[str, Network] = {}
         for one in schemes:
             label = _label(one)
@@ -606,6 +621,9 @@ class Built(Network):
 
     scheme: Scheme
 
+    def _require_params(self, params: Params) -> None:
+        _arguments.require_like(params, self.shapes)
+
     def skeleton(self, key: Key) -> Params:
         """Return the parameters before a scheme draws: weights 0, scales of norms 1.
 
@@ -710,6 +728,9 @@ class Wrapper(Network):
     """
 
     base: Network
+
+    def _require_params(self, params: Params) -> None:
+        self.base._require_params(params)
 
     @property
     def depth(self) -> int:

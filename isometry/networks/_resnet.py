@@ -176,7 +176,8 @@ class ResnetFunction:
         dtype = jax.tree.leaves(params)[0].dtype
         if not self.is_training:
             return _arguments.one_example(x, self.input_shape, dtype)
-        shape = jnp.shape(x)
+        x = checks.array("x", x)
+        shape = x.shape
         if len(shape) == 0 or shape[1:] != self.input_shape:
             raise InputError(
                 f"x has shape {shape}; this network takes a batch (examples, ...) of "

@@ -52,7 +52,8 @@ class RnnFunction:
     def __call__(self, params: Params, x: Array) -> Float[Array, " n_out"]:
         """Return the readout of the last h, with all states 0 before the first step."""
         # Checked, because a batch of sequences would pass all gates without an error.
-        shape = jnp.shape(x)
+        x = checks.array("x", x)
+        shape = x.shape
         if len(shape) != 2 or shape[0] == 0 or shape[1] != self.n_in:
             raise InputError(
                 f"x has shape {shape}; this network takes one sequence of shape "
@@ -88,6 +89,9 @@ class Rnn(Network):
     function: RnnFunction
     laws: GateLaws
     dtype: np.dtype
+
+    def _require_params(self, params: Params) -> None:
+        _arguments.require_like(params, self.shapes)
 
     @public("init")
     def init(self, key: Key) -> Params:

@@ -406,7 +406,7 @@ def transformer(
         activation=phi,
         norm=norm,
         norm_at=norm_at,
-        causal=bool(causal),
+        causal=_arguments.boolean("causal", causal),
         vocabulary=None if vocabulary is None else int(vocabulary),
         length=int(length),
         positions=positions,

@@ -347,6 +347,11 @@ def assign(
             f"scheme that schemes.transformed({chosen.name!r}, activation, depth) "
             "returns."
         )
+    if not anatomy.layers:
+        raise NotDefined(
+            f"the network has no weight layer, so scheme {chosen.name!r} has nothing "
+            "to draw."
+        )
     if chosen.suits is not None:
         chosen.suits(anatomy)
     shapes = _shapes(params, anatomy)

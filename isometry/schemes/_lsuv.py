@@ -39,9 +39,12 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
         lambda readings: [readings[one.tap][one.entries] for one in slices],
     )
     used = usages(measured.anatomy)
+    # Measured once for each division, which shows whether it was enough, and serves the
+    # next layer too.
+    spreads = np.sqrt(variances(params))
     for position, where in enumerate(slices):
         for num_divisions in range(ATTEMPTS + 1):
-            spread = float(np.sqrt(variances(params)[position]))
+            spread = float(spreads[position])
             if num_divisions > 0 and abs(spread - 1) <= TOLERANCE:
                 break
             # Dead units and constant inputs have 0 here, and overflow inf or NaN: no
@@ -53,6 +56,7 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
             if num_divisions > 0 and used[where.source.name].is_normalized:
                 raise InputError(_not_scaled(where, used[where.source.name]))
             params = scaled(params, where, spread)
+            spreads = np.sqrt(variances(params))
         else:
             raise InputError(_not_scaled(where, used[where.source.name]))
     return jax.tree.map(jnp.asarray, params)

@@ -162,12 +162,16 @@ class Measured:
         means_and_variances = jax.jit(jax.vmap(of_one, (None, 0)))
 
         def over_all_examples(params: Params) -> np.ndarray:
-            chunks = [means_and_variances(params, chunk) for chunk in self._chunks()]
-            means = np.concatenate([np.asarray(m, np.float64) for m, _ in chunks])
-            within = np.concatenate([np.asarray(v, np.float64) for _, v in chunks])
+            means_of_chunks, within_chunks = [], []
+            for chunk in self._chunks():
+                means, variances = means_and_variances(params, chunk)
+                # Copied before the next chunk starts: chunks that wait in a queue would
+                # hold their memory, and an interrupt would wait for all of them.
+                means_of_chunks.append(np.asarray(means, np.float64))
+                within_chunks.append(np.asarray(variances, np.float64))
             # The last chunk is padded with examples from the start; drop the padding.
-            means = means[: self._count]
-            within = within[: self._count]
+            means = np.concatenate(means_of_chunks)[: self._count]
+            within = np.concatenate(within_chunks)[: self._count]
             # Law of total variance: the mean variance within an example plus the
             # variance of the examples' means. E x² - (E x)² would cancel.
             return within.mean(0) + means.var(0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -131,6 +132,7 @@ def get(scheme: SchemeLike) -> Scheme:
         raise InputError(
             f"scheme={checks.show(scheme)} is not a name, an initializer or a Scheme."
         )
+    _require_initializer(scheme)
     return Scheme(
         # Initializers of this package have `name`, plain functions have `__name__`.
         getattr(scheme, "name", None) or name or "custom",
@@ -183,6 +185,30 @@ def register(scheme: Scheme) -> None:
             "schemes.names() has those of schemes, initializers.catalogue() the others."
         )
     _SCHEMES[scheme.name] = scheme
+
+
+def _require_initializer(init: Callable[..., object]) -> None:
+    """Refuse a callable that is not called as an initializer is.
+
+    Raises:
+        InputError: It is a class, or does not take (key, shape, dtype).
+    """
+    if isinstance(init, type):
+        raise InputError(
+            f"scheme is the class {init.__name__}; write an instance of it."
+        )
+    try:
+        signature = inspect.signature(init)
+    # Some callables have no signature; their own error then says what they take.
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind("key", "shape", "dtype")
+    except TypeError as error:
+        raise InputError(
+            f"scheme={checks.show(init)} takes {signature}; an initializer is called "
+            "with (key, shape, dtype), and returns an array of this shape."
+        ) from error
 
 
 def _returns_function(init: Callable[..., object]) -> bool:

@@ -57,7 +57,7 @@ _NEUTRAL = frozenset(
 _GATES = "gates ("
 _NEUTRAL_BEGINNINGS = ("+ ", "concatenate ", _GATES)
 
-# A number that is added. In front of an activation it makes another one of it.
+# A number that is added. Beside an activation it makes another one of it.
 _SHIFT = "+ constant"
 
 # What classifiers end with, which is no activation between layers.
@@ -216,12 +216,15 @@ def _strange(layer: WeightLayer, steps: Sequence[str]) -> str:
         layer: The layer behind or before which the steps are.
         steps: The steps, in order.
     """
-    is_shifted = False
+    previous = ""
     for step in steps:
         is_activation = _activation(step) is not None
-        if is_activation and is_shifted:
+        if is_activation and previous == _SHIFT:
             return f"a shifted {step}"
-        is_shifted = step == _SHIFT
+        # The variance has another fixed point then, and the slope is taken there.
+        if step == _SHIFT and _activation(previous) is not None:
+            return f"a {previous} plus a number"
+        previous = step
         if is_activation or step.startswith(_NEUTRAL_BEGINNINGS):
             continue
         if layer.role == "head" and step in _LAST:

@@ -101,7 +101,9 @@ class Anatomy:
         Returns:
             A table with a row for each layer: name, kind, shape, fan_in → fan_out,
             role, what precedes and follows it, and its branch. Empty columns are left
-            out.
+            out. Where lines would be longer than 100 characters, the words of long
+            names are cut in the middle, and if need be the names of branches left out;
+            `layers` and `points` have all names in full.
 
         Example:
             >>> net = networks.mlp([3, 8, 8, 2], "tanh")
@@ -351,6 +353,10 @@ def anatomy(
         >>> an.points[:3]
         ('input', 'layers/0', 'layers/0:out')
     """
+    if not callable(f):
+        raise InputError(
+            f"f={checks.show(f)} is not callable; write f(params, x) for one example x."
+        )
     checks.real("params", params)
     checks.real("x", x)
     # Shapes alone are traced, so nothing can be run by accident.

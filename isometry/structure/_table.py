@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 # Rows of a repr: with its headings they fit a screen of 24 lines.
 _ROWS_OF_REPR = 16
 
+# Columns of a table beyond which names are shortened. At 80 those of most transformers
+# would be, and a terminal of 200 columns is rare.
+_COLUMNS = 100
+
 # Characters of a name in a repr. Ten more would break the lines of a transformer on a
 # screen of 100 columns; with ten fewer its layers would look alike.
 _NAME_OF_REPR = 34
@@ -111,7 +115,12 @@ def table(
         anatomy: The anatomy.
         rows: The cells of each layer, as `cells` returns them.
     """
-    return "\n".join([_heading(anatomy), *_lines(rows), *_endings(anatomy)])
+    lines = _lines(rows)
+    # The least that fits: the names in full, shortened, or without those of branches.
+    for shorten in (_with_short_names, _narrow):
+        if max(map(len, lines)) > _COLUMNS:
+            lines = _lines([shorten(row) for row in rows])
+    return "\n".join([_heading(anatomy), *lines, *_endings(anatomy)])
 
 
 def summary(
@@ -141,11 +150,23 @@ def _narrow(row: Sequence[str]) -> list[str]:
     """Return a row with a short name, and the position without the branch's name."""
     # The name of a branch is the beginning of that of the layer.
     name, *others, branch = row
-    if len(name) > _NAME_OF_REPR:
-        *steps, last = name.split("/")
-        name = "/".join([*map(_shortened, steps), last])
     position = branch.rpartition(" ")[2]
-    return [name, *others, position]
+    return [_short_name(name), *others, position]
+
+
+def _with_short_names(row: Sequence[str]) -> list[str]:
+    """Shorten the names of a layer and of its branch."""
+    name, *others, branch = row
+    stem, space, position = branch.rpartition(" ")
+    return [_short_name(name), *others, _short_name(stem) + space + position]
+
+
+def _short_name(name: str) -> str:
+    """Cut the middle out of the words of a long name, but for the last one."""
+    if len(name) <= _NAME_OF_REPR:
+        return name
+    *steps, last = name.split("/")
+    return "/".join([*map(_shortened, steps), last])
 
 
 def _shortened(step: str) -> str:

@@ -3,7 +3,9 @@
 Where a layer returns zero, what depends on it either vanishes, but for what other
 layers and biases add, or it does not: a sigmoid of zero is one half. The last layer of
 F in x + F(x) closes the branch if it is zero. The layers in the sigmoid of a
-squeeze-and-excitation, or in a softmax, do not: they only say how much passes.
+squeeze-and-excitation, or in a softmax, do not: they only say how much passes. Neither
+does the first layer in softplus(x A) B, but nothing else passes there: it is a layer of
+the branch as any other, and no gate.
 """
 
 from collections.abc import Collection, Iterable
@@ -15,6 +17,9 @@ from isometry.structure._reading import Indices
 _NOT_ZERO_AT_ZERO = frozenset(
     ("exp", "exp2", "logistic", "cos", "cosh", "log", "rsqrt", "erfc", "acos", "lgamma")
 )
+
+# Operations in which one value says how much of another passes.
+_METERED = frozenset(("mul", "div", "dot_general", "conv_general_dilated"))
 
 # The result vanishes if one of the operands does.
 _PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
@@ -33,7 +38,9 @@ def gating(
     *,
     end: int,
 ) -> Indices:
-    """Find the layers of a branch whose zeros leave it open.
+    """Find the layers of a branch that only say how much of something else passes.
+
+    The branch does not close if they return zero.
 
     Args:
         flow: The flow.
@@ -51,7 +58,22 @@ def gating(
     found = tuple(
         layer for layer in layers if not _closes(flow, in_order, layer, end=end)
     )
-    return () if len(found) == len(layers) else found
+    if len(found) == len(layers):
+        return ()
+    return tuple(layer for layer in found if _meets_another(flow, in_order, layer))
+
+
+def _meets_another(flow: Flow, nodes: Indices, layer: int) -> bool:
+    """Tell whether a layer meets, in a product, a signal that does not depend on it."""
+    dependent = {layer}
+    for node in nodes:
+        reads = flow.inputs[node]
+        if node <= layer or dependent.isdisjoint(reads):
+            continue
+        if flow.operation(node) in _METERED and not dependent.issuperset(reads):
+            return True
+        dependent.add(node)
+    return False
 
 
 def _closes(flow: Flow, nodes: Indices, layer: int, *, end: int) -> bool:

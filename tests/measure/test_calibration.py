@@ -44,7 +44,7 @@ def test_every_prefix_of_a_smooth_network_is_calibrated():
         calibrated = net.calibrated(KEYS, XS)
     (warning,) = calibrated.gains.warnings
     assert warning in calibrated.gains.table()
-    assert warning in str(caught[0].message)
+    assert str(caught[0].message) == f"calibrated(): {warning}"
     assert calibrated.gains.error > calibrated.gains.after / 3
     profile = isometry.profile(calibrated, KEYS, XS, toward="input")
     means = profile.statistics["mean_square"].mean((0, 1))

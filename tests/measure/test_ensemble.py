@@ -211,6 +211,14 @@ def test_tracers_are_refused():
             r"keys is empty; write jax\.random\.split",
         ),
         (
+            lambda: isometry.ensemble(jnp.dot, KEYS, XS, sample=lambda key: {}),
+            r"f has no parameters, so that all seeds would be the same",
+        ),
+        (
+            lambda: isometry.ensemble(jnp.dot, params={}, xs=XS),
+            r"params hold no array, so that there are no seeds",
+        ),
+        (
             lambda: isometry.ensemble(NET, 3, XS),
             r"keys is 3, not a one-dimensional array of random keys",
         ),
@@ -230,7 +238,7 @@ def test_tracers_are_refused():
         ),
         (
             lambda: isometry.ensemble(linear, params={}, xs=XS),
-            r"leading axes \[\]; stack them",
+            r"params hold no array, so that there are no seeds",
         ),
         (
             lambda: isometry.ensemble(NET, KEYS, XS[0]),

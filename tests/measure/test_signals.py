@@ -245,7 +245,11 @@ def test_low_precision_is_warned_of(params, xs):
         ({"xs": TOKENS, "span": ("embed", "output"), "loss": 3}, "not callable"),
         (
             {"xs": TOKENS, "span": ("embed", "output"), "loss": lambda y: y},
-            "must return a number",
+            r"float32 of shape \(.*\); it must return one floating number",
+        ),
+        (
+            {"xs": TOKENS, "span": ("embed", "output"), "loss": lambda y: 1},
+            r"loss returns int32 of shape \(\)",
         ),
         ({"xs": TOKENS[:0], "span": ("embed", "output")}, "not empty"),
     ],

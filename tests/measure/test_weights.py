@@ -196,7 +196,10 @@ def test_low_precision_weights_are_exact_in_float32():
     ("call", "message"),
     [
         (lambda net, p: weights(gates, p), r"weights\(\): net=.* is not a Network; w"),
-        (lambda net, p: weights(net, {"other": p}), "params are not those of this ne"),
+        (
+            lambda net, p: weights(net, {"other": p}),
+            "is of shape .* in this network, and params lacks it",
+        ),
         (lambda net, p: weights(net, net.shapes), "a shape without numbers"),
         (lambda net, p: weights(net, p)["layer/0"], "name='layer/0' .* 'layers/0'"),
     ],

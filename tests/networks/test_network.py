@@ -183,6 +183,8 @@ def test_schemes_need_labels_of_their_own():
         NET.with_schemes(["kaiming", schemes.get("kaiming")])
     with pytest.raises(InputError, match="schemes='kaiming' is not a list of schemes"):
         NET.with_schemes("kaiming")
+    with pytest.raises(InputError, match="schemes is empty"):
+        NET.with_schemes([])
 
 
 def test_scheme_is_refused_at_once():
@@ -262,16 +264,49 @@ def test_networks_without_a_scheme_have_nothing_to_adjust():
     assert NET.adjust(params, jnp.ones((3, 4))) is params
 
 
-@pytest.mark.parametrize(
+# One network of each kind.
+KINDS = pytest.mark.parametrize(
     "net",
     [
         networks.mlp([4, 2]),
+        networks.cnn([2, 4], (2,)),
         networks.resnet(4, 1),
         networks.rnn(4, 3, 2, length=2),
         networks.transformer(4, 1, 1, length=2),
     ],
     ids=lambda net: type(net).__name__,
 )
+
+
+@KINDS
+def test_parameters_of_another_network_are_refused(net):
+    """Where they fit, its outputs and Jacobians would pass for those of this one."""
+    x = np.ones(net.example.shape, np.float32).tolist()
+    others = [None, {}, jax.tree.map(lambda a: jnp.zeros((*a.shape, 1)), net.shapes)]
+    for params in others:
+        with pytest.raises(InputError, match="in this network, and params"):
+            net(params, x)
+    with pytest.raises(InputError, match=r"spectrum\(\): params.* in this network"):
+        isometry.spectrum(net, others[-1], jnp.asarray(x))
+
+
+def test_kernels_of_another_size_are_refused():
+    """They have the same tree, and could be run."""
+    net = networks.cnn([2, 4, 4], (5,))
+    shapes = networks.cnn([2, 4, 4], (5,), kernel=5).shapes
+    first = jax.tree.map(lambda a: np.ones(a.shape, a.dtype), shapes)
+    params = jax.tree.map(lambda a: np.stack([a, a]), first)
+    message = r"\['w'\] is of shape \(3, .* and params has \(5, "
+    for call in (
+        lambda: isometry.signals(net, params=params, xs=jnp.ones((1, 5, 2))),
+        lambda: isometry.ensemble(net, params=params, xs=jnp.ones((1, 5, 2))),
+        lambda: isometry.weights(net.with_scheme("kaiming"), first),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+@KINDS
 def test_complex_numbers_are_no_input(net):
     """A cast would drop their imaginary part."""
     params = net.init(jax.random.key(0))

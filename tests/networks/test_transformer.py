@@ -293,6 +293,7 @@ def test_spectrum_of_one_token_has_the_rows_of_that_token():
         ({"branch": [1.0]}, "branch has 1 numbers for 2 blocks"),
         ({"vocabulary": 0}, "vocabulary=0 must be a whole number"),
         ({"mlp": 2.5}, "mlp=2.5 is not a whole number"),
+        ({"causal": "no"}, "causal='no' is neither True nor False"),
     ],
 )
 def test_arguments_of_another_form_are_refused(arguments, message):

@@ -279,12 +279,21 @@ def test_draw_takes_other_leaves_from_params():
         (initializers.orthogonal, r"orthogonal is a factory; write orthogonal\(\)"),
         (initializers.he_normal(layout="torch"), r"was told in_axis=1, out_axis=0"),
         (3, r"scheme=3 is not a name, an initializer or a Scheme"),
+        (schemes.Scheme, r"scheme is the class Scheme; write an instance"),
+        (lambda key, shape: 0, r"takes \(key, shape\); an initializer is called with"),
     ],
 )
 def test_assign_refuses(scheme, message):
     shapes, an = models.read(models.Cnn(), models.images())
     with pytest.raises(InputError, match=message):
         schemes.assign(scheme, an, shapes)
+
+
+def test_a_network_without_weights_has_nothing_to_draw():
+    bias = jax.ShapeDtypeStruct((3,), jnp.float32)
+    an = anatomy(lambda params, x: jnp.tanh(x + params), bias, bias)
+    with pytest.raises(NotDefined, match="'kaiming' has nothing to draw"):
+        schemes.assign("kaiming", an, bias)
 
 
 def test_assign_refuses_parameters_of_another_network():

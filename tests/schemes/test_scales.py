@@ -76,6 +76,7 @@ def plain(phi):
         (jnp.exp, "exp"),
         (lambda z: jnp.clip(z, -2, 2), "clip"),
         (lambda z: jax.nn.relu(z - 0.5), "a shifted relu"),
+        (lambda z: jnp.tanh(z) + 0.5, "a tanh plus a number"),
         (jax.nn.softmax, "softmax"),
     ],
 )

@@ -43,9 +43,28 @@ def test_table_of_a_transformer_shows_norms_attention_and_sums():
         "stem",
         "+ positions",
     ]
-    assert cells(rows[1])[4:] == ["query", "layer norm", "attention", "block/attn 1/4"]
-    assert cells(rows[5])[4:] == ["hidden", "layer norm", "gelu tanh", "block/mlp 1/2"]
-    assert cells(rows[6])[4:] == ["hidden", "sum → layer norm", "block/mlp 2/2"]
+    assert cells(rows[1])[4:] == ["query", "layer norm", "attention", "1/4"]
+    assert cells(rows[5])[4:] == ["hidden", "layer norm", "gelu tanh", "1/2"]
+    assert cells(rows[6])[4:] == ["hidden", "sum → layer norm", "2/2"]
+
+
+def test_long_names_are_cut_in_the_middle():
+    """A table is at most 100 wide; one that is narrow enough names the branches."""
+
+    def f(p, x):
+        ((_, p),) = p.items()
+        ((_, p),) = p.items()
+        return x + jax.nn.relu(x @ p["projection_in"]) @ p["projection_out"]
+
+    def table_of(outer, inner):
+        leaves = {"projection_in": shape(4, 4), "projection_out": shape(4, 4)}
+        return anatomy(f, {outer: {inner: leaves}}, shape(4)).table().splitlines()
+
+    *_, row = table_of("block", "mlp")
+    assert cells(row)[-1] == "block/mlp 2/2"
+    lines = table_of("TransformerEncoder", "encoderblock_0_MultiLayerPerceptron")
+    assert cells(lines[-1])[0] == "Trans…der/encod…ron/projection_out"
+    assert max(map(len, lines)) <= 100
 
 
 def test_table_of_a_convolutional_network_shows_what_follows():

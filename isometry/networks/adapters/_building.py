@@ -49,6 +49,12 @@ class Library:
                 f"write {self._line(name)}, and net.params_of(module) for the "
                 "parameters of this instance."
             )
+        library = _library_of(build)
+        if library:
+            raise InputError(
+                f"build is an instance of {type(build).__name__}, a module of another "
+                f"library; write networks.{library}."
+            )
         if not callable(build):
             raise InputError(
                 f"build={checks.show(build)} is no function build({self.argument}) "
@@ -106,6 +112,29 @@ class Library:
             f"build({self.argument}) returns {returned}, not an instance of "
             f"{self.module}{instead}."
         )
+
+
+# What to write for an instance of a class with a base in one of these Python modules.
+_ADAPTERS = {
+    "flax.linen": "flax(module, example)",
+    "flax.nnx": "nnx(lambda rngs: MyModel(..., rngs=rngs), example)",
+    "equinox": "equinox(lambda key: MyModel(..., key=key), example)",
+}
+
+
+def _library_of(build: object) -> str:
+    """Return the adapter to write for an instance of a module class, or "".
+
+    Such an instance can often be called, but builds nothing.
+    """
+    # A class is a build function. Its own type is a metaclass of the library.
+    if isinstance(build, type):
+        return ""
+    for base in type(build).__mro__:
+        for module, adapter in _ADAPTERS.items():
+            if base.__module__.startswith(module):
+                return adapter
+    return ""
 
 
 # How each note about the user's own code begins.

@@ -66,8 +66,12 @@ def batch_of_one(x: PyTree) -> PyTree:
     # All examples share a key: with a batch axis it would be an array of keys, which
     # models do not take.
     def with_axis(leaf: Array) -> Array:
-        return leaf if _is_typed_key(leaf) else jnp.asarray(leaf)[None]
+        if isinstance(leaf, jax.Array) and _is_typed_key(leaf):
+            return leaf
+        return checks.array("x", leaf)[None]
 
+    if not jax.tree.leaves(x):
+        raise InputError(f"x is {checks.show(x)}, which holds no array; write one x.")
     return jax.tree.map(with_axis, x)
 
 

@@ -118,13 +118,6 @@ def nnx(
         3
     """
     nnx = checks.extra("flax.nnx", "flax")
-    linen = checks.extra("flax.linen", "flax")
-    # An instance of a linen module can be called too, but is no build function.
-    if isinstance(build, linen.Module):
-        raise InputError(
-            f"build is an instance of {type(build).__name__}, a linen module; write "
-            "networks.flax(module, example)."
-        )
     _LIBRARY.require_function(build, nnx.Module)
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:

@@ -87,7 +87,7 @@ def evaluate(phi: Activation, u: Values) -> tuple[Values, Values]:
 
 
 @functools.lru_cache(maxsize=128)
-def _compiled(phi: Activation) -> Callable[[Array], tuple[Array, Array]]:
+def _compiled(phi: Activation) -> Callable[[jax.typing.ArrayLike], tuple[Array, Array]]:
     return jax.jit(lambda u: jax.jvp(phi.fn, (u,), (jnp.ones_like(u),)))
 
 

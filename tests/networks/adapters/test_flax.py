@@ -458,6 +458,14 @@ def test_what_is_no_linen_module_is_refused(module):
         networks.flax(module, X)
 
 
+def test_what_is_no_array_is_no_input(net):
+    params = net.init(KEYS[0])
+    with pytest.raises(InputError, match="x is 'x', not an array of numbers"):
+        net(params, "x")
+    with pytest.raises(InputError, match="x is None, which holds no array"):
+        net(params, None)
+
+
 def test_flax_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "flax.linen", None)
     with pytest.raises(MissingExtra, match=r"pip install 'isometry\[flax\]'"):

@@ -234,6 +234,10 @@ def test_what_builds_no_module_is_refused(trained):
         networks.nnx(lambda rngs: None, X)
     with pytest.raises(InputError, match=r"write networks.flax\(module, example\)"):
         networks.nnx(linen.Dense(2), X)
+    # Without the other library it has no instances of modules either.
+    eqx = pytest.importorskip("equinox")
+    with pytest.raises(InputError, match=r"write networks.equinox\(lambda key"):
+        networks.nnx(eqx.nn.Linear(3, 2, key=KEYS[0]), X)
 
 
 def test_what_the_build_function_raises_is_not_blamed_on_the_example():
