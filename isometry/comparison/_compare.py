@@ -3,7 +3,7 @@
 import numpy as np
 
 from isometry._internal import checks
-from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.errors import InputError, NotDefined, NotFinite, public
 from isometry._internal.types import Key
 from isometry.comparison import _statistics
 from isometry.comparison._comparison import Band, Comparison
@@ -69,6 +69,7 @@ def compare(
         InputError: `sp` is no `Spectrum` or `law` no `Law`; no seeds axis or fewer than
             five seeds; a span, a number of pairs or a shape that the law is not for; so
             few resolved values that there is nothing to compare.
+        NotFinite: A Jacobian holds a NaN or an infinity.
         NotDefined: The nodes are those of quadratures, and not singular values.
         TypeError: An argument is traced.
 
@@ -85,6 +86,7 @@ def compare(
     require_match(sp, law)
     _require_values(sp)
     _require_seeds(sp)
+    _require_finite(sp)
     resamples = checks.integer("resamples", resamples, low=_LEAST_RESAMPLES)
     picked = None
     if key is not None:
@@ -117,6 +119,16 @@ def _require_seeds(sp: Spectrum) -> None:
         f"sp has {came} (shape {shape}); at least {_LEAST_SEEDS} are needed to say how "
         "far one draw is from the next; measure 20, for example."
     )
+
+
+def _require_finite(sp: Spectrum) -> None:
+    """Refuse Jacobians that overflowed, which have no ranks."""
+    is_bad = np.isnan(np.asarray(sp.log_values)).any(-1)
+    if is_bad.any():
+        raise NotFinite(
+            f"{is_bad.sum()} of the {is_bad.size} Jacobians of sp are not finite; leave "
+            "their seeds out, or measure in float64."
+        )
 
 
 def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:

@@ -64,8 +64,9 @@ def norm_variance(law: Law, width: int) -> float | None:
 
 def norm_resolution(law: Law, measured: MeasuredRanks, mean: float) -> float:
     """Return how far log E lam may be from the law's if ranks are off by 1/(4N)."""
-    top = float(np.asarray(law.quantile(1.0)))
-    return top / mean * (measured.step / 4 + measured.displaced)
+    largest = float(np.asarray(law.quantile(1.0)))
+    off_by = measured.step / 4 + measured.displaced
+    return largest / mean * off_by
 
 
 def rank_deficit(law: Law, width: int) -> float:

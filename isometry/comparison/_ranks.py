@@ -120,7 +120,9 @@ class MeasuredRanks:
         """
         count = min(self.size, _MOST_RANKS)
         u = (np.arange(count) + 0.5) / count
-        u = u[(u > self.cut + self.step) & (u < 1 - self.step)]
+        is_resolved = u > self.cut + self.step
+        is_inside = u < 1 - self.step
+        u = u[is_resolved & is_inside]
         if len(u) < _LEAST_RANKS:
             raise InputError(
                 f"every draw resolves only the top {1 - self.cut:.2g} of {self.size} "
@@ -145,8 +147,10 @@ class MeasuredRanks:
         """Return the mass at or below each log lam, averaged over the inputs."""
         mass = np.empty((*self.log_lam.shape[:-1], len(points)))
         for matrix in np.ndindex(mass.shape[:-1]):
-            mass_above = np.r_[0, np.cumsum(self.weights[matrix])]
-            node = np.searchsorted(-self.log_lam[matrix], -points)
+            mass_above = np.cumsum(self.weights[matrix])
+            mass_above = np.r_[0, mass_above]
+            descending = self.log_lam[matrix]
+            node = np.searchsorted(-descending, -points)
             mass[matrix] = 1 - mass_above[node] / mass_above[-1]
         return mass.mean(1)
 
@@ -175,7 +179,8 @@ class LawTable:
         """
         low, top = np.asarray(law.quantile([lowest, 1.0], "log_s"))
         grid = np.linspace(2 * low, 2 * top, _POINTS)
-        ends = [end for interval in windows.values() for end in interval]
+        # Both ends of an atom are points, so that its mass lies between the two.
+        ends = np.ravel(list(windows.values()))
         self.log_lam = np.unique(np.r_[grid, ends])
         mass = np.asarray(law.cdf(self.log_lam / 2, "log_s"))
         # Rounding must not make it fall.

@@ -223,6 +223,7 @@ LAW = theory.fuss_catalan(2)
         (SMALL, theory.smooth_class(0.5), ("limit of great depth",)),
         (replace(SMALL, structural_zeros=4), LAW, ("structural zeros", "widths")),
         (replace(SMALL, log_values=STEEP), LAW, ("method='product'",)),
+        (replace(SMALL, log_values=STEEP * np.nan), LAW, ("6 of the 6 Jacobians",)),
         (SMALL, replace(LAW, positions=3), ("3 positions", "8 singular values")),
         (SMALL, replace(LAW, outliers=8), ("8 outliers", "greater width")),
     ],
