@@ -126,8 +126,8 @@ def _require_finite(sp: Spectrum) -> None:
     is_bad = np.isnan(np.asarray(sp.log_values)).any(-1)
     if is_bad.any():
         raise NotFinite(
-            f"{is_bad.sum()} of the {is_bad.size} Jacobians of sp are not finite; leave "
-            "their seeds out, or measure in float64."
+            f"{is_bad.sum()} of the {is_bad.size} Jacobians of sp are not finite; "
+            "leave their seeds out, or measure in float64."
         )
 
 

@@ -633,6 +633,13 @@ REPORTING = (
         "wanted = u * mass_above[-1]",
         ("comparison/test_distance.py",),
     ),
+    Fault(
+        "outliers-left-in-the-bulk",
+        "comparison/_compare.py",
+        "np.minimum(counts, law.outliers)",
+        "0 * counts",
+        ("comparison/test_outliers.py",),
+    ),
     # Pixels share weights, and are no independent units.
     Fault(
         "pixels-counted-as-width",
