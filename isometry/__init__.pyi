@@ -10,8 +10,6 @@ from . import plots as plots
 from . import schemes as schemes
 from . import store as store
 from . import theory as theory
-from ._compare import Comparison as Comparison
-from ._compare import compare as compare
 from ._internal.errors import BatchWarning as BatchWarning
 from ._internal.errors import InputError as InputError
 from ._internal.errors import MissingExtra as MissingExtra
@@ -26,6 +24,8 @@ from .certificates import Certificate as Certificate
 from .certificates import Finding as Finding
 from .certificates import LayerLock as LayerLock
 from .certificates import certify as certify
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
 from .measure._cost import Cost as Cost
 from .measure._cost import cost as cost
 from .measure._ensemble import Interrupted as Interrupted

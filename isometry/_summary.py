@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry import _checks
-from isometry._compare import compare
-from isometry._ranks import below_floor, zero_mass
+from isometry.comparison._atoms import mass_below_floor
+from isometry.comparison._compare import compare
 from isometry.measure._record import Spectrum
 from isometry.measure._statistics import STATISTICS, quantile
 from isometry.theory import Law
@@ -73,17 +73,17 @@ def _over_seeds(values: np.ndarray) -> dict[str, float | None]:
 
 
 def _predicted(sp: Spectrum, law: Law) -> dict[str, float | None]:
-    lost = float(np.mean(below_floor(sp, law)))
+    lost = float(np.mean(mass_below_floor(sp, law)))
     low, high, square = float(law.quantile(0.0, "s")), law.s_max, law.moment(1)
     found = {"s_min": low, "s_max": high} | {f"s_{round(100 * p)}%": float(law.quantile(p, "s")) for p in QUANTILES}
     found |= {
         "mean_s2": square,
         "isometry_deviation": math.sqrt(max(square - 2 * law.moment(1, "s") + 1, 0.0)),
         # the measured one is of what is resolved
-        "log_spread": law.moment(2, "log_s") - law.moment(1, "log_s") ** 2 if lost == zero_mass(law) else math.nan,
+        "log_spread": law.moment(2, "log_s") - law.moment(1, "log_s") ** 2 if lost == law.zero_mass else math.nan,
         "condition_number": high / low if low > 0 else math.inf,
         "stable_rank": sp.size * square / high**2 if high > 0 else math.nan,
         "zero_fraction": lost,
-        "exact_zero_fraction": zero_mass(law),
+        "exact_zero_fraction": law.zero_mass,
     }
     return {name: None if math.isnan(value) else float(value) for name, value in found.items()}

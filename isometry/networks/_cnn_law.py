@@ -392,12 +392,27 @@ def _law_at(inside: Spanned, q: Sequence[float]) -> Law:
         is_gaussian=filters[0].is_gaussian,
         taps=hits,
     )
+    found = dataclasses.replace(found, positions=_positions(filters))
     weights = filters[-1].drawn.weights.replace("_", " ")
     name = f"{inside.chain.activation.name}, depth {len(filters)}, {weights}"
     if inside.has_stem:
         name += ", end to end"
         return dataclasses.replace(found, name=name, span="end_to_end", pairs=None)
     return dataclasses.replace(found, name=name)
+
+
+def _positions(filters: Sequence[Filter]) -> int:
+    """Return how many values share a unit, at the narrower end of a span.
+
+    Groups that do not mix are as many networks, of fewer channels each.
+    """
+    first, last = filters[0].layer, filters[-1].layer
+    num_read = math.prod(first.size_read)
+    num_out = math.prod(last.size_out)
+    groups = max(layer.layer.groups for layer in filters)
+    if first.n_in * num_read < last.n_out * num_out:
+        return num_read * math.gcd(groups, first.n_in)
+    return num_out * math.gcd(groups, last.n_out)
 
 
 def _mixture(inside: Spanned, q: Float[np.ndarray, " positions"]) -> Law:

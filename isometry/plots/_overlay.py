@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from isometry._compare import meet
 from isometry._internal import checks
 from isometry._internal.errors import public
-from isometry._ranks import at_atoms, below_floor, rounding
+from isometry.comparison._atoms import at_atoms, mass_below_floor, window
+from isometry.comparison._matching import require_match
 from isometry.measure._record import Spectrum
 from isometry.plots._axis import Axis, log_floor, smooth_density
 from isometry.plots._style import (
@@ -88,7 +88,7 @@ def overlay(
     """
     checks.on_host("spectrum", spectrum)
     require_bins(bins)
-    meet("plots.overlay", spectrum, law)
+    require_match(spectrum, law)
     checks.one_of("variable", variable, ("s", "lam"))
     checks.one_of("scale", scale, ("log", "linear"))
     ax = axes_of_its_own(ax)
@@ -256,7 +256,7 @@ def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, floa
         return {}, predicted
     measured_at_zero = float(np.mean(np.asarray(sp.zero_fraction())))
     # What is not resolved counts as zero, in the law as in the measurement.
-    predicted_at_zero = float(np.mean(below_floor(sp, law)))
+    predicted_at_zero = float(np.mean(mass_below_floor(sp, law)))
     # An atom has at least the mass of half a singular value.
     if not predicted and max(measured_at_zero, predicted_at_zero) < 0.5 / sp.size:
         return {}, {}
@@ -267,7 +267,7 @@ def _atoms(sp: Spectrum, law: Law) -> tuple[dict[float, float], dict[float, floa
     log_lam = np.where(at_atoms(sp, law), log_lam, np.nan)
     for lam in predicted:
         if lam > 0:
-            is_near = np.abs(log_lam - math.log(lam)) <= rounding(sp, law)
+            is_near = np.abs(log_lam - math.log(lam)) <= window(sp, law)
             mass = np.sum(weights, -1, where=is_near)
             measured[lam] = float(mass.mean())
     return measured, predicted

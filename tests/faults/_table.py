@@ -620,19 +620,34 @@ REPORTING = (
     # E log x is below log E x by half the variance.
     Fault(
         "curvature-doubled",
-        "_compare.py",
+        "comparison/_finite_width.py",
         "var(0, ddof=1) / 2",
         "var(0, ddof=1)",
-        ("test_compare.py",),
+        ("comparison/test_statistics.py",),
         match="half_their_variance",
     ),
     Fault(
         "ranks-from-the-top",
-        "_ranks.py",
-        "np.searchsorted(above, (1 - u) * above[-1])",
-        "np.searchsorted(above, u * above[-1])",
-        ("test_compare.py",),
-        match="plain_count or one_atom",
+        "comparison/_ranks.py",
+        "wanted = (1 - u) * mass_above[-1]",
+        "wanted = u * mass_above[-1]",
+        ("comparison/test_distance.py",),
+    ),
+    Fault(
+        "outliers-left-in-the-bulk",
+        "comparison/_compare.py",
+        "np.minimum(counts, law.outliers)",
+        "0 * counts",
+        ("comparison/test_outliers.py",),
+    ),
+    # Pixels share weights, and are no independent units.
+    Fault(
+        "pixels-counted-as-width",
+        "comparison/_compare.py",
+        "width = sp.size // law.positions",
+        "width = sp.size",
+        ("comparison/test_finite_width.py",),
+        match="pixels",
     ),
     Fault(
         "density-of-lam-drawn-as-of-s",

@@ -23,6 +23,7 @@ from isometry.theory.laws._product import Product, product_of
 from isometry.theory.laws._slope_measure import slope_measure, steep_measure
 from isometry.theory.mean_field._critical import critical_at, sigma_b_range
 from isometry.theory.mean_field._fixed_points import NoFixedPoint, q_fixed_point
+from isometry.theory.mean_field._fluctuations import frobenius_fluctuation
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._maps import LARGEST, mean_square_slope, scale
 from isometry.theory.mean_field._moments import (
@@ -205,10 +206,13 @@ def jacobian_law(  # noqa: PLR0917
         )
     # Widths and q fluctuate together but for these, and no formula is known.
     is_square = all(n == sizes[0] for n in sizes)
-    rate = None
+    rate = fluctuation = None
     is_dense = padding is None and weights != "orthogonal_kernel"
     if is_alike and is_square and is_dense:
         rate = sum(_width_rate(pair, is_gaussian) for pair in pairs)
+        fluctuation = functools.partial(
+            frobenius_fluctuation, phi, depth=depth, weights=weights
+        )
     name = f"{phi.name}, depth {depth}, {weights}"
     return Law(
         product,
@@ -216,6 +220,7 @@ def jacobian_law(  # noqa: PLR0917
         structural_zeros=zeros,
         pairs=depth,
         width_rate=rate,
+        frobenius_fluctuation=fluctuation,
     )
 
 

@@ -90,6 +90,14 @@ class Law:
             known.
         span: The part of a network that it is for, "hidden" (pairs of W and D) or
             "end_to_end" (one W more).
+        positions: How many values share each unit of a layer: of a convolution the
+            pixels, of attention the tokens, where J is the span that ends there. The
+            finite width is that of the units.
+        outliers: How many singular values of each draw have left the support, with no
+            mass in the limit: 1 for the mean of a post-activation residual branch,
+            T(T − 1) for the query-key part of attention over T tokens.
+        frobenius_fluctuation: E |J|_F⁴/(E |J|_F²)² at a width, where E |J|_F² is that
+            of the law at every width; None where no formula is known.
 
     Example:
         >>> law = theory.jacobian_law("tanh", depth=8, q=0.25)
@@ -105,6 +113,9 @@ class Law:
     pairs: int | None = None
     width_rate: float | None = None
     span: str = "hidden"
+    positions: int = 1
+    outliers: int = 0
+    frobenius_fluctuation: Callable[[int], float] | None = None
 
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
@@ -391,7 +402,8 @@ class Law:
         Gaussian weights (Hanin and Nica, 2020).
 
         Args:
-            width: The number of units of every layer, at least 2.
+            width: The number of units of every layer, at least 2; of a convolution
+                channels, not pixels.
 
         Returns:
             Mean and variance.

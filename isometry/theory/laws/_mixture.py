@@ -103,6 +103,7 @@ class Mixture(Law):
             "pairs": depths.pop() if len(depths) == 1 else None,
             "width_rate": None,
             "span": spans.pop(),
+            "positions": max(law.positions for law in laws),
         }
         for field, value in fields.items():
             object.__setattr__(self, field, value)

@@ -1,5 +1,7 @@
 """Laws in closed form of their S-transform: Gaussian products, and great depth."""
 
+import functools
+
 from isometry._internal import checks
 from isometry._internal.errors import public
 from isometry.theory.laws._closed import (
@@ -11,6 +13,7 @@ from isometry.theory.laws._closed import (
 )
 from isometry.theory.laws._law import Law
 from isometry.theory.laws._product import product_of
+from isometry.theory.mean_field._fluctuations import frobenius_fluctuation
 
 # The one parameter of a law lies between these: beyond, float64 does not tell its band
 # from a point, or its scales apart.
@@ -61,6 +64,9 @@ def fuss_catalan(depth: int) -> Law:
         name,
         pairs=depth,
         width_rate=2.0 * depth,
+        frobenius_fluctuation=functools.partial(
+            frobenius_fluctuation, "linear", depth=depth, weights="gaussian"
+        ),
     )
 
 

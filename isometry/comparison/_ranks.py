@@ -1,0 +1,208 @@
+"""A spectrum and a law by rank: log lam at a given mass below."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from isometry._internal.errors import InputError
+from isometry.comparison._atoms import mass_below_floor, window
+from isometry.measure._record import Spectrum
+from isometry.theory import Law
+
+Ranks = Float[np.ndarray, " ranks"]
+PerSeed = Float[np.ndarray, " seeds"]
+Points = Float[np.ndarray, " points"]
+
+# Ranks at which a spectrum and a law are compared. With ten times fewer, the largest
+# distance of the distribution functions may fall between two of them; more cost time.
+_MOST_RANKS = 1024
+
+# With fewer there are no halves to compare without their outermost tenths.
+_LEAST_RANKS = 4
+
+# Points of log lam at which the law is tabulated. Linear interpolation errs by 1e-6 of
+# its range, far below any band; with ten times fewer by 1e-4, which large widths see.
+_POINTS = 1024
+
+
+@dataclass(frozen=True)
+class MeasuredRanks:
+    """The measured spectrum by rank, and what lies below its floor.
+
+    Attributes:
+        log_lam: (seeds, inputs, nodes), descending, -inf where not resolved.
+        weights: (seeds, inputs, nodes), the mass of each node.
+        size: The number of singular values of a matrix.
+        step: What a rank is known to: the mass of one unit of a layer. Values of pixels
+            that share it are no independent ones.
+        displaced: How far outliers may displace the ranks of all others.
+        law_zeros: The law's mass at zero.
+        law_below: (seeds,) the law's mass below the floor.
+        windows: The ends in log lam of what counts as an atom, by its lam.
+        rounding: Half their length.
+    """
+
+    log_lam: Float[np.ndarray, "seeds inputs nodes"]
+    weights: Float[np.ndarray, "seeds inputs nodes"]
+    size: int
+    step: float
+    displaced: float
+    law_zeros: float
+    law_below: PerSeed
+    windows: Mapping[float, tuple[float, float]]
+    rounding: float
+
+    @classmethod
+    def of(cls, sp: Spectrum, law: Law, width: int) -> "MeasuredRanks":
+        """Order a spectrum over (seeds, inputs).
+
+        Args:
+            sp: The spectrum.
+            law: The law.
+            width: The number of units of a layer.
+        """
+        num_seeds = sp.log_values.shape[0]
+        num_nodes = sp.log_values.shape[-1]
+        shape = (num_seeds, -1, num_nodes)
+        is_resolved = np.asarray(sp.resolved).reshape(shape)
+        weights = np.asarray(sp.weights, float).reshape(shape)
+        log_lam = 2 * np.asarray(sp.log_values, float).reshape(shape)
+        below = mass_below_floor(sp, law).reshape(num_seeds, -1)
+        half = window(sp, law)
+        windows = {}
+        for atom in law.atoms:
+            if atom.lam > 0:
+                place = math.log(atom.lam)
+                windows[atom.lam] = (place - half, place + half)
+        return cls(
+            log_lam=np.where(is_resolved, log_lam, -np.inf),
+            weights=weights,
+            size=sp.size,
+            step=max(float(weights.max()), 1 / width),
+            displaced=law.outliers / sp.size,
+            law_zeros=law.zero_mass,
+            law_below=below.mean(1),
+            windows=windows,
+            rounding=half,
+        )
+
+    @property
+    def zeros(self) -> Float[np.ndarray, "seeds inputs"]:
+        """The mass below the floor."""
+        is_resolved = np.isfinite(self.log_lam)
+        return np.where(is_resolved, 0, self.weights).sum(-1)
+
+    @property
+    def cut(self) -> float:
+        """The rank below which some draw, or the law, has zeros."""
+        return max(float(self.zeros.max()), self.law_zeros)
+
+    def without_largest(
+        self, counts: Int[np.ndarray, "seeds inputs"]
+    ) -> "MeasuredRanks":
+        """Leave so many of the largest values of each draw out."""
+        position = np.arange(self.log_lam.shape[-1])
+        weights = np.where(position < counts[..., None], 0, self.weights)
+        return replace(self, weights=weights / weights.sum(-1, keepdims=True))
+
+    def ranks(self) -> Ranks:
+        """Return midpoints of equal masses, without a unit at either end.
+
+        The extreme values belong to no law: the largest lies beside its edge by more
+        than it resolves, and one direction of each draw, along the signal itself, is
+        contracted by V'(q) instead of chi_1.
+
+        Raises:
+            InputError: Too few ranks are resolved.
+        """
+        count = min(self.size, _MOST_RANKS)
+        u = (np.arange(count) + 0.5) / count
+        is_resolved = u > self.cut + self.step
+        is_inside = u < 1 - self.step
+        u = u[is_resolved & is_inside]
+        if len(u) < _LEAST_RANKS:
+            raise InputError(
+                f"every draw resolves only the top {1 - self.cut:.2g} of {self.size} "
+                "singular values, too few to compare; measure with method='product', "
+                "in float64, or at a greater width."
+            )
+        return u
+
+    def at(self, u: Ranks) -> Float[np.ndarray, "seeds inputs ranks"]:
+        """Return log lam of each matrix at the ranks u."""
+        log_lam = np.empty((*self.log_lam.shape[:-1], len(u)))
+        for matrix in np.ndindex(log_lam.shape[:-1]):
+            mass_above = np.cumsum(self.weights[matrix])
+            wanted = (1 - u) * mass_above[-1]
+            node = np.searchsorted(mass_above, wanted)
+            # Rounding may put the last one behind the end.
+            node = np.minimum(node, len(mass_above) - 1)
+            log_lam[matrix] = self.log_lam[matrix][node]
+        return log_lam
+
+    def cdf(self, points: Points) -> Float[np.ndarray, "seeds points"]:
+        """Return the mass at or below each log lam, averaged over the inputs."""
+        mass = np.empty((*self.log_lam.shape[:-1], len(points)))
+        for matrix in np.ndindex(mass.shape[:-1]):
+            mass_above = np.cumsum(self.weights[matrix])
+            mass_above = np.r_[0, mass_above]
+            descending = self.log_lam[matrix]
+            node = np.searchsorted(-descending, -points)
+            mass[matrix] = 1 - mass_above[node] / mass_above[-1]
+        return mass.mean(1)
+
+    def atom_mass(self, lam: float) -> PerSeed:
+        """Return the mass within the window of an atom."""
+        low, high = self.windows[lam]
+        is_inside = (self.log_lam >= low) & (self.log_lam <= high)
+        return np.where(is_inside, self.weights, 0).sum(-1).mean(1)
+
+
+class LawTable:
+    """The law's distribution function of log lam on a fine grid, and its inverse.
+
+    It costs one call of `Law.cdf`.
+    """
+
+    def __init__(
+        self, law: Law, lowest: float, windows: Mapping[float, tuple[float, float]]
+    ):
+        """Tabulate a law.
+
+        Args:
+            law: The law.
+            lowest: The lowest mass that will be asked for.
+            windows: The ends of atoms, which become points of the grid.
+        """
+        low, top = np.asarray(law.quantile([lowest, 1.0], "log_s"))
+        grid = np.linspace(2 * low, 2 * top, _POINTS)
+        # Both ends of an atom are points, so that its mass lies between the two.
+        ends = np.ravel(list(windows.values()))
+        self.log_lam = np.unique(np.r_[grid, ends])
+        mass = np.asarray(law.cdf(self.log_lam / 2, "log_s"))
+        # Rounding must not make it fall.
+        self.mass = np.maximum.accumulate(mass)
+        self.zero = law.zero_mass
+
+    def quantile(self, u: Ranks) -> Ranks:
+        """Return log lam at the ranks u."""
+        return np.interp(u, self.mass, self.log_lam)
+
+    def cdf(self, points: Points) -> Points:
+        """Return the mass at or below each log lam."""
+        mass = np.interp(points, self.log_lam, self.mass)
+        return np.where(points < self.log_lam[0], self.zero, mass)
+
+    def reach(self, u: Ranks, half: float) -> Ranks:
+        """Return how far log lam is from its value at u where u is known to ± half."""
+        # The mass at zero has no log lam, so a quarter of the way there is kept.
+        lowest = self.zero + (u - self.zero) / 4
+        low = np.maximum(u - half, lowest)
+        high = np.minimum(u + half, 1.0)
+        log_lam = self.quantile(u)
+        upward = self.quantile(high) - log_lam
+        downward = log_lam - self.quantile(low)
+        return np.maximum(upward, downward)

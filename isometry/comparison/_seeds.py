@@ -1,0 +1,90 @@
+"""How far a mean over seeds may be from that over all draws."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from isometry._internal.types import Key
+
+PerSeed = Float[np.ndarray, " seeds"]
+Resamples = Int[np.ndarray, "resamples seeds"]
+
+# A t distribution of so many degrees of freedom is the normal one.
+_NORMAL = 10**9
+
+
+def resampled_seeds(key: Key, resamples: int, num_seeds: int) -> Resamples:
+    """Draw bootstrap samples of the seeds, as their indices."""
+    words = key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        words = jax.random.key_data(key)
+    # By NumPy from the bits of the key: there is nothing to compile.
+    generator = np.random.default_rng(np.asarray(words).ravel())
+    return generator.integers(0, num_seeds, (resamples, num_seeds))
+
+
+@dataclass(frozen=True)
+class SeedIntervals:
+    """Intervals for means over seeds, of one level.
+
+    Attributes:
+        level: The chance that one of them misses.
+        resamples: Bootstrap samples of the seeds; None takes standard errors.
+    """
+
+    level: float
+    resamples: Resamples | None
+
+    def half_length(self, per_seed: PerSeed) -> float:
+        """Return half the length of the t interval for a mean over seeds."""
+        num_seeds = len(per_seed)
+        factor = t_quantile(1 - self.level / 2, num_seeds - 1)
+        if self.resamples is None:
+            deviation = float(per_seed.std(ddof=1))
+            return factor * deviation / math.sqrt(num_seeds)
+        means = per_seed[self.resamples].mean(1)
+        return factor * float(means.std()) * _correction(num_seeds)
+
+    def half_length_known(self, variance: float, num_seeds: int) -> float:
+        """Return half the length where the variance of a draw is known."""
+        factor = t_quantile(1 - self.level / 2, _NORMAL)
+        return factor * math.sqrt(variance / num_seeds)
+
+    def largest(self, per_seed: Float[np.ndarray, "seeds points"]) -> float:
+        """Return how far the mean may be off at the worst of many points."""
+        num_seeds, num_points = per_seed.shape
+        if num_points == 0:
+            return 0.0
+        if self.resamples is None:
+            # Bonferroni: an interval for each of the points.
+            level = self.level / num_points
+            factor = t_quantile(1 - level / 2, num_seeds - 1)
+            deviation = float(per_seed.std(0, ddof=1).max())
+            return factor * deviation / math.sqrt(num_seeds)
+        mean = per_seed.mean(0)
+        distances = [
+            np.abs(per_seed[picked].mean(0) - mean).max() for picked in self.resamples
+        ]
+        quantile = float(np.quantile(distances, 1 - self.level, method="higher"))
+        # Few seeds have the tails of t.
+        tails = t_quantile(1 - self.level / 2, num_seeds - 1)
+        tails /= t_quantile(1 - self.level / 2, _NORMAL)
+        return quantile * tails * _correction(num_seeds)
+
+
+def _correction(num_seeds: int) -> float:
+    """Return what the deviation of a resampled mean falls short by."""
+    # Resampled seeds have the variance with n, and not n - 1, below.
+    return math.sqrt(num_seeds / (num_seeds - 1))
+
+
+def t_quantile(p: float, freedom: int) -> float:
+    """Return a quantile of Student's t."""
+    # Importing scipy.stats takes longer than importing isometry.
+    from scipy import stats
+
+    return float(stats.t.ppf(p, freedom))
