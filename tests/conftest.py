@@ -25,9 +25,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Kernels of whole fusions are two fifths of what is left. Up to 32 modules of LLVM for
-# one program, to be compiled in parallel, are a third of the rest, and take twice the
-# areas of memory (see `release_programs`). XLA of jaxlib 0.12 ends a process with a flag
-# that it does not know, and the first of these is one.
+# one program, to be compiled in parallel, are up to a third of the rest, and take twice
+# the areas of memory (see `release_programs`). XLA of jaxlib 0.12 ends a process with a
+# flag that it does not know, and the first of these is one.
 _JAXLIB = importlib.metadata.version("jaxlib").split(".")
 _QUICK = (
     "--xla_cpu_use_fusion_emitters=false",
