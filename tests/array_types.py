@@ -22,27 +22,35 @@ _jaxtyped = jaxtyping.jaxtyped
 
 def checked(function):
     """Return the function with its annotations of arrays enforced."""
-    arrays = arrays_in(function.__annotations__)
+    annotations = function.__annotations__
+    arrays = arrays_in(annotations)
     if not arrays:
         return function
-    # jaxtyping passes functions made for this purpose, so nobody else sees the change.
+    # What is not an array is hidden from beartype alone.
     function.__annotations__ = arrays
-    return beartype.beartype(function)
+    try:
+        enforced = beartype.beartype(function)
+    finally:
+        function.__annotations__ = annotations
+    enforced.__annotations__ = annotations
+    return enforced
 
 
 def jaxtyped(*function, typechecker):
     """Decorate as jaxtyping does, but only what has annotations of arrays."""
 
     def decorated(function):
-        annotated = function
+        # Of classes, jaxtyping decorates the constructors of dataclasses alone.
         if isinstance(function, type):
-            # Of classes, jaxtyping decorates the constructors of dataclasses alone.
-            if not dataclasses.is_dataclass(function):
-                return function
-            annotated = function.__init__
-        if not arrays_in(annotated.__annotations__):
+            is_checked = dataclasses.is_dataclass(function)
+            if is_checked and arrays_in(function.__init__.__annotations__):
+                return _jaxtyped(function, typechecker=typechecker)
             return function
-        return _jaxtyped(function, typechecker=typechecker)
+        if not arrays_in(function.__annotations__):
+            return function
+        # Given the type checker, jaxtyping makes two functions more of each, and checks
+        # arguments twice, for the sake of its messages.
+        return _jaxtyped(typechecker(function), typechecker=None)
 
     return decorated(*function) if function else decorated
 

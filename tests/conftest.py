@@ -24,14 +24,20 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # without this line.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-# Kernels of whole fusions are two fifths of what is left. XLA of jaxlib 0.12 ends a
-# process with a flag that it does not know, and this is one.
+# Kernels of whole fusions are two fifths of what is left. Up to 32 modules of LLVM for
+# one program, to be compiled in parallel, are up to a third of the rest, and take twice
+# the areas of memory (see `release_programs`). XLA of jaxlib 0.12 ends a process with a
+# flag that it does not know, and the first of these is one.
 _JAXLIB = importlib.metadata.version("jaxlib").split(".")
-_WITHOUT_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
-_FLAGS = os.environ.get("XLA_FLAGS", "")
-_IS_FAST = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-if _IS_FAST and _JAXLIB[:2] == ["0", "10"] and _WITHOUT_FUSIONS not in _FLAGS:
-    os.environ["XLA_FLAGS"] = f"{_FLAGS} {_WITHOUT_FUSIONS}".strip()
+_QUICK = (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+_IS_QUICK = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+if _IS_QUICK and _JAXLIB[:2] == ["0", "10"]:
+    _given = os.environ.get("XLA_FLAGS", "").split()
+    _added = [flag for flag in _QUICK if flag not in _given]
+    os.environ["XLA_FLAGS"] = " ".join([*_given, *_added])
 
 import hypothesis
 import jax

@@ -256,7 +256,9 @@ class Cnn(Built):
         there is none where positions differ so much that mean or second moment of lam
         change by a hundredth.
 
-        The limit is that of many channels in each group, at any number of positions.
+        The limit is that of many channels in each group, at any number of positions. A
+        window of n inputs leaves an error of order 1/n, which a span from images of few
+        channels shows.
 
         Args:
             span: "hidden": between the first pre-activation and the last before the
@@ -278,7 +280,7 @@ class Cnn(Built):
             >>> xs = jnp.ones((1, 8, 64))
             >>> law = net.law("hidden", xs)
             >>> law.pairs, round(law.moment(1), 4)
-            (3, 0.3116)
+            (3, 0.2969)
         """
         checks.on_host("xs", xs)
         checks.examples("xs", xs, self.function.input_shape)
@@ -322,7 +324,8 @@ class Cnn(Built):
 
         Variances and cosines of two inputs follow position by position, with any
         padding, from xs themselves. apjn is that of the whole network, from each point
-        to the output; gradient is its mean over random losses.
+        to the output; gradient is its mean over random losses. At the input apjn has an
+        error of order 1/n for windows of n inputs: a tenth for three taps and channels.
 
         Behind pooling, q and c depend on how positions are correlated, and are NaN;
         before it apjn is known only if the derivatives do not depend on q (linear,

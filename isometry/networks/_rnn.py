@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from isometry import activations, initializers
@@ -14,10 +15,12 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Initializer, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _arguments, _gate_laws
+from isometry.networks import _arguments, _gate_laws, _rnn_theory
 from isometry.networks._cells import CELLS, Cell, States
 from isometry.networks._gate_laws import GateBias, GateLaws, PerGate
 from isometry.networks._network import Network
+from isometry.records import Signals
+from isometry.theory import Law
 
 # Steps of `net.example`, the sequence by which the anatomy is read. The anatomy has a
 # few points for every step: with ten times more steps it would fill screens, and with
@@ -153,6 +156,89 @@ class Rnn(Network):
             if gate in cell.switches:
                 by_layer[f"{gate}/recurrent"] = activations.linear
         return by_layer
+
+    @public("law")
+    def law(self, span: str | tuple[str, str], xs: ArrayLike) -> Law:
+        """Predict the law of the singular values between two states.
+
+        Known for vanilla cells whose W is orthogonal or Gaussian, in the limit of many
+        units: that W is the same in every step changes nothing. The Jacobian from h@s
+        to h@t is a product of t − s pairs D W, at the variances of the pre-activations
+        of these steps, for the mean square of xs at each step.
+
+        Args:
+            span: Two states, such as ("h@2", "h@7").
+            xs: Sequences along a first axis, (inputs, steps, n_in).
+
+        Returns:
+            The law.
+
+        Raises:
+            NotDefined: A gated cell, of which no law is known; another span; W is a
+                multiple of the identity; biases have a mean.
+            InputError: xs of another shape; a step that it does not have.
+
+        Example:
+            >>> net = networks.rnn(64, 8, 2, scheme="gaussian", activation="linear")
+            >>> law = net.law(("h@2", "h@4"), jnp.ones((1, 5, 8)))
+            >>> round(law.moment(2), 6)
+            3.0
+        """
+        return _rnn_theory.law(self, span, xs)
+
+    @public("moments")
+    def moments(
+        self, span: str | tuple[str, str], xs: ArrayLike
+    ) -> tuple[float, float]:
+        """Return mean and variance of lam = s² between two states: those of the law.
+
+        Args:
+            span: Two states, such as ("h@2", "h@7").
+            xs: Sequences along a first axis, (inputs, steps, n_in).
+
+        Returns:
+            The mean and the variance.
+
+        Raises:
+            NotDefined: What `law` refuses. With fresh weights in every step
+                `theory.gated_moments` has the moments of gated cells.
+            InputError: As `law`.
+
+        Example:
+            >>> net = networks.rnn(64, 8, 2, scheme="gaussian", activation="linear")
+            >>> mean, variance = net.moments(("h@2", "h@4"), jnp.ones((1, 5, 8)))
+            >>> round(mean, 6), round(variance, 6)
+            (1.0, 2.0)
+        """
+        law = _rnn_theory.law(self, span, xs)
+        return law.moment(1), law.variance
+
+    @public("mean_field")
+    def mean_field(self, xs: ArrayLike) -> Signals:
+        """Predict what `isometry.signals` measures, for many units.
+
+        Of a vanilla network all fields are predicted at all points, from xs themselves.
+        Of gated cells q and c are those of a simulation of up to 60,000 units whose
+        weights are drawn where they are met: right to 1 % for up to 1000 states, of all
+        inputs together. They are given at "input", "h@t" and "output".
+
+        Args:
+            xs: Sequences along a first axis, (inputs, steps, n_in).
+
+        Returns:
+            The predicted signals, of shape (1, inputs, points): one row for all seeds.
+
+        Raises:
+            NotDefined: W is a multiple of the identity, or biases are those of chrono.
+            InputError: xs of another shape.
+
+        Example:
+            >>> net = networks.rnn(64, 8, 2, scheme="gaussian", activation="linear")
+            >>> sig = net.mean_field(jnp.ones((1, 3, 8)))
+            >>> [round(float(sig.at(f"h@{t}").q[0, 0]), 6) for t in range(3)]
+            [1.0, 2.0, 3.0]
+        """
+        return _rnn_theory.mean_field(self, xs)
 
     def _head(self) -> Initializer:
         """Return the initializer of the weights of the readout, with gain 1."""

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from isometry import schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Initializer, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _arguments, _norms
+from isometry.networks import _arguments, _norms, _transformer_theory
 from isometry.networks._network import Built
+from isometry.records import Signals
 from isometry.schemes import Scheme
 
 # One vector for each token.
@@ -61,6 +63,11 @@ class TransformerFunction:
     length: int
     positions: str | None
     attention: str = "plain"
+
+    @property
+    def position_scale(self) -> float:
+        """The standard deviation of the vectors of positions before training."""
+        return _POSITION_SCALE
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -213,6 +220,64 @@ class Transformer(Built):
         """The activation for the two layers of the perceptrons."""
         activation = self.function.activation
         return {"blocks/mlp/first": activation, "blocks/mlp/last": activation}
+
+    @public("mean_field")
+    def mean_field(self, xs: ArrayLike) -> Signals:
+        """Predict q and c as `isometry.signals` measures them, for many features.
+
+        They follow from the Gram matrix of all tokens of all inputs, block by block,
+        at infinitely many features and entries of a head. Attention weights are
+        sampled: 4096 heads in each block, so that what a block adds is right to 1 or
+        2 %. Gradients are not predicted; `theory.attention_moments` has the Jacobian of
+        one attention.
+
+        Args:
+            xs: Inputs along a first axis: vectors, or tokens if the network has a
+                vocabulary.
+
+        Returns:
+            The predicted signals, of shape (1, inputs, points): one row for all seeds.
+
+        Raises:
+            NotDefined: The scheme has no law, or biases that are random; it is data
+                driven; attention="shaped".
+            InputError: xs of another shape.
+
+        Example:
+            >>> net = networks.transformer(16, 2, heads=4, length=3, scheme="gpt2")
+            >>> sig = net.mean_field(jnp.ones((1, 3, 16)).at[:, :, ::2].set(-1.0))
+            >>> round(float(sig.at("blocks/mlp/first[0]").q[0, 0]), 6)
+            0.0064
+        """
+        return _transformer_theory.mean_field(self, xs)
+
+    @public("moments")
+    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+        """Refuse: mean and variance over several blocks are not known.
+
+        Args:
+            span: "end_to_end" or "hidden".
+            xs: Inputs along a first axis.
+
+        Returns:
+            Nothing: it always raises.
+
+        Raises:
+            NotDefined: Always. The message says which functions to call instead.
+
+        Example:
+            >>> import numpy as np
+            >>> gram = np.full((3, 3), 0.3) + 0.7 * np.eye(3)
+            >>> moments = theory.attention_moments(gram, sigma_q=0.0, skip=0.0)
+            >>> round(moments.value, 4)
+            0.3333
+        """
+        raise NotDefined(
+            "moments over several blocks of attention are not known: tokens are mixed "
+            "by weights that depend on them. theory.attention_moments has one "
+            "attention with its skip, theory.collapse_gradients a block at parallel "
+            "tokens, and isometry.ensemble measures."
+        )
 
     def skeleton(self, key: Key) -> Params:
         """Return the parameters before a scheme draws the weights.

@@ -9,7 +9,7 @@ from isometry import initializers
 from isometry._internal.errors import NotDefined
 from isometry._internal.types import Initializer as Init
 from isometry.schemes._layer import Branch, Layer
-from isometry.schemes._scheme import Residual, Scheme
+from isometry.schemes._scheme import Drawn, Residual, Scheme
 
 # What T-Fixup and DeepNorm scale on a branch: all but query and key.
 _SCALED = ("hidden", "value", "output")
@@ -91,19 +91,32 @@ def _deep_norm(layer: Layer, sigma_w: float) -> Init:
     """
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
-    branch = layer.on_branch
     if layer.role == "embedding":
         return embedding(layer)
+    return initializers.normal(std=_deep_norm_std(layer))
+
+
+def _deep_norm_std(layer: Layer) -> float:
+    branch = layer.on_branch
     refuse_fused(layer, "deep_norm")
     xavier = (2 / (layer.fan_in + layer.fan_out)) ** 0.5
     if branch is None or layer.role not in _SCALED:
-        return initializers.normal(std=xavier)
+        return xavier
     # Fig. 2, encoder of an encoder and decoder.
     if _is_attended(branch):
         beta = 0.87 / _both_depths(branch)
     else:
         beta = (4 * branch.count) ** -0.25
-    return initializers.normal(std=beta * xavier)
+    return beta * xavier
+
+
+def _deep_norm_drawn(layer: Layer, sigma_w: float) -> Drawn:
+    """Return the distribution of what `deep_norm` draws."""
+    del sigma_w
+    std = _deep_norm_std(layer)
+    if layer.role == "embedding":
+        std = layer.fan_out**-0.5
+    return Drawn("gaussian", std * layer.fan_in**0.5)
 
 
 def _deep_norm_block(branch: Branch) -> Residual:
@@ -121,12 +134,22 @@ def _gpt2(layer: Layer, sigma_w: float) -> Init:
     """Choose weights N(0, 0.02²), divided by √L at the end of each of L branches."""
     # The scheme is not free, so `sigma_w` has nothing to scale.
     del sigma_w
+    return initializers.normal(std=_gpt2_std(layer))
+
+
+def _gpt2_std(layer: Layer) -> float:
     branch = layer.on_branch
     # The factor counters the growth of the stream. Only the last layer of a branch adds
     # to the stream, so only that one is scaled.
     if branch is None or not branch.last:
-        return initializers.normal(std=0.02)
-    return initializers.normal(std=0.02 * branch.count**-0.5)
+        return 0.02
+    return 0.02 * branch.count**-0.5
+
+
+def _gpt2_drawn(layer: Layer, sigma_w: float) -> Drawn:
+    """Return the distribution of what `gpt2` draws."""
+    del sigma_w
+    return Drawn("gaussian", _gpt2_std(layer) * layer.fan_in**0.5)
 
 
 SCHEMES = (
@@ -161,6 +184,7 @@ SCHEMES = (
         "has 1.15 where the paper has 0.87 = 1/1.15; its weights are uniform, and its "
         "queries, keys and values have another 1/√2; a projection on the skip, of "
         "which the paper says nothing, needs a leaf for its α",
+        ensemble=_deep_norm_drawn,
         multipliers=_deep_norm_block,
         embeddings=True,
         made_for="branches",
@@ -175,6 +199,7 @@ SCHEMES = (
         "branches (2 a transformer layer); embeddings too",
         citation="Radford et al. (2019), Language Models are Unsupervised Multitask "
         "Learners, section 2.3",
+        ensemble=_gpt2_drawn,
         embeddings=True,
         made_for="branches",
         otherwise="draws N(0, 0.02²) everywhere",

@@ -14,12 +14,19 @@ Arguments that many of its functions share:
 
 from isometry.theory import freeprob as freeprob
 from isometry.theory import traced as traced
+from isometry.theory.laws._attention_moments import (
+    AttentionMoments as AttentionMoments,
+)
+from isometry.theory.laws._attention_moments import (
+    attention_moments as attention_moments,
+)
 from isometry.theory.laws._convolution_moments import (
     depthwise_moments as depthwise_moments,
 )
 from isometry.theory.laws._convolution_moments import (
     same_padding_moments as same_padding_moments,
 )
+from isometry.theory.laws._gated_moments import gated_moments as gated_moments
 from isometry.theory.laws._jacobian_law import jacobian_law as jacobian_law
 from isometry.theory.laws._law import Law as Law
 from isometry.theory.laws._mixture import Mixture as Mixture
@@ -30,6 +37,13 @@ from isometry.theory.laws._universal import fuss_catalan as fuss_catalan
 from isometry.theory.laws._universal import marchenko_pastur as marchenko_pastur
 from isometry.theory.laws._universal import resnet_law as resnet_law
 from isometry.theory.laws._universal import smooth_class as smooth_class
+from isometry.theory.mean_field._attention import attention_gram as attention_gram
+from isometry.theory.mean_field._attention import participation as participation
+from isometry.theory.mean_field._collapse import CollapseGradients as CollapseGradients
+from isometry.theory.mean_field._collapse import collapse_factor as collapse_factor
+from isometry.theory.mean_field._collapse import (
+    collapse_gradients as collapse_gradients,
+)
 from isometry.theory.mean_field._critical import CriticalPoint as CriticalPoint
 from isometry.theory.mean_field._critical import NoCriticalPoint as NoCriticalPoint
 from isometry.theory.mean_field._critical import critical_at as critical_at
@@ -69,3 +83,5 @@ from isometry.theory.mean_field._phase import PhaseDiagram as PhaseDiagram
 from isometry.theory.mean_field._phase import phase_diagram as phase_diagram
 from isometry.theory.mean_field._pooling import pooling_moments as pooling_moments
 from isometry.theory.mean_field._quadrature import expectation as expectation
+from isometry.theory.mean_field._recurrent import Recurrent as Recurrent
+from isometry.theory.mean_field._recurrent import recurrent as recurrent

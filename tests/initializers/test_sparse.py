@@ -127,9 +127,13 @@ def test_how_many_rotations_a_density_takes():
         shape = {"few": n, "many": n, "dtype": np.dtype("float32")}
         return givens_product(key, goal, 2 * goal, **shape)[1]
 
-    of_all_keys = jax.vmap(rotations, (None, 0))
-    program = jax.jit(jax.vmap(of_all_keys, (0, None)))
-    counts = np.asarray(program(goals, jax.random.split(KEY, num_draws)))
+    # One density after another, as the loop of a batch runs until the last has ended.
+    @jax.jit
+    def program(keys):
+        of_all_keys = jax.vmap(rotations, (None, 0))
+        return jax.lax.map(lambda goal: of_all_keys(goal, keys), goals)
+
+    counts = np.asarray(program(jax.random.split(KEY, num_draws)))
     rng = np.random.default_rng(0)
     for steps, (density, single) in zip(counts, published.items(), strict=True):
         assert abs(single - steps.mean()) < 4 * steps.std()

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, networks, theory
+from isometry import InputError, initializers, networks, schemes, theory
 from isometry._internal.errors import NotDefined
+from isometry.networks import _cnn_law
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 RNG = np.random.default_rng(0)
@@ -34,8 +35,8 @@ def square_of_tanh(q):
 
 @pytest.fixture(scope="module")
 def measured():
-    """Squared singular values of a circular network with unequal channels."""
-    channels = [WIDTH, WIDTH, 2 * WIDTH, WIDTH, 4]
+    """Squared singular values of a circular network."""
+    channels = [WIDTH, WIDTH, WIDTH, WIDTH, 4]
     net = networks.cnn(channels, (SIZE,), scheme="gaussian", sigma_w=1.3)
     xs = unit_images()
     sp = isometry.ensemble(net, KEYS, xs, span="hidden")
@@ -127,6 +128,25 @@ def test_moments_with_zero_padding_strides_and_unequal_channels():
         a = (a[np.clip(reads, 0, size - 1)] * is_inside).sum(axis=1) / taps
     # 12·4 outputs and 8·7 inputs.
     assert mean == pytest.approx(a.mean(), rel=1e-12)
+
+
+def test_distributions_are_those_of_the_draws():
+    """fan_in · Var W exactly, as |W| is fixed; and the taps of block-orthogonal ones.
+
+    Nine outputs are more than the six inputs of a window. A projection keeps 32 ± 4 of
+    64 directions, and two of them make three taps.
+    """
+    layer = schemes.Layer("hidden", 1, 3, fan_in=6, fan_out=27, window=(3,))
+    for name in ("orthogonal", "delta_orthogonal"):
+        scheme = schemes.get(name).at("linear", 1.5)
+        kernel = np.asarray(scheme.initializer(layer)(KEYS[0], (3, 2, 9)), float)
+        gain = scheme.drawn(layer).gain(layer)
+        assert 6 * (kernel**2).mean() == pytest.approx(gain**2, rel=1e-5)
+    kernel = initializers.block_orthogonal()(KEYS[0], (3, 64, 64))
+    shares = (np.asarray(kernel, float) ** 2).mean(axis=(1, 2))
+    expected = _cnn_law._side_variances(3, "block_orthogonal")
+    np.testing.assert_allclose(shares / shares.sum(), expected, atol=3 / 16)
+    np.testing.assert_allclose(expected, [0.25, 0.5, 0.25])
 
 
 # --- Signals

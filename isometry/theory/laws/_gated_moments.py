@@ -1,0 +1,129 @@
+"""Moments of products of gated steps, whose gates sit on the state itself."""
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry.theory.laws._arguments import numbers
+from isometry.theory.laws._moments import Moments
+
+Gates = Float[np.ndarray, "sites"]
+GatesByStep = Float[np.ndarray, "steps sites"]
+
+# With the gates of each step given, pairs of sites are counted: 4000 take 128 MB.
+_MOST_SITES = 4000
+
+
+@public("gated_moments")
+def gated_moments(
+    a: ArrayLike,
+    s: ArrayLike,
+    sigma_w: float,
+    steps: int,
+) -> Moments:
+    """Compute mean and variance of lam over steps h' = a h + s (W h) of a gated cell.
+
+    The Jacobian of one step is diag(a) + diag(s) W: a multiplies the old state, s the
+    derivative that comes through the weights, such as (1 − u) g' in a GRU. Several
+    terms of this kind, through several matrices, are one whose s² is the sum of theirs.
+    In the limit of many units, with a fresh Gaussian W in every step,
+
+        E lam = (E a² + sigma_w² E s²)^steps,
+
+    but the variance is larger than that of a free product of the steps: the gates a
+    meet the same units in every step.
+
+    Args:
+        a: Values of the gate on the state. Either (sites,), pairs with s: units that
+            are equally likely, and drawn anew in each step. Or (steps, sites): the
+            gates of each step, which have the same units in all steps.
+        s: The factors of W h, of the shape of a.
+        sigma_w: The scale of W: fan_in · Var(W_ij) = sigma_w².
+        steps: The number of steps.
+
+    Returns:
+        Mean and variance of lam.
+
+    Raises:
+        InputError: a and s are not numbers of such shapes, or `steps` is another number
+            than they have.
+
+    Example:
+        One step of a minimal RNN whose gate is 1/2 everywhere, and six of them:
+
+        >>> theory.gated_moments([0.5], [0.5], sigma_w=1.0, steps=1)
+        Moments(mean=0.5, variance=0.1875)
+        >>> theory.gated_moments([0.5], [0.5], sigma_w=1.0, steps=6)
+        Moments(mean=0.015625, variance=0.0010986328125)
+    """
+    kept, fed = numbers("a", a), numbers("s", s)
+    if kept.shape != fed.shape or kept.ndim not in (1, 2) or kept.size == 0:
+        raise InputError(
+            f"a has shape {kept.shape} and s has shape {fed.shape}; write both of one "
+            "shape, (sites,) or (steps, sites)."
+        )
+    for name, values in (("a", kept), ("s", fed)):
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} holds a number that is not finite.")
+    checks.on_host("sigma_w", sigma_w)
+    weight = float(checks.number("sigma_w", sigma_w, low=0.0)) ** 2
+    steps = checks.integer("steps", steps, low=1)
+    if kept.ndim == 1:
+        return _of_fresh_gates(kept**2, weight * fed**2, steps)
+    if len(kept) != steps:
+        raise InputError(
+            f"a has the gates of {len(kept)} steps, and steps={steps}; write the same "
+            "number, or gates of shape (sites,) that are drawn anew in each step."
+        )
+    if kept.shape[1] > _MOST_SITES:
+        raise InputError(
+            f"a has {kept.shape[1]} sites; with the gates of each step given, pairs of "
+            f"sites are counted. Write at most {_MOST_SITES} of them."
+        )
+    return _of_given_gates(kept**2, weight * fed**2)
+
+
+def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
+    """Return the moments if gates are independent from step to step.
+
+    With B = J Jᵀ, the mean square of its entries has a part on the diagonal and one off
+    it; only the first sees that a site has one gate.
+
+    Args:
+        kept: a² at each site.
+        fed: sigma_w² s² at each site.
+        steps: The number of steps.
+    """
+    growth = kept.mean() + fed.mean()
+    mean, diagonal, rest = 1.0, 1.0, 0.0
+    for _ in range(steps):
+        # (B')_ii = a² B_ii + s² tr B, and the rest spreads over all pairs of sites.
+        fresh = (2 * kept * fed + fed**2).mean() * mean**2
+        spread = (growth**2 - kept.mean() ** 2) * diagonal
+        rest = growth**2 * rest + spread
+        diagonal = (kept**2).mean() * diagonal + fresh
+        mean = growth * mean
+    return Moments(float(mean), float(diagonal + rest - mean**2))
+
+
+def _of_given_gates(kept: GatesByStep, fed: GatesByStep) -> Moments:
+    """Return the moments for the gates of each step, which are those of the same sites.
+
+    Args:
+        kept: a² at each site in each step.
+        fed: sigma_w² s², likewise.
+    """
+    num_sites = kept.shape[1]
+    # B = J Jᵀ has the diagonal p, and other entries of mean square X/sites.
+    diagonal = np.ones(num_sites)
+    others = np.zeros((num_sites, num_sites))
+    for a, s in zip(kept, fed, strict=True):
+        row = diagonal**2 + others.mean(axis=1)
+        half = np.outer(a * row, s)
+        others = np.outer(a, a) * others + half + half.T + np.outer(s, s) * row.mean()
+        diagonal = a * diagonal + s * diagonal.mean()
+    mean = diagonal.mean()
+    second = (diagonal**2).mean() + others.mean()
+    return Moments(float(mean), float(second - mean**2))

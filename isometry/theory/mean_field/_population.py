@@ -1,0 +1,338 @@
+"""Recurrent cells with the same weights in every step: a population of sites.
+
+Gates of one unit are correlated over time if the weights are those of every step, so
+the mean field of fresh weights does not hold. What holds in a wide network: a matrix W
+that is applied to vectors a_1, a_2, ..., and whose transpose is never applied, takes
+orthonormal directions to independent Gaussian vectors (Bolthausen, 2014). So W need not
+be kept. Each new vector is split into its part in the span of the earlier ones, whose
+image is known, and the rest, whose image is drawn. K sites cost K n numbers a step in
+place of K².
+
+Images are orthonormalized too, so the population is a network of K units whose Haar
+weights are drawn where they are met. A Gaussian W has the same limit, and for the same
+error needs several times more sites.
+
+Perturbations have matrices of their own: in the limit they are orthogonal to the
+states, and a vector orthogonal to all earlier ones has an independent image. Several
+of them share the path of one site.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from isometry.activations import Activation
+from isometry.theory.mean_field._fixed_points import NoFixedPoint
+from isometry.theory.mean_field._gates import Scales
+from isometry.theory.mean_field._host import evaluate
+
+Vector = Float[np.ndarray, " entries"]
+Images = Float[np.ndarray, "gates entries"]
+
+# Perturbations of each site. With one, the rate is twice as noisy at cells whose gates
+# hardly move; four cost twice as much as one.
+_COPIES = 2
+
+# A rest of this share of a vector is rounding of float32: no new direction.
+_ROUNDING = 1e-6
+
+
+class HaarWeights:
+    """Haar orthogonal matrices that are all applied to the same vectors.
+
+    Args:
+        scales: Every singular value of each matrix.
+        entries: The number of entries of a vector.
+        most: The number of vectors at most.
+        rng: Draws the images.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[float],
+        entries: int,
+        most: int,
+        *,
+        rng: np.random.Generator,
+    ):
+        self.scales = np.array(scales, np.float32)[:, None]
+        self.rng = rng
+        self.num_directions = 0
+        # In float32: rounding is far below the noise of a population, and half of the
+        # time goes to memory. The mean square of each row is 1.
+        self._directions = np.empty((most, entries), np.float32)
+        self._images = np.empty((len(scales), most, entries), np.float32)
+
+    def __call__(self, vector: Vector) -> Images:
+        """Apply each of the matrices to a vector."""
+        known = self._directions[: self.num_directions]
+        coefficients = known @ vector / len(vector)
+        rest = vector - coefficients @ known
+        size = _root_mean_square(rest)
+        if size > _ROUNDING * _root_mean_square(vector):
+            self._draw(rest / size)
+            coefficients = np.append(coefficients, size).astype(np.float32)
+        images = self._images[:, : self.num_directions]
+        return self.scales * np.stack([coefficients @ of_gate for of_gate in images])
+
+    def _draw(self, direction: Vector) -> None:
+        """Add a direction, with an image in each matrix."""
+        n = self.num_directions
+        self._directions[n] = direction
+        for images in self._images:
+            image = self.rng.standard_normal(len(direction), np.float32)
+            known = images[:n]
+            image -= (known @ image / len(image)) @ known
+            images[n] = image / _root_mean_square(image)
+        self.num_directions += 1
+
+
+@dataclasses.dataclass
+class Sites:
+    """What the equations of a cell ask for, at all sites and their perturbations.
+
+    Attributes:
+        phi: The activation.
+        gates: The distribution of each gate's pre-activation.
+        num: The number of sites.
+        rng: Draws biases, inputs and weights.
+        most: The number of steps at most.
+    """
+
+    phi: Activation
+    gates: Mapping[str, Scales]
+    num: int
+    rng: np.random.Generator
+    most: int
+
+    def __post_init__(self):
+        # Biases stay the same in all steps.
+        self._biases = {}
+        for name, gate in self.gates.items():
+            deviation = max(gate.drive - gate.noise, 0.0) ** 0.5
+            self._biases[name] = gate.bias + deviation * self.normal(self.num)
+
+    def normal(self, num: int) -> Vector:
+        """Draw standard normal numbers."""
+        return self.rng.standard_normal(num, np.float32)
+
+    def from_input(self, name: str) -> Vector:
+        """Return V x + b of a gate in a new step."""
+        noise = self.gates[name].noise ** 0.5 * self.normal(self.num)
+        return self._biases[name] + noise
+
+    def from_content(self, name: str, content: Vector) -> Vector:
+        """Return V z + b of a gate that reads the content z in the place of x.
+
+        z is drawn anew in each step, so V z is too.
+        """
+        del content
+        return self.from_input(name)
+
+    def weights(self, *names: str) -> tuple[HaarWeights, HaarWeights]:
+        """Return the recurrent weights of gates, for states and perturbations."""
+        scales = [self.gates[name].recurrent ** 0.5 for name in names]
+        return (
+            HaarWeights(scales, self.num, self.most, rng=self.rng),
+            HaarWeights(scales, self.num * _COPIES, self.most, rng=self.rng),
+        )
+
+    def activated(self, u: Vector) -> tuple[Vector, Vector]:
+        """Return phi(u) and phi'(u)."""
+        # Most cells have tanh, and a call of JAX in each step would take longer than
+        # all the rest of a small population.
+        if self.phi.name == "tanh":
+            value = np.tanh(u)
+            return value, 1 - value**2
+        value, slope = evaluate(self.phi, u)
+        return value.astype(np.float32), slope.astype(np.float32)
+
+
+class Driven(Sites):
+    """Sites that read given inputs, one after the other.
+
+    Args:
+        phi: The activation.
+        gates: The distribution of each gate's pre-activation, for inputs of mean square
+            1.
+        num: The number of sites.
+        n_in: The number of entries of an input.
+        rng: Draws biases and weights.
+        most: The number of steps of all sequences together.
+    """
+
+    def __init__(
+        self,
+        phi: Activation,
+        gates: Mapping[str, Scales],
+        num: int,
+        *,
+        n_in: int,
+        rng: np.random.Generator,
+        most: int,
+    ):
+        super().__init__(phi, gates, num, rng, most)
+        self._inputs = {}
+        self._contents = {}
+        for name, gate in gates.items():
+            scale = (gate.noise / n_in) ** 0.5
+            draws = rng.standard_normal((n_in, num), np.float32)
+            self._inputs[name] = np.float32(scale) * draws
+        self.x = np.zeros(n_in, np.float32)
+
+    def from_input(self, name: str) -> Vector:
+        """Return V x + b of a gate for the present x."""
+        return self._biases[name] + self.x @ self._inputs[name]
+
+    def from_content(self, name: str, content: Vector) -> Vector:
+        """Return V z + b of a gate that reads the content z in the place of x."""
+        if name not in self._contents:
+            scales = [self.gates[name].noise ** 0.5]
+            self._contents[name] = HaarWeights(
+                scales, self.num, self.most, rng=self.rng
+            )
+        (image,) = self._contents[name](content)
+        return self._biases[name] + image
+
+
+# One step: from states and perturbations to new ones. The first of each is that of h.
+States = tuple[Vector, ...]
+Step = Callable[[States, States], tuple[States, States]]
+
+
+def _logistic(u: Vector) -> tuple[Vector, Vector]:
+    value = 1 / (1 + np.exp(-u))
+    return value, value * (1 - value)
+
+
+def _at_copies(values: Vector) -> Vector:
+    """Return the values of sites once for each perturbation."""
+    return np.tile(values, _COPIES)
+
+
+def minimal(sites: Sites) -> Step:
+    """Return a step of h' = u h + (1 − u) z, where u = s(W h + V z + b)."""
+    to_states, to_changes = sites.weights("update")
+
+    def step(states: States, changes: States) -> tuple[States, States]:
+        (h,), (dh,) = states, changes
+        z, _ = sites.activated(sites.from_input("candidate"))
+        (u,) = to_states(h) + sites.from_content("update", z)
+        u, slope = _logistic(u)
+        (du,) = to_changes(dh)
+        du *= _at_copies(slope)
+        dh = du * _at_copies(h - z) + _at_copies(u) * dh
+        return (u * h + (1 - u) * z,), (dh,)
+
+    return step
+
+
+def gru(sites: Sites) -> Step:
+    """Return a step of h' = u h + (1 − u) g, where g = phi(W(r h) + V x + b)."""
+    to_states, to_changes = sites.weights("update", "reset")
+    to_products, to_changes_of_products = sites.weights("candidate")
+
+    def step(states: States, changes: States) -> tuple[States, States]:
+        (h,), (dh,) = states, changes
+        update, reset = to_states(h)
+        u, slope_u = _logistic(update + sites.from_input("update"))
+        r, slope_r = _logistic(reset + sites.from_input("reset"))
+        (candidate,) = to_products(r * h)
+        g, slope_g = sites.activated(candidate + sites.from_input("candidate"))
+        du, dr = to_changes(dh)
+        product = _at_copies(r) * dh + _at_copies(slope_r * h) * dr
+        (dg,) = to_changes_of_products(product)
+        dh = _at_copies(u) * dh + _at_copies(slope_u * (h - g)) * du
+        dh += _at_copies((1 - u) * slope_g) * dg
+        return (u * h + (1 - u) * g,), (dh,)
+
+    return step
+
+
+def lstm(sites: Sites) -> Step:
+    """Return a step of c' = f c + i g, h' = o phi(c')."""
+    names = ("input", "forget", "output", "cell")
+    to_states, to_changes = sites.weights(*names)
+
+    def step(states: States, changes: States) -> tuple[States, States]:
+        (h, c), (dh, dc) = states, changes
+        u = dict(zip(names, to_states(h), strict=True))
+        du = dict(zip(names, to_changes(dh), strict=True))
+        i, slope_i = _logistic(u["input"] + sites.from_input("input"))
+        f, slope_f = _logistic(u["forget"] + sites.from_input("forget"))
+        o, slope_o = _logistic(u["output"] + sites.from_input("output"))
+        g, slope_g = sites.activated(u["cell"] + sites.from_input("cell"))
+        dc = _at_copies(f) * dc + _at_copies(slope_f * c) * du["forget"]
+        dc += _at_copies(slope_i * g) * du["input"]
+        dc += _at_copies(i * slope_g) * du["cell"]
+        c = f * c + i * g
+        shown, slope = sites.activated(c)
+        dh = _at_copies(o * slope) * dc + _at_copies(slope_o * shown) * du["output"]
+        return (o * shown, c), (dh, dc)
+
+    return step
+
+
+CELLS = {"minimal": minimal, "gru": gru, "lstm": lstm}
+
+
+def growth(
+    cell: str,
+    sites: Sites,
+    first: int,
+) -> tuple[float, float]:
+    """Run a population from states 0; return q of h, and the growth of |dh|² in a step.
+
+    Args:
+        cell: The name of the cell.
+        sites: The population.
+        first: The number of steps before the states and the perturbations are taken to
+            be stationary.
+
+    Raises:
+        NoFixedPoint: The states grow without bound.
+    """
+    step = CELLS[cell](sites)
+    num_states = 2 if cell == "lstm" else 1
+    states = (np.zeros(sites.num, np.float32),) * num_states
+    changes = tuple(sites.normal(sites.num * _COPIES) for _ in range(num_states))
+    squares, log_growths = [], []
+    for t in range(sites.most):
+        before = _root_mean_square(changes[0])
+        states, changes = step(states, changes)
+        after = _root_mean_square(changes[0])
+        square = _root_mean_square(states[0]) ** 2
+        if not (np.isfinite(square) and np.isfinite(after) and after > 0):
+            raise NoFixedPoint("the mean square of the state grows without bound.")
+        # Rescaled, because the growth of hundreds of steps overflows float32.
+        changes = tuple(change / np.float32(after) for change in changes)
+        if t >= first:
+            squares.append(square)
+            log_growths.append(2 * np.log(after / before))
+    return float(np.mean(squares)), float(np.exp(np.mean(log_growths)))
+
+
+def _root_mean_square(vector: Vector) -> float:
+    return float(np.sqrt(vector @ vector / len(vector)))
+
+
+def paths(
+    cell: str,
+    sites: Driven,
+    xs: Float[np.ndarray, "inputs steps n_in"],
+) -> Float[np.ndarray, "inputs steps sites"]:
+    """Return h at all sites after each step of each sequence, from states 0."""
+    step = CELLS[cell](sites)
+    num_states = 2 if cell == "lstm" else 1
+    # No perturbation: directions that vanish cost nothing.
+    nothing = (np.zeros(sites.num * _COPIES, np.float32),) * num_states
+    found = np.empty((*xs.shape[:2], sites.num))
+    for i, sequence in enumerate(xs):
+        states = (np.zeros(sites.num, np.float32),) * num_states
+        for t, x in enumerate(sequence):
+            sites.x = x.astype(np.float32)
+            states, _ = step(states, nothing)
+            found[i, t] = states[0]
+    return found

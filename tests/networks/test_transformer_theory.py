@@ -1,0 +1,73 @@
+"""What theory predicts of transformers, against measured signals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isometry
+from isometry import networks
+from isometry._internal import errors
+
+SEEDS = 24
+WIDTH = 48
+# Tokens with a mean over features, and of which some are alike.
+XS = jax.random.normal(jax.random.key(1), (2, 3, WIDTH)) + 0.3
+XS = XS.at[:, 1].add(XS[:, 0])
+TOKENS = jnp.array([[1, 2, 3], [0, 2, 1]])
+
+
+@pytest.mark.parametrize(
+    ("options", "xs"),
+    [
+        ({"scheme": "orthogonal", "branch": 0.5, "positions": "learned"}, XS),
+        ({"scheme": "deep_norm", "norm_at": "post", "causal": False}, XS),
+        ({"scheme": "gpt2", "vocabulary": 4}, TOKENS),
+    ],
+)
+def test_sizes_and_cosines_of_tokens(options, xs):
+    """At every point, of 24 draws of width 48; the bias is 1/width."""
+    net = networks.transformer(WIDTH, 2, heads=1, mlp=2, length=3, **options)
+    predicted = net.mean_field(xs)
+    keys = jax.random.split(jax.random.key(0), SEEDS)
+    measured = isometry.signals(net, keys, xs, span=predicted.span)
+    assert predicted.points == measured.points
+    assert predicted.sizes == measured.sizes
+    for field in ("q", "c"):
+        values = np.asarray(getattr(measured, field), float)
+        off = values.mean(axis=0) - np.asarray(getattr(predicted, field)[0])
+        error = values.std(axis=0, ddof=1) / SEEDS**0.5
+        # Values without any scatter are equal but for float32.
+        assert (np.abs(off) < 4.5 * error + 1e-5).all()
+    assert "attention_moments" in predicted.why("apjn")
+
+
+def test_multipliers_of_the_scheme_are_those_of_the_prediction():
+    """DeepNorm's α = (2 N)^(1/4) on the skip: its square, √6, multiplies q."""
+    net = networks.transformer(
+        WIDTH, 3, heads=2, length=3, scheme="deep_norm", norm_at="post"
+    )
+    sig = net.mean_field(XS)
+    branch = "blocks/attention/output[0]"
+    points = ("input", f"{branch}:out", f"{branch}:sum")
+    start, added, stream = (np.asarray(sig.at(name).q) for name in points)
+    assert stream == pytest.approx(6**0.5 * start + added, rel=1e-7)
+
+
+def test_refusals_name_the_reason():
+    def net(**options):
+        return networks.transformer(WIDTH, 1, heads=2, length=3, **options)
+
+    with pytest.raises(errors.NotDefined, match="no law is known of xavier"):
+        net(scheme="xavier").mean_field(XS)
+    with pytest.raises(errors.NotDefined, match="shaped"):
+        net(attention="shaped").mean_field(XS)
+    with pytest.raises(errors.NotDefined, match=r"theory\.attention_moments"):
+        net().moments("hidden", XS)
+    with pytest.raises(isometry.InputError, match="xs is"):
+        net().mean_field(XS[:, :2])
+    with pytest.raises(isometry.InputError, match="write tokens"):
+        net(vocabulary=4).mean_field(XS)
+    biased = net().with_scheme("gaussian", sigma_b=0.1)
+    with pytest.raises(errors.NotDefined, match="sigma_b=0"):
+        biased.mean_field(XS)
