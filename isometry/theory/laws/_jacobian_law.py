@@ -115,7 +115,8 @@ def jacobian_law(  # noqa: PLR0917
         padding: Of convolutions, "circular", "same" or "valid". Delta-orthogonal
             kernels with circular or same padding, and Gaussian or block-orthogonal ones
             with circular padding, have the dense law where q is the same at all
-            positions.
+            positions. For `compare`, state the pixels of the image as well:
+            dataclasses.replace(law, positions=64).
         taps: Of "orthogonal_kernel" alone, how often each input is read: k^d, or with a
             stride s that divides k and the image (k/s)^d. The widths are then channels
             times positions.

@@ -90,12 +90,12 @@ class Law:
             known.
         span: The part of a network that it is for, "hidden" (pairs of W and D) or
             "end_to_end" (one W more).
-        positions: How many values share each unit of a layer: of a convolution the
-            pixels, of attention the tokens, where J is the span that ends there. The
-            finite width is that of the units.
-        outliers: How many singular values of each draw have left the support, with no
-            mass in the limit: 1 for the mean of a post-activation residual branch,
-            T(T − 1) for the query-key part of attention over T tokens.
+        positions: How many singular values there are for each unit of a layer, at the
+            narrower end of the span: of a convolution the pixels, times the groups; of
+            attention the tokens. `compare` takes their number over this as the width.
+        outliers: How many singular values of each draw leave the support as the width
+            grows, without mass in the limit: 1 for the mean of a post-activation
+            residual branch, T(T − 1) for the query-key part of attention over T tokens.
         frobenius_fluctuation: E |J|_F⁴/(E |J|_F²)² at a width, where E |J|_F² is that
             of the law at every width; None where no formula is known.
 
