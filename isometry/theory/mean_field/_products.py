@@ -15,8 +15,8 @@ Pairs = Float[np.ndarray, " pairs"]
 
 _ORDER = 16
 
-# Panels of r, up to nine standard deviations, and of θ between two changes of sign.
-# With half as many, tanh at q = 4 is off by 1e-9.
+# Panels of r, up to nine standard deviations, and of θ between two changes of sign. So
+# tanh at q = 4 is off by 1e-9; with one panel fewer of either by 1e-7.
 _RADII = np.linspace(0.0, 9.0, 4)
 _PARTS = 2
 
@@ -78,5 +78,6 @@ def _means(phi: Activation, triples: Float[np.ndarray, "some 3"]) -> Pairs:
     for sign in (-1, 1):
         u = sign * np.stack([first, second])[..., None] * r
         value, _ = evaluate(phi, u)
-        total += np.einsum("pt,ptr,r->p", mass, value[0] * value[1], mass_r)
+        over_radii = (value[0] * value[1]) @ mass_r
+        total += (mass * over_radii).sum(axis=1)
     return total
