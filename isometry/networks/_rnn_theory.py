@@ -174,7 +174,10 @@ def _activated(
                 "biases without; write one input."
             )
         means = products(
-            phi, variances[rows], variances[columns], centred[rows, columns]
+            phi,
+            first=variances[rows],
+            second=variances[columns],
+            covariance=centred[rows, columns],
         )
         new[rows, columns] = new[columns, rows] = means
     return new, np.array([moment.slope for moment in moments])

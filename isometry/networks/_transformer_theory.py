@@ -89,10 +89,10 @@ def mean_field(net: "Transformer", xs: ArrayLike) -> Signals:
             read = stream.normed(function.norm if function.norm_at == "pre" else None)
             if name == "attention":
                 last = f"{kind}/output[{block}]"
-                found = _attention(net, read, squares, block)
+                found = _attention(net, read, squares, block=block)
             else:
                 last = f"{kind}/last[{block}]"
-                found = _perceptron(function.activation, read, squares, block)
+                found = _perceptron(function.activation, read, squares, block=block)
             grams |= found
             branch, skip = (float(multipliers[name][m][block]) for m in _MULTIPLIERS)
             grams[f"{last}:out"] = branch**2 * found[last]
@@ -193,6 +193,7 @@ def _attention(
     net: "Transformer",
     read: Gram,
     squares: dict[tuple[str, int], float],
+    *,
     block: int,
 ) -> dict[str, Gram]:
     """Return the points of an attention that reads tokens of this Gram matrix."""
@@ -218,6 +219,7 @@ def _perceptron(
     phi: "Activation",
     read: Gram,
     squares: dict[tuple[str, int], float],
+    *,
     block: int,
 ) -> dict[str, Gram]:
     """Return the points of a perceptron that reads tokens of this Gram matrix."""
@@ -228,7 +230,10 @@ def _perceptron(
     rows, columns = np.triu_indices(len(hidden), k=1)
     if len(rows):
         means = products(
-            phi, variances[rows], variances[columns], hidden[rows, columns]
+            phi,
+            first=variances[rows],
+            second=variances[columns],
+            covariance=hidden[rows, columns],
         )
         activated[rows, columns] = activated[columns, rows] = means
     return {

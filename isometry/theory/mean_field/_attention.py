@@ -54,7 +54,11 @@ _NEGATIVE = 1e-6
 
 
 @public("participation")
-def participation(tokens: int, beta: float, correlation: float = 1.0) -> float:
+def participation(
+    tokens: int,
+    beta: float,
+    correlation: float = 1.0,
+) -> float:
     """Compute E Σ_s A_s A'_s, where A and A' are the softmax of Gaussian logits.
 
     The logits l_s are independent with variance beta², and those of the two rows have
@@ -102,20 +106,19 @@ def participation(tokens: int, beta: float, correlation: float = 1.0) -> float:
     # Given the common part of both rows their logits are independent.
     common, masses = _normal(beta * math.sqrt(abs(rho)))
     rest = beta * math.sqrt(1 - abs(rho))
-    first = np.stack([_laplace(log_t + shift, rest, power=1) for shift in common])
-    other = first if rho >= 0 else first[::-1]
-    # `_laplace` of a shifted logit counts exp(l − shift), times t: exactly t exp(l).
-    size = np.exp(log_t + common[:, None])
-    weight = np.einsum("c,ct,cu->tu", masses, first[:, 0], other[:, 0], optimize=True)
-    mirrored = size if rho >= 0 else size[::-1]
-    product = np.einsum(
-        "c,ct,cu->tu",
-        masses,
-        size * first[:, 1],
-        mirrored * other[:, 1],
-        optimize=True,
-    )
-    return float(tokens * _STEP**2 * (weight ** (tokens - 1) * product).sum())
+    shifted = log_t + common[:, None]
+    pairs = [_laplace(one, rest, power=1) for one in shifted]
+    # t exp(l) is exp(log t + shift) times the exponential of the logit that is left.
+    plain = np.stack([weight for weight, _ in pairs])
+    tilted = np.exp(shifted) * np.stack([mean for _, mean in pairs])
+    # A negative correlation is a common part of the other sign.
+    order = slice(None)
+    if rho < 0:
+        order = slice(None, None, -1)
+    weight = (masses * plain.T) @ plain[order]
+    product = (masses * tilted.T) @ tilted[order]
+    total = weight ** (tokens - 1) * product
+    return float(tokens * _STEP**2 * total.sum())
 
 
 def _normal(deviation: float) -> tuple[Points, Points]:
@@ -294,7 +297,7 @@ def mixed_gram(
     symmetric = np.where(np.eye(num_tokens, dtype=bool), q, p)
     is_one = length == num_tokens and not causal
     if is_one and np.allclose(gram, symmetric, rtol=1e-12, atol=1e-300):
-        return _mixed_symmetric(num_tokens, float(q), float(p), strength)
+        return _mixed_symmetric(num_tokens, float(q), p=float(p), strength=strength)
     factor = factor_of(gram)
     total = np.zeros_like(gram)
     for weights in attention_weights(
@@ -312,7 +315,12 @@ def mixed_gram(
     return total / samples
 
 
-def _mixed_symmetric(tokens: int, q: float, p: float, strength: float) -> Gram:
+def _mixed_symmetric(
+    tokens: int,
+    q: float,
+    p: float,
+    strength: float,
+) -> Gram:
     """Return E A C Aᵀ if all tokens have one mean square q and one product p."""
     if tokens == 1 or q == 0:
         return np.full((tokens, tokens), q)
@@ -330,10 +338,15 @@ def factor_of(gram: Gram) -> Factor:
     return vectors[:, is_kept] * np.sqrt(values[is_kept])
 
 
-def visible(tokens: int, causal: bool) -> Gram:
+def visible(
+    tokens: int,
+    causal: bool,
+) -> Gram:
     """Return 1 where a token (row) attends to another (column), else 0."""
     ones = np.ones((tokens, tokens))
-    return np.tril(ones) if causal else ones
+    if causal:
+        return np.tril(ones)
+    return ones
 
 
 def attention_weights(

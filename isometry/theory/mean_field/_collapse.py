@@ -221,7 +221,12 @@ def _block(
     )
 
 
-def _pair(name: str, value: Pair, *, low: float = -math.inf) -> tuple[float, float]:
+def _pair(
+    name: str,
+    value: Pair,
+    *,
+    low: float = -math.inf,
+) -> tuple[float, float]:
     """Return an argument as two numbers, of the attention and of the perceptron."""
     checks.on_host(name, value)
     values = value if isinstance(value, Sequence) else (value, value)

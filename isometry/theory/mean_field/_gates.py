@@ -148,7 +148,10 @@ def nodes(
     return mean + scale * at.ravel(), weights.ravel()
 
 
-def switch(mean: float, variance: float) -> Switch:
+def switch(
+    mean: float,
+    variance: float,
+) -> Switch:
     """Compute the moments of a gate with a logistic function."""
     # Here, because `import isometry` does without SciPy.
     from scipy import special
@@ -165,7 +168,11 @@ def switch(mean: float, variance: float) -> Switch:
     )
 
 
-def content(phi: Activation, mean: float, variance: float) -> Content:
+def content(
+    phi: Activation,
+    mean: float,
+    variance: float,
+) -> Content:
     """Compute the moments of a gate with an activation."""
     u, weights = nodes(mean, variance, phi)
     value, slope = evaluate(phi, u)
@@ -200,7 +207,10 @@ def settled(step: Callable[[float], float]) -> float:
     raise NoFixedPoint("the mean square of the state does not settle.")
 
 
-def vanilla(phi: Activation, gates: Mapping[str, Scales]) -> State:
+def vanilla(
+    phi: Activation,
+    gates: Mapping[str, Scales],
+) -> State:
     """Return the fixed point of h' = phi(W h + V x + b), with q of the argument."""
     state = gates["state"]
 
@@ -209,10 +219,17 @@ def vanilla(phi: Activation, gates: Mapping[str, Scales]) -> State:
 
     variance = settled(step)
     chi = state.recurrent * content(phi, state.bias, variance).slope
-    return State(q=variance + state.bias**2, chi=chi, memory=0.0)
+    return State(
+        q=variance + state.bias**2,
+        chi=chi,
+        memory=0.0,
+    )
 
 
-def minimal(phi: Activation, gates: Mapping[str, Scales]) -> State:
+def minimal(
+    phi: Activation,
+    gates: Mapping[str, Scales],
+) -> State:
     """Return the fixed point of h' = u h + (1 − u) z, with z = phi(V x + b)."""
     update, candidate = gates["update"], gates["candidate"]
     # z reads x alone, so its moments do not depend on the state. The gate reads z.
@@ -233,7 +250,10 @@ def minimal(phi: Activation, gates: Mapping[str, Scales]) -> State:
     )
 
 
-def gru(phi: Activation, gates: Mapping[str, Scales]) -> State:
+def gru(
+    phi: Activation,
+    gates: Mapping[str, Scales],
+) -> State:
     """Return the fixed point of h' = u h + (1 − u) g, g = phi(W(r h) + V x + b)."""
     update, reset, candidate = gates["update"], gates["reset"], gates["candidate"]
 
@@ -254,16 +274,26 @@ def gru(phi: Activation, gates: Mapping[str, Scales]) -> State:
     of_product = r.square + reset.recurrent * r.slope * q
     chi = u.square + update.recurrent * u.slope * distance
     chi += u.closed * g.slope * candidate.recurrent * of_product
-    return State(q=q, chi=chi, memory=u.square)
+    return State(
+        q=q,
+        chi=chi,
+        memory=u.square,
+    )
 
 
-def of_input(gate: Scales, square: float) -> Scales:
+def of_input(
+    gate: Scales,
+    square: float,
+) -> Scales:
     """Return a gate that reads an input of this mean square in the place of 1."""
     noise = gate.noise * square
     return dataclasses.replace(gate, drive=gate.drive - gate.noise + noise, noise=noise)
 
 
-def _mixed(u: Switch, g: Content) -> float:
+def _mixed(
+    u: Switch,
+    g: Content,
+) -> float:
     """Return the mean square Q with Q = E(u h + (1 − u) g)², given u and g.
 
     h and g are independent given u, and E h = E g.

@@ -131,84 +131,102 @@ def lstm(gates: Mapping[str, Scales]) -> State:
     return State(q=q, chi=growth, memory=step.memory)
 
 
-def _step(gates: Mapping[str, Scales], q: float) -> _Step:
+def _step(
+    gates: Mapping[str, Scales],
+    q: float,
+) -> _Step:
     z, weights = hermite_e.hermegauss(_NODES)
     weights = weights / np.sqrt(2 * np.pi)
-    u = {}
+    value, slope = {}, {}
     for name, gate in gates.items():
-        u[name] = gate.bias + np.sqrt(gate.variance(q)) * z
-    opened, kept, shown = (
-        1 / (1 + np.exp(-u[name])) for name in ("input", "forget", "output")
-    )
-    new = np.tanh(u["cell"])
-    slope_opened = opened * (1 - opened)
-    slope_kept = kept * (1 - kept)
-    slope_shown = shown * (1 - shown)
-
-    grid = _grid(_num_points(weights, kept, opened, new))
+        u = gate.bias + np.sqrt(gate.variance(q)) * z
+        value[name] = 1 / (1 + np.exp(-u))
+        slope[name] = value[name] * (1 - value[name])
+        if name == "cell":
+            value[name] = np.tanh(u)
+            slope[name] = 1 - value[name] ** 2
+    kept = value["forget"]
+    opened, new = value["input"], value["cell"]
+    grid = _grid(_num_points(weights, kept, opened=opened, new=new))
     k = grid.k
 
     # Expectations over i g, with powers of it and with the slopes of both.
     product = np.outer(opened, new).ravel()
     masses = np.outer(weights, weights).ravel()
-    slopes = gates["input"].recurrent * np.outer(slope_opened**2, new**2)
-    slopes += gates["cell"].recurrent * np.outer(opened**2, (1 - new**2) ** 2)
-    factors = np.stack([np.ones_like(product), product, product**2, slopes.ravel()])
+    of_input = np.outer(slope["input"] ** 2, new**2)
+    of_cell = np.outer(opened**2, slope["cell"] ** 2)
+    slopes = gates["input"].recurrent * of_input
+    slopes += gates["cell"].recurrent * of_cell
+    ones = np.ones_like(product)
+    factors = masses * np.stack([ones, product, product**2, slopes.ravel()])
     waves = np.exp(1j * np.outer(k, product))
-    of_new, of_new_1, of_new_2, of_slopes = (waves @ (masses * factors).T).T
+    of_new, of_new_1, of_new_2, of_slopes = factors @ waves.T
 
     # Expectations over f of functions at f k.
-    moved = grid.at(np.outer(kept, k).ravel()).reshape(len(z), len(k), len(k))
+    moved = grid.at(np.outer(kept, k).ravel())
+    moved = moved.reshape(len(z), len(k), len(k))
 
     def mean_moved(factor: Points) -> Matrix:
         return np.tensordot(weights * factor, moved, 1)
 
-    moved_0, moved_1 = mean_moved(np.ones_like(kept)), mean_moved(kept)
-    moved_2, moved_slope = mean_moved(kept**2), mean_moved(slope_kept**2)
-
     # E exp(ikc), E c exp(ikc) and E c² exp(ikc) in the stationary state.
     identity = np.eye(len(k))
-    stationary = identity - of_new[:, None] * moved_0
+    moved_0 = mean_moved(np.ones_like(kept))
+    moved_1 = mean_moved(kept)
+    kept_0 = of_new[:, None] * moved_0
+    kept_1 = of_new[:, None] * moved_1
+    kept_2 = of_new[:, None] * mean_moved(kept**2)
+    stationary = identity - kept_0
     # It is known at k = 0, the first point, where its own equation says nothing.
     stationary[0] = identity[0]
     power_0 = np.linalg.solve(stationary, identity[0].astype(complex))
-    source = (moved_0 @ power_0) * of_new_1
-    power_1 = np.linalg.solve(identity - of_new[:, None] * moved_1, source)
-    source = 2 * (moved_1 @ power_1) * of_new_1 + (moved_0 @ power_0) * of_new_2
-    power_2 = np.linalg.solve(identity - of_new[:, None] * moved_2, source)
+    old_0 = moved_0 @ power_0
+    power_1 = np.linalg.solve(identity - kept_1, old_0 * of_new_1)
+    old_1 = moved_1 @ power_1
+    source = 2 * old_1 * of_new_1 + old_0 * of_new_2
+    power_2 = np.linalg.solve(identity - kept_2, source)
 
     tanh_square = 1 - float(grid.of_square @ power_0.real)
-    mean_shown = float(weights @ shown**2)
+    shown = float(weights @ value["output"] ** 2)
 
     # P' = f² P + (s_f² f'² c² + s_i² i'² g² + s_g² i² g'²) H.
-    fed = gates["forget"].recurrent * of_new * (moved_slope @ power_2)
-    fed = fed + (moved_0 @ power_0) * of_slopes
-    of_output = gates["output"].recurrent * float(weights @ slope_shown**2)
+    of_forget = mean_moved(slope["forget"] ** 2) @ power_2
+    fed = gates["forget"].recurrent * of_new * of_forget
+    fed = fed + old_0 * of_slopes
+    of_output = float(weights @ slope["output"] ** 2)
     return _Step(
-        q=mean_shown * tanh_square,
+        q=shown * tanh_square,
         memory=float(weights @ kept**2),
-        kept=of_new[:, None] * moved_2,
+        kept=kept_2,
         fed=fed,
-        shown=mean_shown * grid.of_fourth,
-        direct=of_output * tanh_square,
+        shown=shown * grid.of_fourth,
+        direct=gates["output"].recurrent * of_output * tanh_square,
     )
 
 
-def _num_points(weights: Points, kept: Points, opened: Points, new: Points) -> int:
+def _num_points(
+    weights: Points,
+    kept: Points,
+    *,
+    opened: Points,
+    new: Points,
+) -> int:
     """Return how many points resolve the characteristic function of c.
 
     Raises:
         NotDefined: More than fit into memory.
     """
-    mean = (weights @ opened) * (weights @ new) / (weights @ (1 - kept))
+    product = (weights @ opened) * (weights @ new)
+    mean = product / (weights @ (1 - kept))
     square = (weights @ opened**2) * (weights @ new**2)
-    square += 2 * (weights @ kept) * mean * (weights @ opened) * (weights @ new)
+    square += 2 * (weights @ kept) * mean * product
     deviation = np.sqrt(square / (weights @ (1 - kept**2)))
-    points = _FEWEST_POINTS // 2 + _END / 2 * (abs(mean) + _DEVIATIONS * deviation)
+    reach = abs(mean) + _DEVIATIONS * deviation
+    points = _FEWEST_POINTS // 2 + _END / 2 * reach
     if not points <= _MOST_POINTS:
         raise NotDefined(
-            f"the state c of this LSTM spreads over ±{_DEVIATIONS * deviation:.0f}, "
-            "more than is computed; lower the bias of its forget gate."
+            f"the state c of this LSTM reaches {reach:.0f}, more than is computed; "
+            "lower the bias of its forget gate."
         )
     # Few sizes, so that few grids are made.
     return _FEWEST_POINTS * math.ceil(points / _FEWEST_POINTS)

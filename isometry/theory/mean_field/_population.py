@@ -123,7 +123,11 @@ class Sites:
         noise = self.gates[name].noise ** 0.5 * self.normal(self.num)
         return self._biases[name] + noise
 
-    def from_content(self, name: str, content: Vector) -> Vector:
+    def from_content(
+        self,
+        name: str,
+        content: Vector,
+    ) -> Vector:
         """Return V z + b of a gate that reads the content z in the place of x.
 
         z is drawn anew in each step, so V z is too.
@@ -173,7 +177,7 @@ class Driven(Sites):
         rng: np.random.Generator,
         most: int,
     ):
-        super().__init__(phi, gates, num, rng, most)
+        super().__init__(phi, gates, num=num, rng=rng, most=most)
         self._inputs = {}
         self._contents = {}
         for name, gate in gates.items():
@@ -186,7 +190,11 @@ class Driven(Sites):
         """Return V x + b of a gate for the present x."""
         return self._biases[name] + self.x @ self._inputs[name]
 
-    def from_content(self, name: str, content: Vector) -> Vector:
+    def from_content(
+        self,
+        name: str,
+        content: Vector,
+    ) -> Vector:
         """Return V z + b of a gate that reads the content z in the place of x."""
         if name not in self._contents:
             scales = [self.gates[name].noise ** 0.5]
@@ -216,14 +224,18 @@ def minimal(sites: Sites) -> Step:
     """Return a step of h' = u h + (1 − u) z, where u = s(W h + V z + b)."""
     to_states, to_changes = sites.weights("update")
 
-    def step(states: States, changes: States) -> tuple[States, States]:
+    def step(
+        states: States,
+        changes: States,
+    ) -> tuple[States, States]:
         (h,), (dh,) = states, changes
         z, _ = sites.activated(sites.from_input("candidate"))
         (u,) = to_states(h) + sites.from_content("update", z)
         u, slope = _logistic(u)
         (du,) = to_changes(dh)
         du *= _at_copies(slope)
-        dh = du * _at_copies(h - z) + _at_copies(u) * dh
+        dh = _at_copies(u) * dh
+        dh += _at_copies(h - z) * du
         return (u * h + (1 - u) * z,), (dh,)
 
     return step
@@ -234,7 +246,10 @@ def gru(sites: Sites) -> Step:
     to_states, to_changes = sites.weights("update", "reset")
     to_products, to_changes_of_products = sites.weights("candidate")
 
-    def step(states: States, changes: States) -> tuple[States, States]:
+    def step(
+        states: States,
+        changes: States,
+    ) -> tuple[States, States]:
         (h,), (dh,) = states, changes
         update, reset = to_states(h)
         u, slope_u = _logistic(update + sites.from_input("update"))
@@ -242,9 +257,11 @@ def gru(sites: Sites) -> Step:
         (candidate,) = to_products(r * h)
         g, slope_g = sites.activated(candidate + sites.from_input("candidate"))
         du, dr = to_changes(dh)
-        product = _at_copies(r) * dh + _at_copies(slope_r * h) * dr
+        product = _at_copies(r) * dh
+        product += _at_copies(slope_r * h) * dr
         (dg,) = to_changes_of_products(product)
-        dh = _at_copies(u) * dh + _at_copies(slope_u * (h - g)) * du
+        dh = _at_copies(u) * dh
+        dh += _at_copies(slope_u * (h - g)) * du
         dh += _at_copies((1 - u) * slope_g) * dg
         return (u * h + (1 - u) * g,), (dh,)
 
@@ -256,20 +273,28 @@ def lstm(sites: Sites) -> Step:
     names = ("input", "forget", "output", "cell")
     to_states, to_changes = sites.weights(*names)
 
-    def step(states: States, changes: States) -> tuple[States, States]:
+    def step(
+        states: States,
+        changes: States,
+    ) -> tuple[States, States]:
         (h, c), (dh, dc) = states, changes
-        u = dict(zip(names, to_states(h), strict=True))
+        of_states = to_states(h)
+        u = {}
+        for name, image in zip(names, of_states, strict=True):
+            u[name] = image + sites.from_input(name)
         du = dict(zip(names, to_changes(dh), strict=True))
-        i, slope_i = _logistic(u["input"] + sites.from_input("input"))
-        f, slope_f = _logistic(u["forget"] + sites.from_input("forget"))
-        o, slope_o = _logistic(u["output"] + sites.from_input("output"))
-        g, slope_g = sites.activated(u["cell"] + sites.from_input("cell"))
-        dc = _at_copies(f) * dc + _at_copies(slope_f * c) * du["forget"]
+        i, slope_i = _logistic(u["input"])
+        f, slope_f = _logistic(u["forget"])
+        o, slope_o = _logistic(u["output"])
+        g, slope_g = sites.activated(u["cell"])
+        dc = _at_copies(f) * dc
+        dc += _at_copies(slope_f * c) * du["forget"]
         dc += _at_copies(slope_i * g) * du["input"]
         dc += _at_copies(i * slope_g) * du["cell"]
         c = f * c + i * g
         shown, slope = sites.activated(c)
-        dh = _at_copies(o * slope) * dc + _at_copies(slope_o * shown) * du["output"]
+        dh = _at_copies(o * slope) * dc
+        dh += _at_copies(slope_o * shown) * du["output"]
         return (o * shown, c), (dh, dc)
 
     return step

@@ -269,7 +269,11 @@ def _per_gate(
     return numbers
 
 
-def _untied(cell: str, phi: Activation, gates: Mapping[str, Scales]) -> State:
+def _untied(
+    cell: str,
+    phi: Activation,
+    gates: Mapping[str, Scales],
+) -> State:
     """Return the fixed point with fresh weights in every step."""
     if cell == "vanilla":
         return _vanilla(phi, gates)
@@ -282,7 +286,10 @@ def _untied(cell: str, phi: Activation, gates: Mapping[str, Scales]) -> State:
     return _lstm.lstm(gates)
 
 
-def _vanilla(phi: Activation, gates: Mapping[str, Scales]) -> State:
+def _vanilla(
+    phi: Activation,
+    gates: Mapping[str, Scales],
+) -> State:
     state = gates["state"]
     starts_at_zero = state.drive == 0 and evaluate(phi, np.zeros(1))[0][0] == 0
     if state.bias == 0 and state.recurrent > 0 and not starts_at_zero:
@@ -321,14 +328,18 @@ def _tied(
     population = _population.Sites(
         phi,
         gates,
-        sites,
-        np.random.default_rng(words),
+        num=sites,
+        rng=np.random.default_rng(words),
         most=steps,
     )
     return _population.growth(cell, population, first=steps // 3)
 
 
-def _growth_at_zero(cell: str, phi: Activation, gates: Mapping[str, Scales]) -> float:
+def _growth_at_zero(
+    cell: str,
+    phi: Activation,
+    gates: Mapping[str, Scales],
+) -> float:
     """Return the growth of |dh|² at the state 0, which is a fixed point.
 
     The Jacobian is the same in every step: diag(a) + diag(s) W diag(r). Perturbations
