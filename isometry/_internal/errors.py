@@ -60,7 +60,18 @@ class InputError(FromCall, ValueError):
 
 
 class NotDefined(InputError):
-    """The arguments are sound, but what they ask for does not exist."""
+    """The arguments are sound, but what they ask for does not exist, or is not known.
+
+    The message gives the reason, and what to call instead.
+
+    Example:
+        >>> net = networks.mlp([8] * 4, "tanh", "zer_o")
+        >>> try:
+        ...     net.law("hidden", jnp.ones((1, 8)))
+        ... except isometry.NotDefined as error:
+        ...     print(str(error)[:31])
+        law(): no law is known of zer_o
+    """
 
 
 class NotFinite(InputError):

@@ -254,7 +254,7 @@ THEORY = (
     Fault(
         "narrowing-haar-keeps-its-rank",
         "theory/laws/_closed.py",
-        "((size / outputs, 1.0), (size / inputs, -1.0))",
+        "((size / outputs, 1.0), (size / (taps * inputs), -1.0))",
         "((size / outputs, 1.0),)",
         ("theory/laws/test_law_matrices.py",),
         match="widening_and_narrowing",
@@ -325,8 +325,8 @@ NETWORKS = (
     Fault(
         "widening-orthogonal-keeps-its-gain",
         "schemes/_scheme.py",
-        "layer.fan_in / max(layer.fan_in, layer.fan_out)",
-        "layer.fan_out / max(layer.fan_in, layer.fan_out)",
+        "layer.fan_in / max(layer.fan_in, num_outputs)",
+        "num_outputs / max(layer.fan_in, num_outputs)",
         ("networks/test_mlp_law.py",),
         match="mean_of_both_spans",
     ),
