@@ -67,7 +67,7 @@ def recurrent(
     *,
     tied: bool = True,
     input_variance: float = 1.0,
-    activation: ActivationLike = "tanh",
+    activation: ActivationLike | None = None,
     steps: int | None = None,
     sites: int = 4096,
     key: Key | None = None,
@@ -80,10 +80,10 @@ def recurrent(
     sigma_b and gate_bias may map to numbers, are
 
     - "vanilla": "state", h' = phi(W h + V x + b).
-    - "minimal": "update" and "candidate", h' = u h + (1 − u) z, u = s(W h + V z + b),
-      z = phi(V x + b). The second alone reads x, so the gate sees E z² in the place of
-      `input_variance`. With activation="linear" and a sigma_v of 1 for "candidate"
-      they are equal, which is how Chen et al. (2018) write this cell.
+    - "minimal": "update" and "candidate", h' = u h + (1 − u) z, u = s(W h + V z + b).
+      Without `activation` z is the input, E z² = `input_variance`, and numbers are
+      those of the gate, as Chen et al. (2018) write this cell. With it z = phi(V x + b)
+      as in `networks.rnn`, and numbers are those of "candidate" too.
     - "gru": "update", "reset" and "candidate"; the reset acts before the matrix.
     - "lstm": "input", "forget", "output" and "cell"; phi must be tanh.
 
@@ -117,7 +117,7 @@ def recurrent(
         tied: Whether all steps share one draw of the weights, as recurrent networks do.
         input_variance: The mean square of the entries of x.
         activation: phi, as a name (`activations.names()`), an elementwise callable, or
-            an `Activation`.
+            an `Activation`. None is tanh, and for "minimal" no function at all.
         steps: The number of steps of the simulation, at least 30. None is 240, and more
             if gates stay open for many steps.
         sites: The number of units of the simulation, at least 512; the scatter falls
@@ -159,7 +159,11 @@ def recurrent(
         3.0
     """
     kind = checks.one_of("cell", cell, SWITCHES)
-    phi = record(activation)
+    # The candidate of a minimal cell is then the input: linear, of scale 1.
+    if activation is None and kind == "minimal":
+        activation = "linear"
+        sigma_v, sigma_b = _of_gate(sigma_v), _of_gate(sigma_b)
+    phi = record("tanh" if activation is None else activation)
     differentiable(phi, 1.0)
     checks.on_host("input_variance", input_variance)
     variance = float(checks.number("input_variance", input_variance, low=0.0))
@@ -201,6 +205,13 @@ def recurrent(
         key=checks.key("key", key),
     )
     return Recurrent(q, state.chi, rate)
+
+
+def _of_gate(value: PerGate) -> PerGate:
+    """Return a mapping in which a number is that of the gate alone."""
+    if isinstance(value, Mapping):
+        return value
+    return {"update": value}
 
 
 def _scales(

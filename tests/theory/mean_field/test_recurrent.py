@@ -44,9 +44,8 @@ def test_untied_minimal_rnn(square_w, square_v, bias, q, chi):
     point = theory.recurrent(
         "minimal",
         square_w**0.5,
-        {"update": square_v**0.5, "candidate": 1.0},
+        square_v**0.5,
         gate_bias=bias,
-        activation="linear",
         tied=False,
     )
     assert point.q == pytest.approx(q, abs=1e-7)
@@ -143,22 +142,14 @@ def test_untied_lstm_against_a_population_of_sites():
         # tolerance is two percent of the rate and four percent of q.
         ("gru", 1.0, 1.0, 0.0, 0.1733, 0.4439),
         ("gru", {"candidate": 2.0}, 0.1**0.5, 0.0, 0.0606, 0.883),
-        ("minimal", 4.0, {"update": 1.0}, 2.0, 0.3461, 1.0100),
+        ("minimal", 4.0, 1.0, 2.0, 0.3461, 1.0100),
         ("lstm", {"cell": 2.0}, 0.1**0.5, {"forget": 2.0}, 0.1834, 1.079),
     ],
 )
 def test_tied_weights_against_dense_networks(
     cell, sigma_w, sigma_v, gate_bias, q, rate
 ):
-    activation = "linear" if cell == "minimal" else "tanh"
-    point = theory.recurrent(
-        cell,
-        sigma_w,
-        sigma_v,
-        gate_bias=gate_bias,
-        activation=activation,
-        sites=1024,
-    )
+    point = theory.recurrent(cell, sigma_w, sigma_v, gate_bias=gate_bias, sites=1024)
     assert point.rate == pytest.approx(rate, rel=0.02)
     assert point.q == pytest.approx(q, rel=0.04)
 
