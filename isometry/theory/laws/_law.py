@@ -122,8 +122,9 @@ class Law:
         """The point masses, ascending, the one at zero included.
 
         Example:
-            >>> theory.jacobian_law("relu", depth=1, q=1.0).atoms
-            (Atom(lam=0.0, mass=0.5), Atom(lam=2.0, mass=0.5))
+            >>> atoms = theory.jacobian_law("relu", depth=1, q=1.0).atoms
+            >>> [(round(atom.lam, 12), atom.mass) for atom in atoms]
+            [(0.0, 0.5), (2.0, 0.5)]
         """
         found = []
         if self.product.rank < 1:

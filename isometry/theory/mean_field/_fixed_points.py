@@ -608,7 +608,7 @@ def depth_scales(
         InputError: As `q_fixed_points`.
 
     Example:
-        >>> theory.depth_scales("relu", sigma_w=math.sqrt(2), sigma_b=0.0).xi_c
+        >>> theory.depth_scales("relu", sigma_w=2**0.5, sigma_b=0.0).xi_c
         inf
     """
     sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
