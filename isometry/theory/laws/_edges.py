@@ -32,6 +32,11 @@ _DEEP = 64.0
 # densities.
 _SCAN = 48
 
+# How far beside an atom, in log λ, a gap around it is looked for. A density there of
+# less than a hundred thousandth of the atom's mass would be taken for one if this were
+# ten times smaller; ten times larger, more gaps are missed.
+_BESIDE_ATOM = 0.02
+
 # −Im ψ below this share of ψ (or of rank + ψ) is no density. At an edge the density
 # vanishes as a root, so it is found to the square of this share, and rounding in ψ,
 # which at an edge is the root of float64's, stays below it.
@@ -312,11 +317,13 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         probes = _joined(lower, probes)
     low, high = _range(product, probes)
     if not product.is_connected:
+        evenly = np.linspace(low, high, _SCAN + 2)[1:-1]
+        beside = [atom.t + sign * _BESIDE_ATOM for atom in atoms for sign in (-1, 1)]
         scanned = _probe(
             product,
             atoms,
-            np.linspace(low, high, _SCAN + 2)[1:-1],
-            distance=np.full(_SCAN, (high - low) / (8 * _SCAN)),
+            np.union1d(evenly, beside),
+            distance=np.full(_SCAN + len(beside), (high - low) / (8 * _SCAN)),
             is_patient=False,
         )
         probes = _joined(probes, scanned)

@@ -321,7 +321,7 @@ def _one_per_layer(
     if np.ndim(value) == 0:  # pyright: ignore[reportArgumentType]
         checks.number(name, value)
         return [float(value)] * depth  # pyright: ignore[reportArgumentType]
-    values = _sequence(name, value)  # pyright: ignore[reportArgumentType]
+    values = sequence(name, value)  # pyright: ignore[reportArgumentType]
     if len(values) != depth:
         advice = "give a number or one per layer."
         if not of_path:
@@ -387,23 +387,39 @@ def _slopes(
     ζ(ψ) is analytic in ln q, so that the sum over them converges geometrically.
     Densities only: atoms of many q's are many atoms.
     """
-    shares: list[tuple[tuple[float, float], ...]] = [((q, 1.0),) for q in path]
+    shares: list[Shares] = [()] * len(path)
     for size in set(sizes[: len(path)]):
         layers = [i for i in range(len(path)) if sizes[i] == size]
-        qs = np.array([path[i] for i in layers])
-        most = math.inf
-        if qs.min() > 0:
-            most = _NODES + _NODES_PER_LOG * math.log(qs.max() / qs.min())
-        if len(np.unique(qs)) <= most or slope_measure(phi, qs.min()).atoms.size:
-            continue
-        nodes, weights = gauss_rule(np.log(qs), math.ceil(most))
-        values = np.exp(nodes).tolist()
-        shared = tuple(zip(values, (weights / len(qs)).tolist(), strict=True))
-        for i in layers:
-            shares[i] = shared
+        of_size = _shared([path[i] for i in layers], phi)
+        for i, layer in zip(layers, of_size, strict=True):
+            shares[i] = tuple((steep_measure(phi, q), share) for q, share in layer)
+    return shares
+
+
+def shared_slopes(phi: Activation, path: list[float]) -> list[Shares]:
+    """Return the distribution of D² of equal layers, or blocks, at these variances."""
+    if _is_scale_free(phi, min(path), 4.0, max(path)):
+        path = [1.0] * len(path)
+    shares = _shared(_merged(path), phi)
     return [
-        tuple((steep_measure(phi, q), share) for q, share in layer) for layer in shares
+        tuple((slope_measure(phi, q), share) for q, share in layer) for layer in shares
     ]
+
+
+def _shared(
+    path: list[float], phi: Activation
+) -> list[tuple[tuple[float, float], ...]]:
+    """Return variances and their shares for each of some equal layers."""
+    qs = np.array(path)
+    most = math.inf
+    if qs.min() > 0:
+        most = _NODES + _NODES_PER_LOG * math.log(qs.max() / qs.min())
+    if len(np.unique(qs)) <= most or slope_measure(phi, qs.min()).atoms.size:
+        return [((q, 1.0),) for q in path]
+    nodes, weights = gauss_rule(np.log(qs), math.ceil(most))
+    values = np.exp(nodes).tolist()
+    shared = tuple(zip(values, (weights / len(qs)).tolist(), strict=True))
+    return [shared] * len(path)
 
 
 def gauss_rule(x: Points, count: int) -> tuple[Nodes, Nodes]:
@@ -448,7 +464,7 @@ def _merged(path: list[float]) -> list[float]:
     return [mean_of[q] for q in path]
 
 
-def _sequence(name: str, value: ArrayLike) -> list[float]:
+def sequence(name: str, value: ArrayLike) -> list[float]:
     """Return a sequence of numbers as a list."""
     is_sequence = False
     try:
@@ -497,7 +513,7 @@ def _sizes(
     if widths is None:
         return [1.0] * (depth + 1 + has_head)
     checks.on_host("widths", widths)
-    sizes = _sequence("widths", widths)
+    sizes = sequence("widths", widths)
     if len(sizes) != depth + 1 + has_head:
         advice = "give n_0, …, n_depth"
         if has_head:
