@@ -24,7 +24,8 @@ RealPoints = Float[np.ndarray, " points"]
 _OFFSETS = 8.0 ** np.arange(-10, 4)
 _OFFSETS_BELOW = 4.0 ** np.arange(-15, 6)
 
-# Where there is no gap at zero, nothing is looked for farther below log E λ.
+# How far below log E λ a gap at zero is looked for first, and where there is none, at
+# all.
 _DEEP = 64.0
 
 # Points between the outermost gaps. A gap narrower than their distance is not reported
@@ -302,18 +303,20 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         distance=_OFFSETS / 8,
         is_patient=False,
     )
-    below = _OFFSETS_BELOW[::-1]
-    if product.touches_zero:
-        # There is no gap at zero to be found, and deep points cost most.
-        below = below[below <= _DEEP]
+    # Deep points cost most, and tell something only where a gap at zero lies so deep.
+    near = _OFFSETS_BELOW[_OFFSETS_BELOW <= _DEEP][::-1]
     if not (product.touches_zero and product.is_connected):
         lower = _probe(
             product,
             atoms,
-            middle - below,
-            distance=below / 8,
-            is_patient=not product.touches_zero,
+            middle - near,
+            distance=near / 8,
+            is_patient=False,
         )
+        has_gap = np.any(lower.is_gap & (lower.above > product.rank - _SAME_MASS))
+        if not has_gap and not product.touches_zero:
+            every = _OFFSETS_BELOW[::-1]
+            lower = _probe(product, atoms, middle - every, distance=every / 8)
         probes = _joined(lower, probes)
     low, high = _range(product, probes)
     if not product.is_connected:

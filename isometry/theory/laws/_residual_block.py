@@ -13,7 +13,7 @@ the logarithm of the value of the block itself at this ψ.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +102,16 @@ class ResidualBlock(Curve):
         return not (is_finite and least > of_inverse)
 
     @property
+    def kind(self) -> Hashable:
+        """Blocks of as many Gaussian matrices."""
+        return type(self), self.num_gaussian
+
+    def shift_from(self, other: Curve) -> Float[np.ndarray, " 2"]:
+        """Return the difference at equal y, that of log η."""
+        assert isinstance(other, ResidualBlock)
+        return np.array([0.0, (other.log_branch - self.log_branch) / 2])
+
+    @property
     def is_connected(self) -> bool:
         """Whether no inner gap is to be expected.
 
@@ -144,7 +154,7 @@ class ResidualBlock(Curve):
         return total
 
     @functools.cached_property
-    def relative_variance(self) -> float:
+    def relative_variance(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """E λ²/(E λ)² − 1, from terms that do not cancel."""
         kappa = self.strength
         of_branch = self.slopes.relative_variance() + self.num_gaussian

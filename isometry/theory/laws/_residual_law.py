@@ -392,7 +392,7 @@ def _slopes(phi: Activation, stream: list[Stream]) -> list[_jacobian_law.Shares]
             if (abs(block.skip), abs(block.branch)) == kind
         ]
         path = [stream[i].inner for i in blocks]
-        for i, share in zip(blocks, _jacobian_law.shared_slopes(phi, path), strict=True):
+        for i, share in zip(blocks, _jacobian_law.slopes_of_blocks(phi, path), strict=True):
             shares[i] = share
     return shares
 
