@@ -112,10 +112,10 @@ class Measure:
     def transforms(self, zeta: Complex[Numbers, " points"]) -> Transforms:
         """Evaluate the moment transform in the closed upper half-plane."""
         is_far = self._is_far(zeta)
-        if is_far.all():
-            return _transforms(zeta, *self._positive_of_rule)
         if not is_far.any():
             return _transforms(zeta, *self._positive)
+        if is_far.all():
+            return _transforms(zeta, *self._positive_of_rule)
         found = Transforms(*np.empty((3, len(zeta)), complex))
         far = _transforms(zeta[is_far], *self._positive_of_rule)
         near = _transforms(zeta[~is_far], *self._positive)
