@@ -311,7 +311,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
             atoms,
             middle - near,
             distance=near / 8,
-            is_patient=False,
+            is_patient=not product.touches_zero,
         )
         has_gap = np.any(lower.is_gap & (lower.above > product.rank - _SAME_MASS))
         if not has_gap and not product.touches_zero:

@@ -137,9 +137,9 @@ class Curve(Factor):
         """Whether positive values come arbitrarily close to zero."""
 
     @property
-    @abc.abstractmethod
     def relative_variance(self) -> float:
-        """E λ²/(E λ)² − 1, without cancellation."""
+        """E λ²/(E λ)² − 1."""
+        return float(self.series(2)[1])
 
     @property
     def kind(self) -> Hashable:
