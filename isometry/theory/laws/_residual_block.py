@@ -7,8 +7,8 @@ cumulants add (Haagerup and Larsen, 2000):
 
 and S = y/(ψ (1 + ψ)). p is two minus the number of Gaussian matrices in X. The unknowns
 are log ω with u = 1/(ω² − 1), and log η with ζ = η²: both ω and η lie in the closed
-upper half-plane, ζ on both sides of the real axis. The rest is r = 2 log(1 + ψ) − log y,
-the logarithm of the value of the block itself at this ψ.
+upper half-plane, ζ on both sides of the real axis. The rest is r = 2 log(1 + ψ) − log
+y, the logarithm of the value of the block itself at this ψ.
 """
 
 import functools

@@ -19,7 +19,6 @@ from isometry.theory.laws._measure import Measure
 from isometry.theory.laws._moments import Moments
 from isometry.theory.laws._product import product_of
 from isometry.theory.laws._residual_block import ResidualBlock
-from isometry.theory.laws._slope_measure import slope_measure
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._maps import LARGEST, scale
 from isometry.theory.mean_field._moments import differentiable, finite, moments
@@ -90,8 +89,8 @@ def residual_law(
         branch: The multiplier of each branch, one number a block.
         order: "two_layer" or "post_activation", as in `networks.resnet`.
         skip: The multiplier of the skips, not zero; a number or one a block.
-        sigma_w: √(fan_in · Var W), of orthogonal weights every singular value; a number,
-            or one a weight layer of the branch.
+        sigma_w: √(fan_in · Var W), of orthogonal weights every singular value; a
+            number, or one a weight layer of the branch.
         weights: "gaussian" or "orthogonal".
         q: The mean square of the first input.
 
@@ -181,8 +180,8 @@ def residual_moments(
         order: "two_layer", "post_activation", "pre_activation" or "v2", as in
             `networks.resnet`.
         skip: The multiplier of the skips, not zero; a number or one a block.
-        sigma_w: √(fan_in · Var W), of orthogonal weights every singular value; a number,
-            or one a weight layer of the branch.
+        sigma_w: √(fan_in · Var W), of orthogonal weights every singular value; a
+            number, or one a weight layer of the branch.
         weights: "gaussian" or "orthogonal".
         q: The mean square of the first input.
 
@@ -221,7 +220,7 @@ def residual_moments(
         log_mean += math.log(s + g)
         relative += (2 * s * g + g**2 * (spread + num_gaussian)) / (s + g) ** 2
     mean = math.exp(log_mean)
-    return Moments(mean=mean, variance=mean**2 * relative)
+    return Moments(mean=mean, variance=float(mean**2 * relative))
 
 
 def _strength(phi: Activation, block: Stream) -> tuple[float, float]:
@@ -249,7 +248,7 @@ def _on_stream(
     p, a, c = 1.0, 1.0, 0.0
     b = np.zeros(len(stream))
     factor = 1.0
-    for l, block in enumerate(stream):
+    for index, block in enumerate(stream):
         known = moments(phi, block.q)
         slope = finite(phi, block.q, known.slope[0])
         strength = (block.branch * math.prod(block.scales) / block.skip) ** 2
@@ -261,18 +260,18 @@ def _on_stream(
             v += finite(phi, block.inner, inner.spread[0])
         g = strength * slope
         own = 1 + finite(phi, block.q, known.spread[0])
-        of_others = _correlations(phi, stream, l)
-        kappa = float(of_others @ b[:l])
+        of_others = _correlations(phi, stream, index)
+        kappa = float(of_others @ b[:index])
         tau = a * own + 2 * kappa + c
         c += 2 * g * (kappa + c) + g**2 * tau + (v - 1) * g**2 * p**2
-        b[:l] *= 1 + g
-        b[l] = g * a
+        b[:index] *= 1 + g
+        b[index] = g * a
         a += (2 * g + g**2) * p**2
         p *= 1 + g
         factor *= block.skip**2
     mean = factor * p
     second = factor**2 * (a + 2 * b.sum() + c)
-    return Moments(mean=mean, variance=second - mean**2)
+    return Moments(mean=float(mean), variance=float(second - mean**2))
 
 
 def _correlations(
@@ -392,7 +391,9 @@ def _slopes(phi: Activation, stream: list[Stream]) -> list[_jacobian_law.Shares]
             if (abs(block.skip), abs(block.branch)) == kind
         ]
         path = [stream[i].inner for i in blocks]
-        for i, share in zip(blocks, _jacobian_law.slopes_of_blocks(phi, path), strict=True):
+        for i, share in zip(
+            blocks, _jacobian_law.slopes_of_blocks(phi, path), strict=True
+        ):
             shares[i] = share
     return shares
 
@@ -470,7 +471,7 @@ def _one_each(
 ) -> list[float]:
     """Return one number for each: the one that is given, or as many as there are."""
     if np.ndim(checks.on_host(name, value)) == 0:  # pyright: ignore[reportArgumentType]
-        return [float(checks.number(name, value))] * count
+        return [float(checks.number(name, value))] * count  # pyright: ignore[reportArgumentType]
     values = _numbers(name, value)  # pyright: ignore[reportArgumentType]
     if len(values) != count:
         raise InputError(

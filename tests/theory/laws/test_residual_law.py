@@ -1,4 +1,4 @@
-"""Residual blocks: public references, closed forms, their limit, and random matrices."""
+"""Residual blocks: references, closed forms, the limit of depth, random matrices."""
 
 import math
 
