@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isometry import schemes
@@ -16,12 +17,14 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _arguments, _norms, _spatial
+from isometry.networks import _arguments, _norms, _resnet_law, _spatial
 from isometry.networks._network import Built, Network
 from isometry.networks._spatial import Size
 from isometry.schemes import Scheme
 from isometry.schemes._registry import SchemeLike
+from isometry.schemes._scales import Scales
 from isometry.schemes._shaping import untransformed
+from isometry.theory import Law
 
 
 class Order(NamedTuple):
@@ -489,6 +492,108 @@ class Resnet(Built):
         # Refuse now, and not at the first draw, what the scheme cannot do.
         net.require_assignment()
         return net
+
+    @public("law")
+    def law(self, span: str, xs: ArrayLike) -> Law:
+        """Predict the law of the singular values over a span, at infinite width.
+
+        It is `theory.residual_law` of the blocks. The mean square of the stream in
+        front of the first is that of the stem's output, or without a stem of xs.
+
+        Args:
+            span: "hidden", the blocks, or "end_to_end", which without stem and head is
+                the same.
+            xs: Inputs along a first axis, whose mean square is taken.
+
+        Returns:
+            The law.
+
+        Raises:
+            NotDefined: No law is known or implemented: orders "pre_activation" and
+                "v2", norms, convolutions, blocks of different widths, a stem or head in
+                the span, biases that are not zero, schemes without independent Gaussian
+                or orthogonal weights.
+            InputError: An unknown span; xs of another shape.
+
+        Example:
+            >>> net = networks.resnet(8, 4, "relu", sigma_w=1.0, branch=0.5)
+            >>> round(net.law("hidden", jnp.ones((1, 8))).moment(1), 4)
+            1.6018
+        """
+        activation = self.function.activation
+        return _resnet_law.law(activation, self._blocks(span, xs))
+
+    @public("moments")
+    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+        """Predict mean and variance of lam = s² over a span, at infinite width.
+
+        They are `theory.residual_moments` of the blocks, which are known in all orders.
+
+        Args:
+            span: As in `law`.
+            xs: Inputs along a first axis, whose mean square is taken.
+
+        Returns:
+            The mean and the variance.
+
+        Raises:
+            NotDefined: As `law`, but for the orders.
+            InputError: An unknown span; xs of another shape.
+
+        Example:
+            >>> net = networks.resnet(8, 2, sigma_w=1.0, order="pre_activation")
+            >>> mean, variance = net.moments("hidden", jnp.ones((1, 8)))
+            >>> round(mean, 4)
+            2.25
+        """
+        activation = self.function.activation
+        mean, variance = _resnet_law.moments(activation, self._blocks(span, xs))
+        return mean, variance
+
+    def _blocks(self, span: str, xs: ArrayLike) -> _resnet_law.Blocks:
+        """Return the arguments of theory, which knows equal dense blocks without norm.
+
+        Raises:
+            NotDefined: The blocks are others.
+        """
+        function = self.function
+        checks.on_host("xs", xs)
+        checks.examples("xs", xs, function.input_shape)
+        first = function.runs[0].block
+        if first.size or len(function.runs) > 1 or first.projects:
+            raise NotDefined(
+                "no law is implemented for residual networks whose blocks are "
+                "convolutions, or of different widths; isometry.ensemble measures them."
+            )
+        if function.norm is not None:
+            raise NotDefined(
+                f"no law is implemented for residual blocks with norm={function.norm!r}"
+                "; isometry.ensemble measures them."
+            )
+        residuals = _residuals(self.scheme, function)
+        branch = list(self.branch)
+        # A scheme with multipliers of its own sets the leaf.
+        if self.scheme.multipliers is not None:
+            branch = [residual.branch for residual in residuals]
+        scales = Scales(
+            self.scheme,
+            self.sigma_w,
+            self.sigma_b,
+            activations=self.layer_activations,
+            following={},
+            read={},
+        )
+        return _resnet_law.blocks(
+            scales,
+            self.require_assignment().layers,
+            order=function.order,
+            has_ends=function.n_in is not None or function.n_out is not None,
+            branch=branch,
+            skip=list(function.skips),
+            bias=self.bias,
+            span=span,
+            xs=xs,
+        )
 
     @property
     def training(self) -> Network:

@@ -149,6 +149,14 @@ class Assignment:
     _biases: tuple[_Bias, ...]
     _settings: tuple[Setting, ...]
 
+    @property
+    def layers(self) -> dict[str, tuple[Layer, ...]]:
+        """What the scheme is told of the weight layers that it draws, by name.
+
+        Of stacked layers there is one for each slice.
+        """
+        return {weight.source.name: weight.layers for weight in self._weights}
+
     @public("Assignment.draw")
     def draw(self, key: Key, params: Params) -> Params:
         """Draw the parameters anew. May be traced.

@@ -32,6 +32,8 @@ from isometry.theory.laws._law import Law as Law
 from isometry.theory.laws._mixture import Mixture as Mixture
 from isometry.theory.laws._moments import Moments as Moments
 from isometry.theory.laws._product import NotConverged as NotConverged
+from isometry.theory.laws._residual_law import residual_law as residual_law
+from isometry.theory.laws._residual_law import residual_moments as residual_moments
 from isometry.theory.laws._universal import bernoulli_class as bernoulli_class
 from isometry.theory.laws._universal import fuss_catalan as fuss_catalan
 from isometry.theory.laws._universal import marchenko_pastur as marchenko_pastur

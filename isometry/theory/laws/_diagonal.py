@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +62,20 @@ class Diagonal(Curve):
     def touches_zero(self) -> bool:
         """Whether positive entries come arbitrarily close to zero."""
         return self.measure.touches_zero
+
+    @functools.cached_property
+    def relative_variance(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """E d²/(E d)² − 1."""
+        return self.measure.relative_variance()
+
+    @property
+    def kind(self) -> Hashable:
+        """Diagonals of one size."""
+        return type(self), self.ratio
+
+    def shift_from(self, other: Curve) -> Float[np.ndarray, " 1"]:
+        """Return the difference of the logarithms of the means."""
+        return self.series(1) - other.series(1)
 
     @property
     def is_connected(self) -> bool:

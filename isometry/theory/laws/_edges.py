@@ -24,13 +24,19 @@ RealPoints = Float[np.ndarray, " points"]
 _OFFSETS = 8.0 ** np.arange(-10, 4)
 _OFFSETS_BELOW = 4.0 ** np.arange(-15, 6)
 
-# Where there is no gap at zero, nothing is looked for farther below log E λ.
+# How far below log E λ a gap at zero is looked for first, and where there is none, at
+# all.
 _DEEP = 64.0
 
 # Points between the outermost gaps. A gap narrower than their distance is not reported
 # (the density there is zero all the same); ten times more points cost as much as ten
 # densities.
 _SCAN = 48
+
+# How far beside an atom, in log λ, a gap around it is looked for. A density there of
+# less than a hundred thousandth of the atom's mass would be taken for one if this were
+# ten times smaller; ten times larger, more gaps are missed.
+_BESIDE_ATOM = 0.02
 
 # −Im ψ below this share of ψ (or of rank + ψ) is no density. At an edge the density
 # vanishes as a root, so it is found to the square of this share, and rounding in ψ,
@@ -297,26 +303,30 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         distance=_OFFSETS / 8,
         is_patient=False,
     )
-    below = _OFFSETS_BELOW[::-1]
-    if product.touches_zero:
-        # There is no gap at zero to be found, and deep points cost most.
-        below = below[below <= _DEEP]
+    # Deep points cost most, and tell something only where a gap at zero lies so deep.
+    near = _OFFSETS_BELOW[_OFFSETS_BELOW <= _DEEP][::-1]
     if not (product.touches_zero and product.is_connected):
         lower = _probe(
             product,
             atoms,
-            middle - below,
-            distance=below / 8,
+            middle - near,
+            distance=near / 8,
             is_patient=not product.touches_zero,
         )
+        has_gap = np.any(lower.is_gap & (lower.above > product.rank - _SAME_MASS))
+        if not has_gap and not product.touches_zero:
+            every = _OFFSETS_BELOW[::-1]
+            lower = _probe(product, atoms, middle - every, distance=every / 8)
         probes = _joined(lower, probes)
     low, high = _range(product, probes)
     if not product.is_connected:
+        evenly = np.linspace(low, high, _SCAN + 2)[1:-1]
+        beside = [atom.t + sign * _BESIDE_ATOM for atom in atoms for sign in (-1, 1)]
         scanned = _probe(
             product,
             atoms,
-            np.linspace(low, high, _SCAN + 2)[1:-1],
-            distance=np.full(_SCAN, (high - low) / (8 * _SCAN)),
+            np.union1d(evenly, beside),
+            distance=np.full(_SCAN + len(beside), (high - low) / (8 * _SCAN)),
             is_patient=False,
         )
         probes = _joined(probes, scanned)

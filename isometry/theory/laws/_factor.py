@@ -11,7 +11,7 @@ and the unknowns of all factors are solved for together.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -135,6 +135,23 @@ class Curve(Factor):
     @abc.abstractmethod
     def touches_zero(self) -> bool:
         """Whether positive values come arbitrarily close to zero."""
+
+    @property
+    def relative_variance(self) -> float:
+        """E λ²/(E λ)² − 1."""
+        return float(self.series(2)[1])
+
+    @property
+    def kind(self) -> Hashable:
+        """Curves of one kind are alike: their unknowns are near one another's.
+
+        One of them then leads the way for all, if there are many.
+        """
+        return self
+
+    def shift_from(self, other: "Curve") -> Float[np.ndarray, " unknowns"]:
+        """Return how far the unknowns lie from those of another of this kind."""
+        return np.zeros(self.num_unknowns)
 
     @property
     def is_connected(self) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from isometry.theory.laws._closed import Powers
-from isometry.theory.laws._diagonal import Diagonal
 from isometry.theory.laws._factor import Factor
 from isometry.theory.laws._product import NotConverged, Product, State, product_of
 from isometry.theory.laws._types import Numbers
@@ -28,7 +27,7 @@ _STOPS = 9
 _QUICK = ((0.2, 1), (1e-3, 1), (1e-6, 1))
 _PATIENT = (*_QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))
 
-# So many diagonal factors are first replaced by few.
+# So many curves are first replaced by few.
 _MANY = 4
 
 # arg λ of the last stop where a point lies on an edge: nearer is rounding.
@@ -129,28 +128,24 @@ def _rough_guess(
 ) -> Complex[Numbers, "unknowns points"] | None:
     """Solve for a product of few factors in place of one of many; None for one of few.
 
-    Diagonal factors of one size become one, that of mean spread: its log ζ, shifted by
-    the difference of the means, is near those of all.
+    Curves of one kind become one, that of mean spread: the unknowns of each, shifted,
+    are near those of all.
     """
-    diagonals = [f for f, _ in product.curves if isinstance(f, Diagonal)]
-    ratios = list(dict.fromkeys(f.ratio for f in diagonals))
-    if len(diagonals) < _MANY or len(ratios) == len(diagonals):
-        return None
-    if len(diagonals) < len(product.curves):
+    curves = [curve for curve, _ in product.curves]
+    kinds = list(dict.fromkeys(curve.kind for curve in curves))
+    if len(curves) < _MANY or len(kinds) == len(curves):
         return None
     counts: Counter[Factor] = Counter(dict(product.closed))  # pyright: ignore[reportArgumentType, reportAssignmentType]
     typical = {}
-    for ratio in ratios:
-        alike = [f for f in diagonals if f.ratio == ratio]
-        spread = np.array([f.measure.relative_variance() for f in alike])
-        typical[ratio] = alike[int(np.argmin(np.abs(spread - spread.mean())))]
-    shifts = []
-    for factor, (_, times) in zip(diagonals, product.curves, strict=True):
-        stand_in = typical[factor.ratio]
-        shift = factor.series(1)[0] - stand_in.series(1)[0]
-        shifts.append(shift)
+    for kind in kinds:
+        alike = [curve for curve in curves if curve.kind == kind]
+        spread = np.array([curve.relative_variance for curve in alike])
+        typical[kind] = alike[int(np.argmin(np.abs(spread - spread.mean())))]
+    for curve, times in product.curves:
+        stand_in = typical[curve.kind]
+        scale = Powers(log_scale=curve.series(1)[0] - stand_in.series(1)[0])
         counts[stand_in] += times  # pyright: ignore[reportArgumentType]
-        counts[Powers(log_scale=shift)] += times  # pyright: ignore[reportArgumentType]
+        counts[scale] += times  # pyright: ignore[reportArgumentType]
     few = product_of(counts)
     at, is_solved = attempt(
         few,
@@ -158,9 +153,15 @@ def _rough_guess(
         distance,
         is_patient=False,
     )
-    places = {curve: i for i, (curve, _) in enumerate(few.curves)}
-    rows = [places[typical[f.ratio]] for f in diagonals]
-    guess = at.w[rows] + np.array(shifts)[:, None]
+    rows, first = {}, 0
+    for curve, _ in few.curves:
+        rows[curve] = slice(first, first + curve.num_unknowns)
+        first += curve.num_unknowns
+    parts = []
+    for curve in curves:
+        stand_in = typical[curve.kind]
+        parts.append(at.w[rows[stand_in]] + curve.shift_from(stand_in)[:, None])
+    guess = np.concatenate(parts)
     # What was not solved leads nowhere.
     guess[:, ~is_solved] = np.nan
     return guess

@@ -18,7 +18,7 @@ from isometry.theory.laws import _closed, _universal
 from isometry.theory.laws._diagonal import Diagonal
 from isometry.theory.laws._factor import Factor
 from isometry.theory.laws._law import Law
-from isometry.theory.laws._measure import Measure
+from isometry.theory.laws._measure import Measure, gauss_rule
 from isometry.theory.laws._product import Product, product_of
 from isometry.theory.laws._slope_measure import slope_measure, steep_measure
 from isometry.theory.mean_field._critical import critical_at, sigma_b_range
@@ -48,8 +48,11 @@ _ALIKE = 3e-5
 _NODES = 6.0
 _NODES_PER_LOG = 4.0
 
+# The same for residual blocks, whose slopes are seen from farther: quantiles 1e-13 off.
+_BLOCK_NODES = 3.0
+_BLOCK_NODES_PER_LOG = 2.0
+
 Points = Float[np.ndarray, " points"]
-Nodes = Float[np.ndarray, " nodes"]
 
 # The distribution of D² of one layer: a mixture in log ζ, with shares that add up to 1.
 Shares = tuple[tuple[Measure, float], ...]
@@ -346,7 +349,7 @@ def _one_per_layer(
     if np.ndim(value) == 0:  # pyright: ignore[reportArgumentType]
         checks.number(name, value)
         return [float(value)] * depth  # pyright: ignore[reportArgumentType]
-    values = _sequence(name, value)  # pyright: ignore[reportArgumentType]
+    values = sequence(name, value)  # pyright: ignore[reportArgumentType]
     if len(values) != depth:
         advice = "give a number or one per layer."
         if not of_path:
@@ -412,50 +415,43 @@ def slopes_of(
     ζ(ψ) is analytic in ln q, so that the sum over them converges geometrically.
     Densities only: atoms of many q's are many atoms.
     """
-    shares: list[tuple[tuple[float, float], ...]] = [((q, 1.0),) for q in path]
+    shares: list[Shares] = [()] * len(path)
     for size in set(sizes[: len(path)]):
         layers = [i for i in range(len(path)) if sizes[i] == size]
-        qs = np.array([path[i] for i in layers])
-        most = math.inf
-        if qs.min() > 0:
-            most = _NODES + _NODES_PER_LOG * math.log(qs.max() / qs.min())
-        if len(np.unique(qs)) <= most or slope_measure(phi, qs.min()).atoms.size:
-            continue
-        nodes, weights = gauss_rule(np.log(qs), math.ceil(most))
-        values = np.exp(nodes).tolist()
-        shared = tuple(zip(values, (weights / len(qs)).tolist(), strict=True))
-        for i in layers:
-            shares[i] = shared
+        of_size = _shared([path[i] for i in layers], phi, _NODES, _NODES_PER_LOG)
+        for i, layer in zip(layers, of_size, strict=True):
+            shares[i] = tuple((steep_measure(phi, q), share) for q, share in layer)
+    return shares
+
+
+def slopes_of_blocks(phi: Activation, path: list[float]) -> list[Shares]:
+    """Return the distribution of D² of equal residual blocks at these variances."""
+    if _is_scale_free(phi, min(path), 4.0, max(path)):
+        path = [1.0] * len(path)
+    shares = _shared(_merged(path), phi, _BLOCK_NODES, _BLOCK_NODES_PER_LOG)
     return [
-        tuple((steep_measure(phi, q), share) for q, share in layer) for layer in shares
+        tuple((slope_measure(phi, q), share) for q, share in layer) for layer in shares
     ]
 
 
-def gauss_rule(x: Points, count: int) -> tuple[Nodes, Nodes]:
-    """Return the Gauss rule for sums over points, by Lanczos (Golub and Welsch, 1969).
-
-    Args:
-        x: The points.
-        count: The number of nodes; it is exact for polynomials of degree 2 count − 1.
-
-    Returns:
-        Nodes and weights.
-    """
-    basis = [np.full(len(x), len(x) ** -0.5)]
-    diagonal, beside = [], []
-    for _ in range(count):
-        new = x * basis[-1]
-        diagonal.append(basis[-1] @ new)
-        known = np.array(basis)
-        # Twice: once leaves what rounding adds back.
-        for _ in range(2):
-            new = new - known.T @ (known @ new)
-        beside.append(np.linalg.norm(new))
-        basis.append(new / beside[-1])
-    off = np.diag(beside[:-1], 1)
-    # Nodes and weights are those of the Jacobi matrix.
-    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + off + off.T)
-    return nodes, len(x) * vectors[0] ** 2
+def _shared(
+    path: list[float],
+    phi: Activation,
+    nodes: float,
+    nodes_per_log: float,
+) -> list[tuple[tuple[float, float], ...]]:
+    """Return variances and their shares for each of some equal layers."""
+    qs = np.array(path)
+    most = math.inf
+    if qs.min() > 0:
+        most = nodes + nodes_per_log * math.log(qs.max() / qs.min())
+    if len(np.unique(qs)) <= most or slope_measure(phi, qs.min()).atoms.size:
+        return [((q, 1.0),) for q in path]
+    shares = np.full(len(qs), 1 / len(qs))
+    rule = gauss_rule(np.log(qs), shares, math.ceil(most))
+    values = np.exp(rule.nodes).tolist()
+    shared = tuple(zip(values, rule.weights.tolist(), strict=True))
+    return [shared] * len(path)
 
 
 def merged(path: list[float]) -> list[float]:
@@ -473,7 +469,7 @@ def merged(path: list[float]) -> list[float]:
     return [mean_of[q] for q in path]
 
 
-def _sequence(name: str, value: ArrayLike) -> list[float]:
+def sequence(name: str, value: ArrayLike) -> list[float]:
     """Return a sequence of numbers as a list."""
     is_sequence = False
     try:
@@ -522,7 +518,7 @@ def _sizes(
     if widths is None:
         return [1.0] * (depth + 1 + has_head)
     checks.on_host("widths", widths)
-    sizes = _sequence("widths", widths)
+    sizes = sequence("widths", widths)
     if len(sizes) != depth + 1 + has_head:
         advice = "give n_0, …, n_depth"
         if has_head:

@@ -249,7 +249,9 @@ class Product:
             slope = slope + times * point.rate
             lag = lag + times * point.lag
             correction = point.correction
-            mismatch = np.maximum(mismatch, np.abs(correction).max(axis=0))
+            # Where ψ is small, what an error of a logarithm makes of it.
+            inner = np.abs(correction).max(axis=0) * np.minimum(np.abs(psi), 1)
+            mismatch = np.maximum(mismatch, inner)
             if point is not lead:
                 missing = self._missing(curve, point, lead)
                 correction = correction + point.tangent * missing

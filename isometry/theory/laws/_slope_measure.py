@@ -15,7 +15,13 @@ from jaxtyping import Complex, Float
 
 from isometry._internal.errors import NotDefined
 from isometry.activations import Activation
-from isometry.theory.laws._measure import Measure, discrete
+from isometry.theory.laws._measure import (
+    RULE_NODES,
+    Measure,
+    Rule,
+    discrete,
+    gauss_rule,
+)
 from isometry.theory.laws._slope_series import (
     NOISE,
     REACH,
@@ -28,6 +34,7 @@ from isometry.theory.laws._slope_series import (
 from isometry.theory.laws._types import Numbers
 from isometry.theory.mean_field._host import evaluate
 from isometry.theory.mean_field._pieces import octave_of, pieces
+from isometry.theory.mean_field._quadrature import bell, gauss
 
 Points = Float[np.ndarray, " points"]
 ComplexPoints = Complex[Numbers, " points"]
@@ -42,6 +49,10 @@ _FAR_OUT = 7.0
 
 # Gauss-Legendre nodes a segment of the contour.
 _ORDER = 18
+
+# Gauss-Legendre nodes a panel of the series, for polynomials in phi'² of degree 64.
+# With half as many these are wrong.
+_ORDER_OF_RULE = 64
 
 # A segment is at most this share of a panel long, and half of it off the axis: there
 # the series hold to rounding.
@@ -116,6 +127,7 @@ def slope_measure(phi: Activation, q: float) -> Measure:
     lumps = discrete(_snapped(np.array(atoms)), sides * np.array(masses))
     if not nodes:
         return lumps
+    continuous = [series for series in stretches if series.variation > _CONSTANT * size]
     total = sides * np.concatenate(weights)
     # To the last digit: many layers multiply the mass that is missing.
     total *= (1 - lumps.masses.sum()) / total.sum()
@@ -126,6 +138,7 @@ def slope_measure(phi: Activation, q: float) -> Measure:
         weights=total,
         pieces=tuple(intervals),
         corners=tuple(sorted(set(corners))),
+        rule=_rule(continuous, 1 - lumps.masses.sum()),
     )
 
 
@@ -178,7 +191,7 @@ def _contour(
         size: The largest |phi'| of all stretches.
     """
     ends = np.array([series.edges[0], *_extrema(series, size), series.edges[-1]])
-    gauss, mass = np.polynomial.legendre.leggauss(_ORDER)
+    abscissae, mass = np.polynomial.legendre.leggauss(_ORDER)
     nodes, weights = [], []
     for a, b in itertools.pairwise(ends):
         # Monotone between; the slope at a point inside might be rounding.
@@ -194,7 +207,7 @@ def _contour(
         vertices = x + 1j * (height if right < left else -height)
         middle = (vertices[1:] + vertices[:-1])[:, None] / 2
         half = (vertices[1:] - vertices[:-1])[:, None] / 2
-        z = middle + half * gauss
+        z = middle + half * abscissae
         nodes.append(_square_below_axis(series(z.ravel()), size))
         bell = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
         weights.append((half * mass * bell).ravel())
@@ -202,6 +215,23 @@ def _contour(
     is_zero = np.abs(at_ends) < NOISE * size
     squares = np.where(is_zero, 0.0, at_ends) ** 2
     return np.concatenate(nodes), np.concatenate(weights), squares.tolist()
+
+
+def _rule(stretches: list[Series], mass: float) -> Rule:
+    """Return the Gauss rule of the continuous part, from nodes on the real axis.
+
+    Args:
+        stretches: phi' where it is not constant.
+        mass: The mass of that part.
+    """
+    values, weights = [], []
+    for series in stretches:
+        z, inside = gauss(series.edges[:-1], series.edges[1:], order=_ORDER_OF_RULE)
+        values.append(series(z.ravel()) ** 2)
+        weights.append((inside * bell(z)).ravel())
+    weight = np.concatenate(weights)
+    weight *= mass / weight.sum()
+    return gauss_rule(np.concatenate(values), weight, RULE_NODES)
 
 
 def _square_below_axis(f: ComplexPoints, size: float) -> ComplexPoints:

@@ -70,7 +70,7 @@ def evaluate(phi: Activation, u: Values) -> tuple[Values, Values]:
     values, slopes = [], []
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         for chunk in padded.reshape(rows, _CHUNK):
-            pair = both(chunk)
+            pair = both(chunk)  # pyright: ignore[reportArgumentType]
             checks.on_host(f"what {phi.name} closes over", pair)
             values.append(np.asarray(pair[0], np.float64))
             slopes.append(np.asarray(pair[1], np.float64))

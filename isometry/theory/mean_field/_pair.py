@@ -281,3 +281,47 @@ def _mean(
         (mass * f).sum(axis=1),
         count,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def slope_squares(
+    phi: Activation,
+    q: float,
+    q_other: float,
+    correlation: float,
+) -> float:
+    """Compute E phi'(u1)² phi'(u2)² for Gaussians of two variances.
+
+    Args:
+        phi: The activation.
+        q: The variance of u1.
+        q_other: The variance of u2.
+        correlation: Their correlation.
+    """
+    reach = _REACHES[0]
+    correlation = float(np.clip(correlation, -1.0, 1.0))
+    scale, scale_other = math.sqrt(q), math.sqrt(q_other)
+    width = math.sqrt((1 - correlation) * (1 + correlation))
+    octave = octave_of(1.5 * reach * max(scale, scale_other))
+    cut = pieces(phi, octave)
+    # Given z of u2, u1 is correlation z + width w; both are cut where phi is.
+    left, right = _outer_panels(
+        cut,
+        scale,
+        share=abs(correlation),
+        width=width,
+        reach=reach,
+    )
+    own = np.abs(cut.edges / scale_other)
+    half = np.union1d(np.abs(np.append(left, right)), own[own <= reach])
+    edges = np.union1d(-half, half)
+    z, mass = (f.ravel() for f in gauss(edges[:-1], edges[1:], order=_ORDER))
+    smoothed = _smoothed(
+        phi,
+        cut.edges,
+        scale * correlation * z,
+        width=scale * width,
+        reach=reach,
+    )
+    _, slope = evaluate(phi, scale_other * z)
+    return float(np.sum(mass * bell(z) * slope**2 * smoothed[4]))
