@@ -154,6 +154,11 @@ class Assignment:
         """What the scheme is told of the weight layers that it draws, by name.
 
         Of stacked layers there is one for each slice.
+
+        Example:
+            >>> net = networks.mlp([3, 4, 4, 2], "tanh")
+            >>> {name: len(of) for name, of in net.assignment.layers.items()}
+            {'layers/0': 1, 'layers/1': 1, 'layers/2': 1}
         """
         return {weight.source.name: weight.layers for weight in self._weights}
 
