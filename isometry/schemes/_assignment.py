@@ -138,6 +138,12 @@ class Assignment:
         """What the scheme is told of the weight layers that it draws, by name.
 
         Of stacked layers there is one for each slice.
+
+        Example:
+            >>> net = networks.mlp([3, 8, 2], "tanh")
+            >>> layers = net.assignment.layers
+            >>> layers["layers/1"][0].role
+            'head'
         """
         return {weight.source.name: weight.layers for weight in self._weights}
 

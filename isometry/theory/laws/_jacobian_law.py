@@ -393,7 +393,12 @@ def _slopes(
     shares: list[Shares] = [()] * len(path)
     for size in set(sizes[: len(path)]):
         layers = [i for i in range(len(path)) if sizes[i] == size]
-        of_size = _shared([path[i] for i in layers], phi, _NODES, _NODES_PER_LOG)
+        of_size = _shared(
+            [path[i] for i in layers],
+            phi,
+            nodes=_NODES,
+            nodes_per_log=_NODES_PER_LOG,
+        )
         for i, layer in zip(layers, of_size, strict=True):
             shares[i] = tuple((steep_measure(phi, q), share) for q, share in layer)
     return shares
@@ -401,9 +406,14 @@ def _slopes(
 
 def slopes_of_blocks(phi: Activation, path: list[float]) -> list[Shares]:
     """Return the distribution of D² of equal residual blocks at these variances."""
-    if _is_scale_free(phi, min(path), 4.0, max(path)):
+    if _is_scale_free(phi, *[min(path), 4.0, max(path)]):
         path = [1.0] * len(path)
-    shares = _shared(_merged(path), phi, _BLOCK_NODES, _BLOCK_NODES_PER_LOG)
+    shares = _shared(
+        _merged(path),
+        phi,
+        nodes=_BLOCK_NODES,
+        nodes_per_log=_BLOCK_NODES_PER_LOG,
+    )
     return [
         tuple((slope_measure(phi, q), share) for q, share in layer) for layer in shares
     ]

@@ -212,7 +212,7 @@ def residual_moments(
     )
     num_gaussian = ORDERS[order] if weights == "gaussian" else 0
     if order in {"pre_activation", "v2"}:
-        return _on_stream(phi, stream, order, num_gaussian)
+        return _on_stream(phi, stream, order, num_gaussian=num_gaussian)
     log_mean, relative = 0.0, 0.0
     for block in stream:
         g, spread = _strength(phi, block)
@@ -237,6 +237,7 @@ def _on_stream(
     phi: Activation,
     stream: list[Stream],
     order: str,
+    *,
     num_gaussian: int,
 ) -> Moments:
     """Compute the moments where the first slopes of a branch sit on the stream.
@@ -287,7 +288,7 @@ def _correlations(
         # What is added to the stream is independent of it, so the covariance is that
         # of the part that the skips pass on.
         correlation = skips * math.sqrt(there.q / here.q)
-        cross = slope_squares(phi, here.q, there.q, correlation)
+        cross = slope_squares(phi, here.q, there.q, correlation=correlation)
         found.append(cross / (own * float(moments(phi, there.q).slope[0])))
     return np.array(found)
 
