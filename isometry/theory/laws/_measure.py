@@ -160,45 +160,32 @@ class Measure:
         """
         is_far = self._is_far(zeta)
         total = np.empty(len(zeta))
-        for which, nodes, weights in self._nodes_for(is_far):
-            size = nodes.size + self.atoms.size
-            parts = [
-                self._angle(z, nodes, weights, below=below)
-                for z in _chunks(zeta[which], size=size)
-            ]
-            total[which] = np.concatenate(parts) / np.pi
-        return total
-
-    def _nodes_for(
-        self, is_far: Bool[np.ndarray, " points"]
-    ) -> Iterator[tuple[np.ndarray, Numbers, Numbers]]:
-        """Yield which points are far, or near, and the nodes and weights for them."""
         if is_far.any():
             assert self.rule is not None
-            yield is_far, self.rule.nodes + 0j, self.rule.weights
+            places = np.concatenate([self.atoms, self.rule.nodes])
+            masses = np.concatenate([self.masses, self.rule.weights])
+            total[is_far] = _angle_of_points(zeta[is_far], places, masses, below=below)
         if not is_far.all():
-            yield ~is_far, self.nodes, self.weights
+            near = zeta[~is_far]
+            size = self.nodes.size + self.atoms.size
+            parts = [self._angle(z, below) for z in _chunks(near, size=size)]
+            total[~is_far] = np.concatenate(parts)
+        return total / np.pi
 
     def _angle(
-        self,
-        zeta: Complex[Numbers, " points"],
-        nodes: Complex[Numbers, " nodes"],
-        weights: Complex[Numbers, " nodes"],
-        *,
-        below: bool,
+        self, zeta: Complex[Numbers, " points"], below: bool
     ) -> Float[np.ndarray, " points"]:
-        sign = -1 if below else 1
-        gap = sign * (zeta[:, None] - self.atoms)
-        total = np.arctan2(np.abs(gap.imag), gap.real) @ self.masses
-        if not nodes.size:
+        total = _angle_of_points(zeta, self.atoms, self.masses, below=below)
+        if not self.nodes.size:
             return total
-        gap = sign * (zeta[:, None] - nodes)
+        sign = -1 if below else 1
+        gap = sign * (zeta[:, None] - self.nodes)
         # Where ζ and the node both underflow, d is not above ζ.
         at_node = complex(-1, -0.0) if below else 1
         gap = np.where(gap == 0, at_node, gap)
         # A sum, not a matrix product: that is not summed pairwise, and a hundred equal
         # layers multiply its rounding.
-        return total + sign * np.sum(np.log(gap) * weights, axis=1).imag
+        return total + sign * np.sum(np.log(gap) * self.weights, axis=1).imag
 
     def moment(self, k: int) -> float:
         """Compute E d^k."""
@@ -266,6 +253,20 @@ def _transforms(
             rate = -(share @ both[:, 1])
             parts.append((weighted / z, above_zero, rate))
     return Transforms(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _angle_of_points(
+    zeta: Complex[Numbers, " points"],
+    places: Float[np.ndarray, " places"],
+    masses: Float[np.ndarray, " places"],
+    *,
+    below: bool,
+) -> Float[np.ndarray, " points"]:
+    """Evaluate Im E log(ζ − d), or π less that, of point masses on the real axis."""
+    gap = zeta[:, None] - places
+    real = -gap.real if below else gap.real
+    # By the modulus, so that rounding does not put ζ below the axis.
+    return np.sum(np.arctan2(np.abs(gap.imag), real) * masses, axis=1)
 
 
 def gauss_rule(
