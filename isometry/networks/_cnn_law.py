@@ -444,8 +444,8 @@ def _nodes(
     # Variances that are all but equal would break the recurrence of the rule.
     distinct = np.unique(np.round(np.log(q), 9))
     count = min(len(distinct), _NODES + math.ceil(_NODES_PER_LOG * spread))
-    nodes, weights = gauss_rule(np.log(q), count)
-    return np.exp(nodes), weights / len(q)
+    rule = gauss_rule(np.log(q), np.full(len(q), 1 / len(q)), count)
+    return np.exp(rule.nodes), rule.weights
 
 
 def _dense_path(inside: Spanned, q: float) -> list[float]:

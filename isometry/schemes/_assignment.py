@@ -31,7 +31,7 @@ from isometry.schemes._layer import Layer
 from isometry.schemes._multipliers import Setting
 from isometry.schemes._places import Places
 from isometry.schemes._registry import SchemeLike, get
-from isometry.schemes._scheme import Scheme, check_sigmas, draw, is_alike
+from isometry.schemes._scheme import Drawn, Scheme, check_sigmas, draw, is_alike
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._anatomy import PyTreeDef
 from isometry.structure._records import stack_sizes
@@ -79,6 +79,7 @@ class _Weight(NamedTuple):
             the layer of each, by role. Otherwise empty.
         pair: The index of the layer whose key draws this weight: the layer itself, or
             the one with which it shares a random matrix.
+        scheme: The scheme with its sigmas for this layer.
         note: As in `Row`.
     """
 
@@ -87,11 +88,26 @@ class _Weight(NamedTuple):
     inits: tuple[Init, ...]
     parts: dict[str, Layer]
     pair: int
+    scheme: Scheme
     note: str
 
     def part(self, role: str) -> Layer:
         """Return the layer that plays a role in an attention: a part, or the whole."""
         return self.parts.get(role, self.layers[0])
+
+
+class Ensemble(NamedTuple):
+    """The distribution of the parameters of one layer, if theory has laws for it.
+
+    Attributes:
+        layer: The layer.
+        drawn: The distribution of its weights.
+        sigma_b: The standard deviation of its biases, if it has some.
+    """
+
+    layer: Layer
+    drawn: Drawn
+    sigma_b: float
 
 
 class _Bias(NamedTuple):
@@ -140,10 +156,9 @@ class Assignment:
         Of stacked layers there is one for each slice.
 
         Example:
-            >>> net = networks.mlp([3, 8, 2], "tanh")
-            >>> layers = net.assignment.layers
-            >>> layers["layers/1"][0].role
-            'head'
+            >>> net = networks.mlp([3, 4, 4, 2], "tanh")
+            >>> {name: len(of) for name, of in net.assignment.layers.items()}
+            {'layers/0': 1, 'layers/1': 1, 'layers/2': 1}
         """
         return {weight.source.name: weight.layers for weight in self._weights}
 
@@ -193,6 +208,32 @@ class Assignment:
         for setting in self._settings:
             drawn[setting.path] = setting.put(drawn[setting.path])
         return jax.tree.unflatten(tree, [drawn[path] for path in paths])
+
+    def drawn(self) -> list[Ensemble]:
+        """Return the distribution of the weights of each layer, for theory.
+
+        Returns:
+            One for each weight layer that the scheme draws, slice by slice, in the
+            order of the anatomy.
+
+        Raises:
+            NotDefined: Theory has no laws for the weights of a layer.
+
+        Example:
+            >>> net = networks.cnn([3, 8], (6,), sigma_w=1.5)
+            >>> net.assignment.drawn()[0].drawn
+            Drawn(weights='delta_orthogonal', sigma_w=1.5)
+        """
+        ensembles = []
+        for weight in self._weights:
+            for layer in weight.layers:
+                ensemble = Ensemble(
+                    layer=layer,
+                    drawn=weight.scheme.drawn(layer),
+                    sigma_b=weight.scheme.sigma_b,
+                )
+                ensembles.append(ensemble)
+        return ensembles
 
     def _check_paths(self, by_path: Mapping[str, Array]) -> None:
         for row in self.rows:
@@ -318,6 +359,11 @@ def assign(
             "does not offer to replace; build the network with the activation and the "
             f"scheme that schemes.transformed({chosen.name!r}, activation, depth) "
             "returns."
+        )
+    if not anatomy.layers:
+        raise NotDefined(
+            f"the network has no weight layer, so scheme {chosen.name!r} has nothing "
+            "to draw."
         )
     if chosen.suits is not None:
         chosen.suits(anatomy)
@@ -496,6 +542,7 @@ def _weight(
         inits=tuple(inits),
         parts=parts,
         pair=source.index,
+        scheme=scaled.scheme,
         note=note,
     )
     # The scale may depend on the place of a branch, and differ from slice to slice. The
