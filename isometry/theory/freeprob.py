@@ -127,7 +127,7 @@ def multiply(*laws: Law) -> Law:
         Their product.
 
     Raises:
-        InputError: No law is given, or something that is none.
+        InputError: No law is given, or something that is not a law.
 
     Example:
         >>> law = theory.freeprob.multiply(
