@@ -38,29 +38,33 @@ def compare(
 ) -> Comparison:
     """Judge whether a spectrum measured over seeds is one that a law predicts.
 
-    A gap between the two is consistent within its interval over seeds plus a term for
-    the finite width, the number of units of a layer: `sp.size / law.positions`. t
-    quantiles make the intervals 95 % for all gaps together. Inputs of one seed are
+    A gap between the two is consistent if it lies no farther from the gap that a true
+    law has at this width than an interval over seeds and a finite-width term allow
+    together. The width is the number of units of a layer, `sp.size / law.positions`.
+    The intervals are t intervals, of 95 % for all gaps together. Inputs of one seed are
     averaged, because only seeds are independent. If the law states outliers, those of
     each draw are left out, and their number is compared by itself.
 
-    At width 256 and 20 seeds it tells apart sigma_w ± 2 %, a tenth more layers, and
-    Gaussian from orthogonal, for ReLU/Gaussian at depth 20 and tanh/orthogonal at depth
-    10. Of 23 ensembles each it told 11 ReLU/Gaussian layers from 10 in all; and for
-    tanh/Gaussian at depth 8, where q makes up for the scale, a law with sigma_w 2 % too
-    large in all, and one 2 % too small in 22. False alarms were 2 in 880 ensembles of
-    ten true laws, width 32 to 128, 10 or 20 seeds: below 0.9 % (95 %, Clopper-Pearson).
+    What it detects was measured at width 256 with 20 seeds, for ReLU/Gaussian at depth
+    20 and tanh/orthogonal at depth 10: sigma_w off by 2 %, a tenth more layers, and
+    Gaussian weights instead of orthogonal ones. In smaller steps, with 23 ensembles
+    each: 11 ReLU/Gaussian layers instead of 10 in all of them; for tanh/Gaussian at
+    depth 8, where q makes up for the scale, a sigma_w 2 % too large in all, and one 2 %
+    too small in 22. False alarms were 2 in 880 ensembles of ten true laws, width 32 to
+    128, 10 or 20 seeds: below 0.9 % (95 %, Clopper-Pearson).
 
     It takes a few thousand quantiles of the law, about a second at first.
 
     Args:
-        sp: A spectrum over (seeds, inputs), as `ensemble` returns it, of a method that
-            finds the values; of the span that the law is for, or of given Jacobians.
+        sp: A spectrum over (seeds, inputs), as `ensemble` returns it, by a method that
+            finds the singular values themselves. It has the span of the law, or is of
+            given Jacobians.
         law: The law of as many (W, D) pairs: `net.law("hidden", xs)`, or
             `theory.jacobian_law`.
-        key: The key of bootstrap samples of the seeds. Without it, standard errors are
-            taken, and for the distribution function a Bonferroni bound, which is wider.
-        resamples: The number of these samples.
+        key: The key of bootstrap samples of the seeds, from which the intervals come.
+            Without it they come from standard errors; that of the distribution function
+            is then a Bonferroni bound, which is wider.
+        resamples: The number of bootstrap samples.
 
     Returns:
         The gaps and their bands.
@@ -70,7 +74,7 @@ def compare(
             five seeds; a span, a number of pairs or a shape that the law is not for; so
             few resolved values that there is nothing to compare.
         NotFinite: A Jacobian holds a NaN or an infinity.
-        NotDefined: The nodes are those of quadratures, and not singular values.
+        NotDefined: `sp` holds nodes of quadratures instead of singular values.
         TypeError: An argument is traced.
 
     Example:
@@ -122,7 +126,7 @@ def _require_seeds(sp: Spectrum) -> None:
 
 
 def _require_finite(sp: Spectrum) -> None:
-    """Refuse Jacobians that overflowed, which have no ranks."""
+    """Refuse Jacobians that overflowed: NaN has no rank among the values."""
     is_bad = np.isnan(np.asarray(sp.log_values)).any(-1)
     if is_bad.any():
         raise NotFinite(
@@ -132,14 +136,14 @@ def _require_finite(sp: Spectrum) -> None:
 
 
 def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
-    """Compare statistic by statistic."""
+    """Measure every gap and its band, without further checks."""
     width = sp.size // law.positions
     everything = MeasuredRanks.of(sp, law, width)
     counts = count_outliers(everything, law)
     # Of more outliers than the law states, the others belong to what is compared.
     measured = everything.without_largest(np.minimum(counts, law.outliers))
     u = measured.ranks()
-    # Ranks below the first compared one are asked for by its resolution.
+    # The resolution of the first compared rank asks for ranks below it.
     lowest = law.zero_mass + float(u[0] - law.zero_mass) / 8
     table = LawTable(law, lowest, measured.windows)
     by_rank = ByRank.of(measured, table, u)
@@ -152,7 +156,7 @@ def _judged(sp: Spectrum, law: Law, picked: Resamples | None) -> Comparison:
         **_statistics.atom_masses(measured, law),
         **_statistics.zeros(measured, law, width=width, known_to=apart.width),
     }
-    # Of the statistics and the distance of the distribution functions.
+    # One for each statistic, and one for the distance of the distribution functions.
     num_tests = len(statistics) + 1
     intervals = SeedIntervals(_LEVEL / num_tests, picked)
     bands = {name: _band(found, intervals) for name, found in statistics.items()}
@@ -193,7 +197,7 @@ def _moment_gaps(statistics: Statistics) -> dict[str, float]:
 
 
 def _band(statistic: Statistic, intervals: SeedIntervals) -> Band:
-    """Return what the gap of a statistic may be."""
+    """Return how large the gap of a statistic may be."""
     seeds = intervals.half_length(statistic.per_seed)
     if statistic.variance is not None:
         num_seeds = len(statistic.per_seed)

@@ -40,7 +40,7 @@ class Band(NamedTuple):
         return self.seeds + self.width
 
     def excess(self, gap: float) -> float:
-        """Return how far a gap is over how far it may be: consistent up to 1."""
+        """Return the distance from the expected gap over `total`; 1 is allowed."""
         return abs(gap - self.expected) / max(self.total, _LEAST_BAND)
 
     def __str__(self) -> str:
@@ -53,16 +53,17 @@ class Comparison:
     """A measured spectrum beside the law that it should have.
 
     Attributes:
-        ks: The largest distance of the two distribution functions, atoms apart, at the
-            mean log lam of each rank.
-        wasserstein: E |log lam measured - log lam predicted|, rank by rank.
+        ks: The largest difference of the two distribution functions, off the atoms, at
+            the log lam that the law has at each compared rank.
+        wasserstein: |log lam measured - log lam predicted|, averaged over these ranks.
         atom_gaps: Measured - predicted mass of each atom by its lam; 0.0 stands for all
             mass below the floor.
         moment_gaps: Measured - predicted "mean", "sd" and "spread" of log lam over the
             compared ranks, and "log_mean", the logarithm of the mean of lam over all
             values, |J|_F²/size. The spread is the mean of the upper half of the ranks
             less that of the lower, without the outermost tenths.
-        quantile_gaps: Measured - predicted log lam at a few ranks (the mass below).
+        quantile_gaps: Measured - predicted log lam at a few ranks, by rank, which is
+            the mass below.
         band: For "ks", "mean", "sd", "spread", "log_mean", "outliers", ("rank", u) and
             ("atom", lam), how large the gap may be: a `Band`.
         unresolved: The mass at the bottom that some draw does not resolve.
@@ -132,7 +133,7 @@ class Comparison:
 
     @property
     def excesses(self) -> dict[GapName, float]:
-        """The gaps beyond their bands, as multiples of them.
+        """The gaps beyond their bands, each by its `Band.excess`, a number above 1.
 
         Example:
             >>> factors = np.random.default_rng(0).standard_normal((8, 64, 64)) / 8

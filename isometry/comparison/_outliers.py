@@ -40,7 +40,7 @@ def outliers(counts: Counts, law: Law) -> Statistics:
 
     Of many that a law states, some may be inside the bulk at a finite width, because it
     does not say where they lie. Of the 12 of attention over 4 tokens, 5 are outside at
-    width 64. So one of them is enough.
+    width 64. So it is enough if one of them is outside.
     """
     most = _ROUNDING
     fewest = min(-_ROUNDING, _ROUNDING - law.outliers)

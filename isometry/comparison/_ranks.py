@@ -36,13 +36,13 @@ class MeasuredRanks:
         log_lam: (seeds, inputs, nodes), descending, -inf where not resolved.
         weights: (seeds, inputs, nodes), the mass of each node.
         size: The number of singular values of a matrix.
-        step: What a rank is known to: the mass of one unit of a layer. Values of pixels
-            that share it are no independent ones.
+        step: What a rank is known to: the mass of one unit of a layer. Pixels share
+            the weights of a unit, so that their values are not independent.
         displaced: How far outliers may displace the ranks of all others.
         law_zeros: The law's mass at zero.
         law_below: (seeds,) the law's mass below the floor.
         windows: The ends in log lam of what counts as an atom, by its lam.
-        rounding: Half their length.
+        rounding: Half the length of such a window.
     """
 
     log_lam: Float[np.ndarray, "seeds inputs nodes"]
@@ -103,7 +103,7 @@ class MeasuredRanks:
     def without_largest(
         self, counts: Int[np.ndarray, "seeds inputs"]
     ) -> "MeasuredRanks":
-        """Leave so many of the largest values of each draw out."""
+        """Leave out as many of the largest values of each draw as `counts` says."""
         position = np.arange(self.log_lam.shape[-1])
         weights = np.where(position < counts[..., None], 0, self.weights)
         return replace(self, weights=weights / weights.sum(-1, keepdims=True))
@@ -138,7 +138,7 @@ class MeasuredRanks:
             mass_above = np.cumsum(self.weights[matrix])
             wanted = (1 - u) * mass_above[-1]
             node = np.searchsorted(mass_above, wanted)
-            # Rounding may put the last one behind the end.
+            # Rounding may put the last rank behind the end.
             node = np.minimum(node, len(mass_above) - 1)
             log_lam[matrix] = self.log_lam[matrix][node]
         return log_lam
@@ -197,8 +197,9 @@ class LawTable:
         return np.where(points < self.log_lam[0], self.zero, mass)
 
     def reach(self, u: Ranks, half: float) -> Ranks:
-        """Return how far log lam is from its value at u where u is known to ± half."""
-        # The mass at zero has no log lam, so a quarter of the way there is kept.
+        """Return how far log lam at u may be off if u is known to ± half."""
+        # The mass at zero has no log lam, so ranks stay above it, by a quarter of their
+        # distance from it.
         lowest = self.zero + (u - self.zero) / 4
         low = np.maximum(u - half, lowest)
         high = np.minimum(u + half, 1.0)

@@ -77,8 +77,8 @@ class SeedIntervals:
 
 
 def _correction(num_seeds: int) -> float:
-    """Return what the deviation of a resampled mean falls short by."""
-    # Resampled seeds have the variance with n, and not n - 1, below.
+    """Return the factor by which the deviation of resampled means is too small."""
+    # Their variance is a sum of squares over n, and an unbiased one is over n - 1.
     return math.sqrt(num_seeds / (num_seeds - 1))
 
 

@@ -51,8 +51,8 @@ class ByRank:
         u: The ranks.
         log_lam: What is measured, (seeds, inputs, ranks).
         predicted: What the law says.
-        resolution: How far log lam may be from the law's.
-        curvature: Half the variance between draws.
+        resolution: How far log lam may be from the law's at each rank.
+        curvature: Half the variance of log lam between draws, at each rank.
     """
 
     u: Ranks
@@ -84,10 +84,11 @@ def log_moments(by_rank: ByRank) -> Statistics:
 
 
 def _mean(by_rank: ByRank) -> Statistic:
-    """Return the mean over ranks, which a displacement a(u) moves by E a.
+    """Return the mean of log lam over ranks.
 
-    Curvature is of second order and known to its own size only, because the variances
-    of the pre-activations drift by as much.
+    An error a(u) of log lam at each rank, up to its resolution, moves the mean by E a.
+    Curvature lowers it. That is known to its own size only, because the variances of
+    the pre-activations drift by as much.
     """
     curvature = float(by_rank.curvature.mean())
     per_matrix = by_rank.log_lam.mean(-1)
@@ -100,10 +101,13 @@ def _mean(by_rank: ByRank) -> Statistic:
 
 
 def _standard_deviation(by_rank: ByRank) -> Statistic:
-    """Return the deviation over ranks, which a(u) moves by √E a² at most."""
+    """Return the standard deviation of log lam over ranks.
+
+    An error a(u) of log lam at each rank moves it by √E a² at most.
+    """
     predicted = float(by_rank.predicted.std())
     bent = by_rank.predicted - by_rank.curvature
-    # Draws that differ in shape add to the variance of each.
+    # Draws differ in shape, so each of them varies by more than their mean does.
     shapes = by_rank.log_lam - by_rank.log_lam.mean((0, 1))
     variance = float(bent.var() + shapes.var(-1).mean())
     change = math.sqrt(variance) - predicted
@@ -120,26 +124,28 @@ def _standard_deviation(by_rank: ByRank) -> Statistic:
 def _spread(by_rank: ByRank) -> Statistic:
     """Return the mean of the upper half of the ranks less that of the lower.
 
-    What width does to it is known to half: measured over ten true laws, the gap less
-    the expected one is on average at most 0.55 of the two terms' sum.
+    Its finite-width term is half the sum of the mean resolution and the curvature.
+    Measured for ten true laws, the gap is off the expected one by at most 0.55 of that
+    sum, on average.
     """
     change = -float(_difference(by_rank.curvature))
     low, high = _halves(len(by_rank.u))
     resolution = by_rank.resolution
-    known = float(resolution[low].mean() + resolution[high].mean()) / 2
+    mean_resolution = float(resolution[low].mean() + resolution[high].mean()) / 2
     per_matrix = _difference(by_rank.log_lam)
     return Statistic(
         per_seed=per_matrix.mean(1),
         predicted=float(_difference(by_rank.predicted)),
         expected=change,
-        width=(known + abs(change)) / 2,
+        width=(mean_resolution + abs(change)) / 2,
     )
 
 
 def _halves(num_ranks: int) -> tuple[slice, slice]:
     """Return the lower and the upper ranks without the outermost tenths.
 
-    What edges do to the standard deviation they do not see.
+    What finite width does at the edges of a spectrum shows in the standard deviation,
+    and is to be left out of the spread.
     """
     tenth = num_ranks // 10
     half = num_ranks // 2
@@ -175,7 +181,8 @@ def few_ranks(by_rank: ByRank) -> Statistics:
 def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
     """Return the logarithm of the mean of lam, |J|_F²/size.
 
-    Nothing where the mean is no number of float64, or a measured Jacobian is zero.
+    It is left out where the law's mean is zero or beyond float64, or a measured
+    Jacobian is zero.
     """
     mean = law.moment(1)
     # Outliers have no weight.
@@ -206,8 +213,8 @@ def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
 def atom_masses(measured: MeasuredRanks, law: Law) -> Statistics:
     """Return the mass of each atom off zero.
 
-    What an atom loses varies between draws like lam, and so is known to its variance
-    over itself.
+    The mass that an atom lacks to 1 varies between draws as lam does, so its mean is
+    off by its variance over itself.
     """
     statistics: Statistics = {}
     for atom in law.atoms:
@@ -226,13 +233,16 @@ def atom_masses(measured: MeasuredRanks, law: Law) -> Statistics:
 def zeros(
     measured: MeasuredRanks, law: Law, *, width: int, known_to: float
 ) -> Statistics:
-    """Return the mass below the floor, where there is any.
+    """Return how much more mass lies below the floor than the law has there.
+
+    The floor is that of each draw, so what the law has there is already taken off. The
+    statistic is left out where neither the law nor a draw has such mass.
 
     Args:
         measured: The spectrum.
         law: The law.
         width: The number of units of a layer.
-        known_to: The finite-width term of distribution functions.
+        known_to: How far distribution functions may differ at this width.
     """
     has_zeros = bool(law.zero_mass > 0 or measured.zeros.any())
     if not has_zeros and measured.law_below.max() <= measured.step:

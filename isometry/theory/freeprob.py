@@ -38,7 +38,7 @@ _ComplexPoints = Complex[Numbers, " points"]
 # Masses may miss 1 by this much, the rounding of a thousand of them.
 _ROUNDING = 1e-12
 
-# The residual of log λ, or of ψ, relative, that is a solution.
+# A relative residual of log λ, or of ψ, up to this is that of a solution.
 _SOLVED = 1e-9
 
 # The relative error in ψ with which a stop on the way is reached.
@@ -127,7 +127,7 @@ def multiply(*laws: Law) -> Law:
         Their product.
 
     Raises:
-        InputError: No law is given, or something that is none.
+        InputError: No law is given, or something that is not a law.
 
     Example:
         >>> law = theory.freeprob.multiply(
@@ -265,7 +265,7 @@ def M(law: Law, z: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N80
 
 
 def _as_given(value: ArrayLike) -> _ComplexArray | complex:
-    """Return a number for a number."""
+    """Return a complex number where a single one was given, else the array."""
     array = np.asarray(value)
     return array if array.ndim else complex(array)
 

@@ -192,7 +192,7 @@ def _known(
         with jax.ensure_compile_time_eval():
             closes_over_tracers = checks.is_traced(jax.jit(phi.fn)(jnp.zeros(2)))
     except TypeError:
-        # Strict promotion, say: the host will tell.
+        # It fails with strict promotion, say. Evaluation on the host then decides.
         pass
     if closes_over_tracers:
         raise InputError(
@@ -232,9 +232,12 @@ def _mean(
 
 
 def _bracket(height: _Grid, grid: _Grid) -> tuple[_Scalar, _Scalar, Array, Array]:
-    """Return the first crossing's ends, whether there is one, and whether it is above.
+    """Find the first crossing that iteration from q = 1 meets.
 
-    Iteration leaves q = 1 upward where the height there is positive.
+    It goes upward where the height at q = 1 is positive, and downward elsewhere.
+
+    Returns:
+        Both ends of the crossing, whether there is one, and whether the way is upward.
     """
     points = np.linspace(
         np.log(_LOW),
@@ -263,7 +266,7 @@ def _bisect_newton(
     low: _Scalar,
     high: _Scalar,
 ) -> _Scalar:
-    """Solve f = 0 in a bracket."""
+    """Solve f = 0 in a bracket, by halvings and then Newton steps."""
     sign = jnp.sign(f(low))
 
     def halve(_: int, ends: tuple[_Scalar, _Scalar]) -> tuple[_Scalar, _Scalar]:

@@ -102,7 +102,7 @@ class Band:
         return above, np.clip(below, 1 - self.above_low, 1 - low)
 
     def solve(self, t: RealPoints) -> State:
-        """Find the states inside.
+        """Find the states at t, where points on an edge are moved just inside the band.
 
         Raises:
             NotConverged: The product could not be inverted.
@@ -120,7 +120,11 @@ class Band:
         )
 
     def _reached(self, t: RealPoints) -> tuple[State, Found]:
-        """Find the states at all points but those far below the table."""
+        """Find the states where they can be found: far below the table, not everywhere.
+
+        Returns:
+            The states of the points that were found, and which points these are.
+        """
         table = self._table
         lost = table.below - (1 - self.above_low)
         # Below this node no more mass is left than may be lost.
@@ -161,17 +165,18 @@ class Band:
         if lowest == -np.inf:
             lowest = table.t[0] - 64 * (self.high - table.t[0])
         ends = np.concatenate([[lowest], table.t, [self.high]])
-        known = [[1 - self.above_low], table.below, [1 - self.above_high]]
-        known = np.concatenate(known)
+        mass_below = [[1 - self.above_low], table.below, [1 - self.above_high]]
+        mass_below = np.concatenate(mass_below)
         at = np.searchsorted(table.below, p)
         low, high = ends[at].copy(), ends[at + 1].copy()
-        mass = np.maximum(known[at + 1] - known[at], 1e-300)
-        share = np.clip((p - known[at]) / mass, 0.01, 0.99)
+        mass = np.maximum(mass_below[at + 1] - mass_below[at], 1e-300)
+        share = np.clip((p - mass_below[at]) / mass, 0.01, 0.99)
         if self.low == -np.inf:
-            # Below the table the cdf is convex: Newton from its end never overshoots.
+            # Below the table the cdf is convex, so that Newton from the upper end of
+            # the bracket never overshoots.
             share[at == 0] = 1 - 1e-9
         t = low + share * (high - low)
-        # At the upper edge the density vanishes, and Newton is lost.
+        # At the upper edge the density vanishes, and Newton would divide by it.
         is_at_edge = np.abs(1 - self.above_high - p) <= _ROUNDING
         t[is_at_edge] = self.high
         active = np.flatnonzero(~is_at_edge)
@@ -216,20 +221,23 @@ class Band:
         )
 
     def left_below(self, depths: RealPoints) -> tuple[Found, RealPoints]:
-        """Tell which depths below the top can be inverted, and the mass below them."""
+        """Tell which depths below the top can be inverted, and the mass below each."""
         t = self.high - depths
         at, is_solved = attempt(self.product, t, depths, is_patient=False)
         return is_solved, self._left(at, t)
 
     def _left(self, at: State, t: RealPoints) -> RealPoints:
+        """Return the mass of the band below t."""
         _, below = masses(self.product, at, t)
         return np.abs(below - (1 - self.above_low))
 
     def reach(self, least: float = _LEAST_BELOW) -> float:
-        """Return how far below its top a band without lower edge has more mass.
+        """Return a depth below the top, in log λ, under which hardly any mass is left.
+
+        It is for bands without a lower edge.
 
         Args:
-            least: The mass that may be left below.
+            least: The mass that may be left.
 
         Raises:
             NotConverged: The product cannot be inverted where more than 1e-6 is left.
@@ -264,7 +272,11 @@ class Band:
 
     @cached_property
     def _table(self) -> Table:
-        """Every fifth node by continuation, the others from those."""
+        """The states at the nodes, and the mass below them.
+
+        Continuation is slow, so only every fifth node is solved by it. Newton steps
+        solve all nodes, from guesses that are interpolated between those.
+        """
         t = self._nodes()
         few = np.unique(np.append(t[::5], t[-1]))
         at, is_solved = attempt(
@@ -281,7 +293,8 @@ class Band:
                 self._distance(t),
                 guess=guess,
             )
-            # Near zero the contour may end.
+            # The deepest nodes may fail: arbitrarily close to zero, the contour of a
+            # factor's measure resolves nothing.
             t, at = t[is_solved], at.take(is_solved)
         if not len(few) or not len(t):
             raise NotConverged(

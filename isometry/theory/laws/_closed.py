@@ -109,7 +109,7 @@ def haar(
 
 
 def input_space(inputs: float, size: float) -> Powers:
-    """Return what counts the values over `size` of them, and not over all inputs."""
+    """Return the factor that refers a law to `size` values instead of all inputs."""
     ratio = size / inputs
     if ratio == 1:
         return Powers()

@@ -45,8 +45,9 @@ class Convolved:
     """A convolution with independent taps.
 
     Attributes:
-        averaging: The average over the positions of a window.
-        square: sigma_w² of the Gaussian taps, fan_in · Var W.
+        averaging: A, the average over the window of each output position, weighted by
+            the variances of the taps.
+        square: σ², which is sigma_w² = fan_in · Var W of the Gaussian taps.
         ratio: Channels out over channels in.
     """
 
@@ -77,7 +78,7 @@ class PositionMoments:
 
     Attributes:
         mean: tr(J Jᵀ) over the number of outputs.
-        second: tr(J Jᵀ J Jᵀ) over it.
+        second: tr(J Jᵀ J Jᵀ) over the number of outputs.
         by_position: E (J Jᵀ) at each position of the output.
     """
 
@@ -185,7 +186,7 @@ def same_padding_moments(  # noqa: PLR0917
         Mean and variance of lam over all positions and channels.
 
     Raises:
-        InputError: A number out of range; a kernel that is none.
+        InputError: A number out of range; an invalid kernel.
         NotDefined: The activation jumps.
 
     Example:
@@ -222,7 +223,15 @@ def same_padding_moments(  # noqa: PLR0917
 
 
 def moments_of(found: PositionMoments, phi: Activation) -> Moments:
-    """Return mean and variance; refuse what is not finite."""
+    """Return the mean and the variance of lam.
+
+    Args:
+        found: The moments of J Jᵀ.
+        phi: The activation, for the message.
+
+    Raises:
+        InputError: They are not finite.
+    """
     variance = found.second - found.mean**2
     if not np.isfinite(variance):
         raise InputError(
@@ -276,7 +285,7 @@ def depthwise_moments(kernel: KernelLike, size: Sequence[int]) -> Moments:
         Mean and variance of lam over frequencies, channels and draws, for sigma_w = 1.
 
     Raises:
-        InputError: A size or a kernel that is none.
+        InputError: An invalid size or kernel.
 
     Example:
         >>> moments = theory.depthwise_moments(3, (8,))

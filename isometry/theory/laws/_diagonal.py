@@ -55,7 +55,7 @@ class Diagonal(Curve):
 
     @functools.cached_property
     def rank(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """P(d > 0)/c."""
+        """The mass of the positive entries in units of ψ, P(d > 0)/c."""
         return (1 - self.measure.zero_mass) / self.ratio
 
     @property
@@ -176,9 +176,9 @@ class Diagonal(Curve):
 def increasing(
     level: Float[np.ndarray, " points"], *rows: Float[np.ndarray, " points"]
 ) -> tuple[Float[np.ndarray, " some"], ...]:
-    """Keep the columns at which `level` rises, outward from the middle.
+    """Keep the columns at which `level` rises, seen outward from the middle.
 
-    Far out it is rounding, and may not rise; interpolation needs that it does.
+    Interpolation needs a level that rises, and rounding may make it fall far out.
     """
     middle = len(level) // 2
     right = _records(level[middle:])
@@ -188,7 +188,7 @@ def increasing(
 
 
 def _records(x: Float[np.ndarray, " points"]) -> np.ndarray:
-    """Mark what passes all that came before."""
+    """Mark the values that exceed all before them."""
     x = np.where(np.isfinite(x), x, -np.inf)
     before = np.maximum.accumulate(np.concatenate([[-np.inf], x[:-1]]))
     return x > before

@@ -47,7 +47,8 @@ _FLAT = 1e-7
 # anything that is resolved near a zero of the slope.
 _SAME_MASS = 1e-9
 
-# More points than this between gaps of unequal mass are those of no law that is known.
+# No law that is known takes so many points to find its bands: with more, bisection
+# follows rounding.
 _MOST_PROBES = 1000
 
 # Atoms of less mass are rounding.
@@ -221,7 +222,13 @@ def _interval_of_measure(
     low: float,
     high: float,
 ) -> Interval:
-    """Return an interval of the law that is one diagonal factor's measure."""
+    """Return an interval of a law that is the measure of its only factor.
+
+    Args:
+        product: The product, whose `sole_diagonal` that factor is.
+        low: The lower end, as log λ.
+        high: The upper end.
+    """
     sole = product.sole_diagonal
     assert sole is not None
     ends = np.exp(np.array([low, high]) - product.log_scale) + 0j
@@ -233,8 +240,10 @@ def _interval_of_measure(
         sole.measure.masses,
         strict=True,
     )
-    # On an atom the angle counts half of it.
+    # On an atom the angle counts half of it; an `Interval` leaves out all of an atom at
+    # the lower end, and includes all of one at the upper end.
     for place, mass in masses:
+        # Zero is the end of no interval in log λ.
         if place == 0:
             continue
         t = math.log(place) + product.log_scale
@@ -356,18 +365,20 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
 
 
 def _range(product: Product, probes: _Probes) -> tuple[float, float]:
-    """Return a range of log λ that holds all edges, as far as is known."""
+    """Return the lower and the upper log λ between which edges are looked for."""
+    # The probes above the support end the list: no mass is above them. The lowest of
+    # them bounds all edges from above.
     is_top = probes.is_gap & (probes.above < _SAME_MASS)
-    # The top gap is the run of such points that ends the list.
     num_top = int(np.argmin(np.append(is_top[::-1], False)))
     if num_top == 0:
         raise NotConverged("no point above the support could be inverted.")
     high = probes.t[len(is_top) - num_top]
+    # Those of a gap at zero begin it: all mass off zero is above them.
     is_bottom = probes.is_gap & (probes.above > product.rank - _SAME_MASS)
     num_bottom = int(np.argmin(np.append(is_bottom, False)))
     if num_bottom and not product.touches_zero:
         return float(probes.t[num_bottom - 1]), float(high)
-    # Without a gap at zero, down to where a thousandth of the mass is left.
+    # Without a gap at zero, the range ends where a thousandth of the mass lies below.
     is_low = probes.above > product.rank - 1e-3
     lows = np.flatnonzero(is_low & (probes.t < high))
     low = probes.t[lows[-1]] if len(lows) else probes.t[0]
@@ -375,12 +386,12 @@ def _range(product: Product, probes: _Probes) -> tuple[float, float]:
 
 
 def _without_false_gaps(product: Product, probes: _Probes) -> _Probes:
-    """Leave out gaps at zero that are only what the contour does not resolve."""
+    """Leave out gaps at zero that are none: the contour does not resolve them."""
     if not product.touches_zero:
         return probes
     is_false = probes.is_gap & (probes.above > product.rank - _UNRESOLVED)
     keep = np.flatnonzero(~is_false)
-    # Below them, nothing is known.
+    # What lies below a false gap is not resolved either.
     if is_false.any():
         keep = keep[keep > np.flatnonzero(is_false)[-1]]
     return _Probes(
@@ -392,7 +403,13 @@ def _without_false_gaps(product: Product, probes: _Probes) -> _Probes:
 
 
 def _hidden(probes: _Probes, atoms: list[LawAtom]) -> np.ndarray:
-    """Return the points from which a gap reaches to the next over unseen mass."""
+    """Find neighbouring points of gaps with a band between them that no point has hit.
+
+    There, the mass above falls by more than the atoms between the points explain.
+
+    Returns:
+        The indices of the lower points.
+    """
     both = probes.is_gap[:-1] & probes.is_gap[1:]
     found = []
     for i in np.flatnonzero(both):
@@ -422,7 +439,15 @@ def _edge(
     inside: int,
     outside: int,
 ) -> float:
-    """Find the edge between neighbouring points with and without a density."""
+    """Find the edge between two neighbouring points.
+
+    Args:
+        product: The product.
+        atoms: Its atoms.
+        probes: Points where it was inverted.
+        inside: The index of the point with a density.
+        outside: The index of the point without one.
+    """
     band, gap = float(probes.t[inside]), float(probes.t[outside])
     limit = gap
     state = probes.state.take(np.array([inside]))

@@ -174,13 +174,14 @@ class Curve(Factor):
     def start(
         self, log_odds: Float[np.ndarray, " points"]
     ) -> Complex[Numbers, "unknowns points"]:
-        """Find the unknowns on the negative axis, where ψ in (−rank, 0) is real.
+        """Guess the unknowns at points λ < 0, where ψ is real and in (−rank, 0).
 
         Args:
-            log_odds: log((rank + ψ)/(−ψ)), which rises from −∞ to ∞ with |λ|.
+            log_odds: log((rank + ψ)/(−ψ)) of each point, which rises from −∞ to ∞ with
+                |λ|.
 
         Returns:
-            A guess that Newton steps polish.
+            The guess, from which Newton steps find the solution.
         """
 
     @abc.abstractmethod

@@ -47,8 +47,8 @@ def gated_moments(
         Mean and variance of lam.
 
     Raises:
-        InputError: a and s are not numbers of such shapes, or `steps` is another number
-            than they have.
+        InputError: a and s are not numbers of such shapes, or do not have as many steps
+            as `steps`.
 
     Example:
         One step of a minimal RNN whose gate is 1/2 everywhere, and six of them:

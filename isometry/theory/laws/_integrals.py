@@ -39,9 +39,9 @@ _ROUNDS = 15
 def integral(band: Band, g: Function) -> float:
     """Compute ∫ g(log λ) dP over a band.
 
-    It is that of g less its value at the median: mass that is missed then counts little
-    where the band is narrow. The mass says whether all was seen; if not, the panels are
-    cut at quantiles.
+    What is integrated is g less its value at the median: where the band is narrow, mass
+    that the quadrature misses then counts little. The integral of the density is known,
+    and tells whether any was missed; if so, the panels are cut at quantiles.
 
     Raises:
         NotConverged: Mass was missed all the same.
@@ -117,6 +117,7 @@ def _weighted(
     t: Float[np.ndarray, " points"],
     middle: float,
 ) -> Float[np.ndarray, "2 points"]:
+    """Return (g − middle) times the density of log λ, and the density."""
     density = -band.solve(t).psi.imag / np.pi
     return np.stack([density * (g(t) - middle), density])
 
@@ -129,9 +130,10 @@ def _adaptive(
     """Integrate two functions on panels, bisected until halves agree with the whole.
 
     Args:
-        f: The functions.
-        edges: The panels to begin with.
-        unit: The first integral is to be added to the second times this.
+        f: Evaluates both functions.
+        edges: The ends of the panels to begin with.
+        unit: The caller adds `unit` times the second integral to the first. So an error
+            of the first counts against the larger of it and this product.
     """
 
     def integrate(left: Panels, right: Panels) -> Float[np.ndarray, "panels 2"]:

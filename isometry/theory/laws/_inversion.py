@@ -2,7 +2,8 @@
 
 The solution is unique on the negative axis and analytic in the upper half-plane, so it
 is led there from λ = −e^t by lowering arg λ from π to 0. No broadening is left at the
-end. With a near guess Newton alone does, and the sheet is checked.
+end. From a guess nearby Newton steps alone are enough, and it is checked that they have
+stayed on the sheet of the law.
 """
 
 from collections import Counter
@@ -20,21 +21,21 @@ RealPoints = Float[np.ndarray, " points"]
 # Stops of arg λ on the way from π to π/10. Half as many lose laws of unequal widths.
 _STOPS = 9
 
-# How near to the axis the way goes before the last solve, over the distance to an
-# edge, and by how much finer its steps are: each next one is tried where the last did
-# not land. Near an edge, or where ψ passes zero and a ζ infinity, the solution turns
-# fast.
+# Ways to the axis, each tried where the one before did not land: arg λ of the last
+# stop, as a share of the distance to an edge, and how many times finer the steps are.
+# Near an edge, or where ψ passes zero and a ζ infinity, the solution turns fast.
 _QUICK = ((0.2, 1), (1e-3, 1), (1e-6, 1))
 _PATIENT = (*_QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))
 
-# So many curves are first replaced by few.
+# From so many curves on, fewer of them are solved first, for a guess.
 _MANY = 4
 
 # arg λ of the last stop where a point lies on an edge: nearer is rounding.
 _NEAREST = 1e-13
 
-# The residual in log λ that is a solution; 1e-13 is usual. Ten times smaller refuses
-# points at edges, where Newton converges slowly; the promise is 1e-6 for quantiles.
+# A residual in log λ up to this is that of a solution; 1e-13 is usual. Ten times less
+# refuses points at edges, where Newton converges slowly; the promise is 1e-6 for
+# quantiles.
 _SOLVED = 1e-9
 
 # By so much a solution may leave its half-plane by rounding.
@@ -126,10 +127,10 @@ def _rough_guess(
     t: RealPoints,
     distance: RealPoints,
 ) -> Complex[Numbers, "unknowns points"] | None:
-    """Solve for a product of few factors in place of one of many; None for one of few.
+    """Guess from the solution for fewer factors; None where there are few already.
 
-    Curves of one kind become one, that of mean spread: the unknowns of each, shifted,
-    are near those of all.
+    All curves of one kind are replaced by the one of them whose spread is nearest to
+    the mean spread: its unknowns, shifted, are near those of all.
     """
     curves = [curve for curve, _ in product.curves]
     kinds = list(dict.fromkeys(curve.kind for curve in curves))
@@ -162,7 +163,7 @@ def _rough_guess(
         stand_in = typical[curve.kind]
         parts.append(at.w[rows[stand_in]] + curve.shift_from(stand_in)[:, None])
     guess = np.concatenate(parts)
-    # What was not solved leads nowhere.
+    # Where the smaller product was not solved, there is no guess.
     guess[:, ~is_solved] = np.nan
     return guess
 

@@ -208,7 +208,8 @@ def jacobian_law(  # noqa: PLR0917
             structural_zeros=zeros,
             span="end_to_end",
         )
-    # Widths and q fluctuate together but for these, and no formula is known.
+    # At finite width there are formulas for dense square layers alone, and where the
+    # slopes depend on q, which fluctuates too, there is none.
     is_square = all(n == sizes[0] for n in sizes)
     rate = fluctuation = None
     is_dense = padding is None and weights != "orthogonal_kernel"
@@ -269,7 +270,7 @@ def _check_fixed_point_arguments(
     *,
     is_residual: bool,
 ) -> None:
-    """Refuse what does not say a fixed point, where q is not given."""
+    """Require one sigma_w and sigma_b where q is not given: it is their fixed point."""
     if sigma_w is not None and np.ndim(sigma_w) > 0:
         raise InputError(
             f"sigma_w has {np.size(sigma_w)} values for depth={depth}; give a number, "
@@ -344,7 +345,15 @@ def _one_per_layer(
     *,
     of_path: bool,
 ) -> list[float]:
-    """Return a number for each layer: the one that is given, or as many as layers."""
+    """Return one number for each layer; a single number is that of all layers.
+
+    Args:
+        name: The name of the argument, for messages.
+        value: A number, or a sequence of `depth` numbers.
+        depth: The number of layers.
+        of_path: Whether the argument is q itself. Others take a sequence only along
+            with q, and the message says so.
+    """
     checks.on_host(name, value)
     if np.ndim(value) == 0:  # pyright: ignore[reportArgumentType]
         checks.number(name, value)
@@ -380,7 +389,7 @@ def _fixed_point(
     sigma_w: float,
     sigma_b: float,
 ) -> float:
-    """Return the q reached from q = 1; any, if the law does not depend on it."""
+    """Return the q reached from q = 1, or 1 if the law does not depend on q."""
     if is_scale_free(phi, SMALLEST_Q, LARGEST_Q):
         return 1.0
     try:
@@ -413,7 +422,8 @@ def slopes_of(
 
     Where layers of one size have many q's, they share the few of a Gauss rule: log
     ζ(ψ) is analytic in ln q, so that the sum over them converges geometrically.
-    Densities only: atoms of many q's are many atoms.
+    That is for densities only: many q's have as many atoms, at places of their own,
+    which a few nodes do not replace.
     """
     shares: list[Shares] = [()] * len(path)
     for size in set(sizes[: len(path)]):
@@ -461,7 +471,7 @@ def _shared(
 
 
 def merged(path: list[float]) -> list[float]:
-    """Replace each q by the mean of those that are all but equal to it."""
+    """Replace q's that are all but equal by their mean."""
     groups: list[list[float]] = []
     for q in sorted(path):
         if groups and q <= groups[-1][0] * (1 + _ALIKE):

@@ -410,8 +410,8 @@ class Law:
             Mean and variance.
 
         Raises:
-            NotDefined: Another activation, of which the variance of the pre-activations
-                fluctuates too and no formula is known; rectangular layers; the laws
+            NotDefined: Another activation: the variance of its pre-activations
+                fluctuates too, and no formula is known. Rectangular layers, and laws
                 that belong to no network.
 
         Example:
@@ -522,7 +522,10 @@ class Law:
         return t
 
     def _density_at_zero(self, variable: str) -> float:
-        """Return the limit at zero, from the power of λ that P(log λ) falls with."""
+        """Return the density's limit at zero.
+
+        It follows from the power of λ with which the density of log λ falls there.
+        """
         band = self._bands[0]
         t = band.high - band.reach() * np.array([0.9, 1.0])
         value = band.density(t)
@@ -536,7 +539,7 @@ class Law:
 
 
 def _log_lam(grid: ArrayLike, variable: str) -> tuple[RealArray, RealArray]:
-    """Return points of a variable as log λ, and as they came."""
+    """Return points of a variable as log λ, and as an array of the variable itself."""
     checks.one_of("variable", variable, VARIABLES)
     x = numbers("grid", checks.on_host("grid", grid))
     num_nan = int(np.isnan(x).sum())
@@ -550,11 +553,11 @@ def _log_lam(grid: ArrayLike, variable: str) -> tuple[RealArray, RealArray]:
 
 
 def _as_given(value: ArrayLike) -> RealArray | float:
-    """Return a number for a number."""
+    """Return a float where a single number was given, else the array."""
     array = np.asarray(value)
     return array if array.ndim else float(array)
 
 
 def _tidy(edge: float) -> float:
-    """Round an edge to fifteen digits: beyond, it is the rounding of exp(log λ)."""
+    """Round an edge to fifteen digits, because those of exp(log λ) beyond are wrong."""
     return float(f"{edge:.15g}")

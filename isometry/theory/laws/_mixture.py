@@ -94,7 +94,7 @@ class Mixture(Law):
                 f"laws are of spans {sorted(spans)} and have {sorted(zeros)} "
                 "structural zeros for each singular value; write blocks of one shape."
             )
-        # The class is frozen, as a law is.
+        # The class is frozen, as `Law` is, so that plain assignment would raise.
         fields = {
             "laws": laws,
             "shares": shares,
@@ -254,8 +254,8 @@ class Mixture(Law):
         return sum(share * law.density(grid, variable) for law, share in parts)
 
     def _mean(self, values: ArrayLike) -> float:
-        """Average over the laws."""
-        # A law without a share may have an infinite moment.
+        """Average over the laws, weighted by their shares."""
+        # A law with share 0 is left out, because 0 times an infinite moment is NaN.
         parts = zip(self.shares, np.asarray(values, float), strict=True)
         return float(math.fsum(share * value for share, value in parts if share > 0))
 
@@ -294,7 +294,7 @@ class Mixture(Law):
         return t, np.maximum.accumulate(below)
 
     def _solved(self, p: RealPoints) -> RealPoints:
-        """Solve P(x ≤ e^t) = p by Newton steps, in a bracket that only shrinks."""
+        """Solve P(x ≤ e^t) = p by Newton steps, inside a bracket that only shrinks."""
         places, masses = self._table
         last = np.clip(np.searchsorted(masses, p), 1, len(places) - 1)
         low, high = places[last - 1].copy(), places[last].copy()

@@ -133,9 +133,10 @@ class Product:
 
     @functools.cached_property
     def touches_zero(self) -> bool:
-        """Whether the law has, because a factor that loses the rank has.
+        """Whether positive values of the law come arbitrarily close to zero.
 
-        Values of a larger factor close to zero do not matter: no singular value of the
+        They do if those of a factor do that has no more rank than the product. Small
+        values of a factor of larger rank do not matter: no singular value of the
         product needs them.
         """
         most = self.rank * (1 + 1e-12)
@@ -174,7 +175,7 @@ class Product:
 
     @functools.cached_property
     def log_scale(self) -> float:
-        """The constant of log λ."""
+        """The part of log λ that does not depend on ψ."""
         return math.fsum(times * f.log_scale for f, times in self.factors)
 
     @functools.cached_property
@@ -215,7 +216,7 @@ class Product:
         return float(math.fsum(terms))
 
     def state(self, w: Unknowns) -> State:
-        """Evaluate the curve; what is not finite is no solution."""
+        """Evaluate the curve. Where the result is not finite there is no solution."""
         with np.errstate(all="ignore"):
             return self._state(w)
 
@@ -285,9 +286,16 @@ class Product:
         point: Point,
         lead: Point,
     ) -> Points:
-        """Return ψ of the first curve less ψ of another."""
+        """Return what ψ of a curve lacks to equal that of the first curve.
+
+        Args:
+            curve: The curve.
+            point: The curve at its unknowns.
+            lead: The first curve at its unknowns.
+        """
         apart = curve.rank - self.curves[0][0].rank
-        # From rank + ψ where that is small, so that nothing cancels.
+        # Near −rank the difference is that of rank + ψ, which is known to relative
+        # accuracy; ψ itself would cancel. The two ranks may differ.
         from_zero = lead.above_zero - point.above_zero + apart
         is_near = np.abs(lead.above_zero) < 0.5 * curve.rank
         return np.where(
@@ -340,7 +348,7 @@ class Product:
         rounds: int,
         largest: float = _LARGEST_STEP,
     ) -> State:
-        """Solve log λ = target from a guess; points that have converged rest.
+        """Solve log λ = target from a guess; points that have converged stay.
 
         Args:
             w: The guess.
@@ -503,5 +511,9 @@ def _log_below(x: Points) -> Points:
 
 
 def _angle_below(x: Points) -> RealPoints:
-    """Return arg in [−π, 0], to relative accuracy at both ends of the real axis."""
+    """Return the argument of x, reflected into the lower half-plane, in [−π, 0].
+
+    It is accurate to its own size where it is small, beside the positive real axis. On
+    the negative axis it is −π, whatever the sign of a zero imaginary part.
+    """
     return -np.arctan2(np.abs(x.imag), x.real)

@@ -13,7 +13,7 @@ def moment(log_series: Series, n: int) -> float:
     """Compute E λⁿ from the first n coefficients of log(ψ λ(ψ)). Overflow is inf."""
     shape = log_series.copy()
     shape[0] = 0.0
-    # The mean is taken apart, because its power alone may overflow.
+    # The power of the mean is a factor of its own, because it alone may overflow.
     with np.errstate(over="ignore"):
         scale = np.exp(n * log_series[0])
         return float(scale * exponential(n * shape)[n - 1] / n)

@@ -129,7 +129,8 @@ def slope_measure(phi: Activation, q: float) -> Measure:
         return lumps
     continuous = [series for series in stretches if series.variation > _CONSTANT * size]
     total = sides * np.concatenate(weights)
-    # To the last digit: many layers multiply the mass that is missing.
+    # Masses are made to sum to 1 to the last digit, because many layers multiply what
+    # is missing.
     total *= (1 - lumps.masses.sum()) / total.sum()
     return Measure(
         lumps.atoms,
@@ -143,7 +144,7 @@ def slope_measure(phi: Activation, q: float) -> Measure:
 
 
 def steep_measure(phi: Activation, q: float) -> Measure:
-    """Return `slope_measure` of a phi that is not flat wherever there is mass.
+    """Return `slope_measure`, but refuse a phi that is flat wherever there is mass.
 
     Raises:
         NotDefined: It is flat; and as `slope_measure`.
@@ -194,7 +195,8 @@ def _contour(
     abscissae, mass = np.polynomial.legendre.leggauss(_ORDER)
     nodes, weights = [], []
     for a, b in itertools.pairwise(ends):
-        # Monotone between; the slope at a point inside might be rounding.
+        # phi'² is monotone between extrema, and its values there say which way it goes;
+        # a derivative inside might be rounding.
         left, right = series(np.array([a, b])) ** 2
         is_open = (bool(a <= -REACH), bool(b >= REACH))
         x, height = _vertices(
@@ -372,7 +374,7 @@ def _ends_beyond(
         with np.errstate(over="ignore"):
             f = slope(sign * _BEYOND)
             square = f**2
-        # Against an octave before.
+        # The last value is compared with that an octave before.
         if not square[-1] < _UNBOUNDED * square[-5] + top:
             raise NotDefined(
                 f"phi' of {phi.name} is unbounded, so its law has no top edge; laws "

@@ -58,7 +58,7 @@ def span_law(
     behind = [*slopes, ()]
     pairs = []
     if len(sigma_w) == depth:
-        # The first D stands behind none.
+        # The first D has no W in front of it.
         pairs.append(Pair(None, behind.pop(0)))
         widths = (widths[0], *widths)
     for sigma, slope, hits in zip(sigma_w, behind, taps, strict=True):

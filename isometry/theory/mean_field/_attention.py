@@ -48,8 +48,8 @@ _LARGEST_BETA = 20.0
 # Numbers held at once in the sampling of weights: 30 MB.
 _BLOCK = 4_000_000
 
-# A Gram matrix whose least eigenvalue is below this share of its largest is none; in
-# float32 rounding leaves 1e-7.
+# A matrix with an eigenvalue below minus this share of its largest entry, for each
+# token, is no Gram matrix. In float32 rounding leaves 1e-7.
 _NEGATIVE = 1e-6
 
 

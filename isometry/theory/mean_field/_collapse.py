@@ -9,7 +9,8 @@ from isometry._internal.errors import InputError, public
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._moments import differentiable, finite, moments
 
-# An argument of a block: one number, or one for each of its two parts.
+# An argument of a block with a value for each of two parts, W1 and W2 or attention and
+# perceptron: one number for both, or a sequence of two.
 Pair: TypeAlias = float | Sequence[float]
 
 
@@ -37,8 +38,8 @@ class _Block(NamedTuple):
         attention: The mean square that the attention adds, over that of the stream.
         later_stream: The squared factor of the stream in front of the perceptron.
         perceptron: The mean square that the perceptron adds, over that of the stream.
-        slope: The mean square that it adds to a perturbation, over that of the
-            perturbation.
+        slope: The mean square that the perceptron adds to a perturbation, over that of
+            the perturbation.
     """
 
     stream: float
@@ -131,9 +132,10 @@ def collapse_gradients(
     """Compute how squared perturbations grow in a block whose tokens are parallel.
 
     Attention passes on the mean of the perturbations of all tokens. So those that are
-    the same for all tokens grow by more than those whose sum is zero, and a random one
-    of T tokens has the shares 1/T and (T − 1)/T of them: its growth is not the product
-    of the growths of blocks. Gradients grow by the same factors on their way back.
+    the same for all tokens grow by more than those whose sum is zero. A random one of T
+    tokens consists of both, with shares 1/T and (T − 1)/T, so that its growth over many
+    blocks is not the product of its growths in each. Gradients grow by the same factors
+    on their way back.
 
     Args:
         activation: phi, as in `collapse_factor`.
@@ -188,7 +190,10 @@ def _block(
     q: float,
     norm_at: str,
 ) -> _Block:
-    """Return the terms of a block, from the arguments of `collapse_factor`."""
+    """Return what each part of a block adds at parallel tokens.
+
+    The arguments are those of `collapse_factor`.
+    """
     phi = record(activation)
     differentiable(phi, 1.0)
     first, last = _pair("sigma_w", sigma_w, low=0.0)
@@ -199,7 +204,8 @@ def _block(
     q = float(checks.number("q", checks.on_host("q", q), low=0.0, above=0.0))
     checks.one_of("norm_at", norm_at, ("pre", "post"))
     attention = (of_attention * sigma_v * sigma_o) ** 2
-    # In front of the branches stands a norm, or x that one has left at mean square 1.
+    # With "pre" a branch reads mean square 1 and is added to a stream of mean square q;
+    # with "post" it reads the stream itself, so that q is in both and drops out.
     if norm_at == "pre":
         attention /= q
     total = stream**2 + attention
@@ -227,7 +233,7 @@ def _pair(
     *,
     low: float = -math.inf,
 ) -> tuple[float, float]:
-    """Return an argument as two numbers, of the attention and of the perceptron."""
+    """Return an argument as two numbers, one for each part that it speaks of."""
     checks.on_host(name, value)
     values = value if isinstance(value, Sequence) else (value, value)
     if isinstance(value, str) or len(values) != 2:

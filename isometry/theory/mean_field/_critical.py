@@ -136,7 +136,8 @@ def critical_points(activation: ActivationLike, sigma_b: float) -> list[Critical
         sigma_b: Standard deviation of the biases, not negative.
 
     Returns:
-        The points; at sigma_b = 0 also the one at q → 0. None if there is none.
+        The points, in an empty list if there are none; at sigma_b = 0 with the one at
+        q → 0.
 
     Raises:
         InputError: A negative or non-finite sigma_b; an activation that is not known,
@@ -255,7 +256,11 @@ def _is_stable(
     q: float,
     sigma_w: float,
 ) -> bool:
-    """Tell whether |V'(q)| <= 1. At q = 0 it is one, and the next order decides."""
+    """Tell whether iteration approaches the fixed point of a critical point.
+
+    It does where |V'(q)| <= 1. At q = 0 the slope V' is chi_1, which is 1 here, and the
+    next order decides.
+    """
     if q == 0:
         return falls_to_zero(phi, sigma_w)
     return bool(abs(sigma_w**2 * moments(phi, q).growth[0]) <= 1 + NEUTRAL)

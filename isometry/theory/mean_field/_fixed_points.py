@@ -263,9 +263,9 @@ def roots(
 ) -> list[tuple[float, bool]]:
     """Find every crossing of zero, and whether it is downward.
 
-    Two between neighbours of the grid are found by their dip. Values within rounding of
-    zero are no evidence of either sign, nor is an overflow: where it begins there is a
-    jump, not a root.
+    Two crossings between neighbours of the grid leave no change of sign, and are found
+    by the dip between them. Values within rounding of zero are no evidence of either
+    sign, nor is an overflow: where it begins there is a jump, not a root.
     """
     from scipy.optimize import brentq
 
@@ -291,7 +291,7 @@ def _with_dips(
     grid: Variances,
     height: Variances,
 ) -> tuple[Longer, Longer]:
-    """Add the places where f turns back before zero at the neighbours alone."""
+    """Add the points where f crosses zero and turns back between points of the grid."""
     from scipy.optimize import minimize_scalar
 
     for i in np.flatnonzero(turns(height)):
@@ -311,9 +311,9 @@ def _with_dips(
 
 
 def turns(height: Heights) -> Bool[np.ndarray, "*points variances"]:
-    """Tell where the height turns back before zero, but so near that it may touch it.
+    """Tell at which points |height| is least, and may be zero before the next point.
 
-    It is along the last axis.
+    The points are along the last axis.
     """
     if height.shape[-1] < 3:
         return np.zeros(height.shape, bool)
@@ -327,7 +327,10 @@ def turns(height: Heights) -> Bool[np.ndarray, "*points variances"]:
 
 
 def _at_zero(phi: Activation, sigma_w: float) -> FixedPoint:
-    """Return q = 0. Its slope is the limit; if that is one, the next order decides."""
+    """Return the fixed point q = 0, whose slope is the limit q → 0 of V'.
+
+    If the slope is one, the next order decides whether it is stable.
+    """
     slope = sigma_w**2 * float(moments(phi, 0.0).slope[0])
     if abs(slope - 1) > NEUTRAL:
         return FixedPoint(
@@ -372,7 +375,7 @@ def _fixed_point(
     slope = sigma_w**2 * float(known.growth[0])
     next_q = sigma_w**2 * float(known.square[0]) + sigma_b**2
     residual = abs(next_q - q) + ROUNDING * q
-    # At slope one the map touches the diagonal: the error is a root.
+    # At slope one the map touches the diagonal, and an error of V moves q by its root.
     error = math.sqrt(ROUNDING) * q
     if abs(1 - slope) > NEUTRAL:
         error = residual / abs(1 - slope)
@@ -447,6 +450,7 @@ def _iterated(
     *,
     points: tuple[FixedPoint, ...],
 ) -> FixedPoint:
+    """Iterate the variance map from q = 1, and return the fixed point that it nears."""
     q = 1.0
     for _ in range(_ITERATIONS):
         last = q
@@ -472,8 +476,8 @@ def c_fixed_point(
     """Find the stable fixed point c* of the correlation map, at the q* reached from 1.
 
     c* = 1 if chi_1 <= 1, below 1 otherwise. C is convex on [0, 1], so there is exactly
-    one. For chi_1 > 1 it is solved in 1 − c, where nothing cancels. It costs 0.1 to 0.5
-    s.
+    one. For chi_1 > 1 the equation is solved for 1 − c, so that nothing cancels. It
+    costs 0.1 to 0.5 s.
 
     Args:
         activation: A name (`activations.names()`), an elementwise callable, or an
@@ -542,7 +546,7 @@ def correlation(
             error=0.0,
             gap=0.0,
         )
-    # C(0) = 0: an odd phi without bias.
+    # C(0) = 0, as for an odd phi without bias, makes c* = 0.
     if excess(0.0) >= -ROUNDING:
         slope = slope_at(1.0)
         return CorrelationPoint(
@@ -552,7 +556,7 @@ def correlation(
             error=ROUNDING,
             gap=1.0,
         )
-    # Nearer to one than float64 tells.
+    # c* is nearer to one than float64 tells.
     if excess(math.log(_CLOSEST)) <= 0:
         return CorrelationPoint(
             1.0,

@@ -61,8 +61,8 @@ def frobenius_fluctuation(
 
     Raises:
         InputError: A number out of range, or an unknown name.
-        NotDefined: Another activation, of which the variance of the pre-activations
-            fluctuates too and no formula is known.
+        NotDefined: Another activation: the variance of its pre-activations fluctuates
+            too, and no formula is known.
 
     Example:
         >>> ratio = theory.frobenius_fluctuation("relu", 50, 10, "gaussian")
@@ -114,8 +114,8 @@ def norm_fluctuation(
 
     Raises:
         InputError: A number out of range, or an unknown name.
-        NotDefined: Another activation, of which the variance of the pre-activations
-            fluctuates too and no formula is known.
+        NotDefined: Another activation: the variance of its pre-activations fluctuates
+            too, and no formula is known.
 
     Example:
         >>> round(theory.norm_fluctuation("relu", 50, 10, "gaussian"), 4)
@@ -183,7 +183,7 @@ def _checked(
 
 
 def _has_slope_of_sign(phi: Activation) -> bool:
-    """Tell whether phi' is constant on either side of zero."""
+    """Tell whether phi' depends on the sign of its argument alone."""
     for sign in (-1, 1):
         _, slope = evaluate(phi, sign * _ARGUMENTS)
         if np.ptp(slope) > _ROUNDING * np.abs(slope).max():

@@ -65,7 +65,7 @@ class Scales:
     Attributes:
         recurrent: sigma_w², the factor of the mean square of what W is applied to.
         drive: The variance of V x + b, in which biases are drawn anew in every step.
-        noise: The share of it that V x has, which changes from step to step.
+        noise: The variance of V x, the part of `drive` that changes from step to step.
         bias: The mean of b.
     """
 

@@ -58,9 +58,9 @@ def conv_modes(
     """Compute how fast patterns over positions fade in a deep convolutional network.
 
     h_α = Σ_β W(β) phi(h_{α+β}) + b on a circle, with one bias a channel. A tap shifts
-    both positions of a covariance together, so a layer maps its entries at each
-    distance Δ by themselves: Σ'_{α,α+Δ} = sigma_b² + sigma_w² Σ_β v_β E phi phi, at the
-    positions moved by β. Linearized at the fixed point a deviation e^{if·α} is
+    both positions of a covariance together, so entries at different distances Δ do not
+    mix: Σ'_{α,α+Δ} = sigma_b² + sigma_w² Σ_β v_β E phi phi, with phi at the positions
+    α + β and α + Δ + β. Linearized at the fixed point a deviation e^{if·α} is
     multiplied by χ_c* A(f), with χ_c* = sigma_w² E phi'(u_1) phi'(u_2) at c* (Xiao et
     al., 2018). A delta kernel has A = 1: no pattern fades faster than another.
 
@@ -78,7 +78,7 @@ def conv_modes(
         The modes, in the order of `numpy.fft`.
 
     Raises:
-        InputError: A number out of range; a kernel that is none.
+        InputError: A number out of range; an invalid kernel.
         NoFixedPoint: The variance or the correlation has no stable fixed point.
 
     Example:

@@ -258,7 +258,7 @@ def _panels(
     scale: Variances,
     reach: float,
 ) -> tuple[Panels, Panels, Owners]:
-    """Return panels in u for every scale √q, and whose they are.
+    """Return panels in u for every scale √q, and the index of the scale of each.
 
     They are two standard deviations wide at most, and cut where phi is.
     """
@@ -302,7 +302,7 @@ def _integrals(
         mu_1 = mean(slope**2)
         found["slope"] = mu_1
         found["growth"] = mean(value * slope * z) / scale
-        # a_1, by parts.
+        # The Hermite coefficient a_1 is √q E phi', by parts.
         tilt = scale * mean_slope
         rest = value - a_0[owner][:, None] - tilt[owner][:, None] * z
         of_slope = q * mean((slope - mean_slope[owner][:, None]) ** 2)
@@ -351,7 +351,7 @@ def _square(
     mass: Nodes,
 ) -> Variances:
     """Return E phi², also where squares of numbers near √q underflow before q does."""
-    # Relative to phi's size there.
+    # Where q is tiny, squares are taken relative to the size of phi.
     size = np.maximum(np.sqrt(q), np.abs(a_0))
     unit = np.where(q < AT_ZERO, size, 1.0)
     square = (value / unit[owner][:, None]) ** 2

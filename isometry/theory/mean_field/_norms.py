@@ -56,7 +56,7 @@ def norm_gain(
 ) -> NormGain:
     """Compute the dense layer as which a layer with LayerNorm or RMSNorm acts.
 
-    The Jacobian of a norm of N units is 1/std, but for one or two directions. So as
+    The Jacobian of a norm of N units is I/std, but for one or two directions. So as
     N → ∞ the law of the pairs is that of dense ones with this q and sigma_w,
     `jacobian_law(activation, depth, q, sigma_w, weights=...)`.
 
@@ -159,10 +159,11 @@ def norm_chi(
 def norm_zeros(norm: str, size: int) -> float:
     """Compute the share of singular values of a norm's Jacobian that are exactly zero.
 
-    LayerNorm does not see the mean of its input or its size, RMSNorm its size alone,
-    and BatchNorm in training neither of a channel over the batch. It holds without an
-    epsilon: with one, the value along the input is ε/(σ² + ε)^(3/2) instead. Zeros of
-    several norms in a network do not add up: the mass at zero of the product is at
+    The output of LayerNorm depends neither on the mean of its input nor on its size,
+    that of RMSNorm not on the size, and that of BatchNorm in training neither on the
+    mean of a channel over the batch nor on its size there. The share is exact without
+    an epsilon: with one, the value along the input is ε/(σ² + ε)^(3/2) instead. Zeros
+    of several norms in a network do not add up: the mass at zero of the product is at
     least the largest of them.
 
     Args:
@@ -192,14 +193,15 @@ def batch_norm_growth(activation: ActivationLike, batch: float = math.inf) -> fl
 
     The layer is x' = phi(BN(W x)) in training, without epsilon, scale or bias, at
     infinite width and in great depth, where examples are exchangeable (Yang et al.,
-    2019). The scale of W does not matter. For a batch without end it is E phi'(z)² /
-    Var phi(z), which is above 1 for all that is not linear; for B examples
+    2019). The scale of W does not matter. For an infinite batch the growth is
+    E phi'(z)² / Var phi(z), which is above 1 unless phi is linear; for B examples
 
         B/(B − 3) · E tr[(P − ûûᵀ) D P D] / E |P phi(u)|²,   D = diag phi'(u),
 
-    u = √B û uniform on the sphere that is orthogonal to 1, P = 1 − 11ᵀ/B. Scale and
-    bias of the norm are part of phi: `lambda u: jax.nn.relu(2 * u + 1)`. Images count
-    batch times positions, if these are independent.
+    u = √B û uniform on the sphere that is orthogonal to 1, P = 1 − 11ᵀ/B. A
+    scale and a bias of the norm are written into phi:
+    `lambda u: jax.nn.relu(2 * u + 1)`. For images, B is the batch times the positions,
+    if these are independent.
 
     Args:
         activation: A name (`activations.names()`), an elementwise callable, or an
@@ -232,14 +234,16 @@ def batch_norm_growth(activation: ActivationLike, batch: float = math.inf) -> fl
             f"{_LEAST_BATCH} examples."
         )
     _positive_variance(phi)
-    # The marginals of one and two entries of u.
+    # What follows is per example, and needs means over one or two entries of u only.
     mean = on_sphere(phi, size)
     share = 1 / size
+    # tr P D P D: the entries of P are 1 − 1/B on its diagonal, and −1/B off it.
     centred_twice = (1 - share) ** 2 * mean.slope_square
     centred_twice += share * (1 - share) * mean.slopes
-    # Per example: ûᵀDPDû = Σ u_i² d_i²/B − (Σ u_i d_i)²/B².
+    # ûᵀDPDû = Σ u_i² d_i²/B − (Σ u_i d_i)²/B².
     along = share * (1 - share) * mean.tilted_square
     along -= share * (1 - share) * mean.tilted
+    # |P phi(u)|² is the variance over the batch.
     kept = (1 - share) * (mean.square - mean.product)
     return size / (size - 3) * (centred_twice - along) / kept
 

@@ -70,6 +70,8 @@ class Pair:
 
 
 class _Integrals(NamedTuple):
+    """Expectations by one quadrature; those of the squares tell its error."""
+
     product: float
     gap: float
     slopes: float
@@ -101,7 +103,7 @@ def pair(
     q = max(q, AT_ZERO)
     known = moments(phi, q)
     square, slope = float(known.square[0]), float(known.slope[0])
-    # Both are the same Gaussian.
+    # At correlation 1, u1 and u2 are equal.
     if distance == 0 and not is_negative:
         return Pair(
             square,
@@ -134,7 +136,8 @@ def pair(
         )
     cancelled = 0.0
     if distance > 0 and not is_negative:
-        # phi(x + dx) − phi(x), with dx of order √distance, rounds like this.
+        # The gap comes from phi(x + dx) − phi(x) with dx of order √distance, in which
+        # rounding is of this relative size.
         cancelled = 2e-16 / math.sqrt(distance)
     return Pair(
         square,
@@ -146,6 +149,7 @@ def pair(
 
 
 def _off(value: float, truth: float) -> float:
+    """Return the relative error; 0 where the truth is zero or infinite."""
     return abs(value / truth - 1) if 0 < truth < math.inf else 0.0
 
 
@@ -224,10 +228,16 @@ def _smoothed(
     width: float,
     reach: float,
 ) -> Smoothed:
-    """Return E_w phi, Var_w phi, E_w phi², E_w phi' and E_w phi'² at x + width w."""
+    """Average over w ~ N(0, 1) at u = x + width · w, for each point x.
+
+    Returns:
+        Five rows: E phi(u), Var phi(u), E phi(u)², E phi'(u) and E phi'(u)².
+    """
+    # Edges that no point reaches cut no integral.
     is_seen = edges > x.min() - reach * width
     is_seen &= edges < x.max() + reach * width
     edges = edges[is_seen]
+    # Points are taken in blocks, so that memory stays bounded.
     rows = max(1, _BLOCK // (_ORDER * (round(reach) + len(edges))))
     blocks = [
         _block(phi, edges, x[first : first + rows], width=width, reach=reach)
@@ -244,6 +254,7 @@ def _block(
     width: float,
     reach: float,
 ) -> Smoothed:
+    """Return the rows of `_smoothed` for a block of points."""
     count = round(reach) + 1
     grid = np.broadcast_to(np.linspace(-reach, reach, count), (len(x), count))
     cuts = grid[:, :0]
@@ -275,7 +286,7 @@ def _mean(
     owner: Int[np.ndarray, " panels"],
     count: int,
 ) -> Points:
-    """Return the expectation of f around every point."""
+    """Return the expectation of f around every point, summed over its own panels."""
     return np.bincount(
         owner,
         (mass * f).sum(axis=1),

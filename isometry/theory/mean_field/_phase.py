@@ -100,7 +100,7 @@ def phase_diagram(
     q = _reached(phi, all_w.ravel(), all_b.ravel()).reshape(all_w.shape)
     is_bounded = np.isfinite(q)
     _, known = table(phi)
-    # Where the variance is unbounded, at the largest q that was looked at.
+    # Where the variance is unbounded, chi is that of the largest q that was looked at.
     slope = np.full(q.shape, known.slope[-1])
     if is_bounded.any():
         slope[is_bounded] = moments(phi, q[is_bounded]).slope
@@ -143,8 +143,8 @@ def _reached(
 ) -> Points:
     """Find q* of every point.
 
-    It is bracketed on the table, and Newton on log q finishes for all at once; what is
-    not plain is done one by one.
+    It is bracketed on the table, and Newton on log q finishes for all at once. Points
+    at which that might find another root are done one by one.
     """
     grid, known = table(phi)
     height = log_growth(

@@ -1,10 +1,10 @@
 """Where an activation is smooth: its kinks and jumps, and panels that resolve it.
 
-A kink that nobody named costs plain quadrature 1e-3. So phi and phi' are sampled
-densely, octave by octave of |u|. Where they are not resolved, a zoom follows the
-largest step of phi and phi' down to neighbouring floats; what jumps there is a kink (or
-a jump of phi), and a panel ends there. Panels are then halved until all integrands are
-resolved.
+With a kink that is not known, plain quadrature is off by 1e-3. So phi and phi' are
+sampled densely, octave by octave of |u|. Where they are not resolved, a zoom follows
+the largest step of phi and phi' down to neighbouring floats; what jumps there is a kink
+(or a jump of phi), and a panel ends there. Panels are then halved until all integrands
+are resolved.
 """
 
 import functools
@@ -30,8 +30,8 @@ Excuse = Callable[[Panels, Panels, Integrals], Integrals]
 # Octaves end at _BASE 2^k: not where people put kinks.
 _BASE = 1.0937261342
 
-# Beyond the last octave, fourteen standard deviations at q = 1.7e12, phi goes on as in
-# its last octave.
+# Beyond the last octave, fourteen standard deviations at q = 1.7e12, phi is taken to go
+# on as in its last octave.
 _OCTAVES = 24
 
 # The first octave begins here; what lies between is one panel.
@@ -87,7 +87,7 @@ def pieces(phi: Activation, octave: int = 4) -> Pieces:
     for k in range(octave + 1):
         both = [_side(phi, k, sign) for sign in (-1, 1)]
         sides += both
-        # Nothing is integrated an octave beyond.
+        # Beyond an octave that is not resolved, nothing is integrated.
         if min(side.limit for side in both) < np.inf:
             break
     # Not at its middle, where a kink would be at a node.
@@ -178,10 +178,12 @@ def _or_refuse(
     octave: int,
     side: Pieces,
 ) -> Pieces:
-    """Refuse a phi that is not resolved where every variance sees it.
+    """Return the side, but refuse a phi that is not resolved on |u| <= 4.4.
+
+    Farther out a limit is enough: what smaller variances need is still integrated.
 
     Raises:
-        InputError: It is not.
+        InputError: phi is not resolved there.
     """
     if octave <= 2 and side.limit < np.inf:
         raise InputError(
@@ -196,7 +198,8 @@ def _or_refuse(
 def _noise(phi: Activation, octave: int) -> Float[np.ndarray, " 2"]:
     """Return the rounding in phi and phi' for |u| <= _BASE 2^octave.
 
-    It is of their own size, and of u times their slope.
+    Values round by a share of their own size, and u by a share of its own, which moves
+    them by that times their slope.
     """
     reach = _BASE * 2.0**octave
     half = np.geomspace(_INNERMOST, reach, 400)
@@ -256,9 +259,9 @@ def _thinned(
     excuse: Excuse,
     fine: Edges,
 ) -> Fewer:
-    """Keep as few of the fine edges as integrate alike.
+    """Keep only as many of the fine edges as the same integrals need.
 
-    So what is narrow and steep is not stepped over.
+    It begins from fine panels, so that nothing narrow and steep is stepped over.
     """
     parts = integrate(fine[:-1], fine[1:])
     below = np.vstack([np.zeros(3), np.cumsum(parts, axis=0)])
@@ -287,7 +290,7 @@ def _kinks_between(
 ) -> Points:
     """Find kinks and jumps inside panels.
 
-    Each pass finds one a panel, and splits it there.
+    Each pass finds at most one in a panel, and splits the panel there.
     """
     found = np.zeros(0)
     left, right = edges[:-1], edges[1:]
@@ -337,10 +340,14 @@ def _zoom(
     left: Panels,
     right: Panels,
 ) -> Points:
-    """Follow the largest step of phi and phi' in each panel to the last float."""
+    """Return where phi and phi' take their largest step in each panel.
+
+    The step is followed down to neighbouring floats. Its size is counted from the
+    median of those in the panel, so that a steep but smooth phi has none.
+    """
     left, right = left.copy(), right.copy()
     rows = np.arange(len(left))
-    # Each round narrows by 24: from 1 to below 1e-24.
+    # Each round narrows the panel by 24, so that twenty reach neighbouring floats.
     for _ in range(20):
         if not len(left):
             break
@@ -352,6 +359,7 @@ def _zoom(
             ]
         largest = np.argmax(np.nan_to_num(steps[0] + steps[1]), axis=1)
         left, right = u[rows, largest], u[rows, largest + 1]
+    # Floats around zero are so dense that it is never reached; so close is zero.
     is_zero = (left <= 0) & (right >= 0) | (np.abs(right) < 1e-22)
     return np.where(is_zero, 0.0, right)
 
@@ -363,7 +371,7 @@ def _steps(
 ) -> tuple[bool, bool]:
     """Tell whether phi jumps at a point, and whether phi' does.
 
-    A jump is large against their size, and what they do on either side.
+    A jump is large against their size, and against their change on either side.
     """
     d = _STEP_WIDTH * max(abs(at), _LEAST_PLACE)
     value, slope = evaluate(phi, at + d * np.array([-2.0, -1.0, 1.0, 2.0]))

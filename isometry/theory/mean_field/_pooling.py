@@ -28,8 +28,8 @@ def pooling_moments(
     """Compute mean and second moment of pooled independent standard normals.
 
     The average of n has moments 0 and 1/n; the largest of n has density n ϕ(z) Φ(z)^(n
-    − 1). Positive correlations raise the second moment of an average towards 1, and
-    lower that of a maximum to it.
+    − 1). Positive correlations move the second moment towards 1: they raise that of an
+    average, and lower that of a maximum.
 
     Args:
         pooling: "average" or "max".

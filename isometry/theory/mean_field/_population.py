@@ -136,7 +136,7 @@ class Sites:
         return self.from_input(name)
 
     def weights(self, *names: str) -> tuple[HaarWeights, HaarWeights]:
-        """Return the recurrent weights of gates, for states and perturbations."""
+        """Return the recurrent weights of gates: for states, and for perturbations."""
         scales = [self.gates[name].recurrent ** 0.5 for name in names]
         return (
             HaarWeights(scales, self.num, self.most, rng=self.rng),

@@ -63,7 +63,7 @@ def _means(phi: Activation, triples: Float[np.ndarray, "some 3"]) -> Pairs:
     r, mass_r = (array.ravel() for array in gauss(_RADII[:-1], _RADII[1:], _ORDER))
     mass_r = mass_r * r * np.exp(-(r**2) / 2) / (2 * np.pi)
     angle = np.arccos(triples[:, 2])[:, None]
-    # Over half a turn: u_1 and u_2 change their signs together after it.
+    # Half a turn of θ is enough, because over the other half both change their signs.
     parts = np.arange(_PARTS) / _PARTS
     ends = np.concatenate(
         [-np.pi / 2 + parts * angle, angle - np.pi / 2 + parts * (np.pi - angle)],

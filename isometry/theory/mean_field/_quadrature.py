@@ -23,7 +23,7 @@ FoundIntegrals = Float[np.ndarray, "found ..."]
 REACH = 14.0
 FAR = 38.0
 
-# The share of an integral in its outermost panels that says that it is not all there.
+# An integral with more than this share of it in the outermost panels is not all there.
 TAIL = 1e-14
 
 # Panels are halved until their integrals change by less than this share of the whole.
@@ -156,7 +156,7 @@ def expectation(
         if not size[is_tail].sum() > TAIL * size.sum():
             break
     else:
-        # It would be cut off where there is still mass, and its tails decide.
+        # The integral would be cut off where there is still mass.
         raise InputError(
             f"E g(√q z) at q={q:g} has its mass beyond |z| = {FAR:g}; g grows too fast."
         )

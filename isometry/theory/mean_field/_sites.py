@@ -204,7 +204,7 @@ def transfer(
     variances: Variances,
     at: Float[np.ndarray, "*size axes"],
 ) -> Inexact[np.ndarray, "*size"]:
-    """Evaluate A(f) = Σ_β v_β e^{iβ·f}, real where all of it is.
+    """Evaluate A(f) = Σ_β v_β e^{iβ·f}; it is real for a symmetric kernel.
 
     The tap (k − 1)//2 of each axis is the one that reads the position itself.
     """
