@@ -286,9 +286,10 @@ def test_a_full_disk_or_a_closed_pipe_behind_the_output_is_no_raised_flag(monkey
     reader, writer = os.pipe()
     os.close(reader)
     for name, target in {"disk": "/dev/full", "pipe": writer}.items():
-        with open(target, "w") as output, pytest.raises(SystemExit) as stop:
+        with open(target, "w") as output:
             monkeypatch.setattr(sys, "stdout", output)
-            cli.main(["schemes"])
+            with pytest.raises(SystemExit) as stop:
+                cli.main(["schemes"])
         ends[name] = stop.value.code
     assert ends == {"disk": 2, "pipe": 141}
     assert "No space left on device" in capsys.readouterr().err
