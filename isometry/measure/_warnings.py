@@ -7,8 +7,8 @@ from pathlib import Path
 import jaxtyping
 
 _PACKAGE = str(Path(__file__).parents[1])
-# In tests, jaxtyping calls the functions whose types it checks.
-_INSIDE = (_PACKAGE, str(Path(jaxtyping.__file__).parent))
+# In tests, jaxtyping and beartype call the functions whose types they check.
+_INSIDE = (_PACKAGE, str(Path(jaxtyping.__file__).parent), "<@beartype(isometry.")
 _DECORATORS = str(Path(_PACKAGE, "_internal", "errors.py"))
 
 

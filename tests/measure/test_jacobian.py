@@ -14,6 +14,7 @@ from tests.measure.targets import target_of
 KEY = jax.random.key(0)
 X = np.asarray([0.5, -1.0, 0.25, 2.0, -0.3], np.float32)
 RNG = np.random.default_rng(0)
+SHALLOW = networks.mlp([5, 8, 3])
 A = RNG.standard_normal((6, 6))
 
 
@@ -169,7 +170,7 @@ def plain(params, x):
             r'span="hidden" .* needs three weight layers; this function has 0',
         ),
         (
-            lambda: isometry.jacobian(networks.mlp([5, 8, 3]), None, X, span="hidden"),
+            lambda: isometry.jacobian(SHALLOW, SHALLOW.init(KEY), X, span="hidden"),
             r'span="hidden" runs from z_1 to z_\(depth-1\) and needs depth 3; '
             r"this one has 2",
         ),
