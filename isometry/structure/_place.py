@@ -1,8 +1,12 @@
 """Where a value arises in a program."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax.extend import core
+from jaxtyping import Array
 
 
 class Place(NamedTuple):
@@ -20,3 +24,42 @@ class Place(NamedTuple):
     path: tuple[int, ...]
     var: core.Var
     iterations: tuple[int, ...]
+
+
+class Inputs(NamedTuple):
+    """Several arguments of a program together: one vector, to which they are joined.
+
+    Attributes:
+        positions: Their positions among the arguments, in the order of the vector.
+    """
+
+    positions: tuple[int, ...]
+
+    def joined(self, arguments: Sequence[Array]) -> Array:
+        """Return the vector."""
+        return joined([arguments[i] for i in self.positions])
+
+    def replaced(self, arguments: Sequence[Array], vector: Array) -> list[Array]:
+        """Return all arguments, with other numbers in those that are joined."""
+        new = list(arguments)
+        parts = split(vector, [new[i].shape for i in self.positions])
+        for i, part in zip(self.positions, parts, strict=True):
+            # A vector of several dtypes has the widest of them.
+            new[i] = part.astype(new[i].dtype)
+        return new
+
+
+def joined(arrays: Sequence[Array]) -> Array:
+    """Return arrays as one vector, each of them flattened."""
+    return jnp.concatenate([jnp.ravel(array) for array in arrays])
+
+
+def split(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Return the arrays of these shapes of which a vector is joined."""
+    arrays = []
+    start = 0
+    for shape in shapes:
+        stop = start + math.prod(shape)
+        arrays.append(vector[start:stop].reshape(shape))
+        start = stop
+    return arrays

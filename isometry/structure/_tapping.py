@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from isometry._internal import jaxprs
 from isometry._internal.errors import InputError
-from isometry.structure._place import Place
+from isometry.structure._place import Inputs, Place, joined
 
 # What a caller gives for a place, which depends on the mode: a number that is added to
 # the value (a bump), a new value, or a bump and a flag.
@@ -116,7 +116,7 @@ def replacing(index: tuple[int, ...] = ()) -> Mode:
 
 def tapped(
     closed: core.ClosedJaxpr,
-    places: Mapping[str, Place],
+    places: Mapping[str, Place | Inputs],
     mode: Mode = ADD,
 ) -> Tapped:
     """Rewrite a program so that values at places are perturbed and read.
@@ -133,6 +133,7 @@ def tapped(
         places: The places, by name. A place inside scans whose `iterations` are empty
             means the values of all iterations, stacked on leading axes, one for each
             scan. Iterations of a reversed scan are in the order of its stacked inputs.
+            Several arguments together are perturbed and read as one vector.
         mode: What happens at each place.
 
     Returns:
@@ -143,21 +144,42 @@ def tapped(
     Raises:
         InputError: A place is inside an equation that cannot be rewritten (`while`).
     """
+    vectors = {n: place for n, place in places.items() if isinstance(place, Inputs)}
+    single = {n: place for n, place in places.items() if isinstance(place, Place)}
+    # The arguments of a vector are read one by one: each may be a place of its own too,
+    # and what is given there is part of the vector.
+    parts: dict[str, list[str]] = {}
+    for name, inputs in vectors.items():
+        parts[name] = [f"{name}({i})" for i in inputs.positions]
+        variables = [closed.jaxpr.invars[i] for i in inputs.positions]
+        for part, variable in zip(parts[name], variables, strict=True):
+            single[part] = Place((), variable, ())
 
     def run(
         arguments: Sequence[Array],
         given: Mapping[str, Given],
     ) -> tuple[list[Array], Arrays]:
+        edited = list(arguments)
+        for name, inputs in vectors.items():
+            if name in given:
+                vector = mode.edit(inputs.joined(edited), given[name])
+                edited = inputs.replaced(edited, vector)
         taps = {
             name: _Tap(place, given.get(name), mask=None)
-            for name, place in places.items()
+            for name, place in single.items()
         }
-        return _run(
+        outputs, readings = _run(
             closed,
-            arguments,
+            edited,
             taps,
             mode=mode,
         )
+        for name, inputs in vectors.items():
+            reading = joined([readings.pop(part) for part in parts[name]])
+            if mode.reads_first:
+                reading = inputs.joined(arguments)
+            readings[name] = reading
+        return outputs, readings
 
     return run
 
