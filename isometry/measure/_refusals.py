@@ -52,13 +52,13 @@ def require_start(
         return
     leaves = jax.tree.leaves(x)
     if _leaves.floating(x):
-        _require_no_lookup(target, params, x)
+        _require_no_tokens(target, params, x)
         return
     advice = _where_to_start(target, params, x)
     raise _spans.without_derivative(leaves, advice=advice)
 
 
-def _require_no_lookup(
+def _require_no_tokens(
     target: Target,
     params: Params,
     x: PyTree,
@@ -72,7 +72,7 @@ def _require_no_lookup(
     # f may raise anything, and what it raises is reported where it is traced.
     except Exception:
         return
-    _spans.require_no_lookup(anatomy)
+    _spans.require_no_tokens(anatomy)
 
 
 def _where_to_start(

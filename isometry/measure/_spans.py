@@ -297,7 +297,7 @@ def _floating_input(anatomy: Anatomy) -> str:
     if not names:
         leaves = _leaves_of_x(anatomy)
         raise without_derivative(leaves, advice=where_to_start(anatomy))
-    require_no_lookup(anatomy)
+    require_no_tokens(anatomy)
     return names[0] if len(names) == 1 else "input"
 
 
@@ -312,13 +312,18 @@ def without_derivative(
     return InputError(f"x is {description}, and the span starts at x; {advice}.")
 
 
-def require_no_lookup(anatomy: Anatomy) -> None:
+def holds_tokens(anatomy: Anatomy) -> bool:
+    """Tell whether x holds whole numbers that select rows of an embedding."""
+    holds_whole_numbers = any(map(_leaves.is_whole, _leaves_of_x(anatomy)))
+    return holds_whole_numbers and bool(anatomy.embeddings)
+
+
+def require_no_tokens(anatomy: Anatomy) -> None:
     """Refuse an x of tokens with floating arrays beside them, such as a mask.
 
     The derivative would be with respect to the mask alone, which nobody means.
     """
-    holds_whole_numbers = any(map(_leaves.is_whole, _leaves_of_x(anatomy)))
-    if not (holds_whole_numbers and anatomy.embeddings):
+    if not holds_tokens(anatomy):
         return
     beside = floating_leaves_of_x(anatomy)
     spans = " or ".join(f'span=("{name}", "output")' for name in beside)
