@@ -15,7 +15,7 @@ def array_or_key(name: str, value: Any) -> jax.Array:
     return value if checks.is_key(value) else checks.array(name, value)
 
 
-def is_floating(leaf: Array) -> bool:
+def is_floating(leaf: Array | jax.ShapeDtypeStruct) -> bool:
     """Tell whether a leaf carries a derivative."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 

@@ -293,12 +293,16 @@ def _floating_input(anatomy: Anatomy) -> str:
 
     Random keys and whole numbers beside them, such as labels, have no derivative.
     """
-    names = floating_leaves_of_x(anatomy)
-    if not names:
-        leaves = _leaves_of_x(anatomy)
+    leaves = _leaves_of_x(anatomy)
+    num_floating = sum(map(_leaves.is_floating, leaves))
+    if num_floating == 0:
         raise without_derivative(leaves, advice=where_to_start(anatomy))
     require_no_tokens(anatomy)
-    return names[0] if len(names) == 1 else "input"
+    # Their names are not counted: {"a": ..., "params": {"a": ...}} has one name twice.
+    if num_floating > 1:
+        return "input"
+    (name,) = floating_leaves_of_x(anatomy)
+    return name
 
 
 def without_derivative(

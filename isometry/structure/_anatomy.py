@@ -263,7 +263,7 @@ class Anatomy:
 
         Args:
             a: One of `points`, or "input".
-            b: One of `points`, or "input".
+            b: One of `points`.
 
         Returns:
             Whether it does. A point is upstream of itself.
@@ -278,9 +278,8 @@ class Anatomy:
             >>> an.upstream("input", "layers/1"), an.upstream("output", "input")
             (True, False)
         """
-        starts = self._points_of(a)
-        ends = self._points_of(b)
-        return any(self._reaches(start, end) for start in starts for end in ends)
+        end = self._point(b)
+        return any(self._reaches(start, end) for start in self._points_of(a))
 
     def _reaches(self, a: Point, b: Point) -> bool:
         """Tell whether the value at one point depends on that at another."""
