@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import math
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
@@ -17,7 +16,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
 from isometry.structure import _assembling, _names, _table
 from isometry.structure._assembling import Assembled, GateUses
-from isometry.structure._place import Inputs, Place
+from isometry.structure._place import Inputs, Place, common_dtype
 from isometry.structure._points import Point
 from isometry.structure._records import Attention, Branch, WeightLayer
 
@@ -249,14 +248,15 @@ class Anatomy:
             >>> an.shape("layers/1")
             ShapeDtypeStruct(shape=(8,), dtype=float32)
         """
-        values = self._flow.program.values
-        avals = [values[point.value].aval for point in self._points_of(name)]
+        shapes = []
+        for point in self._points_of(name):
+            aval = self._flow.program.values[point.value].aval
+            shapes.append(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
         if self._is_joined(name):
-            num_entries = sum(math.prod(aval.shape) for aval in avals)
-            dtype = jnp.result_type(*(aval.dtype for aval in avals))
-            return jax.ShapeDtypeStruct((num_entries,), dtype)
-        (aval,) = avals
-        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+            num_entries = sum(shape.size for shape in shapes)
+            return jax.ShapeDtypeStruct((num_entries,), common_dtype(shapes))
+        (shape,) = shapes
+        return shape
 
     def upstream(self, a: str, b: str) -> bool:
         """Tell whether the value at `b` depends on the value at `a`.

@@ -4,9 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jaxtyping import Array
+
+from isometry._internal import precision
 
 
 class Place(NamedTuple):
@@ -44,14 +48,24 @@ class Inputs(NamedTuple):
         new = list(arguments)
         parts = split(vector, [new[i].shape for i in self.positions])
         for i, part in zip(self.positions, parts, strict=True):
-            # A vector of several dtypes has the widest of them.
+            # Of several dtypes the vector has one that holds them all.
             new[i] = part.astype(new[i].dtype)
         return new
 
 
 def joined(arrays: Sequence[Array]) -> Array:
-    """Return arrays as one vector, each of them flattened."""
-    return jnp.concatenate([jnp.ravel(array) for array in arrays])
+    """Return floating arrays as one vector, each of them flattened."""
+    dtype = common_dtype(arrays)
+    return jnp.concatenate([jnp.ravel(array).astype(dtype) for array in arrays])
+
+
+def common_dtype(arrays: Sequence[Array | jax.ShapeDtypeStruct]) -> np.dtype:
+    """Return the dtype of floating arrays; of several dtypes, one that holds all."""
+    dtypes = {array.dtype for array in arrays}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    # JAX's own promotion would raise where the user has made it strict.
+    return precision.measuring_dtype(None, list(arrays))
 
 
 def split(vector: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:

@@ -105,16 +105,20 @@ def test_input_of_whole_numbers_names_the_embedding_to_start_at(anatomy):
     assert "astype" not in message
 
 
-def test_input_of_several_arrays_is_refused_with_a_span_to_write():
+def test_input_of_several_arrays_is_their_concatenation():
     def f(params, x):
-        return jnp.tanh(params["layer"] @ x["a"]) + x["b"]
+        return jnp.tanh(params["layer"] @ x["a"]) + x["b"][0].astype(jnp.float32)
 
-    x = {"a": jnp.ones(2), "b": jnp.ones(2)}
-    anatomy = isometry.anatomy(f, {"layer": jnp.eye(2)}, x)
-    with pytest.raises(
-        isometry.InputError, match=r'2 arrays; .*\("input/a", "output"\)'
-    ):
-        _spans.resolve(f, anatomy, ("input", "output"))
+    params = {"layer": jnp.eye(2)}
+    x = {"a": jnp.array([1.0, 2.0]), "b": jnp.array([[3.0, 4.0]], jnp.bfloat16)}
+    anatomy = isometry.anatomy(f, params, x)
+    span = _spans.resolve(f, anatomy, ("input", "output"))
+    np.testing.assert_array_equal(span.start(params, x), [1.0, 2.0, 3.0, 4.0])
+    z = jnp.array([0.0, 1.0, 5.0, 6.0])
+    replaced = {"a": z[:2], "b": z[2:].astype(jnp.bfloat16)[None]}
+    np.testing.assert_array_equal(span.apply(params, x, z), f(params, replaced))
+    with pytest.raises(isometry.InputError, match="'input' names no point"):
+        _spans.resolve(f, anatomy, ("input/a", "input"))
 
 
 @pytest.mark.parametrize(
