@@ -66,7 +66,7 @@ def test_an_ensemble_takes_a_key_for_each_input():
 
 def test_the_input_of_a_profile_is_the_floating_leaf():
     xs = jax.tree.map(lambda leaf: leaf[None], X)
-    profile = isometry.profile(with_dropout, params=PARAMS[None], xs=xs)
+    profile = isometry.profile(with_dropout, params=PARAMS[None], xs=xs, statistics=())
     (name,) = [name for name in profile.spectra if name.startswith("input")]
     assert name == "input/batch"
     expected = np.linalg.svd(by_hand(X), compute_uv=False)
@@ -128,7 +128,9 @@ def test_profiles_begin_at_all_floating_leaves_together(
     two_inputs, toward, first_of, whole_of
 ):
     params, xs, _, first, whole = two_inputs
-    profile = isometry.profile(layered, params=params, xs=xs, toward=toward)
+    profile = isometry.profile(
+        layered, params=params, xs=xs, toward=toward, statistics=()
+    )
     expected = {first_of: np.stack([first] * 2), whole_of: whole}
     for name in expected.keys() - {None}:
         values = np.linalg.svd(expected[name], compute_uv=False)

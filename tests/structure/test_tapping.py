@@ -317,7 +317,7 @@ def test_arguments_are_read_and_perturbed_as_one_vector(mode):
     if mode is CUT:
         given = {name: (bump, True) for name, bump in given.items()}
         reading = [1, 2, 3]
-    outputs, readings = tapped(closed, places, mode)(arguments, given)
+    outputs, readings = jax.jit(tapped(closed, places, mode))(arguments, given)
     np.testing.assert_array_equal(readings["all"], reading)
     np.testing.assert_array_equal(outputs[0], [11, 22])
     np.testing.assert_array_equal(outputs[1], [3 * 33.5])
