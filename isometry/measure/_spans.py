@@ -135,11 +135,12 @@ def resolve(
     Args:
         f: The function, f(params, x).
         anatomy: Its anatomy, read in the dtype and precision of the measurement.
-        span: Two points, each a name or (name, index); "end_to_end", which is
-            ("input", "output"); or "hidden", from the first pre-activation to the last
-            but the output, or with residual branches from where the first leaves the
-            stream to where the last joins it; from the layer before if a class token
-            was joined to the stream there.
+        span: Two points, each a name or (name, index), "input" being all floating
+            leaves of x together; "end_to_end", which is ("input", "output"); or
+            "hidden", from the first pre-activation to the last but the output, or with
+            residual branches from where the first leaves the stream to where the last
+            joins it; from the layer before if a class token was joined to the stream
+            there.
 
     Returns:
         The map whose Jacobian is measured.

@@ -46,17 +46,19 @@ class Inputs(NamedTuple):
     def replaced(self, arguments: Sequence[Array], vector: Array) -> list[Array]:
         """Return all arguments, with other numbers in those that are joined."""
         new = list(arguments)
-        parts = split(vector, [new[i].shape for i in self.positions])
+        shapes = [arguments[i].shape for i in self.positions]
+        parts = split(vector, shapes)
         for i, part in zip(self.positions, parts, strict=True):
             # Of several dtypes the vector has one that holds them all.
-            new[i] = part.astype(new[i].dtype)
+            new[i] = part.astype(arguments[i].dtype)
         return new
 
 
 def joined(arrays: Sequence[Array]) -> Array:
     """Return floating arrays as one vector, each of them flattened."""
     dtype = common_dtype(arrays)
-    return jnp.concatenate([jnp.ravel(array).astype(dtype) for array in arrays])
+    flat = [array.ravel() for array in arrays]
+    return jnp.concatenate([part.astype(dtype) for part in flat])
 
 
 def common_dtype(arrays: Sequence[Array | jax.ShapeDtypeStruct]) -> np.dtype:

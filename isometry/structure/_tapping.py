@@ -146,14 +146,50 @@ def tapped(
     """
     vectors = {n: place for n, place in places.items() if isinstance(place, Inputs)}
     single = {n: place for n, place in places.items() if isinstance(place, Place)}
-    # The arguments of a vector are read one by one: each may be a place of its own too,
-    # and what is given there is part of the vector.
+    if vectors:
+        return _tapped_vectors(closed, vectors, single, mode=mode)
+
+    def run(
+        arguments: Sequence[Array],
+        given: Mapping[str, Given],
+    ) -> tuple[list[Array], Arrays]:
+        taps = {
+            name: _Tap(place, given.get(name), mask=None)
+            for name, place in single.items()
+        }
+        return _run(
+            closed,
+            arguments,
+            taps,
+            mode=mode,
+        )
+
+    return run
+
+
+def _tapped_vectors(
+    closed: core.ClosedJaxpr,
+    vectors: Mapping[str, Inputs],
+    single: Mapping[str, Place],
+    mode: Mode,
+) -> Tapped:
+    """Rewrite a program as `tapped` does, with vectors of arguments among the places.
+
+    Args:
+        closed: The program.
+        vectors: The vectors, by name.
+        single: All other places, by name.
+        mode: What happens at each place.
+    """
+    # Each argument of a vector may be a place of its own too, and what is given there
+    # is part of the vector. So arguments are read one by one.
+    places = dict(single)
     parts: dict[str, list[str]] = {}
     for name, inputs in vectors.items():
         parts[name] = [f"{name}({i})" for i in inputs.positions]
-        variables = [closed.jaxpr.invars[i] for i in inputs.positions]
-        for part, variable in zip(parts[name], variables, strict=True):
-            single[part] = Place((), variable, ())
+        for part, i in zip(parts[name], inputs.positions, strict=True):
+            places[part] = Place((), closed.jaxpr.invars[i], ())
+    program = tapped(closed, places, mode)
 
     def run(
         arguments: Sequence[Array],
@@ -164,16 +200,7 @@ def tapped(
             if name in given:
                 vector = mode.edit(inputs.joined(edited), given[name])
                 edited = inputs.replaced(edited, vector)
-        taps = {
-            name: _Tap(place, given.get(name), mask=None)
-            for name, place in single.items()
-        }
-        outputs, readings = _run(
-            closed,
-            edited,
-            taps,
-            mode=mode,
-        )
+        outputs, readings = program(edited, given)
         for name, inputs in vectors.items():
             reading = joined([readings.pop(part) for part in parts[name]])
             if mode.reads_first:
