@@ -151,6 +151,8 @@ def test_other_schemes_are_left_alone():
     params = models.zeros(jax.eval_shape(net.init, KEY))
     assert not net.scheme.data_driven
     assert net.scheme.adjust(net, params, jnp.ones((3, 6))) is params
+    # Admin adjusts branches, of which this network has none.
+    assert schemes.get("admin").adjust(net, params, jnp.ones((3, 6))) is params
 
 
 @pytest.mark.parametrize(
