@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from isometry.theory.laws._inversion import attempt
+from isometry.theory.laws._inversion import PATIENT, QUICK, Ways, attempt
 from isometry.theory.laws._product import NotConverged, Product, State
 
 RealPoints = Float[np.ndarray, " points"]
@@ -265,7 +265,7 @@ def _probe(
     t: RealPoints,
     distance: RealPoints,
     *,
-    is_patient: bool = True,
+    ways: Ways = PATIENT,
 ) -> _Probes:
     """Invert at some points; those where that fails are left out."""
     # At an atom ψ is infinite.
@@ -277,7 +277,7 @@ def _probe(
         product,
         t,
         distance,
-        is_patient=is_patient,
+        ways=ways,
     )
     state, t = state.take(is_solved), t[is_solved]
     size = np.minimum(np.abs(state.psi), np.abs(state.above_zero))
@@ -310,7 +310,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         atoms,
         middle + _OFFSETS,
         distance=_OFFSETS / 8,
-        is_patient=False,
+        ways=QUICK,
     )
     # Deep points cost most, and tell something only where a gap at zero lies so deep.
     near = _OFFSETS_BELOW[_OFFSETS_BELOW <= _DEEP][::-1]
@@ -320,7 +320,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
             atoms,
             middle - near,
             distance=near / 8,
-            is_patient=not product.touches_zero,
+            ways=QUICK if product.touches_zero else PATIENT,
         )
         has_gap = np.any(lower.is_gap & (lower.above > product.rank - _SAME_MASS))
         if not has_gap and not product.touches_zero:
@@ -336,7 +336,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
             atoms,
             np.union1d(evenly, beside),
             distance=np.full(_SCAN + len(beside), (high - low) / (8 * _SCAN)),
-            is_patient=False,
+            ways=QUICK,
         )
         probes = _joined(probes, scanned)
     probes = _without_false_gaps(product, probes)

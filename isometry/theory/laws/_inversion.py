@@ -24,8 +24,10 @@ _STOPS = 9
 # Ways to the axis, each tried where the one before did not land: arg λ of the last
 # stop, as a share of the distance to an edge, and how many times finer the steps are.
 # Near an edge, or where ψ passes zero and a ζ infinity, the solution turns fast.
-_QUICK = ((0.2, 1), (1e-3, 1), (1e-6, 1))
-_PATIENT = (*_QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))
+Ways = tuple[tuple[float, int], ...]
+GUESS_ONLY: Ways = ()
+QUICK: Ways = ((0.2, 1), (1e-3, 1), (1e-6, 1))
+PATIENT: Ways = (*QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))
 
 # From so many curves on, fewer of them are solved first, for a guess.
 _MANY = 4
@@ -80,7 +82,7 @@ def attempt(
     distance: RealPoints,
     guess: Complex[Numbers, "unknowns points"] | None = None,
     *,
-    is_patient: bool = True,
+    ways: Ways = PATIENT,
 ) -> tuple[State, Bool[np.ndarray, " points"]]:
     """Find the states at λ = e^t + i0, and tell where they were found.
 
@@ -88,8 +90,10 @@ def attempt(
         product: The product.
         t: log λ.
         distance: Of each t to the nearest edge.
-        guess: Unknowns near the solution.
-        is_patient: Whether to try again in fine steps, which cost most.
+        guess: Unknowns near the solution. If it is left out, and there are many
+            factors, the solution for fewer of them is the guess.
+        ways: The continuations tried where no guess has led to the solution. They cost
+            most.
     """
     if product.sole_diagonal is not None:
         at = product.state(t[None] - product.log_scale + 0j)
@@ -107,7 +111,9 @@ def attempt(
             largest=0.2,
         )
         w, is_solved = at.w, _has_landed(at, t)
-    for share, finer in _PATIENT if is_patient else _QUICK:
+        if is_solved.all():
+            return at, is_solved
+    for share, finer in ways:
         left = ~is_solved
         if not left.any():
             break
@@ -152,7 +158,7 @@ def _rough_guess(
         few,
         t,
         distance,
-        is_patient=False,
+        ways=QUICK,
     )
     rows, first = {}, 0
     for curve, _ in few.curves:

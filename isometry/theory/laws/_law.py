@@ -527,7 +527,7 @@ class Law:
         It follows from the power of λ with which the density of log λ falls there.
         """
         band = self._bands[0]
-        t = band.high - band.reach() * np.array([0.9, 1.0])
+        t = band.high - band.reach().depth * np.array([0.9, 1.0])
         value = band.density(t)
         wanted = _PER_LOG[variable]
         power = math.inf
