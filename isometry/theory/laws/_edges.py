@@ -64,6 +64,10 @@ _SETTLED = 1e-8
 # to the cube of this.
 _BESIDE_INFINITY = 1e-5
 
+# A slope's imaginary part below this share of the slope before is rounding. Ten times
+# more of it was never seen at a turning point that was one.
+_REAL = 1e-6
+
 # dlog λ/dlog ψ of at least this at an edge says that the curve does not turn there.
 _TURNS = 1e-3
 
@@ -599,6 +603,9 @@ def _turning_point(
         w = at.w
         slope = -at.slope[0] * at.psi[0] ** 2
         if not np.isfinite(slope) or at.mismatch[0] > 1e-9 * abs(at.psi[0]):
+            return None
+        # At real ψ all is real on the sheet of the law.
+        if abs(slope.imag) > max(0.1 * abs(slope.real), _REAL * abs(before[1])):
             return None
         bend = (slope - before[1]) / (here - before[0])
         step = slope / bend

@@ -40,6 +40,9 @@ _NEAREST = 1e-13
 # quantiles.
 _SOLVED = 1e-9
 
+# −Im ψ above this share of ψ is a density, beyond doubt.
+_CLEAR = 1e-5
+
 # By so much a solution may leave its half-plane by rounding.
 _SLACK = 1e-9
 
@@ -113,6 +116,7 @@ def attempt(
         w, is_solved = at.w, _has_landed(at, t)
         if is_solved.all():
             return at, is_solved
+        w, is_solved = _spread(product, t, at, is_solved)
     for share, finer in ways:
         left = ~is_solved
         if not left.any():
@@ -126,6 +130,43 @@ def attempt(
         w[:, left] = at.w
         is_solved[left] = _has_landed(at, t[left])
     return product.state(w), is_solved
+
+
+def _spread(
+    product: Product,
+    t: RealPoints,
+    at: State,
+    is_solved: Bool[np.ndarray, " points"],
+) -> tuple[Complex[Numbers, "unknowns points"], Bool[np.ndarray, " points"]]:
+    """Solve points of a band from solved ones beside them, as far as that leads.
+
+    Args:
+        product: The product.
+        t: log λ.
+        at: The states, right where `is_solved`.
+        is_solved: Where they are.
+
+    Returns:
+        The unknowns, and where they are solutions now.
+    """
+    w = at.w.copy()
+    # From a gap Newton steps stay real, and may end on another sheet.
+    sources = np.flatnonzero(is_solved & _is_inside(at))
+    is_solved = is_solved.copy()
+    slope = at.tangent / at.slope
+    left = np.flatnonzero(~is_solved)
+    while len(sources) and len(left):
+        apart = np.abs(t[left][:, None] - t[sources])
+        nearest = sources[np.argmin(apart, axis=1)]
+        guess = w[:, nearest] + (t[left] - t[nearest]) * slope[:, nearest]
+        found = product.newton(guess, t[left] + 0j, rounds=12, largest=0.2)
+        is_sure = _has_landed(found, t[left]) & _is_inside(found)
+        sources = left[is_sure]
+        w[:, sources] = found.w[:, is_sure]
+        slope[:, sources] = (found.tangent / found.slope)[:, is_sure]
+        is_solved[sources] = True
+        left = left[~is_sure]
+    return w, is_solved
 
 
 def _rough_guess(
@@ -226,6 +267,11 @@ def _has_landed(at: State, t: RealPoints) -> Bool[np.ndarray, " points"]:
     angles = at.w.imag
     is_upper = np.all((angles >= -_SLACK) & (angles <= np.pi + _SLACK), axis=0)
     return is_small & is_lower & is_upper
+
+
+def _is_inside(at: State) -> Bool[np.ndarray, " points"]:
+    """Tell which states have a density: there, the solution on this sheet is unique."""
+    return at.psi.imag < -_CLEAR * np.abs(at.psi)
 
 
 def at_angle(

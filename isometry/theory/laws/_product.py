@@ -367,10 +367,7 @@ class Product:
             with np.errstate(invalid="ignore"):
                 capped = step * np.minimum(1, largest / np.maximum(size, 1e-300))
             w[:, active] += capped
-            # Newton squares the error, so what is left is known before it is computed.
-            last = before[active]
-            shrinks = np.minimum(size, last) / np.maximum(last, 1e-300)
-            left = size * np.where(last > 0, shrinks, 1.0)
+            left = _left_by_newton(size, before[active])
             before[active] = size
             scale = 1 + np.abs(w[:, active]).max(axis=0)
             active = active[left > _ROUNDING * scale]
@@ -385,6 +382,7 @@ class Product:
         rounds: int = 12,
     ) -> State:
         """Solve for the unknowns at given ψ, from a guess."""
+        before = np.zeros(w.shape[1])
         for _ in range(rounds):
             at = self.state(w)
             with np.errstate(all="ignore"):
@@ -393,7 +391,9 @@ class Product:
                 step = at.correction + at.tangent * change
             size = np.abs(step).max(axis=0)
             w = w + step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
-            if not np.any(size > _ROUNDING * (1 + np.abs(w).max(axis=0))):
+            left = _left_by_newton(size, before)
+            before = size
+            if not np.any(left > _ROUNDING * (1 + np.abs(w).max(axis=0))):
                 break
         return self.state(w)
 
@@ -491,6 +491,17 @@ def multiplied(*products: Product) -> Product:
 
 def _curves(factors: list[tuple[Factor, float]]) -> list[tuple[Curve, float]]:
     return [(f, times) for f, times in factors if isinstance(f, Curve)]
+
+
+def _left_by_newton(size: RealPoints, last: RealPoints) -> RealPoints:
+    """Return the error after a step: Newton squares it, so it need not be computed.
+
+    Args:
+        size: The size of the step.
+        last: That of the step before; 0 if there was none.
+    """
+    shrinks = np.minimum(size, last) / np.maximum(last, 1e-300)
+    return size * np.where(last > 0, shrinks, 1.0)
 
 
 def _whole(exponent: float) -> float:
