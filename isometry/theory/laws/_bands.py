@@ -280,7 +280,7 @@ class Band:
         Raises:
             NotConverged: The product cannot be inverted where more than 1e-6 is left.
         """
-        depth, left = _DEPTHS[0] / 2, 1.0
+        depth, left = float(_DEPTHS[0]) / 2, 1.0
         for number, deeper in enumerate(_DEPTHS):
             # Where little mass is left, only an integral is worth a continuation.
             is_enough = least >= _LEAST_BELOW and left <= _MOST_LOST
@@ -377,24 +377,23 @@ class Band:
             )
         return Table(t, at)
 
-    def _few(self, t: RealPoints) -> tuple[RealPoints, State]:
+    def _few(self, t: RealPoints) -> tuple[Float[np.ndarray, " few"], State]:
         """Return some points, ascending, and the states there.
 
         Continuation is slow. So it is left out where a guess solves most of the points:
         the others are guessed from these.
         """
-        rungs = []
+        # What lies deeper than the nodes was not believed.
+        rungs = [rung for rung in self._rungs[::-1] if rung.t[0] >= t[0] - _BESIDE]
+        # The points on the way down do, unless the first has passed most of the mass.
+        if rungs and rungs[-1].left > 0.5:
+            places = np.concatenate([rung.t for rung in rungs])
+            return places, _joined(*(rung.state for rung in rungs))
         few = np.unique(np.append(t[::5], t[-1]))
-        if self.low == -np.inf:
-            # What lies deeper than the nodes was not believed.
-            rungs = [rung for rung in self._rungs if rung.t[0] >= t[0] - _BESIDE]
-            few = few[few > self.high - _DEPTHS[0]]
         at, is_solved = attempt(self.product, few, self._distance(few), ways=GUESS_ONLY)
         if 2 * is_solved.sum() < len(few):
             at, is_solved = attempt(self.product, few, self._distance(few))
-        at = _joined(*(rung.state for rung in reversed(rungs)), at.take(is_solved))
-        places = [rung.t for rung in reversed(rungs)]
-        return np.concatenate([*places, few[is_solved]]), at
+        return few[is_solved], at.take(is_solved)
 
     @cached_property
     def _below(self) -> RealPoints:

@@ -149,21 +149,20 @@ def _spread(
     Returns:
         The unknowns, and where they are solutions now.
     """
-    w = at.w.copy()
+    w, is_solved = at.w.copy(), is_solved.copy()
     # From a gap Newton steps stay real, and may end on another sheet.
     sources = np.flatnonzero(is_solved & _is_inside(at))
-    is_solved = is_solved.copy()
-    slope = at.tangent / at.slope
+    speed = _speed(at)
     left = np.flatnonzero(~is_solved)
     while len(sources) and len(left):
         apart = np.abs(t[left][:, None] - t[sources])
         nearest = sources[np.argmin(apart, axis=1)]
-        guess = w[:, nearest] + (t[left] - t[nearest]) * slope[:, nearest]
+        guess = w[:, nearest] + (t[left] - t[nearest]) * speed[:, nearest]
         found = product.newton(guess, t[left] + 0j, rounds=12, largest=0.2)
         is_sure = _has_landed(found, t[left]) & _is_inside(found)
         sources = left[is_sure]
         w[:, sources] = found.w[:, is_sure]
-        slope[:, sources] = (found.tangent / found.slope)[:, is_sure]
+        speed[:, sources] = _speed(found)[:, is_sure]
         is_solved[sources] = True
         left = left[~is_sure]
     return w, is_solved
@@ -238,8 +237,7 @@ def _continued(
     at = product.state(product.on_negative_axis(t))
     before = np.pi
     for angle in [*arc, *(first * (last / first) ** shares)]:
-        with np.errstate(all="ignore"):
-            ahead = at.w + 1j * (angle - before) * at.tangent / at.slope
+        ahead = at.w + 1j * (angle - before) * _speed(at)
         at = product.newton(
             ahead,
             t + 1j * angle,
@@ -269,6 +267,12 @@ def _has_landed(at: State, t: RealPoints) -> Bool[np.ndarray, " points"]:
     return is_small & is_lower & is_upper
 
 
+def _speed(at: State) -> Complex[Numbers, "unknowns points"]:
+    """Return dw/dlog λ."""
+    with np.errstate(all="ignore"):
+        return at.tangent / at.slope
+
+
 def _is_inside(at: State) -> Bool[np.ndarray, " points"]:
     """Tell which states have a density: there, the solution on this sheet is unique."""
     return at.psi.imag < -_CLEAR * np.abs(at.psi)
@@ -291,8 +295,7 @@ def at_angle(
     # Ever smaller steps, because near the axis the solution turns fastest.
     for left in np.geomspace(1, 1e-6, 60)[1:]:
         here = angle + left * (np.pi - angle)
-        with np.errstate(all="ignore"):
-            ahead = at.w + 1j * (here - before) * at.tangent / at.slope
+        ahead = at.w + 1j * (here - before) * _speed(at)
         at = product.newton(ahead, t + 1j * here, rounds=2)
         before = here
     return product.newton(
