@@ -30,7 +30,7 @@ from isometry.activations import Activation
 from isometry.theory.laws._moments import Moments
 from isometry.theory.mean_field import _moments, _sites
 from isometry.theory.mean_field._host import ActivationLike, record
-from isometry.theory.mean_field._maps import LARGEST, scale
+from isometry.theory.mean_field._maps import LARGEST, scales
 from isometry.theory.mean_field._sites import Averaging, Image, KernelLike, Result
 
 _DEEPEST = 10**5
@@ -202,7 +202,7 @@ def same_padding_moments(  # noqa: PLR0917
     )
     sides = _sites.checked_size("size", size)
     variances = _sites.checked_kernel(kernel, len(sides))
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     phi = record(activation)
     q_now = _variances(q, sides)
     _moments.differentiable(phi, float(q_now.max()))

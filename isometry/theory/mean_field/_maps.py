@@ -50,6 +50,11 @@ def scale(name: str, value: float) -> float:
     return float(checks.number(name, value, low=1 / LARGEST, high=LARGEST))
 
 
+def scales(sigma_w: float, sigma_b: float) -> tuple[float, float]:
+    """Require both scales of a layer."""
+    return scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+
+
 def variance(name: str, value: float) -> float:
     """Require a variance, finite and not negative."""
     return float(checks.number(name, checks.on_host(name, value), low=0.0))
@@ -100,7 +105,7 @@ def q_map(
         0.75
     """
     q = variance("q", q)
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     phi = record(activation)
     return finite(
         phi,
@@ -139,7 +144,7 @@ def q_trajectory(
         array([1., 2., 4., 8.])
     """
     q0 = variance("q0", q0)
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     depth = checks.integer(
         "depth",
         depth,
@@ -228,7 +233,7 @@ def c_map(
         0.608998
     """
     q = variance("q", q)
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     c = float(checks.number("c", checks.on_host("c", c), low=-1.0, high=1.0))
     phi = record(activation)
     found = pair(
