@@ -17,7 +17,8 @@ _WINDOW = 1e-6
 def window(sp: Spectrum, law: Law) -> float:
     """Return half the length of the window of log lam that counts as an atom."""
     log_values = np.asarray(sp.log_values)
-    eps = float(np.finfo(log_values.dtype).eps)
+    precision = np.finfo(log_values.dtype)
+    eps = float(precision.eps)
     # A product of so many layers has a rounding of its own.
     num_layers = law.pairs or 1
     rounding = num_layers * math.sqrt(sp.size) * eps
@@ -35,7 +36,8 @@ def at_atoms(sp: Spectrum, law: Law) -> Bool[np.ndarray, "... nodes"]:
         # Zeros are counted by rank, not by their place.
         if atom.lam == 0:
             continue
-        distance = np.abs(log_lam - math.log(atom.lam))
+        place = math.log(atom.lam)
+        distance = np.abs(log_lam - place)
         is_at_atom |= distance <= half
     return is_at_atom
 
@@ -46,6 +48,7 @@ def mass_below_floor(sp: Spectrum, law: Law) -> Float[np.ndarray, "..."]:
     It is what the measured mass of zeros is to be compared with.
     """
     log_s_max = sp.log_values[..., 0]
-    floors = np.asarray(log_s_max + sp.log_floor, float)
+    floors = log_s_max + sp.log_floor
+    floors = np.asarray(floors, float)
     mass = law.cdf(floors, "log_s")
     return np.asarray(mass)

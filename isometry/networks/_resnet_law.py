@@ -83,7 +83,7 @@ def blocks(
             q *= drawn.gain(slices[0]) ** 2
         else:
             of_branch.append((name, drawn))
-    # Names number the weight layers of a branch in their order.
+    # Their names sort as the layers stand: "first", then "second".
     of_branch.sort(key=lambda pair: pair[0])
     weights = {drawn.weights for _, drawn in of_branch}
     if len(weights) > 1:

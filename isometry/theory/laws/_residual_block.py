@@ -82,7 +82,8 @@ class ResidualBlock(Curve):
     def strength(self) -> float:
         """The share of the branch over that of the skip, κ = a²σ² E d/s²."""
         log_mean = math.log(self.slopes.moment(1))
-        return math.exp(self.log_branch + log_mean - self.log_skip)
+        log_strength = self.log_branch + log_mean
+        return math.exp(log_strength - self.log_skip)
 
     @functools.cached_property
     def touches_zero(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -110,7 +111,8 @@ class ResidualBlock(Curve):
     def shift_from(self, other: Curve) -> Float[np.ndarray, " 2"]:
         """Return the difference at equal y, that of log η."""
         assert isinstance(other, ResidualBlock)
-        return np.array([0.0, (other.log_branch - self.log_branch) / 2])
+        of_eta = (other.log_branch - self.log_branch) / 2
+        return np.array([0.0, of_eta])
 
     @property
     def is_connected(self) -> bool:
@@ -139,7 +141,8 @@ class ResidualBlock(Curve):
         one, psi = np.eye(length)[:2]
         bend = self._diagonal.series(length)
         bend[0] = 0.0
-        bend += (self.num_gaussian - 1) * _series.one_plus(1.0, length)
+        exponent = self.num_gaussian - 1
+        bend += exponent * _series.one_plus(1.0, length)
         # t exp(−bend(t)) = κ u (1 + u) with u = ψ − t. What is not linear stands on
         # the right, so that each round gains a coefficient.
         t = kappa / (1 + kappa) * psi
@@ -289,7 +292,8 @@ class ResidualBlock(Curve):
         log_one_plus_u = log_omega + _log_g(log_omega)
         of_gaussian = self.num_gaussian * branch.psi
         rest = log_one_plus_u + of_gaussian - one_plus_t * mismatch
-        total = self._angle(log_eta) + rest.imag / np.pi
+        total = self._angle(log_eta)
+        total = total + rest.imag / np.pi
         return 1 - total if below else total
 
     def _mismatch(
