@@ -111,7 +111,10 @@ class Closed(Factor):
         *,
         below: bool,
     ) -> Float[np.ndarray, " points"]:
-        """Evaluate Im ∫(1 + ψ) dr / π from λ = +∞, or, `below`, up from λ = 0."""
+        """Evaluate what the rest adds to P(x > λ), or, `below`, to P(x ≤ λ).
+
+        The first is Im ∫(1 + ψ) dr / π from λ = +∞, the other minus that from λ = 0.
+        """
 
 
 class Curve(Factor):
@@ -192,4 +195,7 @@ class Curve(Factor):
     def potential(
         self, w: Complex[Numbers, "unknowns points"], *, below: bool
     ) -> Float[np.ndarray, " points"]:
-        """Evaluate Im ∫(1 + ψ) dr / π from λ = +∞, or, `below`, up from λ = 0."""
+        """Evaluate what the rest adds to P(x > λ), or, `below`, to P(x ≤ λ).
+
+        The first is Im ∫(1 + ψ) dr / π from λ = +∞, the other minus that from λ = 0.
+        """
