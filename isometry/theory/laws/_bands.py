@@ -443,7 +443,11 @@ class Band:
         return spline(np.clip(wanted, 0.0, high))
 
     def _smooth(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
-        """Return a variable x in which square-root edges are smooth, and dt/dx."""
+        """Return a variable x in which the unknowns are smooth up to edges, and dt/dx.
+
+        At an edge they go as a square root of the distance. So x is the root of the
+        depth below the top, or, between two edges, t = low + (high − low) sin² x.
+        """
         if self.low == -np.inf:
             x = np.sqrt(np.maximum(self.high - t, 0.0))
             return x, -2 * x

@@ -58,11 +58,11 @@ class Convolved:
 
 @dataclass(frozen=True, eq=False)
 class Sloped:
-    """The diagonal of derivatives, with one distribution at each position.
+    """The derivatives of the activation: a diagonal D, its law one for each position.
 
     Attributes:
-        mean: E D² at each position.
-        square: E D⁴.
+        mean: μ_1 = E D² at each position.
+        square: μ_2 = E D⁴ at each position.
     """
 
     mean: Image
@@ -88,12 +88,15 @@ class PositionMoments:
 
 
 def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
-    """Follow both moments through the steps, from first to last.
+    """Compute E λ and E λ² of a product of convolutions and diagonals.
+
+    The equations, and the letters, are those at the top of this file.
 
     Args:
         steps: The factors of J.
         size: The size of the image at the input of the first.
     """
+    # Forward: a behind every step, kept for the way back.
     a = np.ones(size)
     before = []
     for step in steps:
@@ -103,6 +106,7 @@ def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
         else:
             a = step.mean * a
     last = a
+    # Backward: l, here `left`, and b, with the dot product that each step adds.
     left = np.full(last.shape, 1 / last.size)
     b = np.ones(last.shape)
     second = 0.0
@@ -113,8 +117,11 @@ def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
             b = step.square * step.ratio * step.averaging.backward(b)
             left = step.square * step.averaging.backward(left)
         else:
-            second += float((left * (step.square - step.mean**2) * a**2 * b).sum())
-            b, left = step.mean * b, step.mean * left
+            spread = step.square - step.mean**2
+            second += float((left * spread * a**2 * b).sum())
+            b = step.mean * b
+            left = step.mean * left
+    # In front of the first step T(b) is b.
     second += float((left * b).sum())
     return PositionMoments(float(last.mean()), second, by_position=last)
 

@@ -101,8 +101,9 @@ class Interval:
     Attributes:
         low: Its lower end; −inf where the density reaches down to zero.
         high: Its upper end.
-        above_low: P(x > λ) at the lower end, an atom there left out.
-        above_high: P(x > λ) at the upper end, an atom there included.
+        above_low: The mass above the lower end; an atom at that end does not count.
+        above_high: The mass above the upper end; an atom at that end counts, so that
+            the difference of the two is the mass of the density.
     """
 
     low: float

@@ -176,7 +176,8 @@ def _rough_guess(
     """Guess from the solution for fewer factors; None where there are few already.
 
     All curves of one kind are replaced by the one of them whose spread is nearest to
-    the mean spread: its unknowns, shifted, are near those of all.
+    the mean spread: its unknowns, shifted, are near those of all. (Layers of different
+    variance, say, are replaced by as many of the variance in the middle.)
     """
     curves = [curve for curve, _ in product.curves]
     kinds = list(dict.fromkeys(curve.kind for curve in curves))
@@ -187,10 +188,13 @@ def _rough_guess(
     for kind in kinds:
         alike = [curve for curve in curves if curve.kind == kind]
         spread = np.array([curve.relative_variance for curve in alike])
-        typical[kind] = alike[int(np.argmin(np.abs(spread - spread.mean())))]
+        nearest = np.argmin(np.abs(spread - spread.mean()))
+        typical[kind] = alike[int(nearest)]
     for curve, times in product.curves:
         stand_in = typical[curve.kind]
-        scale = Powers(log_scale=curve.series(1)[0] - stand_in.series(1)[0])
+        # The first coefficient is the logarithm of the mean, which is kept.
+        log_ratio = curve.series(1)[0] - stand_in.series(1)[0]
+        scale = Powers(log_scale=log_ratio)
         counts[stand_in] += times  # pyright: ignore[reportArgumentType]
         counts[scale] += times  # pyright: ignore[reportArgumentType]
     few = product_of(counts)
@@ -200,6 +204,7 @@ def _rough_guess(
         distance,
         ways=QUICK,
     )
+    # Which rows of the unknowns belong to each stand-in.
     rows, first = {}, 0
     for curve, _ in few.curves:
         rows[curve] = slice(first, first + curve.num_unknowns)
@@ -207,7 +212,8 @@ def _rough_guess(
     parts = []
     for curve in curves:
         stand_in = typical[curve.kind]
-        parts.append(at.w[rows[stand_in]] + curve.shift_from(stand_in)[:, None])
+        shift = curve.shift_from(stand_in)[:, None]
+        parts.append(at.w[rows[stand_in]] + shift)
     guess = np.concatenate(parts)
     # Where the smaller product was not solved, there is no guess.
     guess[:, ~is_solved] = np.nan

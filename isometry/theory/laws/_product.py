@@ -382,7 +382,11 @@ class Product:
         psi: Points,
         rounds: int = 12,
     ) -> State:
-        """Solve for the unknowns at given ψ, from a guess."""
+        """Solve for the unknowns at given ψ, whatever λ is there, from a guess.
+
+        Every curve is brought to this ψ by Newton steps. It is how a turning point of
+        λ(ψ) is found, where λ does not determine ψ.
+        """
         before = np.zeros(w.shape[1])
         for _ in range(rounds):
             at = self.state(w)

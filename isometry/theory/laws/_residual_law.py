@@ -394,17 +394,15 @@ def _slopes(phi: Activation, stream: list[Stream]) -> list[_jacobian_law.Shares]
     network do, because log S of a block is analytic in ln q.
     """
     shares: list[_jacobian_law.Shares] = [()] * len(stream)
-    kinds = {(abs(block.skip), abs(block.branch)) for block in stream}
-    for kind in kinds:
-        blocks = [
-            i
-            for i, block in enumerate(stream)
-            if (abs(block.skip), abs(block.branch)) == kind
-        ]
-        path = [stream[i].inner for i in blocks]
-        for i, share in zip(
-            blocks, _jacobian_law.slopes_of_blocks(phi, path), strict=True
-        ):
+    # Signs of skip and branch do not change a law.
+    alike: dict[tuple[float, float], list[int]] = {}
+    for number, block in enumerate(stream):
+        kind = abs(block.skip), abs(block.branch)
+        alike.setdefault(kind, []).append(number)
+    for numbers in alike.values():
+        path = [stream[i].inner for i in numbers]
+        of_blocks = _jacobian_law.slopes_of_blocks(phi, path)
+        for i, share in zip(numbers, of_blocks, strict=True):
             shares[i] = share
     return shares
 

@@ -208,7 +208,11 @@ def all_fixed_points(
     sigma_w: float,
     sigma_b: float,
 ) -> tuple[FixedPoint, ...]:
-    """Find what `q_fixed_points` returns, and remember it."""
+    """Find all fixed points of the variance map, ascending; results are remembered.
+
+    They are the zeros of log V(q)/q, looked for between the points of a grid by `roots`.
+    (`q_fixed_points` checks its arguments, and calls this.)
+    """
     differentiable(phi, 1.0)
 
     def growth(q: Variances) -> Variances:

@@ -34,12 +34,13 @@ _DEEPEST = 10**6
 def scale(name: str, value: float) -> float:
     """Require sigma_w, which is positive, or sigma_b, which is not negative.
 
-    A scalar of NumPy would draw what it meets down to its own precision, so a float is
-    returned.
+    A float is returned, because a scalar of NumPy in single precision would make all
+    that is computed from it single.
     """
     checks.on_host(name, value)
     if not name.startswith("sigma_w"):
         return float(checks.number(name, value, low=0.0, high=LARGEST))
+    # First for a message that says "positive", then for one that says how small.
     checks.number(
         name,
         value,
