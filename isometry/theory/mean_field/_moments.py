@@ -360,7 +360,7 @@ def _square(
         value: phi at the nodes of every panel.
         owner: Which q each panel belongs to.
         q: The variances.
-        a_0: phi(0).
+        a_0: E phi of each.
         mass: The weights of the nodes, those of the Gaussian included.
     """
     # Where q is tiny, squares are taken relative to the size of phi.
