@@ -347,7 +347,11 @@ class Band:
             raise NotConverged(
                 f"the law could not be inverted at log lam = {deepest:.6g}."
             )
-        return Reach(float(depths[num_good - 1]), float(below[num_good - 1]))
+        last = num_good - 1
+        # Where the next one fails, points just above the last may fail as well.
+        if last > 0 and below[last - 1] <= _MOST_LOST:
+            last -= 1
+        return Reach(float(depths[last]), float(below[last]))
 
     @cached_property
     def _table(self) -> Table:
