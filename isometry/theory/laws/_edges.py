@@ -456,12 +456,7 @@ def _edge(
     band, gap = float(probes.t[inside]), float(probes.t[outside])
     limit = gap
     state = probes.state.take(np.array([inside]))
-    turning = _turning_point(
-        product,
-        state,
-        band=band,
-        limit=limit,
-    )
+    turning = _turning_point(product, state, band=band, limit=limit)
     if turning is not None:
         return turning
     for _ in range(_ROUNDS):
@@ -486,12 +481,7 @@ def _edge(
             last = order[num_inside - 1]
             band = float(found.t[last])
             state = found.state.take(np.array([last]))
-            turning = _turning_point(
-                product,
-                state,
-                band=band,
-                limit=limit,
-            )
+            turning = _turning_point(product, state, band=band, limit=limit)
             if turning is not None:
                 return turning
     # A density that is too thin to be seen may reach beyond the last point that has
