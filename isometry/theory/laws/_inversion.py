@@ -116,7 +116,7 @@ def attempt(
         w, is_solved = at.w, _has_landed(at, t)
         if is_solved.all():
             return at, is_solved
-        w, is_solved = _spread(product, t, at, is_solved)
+        w, is_solved = _spread(product, t, at, is_solved=is_solved)
     for share, finer in ways:
         left = ~is_solved
         if not left.any():
@@ -136,6 +136,7 @@ def _spread(
     product: Product,
     t: RealPoints,
     at: State,
+    *,
     is_solved: Bool[np.ndarray, " points"],
 ) -> tuple[Complex[Numbers, "unknowns points"], Bool[np.ndarray, " points"]]:
     """Solve points of a band from solved ones beside them, as far as that leads.
