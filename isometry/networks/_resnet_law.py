@@ -70,16 +70,20 @@ def blocks(
             "no law is implemented for residual blocks with a stem or a head; take "
             'span="hidden", the blocks alone.'
         )
+    # The law is one for all inputs, at their mean square.
     q = float((np.asarray(xs, float) ** 2).mean())
     of_branch = []
     for name, slices in layers.items():
+        # A head lies behind the span, and changes nothing in it.
         if slices[0].role == "head":
             continue
         drawn = _drawn(scales, slices, has_bias=bias)
+        # A stem lies in front of the span, and scales the stream that enters it.
         if slices[0].role == "stem":
             q *= drawn.gain(slices[0]) ** 2
         else:
             of_branch.append((name, drawn))
+    # Their names sort as the layers stand: "first", then "second".
     of_branch.sort(key=lambda pair: pair[0])
     weights = {drawn.weights for _, drawn in of_branch}
     if len(weights) > 1:
@@ -107,6 +111,7 @@ def _drawn(
     Raises:
         NotDefined: They differ, have biases, or are of another ensemble.
     """
+    # `Drawn` is hashable: equal scales and ensembles are one entry.
     found = set()
     for layer in slices:
         scheme = scales.of(layer).scheme

@@ -128,11 +128,13 @@ def residual_law(
     )
     depth = len(stream)
     num_gaussian = ORDERS[order] if weights == "gaussian" else 0
+    # Blocks whose branch is not zero: of one such block every law is exact.
     num_active = 0
     counts: Counter[Factor] = Counter()
     for block, shares in zip(stream, _slopes(phi, stream), strict=True):
         num_active += block.branch != 0
         for measure, share in shares:
+            # ReLU's half is allowed, and may exceed a half by rounding.
             if order == "post_activation" and measure.zero_mass > 0.5 + 1e-9:
                 _refuse_sparse(phi, measure, num_active)
             factor = _factor(block, measure, num_gaussian)
@@ -213,12 +215,15 @@ def residual_moments(
     num_gaussian = ORDERS[order] if weights == "gaussian" else 0
     if order in {"pre_activation", "v2"}:
         return _on_stream(phi, stream, order, num_gaussian=num_gaussian)
+    # Free factors: means multiply, and relative variances add.
     log_mean, relative = 0.0, 0.0
     for block in stream:
         g, spread = _strength(phi, block)
         s = block.skip**2
         log_mean += math.log(s + g)
-        relative += (2 * s * g + g**2 * (spread + num_gaussian)) / (s + g) ** 2
+        # 2sg is the cross term of skip and branch; each Gaussian matrix adds g².
+        variance = 2 * s * g + g**2 * (spread + num_gaussian)
+        relative += variance / (s + g) ** 2
     mean = math.exp(log_mean)
     return Moments(mean=mean, variance=float(mean**2 * relative))
 
@@ -228,6 +233,7 @@ def _strength(phi: Activation, block: Stream) -> tuple[float, float]:
     known = moments(phi, block.inner)
     slope = finite(phi, block.inner, known.slope[0])
     g = block.branch**2 * math.prod(block.scales) ** 2 * slope
+    # The spread of a slope that vanishes is 0/0, and counts g² times.
     if g == 0:
         return 0.0, 0.0
     return g, finite(phi, block.inner, known.spread[0])
@@ -263,6 +269,7 @@ def _on_stream(
         own = 1 + finite(phi, block.q, known.spread[0])
         of_others = _correlations(phi, stream, index)
         kappa = float(of_others @ b[:index])
+        # The site-wise moment in which the slopes of this block stand twice.
         tau = a * own + 2 * kappa + c
         c += 2 * g * (kappa + c) + g**2 * tau + (v - 1) * g**2 * p**2
         b[:index] *= 1 + g
@@ -270,6 +277,7 @@ def _on_stream(
         a += (2 * g + g**2) * p**2
         p *= 1 + g
         factor *= block.skip**2
+    # Blocks were divided by their skips; here these come back.
     mean = factor * p
     second = factor**2 * (a + 2 * b.sum() + c)
     return Moments(mean=float(mean), variance=float(second - mean**2))
@@ -333,6 +341,7 @@ def _stream(
 ) -> list[Stream]:
     """Follow mean and mean square of the stream through the blocks."""
     found = []
+    # The first input has no mean over units: a random vector, or behind a random stem.
     mean = 0.0
     for branch, skip in zip(branches, skips, strict=True):
         inner = q
@@ -357,6 +366,7 @@ def _stream(
             q = skip**2 * q + 2 * skip * mean * own_mean + added
             mean = skip * mean + own_mean
         else:
+            # Fresh weights end the branch, so that what it adds has mean zero.
             q = skip**2 * q + scales[-1] ** 2 * added
         if not q < LARGEST:
             raise NotDefined(
@@ -384,17 +394,15 @@ def _slopes(phi: Activation, stream: list[Stream]) -> list[_jacobian_law.Shares]
     network do, because log S of a block is analytic in ln q.
     """
     shares: list[_jacobian_law.Shares] = [()] * len(stream)
-    kinds = {(abs(block.skip), abs(block.branch)) for block in stream}
-    for kind in kinds:
-        blocks = [
-            i
-            for i, block in enumerate(stream)
-            if (abs(block.skip), abs(block.branch)) == kind
-        ]
-        path = [stream[i].inner for i in blocks]
-        for i, share in zip(
-            blocks, _jacobian_law.slopes_of_blocks(phi, path), strict=True
-        ):
+    # Signs of skip and branch do not change a law.
+    alike: dict[tuple[float, float], list[int]] = {}
+    for number, block in enumerate(stream):
+        kind = abs(block.skip), abs(block.branch)
+        alike.setdefault(kind, []).append(number)
+    for numbers in alike.values():
+        path = [stream[i].inner for i in numbers]
+        of_blocks = _jacobian_law.slopes_of_blocks(phi, path)
+        for i, share in zip(numbers, of_blocks, strict=True):
             shares[i] = share
     return shares
 
@@ -406,9 +414,11 @@ def _factor(
 ) -> Factor:
     """Return the factor of one block."""
     log_skip = 2 * math.log(abs(block.skip))
+    # Without a branch the block is its skip, a number.
     if block.branch == 0 or measure.moment(1) == 0:
         return _closed.Powers(log_scale=log_skip)
     log_branch = 2 * math.log(abs(block.branch) * math.prod(block.scales))
+    # A linear branch with Haar weights is normal, and its law known in closed form.
     if num_gaussian == 0 and measure.constant is not None:
         log_branch += math.log(measure.constant)
         return Diagonal(arcsine(log_skip, log_branch))
@@ -428,6 +438,7 @@ def arcsine(log_skip: float, log_branch: float) -> Measure:
         log_branch: log a².
     """
     s, a = math.exp(log_skip / 2), math.exp(log_branch / 2)
+    # Segments are graded towards both ends, where the density is infinite.
     steps = 2.0 ** np.arange(-_LEVELS, 0)
     near = np.pi / 2 * steps[steps < _SEGMENT / np.pi * 2]
     inner = np.linspace(near[-1], np.pi / 2, 4)
