@@ -29,6 +29,7 @@ from isometry.theory.laws._convolution_moments import (
 from isometry.theory.laws._convolution_moments import (
     same_padding_moments as same_padding_moments,
 )
+from isometry.theory.laws._gated_law import gated_law as gated_law
 from isometry.theory.laws._gated_moments import gated_moments as gated_moments
 from isometry.theory.laws._jacobian_law import jacobian_law as jacobian_law
 from isometry.theory.laws._law import Law as Law

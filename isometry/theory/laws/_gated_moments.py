@@ -58,6 +58,33 @@ def gated_moments(
         >>> theory.gated_moments([0.5], [0.5], sigma_w=1.0, steps=6)
         Moments(mean=0.015625, variance=0.0010986328125)
     """
+    kept, fed = checked(a, s, sigma_w)
+    steps = checks.integer("steps", steps, low=1)
+    if kept.ndim == 1:
+        return _of_fresh_gates(kept, fed, steps)
+    if len(kept) != steps:
+        raise InputError(
+            f"a has the gates of {len(kept)} steps, and steps={steps}; write the same "
+            "number, or gates of shape (sites,) that are drawn anew in each step."
+        )
+    if kept.shape[1] > _MOST_SITES:
+        raise InputError(
+            f"a has {kept.shape[1]} sites; with the gates of each step given, pairs of "
+            f"sites are counted. Write at most {_MOST_SITES} of them."
+        )
+    return _of_given_gates(kept, fed)
+
+
+def checked(
+    a: ArrayLike,
+    s: ArrayLike,
+    sigma_w: float,
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Return a² and sigma_w² s², which have one shape of one or two axes.
+
+    Raises:
+        InputError: They are not finite numbers of such shapes.
+    """
     kept, fed = numbers("a", a), numbers("s", s)
     if kept.shape != fed.shape or kept.ndim not in (1, 2) or kept.size == 0:
         raise InputError(
@@ -69,20 +96,7 @@ def gated_moments(
             raise InputError(f"{name} holds a number that is not finite.")
     checks.on_host("sigma_w", sigma_w)
     weight = float(checks.number("sigma_w", sigma_w, low=0.0)) ** 2
-    steps = checks.integer("steps", steps, low=1)
-    if kept.ndim == 1:
-        return _of_fresh_gates(kept**2, weight * fed**2, steps)
-    if len(kept) != steps:
-        raise InputError(
-            f"a has the gates of {len(kept)} steps, and steps={steps}; write the same "
-            "number, or gates of shape (sites,) that are drawn anew in each step."
-        )
-    if kept.shape[1] > _MOST_SITES:
-        raise InputError(
-            f"a has {kept.shape[1]} sites; with the gates of each step given, pairs of "
-            f"sites are counted. Write at most {_MOST_SITES} of them."
-        )
-    return _of_given_gates(kept**2, weight * fed**2)
+    return kept**2, weight * fed**2
 
 
 def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
