@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
+from isometry._internal import blas
 from isometry._internal.errors import InputError, public
 from isometry.theory.laws import _series
 from isometry.theory.laws._diagonal import increasing
@@ -300,6 +301,9 @@ class GatedStep(Curve):
         of_zero = (1 - self.rank) / ratio
         return self.shares @ terms + of_zero - 1
 
+    # Products with five rows gain nothing from more threads, which take ten times more
+    # of the processor: they wait for one another by spinning.
+    @blas.single_threaded()
     def _sums(self, w: Unknowns) -> _Sums:
         """Average over sites, some points at a time."""
         of_p, of_v = np.exp(-w)
@@ -396,6 +400,7 @@ class GatedStep(Curve):
         total = angle / np.pi
         return 1 - total if below else total
 
+    @blas.single_threaded()
     def _angle(self, w: Unknowns) -> RealPoints:
         """Evaluate Im E log K, each in [0, π]."""
         of_p, of_v = np.exp(-w)

@@ -8,6 +8,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry.theory.laws._arguments import numbers
 from isometry.theory.laws._moments import Moments
+from isometry.theory.mean_field._population import OneStep
 
 Gates = Float[np.ndarray, "sites"]
 GatesByStep = Float[np.ndarray, "steps sites"]
@@ -97,6 +98,38 @@ def checked(
     checks.on_host("sigma_w", sigma_w)
     weight = float(checks.number("sigma_w", sigma_w, low=0.0)) ** 2
     return kept**2, weight * fed**2
+
+
+def of_one_step(step: OneStep) -> Moments:
+    """Return the moments of one step of a cell, in which a reset may occur.
+
+    J is diag(a) + M with M = diag(s) W + diag(t) W_g B and B = diag(r) + diag(p) W_r.
+    Given B the rows of M are independent and Gaussian, of covariance s² + t² BᵀB.
+    """
+    a = np.asarray(step.kept, float)
+    s = np.asarray(step.fed, float)
+    # Squares of the rows of M; E a² times those of its columns, site by site; and
+    # products of different rows.
+    rows = s
+    columns = a.mean() * s.mean()
+    overlap = s.mean() ** 2
+    if step.product is not None:
+        t = np.asarray(step.product, float)
+        r = np.asarray(step.reset, float)
+        p = np.asarray(step.through_reset, float)
+        of_b = r.mean() + p.mean()
+        # The second moment of B, itself diag(r) + diag(p) W_r.
+        second = np.mean((r + p) ** 2)
+        second += 2 * r.mean() * p.mean() + p.mean() ** 2
+        rows = s + t * of_b
+        seen = np.mean(a * r) + a.mean() * p.mean()
+        columns += t.mean() * seen
+        overlap += 2 * s.mean() * t.mean() * of_b
+        overlap += t.mean() ** 2 * second
+    of_squares = np.mean((a + rows) ** 2)
+    mean = float(a.mean() + rows.mean())
+    total = float(of_squares + 2 * columns + overlap)
+    return Moments(mean, variance=total - mean**2)
 
 
 def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias, cast
 import jax
 import numpy as np
 
-from isometry._internal import checks
+from isometry._internal import blas, checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key
 from isometry.activations import Activation
@@ -283,6 +283,9 @@ def _per_gate(
     return numbers
 
 
+# Products with vectors and small matrices gain nothing from more threads, which take ten
+# times more of the processor: they wait for one another by spinning.
+@blas.single_threaded()
 def _untied(
     cell: str,
     phi: Activation,
@@ -315,6 +318,7 @@ def _vanilla(
     return _gates.vanilla(phi, gates)
 
 
+@blas.single_threaded()
 def _tied(
     cell: str,
     phi: Activation,
