@@ -283,8 +283,8 @@ def _per_gate(
     return numbers
 
 
-# Products with vectors and small matrices gain nothing from more threads, which take ten
-# times more of the processor: they wait for one another by spinning.
+# Products with vectors and small matrices gain nothing from more threads, which take
+# ten times more of the processor: they wait for one another by spinning.
 @blas.single_threaded()
 def _untied(
     cell: str,
