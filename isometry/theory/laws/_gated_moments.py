@@ -87,7 +87,8 @@ def checked(
         InputError: They are not finite numbers of such shapes.
     """
     kept, fed = numbers("a", a), numbers("s", s)
-    if kept.shape != fed.shape or kept.ndim not in (1, 2) or kept.size == 0:
+    is_known = kept.ndim in (1, 2) and kept.size > 0
+    if kept.shape != fed.shape or not is_known:
         raise InputError(
             f"a has shape {kept.shape} and s has shape {fed.shape}; write both of one "
             "shape, (sites,) or (steps, sites)."
@@ -96,8 +97,8 @@ def checked(
         if not np.isfinite(values).all():
             raise InputError(f"{name} holds a number that is not finite.")
     checks.on_host("sigma_w", sigma_w)
-    weight = float(checks.number("sigma_w", sigma_w, low=0.0)) ** 2
-    return kept**2, weight * fed**2
+    scale = float(checks.number("sigma_w", sigma_w, low=0.0))
+    return kept**2, (scale * fed) ** 2
 
 
 def of_one_step(step: OneStep) -> Moments:
@@ -120,9 +121,11 @@ def of_one_step(step: OneStep) -> Moments:
         of_b = r.mean() + p.mean()
         # The second moment of B, itself diag(r) + diag(p) W_r.
         second = np.mean((r + p) ** 2)
-        second += 2 * r.mean() * p.mean() + p.mean() ** 2
+        second += 2 * r.mean() * p.mean()
+        second += p.mean() ** 2
         rows = s + t * of_b
-        seen = np.mean(a * r) + a.mean() * p.mean()
+        seen = np.mean(a * r)
+        seen += a.mean() * p.mean()
         columns += t.mean() * seen
         overlap += 2 * s.mean() * t.mean() * of_b
         overlap += t.mean() ** 2 * second
@@ -147,7 +150,8 @@ def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
     mean, diagonal, rest = 1.0, 1.0, 0.0
     for _ in range(steps):
         # (B')_ii = a² B_ii + s² tr B, and the rest spreads over all pairs of sites.
-        fresh = (2 * kept * fed + fed**2).mean() * mean**2
+        of_fed = 2 * kept * fed + fed**2
+        fresh = of_fed.mean() * mean**2
         spread = (growth**2 - kept.mean() ** 2) * diagonal
         rest = growth**2 * rest + spread
         diagonal = (kept**2).mean() * diagonal + fresh
@@ -169,7 +173,9 @@ def _of_given_gates(kept: GatesByStep, fed: GatesByStep) -> Moments:
     for a, s in zip(kept, fed, strict=True):
         row = diagonal**2 + others.mean(axis=1)
         half = np.outer(a * row, s)
-        others = np.outer(a, a) * others + half + half.T + np.outer(s, s) * row.mean()
+        others = np.outer(a, a) * others
+        others += half + half.T
+        others += np.outer(s, s) * row.mean()
         diagonal = a * diagonal + s * diagonal.mean()
     mean = diagonal.mean()
     second = (diagonal**2).mean() + others.mean()

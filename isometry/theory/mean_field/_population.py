@@ -60,13 +60,15 @@ class HaarWeights:
         *,
         rng: np.random.Generator,
     ):
-        self.scales = np.array(scales, np.float32)[:, None]
+        by_gate = np.array(scales, np.float32)
+        self.scales = by_gate[:, None]
         self.rng = rng
         self.num_directions = 0
         # In float32: rounding is far below the noise of a population, and half of the
         # time goes to memory. The mean square of each row is 1.
         self._directions = np.empty((most, entries), np.float32)
-        self._images = np.empty((len(scales), most, entries), np.float32)
+        shape = (len(scales), most, entries)
+        self._images = np.empty(shape, np.float32)
 
     def __call__(self, vector: Vector) -> Images:
         """Apply each of the matrices to a vector."""
@@ -133,7 +135,8 @@ class Sites:
 
     def from_input(self, name: str) -> Vector:
         """Return V x + b of a gate in a new step."""
-        noise = self.gates[name].noise ** 0.5 * self.normal(self.num)
+        scale = self.gates[name].noise ** 0.5
+        noise = scale * self.normal(self.num)
         return self._biases[name] + noise
 
     def from_content(
@@ -352,9 +355,9 @@ def lstm(sites: Sites) -> Step:
         changes: States,
     ) -> Moved:
         (h, c), (dh, dc) = states, changes
-        u = dict(zip(names, to_states(h), strict=True))
-        for name in names:
-            u[name] = u[name] + sites.from_input(name)
+        u = {}
+        for name, image in zip(names, to_states(h), strict=True):
+            u[name] = image + sites.from_input(name)
         du = dict(zip(names, to_changes(dh), strict=True))
         i, slope_i = _logistic(u["input"])
         f, slope_f = _logistic(u["forget"])
@@ -384,7 +387,8 @@ def lstm(sites: Sites) -> Step:
             # The old h is in no term but those of the gates.
             return OneStep(kept=np.zeros_like(fed), fed=fed)
 
-        return Moved((o * shown, c), (dh, dc), jacobian)
+        new = o * shown
+        return Moved((new, c), (dh, dc), jacobian)
 
     return step
 
@@ -410,7 +414,8 @@ def growth(
     """
     step = CELLS[cell](sites)
     states = _zeros(cell, sites.num)
-    changes = tuple(sites.normal(sites.num * _COPIES) for _ in states)
+    num_changes = sites.num * _COPIES
+    changes = tuple(sites.normal(num_changes) for _ in states)
     squares, log_growths = [], []
     for t in range(sites.most):
         before = _root_mean_square(changes[0])
@@ -418,7 +423,8 @@ def growth(
         states = moved.states
         after = _root_mean_square(moved.changes[0])
         square = _root_mean_square(states[0]) ** 2
-        if not (math.isfinite(square) and 0 < after < math.inf):
+        is_bounded = math.isfinite(square) and 0 < after < math.inf
+        if not is_bounded:
             raise NoFixedPoint("the mean square of the state grows without bound.")
         # Rescaled, because the growth of hundreds of steps overflows float32.
         size = np.float32(after)
@@ -426,7 +432,8 @@ def growth(
         if t >= first:
             squares.append(square)
             log_growths.append(2 * math.log(after / before))
-    return float(np.mean(squares)), math.exp(np.mean(log_growths))
+    rate = math.exp(np.mean(log_growths))
+    return float(np.mean(squares)), rate
 
 
 def _root_mean_square(vector: Vector) -> float:
@@ -448,7 +455,8 @@ def paths(
     xs: Float[np.ndarray, "inputs steps n_in"],
 ) -> Float[np.ndarray, "inputs steps sites"]:
     """Return h at all sites after each step of each sequence, from states 0."""
-    found = np.empty((*xs.shape[:2], sites.num))
+    shape = (*xs.shape[:2], sites.num)
+    found = np.empty(shape)
     for i, by_step in enumerate(_moves(cell, sites, xs)):
         for t, moved in enumerate(by_step):
             found[i, t] = moved.states[0]

@@ -102,7 +102,7 @@ def recurrent(
     cells with tied weights are simulated, as averages over the last two thirds of
     `steps` steps of `sites` units. Weights are drawn as they are applied, which leaves
     no systematic error of a finite width. From key to key, 4096 sites scatter by 0.1 to
-    0.5 % in the rate, and by up to 1 % in q where the network is chaotic. A call takes
+    0.9 % in the rate, and by up to 1 % in q where the network is chaotic. A call takes
     about a second. The rate is below its limit of many steps by an amount that falls as
     1/steps: at the default not measurable if inputs are strong, 0.5 % if they are weak,
     and 2 % if random biases are as large as what changes in time.
