@@ -29,6 +29,8 @@ def products(
     first: Pairs,
     second: Pairs,
     covariance: Pairs,
+    *,
+    of_slopes: bool = False,
 ) -> Pairs:
     """Compute E phi(u_1) phi(u_2) for every pair.
 
@@ -40,6 +42,7 @@ def products(
         first: The variances of u_1.
         second: The variances of u_2.
         covariance: E u_1 u_2.
+        of_slopes: Whether phi' is meant in the place of phi.
     """
     scale = np.sqrt(first * second)
     # Rounding may take a correlation beyond ±1; one without variance has none.
@@ -53,13 +56,18 @@ def products(
     # Positions and pairs of inputs are often alike.
     distinct, index = np.unique(triples, axis=0, return_inverse=True)
     means = [
-        _means(phi, distinct[start : start + _TOGETHER])
+        _means(phi, distinct[start : start + _TOGETHER], of_slopes=of_slopes)
         for start in range(0, len(distinct), _TOGETHER)
     ]
     return np.concatenate(means)[index.ravel()]
 
 
-def _means(phi: Activation, triples: Float[np.ndarray, "some 3"]) -> Pairs:
+def _means(
+    phi: Activation,
+    triples: Float[np.ndarray, "some 3"],
+    *,
+    of_slopes: bool,
+) -> Pairs:
     r, mass_r = (array.ravel() for array in gauss(_RADII[:-1], _RADII[1:], _ORDER))
     mass_r = mass_r * r * np.exp(-(r**2) / 2) / (2 * np.pi)
     angle = np.arccos(triples[:, 2])[:, None]
@@ -77,7 +85,9 @@ def _means(phi: Activation, triples: Float[np.ndarray, "some 3"]) -> Pairs:
     total = np.zeros(len(triples))
     for sign in (-1, 1):
         u = sign * np.stack([first, second])[..., None] * r
-        value, _ = evaluate(phi, u)
+        value, slope = evaluate(phi, u)
+        if of_slopes:
+            value = slope
         over_radii = (value[0] * value[1]) @ mass_r
         total += (mass * over_radii).sum(axis=1)
     return total
