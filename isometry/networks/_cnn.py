@@ -23,7 +23,7 @@ from isometry.networks._spatial import Image, Size
 from isometry.records import Signals
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 # Theory holds for "circular", where every pixel sees a full window. With the other two,
 # pixels at the edges see zeros, or are left out.
@@ -287,7 +287,7 @@ class Cnn(Built):
         return _cnn_law.law(self, span, xs)
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Predict mean and variance of lam = s² over a span, for many channels.
 
         For Gaussian kernels they follow position by position, with any padding and
@@ -299,7 +299,7 @@ class Cnn(Built):
             xs: Inputs along a first axis.
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: They are not known: what `law` refuses, but for the padding and

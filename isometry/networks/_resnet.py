@@ -24,7 +24,7 @@ from isometry.schemes import Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._scales import Scales
 from isometry.schemes._shaping import untransformed
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 
 class Order(NamedTuple):
@@ -524,7 +524,7 @@ class Resnet(Built):
         return _resnet_law.law(activation, self._blocks(span, xs))
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Predict mean and variance of lam = s² over a span, at infinite width.
 
         They are `theory.residual_moments` of the blocks, which are known in all orders.
@@ -534,7 +534,7 @@ class Resnet(Built):
             xs: Inputs along a first axis, whose mean square is taken.
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: As `law`, but for the orders.

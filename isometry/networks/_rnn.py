@@ -20,7 +20,7 @@ from isometry.networks._cells import CELLS, Cell, States
 from isometry.networks._gate_laws import GateBias, GateLaws, PerGate
 from isometry.networks._network import Network
 from isometry.records import Signals
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 # Steps of `net.example`, the sequence by which the anatomy is read. The anatomy has a
 # few points for every step: with ten times more steps it would fill screens, and with
@@ -187,9 +187,7 @@ class Rnn(Network):
         return _rnn_theory.law(self, span, xs)
 
     @public("moments")
-    def moments(
-        self, span: str | tuple[str, str], xs: ArrayLike
-    ) -> tuple[float, float]:
+    def moments(self, span: str | tuple[str, str], xs: ArrayLike) -> Moments:
         """Return mean and variance of lam = s² between two states: those of the law.
 
         Args:
@@ -197,7 +195,7 @@ class Rnn(Network):
             xs: Sequences along a first axis, (inputs, steps, n_in).
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: What `law` refuses. With fresh weights in every step
@@ -211,7 +209,7 @@ class Rnn(Network):
             (1.0, 2.0)
         """
         law = _rnn_theory.law(self, span, xs)
-        return law.moment(1), law.variance
+        return Moments(mean=law.moment(1), variance=law.variance)
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:

@@ -19,8 +19,7 @@ from isometry._internal.types import Key
 from isometry.networks import _norms
 from isometry.records import Signals
 from isometry.theory.mean_field._attention import mixed_gram
-from isometry.theory.mean_field._moments import moments
-from isometry.theory.mean_field._products import products
+from isometry.theory.mean_field._products import activated
 
 if TYPE_CHECKING:
     from isometry.activations import Activation
@@ -224,22 +223,11 @@ def _perceptron(
 ) -> dict[str, Gram]:
     """Return the points of a perceptron that reads tokens of this Gram matrix."""
     hidden = squares["blocks/mlp/first", block] * read
-    variances = np.diag(hidden)
-    distinct, index = np.unique(variances, return_inverse=True)
-    activated = np.diag(moments(phi, distinct).square[index])
-    rows, columns = np.triu_indices(len(hidden), k=1)
-    if len(rows):
-        means = products(
-            phi,
-            first=variances[rows],
-            second=variances[columns],
-            covariance=hidden[rows, columns],
-        )
-        activated[rows, columns] = activated[columns, rows] = means
+    behind = activated(phi, hidden).gram
     return {
         f"blocks/mlp/first[{block}]": hidden,
-        f"blocks/mlp/first[{block}]:out": activated,
-        f"blocks/mlp/last[{block}]": squares["blocks/mlp/last", block] * activated,
+        f"blocks/mlp/first[{block}]:out": behind,
+        f"blocks/mlp/last[{block}]": squares["blocks/mlp/last", block] * behind,
     }
 
 
