@@ -1,134 +1,316 @@
-"""The law of a residual network's Jacobian, from its scheme, multipliers and inputs."""
+"""What theory knows of a residual network: its law, its moments and its signals.
 
-from typing import TypedDict
+`theory.mean_field._residual` follows the stream through the blocks, whose multipliers,
+scales and norms are read off the network here.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from isometry import theory
 from isometry._internal import checks
 from isometry._internal.errors import NotDefined
-from isometry.activations import Activation
+from isometry.networks import _norms, _predicted
 from isometry.networks._network import SPANS
-from isometry.schemes import Drawn, Layer
-from isometry.schemes._scales import Scales
+from isometry.networks._predicted import Gram, PerInput
+from isometry.records import Signals
+from isometry.schemes import Drawn
+from isometry.schemes._assignment import Ensemble
+from isometry.theory import Law, Moments
+from isometry.theory.laws import _residual_law
+from isometry.theory.mean_field._norms import NORMS, norm_zeros
+from isometry.theory.mean_field._residual import (
+    ORDERS,
+    Block,
+    Gradients,
+    Norm,
+    Passage,
+    Stream,
+    follow,
+    pull_back,
+)
+
+if TYPE_CHECKING:
+    from isometry.networks._resnet import Resnet
 
 
-class Blocks(TypedDict):
-    """The arguments of `theory.residual_law` that describe all blocks.
+@dataclass(frozen=True)
+class Chain:
+    """A residual network of dense blocks as theory sees it.
 
     Attributes:
-        branch: The multiplier of each branch.
-        order: The order of the branch.
-        skip: The multiplier of each skip.
-        sigma_w: The scale of each weight layer of a branch.
-        weights: "gaussian" or "orthogonal".
-        q: The mean square of the stream in front of the first block.
+        blocks: The blocks, from first to last.
+        names: What each is called: how the names of its points begin, and end.
+        norm: Their norms, or None.
+        stem: The linear layer in front of them, or None.
+        head: The linear layer behind them, or None.
+        ensembles: "gaussian" or "orthogonal", for each that weights of blocks have.
     """
 
-    branch: list[float]
-    order: str
-    skip: list[float]
-    sigma_w: list[float]
-    weights: str
-    q: float
+    blocks: list[Block]
+    names: list[tuple[str, str]]
+    norm: Norm | None
+    stem: Ensemble | None
+    head: Ensemble | None
+    ensembles: frozenset[str]
+
+    def stream(self, xs: ArrayLike) -> Stream:
+        """Return the stream in front of the first block."""
+        values = np.asarray(xs, np.float64)
+        if self.stem is None:
+            return Stream.of_values(values)
+        gram = values @ values.T / values.shape[1]
+        return Stream.gaussian(_behind(self.stem, gram))
 
 
-def blocks(
-    scales: Scales,
-    layers: dict[str, tuple[Layer, ...]],
-    *,
-    order: str,
-    has_ends: bool,
-    branch: list[float],
-    skip: list[float],
-    bias: bool,
-    span: str,
-    xs: ArrayLike,
-) -> Blocks:
-    """Return what theory must know of the dense blocks of a residual network.
+def _behind(ensemble: Ensemble, gram: Gram) -> Gram:
+    """Return the products behind a linear layer."""
+    return _square(ensemble) * gram + ensemble.sigma_b**2
 
-    Args:
-        scales: The sigmas of the scheme.
-        layers: What the scheme is told of each weight layer, by name; of stacked ones
-            a `Layer` each.
-        order: The order of the branch.
-        has_ends: Whether there is a stem or a head.
-        branch: The multiplier of each branch.
-        skip: The multiplier of each skip.
-        bias: Whether there are biases.
-        span: "hidden" or "end_to_end".
-        xs: Inputs of shape (examples, inputs).
+
+def _square(ensemble: Ensemble) -> float:
+    """Return fan_in · Var W."""
+    return ensemble.drawn.gain(ensemble.layer) ** 2
+
+
+def chain(net: "Resnet") -> Chain:
+    """Return what theory must know of a network.
 
     Raises:
-        NotDefined: The span has a stem or a head; biases are not zero; the scheme's
-            weights have no law.
+        NotDefined: The blocks are convolutions; a batch is normalized by its own
+            statistics; the scheme has no law.
+    """
+    function = net.function
+    if function.runs[0].block.size:
+        raise NotDefined(
+            "blocks of convolutions are not followed: positions differ; isometry."
+            "ensemble and isometry.signals measure them."
+        )
+    if function.is_training and function.norm == "batch":
+        raise NotDefined(
+            "batch norm in training makes every example depend on all others of its "
+            "batch; theory.batch_norm_growth has the growth of gradients of layers "
+            "without skips. The network itself, in inference, has predictions."
+        )
+    if net.scheme.data_driven:
+        raise NotDefined(f"{net.scheme.name} adjusts the weights to data.")
+    by_name: dict[str, list[Ensemble]] = {}
+    for ensemble in net.require_assignment().drawn():
+        if not net.bias:
+            ensemble = ensemble._replace(sigma_b=0.0)
+        by_name.setdefault(ensemble.layer.name, []).append(ensemble)
+    blocks, names = [], []
+    drawn: list[Drawn] = []
+    for number, run in enumerate(function.runs):
+        prefix = "blocks/"
+        if len(function.runs) > 1:
+            prefix = f"blocks/{number}/"
+        for i in range(run.length):
+            layers = [by_name[f"{prefix}first"][i]]
+            if ORDERS[function.order].num_layers == 2:
+                layers.append(by_name[f"{prefix}second"][i])
+            shortcut = None
+            if run.block.projects:
+                shortcut = _square(by_name[f"{prefix}shortcut"][i])
+            drawn += [layer.drawn for layer in layers]
+            block = Block(
+                skip=function.skips[run.start + i],
+                branch=net.start_of_branch(run.start + i),
+                squares=tuple(map(_square, layers)),
+                bias=layers[0].sigma_b ** 2,
+                shortcut=shortcut,
+            )
+            blocks.append(block)
+            names.append((prefix, f"[{i}]" if run.length > 1 else ""))
+    norm = None
+    if function.norm is not None:
+        norm = Norm(function.norm, function.norm_at, _norms.EPSILON)
+    return Chain(
+        blocks=blocks,
+        names=names,
+        norm=norm,
+        stem=by_name.get("stem", [None])[0],
+        head=by_name.get("head", [None])[0],
+        ensembles=frozenset(one.weights for one in drawn),
+    )
+
+
+def law(net: "Resnet", span: str, xs: ArrayLike) -> Law:
+    """Return the law of the blocks, for `Resnet.law`."""
+    passages, weights = _passed(net, span, xs)
+    zeros = 0.0
+    # Of norms in front of branches the skip passes everything on.
+    has_norm = len(passages) > 1 or span == "end_to_end"
+    if net.function.norm in NORMS and net.function.norm_at == "post" and has_norm:
+        zeros = norm_zeros(net.function.norm, net.function.runs[0].block.n_out)
+    return _residual_law.law_of(
+        net.function.activation,
+        passages,
+        order=net.function.order,
+        weights=weights,
+        zeros=zeros,
+    )
+
+
+def moments(net: "Resnet", span: str, xs: ArrayLike) -> Moments:
+    """Return mean and variance of lam, for `Resnet.moments`."""
+    passages, weights = _passed(net, span, xs)
+    return _residual_law.moments_of(
+        net.function.activation,
+        passages,
+        order=net.function.order,
+        weights=weights,
+    )
+
+
+def _passed(net: "Resnet", span: str, xs: ArrayLike) -> tuple[list[Passage], str]:
+    """Return what a span does to one input with the mean square of xs, and its weights.
+
+    Raises:
+        NotDefined: The span has a stem or a head, blocks of different widths, or
+            weights of two ensembles.
     """
     checks.one_of("span", span, SPANS)
+    function = net.function
+    has_ends = function.n_in is not None or function.n_out is not None
     if span == "end_to_end" and has_ends:
         raise NotDefined(
             "no law is implemented for residual blocks with a stem or a head; take "
             'span="hidden", the blocks alone.'
         )
-    q = float((np.asarray(xs, float) ** 2).mean())
-    of_branch = []
-    for name, slices in layers.items():
-        if slices[0].role == "head":
-            continue
-        drawn = _drawn(scales, slices, has_bias=bias)
-        if slices[0].role == "stem":
-            q *= drawn.gain(slices[0]) ** 2
-        else:
-            of_branch.append((name, drawn))
-    of_branch.sort(key=lambda pair: pair[0])
-    weights = {drawn.weights for _, drawn in of_branch}
-    if len(weights) > 1:
+    seen = chain(net)
+    if any(block.shortcut is not None for block in seen.blocks):
+        raise NotDefined(
+            "no law is implemented for residual blocks of different widths; isometry."
+            "ensemble measures them."
+        )
+    if len(seen.ensembles) > 1:
         raise NotDefined(
             "no law is implemented for residual blocks with weights of two ensembles."
         )
-    return Blocks(
-        branch=branch,
-        order=order,
-        skip=skip,
-        sigma_w=[drawn.sigma_w for _, drawn in of_branch],
-        weights=weights.pop(),
-        q=q,
+    (weights,) = seen.ensembles
+    # The units of all inputs, as if they were those of one.
+    values = np.asarray(xs, np.float64).reshape(1, -1)
+    passages = follow(
+        function.activation,
+        seen.blocks,
+        order=function.order,
+        stream=seen.stream(values),
+        norm=seen.norm,
     )
+    if span == "hidden":
+        # It ends where the last branch joins, in front of a norm behind the sum.
+        ones = np.ones_like(passages[-1].scale)
+        passages[-1] = dataclasses.replace(passages[-1], scale=ones)
+    return passages, weights
 
 
-def _drawn(
-    scales: Scales,
-    slices: tuple[Layer, ...],
+def mean_field(net: "Resnet", xs: ArrayLike) -> Signals:
+    """Return the predicted signals, for `Resnet.mean_field`."""
+    function = net.function
+    seen = chain(net)
+    stream = seen.stream(xs)
+    passages = follow(
+        function.activation,
+        seen.blocks,
+        order=function.order,
+        stream=stream,
+        norm=seen.norm,
+    )
+    values = np.asarray(xs, np.float64)
+    grams = {"input": values @ values.T / values.shape[1]}
+    if seen.stem is not None:
+        grams["stem"] = stream.gram
+    for names, passage in zip(seen.names, passages, strict=True):
+        grams |= _grams(names, passage, function.order)
+    output = passages[-1].after.gram
+    now = np.ones(len(values))
+    apjn = {"output": now}
+    if seen.head is not None:
+        output = _behind(seen.head, output)
+        grams["head"] = output
+        apjn["head"] = now
+        now = _square(seen.head) * now
+    grams["output"] = output
+    for names, passage in zip(reversed(seen.names), reversed(passages), strict=True):
+        found = pull_back(passage, now)
+        apjn |= _apjn(names, passage, found, order=function.order, behind=now)
+        now = found.before
+    if seen.stem is not None:
+        apjn["stem"] = now
+        now = _square(seen.stem) * now
+    apjn["input"] = now
+    return _predicted.signals(net.anatomy, grams, apjn)
+
+
+def _points(names: tuple[str, str], order: str) -> list[str | None]:
+    """Return the names of the values on a branch; None of what is no point."""
+    prefix, index = names
+    first, second = (f"{prefix}{layer}{index}" for layer in ("first", "second"))
+    layout = ORDERS[order]
+    points: list[str | None] = [None] if layout.before else []
+    points.append(first)
+    if layout.num_layers == 2:
+        points += [f"{first}:out", second]
+    # What stands behind the last layer is read behind the multiplier too.
+    if layout.behind:
+        points.append(None)
+    return points
+
+
+def _last(names: tuple[str, str], order: str) -> str:
+    """Return the name of the last layer of a branch."""
+    prefix, index = names
+    layer = "second" if ORDERS[order].num_layers == 2 else "first"
+    return f"{prefix}{layer}{index}"
+
+
+def _grams(
+    names: tuple[str, str],
+    passage: Passage,
+    order: str,
+) -> dict[str, Gram]:
+    """Return the products of values at the points of a block."""
+    points = _points(names, order)
+    grams = {
+        name: station.gram
+        for name, station in zip(points, passage.stations, strict=True)
+        if name is not None
+    }
+    last = _last(names, order)
+    block = passage.block
+    grams[f"{last}:out"] = block.branch**2 * passage.stations[-1].gram
+    grams[f"{last}:sum"] = passage.sum.gram
+    grams[f"{last}:sum:out"] = passage.after.gram
+    if block.shortcut is not None:
+        prefix, index = names
+        grams[f"{prefix}shortcut{index}"] = block.shortcut * passage.before.gram
+    return grams
+
+
+def _apjn(
+    names: tuple[str, str],
+    passage: Passage,
+    found: Gradients,
     *,
-    has_bias: bool,
-) -> Drawn:
-    """Return the distribution of equal layers.
-
-    Raises:
-        NotDefined: They differ, have biases, or are of another ensemble.
-    """
-    found = set()
-    for layer in slices:
-        scheme = scales.of(layer).scheme
-        if has_bias and scheme.sigma_b:
-            raise NotDefined(
-                "no law is implemented for residual blocks with biases, and sigma_b is "
-                f"{scheme.sigma_b:g}; write sigma_b=0."
-            )
-        found.add(scheme.drawn(layer))
-    if len(found) > 1:
-        raise NotDefined(
-            f"no law is implemented for blocks whose weights differ: {slices[0].name} "
-            f"has {len(found)} scales."
-        )
-    return found.pop()
-
-
-def law(activation: Activation, of_blocks: Blocks) -> theory.Law:
-    """Return the law."""
-    return theory.residual_law(activation, **of_blocks)
-
-
-def moments(activation: Activation, of_blocks: Blocks) -> theory.Moments:
-    """Return mean and variance."""
-    return theory.residual_moments(activation, **of_blocks)
+    order: str,
+    behind: PerInput,
+) -> dict[str, PerInput]:
+    """Return the squared Jacobians of the output at the points of a block."""
+    points = _points(names, order)
+    apjn = {
+        name: gradient
+        for name, gradient in zip(points, found.stations, strict=True)
+        if name is not None
+    }
+    last = _last(names, order)
+    apjn[f"{last}:out"] = found.sum
+    apjn[f"{last}:sum"] = found.sum
+    apjn[f"{last}:sum:out"] = behind
+    if passage.block.shortcut is not None:
+        prefix, index = names
+        apjn[f"{prefix}shortcut{index}"] = passage.block.skip**2 * found.sum
+    return apjn

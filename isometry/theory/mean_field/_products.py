@@ -34,7 +34,8 @@ class Activated(NamedTuple):
 
     Attributes:
         gram: E phi(u_a) phi(u_b) for all pairs of inputs.
-        slope: E phi'(u_a)², inf if phi jumps.
+        slope: E phi'(u_a)², inf if phi jumps. Of a value that is zero it is phi'(0)² as
+            JAX has it, for ReLU 0, and not the limit of small variances.
     """
 
     gram: Gram
@@ -63,7 +64,11 @@ def activated(phi: Activation, gram: Gram) -> Activated:
             covariance=gram[rows, columns],
         )
         new[rows, columns] = new[columns, rows] = means
-    return Activated(new, found.slope[index])
+    slope = found.slope[index]
+    if not variances.all():
+        _, at_zero = evaluate(phi, np.zeros(1))
+        slope = np.where(variances == 0, at_zero**2, slope)
+    return Activated(new, slope)
 
 
 def products(
