@@ -26,7 +26,6 @@ from isometry.schemes._shaping import untransformed
 from isometry.theory import Law, Moments
 from isometry.theory.mean_field._residual import ORDERS
 
-
 # With "valid" the branch would return a smaller image than the skip.
 _PADDINGS = ("circular", "same")
 
@@ -748,7 +747,8 @@ def resnet(
         order: The branch, as above.
         norm: One norm a block: "layer" or "rms" over the channels of each position,
             "batch" over examples and positions, or None.
-        norm_at: "pre": F(norm(x)). "post": norm(skip x + branch F(x)). With `norm` only.
+        norm_at: "pre": F(norm(x)). "post": norm(skip x + branch F(x)). Without a
+            norm it is not given.
         branch: Multiplier at which branches start, one for all or one per block.
         skip: Multiplier of skips, one for all or one per block.
         n_in: Inputs of a stem before the first block. None: no stem, x is the stream.

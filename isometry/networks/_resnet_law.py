@@ -140,7 +140,8 @@ def chain(net: "Resnet") -> Chain:
 
 def law(net: "Resnet", span: str, xs: ArrayLike) -> Law:
     """Return the law of the blocks, for `Resnet.law`."""
-    passages, weights = _passed(net, span, xs)
+    seen = chain(net)
+    passages, weights = _passed(net, seen, span, xs)
     zeros = 0.0
     # Of norms in front of branches the skip passes everything on.
     has_norm = len(passages) > 1 or span == "end_to_end"
@@ -151,13 +152,14 @@ def law(net: "Resnet", span: str, xs: ArrayLike) -> Law:
         passages,
         order=net.function.order,
         weights=weights,
+        norm=seen.norm,
         zeros=zeros,
     )
 
 
 def moments(net: "Resnet", span: str, xs: ArrayLike) -> Moments:
     """Return mean and variance of lam, for `Resnet.moments`."""
-    passages, weights = _passed(net, span, xs)
+    passages, weights = _passed(net, chain(net), span, xs)
     return _residual_law.moments_of(
         net.function.activation,
         passages,
@@ -166,7 +168,12 @@ def moments(net: "Resnet", span: str, xs: ArrayLike) -> Moments:
     )
 
 
-def _passed(net: "Resnet", span: str, xs: ArrayLike) -> tuple[list[Passage], str]:
+def _passed(
+    net: "Resnet",
+    seen: Chain,
+    span: str,
+    xs: ArrayLike,
+) -> tuple[list[Passage], str]:
     """Return what a span does to one input with the mean square of xs, and its weights.
 
     Raises:
@@ -181,7 +188,6 @@ def _passed(net: "Resnet", span: str, xs: ArrayLike) -> tuple[list[Passage], str
             "no law is implemented for residual blocks with a stem or a head; take "
             'span="hidden", the blocks alone.'
         )
-    seen = chain(net)
     if any(block.shortcut is not None for block in seen.blocks):
         raise NotDefined(
             "no law is implemented for residual blocks of different widths; isometry."
@@ -203,8 +209,9 @@ def _passed(net: "Resnet", span: str, xs: ArrayLike) -> tuple[list[Passage], str
     )
     if span == "hidden":
         # It ends where the last branch joins, in front of a norm behind the sum.
-        ones = np.ones_like(passages[-1].scale)
-        passages[-1] = dataclasses.replace(passages[-1], scale=ones)
+        last = passages[-1]
+        ones = np.ones_like(last.scale)
+        passages[-1] = dataclasses.replace(last, scale=ones, after=last.sum)
     return passages, weights
 
 
