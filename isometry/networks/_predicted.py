@@ -32,7 +32,8 @@ def signals(
         grams: At each point, mean products of the values of any two inputs.
         apjn: At each point, the squared Jacobian of the output over its size. Points
             without one have NaN.
-        reasons: Pairs of a field that holds NaN and the reason.
+        reasons: Pairs of a field and the reason why it may hold NaN. Those are kept
+            that are needed.
     """
     end = anatomy.place("output")
     # The last layer may be the output itself, and is then reported once.
@@ -53,10 +54,12 @@ def signals(
         "apjn": growth,
         "chi": _chi(growth, points, on_every_path),
     }
-    found = list(reasons)
+    # chi is NaN at the first point in any case, and of what needs no reason.
+    needing = fields | {"chi": growth}
+    found = [pair for pair in reasons if np.isnan(needing[pair[0]]).any()]
     if not all(on_every_path):
         found.append(("chi", _AROUND))
-    if np.isnan(fields["c"]).any():
+    if np.isnan(fields["c"]).any() and "c" not in dict(found):
         found.append(("c", _NO_DIRECTION))
     # In float64, as all of theory, whatever the x64 flag says.
     with jax.enable_x64(True):

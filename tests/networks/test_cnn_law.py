@@ -1,5 +1,6 @@
 """Laws, moments and predicted signals of convolutional networks, and what has none."""
 
+import dataclasses
 import math
 
 import jax
@@ -11,6 +12,7 @@ import isometry
 from isometry import InputError, initializers, networks, schemes, theory
 from isometry._internal.errors import NotDefined
 from isometry.networks import _cnn_law
+from tests.networks.predicted import require_predicted
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 RNG = np.random.default_rng(0)
@@ -107,6 +109,40 @@ def test_delta_kernels_average_over_positions_and_inputs():
     assert len(many.laws) < 10
 
 
+@pytest.mark.parametrize(
+    ("arguments", "zeros", "lacking"),
+    [
+        # Values are 16 · 8 by 32 · 4, of rank 16 · 4.
+        ({"strides": [1, 2, 1, 1], "padding": "circular"}, 0.5, 0.0),
+        # They are 16 · 6 by 32 · 4, of the same rank.
+        ({"kernel": [3, 3, 1, 2], "padding": "valid"}, 1 / 3, 1 / 3),
+    ],
+    ids=["strides", "valid"],
+)
+def test_positions_that_delta_kernels_do_not_read(arguments, zeros, lacking):
+    net = networks.cnn(
+        [WIDTH, 16, 32, 32, 8], (8,), activation="relu", sigma_w=1.3, **arguments
+    )
+    law = net.law("hidden", images(8))
+    sp = isometry.ensemble(net, KEYS, images(8), span="hidden")
+    assert law.zero_mass - 0.5 * (1 - zeros) == pytest.approx(zeros, abs=1e-12)
+    assert law.structural_zeros == pytest.approx(lacking)
+    comparison = isometry.compare(sp, law)
+    assert comparison.consistent, comparison.summary()
+
+
+def test_law_depends_on_positions_that_are_read():
+    """A stride of 2 reads the even ones, of any size."""
+    net = networks.cnn(
+        [WIDTH] * 5, (8,), sigma_w=1.3, strides=[1, 2, 1, 1], padding="circular"
+    )
+    law = net.law("hidden", images(8))
+    others = net.law("hidden", images(8).at[:, 1::2].multiply(9.0))
+    assert others.moment(1) == pytest.approx(law.moment(1), rel=1e-12)
+    read = net.law("hidden", images(8).at[:, ::2].multiply(2.0))
+    assert read.moment(1) < 0.9 * law.moment(1)
+
+
 def test_moments_with_zero_padding_strides_and_unequal_channels():
     """The mean of λ from sums over windows, layer by layer, of a ReLU network."""
     net = networks.cnn(
@@ -152,55 +188,56 @@ def test_distributions_are_those_of_the_draws():
 # --- Signals
 
 
-def test_predicted_signals_are_measured():
-    """All fields at every point: four standard errors over seeds, and 2/c.
-
-    Zero padding, an even window, a stride, biases and a head.
-    """
-    net = networks.cnn(
-        [WIDTH, WIDTH, 36, WIDTH],
-        (SIZE,),
-        kernel=[3, 2, 3],
-        scheme="gaussian",
-        padding="same",
-        strides=[1, 2, 1],
-        head=6,
-        sigma_w=1.2,
-        sigma_b=0.3,
-    )
-    xs = unit_images(2)
-    xs = xs.at[1].add(xs[0])
-    keys = jax.random.split(jax.random.key(1), 16)
-    found = isometry.signals(net, keys, xs)
-    predicted = net.mean_field(xs)
-    assert (predicted.points, predicted.sizes) == (found.points, found.sizes)
-    for name in ("q", "c", "gradient", "apjn", "chi"):
-        values = np.asarray(getattr(found, name), float)
-        wanted = np.asarray(getattr(predicted, name))[0]
-        error = values.std(axis=0, ddof=1) / len(keys) ** 0.5
-        distance = np.abs(values.mean(axis=0) - wanted)
-        allowed = 4 * error + 2 / WIDTH * np.abs(wanted)
-        is_known = ~np.isnan(wanted)
-        assert np.all(distance[is_known] < allowed[is_known]), name
-        if name in ("q", "c"):
-            # Behind the mean over positions it is not known.
-            assert is_known.reshape(-1, len(found.points)).all(axis=0).sum() == 6
-            assert "pooling" in predicted.why(name)
+def images(size):
+    """Two images, of which one holds a part of the other."""
+    xs = jax.random.normal(jax.random.key(2), (2, size, WIDTH))
+    return xs.at[1].add(xs[0])
 
 
-def test_pooling_and_the_fields_that_it_hides():
-    """Average pooling divides |∂|² by 2 for ReLU; of max pooling little is known."""
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        # Zero padding, an even window, a stride, and a head.
+        {"kernel": [3, 2, 3], "strides": [1, 2, 1], "head": 6},
+        {"pooling": ["average", "max"], "padding": "circular"},
+        {"scheme": "delta_orthogonal", "kernel": [3, 1, 2], "padding": "valid"},
+    ],
+    ids=["head", "pooling", "delta"],
+)
+def test_predicted_signals_are_measured(arguments):
+    """All fields at every point, also behind pooling: 4 standard errors, and 2/c."""
+    arguments = {"scheme": "gaussian", "padding": "same", **arguments}
+    channels = [WIDTH, WIDTH, 36, WIDTH]
+    net = networks.cnn(channels, (7,), sigma_w=1.2, sigma_b=0.3, **arguments)
+    require_predicted(net, images(7), seeds=16, bias=2 / WIDTH)
+
+
+def test_pooling_of_relu():
+    """Average pooling divides |∂|² by 2; its q is the mean of all products."""
     arguments = {"activation": "relu", "scheme": "kaiming", "pooling": "average"}
-    net = networks.cnn([4, 4, 4], (6,), **arguments)
+    net = networks.cnn([4, 4, 4], (6,), padding="circular", **arguments)
     predicted = net.mean_field(jnp.ones((1, 6, 4)))
     # From the output: 1 at what is pooled, ½ before it, and ½ of the slopes.
     assert predicted.at("layers/0:out").apjn[0, 0] == pytest.approx(2)
     assert predicted.at("layers/0").apjn[0, 0] == pytest.approx(0.5)
     assert predicted.at("input").apjn[0, 0] == pytest.approx(1)
-    net = networks.cnn([4, 4, 4], (6,), **(arguments | {"pooling": "max"}))
-    predicted = net.mean_field(jnp.ones((1, 6, 4)))
+    # All positions are alike, so that pooling changes nothing.
+    assert predicted.at("layers/0:out").q[0, 0] == pytest.approx(1)
+    assert predicted.at("output").q[0, 0] == pytest.approx(2)
+
+
+def test_images_too_large_to_follow_their_correlations():
+    """Before average pooling the derivatives of ReLU are known at any variance."""
+    arguments = {"activation": "relu", "scheme": "kaiming"}
+    xs = jnp.ones((1, 1026, 2))
+    net = networks.cnn([2, 2, 2], (1026,), pooling="max", **arguments)
+    predicted = net.mean_field(xs)
     assert np.isnan(predicted.at("layers/0").apjn[0, 0])
+    assert np.isnan(predicted.at("output").q[0, 0])
     assert "largest" in predicted.why("apjn")
+    assert "up to 1024 values" in predicted.why("q")
+    net = networks.cnn([2, 2, 2], (1026,), pooling="average", **arguments)
+    assert net.mean_field(xs).at("layers/0").apjn[0, 0] == pytest.approx(0.5)
 
 
 # --- What has no law
@@ -210,8 +247,18 @@ def test_pooling_and_the_fields_that_it_hides():
     ("arguments", "message"),
     [
         ({"padding": "same", "scheme": "gaussian"}, "'same'.*net.moments has mean"),
-        ({"padding": "valid", "kernel": [3, 3, 1, 1]}, "'valid'.*no law is known"),
-        ({"strides": [1, 2, 1, 1]}, r"strides \(2,\) and delta_orthogonal"),
+        (
+            {"padding": "valid", "kernel": [3, 3, 1, 1], "scheme": "gaussian"},
+            "'valid'.*no law is known",
+        ),
+        (
+            {
+                "strides": [1, 2, 1, 1],
+                "scheme": "block_orthogonal",
+                "padding": "circular",
+            },
+            r"strides \(2,\) and block_orthogonal",
+        ),
         (
             {"strides": [1, 2, 1, 1], "scheme": "gaussian"},
             r"do not divide its window \(3,\).*net.moments",
