@@ -1,6 +1,5 @@
 """Laws, moments and predicted signals of convolutional networks, and what has none."""
 
-import dataclasses
 import math
 
 import jax
@@ -109,38 +108,43 @@ def test_delta_kernels_average_over_positions_and_inputs():
     assert len(many.laws) < 10
 
 
-@pytest.mark.parametrize(
-    ("arguments", "zeros", "lacking"),
-    [
-        # Values are 16 · 8 by 32 · 4, of rank 16 · 4.
-        ({"strides": [1, 2, 1, 1], "padding": "circular"}, 0.5, 0.0),
-        # They are 16 · 6 by 32 · 4, of the same rank.
-        ({"kernel": [3, 3, 1, 2], "padding": "valid"}, 1 / 3, 1 / 3),
-    ],
-    ids=["strides", "valid"],
-)
-def test_positions_that_delta_kernels_do_not_read(arguments, zeros, lacking):
-    net = networks.cnn(
-        [WIDTH, 16, 32, 32, 8], (8,), activation="relu", sigma_w=1.3, **arguments
-    )
-    law = net.law("hidden", images(8))
-    sp = isometry.ensemble(net, KEYS, images(8), span="hidden")
-    assert law.zero_mass - 0.5 * (1 - zeros) == pytest.approx(zeros, abs=1e-12)
-    assert law.structural_zeros == pytest.approx(lacking)
-    comparison = isometry.compare(sp, law)
-    assert comparison.consistent, comparison.summary()
+def test_delta_kernels_are_dense_at_the_positions_that_they_read():
+    """Windows of 3 begin at 0, 2 and 4 of 7, and the taps of the next at 0 and 1.
 
-
-def test_law_depends_on_positions_that_are_read():
-    """A stride of 2 reads the even ones, of any size."""
+    So the middles at 1 and 3 are read, and a dense network says what happens to each.
+    """
+    channels, options = [6, 4, 8, 8, 4], {"sigma_w": 1.3, "sigma_b": 0.2}
     net = networks.cnn(
-        [WIDTH] * 5, (8,), sigma_w=1.3, strides=[1, 2, 1, 1], padding="circular"
+        channels,
+        (7,),
+        kernel=[3, 2, 1, 1],
+        strides=[2, 1, 1, 1],
+        padding="valid",
+        **options,
     )
-    law = net.law("hidden", images(8))
-    others = net.law("hidden", images(8).at[:, 1::2].multiply(9.0))
-    assert others.moment(1) == pytest.approx(law.moment(1), rel=1e-12)
-    read = net.law("hidden", images(8).at[:, ::2].multiply(2.0))
-    assert read.moment(1) < 0.9 * law.moment(1)
+    xs = jax.random.normal(KEYS[0], (1, 7, 6))
+    dense = networks.mlp(channels, "tanh", "orthogonal", **options)
+    found, wanted = net.mean_field(xs), dense.mean_field(xs[0, 1:4:2])
+    for field in ("q", "apjn"):
+        values = np.asarray(getattr(wanted, field))[0].mean(axis=0)
+        # "input" of the other holds what is read alone; "output" has the last place.
+        last = np.asarray(getattr(found, field))[0, 0, -1]
+        assert last == pytest.approx(values[-1], rel=1e-6), field
+    assert found.at("input").apjn[0, 0] == pytest.approx(
+        np.asarray(wanted.at("input").apjn).mean(), rel=1e-6
+    )
+    # 4 · 3 inputs by 8 · 2 outputs, of rank 4 · 2.
+    law = net.law("hidden", xs)
+    assert law.zero_mass == pytest.approx(1 / 3)
+    assert law.structural_zeros == pytest.approx(1 / 3)
+    first, last = (
+        np.asarray(wanted.at(name).apjn[0]) for name in ("layers/0", "layers/2")
+    )
+    growth = (first / last).mean()
+    # From |J|_F² over 8 outputs to the 12 values.
+    assert law.moment(1) == pytest.approx(growth * 8 * 2 / 12, rel=1e-6)
+    sp = isometry.ensemble(net, KEYS[:1], xs, span="hidden")
+    assert np.isneginf(np.asarray(sp.log_values)).sum() == 4
 
 
 def test_moments_with_zero_padding_strides_and_unequal_channels():
@@ -200,9 +204,8 @@ def images(size):
         # Zero padding, an even window, a stride, and a head.
         {"kernel": [3, 2, 3], "strides": [1, 2, 1], "head": 6},
         {"pooling": ["average", "max"], "padding": "circular"},
-        {"scheme": "delta_orthogonal", "kernel": [3, 1, 2], "padding": "valid"},
     ],
-    ids=["head", "pooling", "delta"],
+    ids=["head", "pooling"],
 )
 def test_predicted_signals_are_measured(arguments):
     """All fields at every point, also behind pooling: 4 standard errors, and 2/c."""
