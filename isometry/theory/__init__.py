@@ -14,6 +14,9 @@ Arguments that many of its functions share:
 
 from isometry.theory import freeprob as freeprob
 from isometry.theory import traced as traced
+from isometry.theory.laws._attention_law import (
+    uniform_attention_law as uniform_attention_law,
+)
 from isometry.theory.laws._attention_moments import (
     AttentionMoments as AttentionMoments,
 )

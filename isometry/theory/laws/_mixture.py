@@ -29,8 +29,14 @@ _RESOLVED = 1e-6
 _CLOSED = 1e-12
 
 # Where the quantiles of every law are tabulated, log(p/(1 − p)) off zero: the brackets
-# in which quantiles are looked for. Twice as many take twice as long to make.
-_LOG_ODDS = np.linspace(-22.0, 22.0, 45)
+# in which quantiles are looked for. Twice as many take twice as long to make. The law
+# of strong residual blocks has its quantile at 1e-10 so near zero that it is not found,
+# so the table ends at 1e-6.
+_LOG_ODDS = np.linspace(-14.0, 14.0, 29)
+
+# How far below the table in log λ a quantile may lie: λ falls no faster than the eighth
+# power of its rank.
+_BELOW = 8 * 14.0
 
 # Probabilities this close to the mass at zero are those of zero.
 _LEAST_MASS = 1e-12
@@ -305,6 +311,9 @@ class Mixture(Law):
             places.append(law._quantile(ranks))
         t = np.unique(np.concatenate([*places, [self._top]]))
         _, below = self._masses(t)
+        # Lower ranks are looked for below the table.
+        t = np.concatenate([[t[0] - _BELOW], t])
+        below = np.concatenate([[self.zero_mass], below])
         return t, np.maximum.accumulate(below)
 
     def _solved(self, p: RealPoints) -> RealPoints:
