@@ -16,7 +16,13 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
-from isometry.networks import _arguments, _norms, _resnet_law, _spatial
+from isometry.networks import (
+    _arguments,
+    _norms,
+    _resnet_law,
+    _resnet_signals,
+    _spatial,
+)
 from isometry.networks._network import Built, Network
 from isometry.networks._spatial import Size
 from isometry.records import Signals
@@ -548,6 +554,10 @@ class Resnet(Built):
         what a branch adds is right to 0.3 %. apjn is that of the whole network, from
         each point to the output; gradient is its mean over random losses.
 
+        In training mode every x is a batch, (examples, n_in), and batch norm uses its
+        statistics. Units are sampled: fields are right to 1 % for a batch of 16, and to
+        3 % for one of 64.
+
         Where branches have a mean (order "post_activation" of ReLU), one singular value
         leaves the others behind, and adds its square over the width to apjn.
 
@@ -558,8 +568,7 @@ class Resnet(Built):
             The predicted signals, of shape (1, inputs, points): one row for all seeds.
 
         Raises:
-            NotDefined: Convolutions; batch norm in training; the scheme has no law; the
-                activation jumps.
+            NotDefined: Convolutions; the scheme has no law; the activation jumps.
             InputError: xs of another shape.
 
         Example:
@@ -570,13 +579,15 @@ class Resnet(Built):
             [1.5, 2.0]
         """
         self._require_inputs(xs)
-        return _resnet_law.mean_field(self, xs)
+        return _resnet_signals.mean_field(self, xs)
 
     def _require_inputs(self, xs: ArrayLike) -> None:
         checks.on_host("xs", xs)
-        # In training mode x is a batch, of which nothing is predicted in any shape.
-        if not self.function.is_training:
-            checks.examples("xs", xs, self.function.input_shape)
+        shape = self.function.input_shape
+        # In training mode x is a batch of any size.
+        if self.function.is_training and np.ndim(xs) > 1:
+            shape = (np.shape(xs)[1], *shape)
+        checks.examples("xs", xs, shape)
 
     def start_of_branch(self, index: int) -> float:
         """Return the multiplier at which the branch of a block starts.

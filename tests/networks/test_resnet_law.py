@@ -1,4 +1,4 @@
-"""Laws, moments and signals of residual networks against what is measured."""
+"""Laws and moments of residual networks against what is measured."""
 
 import dataclasses
 import math
@@ -11,7 +11,6 @@ import pytest
 import isometry
 from isometry import InputError, networks
 from isometry._internal.errors import NotDefined
-from tests.networks.predicted import require_predicted
 
 # --- Laws
 
@@ -100,32 +99,6 @@ def test_slopes_on_a_stream_that_starts_with_ones():
     assert variance / mean**2 == pytest.approx(spread, rel=1e-2)
 
 
-# --- Signals
-
-WIDTH = 64
-XS = jax.random.normal(jax.random.key(1), (2, WIDTH)) + 0.7
-XS = XS.at[1].add(XS[0])
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"order": "two_layer", "norm": "layer", "n_in": WIDTH, "n_out": 10},
-        {"order": "post_activation", "norm": "rms", "norm_at": "post"},
-        {"order": "pre_activation", "norm": "batch", "sigma_b": 0.3},
-        {"order": "v2", "width": [64, 64, 80], "scheme": "orthogonal"},
-    ],
-    ids=lambda arguments: arguments["order"],
-)
-def test_signals_are_measured(arguments):
-    """All fields at every point: four standard errors of 24 draws, and 1/width."""
-    arguments = {"width": WIDTH, "sigma_w": 1.2, "activation": "tanh", **arguments}
-    branch, skip = [0.5, 1.0, 0.7], [1.0, 0.8, -0.9]
-    net = networks.resnet(blocks=3, branch=branch, skip=skip, **arguments)
-    predicted = require_predicted(net, XS, seeds=24, bias=1 / WIDTH)
-    assert "path leads" in predicted.why("chi")
-
-
 # --- What is not known
 
 
@@ -144,10 +117,10 @@ def test_refusals(arguments, span, message):
         net.law(span, jnp.ones((1, 8)))
 
 
-def test_refusals_of_signals():
-    images = networks.resnet(4, 2, size=(5,))
-    with pytest.raises(NotDefined, match="convolutions are not followed"):
-        images.mean_field(jnp.ones((1, 5, 4)))
+def test_batches_have_no_law():
     batch = networks.resnet(4, 2, norm="batch").training
-    with pytest.raises(NotDefined, match=r"theory\.batch_norm_growth"):
-        batch.mean_field(jnp.ones((1, 8, 4)))
+    for ask in (batch.law, batch.moments):
+        with pytest.raises(NotDefined, match=r"theory\.batch_norm_growth"):
+            ask("hidden", jnp.ones((1, 8, 4)))
+    with pytest.raises(InputError, match=r"shape \(8, 4\)"):
+        batch.law("hidden", jnp.ones((1, 8, 5)))
