@@ -1,5 +1,6 @@
 """Predicted signals, put together from what theory knows at each point."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -42,23 +43,54 @@ def signals(
         for name in anatomy.points
         if name == "output" or anatomy.place(name) != end
     ]
-    num_inputs = len(grams["output"])
-    unknown = np.full(num_inputs, np.nan)
-    sizes = [int(np.prod(anatomy.shape(name).shape)) for name in points]
+    unknown = np.full(len(grams["output"]), np.nan)
+    growth = {name: apjn.get(name, unknown) for name in points}
+    on_every_path = [name for name in points if name == "output" or anatomy.cuts(name)]
+    bypassed: list[tuple[str, str]] = []
+    if len(on_every_path) < len(points):
+        bypassed.append(("chi", _AROUND))
+    is_known = not any(np.isnan(values).any() for values in growth.values())
+    if is_known:
+        # chi is NaN at the first point in any case, which needs no reason.
+        reasons = [pair for pair in reasons if pair[0] != "chi"]
+    return record(
+        {name: grams[name] for name in points},
+        growth,
+        _chi(growth, on_every_path),
+        sizes={name: math.prod(anatomy.shape(name).shape) for name in points},
+        reasons=[*reasons, *bypassed],
+    )
+
+
+def record(
+    grams: Mapping[str, Gram],
+    apjn: Mapping[str, PerInput],
+    chi: Mapping[str, PerInput],
+    *,
+    sizes: Mapping[str, int],
+    reasons: Sequence[tuple[str, str]],
+) -> Signals:
+    """Put the fields together, point by point, in the order of `grams`.
+
+    Args:
+        grams: As in `signals`.
+        apjn: Likewise.
+        chi: Ratios of apjn. Points without one have NaN.
+        sizes: The number of entries at each point.
+        reasons: As in `signals`.
+    """
+    points = tuple(grams)
+    numbers = tuple(sizes[name] for name in points)
+    unknown = np.full(len(grams[points[-1]]), np.nan)
     growth = np.stack([apjn.get(name, unknown) for name in points], axis=-1)
-    on_every_path = [name == "output" or anatomy.cuts(name) for name in points]
     fields = {
         "q": np.stack([np.diag(grams[name]) for name in points], axis=-1),
         "c": np.stack([_cosines(grams[name]) for name in points], axis=-1),
-        "gradient": growth / np.array(sizes),
+        "gradient": growth / np.array(numbers),
         "apjn": growth,
-        "chi": _chi(growth, points, on_every_path),
+        "chi": np.stack([chi.get(name, unknown) for name in points], axis=-1),
     }
-    # chi is NaN at the first point in any case, and of what needs no reason.
-    needing = fields | {"chi": growth}
-    found = [pair for pair in reasons if np.isnan(needing[pair[0]]).any()]
-    if not all(on_every_path):
-        found.append(("chi", _AROUND))
+    found = [pair for pair in reasons if np.isnan(fields[pair[0]]).any()]
     if np.isnan(fields["c"]).any() and "c" not in dict(found):
         found.append(("c", _NO_DIRECTION))
     # In float64, as all of theory, whatever the x64 flag says.
@@ -70,8 +102,9 @@ def signals(
         gradient=arrays["gradient"],
         apjn=arrays["apjn"],
         chi=arrays["chi"],
-        points=tuple(points),
-        sizes=tuple(sizes),
+        points=points,
+        sizes=numbers,
+        span=(points[0], points[-1]),
         reasons=tuple(found),
     )
 
@@ -87,24 +120,24 @@ def _cosines(gram: Gram) -> Gram:
 
 
 def _chi(
-    apjn: Float[np.ndarray, "inputs points"],
+    apjn: Mapping[str, PerInput],
     points: Sequence[str],
-    on_every_path: Sequence[bool],
-) -> Float[np.ndarray, "inputs points"]:
+) -> dict[str, PerInput]:
     """Return apjn at the previous point of the same kind, divided by apjn here.
 
-    Results of nonlinearities (":out") are one kind, all other points the other. Points
-    around which a path leads have none, and are the previous one of no point.
+    Results of nonlinearities (":out") are one kind, all other points the other.
+
+    Args:
+        apjn: At each point.
+        points: The points that are on every path, in order.
     """
-    chi = np.full_like(apjn, np.nan)
-    latest: dict[bool, int] = {}
-    for i, name in enumerate(points):
-        if not on_every_path[i]:
-            continue
+    chi = {}
+    latest: dict[bool, str] = {}
+    for name in points:
         is_out = name.endswith(":out")
         if is_out in latest:
             # Where the output does not move, there is no ratio.
             with np.errstate(divide="ignore", invalid="ignore"):
-                chi[:, i] = apjn[:, latest[is_out]] / apjn[:, i]
-        latest[is_out] = i
+                chi[name] = apjn[latest[is_out]] / apjn[name]
+        latest[is_out] = name
     return chi

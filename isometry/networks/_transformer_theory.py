@@ -8,7 +8,6 @@ skip² C + branch² C_F. A norm divides it by its diagonal.
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined
 from isometry._internal.types import Key
-from isometry.networks import _norms
+from isometry.networks import _norms, _predicted
 from isometry.records import Signals
 from isometry.theory.mean_field._attention import mixed_gram
 from isometry.theory.mean_field._products import activated
@@ -235,41 +234,22 @@ def _signals(net: "Transformer", grams: dict[str, Gram]) -> Signals:
     """Put the fields together, point by point."""
     function = net.function
     length = function.length
-    points = tuple(grams)
-    q, c, sizes = [], [], []
+    of_inputs, sizes = {}, {}
     for name, gram in grams.items():
         num_inputs = len(gram) // length
         # Products of tokens at the same position, for each pair of inputs.
         blocks = gram.reshape(num_inputs, length, num_inputs, length)
-        shared = np.einsum("atbt->ab", blocks) / length
-        squares = np.diag(shared)
-        # A value that is zero has no direction, and the cosine is NaN.
-        lengths = np.sqrt(np.where(squares > 0, squares, np.nan))
-        q.append(squares)
-        c.append(np.clip(shared / np.outer(lengths, lengths), -1.0, 1.0))
+        of_inputs[name] = np.einsum("atbt->ab", blocks) / length
         width = function.width
         if "mlp/first" in name:
             width = function.mlp * function.width
         if name == "output" and function.vocabulary is not None:
             width = function.vocabulary
-        sizes.append(length * width)
-    fields = {"q": np.stack(q, axis=-1), "c": np.stack(c, axis=-1)}
-    unknown = np.full_like(fields["q"], np.nan)
-    apjn = unknown.copy()
-    apjn[:, -1] = 1.0
-    fields |= {"apjn": apjn, "chi": unknown, "gradient": apjn / np.array(sizes)}
-    # In float64, as all of theory, whatever the x64 flag says.
-    with jax.enable_x64(True):
-        arrays = {name: jnp.asarray(value[None]) for name, value in fields.items()}
-    reasons = [(field, _GRADIENTS) for field in ("gradient", "apjn", "chi")]
-    return Signals(
-        q=arrays["q"],
-        c=arrays["c"],
-        gradient=arrays["gradient"],
-        apjn=arrays["apjn"],
-        chi=arrays["chi"],
-        points=points,
-        sizes=tuple(sizes),
-        span=(points[0], points[-1]),
-        reasons=tuple(reasons),
+        sizes[name] = length * width
+    return _predicted.record(
+        of_inputs,
+        {"output": np.ones(len(of_inputs["output"]))},
+        {},
+        sizes=sizes,
+        reasons=[(field, _GRADIENTS) for field in ("gradient", "apjn", "chi")],
     )
