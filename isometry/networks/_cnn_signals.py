@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -100,7 +100,80 @@ class Forward:
     before: list[Signal | None]
     behind: list[Signal | None]
     passed: list[Images | None]
-    averaged: Gram | None
+    averaged: Gram | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is known of values, position by position and of all of them together.
+
+    Attributes:
+        signal: Single positions, None if they are not known.
+        field: All of them, None if correlations are not followed.
+    """
+
+    signal: Signal | None
+    field: Field | None
+
+    @classmethod
+    def of(cls, chain: Chain, xs: Float[np.ndarray, "inputs *size channels"]) -> Self:
+        """Return what is known of the inputs."""
+        covariances = [(xs[a] * xs[b]).mean(axis=-1) for a, b in _pairs(len(xs))]
+        signal = Signal(
+            (xs**2).mean(axis=-1),
+            np.array(covariances).reshape(-1, *xs.shape[1:-1]),
+        )
+        # Correlations of positions are needed by poolings alone.
+        has_mean = chain.head is not None or chain.is_averaged
+        has_pooling = any(layer.layer.pooling is not None for layer in chain.filters)
+        is_small = math.prod(xs.shape[:-1]) <= _field.LARGEST
+        field = None
+        if (has_mean or has_pooling) and is_small:
+            field = Field.of_values(xs)
+        return cls(signal, field)
+
+    def convolved(self, layer: _cnn_law.Filter) -> "Values":
+        """Return the pre-activation of a layer."""
+        signal, field = self.signal, self.field
+        if signal is not None:
+            signal = _convolved(layer, signal)
+        if field is not None:
+            field = field.convolved(
+                layer.averaging,
+                layer.square,
+                bias=layer.sigma_b**2,
+            )
+        return Values(signal, field)
+
+    def activated(self, phi: Activation) -> "Values":
+        """Return the activation of a pre-activation."""
+        signal, field = self.signal, self.field
+        if signal is not None:
+            signal = _activated(phi, signal)
+        if field is not None:
+            field = field.activated(phi)
+        return Values(signal, field)
+
+    def pooled(
+        self,
+        pooling: str,
+        phi: Activation,
+        before: "Values",
+    ) -> tuple["Values", Images | None]:
+        """Return the result of pooling, and what max pooling passes on.
+
+        Args:
+            pooling: "average" or "max".
+            phi: The activation behind which these values stand.
+            before: The pre-activation of that.
+        """
+        if self.field is None or before.field is None:
+            return Values(None, None), None
+        if pooling == "average":
+            field = self.field.averaged(_spatial.POOL)
+            return Values(Signal.of(field), field), None
+        found = _field.largest_of_gaussian(phi, before.field, _spatial.POOL)
+        return Values(Signal.of(found.field), found.field), found.passed
 
 
 def mean_field(net: "Cnn", xs: ArrayLike) -> Signals:
@@ -161,73 +234,28 @@ def _forward(
     xs: Float[np.ndarray, "inputs *size channels"],
 ) -> Forward:
     """Follow the values from the input to the last convolution."""
-    size = xs.shape[1:-1]
-    covariances = [(xs[a] * xs[b]).mean(axis=-1) for a, b in _pairs(len(xs))]
-    signal: Signal | None = Signal(
-        (xs**2).mean(axis=-1),
-        np.array(covariances).reshape(-1, *size),
-    )
-    found = Forward([], [signal], [], None)
-    # Correlations of positions are needed by poolings alone.
-    has_mean = chain.head is not None or chain.is_averaged
-    has_pooling = any(layer.layer.pooling is not None for layer in chain.filters)
-    field: Field | None = None
-    if (has_mean or has_pooling) and math.prod(xs.shape[:-1]) <= _field.LARGEST:
-        field = Field.of_values(xs)
-    before: Field | None = None
+    read = Values.of(chain, xs)
+    before = read
+    found = Forward([], [read.signal], [])
     last = len(chain.filters) - 1
     for index, layer in enumerate(chain.filters):
         passed = None
-        if layer.layer.pooling is not None:
-            # The layer before returns what is pooled.
-            signal = None
-            if field is not None:
-                field, passed = _pooled(chain, layer, field=field, before=before)
-                signal = Signal.of(field)
-            found.behind[-1] = signal
+        pooling = layer.layer.pooling
+        if pooling is not None:
+            read, passed = read.pooled(pooling, chain.activation, before)
+            # The point of the layer before holds what is pooled.
+            found.behind[-1] = read.signal
         found.passed.append(passed)
-        if signal is not None:
-            signal = _convolved(layer, signal)
-        if field is not None:
-            before = field = field.convolved(
-                layer.averaging,
-                layer.square,
-                bias=layer.sigma_b**2,
-            )
-        found.before.append(signal)
-        is_activated = index < last or chain.head is not None
-        if is_activated and signal is not None:
-            signal = _activated(chain.activation, signal)
-        if is_activated and field is not None:
-            field = field.activated(chain.activation)
-        found.behind.append(signal)
+        read = before = read.convolved(layer)
+        found.before.append(before.signal)
+        if index < last or chain.head is not None:
+            read = before.activated(chain.activation)
+        found.behind.append(read.signal)
     # Behind the last one stands the output, or a mean over positions.
     found.behind[-1] = None
-    if field is not None:
-        found.averaged = field.mean()
+    if read.field is not None:
+        found.averaged = read.field.mean()
     return found
-
-
-def _pooled(
-    chain: Chain,
-    layer: _cnn_law.Filter,
-    *,
-    field: Field,
-    before: Field | None,
-) -> tuple[Field, Images | None]:
-    """Return what a layer pools, and what max pooling passes on.
-
-    Args:
-        chain: The network.
-        layer: The layer.
-        field: What is pooled.
-        before: The pre-activations behind which that stands.
-    """
-    if layer.layer.pooling == "average":
-        return field.averaged(_spatial.POOL), None
-    # No network pools its input.
-    assert before is not None, "pooling stands between two layers"
-    return _field.largest_of_gaussian(chain.activation, before, _spatial.POOL)
 
 
 def _convolved(layer: _cnn_law.Filter, signal: Signal) -> Signal:
