@@ -94,6 +94,8 @@ def chain(net: "Resnet") -> Chain:
         by_name.setdefault(ensemble.layer.name, []).append(ensemble)
     blocks, names = [], []
     drawn: list[Drawn] = []
+    # As the anatomy names layers: runs of equal blocks have a number if there are
+    # several, and a block has an index if it is one of several in its run.
     for number, run in enumerate(function.runs):
         prefix = "blocks/"
         if len(function.runs) > 1:
@@ -105,6 +107,7 @@ def chain(net: "Resnet") -> Chain:
             shortcut = None
             if run.block.projects:
                 shortcut = square(by_name[f"{prefix}shortcut"][i])
+            # The shortcut is no part of the branch, whose ensemble the law must know.
             drawn += [layer.drawn for layer in layers]
             block = Block(
                 skip=function.skips[run.start + i],
@@ -131,25 +134,28 @@ def chain(net: "Resnet") -> Chain:
 def law(net: "Resnet", span: str, xs: ArrayLike) -> Law:
     """Return the law of the blocks, for `Resnet.law`."""
     seen = chain(net)
-    passages, weights = _passed(net, seen, span, xs)
+    passages, weights = _passed(net, seen, span, xs=xs)
     zeros = 0.0
-    # Of norms in front of branches the skip passes everything on.
+    # The skip passes on what a norm in front of a branch takes away. In the hidden span
+    # the norm of the last block has no part.
+    norm = seen.norm
     has_norm = len(passages) > 1 or span == "end_to_end"
-    if net.function.norm in NORMS and net.function.norm_at == "post" and has_norm:
-        zeros = norm_zeros(net.function.norm, net.function.runs[0].block.n_out)
+    if norm is not None and norm.at == "post" and norm.kind in NORMS and has_norm:
+        width = net.function.runs[0].block.n_out
+        zeros = norm_zeros(norm.kind, width)
     return _residual_law.law_of(
         net.function.activation,
         passages,
         order=net.function.order,
         weights=weights,
-        norm=seen.norm,
+        norm=norm,
         zeros=zeros,
     )
 
 
 def moments(net: "Resnet", span: str, xs: ArrayLike) -> Moments:
     """Return mean and variance of lam, for `Resnet.moments`."""
-    passages, weights = _passed(net, chain(net), span, xs)
+    passages, weights = _passed(net, chain(net), span, xs=xs)
     return _residual_law.moments_of(
         net.function.activation,
         passages,
@@ -162,6 +168,7 @@ def _passed(
     net: "Resnet",
     seen: Chain,
     span: str,
+    *,
     xs: ArrayLike,
 ) -> tuple[list[Passage], str]:
     """Return what a span does to one input with the mean square of xs, and its weights.

@@ -56,6 +56,8 @@ def _of_examples(
         at_end=passages[-1].after.gram,
     )
     grams = ends | _of_blocks(seen, passages, order)
+    # From the output back. A head is the output itself, and a network without one has
+    # no such point.
     now = np.ones(len(values))
     apjn = {"output": now, "head": now}
     if seen.head is not None:
@@ -80,11 +82,13 @@ def _of_batches(
     assert seen.norm is not None, "training mode is that of batch norm"
     order = net.function.order
     num_inputs, batch, n_in = values.shape
+    # Products of all examples of all batches; of a point those of equal examples.
     rows = values.reshape(-1, n_in)
     gram = rows @ rows.T / n_in
     at_input = _batches.over_inputs(gram, batch)
     crowd = _batches.Crowd(net.function.activation, num_inputs, batch)
     if seen.stem is None:
+        # Units keep the values of xs.
         at_blocks = at_input
         units = crowd.of_values(values)
     else:
@@ -105,6 +109,7 @@ def _of_batches(
         at_end=passages[-1].after.gram,
     )
     grams = ends | _of_blocks(seen, passages, order)
+    # From the output back, with the covariance of gradients over the batch.
     now = _batches.at_output(crowd)
     one = np.ones(num_inputs)
     apjn = {"output": one, "head": one}
@@ -194,6 +199,7 @@ def _grams(
     block = passage.block
     grams[f"{last}:out"] = block.branch**2 * passage.stations[-1].gram
     grams[f"{last}:sum"] = passage.sum.gram
+    # A point only if a norm stands behind the sum.
     grams[f"{last}:sum:out"] = passage.after.gram
     if block.shortcut is not None:
         prefix, index = names

@@ -29,6 +29,9 @@ Form = Float[np.ndarray, "2 2"]
 # Norms that take away the direction of what they read.
 _SIZELESS = ("layer", "rms")
 
+# The share of the metric below which there is no direction: rounding leaves 1e-16.
+_NO_DIRECTION = 1e-12
+
 
 class Cotangent(NamedTuple):
     """α 1 + β x + r, linear in the coefficients of the last one.
@@ -44,10 +47,16 @@ class Cotangent(NamedTuple):
     rest: Form
 
     def square(self, mean: float, q: float) -> Form:
-        """Return its mean square, with those of x."""
-        crossed = np.outer(self.ones, self.along)
-        own = np.outer(self.ones, self.ones) + q * np.outer(self.along, self.along)
-        return own + mean * (crossed + crossed.T) + self.rest
+        """Return its mean square, with the mean and the mean square of x."""
+        of_ones = np.outer(self.ones, self.ones)
+        of_x = np.outer(self.along, self.along)
+        return of_ones + mean * _twice(self.ones, self.along) + q * of_x + self.rest
+
+
+def _twice(first: Pair, second: Pair) -> Form:
+    """Return the form of twice the product of two linear forms."""
+    crossed = np.outer(first, second)
+    return crossed + crossed.T
 
 
 class _Moments(NamedTuple):
@@ -69,49 +78,66 @@ def coherent_value(
 ) -> float:
     """Return a squared singular value along the means, of post-activation blocks."""
     last = passages[-1].after
-    here = Cotangent(np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.zeros((2, 2)))
-    metric = here.square(float(last.mean[0]), float(last.gram[0, 0]))
+    here = Cotangent(
+        ones=np.array([1.0, 0.0]),
+        along=np.array([0.0, 1.0]),
+        rest=np.zeros((2, 2)),
+    )
+    metric = here.square(last.first_mean, last.first_square)
+    is_sizeless = False
+    if norm is not None:
+        is_sizeless = norm.at == "pre" and norm.kind in _SIZELESS
     for passage in reversed(passages):
         if norm is not None and norm.at == "post":
             here = _behind_norm(here, passage, norm.kind)
-        is_sizeless = norm is not None and norm.at == "pre" and norm.kind in _SIZELESS
-        here = _before(here, passage, _moments(phi, passage), is_sizeless=is_sizeless)
+        of = _moments(phi, passage)
+        here = _before(here, passage, of, is_sizeless=is_sizeless)
     first = passages[0].before
-    form = here.square(float(first.mean[0]), float(first.gram[0, 0]))
-    # The largest of form/metric. A stream that is constant over units has one direction
-    # only, and the metric no inverse.
+    form = here.square(first.first_mean, first.first_square)
+    return _largest_ratio(form, metric)
+
+
+def _largest_ratio(form: Form, metric: Form) -> float:
+    """Return the largest value of one form where the other is 1."""
     squares, vectors = np.linalg.eigh(metric)
-    is_there = squares > 1e-12 * squares[-1]
+    # A stream that is constant over units has one direction only, and its metric no
+    # inverse.
+    is_there = squares > _NO_DIRECTION * squares[-1]
     basis = vectors[:, is_there] / np.sqrt(squares[is_there])
-    return float(np.linalg.eigvalsh(basis.T @ form @ basis)[-1])
+    values = np.linalg.eigvalsh(basis.T @ form @ basis)
+    return float(values[-1])
 
 
 def _moments(phi: Activation, passage: Passage) -> _Moments:
     """Return the expectations at the pre-activations of a block."""
-    h, weights = nodes(0.0, float(passage.stations[0].gram[0, 0]), phi)
+    h, weights = nodes(0.0, passage.stations[0].first_square, phi)
     f, d = evaluate(phi, h)
+    df = d * f
     return _Moments(
         f=float(weights @ f),
         ff=float(weights @ f**2),
         hd=float(weights @ (h * d)),
-        hdf=float(weights @ (h * d * f)),
+        hdf=float(weights @ (h * df)),
         dd=float(weights @ d**2),
-        ddf=float(weights @ (d**2 * f)),
-        ddff=float(weights @ (d * f) ** 2),
+        ddf=float(weights @ (d * df)),
+        ddff=float(weights @ df**2),
     )
 
 
 def _behind_norm(here: Cotangent, passage: Passage, kind: str) -> Cotangent:
     """Pull a cotangent at the result of a norm back to the sum that it reads."""
     scale = float(passage.scale[0])
-    ones, along = here.ones / scale, here.along / scale**2
+    # x behind the norm is x in front of it over the scale, and so is its Jacobian.
+    ones = here.ones / scale
+    along = here.along / scale**2
     if kind == "layer":
         # Neither the mean nor the size of the sum is passed on.
         ones, along = 0 * ones, 0 * along
     elif kind == "rms":
-        mean = float(passage.after.mean[0])
-        q = float(passage.after.gram[0, 0])
-        along = along - (mean * here.ones + q * here.along) / scale**2
+        # The part along x is taken away.
+        after = passage.after
+        part = after.first_mean * here.ones + after.first_square * here.along
+        along = along - part / scale**2
     return Cotangent(ones, along, here.rest / scale**2)
 
 
@@ -122,28 +148,36 @@ def _before(
     *,
     is_sizeless: bool,
 ) -> Cotangent:
-    """Pull a cotangent at the sum of a block back to the stream in front of it."""
-    skip, branch = passage.block.skip, passage.block.branch
-    mean = float(passage.before.mean[0])
-    q = float(passage.before.gram[0, 0])
-    # x' = s x + a f, so the cotangent has these parts along x and f.
-    along_x, along_f = skip * here.along, branch * here.along
-    constant = here.ones + mean * along_x
-    slope_h = of.hd * constant + of.hdf * along_f
-    crossed = of.ddf * np.outer(constant, along_f)
-    without_f = Cotangent(here.ones, along_x, here.rest).square(mean, q)
-    slopes = of.dd * without_f + crossed + crossed.T
-    slopes = slopes + of.ddff * np.outer(along_f, along_f)
+    """Pull a cotangent at the sum of a block back to the stream in front of it.
 
-    ones = skip * (here.ones + of.f * along_f)
-    along = skip * along_x
-    square = passage.block.squares[0]
+    Args:
+        here: The cotangent.
+        passage: The block.
+        of: Its moments.
+        is_sizeless: Whether a norm in front of the branch hides the size of x.
+    """
+    block, x = passage.block, passage.before
+    mean, q = x.first_mean, x.first_square
+    # x' = s x + a f, so the cotangent has these parts along x and f.
+    along_x = block.skip * here.along
+    along_f = block.branch * here.along
+    # g without its part along f: its mean over units, and its mean square.
+    constant = here.ones + mean * along_x
+    without_f = Cotangent(here.ones, along_x, here.rest).square(mean, q)
+    # h · D g/N, and |D g|²/N.
+    with_h = of.hd * constant + of.hdf * along_f
+    of_slopes = of.dd * without_f + of.ddf * _twice(constant, along_f)
+    of_slopes = of_slopes + of.ddff * np.outer(along_f, along_f)
+
+    # f is its mean, and a part that no earlier layer knows.
+    ones = block.skip * (here.ones + of.f * along_f)
+    along = block.skip * along_x
     if not is_sizeless:
         # Biases are a part of h that x does not share.
-        total = float(passage.stations[0].gram[0, 0])
-        share = 1 - passage.block.bias / total
-        along = along + branch * share * slope_h / q
-    variance = of.ff - of.f**2
-    rest = skip**2 * (here.rest + variance * np.outer(along_f, along_f))
-    through = branch**2 * square / float(passage.read_scale[0]) ** 2
-    return Cotangent(ones, along, rest + through * slopes)
+        share = 1 - block.bias / passage.stations[0].first_square
+        along = along + block.branch * share * with_h / q
+    unknown = (of.ff - of.f**2) * np.outer(along_f, along_f)
+    of_skip = block.skip**2 * (here.rest + unknown)
+    strength = block.branch / float(passage.read_scale[0])
+    of_branch = strength**2 * block.squares[0] * of_slopes
+    return Cotangent(ones, along, of_skip + of_branch)

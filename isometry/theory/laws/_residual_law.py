@@ -70,18 +70,20 @@ class Link(NamedTuple):
     def of(cls, passage: Passage, order: str) -> "Link":
         """Return what a block does to a perturbation of its first input."""
         scale = float(passage.scale[0])
-        read = float(passage.read.gram[0, 0])
+        read_scale = float(passage.read_scale[0])
+        read = passage.read.first_square
         inner = read
         if order == "v2":
-            inner = float(passage.stations[1].gram[0, 0])
+            # Behind the slopes on the stream and the first layer.
+            inner = passage.stations[1].first_square
         elif order != "pre_activation":
-            inner = float(passage.stations[0].gram[0, 0])
+            inner = passage.stations[0].first_square
         block = passage.block
         return cls(
             skip=block.skip / scale,
-            branch=block.branch / (scale * float(passage.read_scale[0])),
-            scales=tuple(math.sqrt(square) for square in block.squares),
-            q=float(passage.before.gram[0, 0]),
+            branch=block.branch / (scale * read_scale),
+            scales=tuple(map(math.sqrt, block.squares)),
+            q=passage.before.first_square,
             read=read,
             inner=inner,
         )
@@ -201,20 +203,10 @@ def law_of(
     name = f"{phi.name}, {len(links)} residual blocks, {order}, {weights}"
     law = Law(product_of(counts), name, pairs=len(links))
     has_means = any(abs(passage.mean[0]) > _NO_MEAN for passage in passages)
-    if has_means and _has_outlier(phi, passages, law, norm):
+    # The means of branches make a singular value, which may lie beyond the edge.
+    if has_means and coherent_value(phi, passages, norm) > law.s_max**2:
         law = dataclasses.replace(law, outliers=1)
     return law
-
-
-def _has_outlier(
-    phi: Activation,
-    passages: Sequence[Passage],
-    law: Law,
-    norm: Norm | None,
-) -> bool:
-    """Tell whether the means of branches make a singular value beyond the edge."""
-    value = coherent_value(phi, passages, norm)
-    return value > law.s_max**2
 
 
 def _num_gaussian(order: str, weights: str) -> int:

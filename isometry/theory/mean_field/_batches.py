@@ -131,20 +131,23 @@ class Crowd:
 
 def _gram(values: Units) -> Gram:
     """Return mean products over units of all pairs of inputs and examples."""
-    rows = values.reshape(len(values), -1)
-    return rows.T @ rows / len(rows)
+    count = len(values)
+    rows = values.reshape(count, -1)
+    return rows.T @ rows / count
 
 
 def over_inputs(gram: Gram, batch: int) -> Float[np.ndarray, "inputs inputs"]:
     """Average products of the same example over the batch."""
     num_inputs = len(gram) // batch
-    shaped = gram.reshape(num_inputs, batch, num_inputs, batch)
+    shape = (num_inputs, batch)
+    shaped = gram.reshape(*shape, *shape)
     return np.einsum("aibi->ab", shaped) / batch
 
 
 def _normed(values: Units, epsilon: float) -> Normed:
     """Return units standardized over the batch."""
-    centred = values - values.mean(axis=-1, keepdims=True)
+    mean = values.mean(axis=-1, keepdims=True)
+    centred = values - mean
     variance = (centred**2).mean(axis=-1, keepdims=True)
     scale = np.sqrt(variance + epsilon)
     return Normed(centred / scale, scale)
@@ -273,13 +276,15 @@ def _through_norm(norm: Normed, behind: Covariances) -> Covariances:
     """Return J C J of every unit, with J = (P − u uᵀ/B)/scale."""
     u = norm.values
     batch = u.shape[-1]
+    # C' = P C P.
     centred = behind - behind.mean(axis=-1, keepdims=True)
     centred = centred - centred.mean(axis=-2, keepdims=True)
-    # J C J = (C' − (u vᵀ + v uᵀ)/B + u uᵀ (u·v)/B²)/scale², v = C' u, C' = P C P.
+    # J C J = (C' − (u vᵀ + v uᵀ)/B + u uᵀ (u·v)/B²)/scale² with v = C' u.
     v = np.einsum("...ab,...b->...a", centred, u)
-    crossed = u[..., :, None] * v[..., None, :]
-    along = (u * v).sum(axis=-1)[..., None, None]
-    twice = u[..., :, None] * u[..., None, :]
-    kept = centred - (crossed + np.swapaxes(crossed, -1, -2)) / batch
-    kept = kept + twice * along / batch**2
-    return kept / norm.scale[..., None] ** 2
+    along = (u * v).sum(axis=-1)[..., None]
+    # u vᵀ − u uᵀ (u·v)/2B, and its transpose.
+    rest = v - along * u / (2 * batch)
+    crossed = u[..., :, None] * rest[..., None, :]
+    crossed = crossed + np.swapaxes(crossed, -1, -2)
+    square = norm.scale[..., None] ** 2
+    return (centred - crossed / batch) / square

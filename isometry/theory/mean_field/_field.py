@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from isometry.activations import Activation
 from isometry.theory.mean_field._host import evaluate
@@ -28,6 +28,7 @@ Gram = Float[np.ndarray, "values values"]
 Samples = Float[np.ndarray, "channels values"]
 Images = Float[np.ndarray, "inputs *size"]
 Windows = Int[np.ndarray, "pooled window"]
+Positions = Int[np.ndarray, " positions"]
 
 # Values up to which all pairs are integrated, in a second or two a layer. Beyond, 16384
 # channels are drawn, and a product is right to 1 %. Twice as many values take four
@@ -88,17 +89,18 @@ class Field:
         """
         size_out = averaging.size_out
         shape = (self.num_inputs, math.prod(size_out))
-        new = np.zeros((*shape, *shape))
         old = self.over_inputs()
-        everything = np.arange(self.num_inputs)
+        new = np.zeros((*shape, *shape))
         for variance, out, read in averaging.taps:
-            to = np.ravel_multi_index(np.ix_(*out), size_out).ravel()
-            of = np.ravel_multi_index(np.ix_(*read), self.size).ravel()
-            target = np.ix_(everything, to, everything, to)
-            new[target] += variance * old[np.ix_(everything, of, everything, of)]
+            # The tap reads these positions, and puts them there.
+            of = _flat(read, self.size)
+            to = _flat(out, size_out)
+            # All pairs of inputs at once.
+            source = old[:, of][:, :, :, of]
+            new[_pairs_of(self.num_inputs, to)] += variance * source
         num_values = math.prod(shape)
-        gram = square * new.reshape(num_values, num_values) + bias
-        return Field(gram, self.num_inputs, size_out)
+        gram = square * new.reshape(num_values, num_values)
+        return Field(gram + bias, self.num_inputs, size_out)
 
     def activated(self, phi: Activation) -> "Field":
         """Return what an activation makes of a Gaussian field."""
@@ -119,14 +121,13 @@ class Field:
             window: The side of the windows along each axis.
         """
         size_out, windows = _windows(self.size, window)
-        old = self.over_inputs()
-        new = old[:, windows][:, :, :, :, windows].mean(axis=(2, 5))
+        # Each of the two axes of positions becomes one of windows and one within them.
+        products = self.over_inputs()
+        products = products[:, windows].mean(axis=2)
+        products = products[:, :, :, windows].mean(axis=4)
         num_values = self.num_inputs * len(windows)
-        return Field(
-            new.reshape(num_values, num_values),
-            self.num_inputs,
-            size_out,
-        )
+        gram = products.reshape(num_values, num_values)
+        return Field(gram, self.num_inputs, size_out)
 
 
 class Largest(NamedTuple):
@@ -171,16 +172,23 @@ class _Sums:
 
     def add(self, value: Samples, slope: Samples) -> None:
         """Add the values of some channels, and their squared slopes."""
-        shape = (len(value), self.before.num_inputs, self.before.num_positions)
-        in_windows = value.reshape(shape)[:, :, self.windows]
+        in_windows = self._in_windows(value)
         place = in_windows.argmax(axis=-1)[..., None]
         largest = np.take_along_axis(in_windows, place, axis=-1)
         rows = largest.reshape(len(value), -1)
         self.gram = self.gram + rows.T @ rows
-        is_largest: Bool[np.ndarray, ...] = np.arange(in_windows.shape[-1]) == place
-        passed = slope.reshape(shape)[:, :, self.windows] * is_largest
+        # The slope of the largest alone.
+        window = np.arange(in_windows.shape[-1])
+        slopes = self._in_windows(slope)
+        passed = np.where(window == place, slopes, 0.0)
         self.passed[:, self.windows] += passed.sum(axis=0)
         self.count += len(value)
+
+    def _in_windows(self, value: Samples) -> Float[np.ndarray, "channels inputs ..."]:
+        """Return the values of each window along a last axis."""
+        before = self.before
+        shape = (len(value), before.num_inputs, before.num_positions)
+        return value.reshape(shape)[:, :, self.windows]
 
     def mean(self) -> Largest:
         """Return the means over all channels."""
@@ -194,13 +202,25 @@ class _Sums:
         return Largest(field, passed.reshape(before.num_inputs, *before.size))
 
 
+def _flat(axes: list[Positions], size: Size) -> Positions:
+    """Return the numbers of the positions that have these coordinates on each axis."""
+    grid = np.ix_(*axes)
+    return np.ravel_multi_index(grid, size).ravel()
+
+
+def _pairs_of(num_inputs: int, positions: Positions) -> tuple[np.ndarray, ...]:
+    """Return the index of all pairs of inputs at pairs of these positions."""
+    of_input = (np.arange(num_inputs), positions)
+    return np.ix_(*of_input, *of_input)
+
+
 def _windows(size: Size, window: int) -> tuple[Size, Windows]:
     """Return how many windows there are along each axis, and their positions."""
     size_out = tuple(n // window for n in size)
     rows = []
     for corner in itertools.product(*map(range, size_out)):
         axes = [window * place + np.arange(window) for place in corner]
-        rows.append(np.ravel_multi_index(np.ix_(*axes), size).ravel())
+        rows.append(_flat(axes, size))
     return size_out, np.array(rows)
 
 

@@ -139,6 +139,16 @@ class Stream:
         own = self.start @ self.start.T / self.start.shape[1]
         return own + self.rest + crossed + crossed.T
 
+    @property
+    def first_mean(self) -> float:
+        """The mean of the first input, where it is the only one."""
+        return float(self.mean[0])
+
+    @property
+    def first_square(self) -> float:
+        """The mean square of the first input."""
+        return float(self.gram[0, 0])
+
     def normed(self, norm: Norm) -> tuple["Stream", PerInput]:
         """Return the stream behind a norm, and what the norm divides by."""
         stream = self
@@ -229,6 +239,11 @@ class Station(NamedTuple):
 
     gram: Gram
     factor: PerInput
+
+    @property
+    def first_square(self) -> float:
+        """The mean square of the first input."""
+        return float(self.gram[0, 0])
 
 
 @dataclass(frozen=True)
@@ -393,13 +408,12 @@ def sampled_slopes(phi: Activation, passages: Sequence[Passage]) -> Slopes:
     rng = np.random.default_rng(0)
     slopes = []
     for passage in passages:
-        # Of a norm in front of the branch, and of one behind the sum, what it takes off
-        # and divides by are numbers: the same for all units.
         read = _divided(x, passage.before, passage.read, scale=passage.read_scale)
         slopes.append(evaluate(phi, read)[1] ** 2)
-        added = math.sqrt(passage.stations[-1].gram[0, 0])
-        noise = added * rng.standard_normal(len(x))
-        x = passage.block.skip * x + passage.block.branch * noise
+        noise = rng.standard_normal(len(x))
+        added = math.sqrt(passage.stations[-1].first_square) * noise
+        block = passage.block
+        x = block.skip * x + block.branch * added
         x = _divided(x, passage.sum, passage.after, scale=passage.scale)
     return np.stack(slopes)
 
@@ -412,5 +426,6 @@ def _divided(
     scale: PerInput,
 ) -> Float[np.ndarray, " sites"]:
     """Apply the norm that has these streams in front of it and behind it."""
-    centred = x - float(before.mean[0])
-    return float(behind.mean[0]) + centred / float(scale[0])
+    # What it takes off and divides by is the same for all units.
+    centred = x - before.first_mean
+    return behind.first_mean + centred / scale[0]
