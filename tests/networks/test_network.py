@@ -247,10 +247,6 @@ def test_built_networks_keep_their_fields_with_another_scheme():
             lambda: NET.mean_field(jnp.ones((1, 4))),
             r"mean_field\(\): no prediction is implemented for .*isometry.signals",
         ),
-        (
-            lambda: MLP.mean_field(jnp.ones((1, 4))),
-            r"mean_field\(\): .* write theory.q_trajectory\('tanh', q, .*theory.chi",
-        ),
     ],
 )
 def test_what_is_not_known_is_said_to_be_so(call, message):

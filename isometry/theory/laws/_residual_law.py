@@ -19,7 +19,7 @@ from isometry.theory.laws._factor import Factor
 from isometry.theory.laws._law import Law
 from isometry.theory.laws._measure import Measure
 from isometry.theory.laws._moments import Moments
-from isometry.theory.laws._product import product_of
+from isometry.theory.laws._product import NotConverged, product_of
 from isometry.theory.laws._residual_block import ResidualBlock
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._maps import LARGEST, scale
@@ -203,10 +203,19 @@ def law_of(
     name = f"{phi.name}, {len(links)} residual blocks, {order}, {weights}"
     law = Law(product_of(counts), name, pairs=len(links))
     has_means = any(abs(passage.mean[0]) > _NO_MEAN for passage in passages)
-    # The means of branches make a singular value, which may lie beyond the edge.
-    if has_means and coherent_value(phi, passages, norm) > law.s_max**2:
+    if has_means and _is_beyond(law, coherent_value(phi, passages, norm)):
         law = dataclasses.replace(law, outliers=1)
     return law
+
+
+def _is_beyond(law: Law, value: float) -> bool:
+    """Tell whether λ lies beyond the upper edge of a law."""
+    # Where the edge is not found, nothing that asks for it gets an answer, and so
+    # nothing can be compared.
+    try:
+        return value > law.s_max**2
+    except NotConverged:
+        return False
 
 
 def _num_gaussian(order: str, weights: str) -> int:
