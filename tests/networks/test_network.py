@@ -32,7 +32,6 @@ def draw(key):
 
 
 NET = plain(gated, draw, (4,))
-MLP = networks.mlp([4, 4, 4], "tanh")
 
 
 def both(params, x):
