@@ -146,7 +146,7 @@ def in_parts(
         else:
             matrix[first : first + size] = part
         report(min(first + size, total), total)
-    return jnp.asarray(matrix)
+    return checks.on_device(matrix)
 
 
 def goes_forward(target: Target) -> bool:

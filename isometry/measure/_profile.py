@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
@@ -228,7 +227,7 @@ def profile(
             by_span = np.moveaxis(np.asarray(function(all_spectra)), 2, 0)
             values[statistic] |= dict(zip(names, by_span, strict=True))
     stacked = {
-        statistic: jnp.asarray(np.stack([by_name[name] for name in ends], axis=2))
+        statistic: checks.on_device(np.stack([by_name[name] for name in ends], axis=2))
         for statistic, by_name in values.items()
     }
     return Profile(
@@ -440,9 +439,9 @@ def _spectrum_of(
         log_floor = max(log_floor, precision.coarse_log_floor(m, n, eps))
     dtype = log_values.dtype
     return Spectrum(
-        log_values=jnp.asarray(log_values),
-        weights=jnp.asarray(np.full(log_values.shape, 1 / min(m, n), dtype)),
-        log_floor=jnp.asarray(np.full(log_values.shape[:-1], log_floor, dtype)),
+        log_values=checks.on_device(log_values),
+        weights=checks.on_device(np.full(log_values.shape, 1 / min(m, n), dtype)),
+        log_floor=checks.on_device(np.full(log_values.shape[:-1], log_floor, dtype)),
         size=min(m, n),
         structural_zeros=abs(m - n),
         span=span,

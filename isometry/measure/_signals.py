@@ -132,7 +132,7 @@ def signals(
     # Computed on the host: it is a ratio of a few numbers at each point.
     fields["chi"] = _chi(fields["apjn"], _plan.previous_of_kind(plan))
     return Signals(
-        **jax.tree.map(jnp.asarray, fields),
+        **jax.tree.map(checks.on_device, fields),
         points=plan.names,
         sizes=plan.sizes,
         span=(plan.first.name, plan.last.name),

@@ -52,6 +52,26 @@ class Run:
     fan_out: int
 
 
+# Compiled, because each of these operations would be a program of its own.
+@functools.partial(jax.jit, static_argnums=1)
+def _keys_of_runs(key: Key, lengths: tuple[int, ...]) -> list[tuple[Key, Key]]:
+    """Split a key into those of runs: of each layer one for w, and of each one for b.
+
+    Args:
+        key: The key of the network.
+        lengths: The number of layers of each run.
+    """
+    depth = sum(lengths)
+    # Splitting into a vector of keys and reshaping compiles in half the time of
+    # splitting into shape (depth, 2).
+    keys = jax.random.split(key, 2 * depth).reshape(depth, 2, *key.shape)
+    runs = []
+    for length in lengths:
+        runs.append((keys[:length, 0], keys[:length, 1]))
+        keys = keys[length:]
+    return runs
+
+
 def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
     """Divide the layers of an MLP into runs.
 
@@ -306,38 +326,34 @@ class Mlp(LayeredNetwork):
             ({'w': (1, 4, 8)}, {'w': (2, 8, 8)}, {'w': (1, 8, 3)})
         """
         checks.key("key", key)
-        # Splitting into a vector of keys and reshaping compiles in half the time of
-        # splitting into shape (depth, 2).
-        keys = jax.random.split(key, 2 * self.depth)
-        keys = keys.reshape(self.depth, 2, *key.shape)
+        runs = runs_of(self.widths)
+        keys = _keys_of_runs(key, tuple(run.length for run in runs))
         layers = []
-        for run in runs_of(self.widths):
-            keys_of_run = keys[run.start : run.start + run.length]
+        for run, keys_of_run in zip(runs, keys, strict=True):
             layers.append(self._draw(run, keys_of_run))
         return {"layers": tuple(layers)}
 
-    def _draw(self, run: Run, keys: Key) -> Params:
+    def _draw(self, run: Run, keys: tuple[Key, Key]) -> Params:
         """Draw the stacked weights and biases of a run.
 
         Args:
             run: The run.
-            keys: Keys of shape (length, 2): for each layer one for w and one for b.
+            keys: Of each layer a key for w, and of each a key for b.
         """
         layers = self._layers_of(run)
         # Most schemes give all layers of a run the same initializer, so one vmapped
         # draw serves all.
         if is_alike(self.scheme, layers[0]):
             draw_one = functools.partial(self._draw_layer, layers[0])
-            return jax.vmap(draw_one)(keys)
+            return jax.vmap(draw_one)(*keys)
         drawn = [
-            self._draw_layer(layer, keys_w_b)
-            for layer, keys_w_b in zip(layers, keys, strict=True)
+            self._draw_layer(layer, key_w, key_b)
+            for layer, key_w, key_b in zip(layers, *keys, strict=True)
         ]
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *drawn)
 
-    def _draw_layer(self, layer: Layer, keys_w_b: Key) -> Params:
+    def _draw_layer(self, layer: Layer, key_w: Key, key_b: Key) -> Params:
         """Draw the weight of a layer from the first key, its bias from the second."""
-        key_w, key_b = keys_w_b
         init_w = self.scheme.initializer(layer)
         shape = (layer.fan_in, layer.fan_out)
         drawn = {"w": draw(init_w, key_w, shape, dtype=self.dtype)}

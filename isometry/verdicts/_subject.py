@@ -218,7 +218,7 @@ def _stacked(leaves: Sequence[Array]) -> Array:
     """Stack arrays in NumPy, because JAX would compile programs for each shape."""
     if checks.is_key(leaves[0]):
         return jnp.stack(leaves)
-    return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
+    return checks.on_device(np.stack([np.asarray(leaf) for leaf in leaves]))
 
 
 def subject_of(

@@ -332,7 +332,7 @@ def test_near_misses_that_f_rounds_away_are_no_claim():
 )
 def test_signals_of_a_deep_network_without_biases_do_not_vanish(activation, sigma_w):
     """A smooth kink has a double zero, at which signals must not be squared away."""
-    net = networks.mlp([16] * 26, activation, "orthogonal", sigma_w=sigma_w)
+    net = networks.mlp([8] * 26, activation, "orthogonal", sigma_w=sigma_w)
     cert = certificates.certify(net, net.init(jax.random.key(0)))
     assert cert.clear
     assert {layer.first_gradient for layer in cert.layers} == {1}

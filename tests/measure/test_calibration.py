@@ -14,7 +14,9 @@ from isometry.measure import _calibration
 from tests.networks.plain import plain
 
 KEYS = jax.random.split(jax.random.key(0), 3)
-XS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6)), jnp.float32)
+XS = jax.device_put(
+    np.asarray(np.random.default_rng(0).standard_normal((2, 6)), np.float32)
+)
 # As near to 1 as `calibrated` promises.
 NEAR = 1e-3
 

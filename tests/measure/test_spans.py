@@ -32,7 +32,7 @@ def params():
     }
     rng = np.random.default_rng(0)
     return {
-        name: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        name: jax.device_put(np.asarray(rng.standard_normal(shape), np.float32))
         for name, shape in shapes.items()
     }
 

@@ -23,7 +23,9 @@ def weights():
 
 @pytest.fixture(scope="module")
 def x():
-    return jnp.asarray(np.random.default_rng(1).standard_normal(WIDTH), jnp.float32)
+    return jax.device_put(
+        np.asarray(np.random.default_rng(1).standard_normal(WIDTH), np.float32)
+    )
 
 
 def place_of(closed, primitive, *, turns=(), nth=0):
