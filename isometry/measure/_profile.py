@@ -143,7 +143,8 @@ def profile(
         params: Instead of keys, parameters stacked over seeds along a first axis.
         sample: Of a plain f, sample(key) -> params.
         span: Where the profile starts and ends: two points, each a name or (name,
-            index). "end_to_end" is ("input", "output").
+            index). "end_to_end" is ("input", "output"), where "input" is all floating
+            leaves of x together, in the order of `jax.tree.leaves`.
         toward: "output": from each point to the end of the span. "input": from the
             start of the span to each point. "next": from each point to the next one.
         points: Names of points within the span. The default is those pre-activations

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float
 
 from isometry import schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.errors import InputError, public
 from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
-from isometry.networks import _arguments, _mlp_law
+from isometry.networks import _arguments, _mlp_law, _mlp_signals
 from isometry.networks._layered import (
     LayeredFunction,
     LayeredNetwork,
@@ -30,7 +30,7 @@ from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._scheme import draw, is_alike
 from isometry.schemes._shaping import untransformed
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 
 @dataclass(frozen=True)
@@ -510,7 +510,7 @@ class Mlp(LayeredNetwork):
         )
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Return mean and variance of lam = s² over a span: those of its law.
 
         Args:
@@ -518,7 +518,7 @@ class Mlp(LayeredNetwork):
             xs: Inputs along a first axis.
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: No law is known for the scheme.
@@ -528,38 +528,39 @@ class Mlp(LayeredNetwork):
             >>> net = networks.mlp([8, 8, 8, 8], "linear", "gaussian", sigma_w=1.0)
             >>> mean, variance = net.moments("hidden", jnp.ones((1, 8)))
             >>> round(mean, 4), round(variance, 4)
-            (1.0, 2.0)
+            (1.0, 1.0)
         """
         law = self.law(span, xs)
-        return law.moment(1), law.variance
+        return Moments(mean=law.moment(1), variance=law.variance)
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:
-        """Refuse: the maps of theory are not yet put together for the signals.
+        """Predict what `isometry.signals` measures, at infinite width.
+
+        The products of all pairs of inputs, those of xs themselves at first, follow
+        from layer to layer, with biases, any widths, and inputs of any length. apjn is
+        that of the whole network, from each point to the output; gradient is its mean
+        over random losses.
 
         Args:
             xs: Inputs along a first axis.
 
         Returns:
-            Nothing: it always raises.
+            The predicted signals, of shape (1, inputs, points): one row for all seeds.
 
         Raises:
-            NotDefined: Always. The message says which functions to call instead.
+            NotDefined: No law is known for the scheme; the activation jumps.
+            InputError: xs of another shape.
 
         Example:
-            >>> net = networks.mlp([8, 8, 8, 8], "tanh", "gaussian", sigma_w=1.5)
-            >>> qs = theory.q_trajectory("tanh", 1.0, 1.5, 0.0, 2)  # instead
-            >>> [round(float(q), 4) for q in qs]
-            [1.0, 0.8873, 0.8376]
+            >>> net = networks.mlp([8, 64, 64, 2], "tanh", "gaussian", sigma_w=1.5)
+            >>> sig = net.mean_field(jnp.ones((1, 8)))
+            >>> [round(float(q), 4) for q in sig.q[0, 0, 1:]]
+            [2.25, 0.5406, 1.2165, 0.4301, 0.9676]
         """
-        name = self.activation.name
-        raise NotDefined(
-            "no prediction of all signals is implemented. For Gaussian or orthogonal "
-            f"weights write theory.q_trajectory({name!r}, q, sigma_w, sigma_b, depth) "
-            "for the variances of the pre-activations, from q of the first layer, and "
-            f"theory.chi({name!r}, q, sigma_w) for the growth of perturbations at a "
-            "layer of variance q; isometry.signals(net, keys, xs) measures them."
-        )
+        checks.on_host("xs", xs)
+        checks.examples("xs", xs, self.widths[:1])
+        return _mlp_signals.mean_field(self, xs)
 
     @property
     def phase(self) -> Phase | None:

@@ -20,7 +20,7 @@ from isometry.networks._cells import CELLS, Cell, States
 from isometry.networks._gate_laws import GateBias, GateLaws, PerGate
 from isometry.networks._network import Network
 from isometry.records import Signals
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 # Steps of `net.example`, the sequence by which the anatomy is read. The anatomy has a
 # few points for every step: with ten times more steps it would fill screens, and with
@@ -166,16 +166,23 @@ class Rnn(Network):
         to h@t is a product of t − s pairs D W, at the variances of the pre-activations
         of these steps, for the mean square of xs at each step.
 
+        Of minimal and LSTM cells with Gaussian weights it is known for one step, the
+        `theory.gated_law` of the gates that xs themselves lead to: those of a
+        simulation of 4000 units, which make mean and quantiles right to 1 or 2 %. It is
+        an average over inputs, and takes a second for each.
+
         Args:
-            span: Two states, such as ("h@2", "h@7").
+            span: Two states, such as ("h@2", "h@7"); of a gated cell those before and
+                behind one step, such as ("h@2", "h@3").
             xs: Sequences along a first axis, (inputs, steps, n_in).
 
         Returns:
             The law.
 
         Raises:
-            NotDefined: A gated cell, of which no law is known; another span; W is a
-                multiple of the identity; biases have a mean.
+            NotDefined: A GRU, of which no law is known; several steps of a gated cell,
+                or one with orthogonal weights; another span; W is a multiple of the
+                identity; biases have a mean (of a vanilla cell), or are of chrono.
             InputError: xs of another shape; a step that it does not have.
 
         Example:
@@ -187,21 +194,24 @@ class Rnn(Network):
         return _rnn_theory.law(self, span, xs)
 
     @public("moments")
-    def moments(
-        self, span: str | tuple[str, str], xs: ArrayLike
-    ) -> tuple[float, float]:
-        """Return mean and variance of lam = s² between two states: those of the law.
+    def moments(self, span: str | tuple[str, str], xs: ArrayLike) -> Moments:
+        """Return mean and variance of lam = s² between two states.
+
+        They are those of the law, where there is one, and of a GRU those of one step,
+        with the same simulation of the gates.
 
         Args:
-            span: Two states, such as ("h@2", "h@7").
+            span: Two states, such as ("h@2", "h@7"); of a gated cell those before and
+                behind one step, such as ("h@2", "h@3").
             xs: Sequences along a first axis, (inputs, steps, n_in).
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
-            NotDefined: What `law` refuses. With fresh weights in every step
-                `theory.gated_moments` has the moments of gated cells.
+            NotDefined: What `law` refuses, but for one step of a GRU. With fresh
+                weights in every step `theory.gated_moments` has the moments of several
+                steps.
             InputError: As `law`.
 
         Example:
@@ -210,8 +220,7 @@ class Rnn(Network):
             >>> round(mean, 6), round(variance, 6)
             (1.0, 2.0)
         """
-        law = _rnn_theory.law(self, span, xs)
-        return law.moment(1), law.variance
+        return _rnn_theory.moments(self, span, xs)
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:

@@ -18,6 +18,7 @@ from isometry.networks import _arguments, _norms, _transformer_theory
 from isometry.networks._network import Built
 from isometry.records import Signals
 from isometry.schemes import Scheme
+from isometry.theory import Moments
 
 # One vector for each token.
 Tokens = Float[Array, "length width"]
@@ -223,13 +224,14 @@ class Transformer(Built):
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:
-        """Predict q and c as `isometry.signals` measures them, for many features.
+        """Predict what `isometry.signals` measures, for many features and heads.
 
-        They follow from the Gram matrix of all tokens of all inputs, block by block,
-        at infinitely many features and entries of a head. Attention weights are
-        sampled: 4096 heads in each block, so that what a block adds is right to 1 or
-        2 %. Gradients are not predicted; `theory.attention_moments` has the Jacobian of
-        one attention.
+        q and c follow from the Gram matrix of all tokens of all inputs, block by block,
+        at infinitely many features, heads and entries of a head; apjn, chi and the
+        gradient from that of the gradients on their way back, in which the paths
+        through queries and keys take part. Attention weights are sampled: 4096 heads in
+        each block, so that what a block adds is right to 1 or 2 %. A norm takes one or
+        two directions of each token away, which is a share of 2/width of apjn.
 
         Args:
             xs: Inputs along a first axis: vectors, or tokens if the network has a
@@ -252,7 +254,7 @@ class Transformer(Built):
         return _transformer_theory.mean_field(self, xs)
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Refuse: mean and variance over several blocks are not known.
 
         Args:
@@ -273,10 +275,12 @@ class Transformer(Built):
             0.3333
         """
         raise NotDefined(
-            "moments over several blocks of attention are not known: tokens are mixed "
-            "by weights that depend on them. theory.attention_moments has one "
-            "attention with its skip, theory.collapse_gradients a block at parallel "
-            "tokens, and isometry.ensemble measures."
+            "the variance of lam over blocks of attention is not known: tokens are "
+            "mixed by weights that depend on them. The mean is apjn of net.mean_field; "
+            "theory.attention_moments has one attention with its skip, "
+            "theory.collapse_gradients a block at parallel tokens, "
+            "theory.uniform_attention_law layers of uniform attention, and "
+            "isometry.ensemble measures."
         )
 
     def skeleton(self, key: Key) -> Params:

@@ -14,6 +14,9 @@ Arguments that many of its functions share:
 
 from isometry.theory import freeprob as freeprob
 from isometry.theory import traced as traced
+from isometry.theory.laws._attention_law import (
+    uniform_attention_law as uniform_attention_law,
+)
 from isometry.theory.laws._attention_moments import (
     AttentionMoments as AttentionMoments,
 )
@@ -26,6 +29,7 @@ from isometry.theory.laws._convolution_moments import (
 from isometry.theory.laws._convolution_moments import (
     same_padding_moments as same_padding_moments,
 )
+from isometry.theory.laws._gated_law import gated_law as gated_law
 from isometry.theory.laws._gated_moments import gated_moments as gated_moments
 from isometry.theory.laws._jacobian_law import jacobian_law as jacobian_law
 from isometry.theory.laws._law import Law as Law

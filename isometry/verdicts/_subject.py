@@ -279,9 +279,10 @@ def subject_of(
 def _span(anatomy: Anatomy) -> Span:
     """Return the two points of the end-to-end Jacobian.
 
-    It begins at the input, or at the embedding if x is tokens.
+    It begins at the input, or at the embedding if x is tokens, with a mask or without.
     """
-    if _spans.floating_leaves_of_x(anatomy):
+    is_floating = bool(_spans.floating_leaves_of_x(anatomy))
+    if is_floating and not _spans.holds_tokens(anatomy):
         return "end_to_end"
     embedding = next(iter(anatomy.embeddings), None)
     if embedding is None:

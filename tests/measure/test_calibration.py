@@ -36,6 +36,22 @@ def test_linear_layers_get_the_inverse_of_their_scale():
         np.testing.assert_allclose(new, 2 * old, rtol=NEAR)
 
 
+def test_span_begins_at_all_inputs_together():
+    """[W W] with W = I/2 has six values s² = 1/2."""
+
+    def f(params, x):
+        return params["last"] @ (params["first"] @ (x["a"] + x["b"]))
+
+    def draw(key):
+        return {"first": jnp.eye(6) / 2, "last": jnp.eye(6) / 2}
+
+    xs = {"a": XS, "b": 2 * XS}
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((6,), leaf.dtype), xs)
+    calibrated = plain(f, draw, example).calibrated(KEYS, xs)
+    assert gains_of(calibrated) == pytest.approx({"first": 2**0.5, "last": 2}, rel=NEAR)
+    assert calibrated.gains.before == pytest.approx(1 / 8)
+
+
 def test_every_prefix_of_a_smooth_network_is_calibrated():
     """Gains of later layers depend on those before, which saturate less or more."""
     net = networks.mlp([6] * 5, "tanh", "gaussian", sigma_w=2.5)

@@ -69,10 +69,25 @@ def test_law_between_two_states():
         assert abs(values.mean() - predicted) < 4 * error + 0.05 * predicted
 
 
+@pytest.mark.parametrize("cell", ["minimal", "lstm"])
+def test_law_of_one_gated_step_has_its_moments(cell):
+    """The law and the moments are of the same gates, by different formulas."""
+    net = networks.rnn(16, 8, 3, cell, scheme="gaussian", **SCALES)
+    law = net.law(("h@0", "h@1"), XS)
+    moments = net.moments(("h@0", "h@1"), XS)
+    assert (law.moment(1), law.variance) == pytest.approx(moments, rel=1e-6)
+    assert len(law.laws) == len(XS)
+
+
 def test_refusals_name_the_reason():
     vanilla = networks.rnn(16, 8, 2)
+    gru = networks.rnn(16, 8, 2, "gru")
+    with pytest.raises(errors.NotDefined, match="reset stands between"):
+        gru.law(("h@0", "h@1"), XS)
     with pytest.raises(errors.NotDefined, match="gates multiply the state"):
-        networks.rnn(16, 8, 2, "gru").law(("h@0", "h@1"), XS)
+        gru.moments(("h@0", "h@2"), XS)
+    with pytest.raises(errors.NotDefined, match="Gaussian weights"):
+        gru.moments(("h@0", "h@1"), XS)
     with pytest.raises(errors.NotDefined, match="between two states"):
         vanilla.law("hidden", XS)
     with pytest.raises(isometry.InputError, match="3 steps"):

@@ -8,6 +8,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry.theory.laws._arguments import numbers
 from isometry.theory.laws._moments import Moments
+from isometry.theory.mean_field._population import OneStep
 
 Gates = Float[np.ndarray, "sites"]
 GatesByStep = Float[np.ndarray, "steps sites"]
@@ -58,20 +59,10 @@ def gated_moments(
         >>> theory.gated_moments([0.5], [0.5], sigma_w=1.0, steps=6)
         Moments(mean=0.015625, variance=0.0010986328125)
     """
-    kept, fed = numbers("a", a), numbers("s", s)
-    if kept.shape != fed.shape or kept.ndim not in (1, 2) or kept.size == 0:
-        raise InputError(
-            f"a has shape {kept.shape} and s has shape {fed.shape}; write both of one "
-            "shape, (sites,) or (steps, sites)."
-        )
-    for name, values in (("a", kept), ("s", fed)):
-        if not np.isfinite(values).all():
-            raise InputError(f"{name} holds a number that is not finite.")
-    checks.on_host("sigma_w", sigma_w)
-    weight = float(checks.number("sigma_w", sigma_w, low=0.0)) ** 2
+    kept, fed = checked(a, s, sigma_w)
     steps = checks.integer("steps", steps, low=1)
     if kept.ndim == 1:
-        return _of_fresh_gates(kept**2, weight * fed**2, steps)
+        return _of_fresh_gates(kept, fed, steps)
     if len(kept) != steps:
         raise InputError(
             f"a has the gates of {len(kept)} steps, and steps={steps}; write the same "
@@ -82,7 +73,66 @@ def gated_moments(
             f"a has {kept.shape[1]} sites; with the gates of each step given, pairs of "
             f"sites are counted. Write at most {_MOST_SITES} of them."
         )
-    return _of_given_gates(kept**2, weight * fed**2)
+    return _of_given_gates(kept, fed)
+
+
+def checked(
+    a: ArrayLike,
+    s: ArrayLike,
+    sigma_w: float,
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Return a² and sigma_w² s², which have one shape of one or two axes.
+
+    Raises:
+        InputError: They are not finite numbers of such shapes.
+    """
+    kept, fed = numbers("a", a), numbers("s", s)
+    is_known = kept.ndim in (1, 2) and kept.size > 0
+    if kept.shape != fed.shape or not is_known:
+        raise InputError(
+            f"a has shape {kept.shape} and s has shape {fed.shape}; write both of one "
+            "shape, (sites,) or (steps, sites)."
+        )
+    for name, values in (("a", kept), ("s", fed)):
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} holds a number that is not finite.")
+    checks.on_host("sigma_w", sigma_w)
+    scale = float(checks.number("sigma_w", sigma_w, low=0.0))
+    return kept**2, (scale * fed) ** 2
+
+
+def of_one_step(step: OneStep) -> Moments:
+    """Return the moments of one step of a cell, in which a reset may occur.
+
+    J is diag(a) + M with M = diag(s) W + diag(t) W_g B and B = diag(r) + diag(p) W_r.
+    Given B the rows of M are independent and Gaussian, of covariance s² + t² BᵀB.
+    """
+    a = np.asarray(step.kept, float)
+    s = np.asarray(step.fed, float)
+    # Squares of the rows of M; E a² times those of its columns, site by site; and
+    # products of different rows.
+    rows = s
+    columns = a.mean() * s.mean()
+    overlap = s.mean() ** 2
+    if step.product is not None:
+        t = np.asarray(step.product, float)
+        r = np.asarray(step.reset, float)
+        p = np.asarray(step.through_reset, float)
+        of_b = r.mean() + p.mean()
+        # The second moment of B, itself diag(r) + diag(p) W_r.
+        second = np.mean((r + p) ** 2)
+        second += 2 * r.mean() * p.mean()
+        second += p.mean() ** 2
+        rows = s + t * of_b
+        seen = np.mean(a * r)
+        seen += a.mean() * p.mean()
+        columns += t.mean() * seen
+        overlap += 2 * s.mean() * t.mean() * of_b
+        overlap += t.mean() ** 2 * second
+    of_squares = np.mean((a + rows) ** 2)
+    mean = float(a.mean() + rows.mean())
+    total = float(of_squares + 2 * columns + overlap)
+    return Moments(mean, variance=total - mean**2)
 
 
 def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
@@ -100,7 +150,8 @@ def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
     mean, diagonal, rest = 1.0, 1.0, 0.0
     for _ in range(steps):
         # (B')_ii = a² B_ii + s² tr B, and the rest spreads over all pairs of sites.
-        fresh = (2 * kept * fed + fed**2).mean() * mean**2
+        of_fed = 2 * kept * fed + fed**2
+        fresh = of_fed.mean() * mean**2
         spread = (growth**2 - kept.mean() ** 2) * diagonal
         rest = growth**2 * rest + spread
         diagonal = (kept**2).mean() * diagonal + fresh
@@ -122,7 +173,9 @@ def _of_given_gates(kept: GatesByStep, fed: GatesByStep) -> Moments:
     for a, s in zip(kept, fed, strict=True):
         row = diagonal**2 + others.mean(axis=1)
         half = np.outer(a * row, s)
-        others = np.outer(a, a) * others + half + half.T + np.outer(s, s) * row.mean()
+        others = np.outer(a, a) * others
+        others += half + half.T
+        others += np.outer(s, s) * row.mean()
         diagonal = a * diagonal + s * diagonal.mean()
     mean = diagonal.mean()
     second = (diagonal**2).mean() + others.mean()

@@ -42,7 +42,7 @@ _PER_DEVIATION = 2
 # The integrand falls like t towards small t, and so to 1e-13 over this way in log t.
 _TAIL = 30.0
 
-# Logits of larger deviation take longer than ten seconds.
+# Logits of larger deviation attend to one token, and no number of this size is meant.
 _LARGEST_BETA = 20.0
 
 # Numbers held at once in the sampling of weights: 30 MB.
@@ -98,7 +98,10 @@ def participation(
     # The sums are between 1/n and n times the largest exponential.
     reach = _REACH * beta
     low = -reach - math.log(tokens) - _TAIL
-    log_t = np.arange(low, reach + 6.0, _STEP)
+    # Whole multiples of the step, so that points of both integrals have their sums in
+    # common.
+    first, last = math.floor(low / _STEP), math.ceil((reach + 6.0) / _STEP)
+    log_t = _STEP * np.arange(first, last)
     if rho == 1:
         weight, second = _laplace(log_t, beta, power=2)
         total = weight ** (tokens - 1) * second
@@ -107,10 +110,13 @@ def participation(
     common, masses = _normal(beta * math.sqrt(abs(rho)))
     rest = beta * math.sqrt(1 - abs(rho))
     shifted = log_t + common[:, None]
-    pairs = [_laplace(one, rest, power=1) for one in shifted]
+    # In millionths: sums of the same points differ by rounding.
+    keys = np.rint(1e6 * shifted)
+    _, first_of, index = np.unique(keys, return_index=True, return_inverse=True)
+    weight, mean = _laplace(shifted.ravel()[first_of], rest, power=1)
+    plain = weight[index].reshape(shifted.shape)
     # t exp(l) is exp(log t + shift) times the exponential of the logit that is left.
-    plain = np.stack([weight for weight, _ in pairs])
-    tilted = np.exp(shifted) * np.stack([mean for _, mean in pairs])
+    tilted = np.exp(shifted) * mean[index].reshape(shifted.shape)
     # A negative correlation is a common part of the other sign.
     order = slice(None)
     if rho < 0:

@@ -210,8 +210,8 @@ def all_fixed_points(
 ) -> tuple[FixedPoint, ...]:
     """Find all fixed points of the variance map, ascending; results are remembered.
 
-    They are the zeros of log V(q)/q, which `roots` looks for between points of a grid.
-    (`q_fixed_points` checks its arguments, and calls this.)
+    They are the zeros of log V(q)/q, looked for between the points of a grid by
+    `roots`. (`q_fixed_points` checks its arguments, and calls this.)
     """
     differentiable(phi, 1.0)
 

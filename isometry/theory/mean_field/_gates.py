@@ -183,8 +183,16 @@ def content(
     )
 
 
-def settled(step: Callable[[float], float]) -> float:
+def settled(
+    step: Callable[[float], float],
+    *,
+    share: float = _SETTLED,
+) -> float:
     """Return the fixed point of `step` that iterating it from 0 reaches.
+
+    Args:
+        step: The map.
+        share: It is reached when steps change it by less than this share.
 
     Raises:
         NoFixedPoint: It grows without bound, or does not settle.
@@ -196,7 +204,7 @@ def settled(step: Callable[[float], float]) -> float:
         if not second < _DIVERGED:
             raise NoFixedPoint("the mean square of the state grows without bound.")
         change, bend = second - first, second - 2 * first + x
-        if abs(change) <= _SETTLED * second:
+        if abs(change) <= share * second:
             return second
         # Aitken's step is exact for a geometric approach, the last stage of every one.
         # It is not taken where steps grow: it would lead to an unstable fixed point.

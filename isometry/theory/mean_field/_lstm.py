@@ -8,7 +8,7 @@ F(k) = E exp(ikc) obeys a linear equation in which no larger k occurs, as f < 1:
 The moments that h = o tanh(c) asks for see only small k, because the Fourier transforms
 of 1 − tanh² and of its square fall like exp(−π|k|/2):
 
-    E tanh²(c) = 1 − ∫ k/sinh(πk/2) Re F(k) dk                    over k > 0,
+    E tanh²(c) = ∫ k/sinh(πk/2) Re (1 − F(k)) dk                  over k > 0,
     E P (1 − tanh²(c))² = ∫ k(k² + 4)/(6 sinh(πk/2)) Re E[P exp(ikc)] dk.
 
 So Chebyshev points on a short interval give all of it to rounding. P is the mean square
@@ -48,6 +48,9 @@ _APART = 1e-9
 # The share to which the growth is found: close to rounding.
 _EXACT = 1e-14
 
+# The share to which E h² is found: ten times more than what rounding changes.
+_ROUNDING = 1e-12
+
 # Nodes of each Gaussian. With half as many, chi at variances of 10 is 1e-6 wrong.
 _NODES = 64
 
@@ -60,25 +63,35 @@ class _Grid(NamedTuple):
     of_square: Points
     of_fourth: Points
 
-    def at(self, k: Points) -> Float[np.ndarray, "given points"]:
-        """Return the matrix that takes values at the points to values at k."""
-        degree = len(self.k) - 1
-        return chebyshev.chebvander(2 * k / _END - 1, degree) @ self.inverse
+    def polynomials(
+        self,
+        k: Float[np.ndarray, "..."],
+    ) -> Float[np.ndarray, "... points"]:
+        """Return the Chebyshev polynomials at k.
+
+        Times `inverse` they take values at the points to values at k.
+        """
+        x = 2 * k / _END - 1
+        return chebyshev.chebvander(x, len(self.k) - 1)
 
 
 @functools.lru_cache(maxsize=4)
 def _grid(points: int) -> _Grid:
-    x = np.cos(np.pi * np.arange(points)[::-1] / (points - 1))
-    inverse = np.linalg.inv(chebyshev.chebvander(x, points - 1))
-    grid = _Grid(_END * (1 + x) / 2, inverse, of_square=x, of_fourth=x)
+    # Chebyshev points of the second kind, ascending: both ends are among them.
+    angles = np.linspace(np.pi, 0.0, points)
+    x = np.cos(angles)
+    of_coefficients = chebyshev.chebvander(x, points - 1)
+    inverse = np.linalg.inv(of_coefficients)
+    k = _END * (1 + x) / 2
+    # The integrals are those of the interpolating polynomial.
+    grid = _Grid(k, inverse, of_square=x, of_fourth=x)
     z, mass = legendre.leggauss(2 * points)
-    k, mass = _END * (1 + z) / 2, _END * mass / 2
-    values = grid.at(k)
-    falling = mass * k / np.sinh(np.pi * k / 2)
-    return grid._replace(
-        of_square=falling @ values,
-        of_fourth=(falling * (k**2 + 4) / 6) @ values,
-    )
+    nodes = _END * (1 + z) / 2
+    values = grid.polynomials(nodes) @ inverse
+    falling = nodes / np.sinh(np.pi * nodes / 2)
+    falling *= _END * mass / 2
+    fourth = falling * (nodes**2 + 4) / 6
+    return grid._replace(of_square=falling @ values, of_fourth=fourth @ values)
 
 
 class _Step(NamedTuple):
@@ -104,31 +117,59 @@ class _Step(NamedTuple):
     direct: float
 
 
+class _Gate(NamedTuple):
+    """A gate at the nodes of its Gaussian: its values, and its slopes squared."""
+
+    value: Points
+    slope: Points
+
+
+class _New(NamedTuple):
+    """Expectations over i g, of functions of k.
+
+    Attributes:
+        less: 1 − E exp(ik i g).
+        wave: E exp(ik i g).
+        first: E i g exp(ik i g).
+        second: E (i g)² exp(ik i g).
+        slopes: That of what comes from h through both gates, over H.
+    """
+
+    less: Function
+    wave: Function
+    first: Function
+    second: Function
+    slopes: Function
+
+
 def lstm(gates: Mapping[str, Scales]) -> State:
     """Return the fixed point of c' = f c + i g, h' = o tanh(c')."""
     # Here, because `import isometry` does without SciPy.
     from scipy.optimize import brentq
 
-    q = settled(lambda q: _step(gates, q).q)
+    q = settled(lambda q: _step(gates, q).q, share=_ROUNDING)
     step = _step(gates, q)
     identity = np.eye(len(step.fed))
 
     def excess(growth: float) -> float:
         # At this growth p = (growth − kept)⁻¹ fed H, and so p' = growth p.
-        of_state = np.linalg.solve(growth * identity - step.kept, step.fed)
-        return growth * float(step.shown @ of_state.real) + step.direct - growth
+        resolvent = growth * identity - step.kept
+        of_state = np.linalg.solve(resolvent, step.fed)
+        of_cell = growth * float(step.shown @ of_state.real)
+        return of_cell + step.direct - growth
 
     # It falls from infinity at E f², the growth of dc alone.
     low = step.memory
     high = 2 * low + step.direct
     while excess(high) > 0:
         low, high = high, 2 * high
+    chi = low
     if low == step.memory:
-        low *= 1 + _APART
-        if excess(low) <= 0:
-            return State(q=q, chi=low, memory=step.memory)
-    growth = cast(float, brentq(excess, low, high, xtol=_EXACT * high))
-    return State(q=q, chi=growth, memory=step.memory)
+        chi = low = (1 + _APART) * low
+    if excess(low) > 0:
+        root = brentq(excess, low, high, xtol=_EXACT * high)
+        chi = cast(float, root)
+    return State(q=q, chi=chi, memory=step.memory)
 
 
 def _step(
@@ -136,72 +177,100 @@ def _step(
     q: float,
 ) -> _Step:
     z, weights = hermite_e.hermegauss(_NODES)
-    weights = weights / np.sqrt(2 * np.pi)
-    value, slope = {}, {}
-    for name, gate in gates.items():
-        u = gate.bias + np.sqrt(gate.variance(q)) * z
-        value[name] = 1 / (1 + np.exp(-u))
-        slope[name] = value[name] * (1 - value[name])
-        if name == "cell":
-            value[name] = np.tanh(u)
-            slope[name] = 1 - value[name] ** 2
-    kept = value["forget"]
-    opened, new = value["input"], value["cell"]
-    grid = _grid(_num_points(weights, kept, opened=opened, new=new))
-    k = grid.k
+    weights = weights / weights.sum()
+    at = {name: _at(gate, name, q, z=z) for name, gate in gates.items()}
+    forget, output = at["forget"], at["output"]
+    num_points = _num_points(
+        weights,
+        forget.value,
+        opened=at["input"].value,
+        new=at["cell"].value,
+    )
+    grid = _grid(num_points)
+    new = _of_new(gates, at, grid.k, weights=weights)
 
-    # Expectations over i g, with powers of it and with the slopes of both.
-    product = np.outer(opened, new).ravel()
-    masses = np.outer(weights, weights).ravel()
-    of_input = np.outer(slope["input"] ** 2, new**2)
-    of_cell = np.outer(opened**2, slope["cell"] ** 2)
-    slopes = gates["input"].recurrent * of_input
-    slopes += gates["cell"].recurrent * of_cell
-    ones = np.ones_like(product)
-    factors = masses * np.stack([ones, product, product**2, slopes.ravel()])
-    waves = np.exp(1j * np.outer(k, product))
-    of_new, of_new_1, of_new_2, of_slopes = factors @ waves.T
-
-    # Expectations over f of functions at f k.
-    moved = grid.at(np.outer(kept, k).ravel())
-    moved = moved.reshape(len(z), len(k), len(k))
+    moved_k = np.outer(forget.value, grid.k)
+    # By degree, f and k, as they lie in memory: products are not copied.
+    moved = np.moveaxis(grid.polynomials(moved_k), -1, 0)
 
     def mean_moved(factor: Points) -> Matrix:
-        return np.tensordot(weights * factor, moved, 1)
+        """Average functions at f k over f, times a factor."""
+        mean = (weights * factor) @ moved
+        return mean.T @ grid.inverse
 
     # E exp(ikc), E c exp(ikc) and E c² exp(ikc) in the stationary state.
-    identity = np.eye(len(k))
-    moved_0 = mean_moved(np.ones_like(kept))
-    moved_1 = mean_moved(kept)
-    kept_0 = of_new[:, None] * moved_0
-    kept_1 = of_new[:, None] * moved_1
-    kept_2 = of_new[:, None] * mean_moved(kept**2)
-    stationary = identity - kept_0
-    # It is known at k = 0, the first point, where its own equation says nothing.
+    identity = np.eye(len(grid.k))
+    ones = np.ones_like(forget.value)
+    moved_0 = mean_moved(ones)
+    moved_1 = mean_moved(forget.value)
+    moved_2 = mean_moved(forget.value**2)
+    kept_2 = new.wave[:, None] * moved_2
+    stationary = identity - new.wave[:, None] * moved_0
+    # It is known at k = 0, the first point, where its own equation says nothing. Solved
+    # for is 1 − E exp(ikc), of which nothing is lost where c is small.
     stationary[0] = identity[0]
-    power_0 = np.linalg.solve(stationary, identity[0].astype(complex))
-    old_0 = moved_0 @ power_0
-    power_1 = np.linalg.solve(identity - kept_1, old_0 * of_new_1)
+    power_0 = np.linalg.solve(stationary, new.less)
+    old_0 = 1 - moved_0 @ power_0
+    stationary = identity - new.wave[:, None] * moved_1
+    power_1 = np.linalg.solve(stationary, old_0 * new.first)
     old_1 = moved_1 @ power_1
-    source = 2 * old_1 * of_new_1 + old_0 * of_new_2
+    source = 2 * old_1 * new.first + old_0 * new.second
     power_2 = np.linalg.solve(identity - kept_2, source)
 
-    tanh_square = 1 - float(grid.of_square @ power_0.real)
-    shown = float(weights @ value["output"] ** 2)
-
     # P' = f² P + (s_f² f'² c² + s_i² i'² g² + s_g² i² g'²) H.
-    of_forget = mean_moved(slope["forget"] ** 2) @ power_2
-    fed = gates["forget"].recurrent * of_new * of_forget
-    fed = fed + old_0 * of_slopes
-    of_output = float(weights @ slope["output"] ** 2)
+    of_forget = mean_moved(forget.slope) @ power_2
+    fed = gates["forget"].recurrent * new.wave * of_forget
+    fed = fed + old_0 * new.slopes
+    tanh_square = float(grid.of_square @ power_0.real)
+    shown = float(weights @ output.value**2)
+    direct = gates["output"].recurrent * float(weights @ output.slope)
     return _Step(
         q=shown * tanh_square,
-        memory=float(weights @ kept**2),
+        memory=float(weights @ forget.value**2),
         kept=kept_2,
         fed=fed,
         shown=shown * grid.of_fourth,
-        direct=gates["output"].recurrent * of_output * tanh_square,
+        direct=direct * tanh_square,
     )
+
+
+def _at(
+    gate: Scales,
+    name: str,
+    q: float,
+    *,
+    z: Points,
+) -> _Gate:
+    """Return a gate at nodes z of a standard normal, where E h² is q."""
+    u = gate.bias + math.sqrt(gate.variance(q)) * z
+    if name == "cell":
+        value = np.tanh(u)
+        return _Gate(value, (1 - value**2) ** 2)
+    value = 1 / (1 + np.exp(-u))
+    slope = value * (1 - value)
+    return _Gate(value, slope**2)
+
+
+def _of_new(
+    gates: Mapping[str, Scales],
+    at: Mapping[str, _Gate],
+    k: Points,
+    *,
+    weights: Points,
+) -> _New:
+    """Return the expectations over what is new in c."""
+    opened, new = at["input"], at["cell"]
+    product = np.outer(opened.value, new.value).ravel()
+    of_input = np.outer(opened.slope, new.value**2)
+    of_cell = np.outer(opened.value**2, new.slope)
+    slopes = gates["input"].recurrent * of_input
+    slopes += gates["cell"].recurrent * of_cell
+    powers = [np.ones_like(product), product, product**2]
+    factors = np.stack([*powers, slopes.ravel()])
+    factors *= np.outer(weights, weights).ravel()
+    phases = 1j * np.outer(product, k)
+    less = -(factors[0] @ np.expm1(phases))
+    return _New(less, *(factors @ np.exp(phases)))
 
 
 def _num_points(
@@ -225,11 +294,14 @@ def _num_points(
     Raises:
         NotDefined: More than fit into memory.
     """
+    # E i g and E (i g)², and from them E c and E c².
     product = (weights @ opened) * (weights @ new)
     mean = product / (weights @ (1 - kept))
-    square = (weights @ opened**2) * (weights @ new**2)
+    square = weights @ opened**2
+    square *= weights @ new**2
     square += 2 * (weights @ kept) * mean * product
-    deviation = np.sqrt(square / (weights @ (1 - kept**2)))
+    left = weights @ (1 - kept**2)
+    deviation = np.sqrt(square / left)
     reach = abs(mean) + _DEVIATIONS * deviation
     points = _FEWEST_POINTS // 2 + _END / 2 * reach
     if not points <= _MOST_POINTS:
@@ -243,9 +315,11 @@ def _num_points(
 
 def at_zero(gates: Mapping[str, Scales]) -> State:
     """Return the fixed point 0 of an LSTM whose cell gate has no input and no bias."""
-    forget, opened, shown = (
-        switch(gates[name].bias, gates[name].drive).square
-        for name in ("forget", "input", "output")
-    )
-    chi = forget + gates["cell"].recurrent * opened * shown
+    squares = {}
+    for name in ("forget", "input", "output"):
+        gate = gates[name]
+        squares[name] = switch(gate.bias, gate.drive).square
+    forget = squares["forget"]
+    new = gates["cell"].recurrent * squares["input"]
+    chi = forget + new * squares["output"]
     return State(q=0.0, chi=chi, memory=forget)

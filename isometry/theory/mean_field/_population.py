@@ -18,11 +18,14 @@ of them share the path of one site.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from isometry._internal import blas
 from isometry.activations import Activation
 from isometry.theory.mean_field._fixed_points import NoFixedPoint
 from isometry.theory.mean_field._gates import Scales
@@ -57,36 +60,47 @@ class HaarWeights:
         *,
         rng: np.random.Generator,
     ):
-        self.scales = np.array(scales, np.float32)[:, None]
+        by_gate = np.array(scales, np.float32)
+        self.scales = by_gate[:, None]
         self.rng = rng
         self.num_directions = 0
         # In float32: rounding is far below the noise of a population, and half of the
         # time goes to memory. The mean square of each row is 1.
         self._directions = np.empty((most, entries), np.float32)
-        self._images = np.empty((len(scales), most, entries), np.float32)
+        shape = (len(scales), most, entries)
+        self._images = np.empty(shape, np.float32)
 
     def __call__(self, vector: Vector) -> Images:
         """Apply each of the matrices to a vector."""
         known = self._directions[: self.num_directions]
-        coefficients = known @ vector / len(vector)
-        rest = vector - coefficients @ known
+        coefficients, rest = _split(vector, known)
         size = _root_mean_square(rest)
         if size > _ROUNDING * _root_mean_square(vector):
             self._draw(rest / size)
-            coefficients = np.append(coefficients, size).astype(np.float32)
+            coefficients = np.append(coefficients, np.float32(size))
         images = self._images[:, : self.num_directions]
-        return self.scales * np.stack([coefficients @ of_gate for of_gate in images])
+        # One product of a matrix for each gate: together they would be copied.
+        by_gate = [coefficients @ of_gate for of_gate in images]
+        return self.scales * np.stack(by_gate)
 
     def _draw(self, direction: Vector) -> None:
         """Add a direction, with an image in each matrix."""
         n = self.num_directions
         self._directions[n] = direction
         for images in self._images:
-            image = self.rng.standard_normal(len(direction), np.float32)
-            known = images[:n]
-            image -= (known @ image / len(image)) @ known
+            drawn = self.rng.standard_normal(len(direction), np.float32)
+            _, image = _split(drawn, images[:n])
             images[n] = image / _root_mean_square(image)
         self.num_directions += 1
+
+
+def _split(
+    vector: Vector,
+    directions: Float[np.ndarray, "some entries"],
+) -> tuple[Float[np.ndarray, " some"], Vector]:
+    """Return the coefficients of a vector along directions, and the rest of it."""
+    coefficients = directions @ vector / len(vector)
+    return coefficients, vector - coefficients @ directions
 
 
 @dataclasses.dataclass
@@ -111,8 +125,9 @@ class Sites:
         # Biases stay the same in all steps.
         self._biases = {}
         for name, gate in self.gates.items():
-            deviation = max(gate.drive - gate.noise, 0.0) ** 0.5
-            self._biases[name] = gate.bias + deviation * self.normal(self.num)
+            variance = max(gate.drive - gate.noise, 0.0)
+            noise = variance**0.5 * self.normal(self.num)
+            self._biases[name] = gate.bias + noise
 
     def normal(self, num: int) -> Vector:
         """Draw standard normal numbers."""
@@ -120,7 +135,8 @@ class Sites:
 
     def from_input(self, name: str) -> Vector:
         """Return V x + b of a gate in a new step."""
-        noise = self.gates[name].noise ** 0.5 * self.normal(self.num)
+        scale = self.gates[name].noise ** 0.5
+        noise = scale * self.normal(self.num)
         return self._biases[name] + noise
 
     def from_content(
@@ -138,10 +154,10 @@ class Sites:
     def weights(self, *names: str) -> tuple[HaarWeights, HaarWeights]:
         """Return the recurrent weights of gates: for states, and for perturbations."""
         scales = [self.gates[name].recurrent ** 0.5 for name in names]
-        return (
-            HaarWeights(scales, self.num, self.most, rng=self.rng),
-            HaarWeights(scales, self.num * _COPIES, self.most, rng=self.rng),
-        )
+        of_states = HaarWeights(scales, self.num, self.most, rng=self.rng)
+        num_changes = self.num * _COPIES
+        of_changes = HaarWeights(scales, num_changes, self.most, rng=self.rng)
+        return of_states, of_changes
 
     def activated(self, u: Vector) -> tuple[Vector, Vector]:
         """Return phi(u) and phi'(u)."""
@@ -208,9 +224,47 @@ class Driven(Sites):
         return self._biases[name] + image
 
 
-# One step: from states and perturbations to new ones. The first of each is that of h.
+# The states of a cell; the first is h.
 States = tuple[Vector, ...]
-Step = Callable[[States, States], tuple[States, States]]
+
+
+class OneStep(NamedTuple):
+    """The Jacobian from h to the next h, site by site, as squares.
+
+    It is diag(a) + Σ diag(s) W, and in a GRU with a reset between two matrices also
+    diag(t) W_g (diag(r) + diag(p) W_r).
+
+    Attributes:
+        kept: a².
+        fed: Σ sigma_w² s².
+        product: sigma_w² t².
+        reset: r².
+        through_reset: sigma_w² p².
+    """
+
+    kept: Vector
+    fed: Vector
+    product: Vector | None = None
+    reset: Vector | None = None
+    through_reset: Vector | None = None
+
+
+class Moved(NamedTuple):
+    """States and perturbations after a step.
+
+    Attributes:
+        states: The new states.
+        changes: The new perturbations.
+        jacobian: Returns the Jacobian of the step, where it is asked for.
+    """
+
+    states: States
+    changes: States
+    jacobian: Callable[[], OneStep]
+
+
+# One step: from states and perturbations to new ones.
+Step = Callable[[States, States], Moved]
 
 
 def _logistic(u: Vector) -> tuple[Vector, Vector]:
@@ -230,16 +284,23 @@ def minimal(sites: Sites) -> Step:
     def step(
         states: States,
         changes: States,
-    ) -> tuple[States, States]:
+    ) -> Moved:
         (h,), (dh,) = states, changes
-        z, _ = sites.activated(sites.from_input("candidate"))
-        (u,) = to_states(h) + sites.from_content("update", z)
-        u, slope = _logistic(u)
+        from_x = sites.from_input("candidate")
+        z, _ = sites.activated(from_x)
+        (image,) = to_states(h)
+        u, slope = _logistic(image + sites.from_content("update", z))
         (du,) = to_changes(dh)
-        du *= _at_copies(slope)
+        by_update = slope * (h - z)
         dh = _at_copies(u) * dh
-        dh += _at_copies(h - z) * du
-        return (u * h + (1 - u) * z,), (dh,)
+        dh += _at_copies(by_update) * du
+        new = u * h + (1 - u) * z
+
+        def jacobian() -> OneStep:
+            strength = sites.gates["update"].recurrent
+            return OneStep(kept=u**2, fed=strength * by_update**2)
+
+        return Moved((new,), (dh,), jacobian)
 
     return step
 
@@ -252,21 +313,37 @@ def gru(sites: Sites) -> Step:
     def step(
         states: States,
         changes: States,
-    ) -> tuple[States, States]:
+    ) -> Moved:
         (h,), (dh,) = states, changes
         update, reset = to_states(h)
         u, slope_u = _logistic(update + sites.from_input("update"))
         r, slope_r = _logistic(reset + sites.from_input("reset"))
         (candidate,) = to_products(r * h)
-        g, slope_g = sites.activated(candidate + sites.from_input("candidate"))
+        candidate = candidate + sites.from_input("candidate")
+        g, slope_g = sites.activated(candidate)
+        by_update = slope_u * (h - g)
+        by_reset = slope_r * h
+        by_candidate = (1 - u) * slope_g
         du, dr = to_changes(dh)
         product = _at_copies(r) * dh
-        product += _at_copies(slope_r * h) * dr
+        product += _at_copies(by_reset) * dr
         (dg,) = to_changes_of_products(product)
         dh = _at_copies(u) * dh
-        dh += _at_copies(slope_u * (h - g)) * du
-        dh += _at_copies((1 - u) * slope_g) * dg
-        return (u * h + (1 - u) * g,), (dh,)
+        dh += _at_copies(by_update) * du
+        dh += _at_copies(by_candidate) * dg
+        new = u * h + (1 - u) * g
+
+        def jacobian() -> OneStep:
+            gates = sites.gates
+            return OneStep(
+                kept=u**2,
+                fed=gates["update"].recurrent * by_update**2,
+                product=gates["candidate"].recurrent * by_candidate**2,
+                reset=r**2,
+                through_reset=gates["reset"].recurrent * by_reset**2,
+            )
+
+        return Moved((new,), (dh,), jacobian)
 
     return step
 
@@ -279,26 +356,42 @@ def lstm(sites: Sites) -> Step:
     def step(
         states: States,
         changes: States,
-    ) -> tuple[States, States]:
+    ) -> Moved:
         (h, c), (dh, dc) = states, changes
-        of_states = to_states(h)
         u = {}
-        for name, image in zip(names, of_states, strict=True):
+        for name, image in zip(names, to_states(h), strict=True):
             u[name] = image + sites.from_input(name)
         du = dict(zip(names, to_changes(dh), strict=True))
         i, slope_i = _logistic(u["input"])
         f, slope_f = _logistic(u["forget"])
         o, slope_o = _logistic(u["output"])
         g, slope_g = sites.activated(u["cell"])
+        to_cell = {
+            "forget": slope_f * c,
+            "input": slope_i * g,
+            "cell": i * slope_g,
+        }
         dc = _at_copies(f) * dc
-        dc += _at_copies(slope_f * c) * du["forget"]
-        dc += _at_copies(slope_i * g) * du["input"]
-        dc += _at_copies(i * slope_g) * du["cell"]
+        dc += _at_copies(to_cell["forget"]) * du["forget"]
+        dc += _at_copies(to_cell["input"]) * du["input"]
+        dc += _at_copies(to_cell["cell"]) * du["cell"]
         c = f * c + i * g
         shown, slope = sites.activated(c)
-        dh = _at_copies(o * slope) * dc
-        dh += _at_copies(slope_o * shown) * du["output"]
-        return (o * shown, c), (dh, dc)
+        by_cell, by_output = o * slope, slope_o * shown
+        dh = _at_copies(by_cell) * dc
+        dh += _at_copies(by_output) * du["output"]
+
+        def jacobian() -> OneStep:
+            gates = sites.gates
+            fed = gates["output"].recurrent * by_output**2
+            for name, factor in to_cell.items():
+                through_cell = (by_cell * factor) ** 2
+                fed += gates[name].recurrent * through_cell
+            # The old h is in no term but those of the gates.
+            return OneStep(kept=np.zeros_like(fed), fed=fed)
+
+        new = o * shown
+        return Moved((new, c), (dh, dc), jacobian)
 
     return step
 
@@ -323,44 +416,87 @@ def growth(
         NoFixedPoint: The states grow without bound.
     """
     step = CELLS[cell](sites)
-    num_states = 2 if cell == "lstm" else 1
-    states = (np.zeros(sites.num, np.float32),) * num_states
-    changes = tuple(sites.normal(sites.num * _COPIES) for _ in range(num_states))
+    states = _zeros(cell, sites.num)
+    num_changes = sites.num * _COPIES
+    changes = tuple(sites.normal(num_changes) for _ in states)
     squares, log_growths = [], []
     for t in range(sites.most):
         before = _root_mean_square(changes[0])
-        states, changes = step(states, changes)
-        after = _root_mean_square(changes[0])
+        moved = step(states, changes)
+        states = moved.states
+        after = _root_mean_square(moved.changes[0])
         square = _root_mean_square(states[0]) ** 2
-        if not (np.isfinite(square) and np.isfinite(after) and after > 0):
+        is_bounded = math.isfinite(square) and 0 < after < math.inf
+        if not is_bounded:
             raise NoFixedPoint("the mean square of the state grows without bound.")
         # Rescaled, because the growth of hundreds of steps overflows float32.
-        changes = tuple(change / np.float32(after) for change in changes)
+        size = np.float32(after)
+        changes = tuple(change / size for change in moved.changes)
         if t >= first:
             squares.append(square)
-            log_growths.append(2 * np.log(after / before))
-    return float(np.mean(squares)), float(np.exp(np.mean(log_growths)))
+            log_growths.append(2 * math.log(after / before))
+    rate = math.exp(np.mean(log_growths))
+    return float(np.mean(squares)), rate
 
 
 def _root_mean_square(vector: Vector) -> float:
-    return float(np.sqrt(vector @ vector / len(vector)))
+    return math.sqrt(vector @ vector / len(vector))
 
 
+def _zeros(cell: str, num: int) -> States:
+    """Return states 0 of a cell."""
+    num_states = 2 if cell == "lstm" else 1
+    return (np.zeros(num, np.float32),) * num_states
+
+
+# With more threads, products with vectors take ten times more of the processor: threads
+# wait for one another by spinning.
+@blas.single_threaded()
 def paths(
     cell: str,
     sites: Driven,
     xs: Float[np.ndarray, "inputs steps n_in"],
 ) -> Float[np.ndarray, "inputs steps sites"]:
     """Return h at all sites after each step of each sequence, from states 0."""
-    step = CELLS[cell](sites)
-    num_states = 2 if cell == "lstm" else 1
-    # No perturbation: directions that vanish cost nothing.
-    nothing = (np.zeros(sites.num * _COPIES, np.float32),) * num_states
-    found = np.empty((*xs.shape[:2], sites.num))
-    for i, sequence in enumerate(xs):
-        states = (np.zeros(sites.num, np.float32),) * num_states
-        for t, x in enumerate(sequence):
-            sites.x = x.astype(np.float32)
-            states, _ = step(states, nothing)
-            found[i, t] = states[0]
+    shape = (*xs.shape[:2], sites.num)
+    found = np.empty(shape)
+    for i, by_step in enumerate(_moves(cell, sites, xs)):
+        for t, moved in enumerate(by_step):
+            found[i, t] = moved.states[0]
     return found
+
+
+@blas.single_threaded()
+def jacobians(
+    cell: str,
+    sites: Driven,
+    xs: Float[np.ndarray, "inputs steps n_in"],
+) -> list[OneStep]:
+    """Return the Jacobian of the last step of each sequence, from states 0."""
+    found = []
+    for by_step in _moves(cell, sites, xs):
+        *_, last = by_step
+        found.append(last.jacobian())
+    return found
+
+
+def _moves(
+    cell: str,
+    sites: Driven,
+    xs: Float[np.ndarray, "inputs steps n_in"],
+) -> Iterator[Iterator[Moved]]:
+    """Yield the steps of each sequence, one sequence after the other."""
+    step = CELLS[cell](sites)
+    # No perturbation: directions that vanish cost nothing.
+    nothing = _zeros(cell, sites.num * _COPIES)
+
+    def steps(sequence: Float[np.ndarray, "steps n_in"]) -> Iterator[Moved]:
+        states = _zeros(cell, sites.num)
+        for x in sequence:
+            sites.x = x.astype(np.float32)
+            moved = step(states, nothing)
+            states = moved.states
+            yield moved
+
+    for sequence in xs:
+        yield steps(sequence)

@@ -4,14 +4,19 @@ In polar coordinates of the plane, u_1 = √q_1 r cos θ and u_2 = √q_2 r cos(
 cos α the correlation. Panels of θ end where u_1 or u_2 changes its sign.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 
 from isometry.activations import Activation
 from isometry.theory.mean_field._host import evaluate
+from isometry.theory.mean_field._moments import finite, moments
 from isometry.theory.mean_field._quadrature import gauss
 
 Pairs = Float[np.ndarray, " pairs"]
+Gram = Float[np.ndarray, "inputs inputs"]
+PerInput = Float[np.ndarray, " inputs"]
 
 _ORDER = 16
 
@@ -24,11 +29,55 @@ _PARTS = 2
 _TOGETHER = 256
 
 
+class Activated(NamedTuple):
+    """What an activation makes of Gaussian values of several inputs.
+
+    Attributes:
+        gram: E phi(u_a) phi(u_b) for all pairs of inputs.
+        slope: E phi'(u_a)², inf if phi jumps. Of a value that is zero it is phi'(0)² as
+            JAX has it, for ReLU 0, and not the limit of small variances.
+    """
+
+    gram: Gram
+    slope: PerInput
+
+
+def activated(phi: Activation, gram: Gram) -> Activated:
+    """Return what phi makes of Gaussians of mean 0 with these covariances.
+
+    Raises:
+        InputError: An expectation diverges.
+    """
+    variances = np.diag(gram)
+    # Inputs are often of one length, and a quadrature takes a millisecond.
+    distinct, index = np.unique(variances, return_inverse=True)
+    found = moments(phi, distinct)
+    for q, square in zip(distinct, found.square, strict=True):
+        finite(phi, float(q), square)
+    new = np.diag(found.square[index])
+    rows, columns = np.triu_indices(len(gram), k=1)
+    if len(rows):
+        means = products(
+            phi,
+            first=variances[rows],
+            second=variances[columns],
+            covariance=gram[rows, columns],
+        )
+        new[rows, columns] = new[columns, rows] = means
+    slope = found.slope[index]
+    if not variances.all():
+        _, at_zero = evaluate(phi, np.zeros(1))
+        slope = np.where(variances == 0, at_zero**2, slope)
+    return Activated(new, slope)
+
+
 def products(
     phi: Activation,
     first: Pairs,
     second: Pairs,
     covariance: Pairs,
+    *,
+    of_slopes: bool = False,
 ) -> Pairs:
     """Compute E phi(u_1) phi(u_2) for every pair.
 
@@ -40,6 +89,7 @@ def products(
         first: The variances of u_1.
         second: The variances of u_2.
         covariance: E u_1 u_2.
+        of_slopes: Whether phi' is meant in the place of phi.
     """
     scale = np.sqrt(first * second)
     # Rounding may take a correlation beyond ±1; one without variance has none.
@@ -53,13 +103,18 @@ def products(
     # Positions and pairs of inputs are often alike.
     distinct, index = np.unique(triples, axis=0, return_inverse=True)
     means = [
-        _means(phi, distinct[start : start + _TOGETHER])
+        _means(phi, distinct[start : start + _TOGETHER], of_slopes=of_slopes)
         for start in range(0, len(distinct), _TOGETHER)
     ]
     return np.concatenate(means)[index.ravel()]
 
 
-def _means(phi: Activation, triples: Float[np.ndarray, "some 3"]) -> Pairs:
+def _means(
+    phi: Activation,
+    triples: Float[np.ndarray, "some 3"],
+    *,
+    of_slopes: bool,
+) -> Pairs:
     r, mass_r = (array.ravel() for array in gauss(_RADII[:-1], _RADII[1:], _ORDER))
     mass_r = mass_r * r * np.exp(-(r**2) / 2) / (2 * np.pi)
     angle = np.arccos(triples[:, 2])[:, None]
@@ -77,7 +132,9 @@ def _means(phi: Activation, triples: Float[np.ndarray, "some 3"]) -> Pairs:
     total = np.zeros(len(triples))
     for sign in (-1, 1):
         u = sign * np.stack([first, second])[..., None] * r
-        value, _ = evaluate(phi, u)
+        value, slope = evaluate(phi, u)
+        if of_slopes:
+            value = slope
         over_radii = (value[0] * value[1]) @ mass_r
         total += (mass * over_radii).sum(axis=1)
     return total

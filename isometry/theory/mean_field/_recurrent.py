@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias, cast
 import jax
 import numpy as np
 
-from isometry._internal import checks
+from isometry._internal import blas, checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key
 from isometry.activations import Activation
@@ -102,7 +102,7 @@ def recurrent(
     cells with tied weights are simulated, as averages over the last two thirds of
     `steps` steps of `sites` units. Weights are drawn as they are applied, which leaves
     no systematic error of a finite width. From key to key, 4096 sites scatter by 0.1 to
-    0.5 % in the rate, and by up to 1 % in q where the network is chaotic. A call takes
+    0.9 % in the rate, and by up to 1 % in q where the network is chaotic. A call takes
     about a second. The rate is below its limit of many steps by an amount that falls as
     1/steps: at the default not measurable if inputs are strong, 0.5 % if they are weak,
     and 2 % if random biases are as large as what changes in time.
@@ -288,6 +288,9 @@ def _per_gate(
     return numbers
 
 
+# Products with vectors and small matrices gain nothing from more threads, which take
+# ten times more of the processor: they wait for one another by spinning.
+@blas.single_threaded()
 def _untied(
     cell: str,
     phi: Activation,
@@ -320,6 +323,7 @@ def _vanilla(
     return _gates.vanilla(phi, gates)
 
 
+@blas.single_threaded()
 def _tied(
     cell: str,
     phi: Activation,

@@ -5,6 +5,8 @@ import pytest
 
 import isometry
 from isometry import theory
+from isometry.theory.laws._gated_moments import of_one_step
+from isometry.theory.mean_field._population import OneStep
 
 
 def test_one_step_in_closed_form():
@@ -52,6 +54,26 @@ def test_fresh_gates_are_given_gates_of_many_sites():
     pairs = np.stack(np.meshgrid(values, values)).reshape(2, -1)
     fresh = theory.gated_moments(pairs[0], pairs[1], 1.1, 3)
     assert fresh == pytest.approx(given, rel=1e-12)
+
+
+def test_one_step_with_a_reset_against_dense_matrices():
+    """diag(a) + diag(s) W + diag(t) W_g (diag(r) + diag(p) W_r), six draws at 300."""
+    rng = np.random.default_rng(2)
+    squares = rng.uniform(0.1, 1, (5, 300))
+    # What a site keeps and what its other factors are is correlated.
+    squares[1:] *= squares[0]
+    moments = of_one_step(OneStep(*squares))
+    a, s, t, r, p = np.sqrt(squares)[:, :, None]
+    found = []
+    for _ in range(6):
+        w, of_product, of_reset = rng.standard_normal((3, 300, 300)) / 300**0.5
+        product = t * (of_product @ (np.diag(r[:, 0]) + p * of_reset))
+        jac = np.diag(a[:, 0]) + s * w + product
+        square = jac @ jac.T
+        found.append([np.trace(square) / 300, np.sum(square**2) / 300])
+    mean, error = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / 6**0.5
+    wanted = np.array([moments.mean, moments.variance + moments.mean**2])
+    assert (np.abs(mean - wanted) < 4 * error + 0.005 * wanted).all()
 
 
 def test_refusals_name_what_is_wrong():

@@ -135,6 +135,15 @@ def test_untied_lstm_against_a_population_of_sites():
     assert point.q == pytest.approx(np.mean(squares), abs=5 * error)
 
 
+def test_untied_lstm_with_weak_inputs_is_linear():
+    """All gates are 1/2: q = (σ_v²/16)/(1 − 1/4 − σ_w²/16), down to 1e-13."""
+    point = theory.recurrent("lstm", 1.0, 1e-6, tied=False)
+    new = 1e-12 / 4
+    # c' = c/2 + g/2 with E g² = q + 1e-12, and h' = c'/2.
+    square = new / (3 / 4 - 1 / 16)
+    assert point.q == pytest.approx(square / 4, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("cell", "sigma_w", "sigma_v", "gate_bias", "q", "rate"),
     [
