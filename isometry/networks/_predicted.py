@@ -38,10 +38,12 @@ def signals(
     """
     end = anatomy.place("output")
     # The last layer may be the output itself, and is then reported once.
+    # Tokens have no signals.
     points = [
         name
         for name in anatomy.points
-        if name == "output" or anatomy.place(name) != end
+        if jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        and (name == "output" or anatomy.place(name) != end)
     ]
     unknown = np.full(len(grams["output"]), np.nan)
     growth = {name: apjn.get(name, unknown) for name in points}
