@@ -81,8 +81,8 @@ def digits(pooled: bool = False) -> Data:
         images = images.reshape(-1, 4, 2, 4, 2).mean((2, 4))
     xs = images.reshape(len(images), -1)
     return Data(
-        xs=jnp.asarray(xs, jnp.float32),
-        targets=jnp.asarray(labels, jnp.int32),
+        xs=checks.on_device(xs.astype(np.float32)),
+        targets=checks.on_device(labels.astype(np.int32)),
     )
 
 
@@ -234,8 +234,8 @@ def load(path: str | os.PathLike[str]) -> Data:
     pixels = images.reshape(len(images), -1)
     xs = np.divide(pixels, 255, dtype=np.float32)
     return Data(
-        xs=jnp.asarray(xs),
-        targets=jnp.asarray(labels, jnp.int32),
+        xs=checks.on_device(xs),
+        targets=checks.on_device(labels.astype(np.int32)),
     )
 
 

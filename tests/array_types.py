@@ -12,6 +12,7 @@ function, `jaxtyping.jaxtyped` leaves those as they are.
 
 import collections.abc
 import dataclasses
+import re
 import typing
 
 import beartype
@@ -71,7 +72,8 @@ def names_an_array(annotation):
     """Tell whether a type is, or contains, one such as Float[Array, "n"]."""
     # A type that is not yet defined is written as a string.
     if isinstance(annotation, str):
-        return "Array" in annotation or "ndarray" in annotation
+        text = re.sub(r"Callable\[\[.*?\].*?\]", "", annotation)
+        return "Array" in text or "ndarray" in text
     # What a function returns is seen when it is called, not when it is passed.
     if typing.get_origin(annotation) is collections.abc.Callable:
         return False

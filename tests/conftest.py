@@ -61,8 +61,28 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Everything that JAX traces stays alive in its caches, and the collector would walk
-# over it again and again.
-gc.set_threshold(50_000, 20, 50)
+# over it again and again. While tests are imported it would find nothing at all.
+gc.set_threshold(200_000, 20, 50)
+gc.disable()
+
+
+def pytest_collection_finish():
+    """Start to collect garbage, but not among what was imported, which stays."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish():
+    """Leave what there is to the operating system.
+
+    pytest collects garbage twice at its end, and Python once more. In the millions of
+    objects that JAX keeps for its programs that took 13 seconds after tests of a
+    minute, for which all workers were waited for.
+    """
+    gc.freeze()
+    gc.disable()
+
 
 # Linux gives a process 65,530 areas of memory. Each compiled program takes some, and
 # the first that gets none ends the process with a segmentation fault.

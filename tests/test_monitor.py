@@ -11,11 +11,14 @@ import pytest
 import isometry
 from isometry import InputError, networks
 from isometry.measure._statistics import STATISTICS
+from tests.networks.drawing import drawn
 
 NET = networks.mlp([4, 8, 8, 3], "tanh", "orthogonal")
-XS = jax.random.normal(jax.random.key(1), (8, 4))
-TARGETS = jax.random.normal(jax.random.key(2), (8, 3))
-PARAMS = NET.init(jax.random.key(0))
+RNG = np.random.default_rng(0)
+XS, TARGETS = (
+    jax.device_put(RNG.standard_normal((8, n)).astype(np.float32)) for n in (4, 3)
+)
+PARAMS = drawn(NET)
 FEW = XS[:2]
 ADAM = optax.adam(1e-2)
 

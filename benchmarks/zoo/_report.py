@@ -52,8 +52,9 @@ equal columns is zero but for rounding, so that `zero_gradient` of five networks
 The perceptrons showed a false certificate: of three of 104 networks, deep ones of ReLU without biases,
 `locked_symmetry` said that no weight moves (22 of 30 draws), for the smooth function in the place of ReLU squared small
 signals away. It was mended (`isometry/certificates/relaxing/_smooth.py`), and the 23 networks of activations with kinks
-were drawn again on the mended code with the same seeds; of them the quoted half is no longer an unseen one. The others,
-and the networks that are no perceptrons, are as drawn before.
+were drawn again on the mended code with the same seeds; of them the quoted half is no longer an unseen one. The other
+perceptrons are as drawn before. The networks that are no perceptrons were all drawn again on the mended code, with the
+same seeds: no verdict changed.
 """
 
 

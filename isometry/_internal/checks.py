@@ -220,9 +220,11 @@ def array(name: str, value: Any) -> jax.Array:
                 # Lists, and by their __array__ the arrays of other libraries.
                 numbers = np.asarray(value)
             if holds_numbers(numbers):
-                if isinstance(numbers, (np.ndarray, np.generic)):
-                    _require_range(name, numbers)
-                return jnp.asarray(numbers)
+                if not isinstance(numbers, (np.ndarray, np.generic)):
+                    return numbers
+                _require_range(name, numbers)
+                # The copy is ours, so that the result does not change with the user's.
+                return on_device(numbers.copy())
     except InputError:
         raise
     except (TypeError, ValueError, OverflowError):
@@ -231,6 +233,15 @@ def array(name: str, value: Any) -> jax.Array:
     if isinstance(value, np.ndarray):
         came = f"an array of {value.dtype}"
     raise InputError(f"{name} is {came}, not an array of numbers.")
+
+
+def on_device(array: np.ndarray | np.generic) -> jax.Array:
+    """Return a NumPy array of our own as a JAX array, without compiling a program.
+
+    `jnp.asarray` compiles one for each new shape, for 10 to 40 ms. The result may share
+    the memory of the array, so nobody must change that later.
+    """
+    return jax.device_put(array)
 
 
 def _require_range(name: str, numbers: np.ndarray | np.generic) -> None:
@@ -292,7 +303,7 @@ def points(name: str, value: Any, dtype: Any) -> jax.Array:
         )
     if not is_traced(on_axis):
         # By NumPy, because JAX would compile a program for the new axis.
-        return jnp.asarray(np.atleast_1d(on_axis))
+        return on_device(np.array(on_axis, ndmin=1))
     return jnp.atleast_1d(on_axis)
 
 

@@ -79,6 +79,20 @@ class _Views(NamedTuple):
         """Tell whether entries of a weight are equal perhaps only by saturation."""
         return bool(self.suspect[slice_.leaf][slice_.within].any())
 
+    def is_on_kinks(self, slice_: Slice) -> bool:
+        """Tell whether a rounding error of f parts entries of a weight."""
+        return bool(self.on_kinks[slice_.leaf][slice_.within].any())
+
+    def first_gradient(self, slice_: Slice) -> int | None:
+        """Return the first step at which a weight gets a gradient; None for never."""
+        step = self.affine.first_gradient(slice_)
+        # A smooth |x| squares small signals, which then need further steps to grow.
+        # What f itself shows at theta is true, unless it is the choice of a kink.
+        if step is None or self.kinked is None or self.is_on_kinks(slice_):
+            return step
+        seen = self.kinked.first_gradient(slice_)
+        return 1 if seen == 1 else step
+
 
 def assembled(
     about: Subject,
@@ -115,7 +129,7 @@ def assembled(
     for slice_ in _layers.slices(about.anatomy, space):
         row = _row(slice_, views, found, doubts=_doubts_of(slice_, about, views))
         row = row._replace(attention=attentions.get(slice_.layer.name))
-        if views.on_kinks[slice_.leaf][slice_.within].any():
+        if views.is_on_kinks(slice_):
             row = _on_kinks(row, is_sorted=found.is_sorted)
         told = _findings.of_row(row)
         # A weight that is locked already needs no further bound by subspaces.
@@ -177,7 +191,7 @@ def _of_exact(
     doubts: Sequence[str],
 ) -> Row:
     """Return the row of a weight that the exact search gives."""
-    step = views.affine.first_gradient(slice_)
+    step = views.first_gradient(slice_)
     grade = EVIDENCE if doubts else None
     holds_for = _findings.ODD
     # If the counts depend on equal leaves, they hold only if all leaves have the same
@@ -238,7 +252,7 @@ def _of_kinks(
     """
     if views.kinked is None:
         return None
-    step = views.affine.first_gradient(slice_)
+    step = views.first_gradient(slice_)
     lock = _layers.lock(slice_, views.kinked, step=step, grade=EVIDENCE)
     # A single entry needs two units that are active at once, which may be rare in a
     # healthy network. So only whole slices count, which are dead or equal units.

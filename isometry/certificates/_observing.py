@@ -197,7 +197,8 @@ class _Reading:
         *,
         rng: np.random.Generator,
     ) -> None:
-        arrays = [jnp.asarray(array) for array in space.arrays(space.theta)]
+        copies = [array.copy() for array in space.arrays(space.theta)]
+        arrays = [checks.on_device(array) for array in copies]
         params = space.params(arrays)
         x = about.draw_point(jax.random.key(0))
         x = precision.cast(x, jnp.float64)

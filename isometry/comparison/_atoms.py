@@ -16,20 +16,29 @@ _WINDOW = 1e-6
 
 def window(sp: Spectrum, law: Law) -> float:
     """Return half the length of the window of log lam that counts as an atom."""
-    eps = float(np.finfo(np.asarray(sp.log_values).dtype).eps)
+    log_values = np.asarray(sp.log_values)
+    precision = np.finfo(log_values.dtype)
+    eps = float(precision.eps)
     # A product of so many layers has a rounding of its own.
-    rounding = 2 * (law.pairs or 1) * math.sqrt(sp.size) * eps
-    return max(_WINDOW, rounding)
+    num_layers = law.pairs or 1
+    rounding = num_layers * math.sqrt(sp.size) * eps
+    # In log lam, which is twice log s.
+    return max(_WINDOW, 2 * rounding)
 
 
 def at_atoms(sp: Spectrum, law: Law) -> Bool[np.ndarray, "... nodes"]:
     """Tell which nodes lie at an atom of the law off zero."""
-    log_lam = 2 * np.asarray(sp.log_values, float)
+    log_values = np.asarray(sp.log_values, float)
+    log_lam = 2 * log_values
     half = window(sp, law)
     is_at_atom = np.zeros(log_lam.shape, bool)
     for atom in law.atoms:
-        if atom.lam > 0:
-            is_at_atom |= np.abs(log_lam - math.log(atom.lam)) <= half
+        # Zeros are counted by rank, not by their place.
+        if atom.lam == 0:
+            continue
+        place = math.log(atom.lam)
+        distance = np.abs(log_lam - place)
+        is_at_atom |= distance <= half
     return is_at_atom
 
 
@@ -38,5 +47,8 @@ def mass_below_floor(sp: Spectrum, law: Law) -> Float[np.ndarray, "..."]:
 
     It is what the measured mass of zeros is to be compared with.
     """
-    floors = sp.log_values[..., 0] + sp.log_floor
-    return np.asarray(law.cdf(np.asarray(floors, float), "log_s"))
+    log_s_max = sp.log_values[..., 0]
+    floors = log_s_max + sp.log_floor
+    floors = np.asarray(floors, float)
+    mass = law.cdf(floors, "log_s")
+    return np.asarray(mass)

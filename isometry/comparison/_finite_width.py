@@ -44,7 +44,11 @@ def curvature(log_lam: Float[np.ndarray, "seeds inputs ranks"]) -> Ranks:
 
 
 def resolution(measured: MeasuredRanks, table: LawTable, u: Ranks) -> Ranks:
-    """Return how far log lam may be from the law's at each rank."""
+    """Return how far log lam may be from the law's at each rank.
+
+    A measured value is one of finitely many, so its rank is known to half a step, and
+    the law is read at both ends of that step; rounding of the measurement is added.
+    """
     half = measured.step / 2 + measured.displaced
     return table.reach(u, half) + measured.rounding
 
@@ -72,8 +76,9 @@ def norm_resolution(law: Law, measured: MeasuredRanks, mean: float) -> float:
 def rank_deficit(law: Law, width: int) -> float:
     """Return by how much the zeros of a finite product exceed the law's.
 
-    A product of masks has the rank of the smallest, the least of Binomial(N, p_l). Its
-    mean is below the least p_l by the order of √(log L/N).
+    Where slopes vanish, as those of ReLU do, a layer l keeps Binomial(N, p_l) units,
+    and the product has the rank of the layer that keeps fewest. The mean of this least
+    number is below N p_l by the order of √(N log L), of L layers.
     """
     # Importing scipy.stats takes longer than importing isometry.
     from scipy import stats
@@ -87,7 +92,7 @@ def rank_deficit(law: Law, width: int) -> float:
     for mask in law.product.masks:
         num_units = round(width / mask.ratio)
         num_active = stats.binom(num_units, 1 - mask.zero_mass)
-        # With a mask that occurs several times, all of them.
+        # Of independent layers: all of them keep that many.
         at_least *= num_active.sf(ranks - 1) ** mask.times
     mean_rank = float(at_least.sum()) / width
     return max(0.0, 1 - law.zero_mass - mean_rank)

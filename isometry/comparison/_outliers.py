@@ -36,12 +36,13 @@ def count_outliers(measured: MeasuredRanks, law: Law) -> Counts:
 
 
 def outliers(counts: Counts, law: Law) -> Statistics:
-    """Return the number of outliers.
+    """Return the statistic that compares the number of outliers with the law's.
 
-    Of many that a law states, some may be inside the bulk at a finite width, because it
-    does not say where they lie. Of the 12 of attention over 4 tokens, 5 are outside at
-    width 64. So it is enough if one of them is outside.
+    A law says how many there are, not where. At a finite width some of them lie inside
+    the bulk, where they are not counted: of the 12 of attention over 4 tokens 5 are
+    outside at width 64. So any number from one to that of the law is consistent.
     """
+    # Measured less predicted: at most 0, and at least 1 − the law's number.
     most = _ROUNDING
     fewest = min(-_ROUNDING, _ROUNDING - law.outliers)
     statistic = Statistic(

@@ -86,9 +86,10 @@ def log_moments(by_rank: ByRank) -> Statistics:
 def _mean(by_rank: ByRank) -> Statistic:
     """Return the mean of log lam over ranks.
 
-    An error a(u) of log lam at each rank, up to its resolution, moves the mean by E a.
-    Curvature lowers it. That is known to its own size only, because the variances of
-    the pre-activations drift by as much.
+    If log lam is off by up to its resolution at every rank, the mean is off by the mean
+    resolution. A finite width also lowers E log lam, by half the variance between draws
+    (the logarithm is concave): the curvature. It is known to its own size only, because
+    the variances of the pre-activations drift by as much.
     """
     curvature = float(by_rank.curvature.mean())
     per_matrix = by_rank.log_lam.mean(-1)

@@ -1,5 +1,6 @@
 """Constant arrays."""
 
+import functools
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from isometry._internal.errors import public
 from isometry._internal.types import DTypeLike, Key
 from isometry.initializers._catalogue import register
 from isometry.initializers._initializer import (
+    Draw,
     Initializer,
     for_any_shape,
     format_arguments,
@@ -93,6 +95,14 @@ def constant(value: float, *, dtype: DTypeLike | None = None) -> Initializer:
     return _filled("constant", value, arguments={"value": value}, dtype=dtype)
 
 
+class _Filled(Initializer):
+    """One operation, whose program JAX keeps for all initializers that fill a shape."""
+
+    @functools.cached_property
+    def _compiled_draw(self) -> Draw:
+        return self.draw
+
+
 def _filled(
     name: str,
     value: float,
@@ -108,7 +118,7 @@ def _filled(
         return jnp.full(shape, value, draw_dtype)
 
     # Not random: the key, which JAX's convention asks for, may be None.
-    return Initializer(
+    return _Filled(
         name,
         format_arguments(arguments, dtype),
         draw,

@@ -139,7 +139,10 @@ def orthogonal_matrices(
             batch=(*sizes(shape, parts.batch), axes.groups),
         )
         as_matrix = parts._replace(window=(), inputs=row_axes)
-        return jnp.asarray(gain, dtype) * lay_out(matrices, shape, as_matrix)
+        laid_out = lay_out(matrices, shape, as_matrix)
+        if not checks.is_traced(gain) and gain == 1:
+            return laid_out
+        return jnp.asarray(gain, dtype) * laid_out
 
     return Initializer(
         name,

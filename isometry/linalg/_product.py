@@ -149,7 +149,12 @@ def _through(product: _graded.Graded, stack: Factors, every: int, backward: bool
         return jax.lax.scan(one, basis, factors, reverse=backward)[0]
 
     def group(product: Any, factors: Factors) -> tuple[Any, None]:
-        return _graded.times(product, image(product.basis, factors)), None
+        if factors.size[0] == 1:
+            return _graded.times(product, image(product.basis, factors)), None
+        # Several multiplied out may overflow, or underflow, where none of them does.
+        factors, power = _of_order_one(factors)
+        product = _graded.times(product, image(product.basis, factors))
+        return product._replace(exponents=product.exponents + power), None
 
     count, m, n = stack.size
     if m != n:  # factors that change the size come singly
@@ -164,6 +169,22 @@ def _through(product: _graded.Graded, stack: Factors, every: int, backward: bool
     elif whole:
         product = jax.lax.scan(group, product, head, reverse=backward)[0]
     return group(product, rest)[0] if whole < count and not backward else product
+
+
+def _of_order_one(factors: Factors) -> tuple[Factors, Any]:
+    """Each array divided by the power of two that its largest entry exceeds; the sum of the exponents."""
+    power = jnp.zeros((), jnp.int32)
+    scaled = []
+    for array in factors:
+        if array is not None:
+            axes = tuple(range(1, array.ndim))
+            # Of a number from 2^126 on the inverse power would be subnormal.
+            most = jnp.finfo(array.dtype).maxexp - 2
+            exponents = jnp.minimum(_graded.exponent(jnp.max(jnp.abs(array), axes, keepdims=True)), most)
+            array = array * _graded.power_of_two(-exponents, array.dtype)
+            power = power + jnp.sum(exponents, dtype=jnp.int32)
+        scaled.append(array)
+    return Factors(*scaled), power
 
 
 def _applied(factor: Factors, columns: Any) -> Any:

@@ -12,6 +12,7 @@ from isometry.linalg._convolution import canonical
 from isometry.measure import _spans
 from isometry.measure._spans import Span
 from isometry.structure import Anatomy
+from isometry.structure._anatomy import tap_of
 from isometry.structure._tapping import CUT, tapped
 
 
@@ -38,7 +39,7 @@ class Blocks:
             params: Parameters, in the dtype of the measurement.
             x: One example, likewise.
         """
-        places = {name: self.anatomy.place(name) for name in self.names}
+        places = {name: tap_of(self.anatomy, name) for name in self.names}
         # One pass for all blocks: a program for each would trace f as often as there
         # are blocks, and compile for minutes at twenty convolutions.
         program = tapped(self.anatomy.closed, places, CUT)
@@ -86,7 +87,7 @@ def blocks_of_span(anatomy: Anatomy, span: Span) -> Blocks | None:
     if first.index or last.index:
         # Other paths run through the rest of the value.
         return None
-    places = [anatomy.place(first.name), anatomy.place(last.name)]
+    places = [tap_of(anatomy, first.name), tap_of(anatomy, last.name)]
     names = [first.name]
     for name in anatomy.points:
         # A nonlinearity is in one block with the layer after it: alone, its Jacobian

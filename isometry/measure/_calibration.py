@@ -25,6 +25,7 @@ from isometry.measure._spans import Point, Span
 from isometry.measure._warnings import warn
 from isometry.networks import Network
 from isometry.structure import Anatomy
+from isometry.structure._anatomy import in_order
 from isometry.structure._tapping import ADD
 
 # How far E s² may be from 1 in the end. The standard error of the mean over seeds is a
@@ -66,7 +67,7 @@ class _Measurement:
             sites = sites_of(anatomy, first, last)
             sites_of_span.append(sites)
             points = {first.name, last.name, *(slot.point for slot in sites.trunk)}
-            return [name for name in anatomy.points if name in points]
+            return in_order(anatomy, points)
 
         self._run = _run.prepare(
             net,

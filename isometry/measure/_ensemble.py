@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -211,7 +210,7 @@ class _Work:
         for start in range(0, len(done) - self.columns + 1, self.columns):
             row = done[start : start + self.columns]
             rows.append(_joined(row, axis=1, keep=num_inputs))
-        return jax.tree.map(jnp.asarray, _joined(rows, axis=0, keep=num_seeds))
+        return jax.tree.map(checks.on_device, _joined(rows, axis=0, keep=num_seeds))
 
     def warn_of_zeros(self, records: tuple[Spectrum, ...]) -> None:
         """Warn of Jacobians that are exactly zero, for the first span that has any."""

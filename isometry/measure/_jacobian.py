@@ -52,6 +52,7 @@ def jacobian(
             after the input, any tree, such as tokens.
         span: "end_to_end"; "hidden", from the first to the last pre-activation; or two
             points of `isometry.anatomy(f, params, x)`, each a name or (name, index).
+            "input" is all floating leaves of x together.
         dtype: What to measure in. By default the promoted dtype of `params` and `x`, at
             least float32: lower ones are cast up.
         output: Which output of f is meant, an index or a key. By default its array, or
@@ -145,7 +146,7 @@ def in_parts(
         else:
             matrix[first : first + size] = part
         report(min(first + size, total), total)
-    return jnp.asarray(matrix)
+    return checks.on_device(matrix)
 
 
 def goes_forward(target: Target) -> bool:

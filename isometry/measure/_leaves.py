@@ -1,6 +1,5 @@
 """Inputs that are trees: their floating leaves are varied, and the others are not."""
 
-import math
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
+from isometry.structure import _place
 
 
 def array_or_key(name: str, value: Any) -> jax.Array:
@@ -15,12 +15,12 @@ def array_or_key(name: str, value: Any) -> jax.Array:
     return value if checks.is_key(value) else checks.array(name, value)
 
 
-def is_floating(leaf: Array) -> bool:
+def is_floating(leaf: Array | jax.ShapeDtypeStruct) -> bool:
     """Tell whether a leaf carries a derivative."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
-def is_whole(leaf: Array) -> bool:
+def is_whole(leaf: Array | jax.ShapeDtypeStruct) -> bool:
     """Tell whether a leaf is of whole numbers and no random key."""
     is_integer = jnp.issubdtype(jnp.result_type(leaf), jnp.integer)
     return is_integer and not checks.is_key(leaf)
@@ -36,20 +36,14 @@ def joined(x: PyTree[Array]) -> Array:
     leaves = floating(x)
     if len(leaves) == 1:
         return leaves[0]
-    return jnp.concatenate([leaf.ravel() for leaf in leaves])
+    return _place.joined(leaves)
 
 
 def replaced(x: PyTree[Array], z: Array) -> PyTree[Array]:
     """Return x with other numbers in its floating leaves: the inverse of `joined`."""
-    vector = z.ravel()
-    leaves = []
-    start = 0
-    for leaf in jax.tree.leaves(x):
-        if not is_floating(leaf):
-            leaves.append(leaf)
-            continue
-        shape = jnp.shape(leaf)
-        stop = start + math.prod(shape)
-        leaves.append(vector[start:stop].reshape(shape))
-        start = stop
+    leaves = jax.tree.leaves(x)
+    numbers = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
+    parts = _place.split(z.ravel(), [jnp.shape(leaves[i]) for i in numbers])
+    for i, part in zip(numbers, parts, strict=True):
+        leaves[i] = part
     return jax.tree.unflatten(jax.tree.structure(x), leaves)

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from isometry._internal.types import DTypeLike
 from isometry.linalg._convolution import canonical
 from isometry.measure._plan import Group, Plan
+from isometry.structure._anatomy import tap_of
 from isometry.structure._tapping import ADD, CUT
 
 Shape = tuple[int, int]
@@ -169,7 +170,7 @@ def _prefixes(
         For each group by label, an array (points, m, n): m entries at each point of the
         group, n entries at the start of the span.
     """
-    start = plan.anatomy.place(plan.first.name)
+    start = tap_of(plan.anatomy, plan.first.name)
     # The start may be a point too, so it gets a label that no point has.
     program = plan.tapped(constants, ADD, more={"": start})
     whole = plan.anatomy.shape(plan.first.name)

@@ -15,7 +15,8 @@ from isometry._internal import memory
 from isometry.measure._function import Reference
 from isometry.measure._spans import Point
 from isometry.structure import Anatomy
-from isometry.structure._place import Place
+from isometry.structure._anatomy import in_order, tap_of
+from isometry.structure._place import Inputs, Place
 from isometry.structure._tapping import Mode, Tapped, reading_shape, tapped
 
 Function: TypeAlias = Callable[..., Array]
@@ -27,10 +28,10 @@ class Group(NamedTuple):
     A value is read or perturbed at its variable, so the points of a group share the
     operations of the program. Outside of scans a group is one point. In the body of a
     scan, the variable holds one value in each iteration, and some or all of these are
-    points.
+    points. The floating leaves of x together are a group of one point, "input".
 
     Attributes:
-        place: The variable, in all iterations of the scans around it.
+        place: The variable, in all iterations of the scans around it; or the leaves.
         names: The names of the points.
         iterations: For each point, its iteration in each of the scans; empty outside
             scans.
@@ -39,7 +40,7 @@ class Group(NamedTuple):
         dtype: Dtype of the value.
     """
 
-    place: Place
+    place: Place | Inputs
     names: tuple[str, ...]
     iterations: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]
@@ -114,12 +115,15 @@ def grouped(
     """
     # In the order of names, which a dictionary keeps.
     members: dict[tuple, dict[tuple[int, ...], str]] = {}
+    groups = []
     for name in names:
-        place = anatomy.place(name)
+        place = tap_of(anatomy, name)
+        if isinstance(place, Inputs):
+            groups.append(_group_of_inputs(anatomy, name, place))
+            continue
         members.setdefault((place.path, place.var), {}).setdefault(
             place.iterations, name
         )
-    groups = []
     for (path, var), by_iterations in members.items():
         iterations = tuple(by_iterations)
         # A place without iterations is the variable in all of them.
@@ -137,6 +141,19 @@ def grouped(
         )
         groups.append(group)
     return tuple(groups)
+
+
+def _group_of_inputs(anatomy: Anatomy, name: str, inputs: Inputs) -> Group:
+    """Return the group of the floating leaves of x together."""
+    whole = anatomy.shape(name)
+    return Group(
+        place=inputs,
+        names=(name,),
+        iterations=((),),
+        lengths=(),
+        shape=whole.shape,
+        dtype=whole.dtype,
+    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,7 @@ class Plan:
         self,
         constants: list[Array],
         mode: Mode,
-        more: Mapping[str, Place] = MappingProxyType({}),
+        more: Mapping[str, Place | Inputs] = MappingProxyType({}),
     ) -> Tapped:
         """Return f rewritten to read, and perturb, the values of all groups.
 
@@ -199,7 +216,7 @@ class Plan:
         return tapped(closed, {**self.places, **more}, mode)
 
     @property
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, Place | Inputs]:
         """The place of each group in the program, by its label."""
         return {group.label: group.place for group in self.groups}
 
@@ -325,15 +342,15 @@ def between(
     These lie on paths from `first` to `last`, both ends included. Another name of the
     value at an end is left out.
     """
-    places_of_ends = (anatomy.place(first.name), anatomy.place(last.name))
+    places_of_ends = (tap_of(anatomy, first.name), tap_of(anatomy, last.name))
     names = []
-    for name in anatomy.points:
+    for name in in_order(anatomy, {first.name, last.name, *anatomy.points}):
         # The ends are kept in any case.
         if name in (first.name, last.name):
             names.append(name)
             continue
         is_floating = jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
-        if not is_floating or anatomy.place(name) in places_of_ends:
+        if not is_floating or tap_of(anatomy, name) in places_of_ends:
             continue
         after_first = anatomy.upstream(first.name, name)
         if after_first and anatomy.upstream(name, last.name):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
@@ -143,7 +142,8 @@ def profile(
         params: Instead of keys, parameters stacked over seeds along a first axis.
         sample: Of a plain f, sample(key) -> params.
         span: Where the profile starts and ends: two points, each a name or (name,
-            index). "end_to_end" is ("input", "output").
+            index). "end_to_end" is ("input", "output"), where "input" is all floating
+            leaves of x together, in the order of `jax.tree.leaves`.
         toward: "output": from each point to the end of the span. "input": from the
             start of the span to each point. "next": from each point to the next one.
         points: Names of points within the span. The default is those pre-activations
@@ -227,7 +227,7 @@ def profile(
             by_span = np.moveaxis(np.asarray(function(all_spectra)), 2, 0)
             values[statistic] |= dict(zip(names, by_span, strict=True))
     stacked = {
-        statistic: jnp.asarray(np.stack([by_name[name] for name in ends], axis=2))
+        statistic: checks.on_device(np.stack([by_name[name] for name in ends], axis=2))
         for statistic, by_name in values.items()
     }
     return Profile(
@@ -439,9 +439,9 @@ def _spectrum_of(
         log_floor = max(log_floor, precision.coarse_log_floor(m, n, eps))
     dtype = log_values.dtype
     return Spectrum(
-        log_values=jnp.asarray(log_values),
-        weights=jnp.asarray(np.full(log_values.shape, 1 / min(m, n), dtype)),
-        log_floor=jnp.asarray(np.full(log_values.shape[:-1], log_floor, dtype)),
+        log_values=checks.on_device(log_values),
+        weights=checks.on_device(np.full(log_values.shape, 1 / min(m, n), dtype)),
+        log_floor=checks.on_device(np.full(log_values.shape[:-1], log_floor, dtype)),
         size=min(m, n),
         structural_zeros=abs(m - n),
         span=span,

@@ -778,7 +778,7 @@ def with_constants(sp: Spectrum) -> Spectrum:
     weights = equal_weights(sp.log_values, sp.size)
     # A result that was copied to the host stays there.
     if isinstance(sp.log_values, jax.Array):
-        weights = jnp.asarray(weights)
+        weights = checks.on_device(weights)
     return replace(sp, weights=weights)
 
 

@@ -52,24 +52,18 @@ def require_start(
         return
     leaves = jax.tree.leaves(x)
     if _leaves.floating(x):
-        _require_no_lookup(target, params, x)
+        _require_no_tokens(target, params, x)
         return
-    description = f"a tree of {len(leaves)} arrays, none of them floating"
-    if len(leaves) == 1:
-        description = f"{leaves[0].dtype}, which has no derivative"
     advice = _where_to_start(target, params, x)
-    raise InputError(f"x is {description}, and the span starts at x; {advice}.")
+    raise _spans.without_derivative(leaves, advice=advice)
 
 
-def _require_no_lookup(
+def _require_no_tokens(
     target: Target,
     params: Params,
     x: PyTree,
 ) -> None:
-    """Refuse an x of tokens with floating arrays beside them, such as a mask.
-
-    The derivative would be with respect to the mask alone, which nobody means.
-    """
+    """Refuse an x of tokens with floating arrays beside them, such as a mask."""
     if not any(map(_leaves.is_whole, jax.tree.leaves(x))):
         return
     shapes = target.abstract(params, x)
@@ -78,15 +72,7 @@ def _require_no_lookup(
     # f may raise anything, and what it raises is reported where it is traced.
     except Exception:
         return
-    if not anatomy.embeddings:
-        return
-    beside = _spans.floating_leaves_of_x(anatomy)[0]
-    raise InputError(
-        f"x holds whole numbers that select rows of {anatomy.embeddings[0].name!r}, "
-        "and the span starts at x, whose floating arrays alone have a derivative; "
-        f"{_spans.where_to_start(anatomy)}. With respect to what lies beside the "
-        f'tokens: span=("{beside}", "output").'
-    )
+    _spans.require_no_tokens(anatomy)
 
 
 def _where_to_start(

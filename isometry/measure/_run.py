@@ -18,6 +18,7 @@ from isometry.measure._function import Reference, printed_identity
 from isometry.measure._plan import Function, Plan, grouped
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
+from isometry.structure._anatomy import in_order
 
 # Copies of the parameters of a seed: as they are drawn, and in the measured dtype.
 _COPIES = 2
@@ -121,7 +122,7 @@ def prepare(
         program=printed_identity(anatomy.closed, reference),
         first=resolved.first,
         last=resolved.last,
-        names=tuple(name for name in anatomy.points if name in names_read),
+        names=tuple(in_order(anatomy, names_read)),
         dtype=measuring_dtype,
         anatomy=anatomy,
         groups=groups,

@@ -49,7 +49,9 @@ def signals(
         params: Instead of keys, parameters stacked over seeds along a first axis.
         sample: Of a plain f, sample(key) -> params.
         span: Two points, each a name or, for the last, (name, index); the points
-            between them are reported. "end_to_end" is ("input", "output").
+            between them are reported. "end_to_end" is ("input", "output"), where
+            "input" is all floating leaves of x together; each of several is reported
+            as well, "input/image".
         loss: Maps the value at the end of the span to a number. The default is
             <output, g>, with g ~ N(0, I/n) for n entries of the output.
         key: A key to draw g, anew for each seed and input. Without a key, the gradient
@@ -130,7 +132,7 @@ def signals(
     # Computed on the host: it is a ratio of a few numbers at each point.
     fields["chi"] = _chi(fields["apjn"], _plan.previous_of_kind(plan))
     return Signals(
-        **jax.tree.map(jnp.asarray, fields),
+        **jax.tree.map(checks.on_device, fields),
         points=plan.names,
         sizes=plan.sizes,
         span=(plan.first.name, plan.last.name),

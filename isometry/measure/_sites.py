@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from isometry.measure._spans import Point
 from isometry.structure import Anatomy, WeightLayer
+from isometry.structure._anatomy import tap_of
 from isometry.structure._tapping import in_cond
 
 
@@ -106,7 +107,7 @@ def sites_of(anatomy: Anatomy, first: Point, last: Point) -> Sites:
             note = _obstacle(anatomy, layer, point, first=first, last=last)
             if not note and anatomy.cuts(point):
                 # If the span ends with this layer, the end is the same value.
-                is_last = anatomy.place(point) == anatomy.place(last.name)
+                is_last = anatomy.place(point) == tap_of(anatomy, last.name)
                 trunk.append(slot._replace(point=last.name if is_last else point))
                 continue
             if not note and (layer.name, index) in last_of_branches:
@@ -139,7 +140,7 @@ def _obstacle(
     # The result of a layer in a loop that cannot be unrolled has no name either.
     if not point:
         return "not used, or at a place without a name"
-    starts_here = anatomy.place(point) == anatomy.place(first.name)
+    starts_here = anatomy.place(point) == tap_of(anatomy, first.name)
     is_inside = anatomy.upstream(first.name, point) and not starts_here
     if not (is_inside and anatomy.upstream(point, last.name)):
         return "outside the span"

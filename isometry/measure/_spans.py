@@ -1,7 +1,7 @@
 """Spans between named points: maps from the value at one to that at another."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ from isometry._internal.types import Params
 from isometry.measure import _leaves
 from isometry.networks._network import SPANS
 from isometry.structure import Anatomy
-from isometry.structure._anatomy import is_joined_behind
+from isometry.structure._anatomy import is_joined_behind, tap_of
 from isometry.structure._tapping import Tapped, replacing, tapped
 
 # The name of a point, alone or with an index into the leading axes of the value there.
@@ -117,8 +117,8 @@ class PointSpan:
                 with precision.full():
                     anatomy = structure.anatomy(self.f, params, x)
             places = {
-                "first": anatomy.place(self.first.name),
-                "last": anatomy.place(self.last.name),
+                "first": tap_of(anatomy, self.first.name),
+                "last": tap_of(anatomy, self.last.name),
             }
             mode = replacing(self.first.index)
             self._programs[shapes] = tapped(anatomy.closed, places, mode)
@@ -135,11 +135,12 @@ def resolve(
     Args:
         f: The function, f(params, x).
         anatomy: Its anatomy, read in the dtype and precision of the measurement.
-        span: Two points, each a name or (name, index); "end_to_end", which is
-            ("input", "output"); or "hidden", from the first pre-activation to the last
-            but the output, or with residual branches from where the first leaves the
-            stream to where the last joins it; from the layer before if a class token
-            was joined to the stream there.
+        span: Two points, each a name or (name, index), "input" being all floating
+            leaves of x together; "end_to_end", which is ("input", "output"); or
+            "hidden", from the first pre-activation to the last but the output, or with
+            residual branches from where the first leaves the stream to where the last
+            joins it; from the layer before if a class token was joined to the stream
+            there.
 
     Returns:
         The map whose Jacobian is measured.
@@ -200,7 +201,7 @@ def ends(
         )
     first, last = (_point(end) for end in span)
     if first.name == "input":
-        first = Point(_continuous_input(anatomy), first.index)
+        first = Point(_floating_input(anatomy), first.index)
     return first, last
 
 
@@ -235,7 +236,6 @@ def _shape_at(
 ) -> jax.ShapeDtypeStruct:
     """Return the shape of the value at a point; refuse one that is not floating."""
     # This raises for an unknown name, with similar ones.
-    anatomy.place(point.name)
     whole = anatomy.shape(point.name)
     if len(point.index) > len(whole.shape):
         raise InputError(
@@ -289,31 +289,61 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names)
 
 
-def _continuous_input(anatomy: Anatomy) -> str:
-    """Return the name of the one floating array in x; refuse none or several.
+def _floating_input(anatomy: Anatomy) -> str:
+    """Return the name of the floating leaves of x: "input", or that of the only one.
 
-    Random keys and whole numbers beside it, such as labels, have no derivative.
+    Random keys and whole numbers beside them, such as labels, have no derivative.
     """
-    num_params = anatomy.params_tree.num_leaves
-    leaves = anatomy.closed.in_avals[num_params:]
-    # With tokens beside it, such an array is a mask and not the input that is meant.
-    holds_tokens = any(map(_leaves.is_whole, leaves)) and anatomy.embeddings
-    names = floating_leaves_of_x(anatomy)
-    if len(names) == 1 and not holds_tokens:
-        return names[0]
-    shown = f"x is a tree of {len(leaves)} arrays"
-    if len(names) > 1:
-        starts = " or ".join(f'("{name}", "output")' for name in names)
-        raise InputError(
-            f'a span that starts at "input" needs x to be one floating array, and '
-            f"{shown}; write span={starts}."
-        )
+    leaves = _leaves_of_x(anatomy)
+    num_floating = sum(map(_leaves.is_floating, leaves))
+    if num_floating == 0:
+        raise without_derivative(leaves, advice=where_to_start(anatomy))
+    require_no_tokens(anatomy)
+    # Their names are not counted: {"a": ..., "params": {"a": ...}} has one name twice.
+    if num_floating > 1:
+        return "input"
+    (name,) = floating_leaves_of_x(anatomy)
+    return name
+
+
+def without_derivative(
+    leaves: Sequence[Array | jax.ShapeDtypeStruct],
+    advice: str,
+) -> InputError:
+    """Return the error that x, which has these leaves, holds no floating array."""
+    description = f"a tree of {len(leaves)} arrays, none of them floating"
     if len(leaves) == 1:
-        shown = f"x is {leaves[0].dtype}, which has no derivative"
+        description = f"{leaves[0].dtype}, which has no derivative"
+    return InputError(f"x is {description}, and the span starts at x; {advice}.")
+
+
+def holds_tokens(anatomy: Anatomy) -> bool:
+    """Tell whether x holds whole numbers that select rows of an embedding."""
+    holds_whole_numbers = any(map(_leaves.is_whole, _leaves_of_x(anatomy)))
+    return holds_whole_numbers and bool(anatomy.embeddings)
+
+
+def require_no_tokens(anatomy: Anatomy) -> None:
+    """Refuse an x of tokens with floating arrays beside them, such as a mask.
+
+    The derivative would be with respect to the mask alone, which nobody means.
+    """
+    if not holds_tokens(anatomy):
+        return
+    beside = floating_leaves_of_x(anatomy)
+    spans = " or ".join(f'span=("{name}", "output")' for name in beside)
     raise InputError(
-        f'a span that starts at "input" needs x to be one floating array, and {shown}; '
-        f"{where_to_start(anatomy)}."
+        f"x holds whole numbers that select rows of {anatomy.embeddings[0].name!r}, "
+        "and the span starts at x, whose floating arrays alone have a derivative; "
+        f"{where_to_start(anatomy)}. With respect to what lies beside the tokens: "
+        f"{spans}."
     )
+
+
+def _leaves_of_x(anatomy: Anatomy) -> list[jax.ShapeDtypeStruct]:
+    """Return the shapes and dtypes of the leaves of x."""
+    arguments = anatomy.closed.in_avals[anatomy.params_tree.num_leaves :]
+    return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arguments]
 
 
 def floating_leaves_of_x(anatomy: Anatomy) -> list[str]:
@@ -430,5 +460,5 @@ def state(anatomy: Anatomy, name: str) -> str | None:
 
 def is_layer(anatomy: Anatomy, name: str) -> bool:
     """Tell whether a point is the pre-activation of a weight layer."""
-    is_end = name == "output" or name in anatomy.inputs
+    is_end = name in ("input", "output") or name in anatomy.inputs
     return not is_end and ":" not in name and "@" not in name

@@ -61,7 +61,7 @@ def spectrum(
             `methods.Method` of your own.
         span: "end_to_end"; "hidden", from the first to the last pre-activation, the
             object of the theory; or two points of `isometry.anatomy(f, params, x)`,
-            each a name or (name, index).
+            each a name or (name, index). "input" is all floating leaves of x together.
         dtype: What to measure in. By default the promoted dtype of `params` and `x`, at
             least float32: lower ones are cast up, and the record says so.
         key: For methods that draw, such as "lanczos"; the others ignore it.

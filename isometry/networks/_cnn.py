@@ -23,7 +23,7 @@ from isometry.networks._spatial import Image, Size
 from isometry.records import Signals
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 # Theory holds for "circular", where every pixel sees a full window. With the other two,
 # pixels at the edges see zeros, or are left out.
@@ -249,12 +249,14 @@ class Cnn(Built):
 
         With circular padding Gaussian and block-orthogonal kernels have the laws of
         dense layers, and kernels that are orthogonal as a flattened matrix a law of
-        their own between the two. Strides may divide window and image. Delta-orthogonal
-        kernels map every position by itself, also with zero padding ("same"): where the
-        variance differs between positions and inputs, the law is the average over them.
-        For other kernels it is that of the mean square of xs at each position, and
-        there is none where positions differ so much that mean or second moment of lam
-        change by a hundredth.
+        their own between the two. Strides may divide window and image. For these it is
+        the law of the mean square of xs at each position, and there is none where
+        positions differ so much that mean or second moment of lam change by a
+        hundredth.
+
+        Delta-orthogonal kernels map every position by itself, with any padding and
+        strides: where the variance differs between positions and inputs, the law is the
+        average over them, and positions that nothing reads are zeros.
 
         The limit is that of many channels in each group, at any number of positions. A
         window of n inputs leaves an error of order 1/n, which a span from images of few
@@ -269,9 +271,10 @@ class Cnn(Built):
             The law.
 
         Raises:
-            NotDefined: No law is known for the scheme; zero padding with kernels of
-                several taps; pooling inside the span, or a mean over positions;
-                depthwise layers; strides that do not divide window and image.
+            NotDefined: No law is known for the scheme; zero padding, or none, with
+                kernels of several taps; pooling inside the span, or a mean over
+                positions; depthwise layers; strides of kernels of several taps that do
+                not divide window and image.
             InputError: An unknown span; "hidden" of fewer than three weight layers; xs
                 of another shape.
 
@@ -287,7 +290,7 @@ class Cnn(Built):
         return _cnn_law.law(self, span, xs)
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Predict mean and variance of lam = s² over a span, for many channels.
 
         For Gaussian kernels they follow position by position, with any padding and
@@ -299,7 +302,7 @@ class Cnn(Built):
             xs: Inputs along a first axis.
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: They are not known: what `law` refuses, but for the padding and
@@ -327,9 +330,12 @@ class Cnn(Built):
         to the output; gradient is its mean over random losses. At the input apjn has an
         error of order 1/n for windows of n inputs: a tenth for three taps and channels.
 
-        Behind pooling, q and c depend on how positions are correlated, and are NaN;
-        before it apjn is known only if the derivatives do not depend on q (linear,
-        ReLU, leaky ReLU).
+        Where the network pools, or ends with a mean over positions, the correlations of
+        all positions are followed, of all inputs together, for up to 1024 values
+        (positions times inputs). Up to 128 they are integrals, and beyond, or behind
+        max pooling, 16384 sampled channels: right to 1 %. For more values q and c are
+        NaN behind pooling, and before it apjn, unless the derivatives do not depend on
+        q (linear, ReLU, leaky ReLU, and no max pooling).
 
         Args:
             xs: Inputs along a first axis.
@@ -338,8 +344,7 @@ class Cnn(Built):
             The predicted signals, of shape (1, inputs, points): one row for all seeds.
 
         Raises:
-            NotDefined: The scheme has no law; delta-orthogonal kernels with strides or
-                without padding; the activation jumps.
+            NotDefined: The scheme has no law; the activation jumps.
             InputError: xs of another shape.
 
         Example:

@@ -91,10 +91,12 @@ class Filter:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether every position is mapped by itself, to the same position."""
-        has_one_tap = self.num_taps == 1 or self.drawn.weights == "delta_orthogonal"
-        is_whole = self.num_taps == 1 or self.layer.padding != "valid"
-        return has_one_tap and is_whole and not self.is_strided
+        """Whether every position is mapped by itself, to one of the result at most.
+
+        A kernel with one tap reads each position once or, with strides or without
+        padding, not at all.
+        """
+        return self.num_taps == 1 or self.drawn.weights == "delta_orthogonal"
 
     @property
     def is_strided(self) -> bool:
@@ -108,19 +110,9 @@ class Filter:
 
     @functools.cached_property
     def averaging(self) -> Averaging:
-        """The average of variances over the positions of a window.
-
-        Raises:
-            NotDefined: The position of the one tap is not known.
-        """
+        """The average of variances over the positions of a window."""
         layer = self.layer
         kind = self.drawn.weights
-        if kind == "delta_orthogonal" and not self.is_pointwise:
-            raise NotDefined(
-                f"{self.name} has one tap and strides, or no padding: which positions "
-                "it reads is not known here; write strides=1 and padding='circular' or "
-                "'same'."
-            )
         sides = [_side_variances(k, kind) for k in layer.window]
         variances = functools.reduce(np.multiply.outer, sides)
         return Averaging(
@@ -297,8 +289,10 @@ def law(net: "Cnn", span: str, xs: ArrayLike) -> Law:
         NotDefined: There is none; the message says why.
     """
     inside = spanned(net, span)
-    for layer in inside.filters:
-        _require_law(layer)
+    is_pointwise = all(layer.is_pointwise for layer in inside.filters)
+    if not is_pointwise:
+        for layer in inside.filters:
+            _require_law(layer)
     kinds = {layer.is_gaussian for layer in inside.filters}
     if len(kinds) > 1:
         raise NotDefined(
@@ -309,6 +303,8 @@ def law(net: "Cnn", span: str, xs: ArrayLike) -> Law:
     squares = (np.asarray(xs, float) ** 2).mean(axis=-1)
     # A single layer has no activation.
     if len(inside.chain.filters) == 1:
+        if is_pointwise:
+            return _with_unread(inside, [_law_at(inside, [])], [1.0])
         return _law_at(inside, [])
     phi = inside.chain.activation
     differentiable(phi, 1.0)
@@ -316,9 +312,10 @@ def law(net: "Cnn", span: str, xs: ArrayLike) -> Law:
     _require_variance(phi, images)
     if is_scale_free(phi, SMALLEST_Q, LARGEST_Q):
         # The law does not depend on variances.
-        return _law_at(inside, [1.0] * (inside.last - max(inside.first, 1)))
-    if all(layer.is_pointwise for layer in inside.filters[inside.has_stem :]):
-        return _mixture(inside, images.ravel())
+        found = _law_at(inside, [1.0] * (inside.last - max(inside.first, 1)))
+        return _with_unread(inside, [found], [1.0]) if is_pointwise else found
+    if is_pointwise:
+        return _mixture(inside, images)
     return _uniform(inside, squares.mean(axis=0))
 
 
@@ -353,9 +350,10 @@ def _require_law(layer: Filter) -> None:
         return
     if kind in ("delta_orthogonal", "block_orthogonal"):
         raise NotDefined(
-            f"{layer.name} has strides {layer.layer.strides} and {kind} kernels, of "
-            "which no law is known; there is one of Gaussian and flattened orthogonal "
-            "kernels whose sides are multiples of the stride."
+            f"{layer.name} has strides {layer.layer.strides} and {kind} kernels, and "
+            "the span has kernels of several taps: no law is known. There is one of "
+            "Gaussian and flattened orthogonal kernels whose sides are multiples of "
+            "the stride, and of delta-orthogonal kernels alone."
         )
     sides = zip(
         layer.layer.strides,
@@ -384,6 +382,10 @@ def _law_at(inside: Spanned, q: Sequence[float]) -> Law:
     first = filters[0].layer
     outputs = [f.layer.n_out * math.prod(f.layer.size_out) for f in filters]
     widths = [first.n_in * math.prod(first.size_read), *outputs]
+    if all(layer.is_pointwise for layer in filters):
+        # The law of each position that is read to the end.
+        widths = [first.n_in, *(layer.layer.n_out for layer in filters)]
+        hits = [1.0] * len(filters)
     found = span_law(
         inside.chain.activation,
         q,
@@ -415,18 +417,51 @@ def _positions(filters: Sequence[Filter]) -> int:
     return num_out * math.gcd(groups, last.n_out)
 
 
-def _mixture(inside: Spanned, q: Float[np.ndarray, " positions"]) -> Law:
-    """Return the average of laws, where each position keeps a variance of its own."""
+def _mixture(inside: Spanned, images: Float[np.ndarray, "inputs *size"]) -> Law:
+    """Return the average of laws, where each position keeps a variance of its own.
+
+    Args:
+        inside: The span.
+        images: The variances of the first pre-activations.
+    """
+    # Of positions that later layers do not read nothing comes to the end.
+    for layer in inside.chain.filters[1 : inside.last]:
+        images = np.stack([layer.averaging.forward(image) for image in images])
+    q = images.ravel()
     zeros = float((q == 0).mean())
     nodes, shares = _nodes(q[q > 0])
     shares = (1 - zeros) * shares
     if zeros:
         nodes, shares = np.append(nodes, 0.0), np.append(shares, zeros)
     laws = [_law_at(inside, _dense_path(inside, float(node))) for node in nodes]
-    if len(laws) == 1:
+    return _with_unread(inside, laws, shares.tolist())
+
+
+def _with_unread(inside: Spanned, laws: Sequence[Law], shares: Sequence[float]) -> Law:
+    """Return the average of laws, and the zeros of positions that nothing reads.
+
+    Args:
+        inside: The span, of layers that map every position by itself.
+        laws: Laws of single positions.
+        shares: The share of positions that have each.
+    """
+    first, last = inside.filters[0].layer, inside.filters[-1].layer
+    num_out = math.prod(last.size_out)
+    sizes = (first.n_in * math.prod(first.size_read), last.n_out * num_out)
+    known = num_out * min(first.n_in, last.n_out) / min(sizes)
+    lacking = abs(sizes[0] - sizes[1]) / min(sizes)
+    laws = [dataclasses.replace(one, structural_zeros=lacking) for one in laws]
+    if len(laws) == 1 and known == 1:
         return laws[0]
-    name = f"{laws[0].name}, {len(laws)} variances"
-    return theory.Mixture(laws, shares.tolist(), name)
+    name = laws[0].name
+    if len(laws) > 1:
+        name += f", {len(laws)} variances"
+    return theory.Mixture(
+        laws,
+        [known * share for share in shares],
+        name,
+        zeros=1 - known,
+    )
 
 
 def _nodes(

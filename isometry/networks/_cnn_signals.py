@@ -3,19 +3,20 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from isometry.activations import Activation
-from isometry.networks import _cnn_law, _spatial
+from isometry.networks import _cnn_law, _predicted, _spatial
 from isometry.networks._cnn_law import Chain
+from isometry.networks._predicted import Gram, PerInput
 from isometry.records import Signals
 from isometry.theory.laws._jacobian_law import is_scale_free
+from isometry.theory.mean_field import _field
+from isometry.theory.mean_field._field import Field
 from isometry.theory.mean_field._moments import (
     LARGEST_Q,
     SMALLEST_Q,
@@ -32,7 +33,8 @@ Images = Float[np.ndarray, "inputs *size"]
 Others = Float[np.ndarray, "inputs *other_size"]
 
 _BEHIND_POOLING = (
-    "behind pooling it depends on how positions are correlated, which is not followed."
+    "behind pooling it depends on how positions are correlated, which is followed for "
+    f"up to {_field.LARGEST} values, positions times inputs."
 )
 _BEFORE_POOLING = (
     "before pooling it needs derivatives at variances behind it, which are not known, "
@@ -52,25 +54,29 @@ class Signal:
     variances: Images
     covariances: Float[np.ndarray, "pairs *size"]
 
-    def q(self) -> Float[np.ndarray, " inputs"]:
-        """Return the mean square of all entries, for each input."""
-        return _over_positions(self.variances)
+    @classmethod
+    def of(cls, field: Field) -> "Signal":
+        """Return what a field says of single positions."""
+        products = np.einsum("apbp->abp", field.over_inputs())
+        everything = np.arange(field.num_inputs)
+        variances = products[everything, everything]
+        pairs = _pairs(field.num_inputs)
+        covariances = np.array([products[pair] for pair in pairs])
+        return cls(
+            variances.reshape(-1, *field.size),
+            covariances.reshape(-1, *field.size),
+        )
 
-    def c(self) -> Float[np.ndarray, "inputs inputs"]:
-        """Return the cosines of all pairs of inputs."""
-        q = self.q()
-        cosines = np.eye(len(q))
+    def gram(self) -> Gram:
+        """Return mean products over all entries, for any two inputs."""
+        gram = np.diag(_over_positions(self.variances))
         shared = _over_positions(self.covariances)
-        for (a, b), product in zip(_pairs(len(q)), shared, strict=True):
-            size = math.sqrt(q[a] * q[b])
-            # A value that is zero has no direction.
-            cosine = product / size if size else np.nan
-            cosines[a, b] = cosines[b, a] = cosine
-        cosines[q == 0] = np.nan
-        return cosines
+        for (a, b), product in zip(_pairs(len(gram)), shared, strict=True):
+            gram[a, b] = gram[b, a] = product
+        return gram
 
 
-def _over_positions(images: Images) -> Float[np.ndarray, " inputs"]:
+def _over_positions(images: Images) -> PerInput:
     return images.mean(axis=tuple(range(1, images.ndim)))
 
 
@@ -79,65 +85,177 @@ def _pairs(count: int) -> list[tuple[int, int]]:
     return list(itertools.combinations(range(count), 2))
 
 
+@dataclass
+class Forward:
+    """What is known of the values at all points.
+
+    Attributes:
+        before: The pre-activations of the convolutions.
+        behind: What each convolution reads, the input first.
+        passed: For each convolution, what max pooling in front of it passes on of a
+            squared gradient, to the pre-activations before it. None without.
+        averaged: Products over inputs of what is averaged over positions at the end.
+    """
+
+    before: list[Signal | None]
+    behind: list[Signal | None]
+    passed: list[Images | None]
+    averaged: Gram | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is known of values, position by position and of all of them together.
+
+    Attributes:
+        signal: Single positions, None if they are not known.
+        field: All of them, None if correlations are not followed.
+    """
+
+    signal: Signal | None
+    field: Field | None
+
+    @classmethod
+    def of(cls, chain: Chain, xs: Float[np.ndarray, "inputs *size channels"]) -> Self:
+        """Return what is known of the inputs."""
+        covariances = [(xs[a] * xs[b]).mean(axis=-1) for a, b in _pairs(len(xs))]
+        signal = Signal(
+            (xs**2).mean(axis=-1),
+            np.array(covariances).reshape(-1, *xs.shape[1:-1]),
+        )
+        # Correlations of positions are needed by poolings alone.
+        has_mean = chain.head is not None or chain.is_averaged
+        has_pooling = any(layer.layer.pooling is not None for layer in chain.filters)
+        is_small = math.prod(xs.shape[:-1]) <= _field.LARGEST
+        field = None
+        if (has_mean or has_pooling) and is_small:
+            field = Field.of_values(xs)
+        return cls(signal, field)
+
+    def convolved(self, layer: _cnn_law.Filter) -> "Values":
+        """Return the pre-activation of a layer."""
+        signal, field = self.signal, self.field
+        if signal is not None:
+            signal = _convolved(layer, signal)
+        if field is not None:
+            field = field.convolved(
+                layer.averaging,
+                layer.square,
+                bias=layer.sigma_b**2,
+            )
+        return Values(signal, field)
+
+    def activated(self, phi: Activation) -> "Values":
+        """Return the activation of a pre-activation."""
+        signal, field = self.signal, self.field
+        if signal is not None:
+            signal = _activated(phi, signal)
+        if field is not None:
+            field = field.activated(phi)
+        return Values(signal, field)
+
+    def pooled(
+        self,
+        pooling: str,
+        phi: Activation,
+        before: "Values",
+    ) -> tuple["Values", Images | None]:
+        """Return the result of pooling, and what max pooling passes on.
+
+        Args:
+            pooling: "average" or "max".
+            phi: The activation behind which these values stand.
+            before: The pre-activation of that.
+        """
+        if self.field is None or before.field is None:
+            return Values(None, None), None
+        if pooling == "average":
+            field = self.field.averaged(_spatial.POOL)
+            return Values(Signal.of(field), field), None
+        found = _field.largest_of_gaussian(phi, before.field, _spatial.POOL)
+        return Values(Signal.of(found.field), found.field), found.passed
+
+
 def mean_field(net: "Cnn", xs: ArrayLike) -> Signals:
     """Return the predicted signals, for `Cnn.mean_field`."""
     chain = _cnn_law.chain(net)
-    phi = chain.activation
     if net.function.num_activations:
-        differentiable(phi, 1.0)
-    before, behind = _forward(chain, np.asarray(xs, float))
-    apjn = _backward(chain, before)
+        differentiable(chain.activation, 1.0)
+    images = np.asarray(xs, float)
+    forward = _forward(chain, images)
+    growth = _backward(chain, forward)
     # Points come in the order of the layers, each with its activation behind it.
-    names = net.anatomy.points
     layers = [
-        name for name in names[1:] if name != "output" and not name.endswith(":out")
+        name
+        for name in net.anatomy.points[1:]
+        if name != "output" and not name.endswith(":out")
     ]
-    found: dict[str, Signal | None] = {"input": behind[0], "output": before[-1]}
-    for i, name in enumerate(layers):
-        found[name] = before[i] if i < len(before) else None
-        found[f"{name}:out"] = behind[i + 1] if i + 1 < len(behind) else None
-    if chain.head is not None or chain.is_averaged:
-        found["output"] = None
-    end = net.anatomy.place("output")
-    points = [
-        name for name in names if name == "output" or net.anatomy.place(name) != end
-    ]
-    return _signals(
-        net,
-        points,
-        found,
-        apjn=_named(apjn, layers),
-        num_inputs=len(np.asarray(xs)),
-    )
+    unknown = np.full((len(images), len(images)), np.nan)
+    grams = dict.fromkeys(net.anatomy.points, unknown)
+    grams |= _grams(chain, forward, layers)
+    apjn = _named(growth, layers)
+    reasons = [("q", _BEHIND_POOLING), ("c", _BEHIND_POOLING)]
+    reasons += [(field, _BEFORE_POOLING) for field in ("gradient", "apjn", "chi")]
+    return _predicted.signals(net.anatomy, grams, apjn, reasons=reasons)
+
+
+def _grams(
+    chain: Chain,
+    forward: Forward,
+    layers: list[str],
+) -> dict[str, Gram]:
+    """Return the products of inputs at the points where they are known."""
+    first = forward.behind[0]
+    found = {} if first is None else {"input": first.gram()}
+    ends = [f"{name}:out" for name in layers]
+    for names, signals in ((layers, forward.before), (ends, forward.behind[1:])):
+        for name, signal in zip(names, signals, strict=False):
+            if signal is not None:
+                found[name] = signal.gram()
+    last = forward.before[-1]
+    averaged = forward.averaged
+    if chain.head is not None:
+        if averaged is not None:
+            found[ends[len(chain.filters) - 1]] = averaged
+            square = chain.head.drawn.gain(chain.head.layer) ** 2
+            sigma_b = chain.head.sigma_b if chain.filters[-1].has_bias else 0.0
+            found["output"] = square * averaged + sigma_b**2
+            found[layers[-1]] = found["output"]
+    elif chain.is_averaged:
+        if averaged is not None:
+            found["output"] = averaged
+    elif last is not None:
+        found["output"] = last.gram()
+    return found
 
 
 def _forward(
     chain: Chain,
     xs: Float[np.ndarray, "inputs *size channels"],
-) -> tuple[list[Signal | None], list[Signal | None]]:
-    """Return the pre-activations of all convolutions, and what each layer reads."""
-    covariances = [(xs[a] * xs[b]).mean(axis=-1) for a, b in _pairs(len(xs))]
-    size = xs.shape[1:-1]
-    signal: Signal | None = Signal(
-        (xs**2).mean(axis=-1),
-        np.array(covariances).reshape(-1, *size),
-    )
-    before: list[Signal | None] = []
-    behind: list[Signal | None] = [signal]
+) -> Forward:
+    """Follow the values from the input to the last convolution."""
+    read = Values.of(chain, xs)
+    before = read
+    found = Forward([], [read.signal], [])
     last = len(chain.filters) - 1
     for index, layer in enumerate(chain.filters):
-        if layer.layer.pooling is not None:
-            # The layer before returns what is pooled.
-            signal = behind[-1] = None
-        if signal is not None:
-            signal = _convolved(layer, signal)
-        before.append(signal)
-        if signal is not None and index < last:
-            signal = _activated(chain.activation, signal)
-        behind.append(signal)
+        passed = None
+        pooling = layer.layer.pooling
+        if pooling is not None:
+            read, passed = read.pooled(pooling, chain.activation, before)
+            # The point of the layer before holds what is pooled.
+            found.behind[-1] = read.signal
+        found.passed.append(passed)
+        read = before = read.convolved(layer)
+        found.before.append(before.signal)
+        if index < last or chain.head is not None:
+            read = before.activated(chain.activation)
+        found.behind.append(read.signal)
     # Behind the last one stands the output, or a mean over positions.
-    behind[-1] = None
-    return before, behind
+    found.behind[-1] = None
+    if read.field is not None:
+        found.averaged = read.field.mean()
+    return found
 
 
 def _convolved(layer: _cnn_law.Filter, signal: Signal) -> Signal:
@@ -182,20 +300,20 @@ class Growth:
         output: At the output.
     """
 
-    before: list[Float[np.ndarray, " inputs"]]
-    behind: list[Float[np.ndarray, " inputs"]]
-    output: Float[np.ndarray, " inputs"]
+    before: list[PerInput]
+    behind: list[PerInput]
+    output: PerInput
 
 
-def _backward(chain: Chain, before: list[Signal | None]) -> Growth:
+def _backward(chain: Chain, forward: Forward) -> Growth:
     """Follow the squared Jacobian of the output back to the input."""
-    known = next(signal for signal in before if signal is not None)
-    one = np.ones(len(known.variances))
+    before = forward.before
+    one = np.ones(len(next(s for s in before if s is not None).variances))
     size = chain.filters[-1].averaging.size_out
     shape = (len(one), *size)
     positions = math.prod(size)
-    of_layers: list[Float[np.ndarray, " inputs"]] = []
-    behind: list[Float[np.ndarray, " inputs"]] = []
+    of_layers: list[PerInput] = []
+    behind: list[PerInput] = []
     # Squares of derivatives, summed over channels and divided by the outputs. At the
     # mean over positions each has 1/positions of the derivative.
     squares = np.full(shape, 1.0 / positions)
@@ -213,8 +331,13 @@ def _backward(chain: Chain, before: list[Signal | None]) -> Growth:
         back = [layer.averaging.backward(image) for image in squares]
         squares = layer.square * np.array(back)
         behind.append(squares.reshape(len(one), -1).sum(axis=1))
-        if layer.layer.pooling is not None:
-            squares = _unpooled(squares, layer.layer.pooling, layer.layer.size)
+        pooling, passed = layer.layer.pooling, forward.passed[index]
+        if passed is not None:
+            # It holds the derivatives of the activation too.
+            squares = _spread(squares, layer.layer.size) * passed
+            continue
+        if pooling is not None:
+            squares = _unpooled(squares, pooling, layer.layer.size)
         if index:
             slopes = _slopes(chain.activation, before[index - 1], squares.shape)
             squares = squares * slopes
@@ -241,87 +364,27 @@ def _unpooled(
     size: tuple[int, ...],
 ) -> Images:
     """Return squared derivatives in front of pooling."""
-    whole = np.zeros((len(squares), *size))
     # Which of several units is the largest depends on their values, and so do their
     # derivatives.
     if pooling == "max":
-        return np.full_like(whole, np.nan)
-    num_axes = len(size)
-    shared = squares / _spatial.POOL ** (2 * num_axes)
-    for axis in range(1, num_axes + 1):
-        shared = np.repeat(shared, _spatial.POOL, axis=axis)
+        return np.full((len(squares), *size), np.nan)
+    return _spread(squares / _spatial.POOL ** (2 * len(size)), size)
+
+
+def _spread(squares: Others, size: tuple[int, ...]) -> Images:
+    """Return the values of windows at all of their positions."""
+    whole = np.zeros((len(squares), *size))
+    for axis in range(1, squares.ndim):
+        squares = np.repeat(squares, _spatial.POOL, axis=axis)
     # A last row that fills no window is not read.
-    whole[tuple(map(slice, shared.shape))] = shared
+    whole[tuple(map(slice, squares.shape))] = squares
     return whole
 
 
-def _named(
-    growth: Growth, layers: list[str]
-) -> dict[str, Float[np.ndarray, " inputs"]]:
+def _named(growth: Growth, layers: list[str]) -> dict[str, PerInput]:
     """Return apjn by the name of the point."""
     named = {"input": growth.behind[0], "output": growth.output}
     named |= dict(zip(layers, growth.before, strict=True))
     outs = [f"{name}:out" for name in layers]
     named |= dict(zip(outs, growth.behind[1:], strict=False))
     return named
-
-
-def _signals(
-    net: "Cnn",
-    points: list[str],
-    found: dict[str, Signal | None],
-    *,
-    apjn: dict[str, Float[np.ndarray, " inputs"]],
-    num_inputs: int,
-) -> Signals:
-    """Put the fields together, point by point."""
-    sizes = tuple(math.prod(net.anatomy.shape(name).shape) for name in points)
-    unknown_q = np.full(num_inputs, np.nan)
-    unknown_c = np.full((num_inputs, num_inputs), np.nan)
-    q, c, growth = [], [], []
-    for name in points:
-        signal = found[name]
-        q.append(unknown_q if signal is None else signal.q())
-        c.append(unknown_c if signal is None else signal.c())
-        growth.append(apjn[name])
-    fields = {
-        "q": np.stack(q, axis=-1),
-        "c": np.stack(c, axis=-1),
-        "apjn": np.stack(growth, axis=-1),
-    }
-    fields["gradient"] = fields["apjn"] / np.array(sizes)
-    fields["chi"] = _chi(fields["apjn"], points)
-    reasons = []
-    if any(found[name] is None for name in points):
-        reasons += [("q", _BEHIND_POOLING), ("c", _BEHIND_POOLING)]
-    if np.isnan(fields["apjn"]).any():
-        unknown = ("gradient", "apjn", "chi")
-        reasons += [(field, _BEFORE_POOLING) for field in unknown]
-    # In float64, as all of theory, whatever the x64 flag says.
-    with jax.enable_x64(True):
-        arrays = {name: jnp.asarray(value[None]) for name, value in fields.items()}
-    return Signals(
-        q=arrays["q"],
-        c=arrays["c"],
-        gradient=arrays["gradient"],
-        apjn=arrays["apjn"],
-        chi=arrays["chi"],
-        points=tuple(points),
-        sizes=sizes,
-        reasons=tuple(reasons),
-    )
-
-
-def _chi(
-    apjn: Float[np.ndarray, "inputs points"],
-    points: list[str],
-) -> Float[np.ndarray, "inputs points"]:
-    """Return apjn at the previous point of the same kind, divided by apjn here."""
-    chi = np.full_like(apjn, np.nan)
-    latest: dict[bool, int] = {}
-    for i, name in enumerate(points):
-        is_out = name.endswith(":out")
-        if is_out in latest:
-            chi[:, i] = apjn[:, latest[is_out]] / apjn[:, i]
-        latest[is_out] = i
-    return chi

@@ -14,11 +14,11 @@ from jaxtyping import Array, Float
 
 from isometry import schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.errors import InputError, public
 from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
-from isometry.networks import _arguments, _mlp_law
+from isometry.networks import _arguments, _mlp_law, _mlp_signals
 from isometry.networks._layered import (
     LayeredFunction,
     LayeredNetwork,
@@ -30,7 +30,7 @@ from isometry.schemes import Layer, Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.schemes._scheme import draw, is_alike
 from isometry.schemes._shaping import untransformed
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,26 @@ class Run:
     length: int
     fan_in: int
     fan_out: int
+
+
+# Compiled, because each of these operations would be a program of its own.
+@functools.partial(jax.jit, static_argnums=1)
+def _keys_of_runs(key: Key, lengths: tuple[int, ...]) -> list[tuple[Key, Key]]:
+    """Split a key into those of runs: of each layer one for w, and of each one for b.
+
+    Args:
+        key: The key of the network.
+        lengths: The number of layers of each run.
+    """
+    depth = sum(lengths)
+    # Splitting into a vector of keys and reshaping compiles in half the time of
+    # splitting into shape (depth, 2).
+    keys = jax.random.split(key, 2 * depth).reshape(depth, 2, *key.shape)
+    runs = []
+    for length in lengths:
+        runs.append((keys[:length, 0], keys[:length, 1]))
+        keys = keys[length:]
+    return runs
 
 
 def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
@@ -306,38 +326,34 @@ class Mlp(LayeredNetwork):
             ({'w': (1, 4, 8)}, {'w': (2, 8, 8)}, {'w': (1, 8, 3)})
         """
         checks.key("key", key)
-        # Splitting into a vector of keys and reshaping compiles in half the time of
-        # splitting into shape (depth, 2).
-        keys = jax.random.split(key, 2 * self.depth)
-        keys = keys.reshape(self.depth, 2, *key.shape)
+        runs = runs_of(self.widths)
+        keys = _keys_of_runs(key, tuple(run.length for run in runs))
         layers = []
-        for run in runs_of(self.widths):
-            keys_of_run = keys[run.start : run.start + run.length]
+        for run, keys_of_run in zip(runs, keys, strict=True):
             layers.append(self._draw(run, keys_of_run))
         return {"layers": tuple(layers)}
 
-    def _draw(self, run: Run, keys: Key) -> Params:
+    def _draw(self, run: Run, keys: tuple[Key, Key]) -> Params:
         """Draw the stacked weights and biases of a run.
 
         Args:
             run: The run.
-            keys: Keys of shape (length, 2): for each layer one for w and one for b.
+            keys: Of each layer a key for w, and of each a key for b.
         """
         layers = self._layers_of(run)
         # Most schemes give all layers of a run the same initializer, so one vmapped
         # draw serves all.
         if is_alike(self.scheme, layers[0]):
             draw_one = functools.partial(self._draw_layer, layers[0])
-            return jax.vmap(draw_one)(keys)
+            return jax.vmap(draw_one)(*keys)
         drawn = [
-            self._draw_layer(layer, keys_w_b)
-            for layer, keys_w_b in zip(layers, keys, strict=True)
+            self._draw_layer(layer, key_w, key_b)
+            for layer, key_w, key_b in zip(layers, *keys, strict=True)
         ]
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *drawn)
 
-    def _draw_layer(self, layer: Layer, keys_w_b: Key) -> Params:
+    def _draw_layer(self, layer: Layer, key_w: Key, key_b: Key) -> Params:
         """Draw the weight of a layer from the first key, its bias from the second."""
-        key_w, key_b = keys_w_b
         init_w = self.scheme.initializer(layer)
         shape = (layer.fan_in, layer.fan_out)
         drawn = {"w": draw(init_w, key_w, shape, dtype=self.dtype)}
@@ -487,7 +503,8 @@ class Mlp(LayeredNetwork):
             The law.
 
         Raises:
-            NotDefined: No law is known for the scheme.
+            NotDefined: No law is known for the scheme; all xs are zero, and the
+                activation has a kink there.
             InputError: An unknown span; "hidden" of fewer than three layers; xs of
                 another shape.
 
@@ -510,7 +527,7 @@ class Mlp(LayeredNetwork):
         )
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Return mean and variance of lam = s² over a span: those of its law.
 
         Args:
@@ -518,7 +535,7 @@ class Mlp(LayeredNetwork):
             xs: Inputs along a first axis.
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: No law is known for the scheme.
@@ -528,38 +545,39 @@ class Mlp(LayeredNetwork):
             >>> net = networks.mlp([8, 8, 8, 8], "linear", "gaussian", sigma_w=1.0)
             >>> mean, variance = net.moments("hidden", jnp.ones((1, 8)))
             >>> round(mean, 4), round(variance, 4)
-            (1.0, 2.0)
+            (1.0, 1.0)
         """
         law = self.law(span, xs)
-        return law.moment(1), law.variance
+        return Moments(mean=law.moment(1), variance=law.variance)
 
     @public("mean_field")
     def mean_field(self, xs: ArrayLike) -> Signals:
-        """Refuse: the maps of theory are not yet put together for the signals.
+        """Predict what `isometry.signals` measures, at infinite width.
+
+        The products of all pairs of inputs, those of xs themselves at first, follow
+        from layer to layer, with biases, any widths, and inputs of any length. apjn is
+        that of the whole network, from each point to the output; gradient is its mean
+        over random losses.
 
         Args:
             xs: Inputs along a first axis.
 
         Returns:
-            Nothing: it always raises.
+            The predicted signals, of shape (1, inputs, points): one row for all seeds.
 
         Raises:
-            NotDefined: Always. The message says which functions to call instead.
+            NotDefined: No law is known for the scheme; the activation jumps.
+            InputError: xs of another shape.
 
         Example:
-            >>> net = networks.mlp([8, 8, 8, 8], "tanh", "gaussian", sigma_w=1.5)
-            >>> qs = theory.q_trajectory("tanh", 1.0, 1.5, 0.0, 2)  # instead
-            >>> [round(float(q), 4) for q in qs]
-            [1.0, 0.8873, 0.8376]
+            >>> net = networks.mlp([8, 64, 64, 2], "tanh", "gaussian", sigma_w=1.5)
+            >>> sig = net.mean_field(jnp.ones((1, 8)))
+            >>> [round(float(q), 4) for q in sig.q[0, 0, 1:]]
+            [2.25, 0.5406, 1.2165, 0.4301, 0.9676]
         """
-        name = self.activation.name
-        raise NotDefined(
-            "no prediction of all signals is implemented. For Gaussian or orthogonal "
-            f"weights write theory.q_trajectory({name!r}, q, sigma_w, sigma_b, depth) "
-            "for the variances of the pre-activations, from q of the first layer, and "
-            f"theory.chi({name!r}, q, sigma_w) for the growth of perturbations at a "
-            "layer of variance q; isometry.signals(net, keys, xs) measures them."
-        )
+        checks.on_host("xs", xs)
+        checks.examples("xs", xs, self.widths[:1])
+        return _mlp_signals.mean_field(self, xs)
 
     @property
     def phase(self) -> Phase | None:

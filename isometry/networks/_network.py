@@ -19,7 +19,7 @@ from isometry.records import Signals
 from isometry.schemes import Assignment, Scheme
 from isometry.schemes._registry import SchemeLike
 from isometry.structure import Anatomy, anatomy
-from isometry.theory import Law
+from isometry.theory import Law, Moments
 
 if TYPE_CHECKING:
     from isometry.measure._gains import Calibrated
@@ -515,11 +515,11 @@ class Network:
         raise NotDefined(
             "no law is known of this network: the law of a product needs the "
             "weights' ensemble and the pre-activations' variances of every layer, "
-            "which only networks.mlp, cnn and rnn show."
+            "which only networks.mlp, cnn, resnet and rnn show."
         )
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Predict mean and variance of s² over a span, at infinite width.
 
         s is a singular value of the Jacobian. For networks of which these two numbers
@@ -530,7 +530,7 @@ class Network:
             xs: Inputs along a first axis.
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: They are not known for this network.

@@ -206,7 +206,7 @@ class Rnn(Network):
             xs: Sequences along a first axis, (inputs, steps, n_in).
 
         Returns:
-            The mean and the variance.
+            `theory.Moments`: the mean and the variance.
 
         Raises:
             NotDefined: What `law` refuses, but for one step of a GRU. With fresh

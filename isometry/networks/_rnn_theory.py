@@ -4,8 +4,6 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -13,6 +11,7 @@ from jaxtyping import Float
 from isometry import theory
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined
+from isometry.networks import _predicted
 from isometry.networks._gate_laws import Chrono
 from isometry.records import Signals
 from isometry.theory import Law, Moments
@@ -152,7 +151,13 @@ def _of_vanilla(net: "Rnn", state: Scales, xs: Sequences) -> Signals:
     chi = {}
     for before, name in itertools.pairwise(on_all_paths):
         chi[name] = apjn[before] / apjn[name]
-    return _signals(grams, apjn, chi, sizes=sizes, reasons=(("chi", _AROUND),))
+    return _predicted.record(
+        grams,
+        apjn,
+        chi,
+        sizes=sizes,
+        reasons=(("chi", _AROUND),),
+    )
 
 
 def _activated(
@@ -202,12 +207,16 @@ def _of_gated(net: "Rnn", gates: dict[str, Scales], xs: Sequences) -> Signals:
         sizes[f"h@{t}"] = function.units
     grams["output"] = _head(net) * of_states[-1]
     sizes["output"] = function.n_out
-    unknown = np.full(len(xs), np.nan)
-    apjn = dict.fromkeys(grams, unknown)
-    apjn["output"] = np.ones(len(xs))
+    apjn = {"output": np.ones(len(xs))}
     apjn[f"h@{len(of_states) - 1}"] = np.full(len(xs), _head(net))
     reasons = [(field, _GRADIENTS) for field in ("gradient", "apjn", "chi")]
-    return _signals(grams, apjn, {}, sizes=sizes, reasons=tuple(reasons))
+    return _predicted.record(
+        grams,
+        apjn,
+        {},
+        sizes=sizes,
+        reasons=reasons,
+    )
 
 
 def _driven(
@@ -246,48 +255,6 @@ def _head(net: "Rnn") -> float:
         return 1.0
     # All singular values are 1, and there are as many as the smaller of the two sizes.
     return min(1.0, net.function.units / net.function.n_out)
-
-
-def _signals(
-    grams: dict[str, Float[np.ndarray, "inputs inputs"]],
-    apjn: dict[str, Float[np.ndarray, " inputs"]],
-    chi: dict[str, Float[np.ndarray, " inputs"]],
-    *,
-    sizes: dict[str, int],
-    reasons: tuple[tuple[str, str], ...],
-) -> Signals:
-    """Put the fields together, point by point."""
-    points = tuple(grams)
-    num_inputs = len(grams["input"])
-    unknown = np.full(num_inputs, np.nan)
-    q, c = [], []
-    for name in points:
-        squares = np.diag(grams[name])
-        # A value that is zero has no direction, and the cosine is NaN.
-        lengths = np.sqrt(np.where(squares > 0, squares, np.nan))
-        q.append(squares)
-        c.append(np.clip(grams[name] / np.outer(lengths, lengths), -1.0, 1.0))
-    fields = {
-        "q": np.stack(q, axis=-1),
-        "c": np.stack(c, axis=-1),
-        "apjn": np.stack([apjn[name] for name in points], axis=-1),
-        "chi": np.stack([chi.get(name, unknown) for name in points], axis=-1),
-    }
-    numbers = tuple(sizes[name] for name in points)
-    fields["gradient"] = fields["apjn"] / np.array(numbers)
-    # In float64, as all of theory, whatever the x64 flag says.
-    with jax.enable_x64(True):
-        arrays = {name: jnp.asarray(value[None]) for name, value in fields.items()}
-    return Signals(
-        q=arrays["q"],
-        c=arrays["c"],
-        gradient=arrays["gradient"],
-        apjn=arrays["apjn"],
-        chi=arrays["chi"],
-        points=points,
-        sizes=numbers,
-        reasons=reasons,
-    )
 
 
 def law(net: "Rnn", span: str | tuple[str, str], xs: ArrayLike) -> Law:

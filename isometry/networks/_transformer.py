@@ -18,6 +18,7 @@ from isometry.networks import _arguments, _norms, _transformer_theory
 from isometry.networks._network import Built
 from isometry.records import Signals
 from isometry.schemes import Scheme
+from isometry.theory import Moments
 
 # One vector for each token.
 Tokens = Float[Array, "length width"]
@@ -253,7 +254,7 @@ class Transformer(Built):
         return _transformer_theory.mean_field(self, xs)
 
     @public("moments")
-    def moments(self, span: str, xs: ArrayLike) -> tuple[float, float]:
+    def moments(self, span: str, xs: ArrayLike) -> Moments:
         """Refuse: mean and variance over several blocks are not known.
 
         Args:

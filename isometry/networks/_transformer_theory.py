@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -20,12 +19,11 @@ from jaxtyping import Array, Float
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined
 from isometry._internal.types import Key
-from isometry.networks import _norms
+from isometry.networks import _norms, _predicted
 from isometry.records import Signals
 from isometry.theory.mean_field._attention import mixed_gram
 from isometry.theory.mean_field._attention_gradients import pulled_back
-from isometry.theory.mean_field._moments import moments
-from isometry.theory.mean_field._products import products
+from isometry.theory.mean_field._products import activated, products
 
 if TYPE_CHECKING:
     from isometry.activations import Activation
@@ -45,8 +43,6 @@ _MULTIPLIERS = ("branch", "skip")
 
 # The last layers of branches.
 _LAST = {"attention": "output", "mlp": "last"}
-
-_AROUND = "not defined at points around which the skips lead."
 
 
 class _Stream:
@@ -438,22 +434,11 @@ def _perceptron(
 ) -> dict[str, Gram]:
     """Return the points of a perceptron that reads tokens of this Gram matrix."""
     hidden = squares["blocks/mlp/first", block] * read
-    variances = np.diag(hidden)
-    distinct, index = np.unique(variances, return_inverse=True)
-    activated = np.diag(moments(phi, distinct).square[index])
-    rows, columns = np.triu_indices(len(hidden), k=1)
-    if len(rows):
-        means = products(
-            phi,
-            first=variances[rows],
-            second=variances[columns],
-            covariance=hidden[rows, columns],
-        )
-        activated[rows, columns] = activated[columns, rows] = means
+    behind = activated(phi, hidden).gram
     return {
         f"blocks/mlp/first[{block}]": hidden,
-        f"blocks/mlp/first[{block}]:out": activated,
-        f"blocks/mlp/last[{block}]": squares["blocks/mlp/last", block] * activated,
+        f"blocks/mlp/first[{block}]:out": behind,
+        f"blocks/mlp/last[{block}]": squares["blocks/mlp/last", block] * behind,
     }
 
 
@@ -463,64 +448,11 @@ def _signals(
     apjn: dict[str, Float[np.ndarray, " inputs"]],
 ) -> Signals:
     """Put the fields together, point by point."""
-    function = net.function
-    length = function.length
-    points = tuple(grams)
-    q, c, sizes = [], [], []
+    length = net.function.length
+    of_inputs = {}
     for name, gram in grams.items():
         num_inputs = len(gram) // length
         # Products of tokens at the same position, for each pair of inputs.
         blocks = gram.reshape(num_inputs, length, num_inputs, length)
-        shared = np.einsum("atbt->ab", blocks) / length
-        squares = np.diag(shared)
-        # A value that is zero has no direction, and the cosine is NaN.
-        lengths = np.sqrt(np.where(squares > 0, squares, np.nan))
-        q.append(squares)
-        c.append(np.clip(shared / np.outer(lengths, lengths), -1.0, 1.0))
-        width = function.width
-        if "mlp/first" in name:
-            width = function.mlp * function.width
-        if name == "output" and function.vocabulary is not None:
-            width = function.vocabulary
-        sizes.append(length * width)
-    by_point = np.stack([apjn[name] for name in points], axis=-1)
-    fields = {
-        "q": np.stack(q, axis=-1),
-        "c": np.stack(c, axis=-1),
-        "apjn": by_point,
-        "chi": _chi(points, by_point),
-        # Of N(0, 1/outputs) at the output, by entry.
-        "gradient": by_point / np.array(sizes),
-    }
-    # In float64, as all of theory, whatever the x64 flag says.
-    with jax.enable_x64(True):
-        arrays = {name: jnp.asarray(value[None]) for name, value in fields.items()}
-    return Signals(
-        q=arrays["q"],
-        c=arrays["c"],
-        gradient=arrays["gradient"],
-        apjn=arrays["apjn"],
-        chi=arrays["chi"],
-        points=points,
-        sizes=tuple(sizes),
-        span=(points[0], points[-1]),
-        reasons=(("chi", _AROUND),),
-    )
-
-
-def _chi(
-    points: Sequence[str],
-    apjn: Float[np.ndarray, "inputs points"],
-) -> Float[np.ndarray, "inputs points"]:
-    """Return apjn at the previous point of its kind on the stream over that here."""
-    chi = np.full_like(apjn, np.nan)
-    latest: dict[bool, int] = {}
-    for i, name in enumerate(points):
-        is_out = name.endswith(":out")
-        # Points of branches are not on the stream, and the skips lead around them.
-        if name.startswith("blocks/") and ":sum" not in name:
-            continue
-        if is_out in latest:
-            chi[:, i] = apjn[:, latest[is_out]] / apjn[:, i]
-        latest[is_out] = i
-    return chi
+        of_inputs[name] = np.einsum("atbt->ab", blocks) / length
+    return _predicted.signals(net.anatomy, of_inputs, apjn)

@@ -100,6 +100,9 @@ def _fit(net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree) ->
     measured = Measured(net, params, xs)
     anatomy = measured.anatomy
     branches = _places.places(anatomy).branches
+    # Without branches there is no variance to measure.
+    if not branches:
+        return params
     taps = {}
     for record, _ in branches:
         for point in (record.joins, record.leaves):

@@ -766,7 +766,9 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
     # Slices are numbered with the last stacked axis fastest, so a reshape unstacks
     # them.
     unstacked = slices.reshape(stacked + source.shape)
-    whole = jnp.moveaxis(unstacked, range(len(stacked)), source.stacked_axes)
+    whole = unstacked
+    if stacked:
+        whole = jnp.moveaxis(unstacked, range(len(stacked)), source.stacked_axes)
     if not source.stretches:
         return whole.astype(leaf.dtype)
     # A stretch is written into the leaf, whose rest may belong to other layers.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from isometry._internal import checks
 from isometry._internal.types import Params
 from isometry.schemes import _places
 from isometry.structure import Anatomy, WeightLayer, anatomy
@@ -70,8 +71,7 @@ class Measured:
         params: Params,
         xs: PyTree,
     ) -> None:
-        # NumPy arrays: picking rows of a JAX array would compile a program.
-        self.xs = jax.tree.map(np.asarray, xs)
+        self.xs = jax.tree.map(_on_host, xs)
         first = jax.tree.map(lambda leaf: leaf[0], self.xs)
         # `net.anatomy` would not do: it was read at the dtypes of the network's own
         # example, and these parameters and inputs may have others.
@@ -194,6 +194,12 @@ class Measured:
             # `rows=rows` binds the rows of this chunk, which the loop replaces.
             chunks.append(jax.tree.map(lambda leaf, rows=rows: leaf[rows], self.xs))
         return chunks
+
+
+def _on_host(leaf: Array) -> Array | np.ndarray:
+    """Return a leaf as a NumPy array; random keys, of which there is none, as it is."""
+    # Picking rows of a JAX array would compile a program.
+    return leaf if checks.is_key(leaf) else np.asarray(leaf)
 
 
 def _entries_of_reading(

@@ -2,7 +2,7 @@
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 import jax
@@ -16,7 +16,7 @@ from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
 from isometry.structure import _assembling, _names, _table
 from isometry.structure._assembling import Assembled, GateUses
-from isometry.structure._place import Place
+from isometry.structure._place import Inputs, Place, common_dtype
 from isometry.structure._points import Point
 from isometry.structure._records import Attention, Branch, WeightLayer
 
@@ -40,7 +40,9 @@ class Anatomy:
     Of two states without such names, as those of the LSTMs of Flax and Haiku, the one
     that weights multiply is `carry/h@t` and the other `carry/c@t`; otherwise several
     states are numbered, `carry/0@t`, in the order in which a step computes them. The
-    ends are "input" and "output".
+    ends are "input" and "output". Of a tree x each leaf is a point, "input/image"; if
+    several are floating, "input" is the vector of all of them, flattened and joined in
+    the order of `jax.tree.leaves`. It is not listed among `points`.
 
     Attributes:
         layers: One record for each weight, in the order of their first use.
@@ -191,6 +193,30 @@ class Anatomy:
         ]
         return Place(value.path, value.var, tuple(iterations))
 
+    @functools.cached_property
+    def _floating_inputs(self) -> tuple[int, ...]:
+        """The positions of the floating leaves of x among the arguments."""
+        num_params = self.params_tree.num_leaves
+        arguments = enumerate(self.closed.in_avals)
+        return tuple(
+            i
+            for i, argument in arguments
+            if i >= num_params and jnp.issubdtype(argument.dtype, jnp.floating)
+        )
+
+    def _is_joined(self, name: str) -> bool:
+        """Tell whether a name stands for several leaves of x together."""
+        return name == "input" and len(self._floating_inputs) > 1
+
+    def _points_of(self, name: str) -> list[Point]:
+        """Return the point with a name, or those that it stands for together."""
+        if not self._is_joined(name):
+            return [self._point(name)]
+        num_params = self.params_tree.num_leaves
+        values = [value for _, value in self._points.inputs()]
+        joined = [values[i - num_params] for i in self._floating_inputs]
+        return [Point(self._flow.unrolled.find(v), v, ()) for v in joined]
+
     def _point(self, name: str) -> Point:
         """Return the point with a name; refuse an unknown one, with similar names."""
         by_name = self._points.by_name
@@ -207,7 +233,7 @@ class Anatomy:
         """Return the shape and dtype of a point, in one iteration of a scan.
 
         Args:
-            name: One of `points`.
+            name: One of `points`, or "input".
 
         Returns:
             Its shape and dtype.
@@ -222,14 +248,21 @@ class Anatomy:
             >>> an.shape("layers/1")
             ShapeDtypeStruct(shape=(8,), dtype=float32)
         """
-        aval = self._flow.program.values[self._point(name).value].aval
-        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        shapes = []
+        for point in self._points_of(name):
+            aval = self._flow.program.values[point.value].aval
+            shapes.append(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
+        if self._is_joined(name):
+            num_entries = sum(shape.size for shape in shapes)
+            return jax.ShapeDtypeStruct((num_entries,), common_dtype(shapes))
+        (shape,) = shapes
+        return shape
 
     def upstream(self, a: str, b: str) -> bool:
         """Tell whether the value at `b` depends on the value at `a`.
 
         Args:
-            a: One of `points`.
+            a: One of `points`, or "input".
             b: One of `points`.
 
         Returns:
@@ -245,11 +278,12 @@ class Anatomy:
             >>> an.upstream("input", "layers/1"), an.upstream("output", "input")
             (True, False)
         """
-        start, end = _assembling.laid_out_pair(
-            self._flow.unrolled,
-            self._point(a),
-            self._point(b),
-        )
+        end = self._point(b)
+        return any(self._reaches(start, end) for start in self._points_of(a))
+
+    def _reaches(self, a: Point, b: Point) -> bool:
+        """Tell whether the value at one point depends on that at another."""
+        start, end = _assembling.laid_out_pair(self._flow.unrolled, a, b)
         # `b` is in an earlier iteration of a scan than `a`.
         if start is None:
             return False
@@ -265,7 +299,7 @@ class Anatomy:
         and that from x to the point. Only paths that have a derivative count.
 
         Args:
-            name: One of `points`.
+            name: One of `points`, or "input".
 
         Returns:
             Whether the point is on every such path.
@@ -281,7 +315,26 @@ class Anatomy:
             >>> an.cuts("v"), an.cuts("w:sum")
             (False, True)
         """
+        # All paths start at the leaves of x.
+        if self._is_joined(name):
+            return True
         return self._point(name).node in self._flow.cuts
+
+
+def tap_of(anatomy: Anatomy, name: str) -> Place | Inputs:
+    """Return where the value at a point, or at "input", is read and perturbed."""
+    if anatomy._is_joined(name):
+        return Inputs(anatomy._floating_inputs)
+    return anatomy.place(name)
+
+
+def in_order(anatomy: Anatomy, names: Collection[str]) -> list[str]:
+    """Return names of points, and maybe "input", in the order of the computation."""
+    ordered = [name for name in anatomy.points if name in names]
+    # The leaves of x together are no point, and come before all points.
+    if "input" in names and "input" not in ordered:
+        ordered.insert(0, "input")
+    return ordered
 
 
 def gate_uses(anatomy: Anatomy) -> GateUses:

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from isometry._internal import jaxprs
 from isometry._internal.errors import InputError
-from isometry.structure._place import Place
+from isometry.structure._place import Inputs, Place, joined
 
 # What a caller gives for a place, which depends on the mode: a number that is added to
 # the value (a bump), a new value, or a bump and a flag.
@@ -116,7 +116,7 @@ def replacing(index: tuple[int, ...] = ()) -> Mode:
 
 def tapped(
     closed: core.ClosedJaxpr,
-    places: Mapping[str, Place],
+    places: Mapping[str, Place | Inputs],
     mode: Mode = ADD,
 ) -> Tapped:
     """Rewrite a program so that values at places are perturbed and read.
@@ -133,6 +133,7 @@ def tapped(
         places: The places, by name. A place inside scans whose `iterations` are empty
             means the values of all iterations, stacked on leading axes, one for each
             scan. Iterations of a reversed scan are in the order of its stacked inputs.
+            Several arguments together are perturbed and read as one vector.
         mode: What happens at each place.
 
     Returns:
@@ -143,6 +144,10 @@ def tapped(
     Raises:
         InputError: A place is inside an equation that cannot be rewritten (`while`).
     """
+    vectors = {n: place for n, place in places.items() if isinstance(place, Inputs)}
+    single = {n: place for n, place in places.items() if isinstance(place, Place)}
+    if vectors:
+        return _tapped_vectors(closed, vectors, single, mode=mode)
 
     def run(
         arguments: Sequence[Array],
@@ -150,7 +155,7 @@ def tapped(
     ) -> tuple[list[Array], Arrays]:
         taps = {
             name: _Tap(place, given.get(name), mask=None)
-            for name, place in places.items()
+            for name, place in single.items()
         }
         return _run(
             closed,
@@ -158,6 +163,50 @@ def tapped(
             taps,
             mode=mode,
         )
+
+    return run
+
+
+def _tapped_vectors(
+    closed: core.ClosedJaxpr,
+    vectors: Mapping[str, Inputs],
+    single: Mapping[str, Place],
+    mode: Mode,
+) -> Tapped:
+    """Rewrite a program as `tapped` does, with vectors of arguments among the places.
+
+    Args:
+        closed: The program.
+        vectors: The vectors, by name.
+        single: All other places, by name.
+        mode: What happens at each place.
+    """
+    # Each argument of a vector may be a place of its own too, and what is given there
+    # is part of the vector. So arguments are read one by one.
+    places = dict(single)
+    parts: dict[str, list[str]] = {}
+    for name, inputs in vectors.items():
+        parts[name] = [f"{name}({i})" for i in inputs.positions]
+        for part, i in zip(parts[name], inputs.positions, strict=True):
+            places[part] = Place((), closed.jaxpr.invars[i], ())
+    program = tapped(closed, places, mode)
+
+    def run(
+        arguments: Sequence[Array],
+        given: Mapping[str, Given],
+    ) -> tuple[list[Array], Arrays]:
+        edited = list(arguments)
+        for name, inputs in vectors.items():
+            if name in given:
+                vector = mode.edit(inputs.joined(edited), given[name])
+                edited = inputs.replaced(edited, vector)
+        outputs, readings = program(edited, given)
+        for name, inputs in vectors.items():
+            reading = joined([readings.pop(part) for part in parts[name]])
+            if mode.reads_first:
+                reading = inputs.joined(arguments)
+            readings[name] = reading
+        return outputs, readings
 
     return run
 

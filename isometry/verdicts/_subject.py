@@ -218,7 +218,7 @@ def _stacked(leaves: Sequence[Array]) -> Array:
     """Stack arrays in NumPy, because JAX would compile programs for each shape."""
     if checks.is_key(leaves[0]):
         return jnp.stack(leaves)
-    return jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves]))
+    return checks.on_device(np.stack([np.asarray(leaf) for leaf in leaves]))
 
 
 def subject_of(
@@ -279,9 +279,10 @@ def subject_of(
 def _span(anatomy: Anatomy) -> Span:
     """Return the two points of the end-to-end Jacobian.
 
-    It begins at the input, or at the embedding if x is tokens.
+    It begins at the input, or at the embedding if x is tokens, with a mask or without.
     """
-    if _spans.floating_leaves_of_x(anatomy):
+    is_floating = bool(_spans.floating_leaves_of_x(anatomy))
+    if is_floating and not _spans.holds_tokens(anatomy):
         return "end_to_end"
     embedding = next(iter(anatomy.embeddings), None)
     if embedding is None:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from isometry._internal import compilation, precision
+from isometry._internal import checks, compilation, precision
 from isometry._internal.types import Params
 from isometry.verdicts import _ranks, _weights
 from isometry.verdicts._objective import Batch, Objective, Split, objective_of
@@ -146,7 +146,7 @@ def _started(
     """Return the state before the first step."""
     floating = Split.floating(params)
     # Made by NumPy: JAX would compile a program for each shape.
-    zeros = [jnp.asarray(np.zeros(leaf.shape, leaf.dtype)) for leaf in floating]
+    zeros = [checks.on_device(np.zeros(leaf.shape, leaf.dtype)) for leaf in floating]
     num_slices = len(_weights.names_of(static.weights))
     with jax.numpy_dtype_promotion("standard"):
         optimizer = static.optimizer.init(Split(params).trained(floating))
@@ -155,8 +155,8 @@ def _started(
         optimizer=optimizer,
         sums=zeros,
         lost=zeros,
-        norms=jnp.asarray(np.zeros(num_slices, np.float32)),
-        first=jnp.asarray(np.full(num_slices, -1, np.int32)),
+        norms=checks.on_device(np.zeros(num_slices, np.float32)),
+        first=checks.on_device(np.full(num_slices, -1, np.int32)),
         loss=jnp.asarray(np.inf, np.float32),
     )
 

@@ -238,6 +238,18 @@ def test_bad_dtype_is_refused(dtype, words):
         checks.float_dtype(dtype)
 
 
+@pytest.mark.parametrize("convert", [checks.array, checks.points])
+def test_array_does_not_change_with_the_one_it_was_made_of(convert):
+    # JAX shares the memory of arrays that begin at a multiple of 64 bytes.
+    buffer = np.zeros(128, np.uint8)
+    first = -buffer.ctypes.data % 64
+    given = buffer[first : first + 64].view(np.float32)
+    options = () if convert is checks.array else (np.float32,)
+    array = convert("x", given, *options)
+    given[:] = 1
+    assert not array.any()
+
+
 OLD_KEYS = jax.vmap(jax.random.key_data)(KEYS)
 
 

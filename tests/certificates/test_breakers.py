@@ -326,10 +326,13 @@ def test_near_misses_that_f_rounds_away_are_no_claim():
     assert not claimed
 
 
-@pytest.mark.parametrize("sigma_w", [0.5, 2**0.5])
-def test_signals_of_a_deep_network_without_biases_do_not_vanish(sigma_w):
-    """A smooth ReLU has a double zero, at which signals must not be squared away."""
-    net = networks.mlp([16] * 26, "relu", "orthogonal", sigma_w=sigma_w)
+@pytest.mark.parametrize(
+    ("activation", "sigma_w"),
+    [("relu", 0.5), ("relu", 2**0.5), (jnp.abs, 1.4)],
+)
+def test_signals_of_a_deep_network_without_biases_do_not_vanish(activation, sigma_w):
+    """A smooth kink has a double zero, at which signals must not be squared away."""
+    net = networks.mlp([8] * 26, activation, "orthogonal", sigma_w=sigma_w)
     cert = certificates.certify(net, net.init(jax.random.key(0)))
     assert cert.clear
     assert {layer.first_gradient for layer in cert.layers} == {1}

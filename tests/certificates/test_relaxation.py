@@ -249,7 +249,7 @@ def choices(params, x):
 
 def test_maxima_pools_and_sorts_are_symmetric_in_their_arguments():
     rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.standard_normal((1, 4, 4, 2)))
+    x = jax.device_put(rng.standard_normal((1, 4, 4, 2)))
     made = relaxed(choices, (), x, KEY)
     run = jax.jit(lambda x: made.f((), x))
     results = run(x)
@@ -305,11 +305,11 @@ def unchanged(params, x):
 def test_softmax_and_masks_of_anything_but_the_signal_stay_as_they_are():
     rng = np.random.default_rng(2)
     x = {
-        "scores": jnp.asarray(5 * rng.standard_normal((4, 4))),
+        "scores": jax.device_put(5 * rng.standard_normal((4, 4))),
         "key": jax.random.key(5),
         "tokens": jnp.array([0, 2, 1, 7]),
     }
-    params = jnp.asarray(rng.standard_normal((3, 2)))
+    params = jax.device_put(rng.standard_normal((3, 2)))
     made = relaxed(unchanged, params, x, KEY)
     assert made.replaced == ()
     assert made.unrelaxed == ()
@@ -494,7 +494,7 @@ class Convolutional(nn.Module):
 
 def test_equal_channels_of_a_flax_network_with_max_pooling_stay_equal():
     model = Convolutional()
-    x = jnp.asarray(np.random.default_rng(4).standard_normal((2, 6, 6, 1)))
+    x = jax.device_put(np.random.default_rng(4).standard_normal((2, 6, 6, 1)))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
     params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape), shapes)
@@ -519,7 +519,7 @@ def test_equinox_network_in_a_batch_is_relaxed_example_by_example():
     def f(params, x):
         return eqx.combine(params, static)(x)
 
-    x = jnp.asarray(np.random.default_rng(5).standard_normal((6, 3)))
+    x = jax.device_put(np.random.default_rng(5).standard_normal((6, 3)))
     one = relaxed(f, params, x[0], KEY)
     many = relaxed(jax.vmap(f, in_axes=(None, 0)), params, x, KEY)
     assert one.replaced == many.replaced == ("max",)

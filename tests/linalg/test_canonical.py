@@ -92,7 +92,7 @@ def nested(x):
 def test_inside_loops_branches_and_calls():
     with jax.enable_x64(True):
         shape = (1, 2, 4, 4)
-        x = jnp.asarray(RNG.standard_normal(shape))
+        x = jax.device_put(RNG.standard_normal(shape))
         g = lambda v: nested(v.reshape(shape)).ravel()  # noqa: E731
         assert set(orders(g, x.ravel())) == {(0, 1, 2, 3)}
         found = []
@@ -115,7 +115,7 @@ def test_inside_loops_branches_and_calls():
 def test_gradients_pass_through():
     """Of Σ (J v)² with respect to the kernel, against the same without our hand in it."""
     with jax.enable_x64(True):
-        x, v = (jnp.asarray(RNG.standard_normal(16)) for _ in range(2))
+        x, v = (jax.device_put(RNG.standard_normal(16)) for _ in range(2))
 
         def through(products, kernel):
             g = lambda z: jnp.tanh(conv(z.reshape(1, 1, 4, 4), kernel)).ravel()  # noqa: E731

@@ -231,6 +231,17 @@ def test_groups_agree(factors, measured, every):
         assert (lost[3:] <= lost[2] + np.log(8 * N**0.5 * np.finfo(float).eps)).all()
 
 
+@pytest.mark.parametrize("size", [2.0**100, 2.0**-100])
+def test_a_group_beyond_the_range_of_the_dtype(factors, size):
+    """A power of two shifts every logarithm and changes nothing else; five such factors are beyond float32."""
+    chain = factors["orthogonal-tanh"][:5].astype(np.float32)
+    logs, shifted = (
+        np.asarray(linalg.product_log_singular_values(chain * np.float32(by), every=5), np.float64) for by in (1, size)
+    )
+    # Rounding of the sum of a logarithm and 5 ln(size), about 347.
+    np.testing.assert_allclose(shifted, logs + 5 * np.log(size), rtol=np.finfo(np.float32).eps)
+
+
 @pytest.mark.parametrize("sizes", [(6, 6, 6, 4, 9), (1, 5, 1)])
 def test_sizes_may_change(sizes):
     """The narrowest place is in the middle, or the first of two; networks have it at the end."""

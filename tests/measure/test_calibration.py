@@ -14,7 +14,9 @@ from isometry.measure import _calibration
 from tests.networks.plain import plain
 
 KEYS = jax.random.split(jax.random.key(0), 3)
-XS = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6)), jnp.float32)
+XS = jax.device_put(
+    np.asarray(np.random.default_rng(0).standard_normal((2, 6)), np.float32)
+)
 # As near to 1 as `calibrated` promises.
 NEAR = 1e-3
 
@@ -34,6 +36,22 @@ def test_linear_layers_get_the_inverse_of_their_scale():
     drawn = [run["w"] for run in net.init(KEYS[0])["layers"]]
     for new, old in zip(weights, drawn, strict=True):
         np.testing.assert_allclose(new, 2 * old, rtol=NEAR)
+
+
+def test_span_begins_at_all_inputs_together():
+    """[W W] with W = I/2 has six values s² = 1/2."""
+
+    def f(params, x):
+        return params["last"] @ (params["first"] @ (x["a"] + x["b"]))
+
+    def draw(key):
+        return {"first": jnp.eye(6) / 2, "last": jnp.eye(6) / 2}
+
+    xs = {"a": XS, "b": 2 * XS}
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((6,), leaf.dtype), xs)
+    calibrated = plain(f, draw, example).calibrated(KEYS, xs)
+    assert gains_of(calibrated) == pytest.approx({"first": 2**0.5, "last": 2}, rel=NEAR)
+    assert calibrated.gains.before == pytest.approx(1 / 8)
 
 
 def test_every_prefix_of_a_smooth_network_is_calibrated():

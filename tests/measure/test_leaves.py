@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError
 from isometry.measure import _leaves
 
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -67,7 +66,7 @@ def test_an_ensemble_takes_a_key_for_each_input():
 
 def test_the_input_of_a_profile_is_the_floating_leaf():
     xs = jax.tree.map(lambda leaf: leaf[None], X)
-    profile = isometry.profile(with_dropout, params=PARAMS[None], xs=xs)
+    profile = isometry.profile(with_dropout, params=PARAMS[None], xs=xs, statistics=())
     (name,) = [name for name in profile.spectra if name.startswith("input")]
     assert name == "input/batch"
     expected = np.linalg.svd(by_hand(X), compute_uv=False)
@@ -87,10 +86,72 @@ def test_several_floating_leaves_are_flattened_in_their_order():
     np.testing.assert_allclose(matrix, expected, rtol=0, atol=BOUND)
 
 
-def test_a_named_input_must_be_one_leaf():
-    x = {"a": jnp.ones(3), "b": jnp.ones((1, 2))}
-    with pytest.raises(InputError, match=r'tree of 2 arrays.*span=\("input/a"'):
-        isometry.spectrum(two_leaves, PARAMS, x, span=("input", "output"))
+def layered(params, x):
+    """Two layers behind the sum of two inputs, and a mask that picks no rows."""
+    hidden = jnp.tanh(params["w"] @ x["a"] + params["v"] @ x["b"].ravel())
+    outputs = params["u"] @ hidden
+    return jnp.where(x["mask"], outputs, 2 * outputs)
+
+
+@pytest.fixture(scope="module")
+def two_inputs():
+    """Parameters of one seed, two examples, and their Jacobians in float64."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (3, 2), "v": (3, 4), "u": (2, 3)}
+    params = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    xs = {
+        "a": rng.standard_normal((2, 2)),
+        "b": rng.standard_normal((2, 2, 2)),
+        "mask": np.array([[True, False], [True, True]]),
+    }
+    # In the order of `jax.tree.leaves`.
+    vectors = np.concatenate([xs["a"], xs["b"].reshape(2, 4)], axis=1)
+    first = np.concatenate([params["w"], params["v"]], axis=1)
+    slopes = 1 - np.tanh(vectors @ first.T) ** 2
+    kept = np.where(xs["mask"], 1, 2)
+    whole = np.stack(
+        [np.diag(kept[i]) @ params["u"] @ np.diag(slopes[i]) @ first for i in range(2)]
+    )
+    stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf[None]), params)
+    return stacked, jax.tree.map(jnp.asarray, xs), vectors, first, whole
+
+
+@pytest.mark.parametrize(
+    ("toward", "first_of", "whole_of"),
+    [
+        ("output", None, "input"),
+        ("input", "v:sum", "output"),
+        ("next", "input", None),
+    ],
+)
+def test_profiles_begin_at_all_floating_leaves_together(
+    two_inputs, toward, first_of, whole_of
+):
+    params, xs, _, first, whole = two_inputs
+    profile = isometry.profile(
+        layered, params=params, xs=xs, toward=toward, statistics=()
+    )
+    expected = {first_of: np.stack([first] * 2), whole_of: whole}
+    for name in expected.keys() - {None}:
+        values = np.linalg.svd(expected[name], compute_uv=False)
+        assert profile.spectra[name].values.shape[1:] == values.shape
+        np.testing.assert_allclose(profile.spectra[name].values[0], values, rtol=BOUND)
+
+
+def test_signals_begin_at_all_floating_leaves_together(two_inputs):
+    params, xs, vectors, _, whole = two_inputs
+    signals = isometry.signals(layered, params=params, xs=xs)
+    assert signals.points[:3] == ("input", "input/a", "input/b")
+    at_input = signals.at("input")
+    squares = np.sum(vectors**2, axis=1)
+    cosine = vectors[0] @ vectors[1] / np.sqrt(squares[0] * squares[1])
+    np.testing.assert_allclose(at_input.q[0], squares / 6, rtol=BOUND)
+    np.testing.assert_allclose(at_input.c[0, 0, 1], cosine, atol=BOUND)
+    apjn = np.sum(whole**2, axis=(1, 2)) / 2
+    np.testing.assert_allclose(at_input.apjn[0], apjn, rtol=BOUND)
+    # The norms of the leaves add up to that of all of them.
+    of_leaves = signals.at("input/a").apjn + signals.at("input/b").apjn
+    np.testing.assert_allclose(of_leaves[0], apjn, rtol=BOUND)
 
 
 def test_replaced_is_the_inverse_of_joined():

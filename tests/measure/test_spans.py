@@ -32,7 +32,7 @@ def params():
     }
     rng = np.random.default_rng(0)
     return {
-        name: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        name: jax.device_put(np.asarray(rng.standard_normal(shape), np.float32))
         for name, shape in shapes.items()
     }
 
@@ -105,16 +105,19 @@ def test_input_of_whole_numbers_names_the_embedding_to_start_at(anatomy):
     assert "astype" not in message
 
 
-def test_input_of_several_arrays_is_refused_with_a_span_to_write():
+def test_input_of_several_arrays_is_their_concatenation():
     def f(params, x):
-        return jnp.tanh(params["layer"] @ x["a"]) + x["b"]
+        return jnp.tanh(params["layer"] @ x["a"]) + x["b"][0].astype(jnp.float32)
 
-    x = {"a": jnp.ones(2), "b": jnp.ones(2)}
-    anatomy = isometry.anatomy(f, {"layer": jnp.eye(2)}, x)
-    with pytest.raises(
-        isometry.InputError, match=r'2 arrays; .*\("input/a", "output"\)'
-    ):
-        _spans.resolve(f, anatomy, ("input", "output"))
+    params = {"layer": np.eye(2, dtype=np.float32)}
+    x = {"a": np.float32([1, 2]), "b": np.array([[3, 4]], jnp.bfloat16)}
+    anatomy = isometry.anatomy(f, params, x)
+    span = _spans.resolve(f, anatomy, ("input", "output"))
+    np.testing.assert_array_equal(jax.jit(span.start)(params, x), [1, 2, 3, 4])
+    value = jax.jit(span.apply)(params, x, np.float32([0, 1, 5, 6]))
+    np.testing.assert_allclose(value, np.tanh([0, 1]) + np.array([5, 6]), rtol=2 * EPS)
+    with pytest.raises(isometry.InputError, match="'input' names no point"):
+        _spans.resolve(f, anatomy, ("input/a", "input"))
 
 
 @pytest.mark.parametrize(

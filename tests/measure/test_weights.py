@@ -15,7 +15,13 @@ EPS = float(np.finfo(np.float32).eps)
 
 
 def array(*shape):
-    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+    return jax.device_put(RNG.standard_normal(shape).astype(np.float32))
+
+
+def matrix_of(function, kernel, shape):
+    """The Jacobian with respect to an image of this shape, with rows of all pixels."""
+    jacobian = jax.jit(jax.jacobian(function, 1))(kernel, np.zeros(shape, np.float32))
+    return np.asarray(jacobian).reshape(-1, np.prod(shape))
 
 
 def values_of(*matrices):
@@ -68,8 +74,7 @@ def test_convolution_is_the_map_of_its_image(how):
     kernel = array(3, 3, num_inputs, 2)
     net = plain(function, lambda key: kernel, (6, 4, 2))
     (row,) = weights(net, kernel)
-    jacobian = jax.jacobian(function, 1)(kernel, jnp.zeros((6, 4, 2)))
-    matrix = jacobian.reshape(-1, 48)
+    matrix = matrix_of(function, kernel, (6, 4, 2))
     assert (row.inputs, row.outputs) == matrix.shape[::-1]
     assert row.spectrum.structural_zeros == abs(48 - len(matrix))
     check(row.spectrum, values_of(matrix), terms=48)
@@ -110,8 +115,7 @@ def test_transposed_convolution_is_the_map_of_its_image(how):
         return convolve(x, k, padding=padding, **options)
 
     (row,) = weights(plain(enlarged, lambda key: kernel, (3, 4, 2)), kernel)
-    jacobian = jax.jacobian(enlarged, 1)(kernel, jnp.zeros((3, 4, 2)))
-    matrix = jacobian.reshape(-1, 24)
+    matrix = matrix_of(enlarged, kernel, (3, 4, 2))
     assert (row.inputs, row.outputs) == matrix.shape[::-1]
     assert row.spectrum.structural_zeros == len(matrix) - 24
     check(row.spectrum, values_of(matrix), terms=len(matrix))

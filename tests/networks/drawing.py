@@ -3,7 +3,6 @@
 import operator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -19,7 +18,7 @@ def drawn(net, seed=0):
             noise = 1 + noise**2
         else:
             noise = 1 + 0.3 * noise
-        return jnp.asarray(noise, leaf.dtype)
+        return jax.device_put(noise.astype(leaf.dtype))
 
     return jax.tree.map_with_path(draw, net.shapes)
 

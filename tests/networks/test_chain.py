@@ -33,7 +33,7 @@ def looped(params, x):
 RNG = np.random.default_rng(0)
 FIRST = RNG.standard_normal((7, 5))
 SECOND = RNG.standard_normal((3, 7))
-X = jnp.asarray(np.random.default_rng(1).standard_normal(5), jnp.float32)
+X = jax.device_put(np.asarray(np.random.default_rng(1).standard_normal(5), np.float32))
 
 
 def blocks(third=leaky, shift=0.0):
@@ -107,7 +107,10 @@ PAIR = networks.chain(
     ]
 )
 DRAWN = jax.tree.map(
-    lambda leaf: jnp.asarray(RNG.standard_normal(leaf.shape), leaf.dtype), PAIR.shapes
+    lambda leaf: jax.device_put(
+        np.asarray(RNG.standard_normal(leaf.shape), leaf.dtype)
+    ),
+    PAIR.shapes,
 )
 LAYERS = list(PAIR.layers(DRAWN))
 
@@ -158,9 +161,11 @@ def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
     plain = networks.mlp([5, 5], scheme="orthogonal", bias=False)
     net = networks.chain([fitted, plain, fitted])
     random = np.random.default_rng(3)
-    xs = jnp.asarray(random.standard_normal((40, 5)), jnp.float32)
+    xs = jax.device_put(np.asarray(random.standard_normal((40, 5)), np.float32))
     drawn = jax.tree.map(
-        lambda leaf: jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype),
+        lambda leaf: jax.device_put(
+            np.asarray(random.standard_normal(leaf.shape), leaf.dtype)
+        ),
         net.shapes,
     )
     assert net.data_driven

@@ -11,6 +11,7 @@ import isometry
 from isometry import InputError, initializers, networks, schemes, theory
 from isometry._internal.errors import NotDefined
 from isometry.networks import _cnn_law
+from tests.networks.predicted import require_predicted
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 RNG = np.random.default_rng(0)
@@ -107,6 +108,45 @@ def test_delta_kernels_average_over_positions_and_inputs():
     assert len(many.laws) < 10
 
 
+def test_delta_kernels_are_dense_at_the_positions_that_they_read():
+    """Windows of 3 begin at 0, 2 and 4 of 7, and the taps of the next at 0 and 1.
+
+    So the middles at 1 and 3 are read, and a dense network says what happens to each.
+    """
+    channels, options = [6, 4, 8, 8, 4], {"sigma_w": 1.3, "sigma_b": 0.2}
+    net = networks.cnn(
+        channels,
+        (7,),
+        kernel=[3, 2, 1, 1],
+        strides=[2, 1, 1, 1],
+        padding="valid",
+        **options,
+    )
+    xs = jax.random.normal(KEYS[0], (1, 7, 6))
+    dense = networks.mlp(channels, "tanh", "orthogonal", **options)
+    found, wanted = net.mean_field(xs), dense.mean_field(xs[0, 1:4:2])
+    for field in ("q", "apjn"):
+        values = np.asarray(getattr(wanted, field))[0].mean(axis=0)
+        # "input" of the other holds what is read alone; "output" has the last place.
+        last = np.asarray(getattr(found, field))[0, 0, -1]
+        assert last == pytest.approx(values[-1], rel=1e-6), field
+    assert found.at("input").apjn[0, 0] == pytest.approx(
+        np.asarray(wanted.at("input").apjn).mean(), rel=1e-6
+    )
+    # 4 · 3 inputs by 8 · 2 outputs, of rank 4 · 2.
+    law = net.law("hidden", xs)
+    assert law.zero_mass == pytest.approx(1 / 3)
+    assert law.structural_zeros == pytest.approx(1 / 3)
+    first, last = (
+        np.asarray(wanted.at(name).apjn[0]) for name in ("layers/0", "layers/2")
+    )
+    growth = (first / last).mean()
+    # From |J|_F² over 8 outputs to the 12 values.
+    assert law.moment(1) == pytest.approx(growth * 8 * 2 / 12, rel=1e-6)
+    sp = isometry.ensemble(net, KEYS[:1], xs, span="hidden")
+    assert np.isneginf(np.asarray(sp.log_values)).sum() == 4
+
+
 def test_moments_with_zero_padding_strides_and_unequal_channels():
     """The mean of λ from sums over windows, layer by layer, of a ReLU network."""
     net = networks.cnn(
@@ -152,55 +192,55 @@ def test_distributions_are_those_of_the_draws():
 # --- Signals
 
 
-def test_predicted_signals_are_measured():
-    """All fields at every point: four standard errors over seeds, and 2/c.
-
-    Zero padding, an even window, a stride, biases and a head.
-    """
-    net = networks.cnn(
-        [WIDTH, WIDTH, 36, WIDTH],
-        (SIZE,),
-        kernel=[3, 2, 3],
-        scheme="gaussian",
-        padding="same",
-        strides=[1, 2, 1],
-        head=6,
-        sigma_w=1.2,
-        sigma_b=0.3,
-    )
-    xs = unit_images(2)
-    xs = xs.at[1].add(xs[0])
-    keys = jax.random.split(jax.random.key(1), 16)
-    found = isometry.signals(net, keys, xs)
-    predicted = net.mean_field(xs)
-    assert (predicted.points, predicted.sizes) == (found.points, found.sizes)
-    for name in ("q", "c", "gradient", "apjn", "chi"):
-        values = np.asarray(getattr(found, name), float)
-        wanted = np.asarray(getattr(predicted, name))[0]
-        error = values.std(axis=0, ddof=1) / len(keys) ** 0.5
-        distance = np.abs(values.mean(axis=0) - wanted)
-        allowed = 4 * error + 2 / WIDTH * np.abs(wanted)
-        is_known = ~np.isnan(wanted)
-        assert np.all(distance[is_known] < allowed[is_known]), name
-        if name in ("q", "c"):
-            # Behind the mean over positions it is not known.
-            assert is_known.reshape(-1, len(found.points)).all(axis=0).sum() == 6
-            assert "pooling" in predicted.why(name)
+def images(size):
+    """Two images, of which one holds a part of the other."""
+    xs = jax.random.normal(jax.random.key(2), (2, size, WIDTH))
+    return xs.at[1].add(xs[0])
 
 
-def test_pooling_and_the_fields_that_it_hides():
-    """Average pooling divides |∂|² by 2 for ReLU; of max pooling little is known."""
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        # Zero padding, an even window, a stride, and a head.
+        {"kernel": [3, 2, 3], "strides": [1, 2, 1], "head": 6},
+        {"pooling": ["average", "max"], "padding": "circular"},
+    ],
+    ids=["head", "pooling"],
+)
+def test_predicted_signals_are_measured(arguments):
+    """All fields at every point, also behind pooling: 4 standard errors, and 2/c."""
+    arguments = {"scheme": "gaussian", "padding": "same", **arguments}
+    channels = [WIDTH, WIDTH, 36, WIDTH]
+    net = networks.cnn(channels, (7,), sigma_w=1.2, sigma_b=0.3, **arguments)
+    require_predicted(net, images(7), seeds=16, bias=2 / WIDTH)
+
+
+def test_pooling_of_relu():
+    """Average pooling divides |∂|² by 2; its q is the mean of all products."""
     arguments = {"activation": "relu", "scheme": "kaiming", "pooling": "average"}
-    net = networks.cnn([4, 4, 4], (6,), **arguments)
+    net = networks.cnn([4, 4, 4], (6,), padding="circular", **arguments)
     predicted = net.mean_field(jnp.ones((1, 6, 4)))
     # From the output: 1 at what is pooled, ½ before it, and ½ of the slopes.
     assert predicted.at("layers/0:out").apjn[0, 0] == pytest.approx(2)
     assert predicted.at("layers/0").apjn[0, 0] == pytest.approx(0.5)
     assert predicted.at("input").apjn[0, 0] == pytest.approx(1)
-    net = networks.cnn([4, 4, 4], (6,), **(arguments | {"pooling": "max"}))
-    predicted = net.mean_field(jnp.ones((1, 6, 4)))
+    # All positions are alike, so that pooling changes nothing.
+    assert predicted.at("layers/0:out").q[0, 0] == pytest.approx(1)
+    assert predicted.at("output").q[0, 0] == pytest.approx(2)
+
+
+def test_images_too_large_to_follow_their_correlations():
+    """Before average pooling the derivatives of ReLU are known at any variance."""
+    arguments = {"activation": "relu", "scheme": "kaiming"}
+    xs = jnp.ones((1, 1026, 2))
+    net = networks.cnn([2, 2, 2], (1026,), pooling="max", **arguments)
+    predicted = net.mean_field(xs)
     assert np.isnan(predicted.at("layers/0").apjn[0, 0])
+    assert np.isnan(predicted.at("output").q[0, 0])
     assert "largest" in predicted.why("apjn")
+    assert "up to 1024 values" in predicted.why("q")
+    net = networks.cnn([2, 2, 2], (1026,), pooling="average", **arguments)
+    assert net.mean_field(xs).at("layers/0").apjn[0, 0] == pytest.approx(0.5)
 
 
 # --- What has no law
@@ -210,8 +250,18 @@ def test_pooling_and_the_fields_that_it_hides():
     ("arguments", "message"),
     [
         ({"padding": "same", "scheme": "gaussian"}, "'same'.*net.moments has mean"),
-        ({"padding": "valid", "kernel": [3, 3, 1, 1]}, "'valid'.*no law is known"),
-        ({"strides": [1, 2, 1, 1]}, r"strides \(2,\) and delta_orthogonal"),
+        (
+            {"padding": "valid", "kernel": [3, 3, 1, 1], "scheme": "gaussian"},
+            "'valid'.*no law is known",
+        ),
+        (
+            {
+                "strides": [1, 2, 1, 1],
+                "scheme": "block_orthogonal",
+                "padding": "circular",
+            },
+            r"strides \(2,\) and block_orthogonal",
+        ),
         (
             {"strides": [1, 2, 1, 1], "scheme": "gaussian"},
             r"do not divide its window \(3,\).*net.moments",

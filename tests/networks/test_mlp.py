@@ -35,7 +35,9 @@ def drawn(net):
         scale = 0.4
         if path[-1].key == "w":
             scale = 1.3 / leaf.shape[1] ** 0.5
-        return jnp.asarray(scale * random.standard_normal(leaf.shape), leaf.dtype)
+        return jax.device_put(
+            np.asarray(scale * random.standard_normal(leaf.shape), leaf.dtype)
+        )
 
     return jax.tree.map_with_path(draw, net.shapes)
 
@@ -44,7 +46,9 @@ def drawn(net):
 def test_outputs_and_pre_activations_are_those_of_a_loop(depth):
     net = networks.mlp(WIDTHS[depth], "tanh", "gaussian", bias=depth != 2)
     params = drawn(net)
-    x = jnp.asarray(np.random.default_rng(1).standard_normal(4), jnp.float32)
+    x = jax.device_put(
+        np.asarray(np.random.default_rng(1).standard_normal(4), np.float32)
+    )
     expected = by_numpy(net, params, x)
     # Each layer adds at most 8 eps |W||h| of rounding, and multiplies what is there by
     # the norm of W, which is below 4.

@@ -15,7 +15,9 @@ from isometry._internal.errors import NotDefined
 
 RNG = np.random.default_rng(0)
 # Inputs with |x|²/n = 1.7.
-XS = data.normalize(jnp.asarray(RNG.standard_normal((3, 30)), jnp.float32), 1.7)
+XS = data.normalize(
+    jax.device_put(np.asarray(RNG.standard_normal((3, 30)), np.float32)), 1.7
+)
 
 
 def expectation(f, variance):
@@ -105,7 +107,9 @@ def test_rectangular_networks_have_their_law(draw, span):
     # Of its own, so that the draws do not depend on the tests before.
     rng = np.random.default_rng(1)
     net = networks.mlp([60, 80, 50, 60], "tanh", draw.__name__, 1.3, 0.3)
-    xs = data.normalize(jnp.asarray(rng.standard_normal((1, 60)), jnp.float32), 1.0)
+    xs = data.normalize(
+        jax.device_put(np.asarray(rng.standard_normal((1, 60)), np.float32)), 1.0
+    )
     runs = []
     for run in net.shapes["layers"]:
         w = 1.3 * draw(rng, (SEEDS, *run["w"].shape))
@@ -188,6 +192,8 @@ def test_refusals():
         net.law("stem", XS)
     with pytest.raises(InputError, match=r"write floating rows of shape \(30,\)"):
         net.law("end_to_end", XS[:, :5])
+    with pytest.raises(NotDefined, match="are zero, where relu has a kink"):
+        networks.mlp([4] * 4, "relu").law("hidden", jnp.zeros((1, 4)))
     with pytest.raises(TypeError, match="runs on the host"):
         jax.jit(lambda xs: net.law("end_to_end", xs).s_max)(XS)
 

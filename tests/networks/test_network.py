@@ -32,7 +32,6 @@ def draw(key):
 
 
 NET = plain(gated, draw, (4,))
-MLP = networks.mlp([4, 4, 4], "tanh")
 
 
 def both(params, x):
@@ -246,10 +245,6 @@ def test_built_networks_keep_their_fields_with_another_scheme():
         (
             lambda: NET.mean_field(jnp.ones((1, 4))),
             r"mean_field\(\): no prediction is implemented for .*isometry.signals",
-        ),
-        (
-            lambda: MLP.mean_field(jnp.ones((1, 4))),
-            r"mean_field\(\): .* write theory.q_trajectory\('tanh', q, .*theory.chi",
         ),
     ],
 )

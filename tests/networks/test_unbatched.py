@@ -9,7 +9,9 @@ import isometry
 from isometry import InputError, networks
 
 W = jnp.asarray([[0.5, -0.2], [0.1, 0.8], [1.0, 0.3]])
-XS = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)), jnp.float32)
+XS = jax.device_put(
+    np.asarray(np.random.default_rng(0).standard_normal((4, 3)), np.float32)
+)
 
 
 def dense(w, xs):

@@ -97,7 +97,9 @@ def read(module, x):
 
 
 def zeros(shapes):
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.tree.map(
+        lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype)), shapes
+    )
 
 
 def noise(shapes, scale=0.5):
@@ -105,7 +107,7 @@ def noise(shapes, scale=0.5):
     rng = np.random.default_rng(0)
 
     def draw(leaf):
-        return jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+        return jax.device_put((scale * rng.normal(size=leaf.shape)).astype(leaf.dtype))
 
     return jax.tree.map(draw, shapes)
 

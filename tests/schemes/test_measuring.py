@@ -98,9 +98,14 @@ def test_lsuv_adjusts_the_slices_of_a_stack():
 
 
 def test_recurrent_layers_are_adjusted_over_all_steps():
-    """h = tanh(U h + V x): the deviation of U h is over examples, units and steps."""
+    """h = tanh(U h + V x): the deviation of U h is over examples, units and steps.
+
+    Beside the sequence, x holds what the training modes of networks take: a random key.
+    """
 
     def f(params, x):
+        x, _ = x
+
         def step(h, x_t):
             return jnp.tanh(x_t @ params["V"] + h @ params["U"]), None
 
@@ -108,7 +113,7 @@ def test_recurrent_layers_are_adjusted_over_all_steps():
 
     params = {"U": 0.3 * jnp.eye(4), "V": jnp.eye(4)}
     xs = jnp.asarray(np.random.default_rng(2).normal(size=(5, 7, 4)), jnp.float32)
-    measured = Measured(f, params, xs)
+    measured = Measured(f, params, (xs, jax.random.split(jax.random.key(0), 5)))
     slices, taps = measured.slices()
     by_name = {one.name: i for i, one in enumerate(slices)}
     compute = measured.variances(
@@ -146,6 +151,8 @@ def test_other_schemes_are_left_alone():
     params = models.zeros(jax.eval_shape(net.init, KEY))
     assert not net.scheme.data_driven
     assert net.scheme.adjust(net, params, jnp.ones((3, 6))) is params
+    # Admin adjusts branches, of which this network has none.
+    assert schemes.get("admin").adjust(net, params, jnp.ones((3, 6))) is params
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 def drawn(*shape):
-    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+    return jax.device_put(np.asarray(RNG.standard_normal(shape), np.float32))
 
 
 WEIGHTS = drawn(4, 4)

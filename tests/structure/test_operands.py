@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 
 
 def array(*shape):
-    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+    return jax.device_put(np.asarray(RNG.standard_normal(shape), np.float32))
 
 
 def slices_of(f, params, x):

@@ -293,6 +293,11 @@ def test_leaves_of_x_are_named_by_their_paths():
 
     an = anatomy(f, {"w": shape(4, 4)}, {"a": shape(4), "b": shape(4)})
     assert an.points[:2] == ("input/a", "input/b")
+    # All of them together have a name too.
+    assert an.shape("input").shape == (8,)
+    assert an.upstream("input", "w")
+    assert an.cuts("input")
+    assert not an.cuts("input/a")
 
 
 def test_input_that_is_only_put_beside_others_has_no_point_of_its_own():

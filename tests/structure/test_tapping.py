@@ -8,8 +8,8 @@ import pytest
 import isometry
 from isometry._internal import jaxprs
 from isometry.structure import _tapping
-from isometry.structure._place import Place
-from isometry.structure._tapping import tapped
+from isometry.structure._place import Inputs, Place
+from isometry.structure._tapping import ADD, CUT, tapped
 
 WIDTH = 3
 LAYERS = 4
@@ -23,7 +23,9 @@ def weights():
 
 @pytest.fixture(scope="module")
 def x():
-    return jnp.asarray(np.random.default_rng(1).standard_normal(WIDTH), jnp.float32)
+    return jax.device_put(
+        np.asarray(np.random.default_rng(1).standard_normal(WIDTH), np.float32)
+    )
 
 
 def place_of(closed, primitive, *, turns=(), nth=0):
@@ -137,7 +139,7 @@ def test_value_put_in_place_leaves_out_what_lies_before(weights, x):
 def test_cuts_confine_derivatives_to_one_block(weights, x):
     """Each reading depends on the bump at the place before it, and on no other."""
     closed = jax.make_jaxpr(scanned)(weights, x)
-    tap = tapped(closed, {"z": place_of(closed, "dot_general")}, _tapping.CUT)
+    tap = tapped(closed, {"z": place_of(closed, "dot_general")}, CUT)
 
     def read(bumps):
         is_cut = jnp.ones(LAYERS, bool)
@@ -301,6 +303,27 @@ def test_input_and_output_are_places_too(weights, x):
 
     bumps = {"input": np.full(WIDTH, 0.2, np.float32), "output": np.float32([-0.1] * 3)}
     compare(tapped(closed, places), reference, [weights, x], bumps)
+
+
+@pytest.mark.parametrize("mode", [ADD, CUT])
+def test_arguments_are_read_and_perturbed_as_one_vector(mode):
+    """A bump of an argument alone is part of the vector as well."""
+    arguments = [np.float32([[1, 2]]), np.int32(3), np.float32([3])]
+    closed = jax.make_jaxpr(lambda a, n, b: (a[n - 3], 3 * b))(*arguments)
+    places = {
+        "all": Inputs((0, 2)),
+        "b": Place((), closed.jaxpr.invars[2], ()),
+    }
+    given = {"all": np.float32([10, 20, 30]), "b": np.float32([0.5])}
+    reading = [11, 22, 33.5]
+    if mode is CUT:
+        given = {name: (bump, True) for name, bump in given.items()}
+        reading = [1, 2, 3]
+    outputs, readings = jax.jit(tapped(closed, places, mode))(arguments, given)
+    np.testing.assert_array_equal(readings["all"], reading)
+    np.testing.assert_array_equal(outputs[0], [11, 22])
+    np.testing.assert_array_equal(outputs[1], [3 * 33.5])
+    assert readings.keys() == places.keys()
 
 
 def test_batches_are_tapped_example_by_example(weights, x):

@@ -287,14 +287,19 @@ def test_a_zero_head_of_flax_recovers():
 
 
 def test_of_tokens_the_jacobian_begins_at_the_embedding():
+    """With a floating mask beside them too, which is not what is meant by x."""
+
     def f(params, x):
-        return jnp.tanh(params["embed"][x].mean(0) @ params["b"]) @ params["c"]
+        embedded = params["embed"][x["tokens"]]
+        mean = x["mask"] @ embedded / 5
+        return jnp.tanh(mean @ params["b"]) @ params["c"]
 
     def draw(key):
         return {**sample(key), "embed": jax.random.normal(key, (11, 8))}
 
     tokens = jax.random.randint(jax.random.key(3), (32, 5), 0, 11)
-    report = isometry.audit(f, KEYS, tokens, sample=draw, train_steps=0, inputs=2)
+    xs = {"tokens": tokens, "mask": jnp.ones((32, 5))}
+    report = isometry.audit(f, KEYS, xs, sample=draw, train_steps=0, inputs=2)
     assert report.spectra["end_to_end"].span == ("embed", "output")
     assert "begins at 'embed'" in str(report)
 

@@ -98,13 +98,10 @@ def attention_moments(
         (0.26, 0.18)
     """
     matrix = _attention.checked_gram(gram)
-    scales = {"sigma_q": sigma_q, "sigma_k": sigma_k}
-    scales |= {"sigma_v": sigma_v, "sigma_o": sigma_o}
-    for name, value in scales.items():
-        checks.on_host(name, value)
-        checks.number(name, value, low=0.0)
-    for name, value in (("skip", skip), ("branch", branch)):
-        checks.number(name, checks.on_host(name, value))
+    _attention.check_scales(
+        sigma_q=sigma_q, sigma_k=sigma_k, sigma_v=sigma_v, sigma_o=sigma_o
+    )
+    _attention.check_factors(skip=skip, branch=branch)
     heads = checks.integer("heads", heads, low=1)
     samples = checks.integer("samples", samples, low=1)
     if not np.diag(matrix).min() > 0:

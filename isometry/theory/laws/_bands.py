@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-from isometry.theory.laws._inversion import attempt, solve
+from isometry.theory.laws._inversion import GUESS_ONLY, QUICK, Ways, attempt, solve
 from isometry.theory.laws._product import NotConverged, Product, State
 from isometry.theory.laws._types import Numbers
 
@@ -51,12 +51,38 @@ class Table(NamedTuple):
     Attributes:
         t: Nodes in log λ, ascending.
         state: The states there.
-        below: P(x ≤ λ) there.
     """
 
     t: RealPoints
     state: State
-    below: RealPoints
+
+
+class Reach(NamedTuple):
+    """How far down a band without lower edge is followed.
+
+    Attributes:
+        depth: The depth below the top, in log λ.
+        left: The mass below it.
+    """
+
+    depth: float
+    left: float
+
+
+class _Rung(NamedTuple):
+    """A point on the way down a band without lower edge.
+
+    Attributes:
+        t: Its log λ, alone in an array.
+        state: The state there.
+        is_solved: Whether it was found.
+        left: The mass of the band below it.
+    """
+
+    t: RealPoints
+    state: State
+    is_solved: bool
+    left: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +110,9 @@ class Band:
         """
         value = np.zeros(len(t))
         at, is_found = self._reached(t)
-        value[is_found] = np.maximum(-at.psi.imag, 0.0) / np.pi
+        density = -at.psi.imag / np.pi
+        # Rounding may make it negative where it vanishes.
+        value[is_found] = np.maximum(density, 0.0)
         return value
 
     def masses(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
@@ -108,8 +136,10 @@ class Band:
             NotConverged: The product could not be inverted.
         """
         if self.low > -np.inf:
-            t = np.maximum(t, self.low + _BESIDE * (1 + abs(self.low)))
-        t = np.minimum(t, self.high - _BESIDE * (1 + abs(self.high)))
+            room = _BESIDE * (1 + abs(self.low))
+            t = np.maximum(t, self.low + room)
+        room = _BESIDE * (1 + abs(self.high))
+        t = np.minimum(t, self.high - room)
         table = self._table
         guess = self._interpolated(t, table.t, table.state)
         return solve(
@@ -125,13 +155,11 @@ class Band:
         Returns:
             The states of the points that were found, and which points these are.
         """
-        table = self._table
-        lost = table.below - (1 - self.above_low)
-        # Below this node no more mass is left than may be lost.
-        first = int(np.argmax(lost > _MOST_LOST))
-        is_far = (t < table.t[first]) & (self.low == -np.inf) & (lost[0] <= _MOST_LOST)
+        deepest = self._deepest_sure(t)
+        is_far = t < deepest.t
         if not is_far.any():
             return self.solve(t), ~is_far
+        table = self._table
         far = t[is_far]
         guess = self._interpolated(
             far,
@@ -145,16 +173,36 @@ class Band:
             guess=guess,
         )
         # Where more mass is left than at that node, it is another sheet.
-        is_solved &= self._left(deep, far) <= lost[first]
+        is_solved &= self._left(deep, far) <= deepest.left
         is_found = ~is_far
         is_found[is_far] = is_solved
         near = self.solve(t[~is_far])
         deep = deep.take(is_solved)
         places = np.flatnonzero(~is_far), np.flatnonzero(is_far)[is_solved]
         order = np.argsort(np.concatenate(places))
-        fields = zip(near, deep, strict=True)
-        both = State(*(np.concatenate(field, axis=-1) for field in fields))
-        return both.take(order), is_found
+        return _joined(near, deep).take(order), is_found
+
+    def _deepest_sure(self, t: RealPoints) -> "_Sure":
+        """Return the deepest node above which every point must be found.
+
+        Below it no more mass is left than may be lost. It lies at −∞ where none of the
+        points is that deep, or there is no such node.
+        """
+        everywhere = _Sure(-np.inf, 0.0)
+        if self.low > -np.inf or not len(t):
+            return everywhere
+        # Masses are not cheap: that below the next node mostly tells enough.
+        nodes = self._table.t
+        next_below = np.searchsorted(nodes, t.min(), side="right") - 1
+        if next_below >= 0:
+            here = self._table.state.take(np.array([next_below]))
+            if self._left(here, nodes[[next_below]])[0] > _MOST_LOST:
+                return everywhere
+        lost = self._below - (1 - self.above_low)
+        if lost[0] > _MOST_LOST:
+            return everywhere
+        first = int(np.argmax(lost > _MOST_LOST))
+        return _Sure(float(nodes[first]), float(lost[first]))
 
     def invert(self, p: RealPoints) -> RealPoints:
         """Find t with P(x ≤ e^t) = p: Newton inside a bracket that only shrinks."""
@@ -163,11 +211,12 @@ class Band:
         table = self._table
         lowest = self.low
         if lowest == -np.inf:
-            lowest = table.t[0] - 64 * (self.high - table.t[0])
+            deepest = table.t[0]
+            lowest = deepest - 64 * (self.high - deepest)
         ends = np.concatenate([[lowest], table.t, [self.high]])
-        mass_below = [[1 - self.above_low], table.below, [1 - self.above_high]]
-        mass_below = np.concatenate(mass_below)
-        at = np.searchsorted(table.below, p)
+        least, most = 1 - self.above_low, 1 - self.above_high
+        mass_below = np.concatenate([[least], self._below, [most]])
+        at = np.searchsorted(self._below, p)
         low, high = ends[at].copy(), ends[at + 1].copy()
         mass = np.maximum(mass_below[at + 1] - mass_below[at], 1e-300)
         share = np.clip((p - mass_below[at]) / mass, 0.01, 0.99)
@@ -201,7 +250,8 @@ class Band:
             is_outside = (ahead <= low[active]) | (ahead >= high[active])
             middle = (low[active] + high[active]) / 2
             ahead = np.where(is_outside, middle, ahead)
-            is_done = np.abs(ahead - t[active]) <= 2e-14 * (1 + np.abs(ahead))
+            step = np.abs(ahead - t[active])
+            is_done = step <= 2e-14 * (1 + np.abs(ahead))
             t[active] = ahead
             active = active[~is_done]
         return t
@@ -220,18 +270,12 @@ class Band:
             above - (1 - p),
         )
 
-    def left_below(self, depths: RealPoints) -> tuple[Found, RealPoints]:
-        """Tell which depths below the top can be inverted, and the mass below each."""
-        t = self.high - depths
-        at, is_solved = attempt(self.product, t, depths, is_patient=False)
-        return is_solved, self._left(at, t)
-
     def _left(self, at: State, t: RealPoints) -> RealPoints:
         """Return the mass of the band below t."""
-        _, below = masses(self.product, at, t)
+        below = self.product.mass(at, t, below=True)
         return np.abs(below - (1 - self.above_low))
 
-    def reach(self, least: float = _LEAST_BELOW) -> float:
+    def reach(self, least: float = _LEAST_BELOW) -> Reach:
         """Return a depth below the top, in log λ, under which hardly any mass is left.
 
         It is for bands without a lower edge.
@@ -242,49 +286,87 @@ class Band:
         Raises:
             NotConverged: The product cannot be inverted where more than 1e-6 is left.
         """
-        left = 1.0
-        # Four at a time: the deep ones cost most, and are seldom needed.
-        for first in range(0, len(_DEPTHS), 4):
-            depths = _DEPTHS[first : first + 4]
-            is_solved, below = self.left_below(depths)
-            for depth, found, mass in zip(depths, is_solved, below, strict=True):
-                # Below what the contour resolves, the mass that was left is a bound.
-                if not found or mass > left * _FALLING:
-                    last = float(depth) / 2
-                    return last if left <= _MOST_LOST else self._deepest(last, left)
-                # A mass that no longer falls is what the contour resolves.
-                if mass <= least or 0.9 * left < mass < _MOST_LOST:
-                    return float(depth)
-                left = mass
-        return float(_DEPTHS[-1])
+        depth, left = float(_DEPTHS[0]) / 2, 1.0
+        for number, deeper in enumerate(_DEPTHS):
+            # Where little mass is left, only an integral is worth a continuation.
+            is_enough = least >= _LEAST_BELOW and left <= _MOST_LOST
+            rung = self._rung(number, ways=GUESS_ONLY if is_enough else QUICK)
+            # Below what the contour resolves, the mass that was left is a bound.
+            if not rung.is_solved or rung.left > left * _FALLING:
+                if left <= _MOST_LOST:
+                    return Reach(depth, left)
+                return self._deepest(depth, left)
+            depth = float(deeper)
+            # A mass that no longer falls is what the contour resolves.
+            has_settled = 0.9 * left < rung.left < _MOST_LOST
+            left = rung.left
+            if left <= least or has_settled:
+                break
+        return Reach(depth, left)
 
-    def _deepest(self, depth: float, left: float) -> float:
+    def _rung(self, number: int, ways: Ways) -> _Rung:
+        """Return the point at one of the depths.
+
+        Args:
+            number: Which depth; those above it have been found.
+            ways: The continuations tried where no guess leads to the solution.
+        """
+        rungs = self._rungs
+        if number < len(rungs):
+            return rungs[number]
+        t = np.array([self.high - _DEPTHS[number]])
+        guess = None
+        if rungs:
+            # Far down, every unknown is linear in log λ.
+            last = rungs[-1].state
+            slope = last.tangent / last.slope
+            guess = last.w + slope * (t - rungs[-1].t)
+        state, is_solved = attempt(
+            self.product,
+            t,
+            self.high - t,
+            guess=guess,
+            ways=ways,
+        )
+        left = float(self._left(state, t)[0])
+        rung = _Rung(t, state, bool(is_solved[0]), left=left)
+        if rung.is_solved:
+            rungs.append(rung)
+        return rung
+
+    @cached_property
+    def _rungs(self) -> list[_Rung]:
+        """The points found so far on the way down."""
+        return []
+
+    def _deepest(self, depth: float, left: float) -> Reach:
         """Return the deepest that can be inverted, up to twice as deep as `depth`."""
         depths = depth * 2.0 ** (np.arange(1, 16) / 16)
-        is_solved, below = self.left_below(depths)
+        t = self.high - depths
+        at, is_solved = attempt(self.product, t, depths, ways=QUICK)
+        below = self._left(at, t)
         before = np.concatenate([[left], below[:-1]])
         falls = is_solved & (below <= before * _FALLING)
         num_good = int(np.argmin(np.append(falls, False)))
         if num_good == 0 or below[num_good - 1] > _MOST_LOST:
-            t = self.high - depths[min(num_good, len(depths) - 1)]
-            raise NotConverged(f"the law could not be inverted at log lam = {t:.6g}.")
-        return float(depths[num_good - 1])
+            deepest = t[min(num_good, len(t) - 1)]
+            raise NotConverged(
+                f"the law could not be inverted at log lam = {deepest:.6g}."
+            )
+        last = num_good - 1
+        # Where the next one fails, points just above the last may fail as well.
+        if last > 0 and below[last - 1] <= _MOST_LOST:
+            last -= 1
+        return Reach(float(depths[last]), float(below[last]))
 
     @cached_property
     def _table(self) -> Table:
-        """The states at the nodes, and the mass below them.
+        """The states at the nodes.
 
-        Continuation is slow, so only every fifth node is solved by it. Newton steps
-        solve all nodes, from guesses that are interpolated between those.
+        Newton steps solve all nodes, from guesses interpolated between a few of them.
         """
         t = self._nodes()
-        few = np.unique(np.append(t[::5], t[-1]))
-        at, is_solved = attempt(
-            self.product,
-            few,
-            self._distance(few),
-        )
-        few, at = few[is_solved], at.take(is_solved)
+        few, at = self._few(t)
         if len(few) > 1:
             guess = self._interpolated(t, few, at)
             at, is_solved = attempt(
@@ -296,19 +378,49 @@ class Band:
             # The deepest nodes may fail: arbitrarily close to zero, the contour of a
             # factor's measure resolves nothing.
             t, at = t[is_solved], at.take(is_solved)
-        if not len(few) or not len(t):
+        else:
+            t = few
+        if not len(t):
             raise NotConverged(
                 "the law could not be inverted between "
                 f"log lam = {self.low:g} and {self.high:g}."
             )
-        _, below = masses(self.product, at, t)
-        return Table(t, at, below)
+        return Table(t, at)
+
+    def _few(self, t: RealPoints) -> tuple[Float[np.ndarray, " few"], State]:
+        """Return some points, ascending, and the states there.
+
+        Continuation is slow. So it is left out where a guess solves most of the points:
+        the others are guessed from these.
+        """
+        # What lies deeper than the nodes was not believed.
+        deepest = t[0] - _BESIDE
+        ascending = self._rungs[::-1]
+        rungs = [rung for rung in ascending if rung.t[0] >= deepest]
+        # The points on the way down do, unless the first has passed most of the mass.
+        if rungs and rungs[-1].left > 0.5:
+            places = np.concatenate([rung.t for rung in rungs])
+            return places, _joined(*(rung.state for rung in rungs))
+        every_fifth = np.append(t[::5], t[-1])
+        few = np.unique(every_fifth)
+        distance = self._distance(few)
+        at, is_solved = attempt(self.product, few, distance, ways=GUESS_ONLY)
+        if 2 * is_solved.sum() < len(few):
+            at, is_solved = attempt(self.product, few, distance)
+        return few[is_solved], at.take(is_solved)
+
+    @cached_property
+    def _below(self) -> RealPoints:
+        """P(x ≤ λ) at the nodes of the table."""
+        _, below = masses(self.product, self._table.state, self._table.t)
+        return below
 
     def _nodes(self) -> RealPoints:
         if self.low > -np.inf:
             angles = np.pi / 2 * np.arange(1, _NODES) / _NODES
-            return self.low + (self.high - self.low) * np.sin(angles) ** 2
-        reach = self.reach()
+            width = self.high - self.low
+            return self.low + width * np.sin(angles) ** 2
+        reach = self.reach().depth
         near_top = np.geomspace(
             1e-5,
             reach,
@@ -333,9 +445,9 @@ class Band:
         x, t_per_x = self._smooth(nodes)
         slope = t_per_x * at.tangent / at.slope
         order = np.argsort(x)
-        low, high = 0.0, np.pi / 2
+        high = np.pi / 2
         if self.low == -np.inf:
-            low, high = x[order][[0, -1]]
+            high = x.max()
         spline = CubicHermiteSpline(
             x[order],
             at.w[:, order],
@@ -343,19 +455,42 @@ class Band:
             axis=1,
         )
         wanted, _ = self._smooth(t)
-        return spline(np.clip(wanted, low, high))
+        return spline(np.clip(wanted, 0.0, high))
 
     def _smooth(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
-        """Return a variable x in which square-root edges are smooth, and dt/dx."""
+        """Return a variable x in which the unknowns are smooth up to edges, and dt/dx.
+
+        At an edge they go as a square root of the distance. So x is the root of the
+        depth below the top, or, between two edges, t = low + (high − low) sin² x.
+        """
         if self.low == -np.inf:
             x = np.sqrt(np.maximum(self.high - t, 0.0))
             return x, -2 * x
         width = self.high - self.low
-        x = np.arcsin(np.sqrt(np.clip((t - self.low) / width, 0, 1)))
+        share = np.clip((t - self.low) / width, 0, 1)
+        x = np.arcsin(np.sqrt(share))
         return x, width * np.sin(2 * x)
 
     def _distance(self, t: RealPoints) -> RealPoints:
         return np.minimum(t - self.low, self.high - t)
+
+
+class _Sure(NamedTuple):
+    """A point above which every point of a band must be found.
+
+    Attributes:
+        t: Its log λ.
+        left: The mass of the band below it.
+    """
+
+    t: float
+    left: float
+
+
+def _joined(*states: State) -> State:
+    """Return the states of several groups of points, one after another."""
+    fields = zip(*states, strict=True)
+    return State(*(np.concatenate(field, axis=-1) for field in fields))
 
 
 def masses(

@@ -9,6 +9,7 @@ from jaxtyping import Complex, Float
 
 from isometry.theory.laws import _series
 from isometry.theory.laws._factor import Atom, Closed
+from isometry.theory.laws._half_planes import angle_below
 from isometry.theory.laws._types import Numbers
 
 Points = Complex[Numbers, " points"]
@@ -117,8 +118,12 @@ def input_space(inputs: float, size: float) -> Powers:
 
 
 @dataclass(frozen=True)
-class Smooth(Closed):
-    """S(ψ) = exp(−variance · ψ): smooth slopes at great depth, or residual blocks."""
+class _Deep(Closed):
+    """A class of great depth: no powers, mean 1, and −log S proportional to variance.
+
+    Attributes:
+        variance: The variance of λ.
+    """
 
     variance: float
 
@@ -131,6 +136,11 @@ class Smooth(Closed):
     def log_scale(self) -> float:
         """Zero: the mean is 1."""
         return 0.0
+
+
+@dataclass(frozen=True)
+class Smooth(_Deep):
+    """S(ψ) = exp(−variance · ψ): smooth slopes at great depth, or residual blocks."""
 
     @property
     def atoms(self) -> tuple[Atom, ...]:
@@ -158,20 +168,8 @@ class Smooth(Closed):
 
 
 @dataclass(frozen=True)
-class Bernoulli(Closed):
+class Bernoulli(_Deep):
     """S(ψ) = exp(−variance · ψ/(1 + ψ)): slopes 0 and 1 at great depth."""
-
-    variance: float
-
-    @property
-    def ones(self) -> Mapping[float, float]:
-        """None."""
-        return {}
-
-    @property
-    def log_scale(self) -> float:
-        """Zero: the mean is 1."""
-        return 0.0
 
     @property
     def atoms(self) -> tuple[Atom, ...]:
@@ -196,7 +194,5 @@ class Bernoulli(Closed):
         below: bool,
     ) -> RealPoints:
         """Evaluate Im log(1 + ψ) variance/π."""
-        sign = 1 if below else -1
-        # 1 + ψ lies in the lower half-plane; this is minus its argument.
-        angle = np.arctan2(np.abs(one_plus.imag), one_plus.real)
-        return sign * self.variance * angle / np.pi
+        sign = -1 if below else 1
+        return sign * self.variance * angle_below(one_plus) / np.pi

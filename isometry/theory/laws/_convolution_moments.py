@@ -30,7 +30,7 @@ from isometry.activations import Activation
 from isometry.theory.laws._moments import Moments
 from isometry.theory.mean_field import _moments, _sites
 from isometry.theory.mean_field._host import ActivationLike, record
-from isometry.theory.mean_field._maps import LARGEST, scale
+from isometry.theory.mean_field._maps import LARGEST, scales
 from isometry.theory.mean_field._sites import Averaging, Image, KernelLike, Result
 
 _DEEPEST = 10**5
@@ -58,11 +58,11 @@ class Convolved:
 
 @dataclass(frozen=True, eq=False)
 class Sloped:
-    """The diagonal of derivatives, with one distribution at each position.
+    """The derivatives of the activation: a diagonal D, its law one for each position.
 
     Attributes:
-        mean: E D² at each position.
-        square: E D⁴.
+        mean: μ_1 = E D² at each position.
+        square: μ_2 = E D⁴ at each position.
     """
 
     mean: Image
@@ -88,12 +88,15 @@ class PositionMoments:
 
 
 def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
-    """Follow both moments through the steps, from first to last.
+    """Compute E λ and E λ² of a product of convolutions and diagonals.
+
+    The equations, and the letters, are those at the top of this file.
 
     Args:
         steps: The factors of J.
         size: The size of the image at the input of the first.
     """
+    # Forward: a behind every step, kept for the way back.
     a = np.ones(size)
     before = []
     for step in steps:
@@ -103,6 +106,7 @@ def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
         else:
             a = step.mean * a
     last = a
+    # Backward: l, here `left`, and b, with the dot product that each step adds.
     left = np.full(last.shape, 1 / last.size)
     b = np.ones(last.shape)
     second = 0.0
@@ -113,8 +117,11 @@ def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
             b = step.square * step.ratio * step.averaging.backward(b)
             left = step.square * step.averaging.backward(left)
         else:
-            second += float((left * (step.square - step.mean**2) * a**2 * b).sum())
-            b, left = step.mean * b, step.mean * left
+            spread = step.square - step.mean**2
+            second += float((left * spread * a**2 * b).sum())
+            b = step.mean * b
+            left = step.mean * left
+    # In front of the first step T(b) is b.
     second += float((left * b).sum())
     return PositionMoments(float(last.mean()), second, by_position=last)
 
@@ -202,7 +209,7 @@ def same_padding_moments(  # noqa: PLR0917
     )
     sides = _sites.checked_size("size", size)
     variances = _sites.checked_kernel(kernel, len(sides))
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     phi = record(activation)
     q_now = _variances(q, sides)
     _moments.differentiable(phi, float(q_now.max()))

@@ -95,13 +95,18 @@ class Diagonal(Curve):
 
     @functools.cached_property
     def _atoms(self) -> tuple[Atom, ...]:
+        """The atoms, computed once."""
         places = self.measure.atoms
-        above = self.measure.angle(places + 0j, below=False) / self.ratio
+        above = self.measure.angle(places + 0j, below=False)
+        # Masses of this factor, in units of ψ.
+        above = above / self.ratio
         lost = (1 - self.measure.masses) / self.ratio
-        return tuple(
-            Atom(math.log(places[i]), float(lost[i]), above=float(above[i]))
-            for i in np.flatnonzero(places)
-        )
+        found = []
+        for i in np.flatnonzero(places):
+            log_value = math.log(places[i])
+            atom = Atom(log_value, float(lost[i]), above=float(above[i]))
+            found.append(atom)
+        return tuple(found)
 
     def series(self, n: int) -> _series.Series:
         """Expand −log S."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from isometry.theory.laws._inversion import attempt
+from isometry.theory.laws._inversion import PATIENT, QUICK, Ways, attempt
 from isometry.theory.laws._product import NotConverged, Product, State
 
 RealPoints = Float[np.ndarray, " points"]
@@ -64,6 +64,10 @@ _SETTLED = 1e-8
 # to the cube of this.
 _BESIDE_INFINITY = 1e-5
 
+# A slope's imaginary part below this share of the slope before is rounding. Ten times
+# more of it was never seen at a turning point that was one.
+_REAL = 1e-6
+
 # dlog λ/dlog ψ of at least this at an edge says that the curve does not turn there.
 _TURNS = 1e-3
 
@@ -97,8 +101,9 @@ class Interval:
     Attributes:
         low: Its lower end; −inf where the density reaches down to zero.
         high: Its upper end.
-        above_low: P(x > λ) at the lower end, an atom there left out.
-        above_high: P(x > λ) at the upper end, an atom there included.
+        above_low: The mass above the lower end; an atom at that end does not count.
+        above_high: The mass above the upper end; an atom at that end counts, so that
+            the difference of the two is the mass of the density.
     """
 
     low: float
@@ -265,7 +270,7 @@ def _probe(
     t: RealPoints,
     distance: RealPoints,
     *,
-    is_patient: bool = True,
+    ways: Ways = PATIENT,
 ) -> _Probes:
     """Invert at some points; those where that fails are left out."""
     # At an atom ψ is infinite.
@@ -277,7 +282,7 @@ def _probe(
         product,
         t,
         distance,
-        is_patient=is_patient,
+        ways=ways,
     )
     state, t = state.take(is_solved), t[is_solved]
     size = np.minimum(np.abs(state.psi), np.abs(state.above_zero))
@@ -310,7 +315,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         atoms,
         middle + _OFFSETS,
         distance=_OFFSETS / 8,
-        is_patient=False,
+        ways=QUICK,
     )
     # Deep points cost most, and tell something only where a gap at zero lies so deep.
     near = _OFFSETS_BELOW[_OFFSETS_BELOW <= _DEEP][::-1]
@@ -320,7 +325,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
             atoms,
             middle - near,
             distance=near / 8,
-            is_patient=not product.touches_zero,
+            ways=QUICK if product.touches_zero else PATIENT,
         )
         has_gap = np.any(lower.is_gap & (lower.above > product.rank - _SAME_MASS))
         if not has_gap and not product.touches_zero:
@@ -336,7 +341,7 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
             atoms,
             np.union1d(evenly, beside),
             distance=np.full(_SCAN + len(beside), (high - low) / (8 * _SCAN)),
-            is_patient=False,
+            ways=QUICK,
         )
         probes = _joined(probes, scanned)
     probes = _without_false_gaps(product, probes)
@@ -451,12 +456,7 @@ def _edge(
     band, gap = float(probes.t[inside]), float(probes.t[outside])
     limit = gap
     state = probes.state.take(np.array([inside]))
-    turning = _turning_point(
-        product,
-        state,
-        band=band,
-        limit=limit,
-    )
+    turning = _turning_point(product, state, band=band, limit=limit)
     if turning is not None:
         return turning
     for _ in range(_ROUNDS):
@@ -481,12 +481,7 @@ def _edge(
             last = order[num_inside - 1]
             band = float(found.t[last])
             state = found.state.take(np.array([last]))
-            turning = _turning_point(
-                product,
-                state,
-                band=band,
-                limit=limit,
-            )
+            turning = _turning_point(product, state, band=band, limit=limit)
             if turning is not None:
                 return turning
     # A density that is too thin to be seen may reach beyond the last point that has
@@ -599,6 +594,9 @@ def _turning_point(
         w = at.w
         slope = -at.slope[0] * at.psi[0] ** 2
         if not np.isfinite(slope) or at.mismatch[0] > 1e-9 * abs(at.psi[0]):
+            return None
+        # At real ψ all is real on the sheet of the law.
+        if abs(slope.imag) > max(0.1 * abs(slope.real), _REAL * abs(before[1])):
             return None
         bend = (slope - before[1]) / (here - before[0])
         step = slope / bend

@@ -111,7 +111,10 @@ class Closed(Factor):
         *,
         below: bool,
     ) -> Float[np.ndarray, " points"]:
-        """Evaluate Im ∫(1 + ψ) dr / π from λ = +∞, or, `below`, up from λ = 0."""
+        """Evaluate what the rest adds to P(x > λ), or, `below`, to P(x ≤ λ).
+
+        The first is Im ∫(1 + ψ) dr / π from λ = +∞, the other minus that from λ = 0.
+        """
 
 
 class Curve(Factor):
@@ -129,7 +132,10 @@ class Curve(Factor):
     @property
     @abc.abstractmethod
     def rank(self) -> float:
-        """One minus the mass at zero, in units of ψ: ψ → −rank as λ → 0 from below."""
+        """The mass off zero, in units of ψ: as λ → 0 from below, ψ → −rank.
+
+        It is 1 where no singular value vanishes, of a factor of full size.
+        """
 
     @property
     @abc.abstractmethod
@@ -143,9 +149,10 @@ class Curve(Factor):
 
     @property
     def kind(self) -> Hashable:
-        """Curves of one kind are alike: their unknowns are near one another's.
+        """A name that curves share whose unknowns are near one another's.
 
-        One of them then leads the way for all, if there are many.
+        Where a product has many curves of one kind, it is solved first with all of them
+        replaced by one, and that solution is the guess. By default no two are alike.
         """
         return self
 
@@ -192,4 +199,7 @@ class Curve(Factor):
     def potential(
         self, w: Complex[Numbers, "unknowns points"], *, below: bool
     ) -> Float[np.ndarray, " points"]:
-        """Evaluate Im ∫(1 + ψ) dr / π from λ = +∞, or, `below`, up from λ = 0."""
+        """Evaluate what the rest adds to P(x > λ), or, `below`, to P(x ≤ λ).
+
+        The first is Im ∫(1 + ψ) dr / π from λ = +∞, the other minus that from λ = 0.
+        """

@@ -94,7 +94,7 @@ def _parts(
         return _weighted(band, g, band.high - v**2, middle=middle) * 2 * v
 
     def down_to(least: float) -> tuple[float, float, float]:
-        depth = band.reach(least)
+        depth, lost = band.reach(least)
         panels = np.sqrt(depth) * np.append(0.0, 2.0 ** np.arange(-4, 0.5))
         inside = np.sqrt((band.high - cuts)[band.high - cuts < depth])
         rest, mass = _adaptive(
@@ -102,8 +102,7 @@ def _parts(
             np.union1d(panels, inside),
             middle,
         )
-        _, lost = band.left_below(np.array([depth]))
-        return rest, mass, float(lost[0])
+        return rest, mass, lost
 
     for least in _LEFT_BELOW[:-1]:
         with contextlib.suppress(NotConverged):

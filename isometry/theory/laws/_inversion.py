@@ -24,8 +24,10 @@ _STOPS = 9
 # Ways to the axis, each tried where the one before did not land: arg λ of the last
 # stop, as a share of the distance to an edge, and how many times finer the steps are.
 # Near an edge, or where ψ passes zero and a ζ infinity, the solution turns fast.
-_QUICK = ((0.2, 1), (1e-3, 1), (1e-6, 1))
-_PATIENT = (*_QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))
+Ways = tuple[tuple[float, int], ...]
+GUESS_ONLY: Ways = ()
+QUICK: Ways = ((0.2, 1), (1e-3, 1), (1e-6, 1))
+PATIENT: Ways = (*QUICK, (0.2, 4), (1e-6, 4), (1e-3, 16))
 
 # From so many curves on, fewer of them are solved first, for a guess.
 _MANY = 4
@@ -37,6 +39,9 @@ _NEAREST = 1e-13
 # refuses points at edges, where Newton converges slowly; the promise is 1e-6 for
 # quantiles.
 _SOLVED = 1e-9
+
+# −Im ψ above this share of ψ is a density, beyond doubt.
+_CLEAR = 1e-5
 
 # By so much a solution may leave its half-plane by rounding.
 _SLACK = 1e-9
@@ -80,7 +85,7 @@ def attempt(
     distance: RealPoints,
     guess: Complex[Numbers, "unknowns points"] | None = None,
     *,
-    is_patient: bool = True,
+    ways: Ways = PATIENT,
 ) -> tuple[State, Bool[np.ndarray, " points"]]:
     """Find the states at λ = e^t + i0, and tell where they were found.
 
@@ -88,8 +93,10 @@ def attempt(
         product: The product.
         t: log λ.
         distance: Of each t to the nearest edge.
-        guess: Unknowns near the solution.
-        is_patient: Whether to try again in fine steps, which cost most.
+        guess: Unknowns near the solution. If it is left out, and there are many
+            factors, the solution for fewer of them is the guess.
+        ways: The continuations tried where no guess has led to the solution. They cost
+            most.
     """
     if product.sole_diagonal is not None:
         at = product.state(t[None] - product.log_scale + 0j)
@@ -107,7 +114,10 @@ def attempt(
             largest=0.2,
         )
         w, is_solved = at.w, _has_landed(at, t)
-    for share, finer in _PATIENT if is_patient else _QUICK:
+        if is_solved.all():
+            return at, is_solved
+        w, is_solved = _spread(product, t, at, is_solved=is_solved)
+    for share, finer in ways:
         left = ~is_solved
         if not left.any():
             break
@@ -122,6 +132,44 @@ def attempt(
     return product.state(w), is_solved
 
 
+def _spread(
+    product: Product,
+    t: RealPoints,
+    at: State,
+    *,
+    is_solved: Bool[np.ndarray, " points"],
+) -> tuple[Complex[Numbers, "unknowns points"], Bool[np.ndarray, " points"]]:
+    """Solve points of a band from solved ones beside them, as far as that leads.
+
+    Args:
+        product: The product.
+        t: log λ.
+        at: The states, right where `is_solved`.
+        is_solved: Where they are.
+
+    Returns:
+        The unknowns, and where they are solutions now.
+    """
+    w, is_solved = at.w.copy(), is_solved.copy()
+    # From a gap Newton steps stay real, and may end on another sheet.
+    sources = np.flatnonzero(is_solved & _is_inside(at))
+    speed = _speed(at)
+    left = np.flatnonzero(~is_solved)
+    while len(sources) and len(left):
+        apart = np.abs(t[left][:, None] - t[sources])
+        nearest = sources[np.argmin(apart, axis=1)]
+        way = t[left] - t[nearest]
+        guess = w[:, nearest] + way * speed[:, nearest]
+        found = product.newton(guess, t[left] + 0j, rounds=12, largest=0.2)
+        is_sure = _has_landed(found, t[left]) & _is_inside(found)
+        sources = left[is_sure]
+        w[:, sources] = found.w[:, is_sure]
+        speed[:, sources] = _speed(found)[:, is_sure]
+        is_solved[sources] = True
+        left = left[~is_sure]
+    return w, is_solved
+
+
 def _rough_guess(
     product: Product,
     t: RealPoints,
@@ -130,7 +178,8 @@ def _rough_guess(
     """Guess from the solution for fewer factors; None where there are few already.
 
     All curves of one kind are replaced by the one of them whose spread is nearest to
-    the mean spread: its unknowns, shifted, are near those of all.
+    the mean spread: its unknowns, shifted, are near those of all. (Layers of different
+    variance, say, are replaced by as many of the variance in the middle.)
     """
     curves = [curve for curve, _ in product.curves]
     kinds = list(dict.fromkeys(curve.kind for curve in curves))
@@ -141,10 +190,13 @@ def _rough_guess(
     for kind in kinds:
         alike = [curve for curve in curves if curve.kind == kind]
         spread = np.array([curve.relative_variance for curve in alike])
-        typical[kind] = alike[int(np.argmin(np.abs(spread - spread.mean())))]
+        nearest = np.argmin(np.abs(spread - spread.mean()))
+        typical[kind] = alike[int(nearest)]
     for curve, times in product.curves:
         stand_in = typical[curve.kind]
-        scale = Powers(log_scale=curve.series(1)[0] - stand_in.series(1)[0])
+        # The first coefficient is the logarithm of the mean, which is kept.
+        log_ratio = curve.series(1)[0] - stand_in.series(1)[0]
+        scale = Powers(log_scale=log_ratio)
         counts[stand_in] += times  # pyright: ignore[reportArgumentType]
         counts[scale] += times  # pyright: ignore[reportArgumentType]
     few = product_of(counts)
@@ -152,8 +204,9 @@ def _rough_guess(
         few,
         t,
         distance,
-        is_patient=False,
+        ways=QUICK,
     )
+    # Which rows of the unknowns belong to each stand-in.
     rows, first = {}, 0
     for curve, _ in few.curves:
         rows[curve] = slice(first, first + curve.num_unknowns)
@@ -161,7 +214,8 @@ def _rough_guess(
     parts = []
     for curve in curves:
         stand_in = typical[curve.kind]
-        parts.append(at.w[rows[stand_in]] + curve.shift_from(stand_in)[:, None])
+        shift = curve.shift_from(stand_in)[:, None]
+        parts.append(at.w[rows[stand_in]] + shift)
     guess = np.concatenate(parts)
     # Where the smaller product was not solved, there is no guess.
     guess[:, ~is_solved] = np.nan
@@ -185,14 +239,14 @@ def _continued(
     first = np.pi / (_STOPS + 1)
     last = np.clip(nearest, _NEAREST, first)
     # From there on arg λ falls by a factor of at most e^1.5 from stop to stop.
-    steps = finer * (1 + int(np.ceil(np.log(first / last.min()) / 1.5)))
+    num_factors = np.log(first / last.min()) / 1.5
+    steps = finer * (1 + int(np.ceil(num_factors)))
     shares = np.arange(1, steps + 1)[:, None] / steps
     arc = np.linspace(np.pi, first, 1 + finer * _STOPS)[1:, None]
     at = product.state(product.on_negative_axis(t))
     before = np.pi
     for angle in [*arc, *(first * (last / first) ** shares)]:
-        with np.errstate(all="ignore"):
-            ahead = at.w + 1j * (angle - before) * at.tangent / at.slope
+        ahead = at.w + 1j * (angle - before) * _speed(at)
         at = product.newton(
             ahead,
             t + 1j * angle,
@@ -218,8 +272,19 @@ def _has_landed(at: State, t: RealPoints) -> Bool[np.ndarray, " points"]:
     is_small &= at.mismatch <= 1e-6 * np.abs(at.psi)
     is_lower = at.psi.imag <= _SLACK * np.abs(at.psi)
     angles = at.w.imag
-    is_upper = np.all((angles >= -_SLACK) & (angles <= np.pi + _SLACK), axis=0)
-    return is_small & is_lower & is_upper
+    is_upper = (angles >= -_SLACK) & (angles <= np.pi + _SLACK)
+    return is_small & is_lower & is_upper.all(axis=0)
+
+
+def _speed(at: State) -> Complex[Numbers, "unknowns points"]:
+    """Return dw/dlog λ."""
+    with np.errstate(all="ignore"):
+        return at.tangent / at.slope
+
+
+def _is_inside(at: State) -> Bool[np.ndarray, " points"]:
+    """Tell which states have a density: there, the solution on this sheet is unique."""
+    return at.psi.imag < -_CLEAR * np.abs(at.psi)
 
 
 def at_angle(
@@ -239,8 +304,7 @@ def at_angle(
     # Ever smaller steps, because near the axis the solution turns fastest.
     for left in np.geomspace(1, 1e-6, 60)[1:]:
         here = angle + left * (np.pi - angle)
-        with np.errstate(all="ignore"):
-            ahead = at.w + 1j * (here - before) * at.tangent / at.slope
+        ahead = at.w + 1j * (here - before) * _speed(at)
         at = product.newton(ahead, t + 1j * here, rounds=2)
         before = here
     return product.newton(

@@ -300,10 +300,8 @@ class Law:
             >>> round(theory.fuss_catalan(1).cdf(2.0), 6)
             0.81831
         """
-        t, x = _log_lam(grid, variable)
-        _, below = self._masses(t.ravel())
-        is_negative = (x < 0) & (variable != "log_s")
-        return _as_given(np.where(is_negative, 0.0, below.reshape(t.shape)))
+        _, below = self._masses_at(grid, variable)
+        return _as_given(below)
 
     @public("Law.survival")
     def survival(
@@ -322,10 +320,8 @@ class Law:
             >>> round(theory.fuss_catalan(1).survival(3.9999), 9)
             5.3e-08
         """
-        t, x = _log_lam(grid, variable)
-        above, _ = self._masses(t.ravel())
-        is_negative = (x < 0) & (variable != "log_s")
-        return _as_given(np.where(is_negative, 1.0, above.reshape(t.shape)))
+        above, _ = self._masses_at(grid, variable)
+        return _as_given(above)
 
     @public("Law.quantile")
     def quantile(
@@ -478,6 +474,16 @@ class Law:
         tops = [band.high for band in self._bands]
         return max([*tops, *(atom.t for atom in self._log_atoms)], default=-math.inf)
 
+    def _masses_at(self, grid: ArrayLike, variable: str) -> tuple[RealArray, RealArray]:
+        """Compute the mass above each point, and that at or below it."""
+        t, x = _log_lam(grid, variable)
+        above, below = self._masses(t.ravel())
+        # A negative λ or s is below all mass, and has no logarithm.
+        is_negative = (x < 0) & (variable != "log_s")
+        above = np.where(is_negative, 1.0, above.reshape(t.shape))
+        below = np.where(is_negative, 0.0, below.reshape(t.shape))
+        return above, below
+
     def _masses(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
         """Compute P(x > e^t) and P(x ≤ e^t)."""
         above = np.zeros(t.shape)
@@ -527,7 +533,7 @@ class Law:
         It follows from the power of λ with which the density of log λ falls there.
         """
         band = self._bands[0]
-        t = band.high - band.reach() * np.array([0.9, 1.0])
+        t = band.high - band.reach().depth * np.array([0.9, 1.0])
         value = band.density(t)
         wanted = _PER_LOG[variable]
         power = math.inf

@@ -29,8 +29,14 @@ _RESOLVED = 1e-6
 _CLOSED = 1e-12
 
 # Where the quantiles of every law are tabulated, log(p/(1 − p)) off zero: the brackets
-# in which quantiles are looked for. Twice as many take twice as long to make.
-_LOG_ODDS = np.linspace(-22.0, 22.0, 45)
+# in which quantiles are looked for. Twice as many take twice as long to make. The law
+# of strong residual blocks has its quantile at 1e-10 so near zero that it is not found,
+# so the table ends at 1e-6.
+_LOG_ODDS = np.linspace(-14.0, 14.0, 29)
+
+# How far below the table in log λ a quantile may lie: λ falls no faster than the eighth
+# power of its rank.
+_BELOW = 8 * 14.0
 
 # Probabilities this close to the mass at zero are those of zero.
 _LEAST_MASS = 1e-12
@@ -49,8 +55,10 @@ class Mixture(Law):
 
     Args:
         laws: The laws of the blocks.
-        shares: The share of singular values of each, which sum to 1.
+        shares: The share of singular values of each, which sum to 1, zeros included.
         name: What it is called, for its repr. The default is "mixture".
+        zeros: The share of singular values that are zero beside all blocks, as of
+            positions that nothing reads.
 
     Raises:
         InputError: Not as many shares as laws; shares that are negative or do not sum
@@ -68,6 +76,7 @@ class Mixture(Law):
 
     laws: tuple[Law, ...]
     shares: tuple[float, ...]
+    zeros: float
 
     @public("Mixture")
     def __init__(
@@ -75,31 +84,36 @@ class Mixture(Law):
         laws: Sequence[Law],
         shares: Sequence[float],
         name: str = "mixture",
+        *,
+        zeros: float = 0.0,
     ) -> None:
         laws, shares = tuple(laws), tuple(map(float, shares))
         for law in laws:
             checks.instance("laws", law, Law)
         for share in shares:
             checks.number("shares", share, low=0.0)
-        if len(laws) != len(shares) or not abs(math.fsum(shares) - 1) <= _OFF:
+        checks.number("zeros", zeros, low=0.0)
+        missing = 1 - math.fsum((*shares, zeros))
+        if len(laws) != len(shares) or not abs(missing) <= _OFF:
             raise InputError(
-                f"shares={checks.show(shares)} for {len(laws)} laws; write one for "
-                "each law, which sum to 1."
+                f"shares={checks.show(shares)} and zeros={zeros:g} for {len(laws)} "
+                "laws; write a share for each law, which with zeros sum to 1."
             )
         spans = {law.span for law in laws}
         depths = {law.pairs for law in laws}
-        zeros = {law.structural_zeros for law in laws}
-        if len(spans) > 1 or len(zeros) > 1:
+        lacking = {law.structural_zeros for law in laws}
+        if len(spans) > 1 or len(lacking) > 1:
             raise InputError(
-                f"laws are of spans {sorted(spans)} and have {sorted(zeros)} "
+                f"laws are of spans {sorted(spans)} and have {sorted(lacking)} "
                 "structural zeros for each singular value; write blocks of one shape."
             )
         # The class is frozen, as `Law` is, so that plain assignment would raise.
         fields = {
             "laws": laws,
             "shares": shares,
+            "zeros": float(zeros),
             "name": name,
-            "structural_zeros": zeros.pop(),
+            "structural_zeros": lacking.pop(),
             "pairs": depths.pop() if len(depths) == 1 else None,
             "width_rate": None,
             "span": spans.pop(),
@@ -137,7 +151,7 @@ class Mixture(Law):
             >>> theory.Mixture([relu, theory.fuss_catalan(1)], [0.5, 0.5]).zero_mass
             0.25
         """
-        return self._mean([law.zero_mass for law in self.laws])
+        return self.zeros + self._mean([law.zero_mass for law in self.laws])
 
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
@@ -155,6 +169,8 @@ class Mixture(Law):
             for law, share in zip(self.laws, self.shares, strict=True)
             for atom in law.atoms
         ]
+        if self.zeros:
+            parts.append(Atom(0.0, self.zeros))
         for atom in sorted(parts):
             if found and atom.lam <= found[-1].lam * (1 + _ALIKE):
                 last = found.pop()
@@ -190,9 +206,9 @@ class Mixture(Law):
             1.5
         """
         means = np.array([law.moment(1) for law in self.laws])
-        apart = means - self._mean(means)
+        mean = self._mean(means)
         inside = self._mean([law.variance for law in self.laws])
-        return inside + self._mean(apart**2)
+        return inside + self._mean((means - mean) ** 2) + self.zeros * mean**2
 
     @property
     def mean_log_lam(self) -> float:
@@ -203,6 +219,8 @@ class Mixture(Law):
             >>> round(theory.Mixture(laws, [0.5, 0.5]).mean_log_lam, 9)
             -1.5
         """
+        if self.zeros:
+            return -math.inf
         return self._mean([law.mean_log_lam for law in self.laws])
 
     @public("Law.moment")
@@ -270,11 +288,13 @@ class Mixture(Law):
             of_law = law._masses(t)
             above += share * of_law[0]
             below += share * of_law[1]
-        return above, below
+        return above, below + self.zeros
 
     def _quantile(self, p: RealPoints) -> RealPoints:
         """Find log λ of the least λ with P(x ≤ λ) ≥ p."""
         low_end = min(float(law._quantile(np.zeros(1))[0]) for law in self.laws)
+        if self.zeros:
+            low_end = -math.inf
         t = np.where(p <= self.zero_mass + _LEAST_MASS, low_end, self._top)
         is_inside = (p > self.zero_mass + _LEAST_MASS) & (p < 1)
         if is_inside.any():
@@ -291,6 +311,9 @@ class Mixture(Law):
             places.append(law._quantile(ranks))
         t = np.unique(np.concatenate([*places, [self._top]]))
         _, below = self._masses(t)
+        # Lower ranks are looked for below the table.
+        t = np.concatenate([[t[0] - _BELOW], t])
+        below = np.concatenate([[self.zero_mass], below])
         return t, np.maximum.accumulate(below)
 
     def _solved(self, p: RealPoints) -> RealPoints:

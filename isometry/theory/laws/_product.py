@@ -22,6 +22,7 @@ from isometry.theory.laws import _series
 from isometry.theory.laws._closed import Powers
 from isometry.theory.laws._diagonal import IDENTITY, Diagonal, increasing
 from isometry.theory.laws._factor import Closed, Curve, Factor, Point
+from isometry.theory.laws._half_planes import angle_below, into_lower, log_below
 from isometry.theory.laws._types import Numbers
 
 Points = Complex[Numbers, " points"]
@@ -315,12 +316,12 @@ class Product:
         one_plus: Points,
     ) -> tuple[Points, Points]:
         """Return what the powers and the constant add to log λ, and its derivative."""
-        value = np.full_like(psi, self.log_scale) + self._power * _log_below(psi)
+        value = np.full_like(psi, self.log_scale) + self._power * log_below(psi)
         slope = np.zeros_like(psi)
         of_one = 0.0
         for c, exponent in self._ones:
             one_plus_c = self._one_plus(c, above_zero)
-            value = value + exponent * _log_below(one_plus_c)
+            value = value + exponent * log_below(one_plus_c)
             if c == 1:
                 of_one = exponent
             else:
@@ -372,10 +373,7 @@ class Product:
             with np.errstate(invalid="ignore"):
                 capped = step * np.minimum(1, largest / np.maximum(size, 1e-300))
             w[:, active] += capped
-            # Newton squares the error, so what is left is known before it is computed.
-            last = before[active]
-            shrinks = np.minimum(size, last) / np.maximum(last, 1e-300)
-            left = size * np.where(last > 0, shrinks, 1.0)
+            left = _left_by_newton(size, before[active])
             before[active] = size
             scale = 1 + np.abs(w[:, active]).max(axis=0)
             active = active[left > _ROUNDING * scale]
@@ -389,7 +387,12 @@ class Product:
         psi: Points,
         rounds: int = 12,
     ) -> State:
-        """Solve for the unknowns at given ψ, from a guess."""
+        """Solve for the unknowns at given ψ, whatever λ is there, from a guess.
+
+        Every curve is brought to this ψ by Newton steps. It is how a turning point of
+        λ(ψ) is found, where λ does not determine ψ.
+        """
+        before = np.zeros(w.shape[1])
         for _ in range(rounds):
             at = self.state(w)
             with np.errstate(all="ignore"):
@@ -398,7 +401,9 @@ class Product:
                 step = at.correction + at.tangent * change
             size = np.abs(step).max(axis=0)
             w = w + step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
-            if not np.any(size > _ROUNDING * (1 + np.abs(w).max(axis=0))):
+            left = _left_by_newton(size, before)
+            before = size
+            if not np.any(left > _ROUNDING * (1 + np.abs(w).max(axis=0))):
                 break
         return self.state(w)
 
@@ -443,16 +448,16 @@ class Product:
         − log λ) is stationary in ψ and in every unknown, so that their errors, which
         great depth multiplies, enter squared.
         """
-        psi = _lower(at.psi)
-        above_zero = _lower(at.above_zero)
+        psi = into_lower(at.psi)
+        above_zero = into_lower(at.above_zero)
         one_plus = above_zero + (1 - self.rank)
-        angle = _angle_below(psi)
+        angle = angle_below(psi)
         if below:
             # From −π, because there ψ comes from the negative axis.
             angle = np.arctan2(np.abs(psi.imag), -psi.real)
         total = self._power * (angle + psi.imag)
         for c, exponent in self._ones:
-            own = _angle_below(self._one_plus(c, above_zero))
+            own = angle_below(self._one_plus(c, above_zero))
             total = total + exponent * (psi.imag + (1 - 1 / c) * own)
         total = total + (one_plus * (t - at.log_lam)).imag
         sign = -1 if below else 1
@@ -499,27 +504,18 @@ def _curves(factors: list[tuple[Factor, float]]) -> list[tuple[Curve, float]]:
     return [(f, times) for f, times in factors if isinstance(f, Curve)]
 
 
+def _left_by_newton(size: RealPoints, last: RealPoints) -> RealPoints:
+    """Return the error after a step: Newton squares it, so it need not be computed.
+
+    Args:
+        size: The size of the step.
+        last: That of the step before; 0 if there was none.
+    """
+    shrinks = np.minimum(size, last) / np.maximum(last, 1e-300)
+    return size * np.where(last > 0, shrinks, 1.0)
+
+
 def _whole(exponent: float) -> float:
     """Remove the rounding of shares from an exponent that should be whole."""
     nearest = round(exponent)
     return float(nearest) if abs(exponent - nearest) < 1e-9 else exponent
-
-
-def _lower(x: Points) -> Points:
-    """Reflect into the closed lower half-plane."""
-    return x.real - 1j * np.abs(x.imag)
-
-
-def _log_below(x: Points) -> Points:
-    """Take the logarithm that is analytic on the closed lower half-plane."""
-    is_upper_left = (x.real < 0) & (x.imag >= 0)
-    return np.log(x) - 2j * np.pi * is_upper_left
-
-
-def _angle_below(x: Points) -> RealPoints:
-    """Return the argument of x, reflected into the lower half-plane, in [−π, 0].
-
-    It is accurate to its own size where it is small, beside the positive real axis. On
-    the negative axis it is −π, whatever the sign of a zero imaginary part.
-    """
-    return -np.arctan2(np.abs(x.imag), x.real)

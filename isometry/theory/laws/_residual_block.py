@@ -22,6 +22,7 @@ from jaxtyping import Complex, Float
 from isometry.theory.laws import _series
 from isometry.theory.laws._diagonal import Diagonal
 from isometry.theory.laws._factor import Atom, Curve, Point
+from isometry.theory.laws._half_planes import log_below
 from isometry.theory.laws._measure import Measure, Transforms
 from isometry.theory.laws._types import Numbers
 
@@ -81,7 +82,8 @@ class ResidualBlock(Curve):
     def strength(self) -> float:
         """The share of the branch over that of the skip, κ = a²σ² E d/s²."""
         log_mean = math.log(self.slopes.moment(1))
-        return math.exp(self.log_branch + log_mean - self.log_skip)
+        log_strength = self.log_branch + log_mean
+        return math.exp(log_strength - self.log_skip)
 
     @functools.cached_property
     def touches_zero(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -109,7 +111,8 @@ class ResidualBlock(Curve):
     def shift_from(self, other: Curve) -> Float[np.ndarray, " 2"]:
         """Return the difference at equal y, that of log η."""
         assert isinstance(other, ResidualBlock)
-        return np.array([0.0, (other.log_branch - self.log_branch) / 2])
+        of_eta = (other.log_branch - self.log_branch) / 2
+        return np.array([0.0, of_eta])
 
     @property
     def is_connected(self) -> bool:
@@ -117,8 +120,9 @@ class ResidualBlock(Curve):
 
         The values of X itself must fill an interval from zero on.
         """
-        has_zeros = self.slopes.zero_mass > 0
-        return self.num_gaussian > 0 and not has_zeros and self.slopes.is_connected
+        if self.num_gaussian == 0 or self.slopes.zero_mass > 0:
+            return False
+        return self.slopes.is_connected
 
     @property
     def atoms(self) -> tuple[Atom, ...]:
@@ -133,21 +137,30 @@ class ResidualBlock(Curve):
         """Expand −log S."""
         kappa = self.strength
         # One more, because u is divided by ψ.
-        one, psi = np.eye(n + 1)[0], np.eye(n + 1)[1]
-        bend = self._diagonal.series(n + 1)
+        length = n + 1
+        one, psi = np.eye(length)[:2]
+        bend = self._diagonal.series(length)
         bend[0] = 0.0
-        bend += (self.num_gaussian - 1) * _series.one_plus(1.0, n + 1)
+        exponent = self.num_gaussian - 1
+        bend += exponent * _series.one_plus(1.0, length)
         # t exp(−bend(t)) = κ u (1 + u) with u = ψ − t. What is not linear stands on
         # the right, so that each round gains a coefficient.
         t = kappa / (1 + kappa) * psi
         for _ in range(n):
             u = psi - t
-            shape = _series.exponential(-_series.composed(bend, t))
-            linear = kappa * (psi + np.convolve(u, u)[: n + 1])
-            t = (linear - np.convolve(t, shape - one)[: n + 1]) / (1 + kappa)
+            log_shape = -_series.composed(bend, t)
+            shape = _series.exponential(log_shape)
+            square = np.convolve(u, u)[:length]
+            of_shape = np.convolve(t, shape - one)[:length]
+            right = kappa * (psi + square) - of_shape
+            t = right / (1 + kappa)
         u = psi - t
-        total = _series.one_plus(1.0, n) - _series.logarithm((one + u)[:n])
-        total -= _series.logarithm((1 + kappa) * u[1:])
+        one_plus_u = (one + u)[:n]
+        u_over_psi = u[1:]
+        # r = 2 log(1 + ψ) − log y with y = u (1 + u)/s², and S has one 1 + ψ less.
+        total = _series.one_plus(1.0, n)
+        total -= _series.logarithm(one_plus_u)
+        total -= _series.logarithm((1 + kappa) * u_over_psi)
         total[0] = self.log_skip + math.log1p(kappa)
         if n > 1:
             total[1] = self.relative_variance
@@ -157,8 +170,10 @@ class ResidualBlock(Curve):
     def relative_variance(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """E λ²/(E λ)² − 1, from terms that do not cancel."""
         kappa = self.strength
+        # Of X alone; the skip has none.
         of_branch = self.slopes.relative_variance() + self.num_gaussian
-        return (2 * kappa + kappa**2 * of_branch) / (1 + kappa) ** 2
+        square = 2 * kappa + kappa**2 * of_branch
+        return square / (1 + kappa) ** 2
 
     def start(self, log_odds: RealPoints) -> Unknowns:
         """Bisect log(u/t) on the negative axis, where u, t and ψ are all negative."""
@@ -174,7 +189,9 @@ class ResidualBlock(Curve):
             low = np.where(is_low, middle, low)
             high = np.where(is_low, high, middle)
         _, log_omega, log_eta = self._excess(high, log_minus_psi, one_plus)
-        return np.stack([log_omega, log_eta]) + 0.5j * np.pi
+        # Both ω and η lie on the positive imaginary axis.
+        sizes = np.stack([log_omega, log_eta])
+        return sizes + 0.5j * np.pi
 
     def _excess(
         self,
@@ -191,18 +208,23 @@ class ResidualBlock(Curve):
         """
         log_minus_u = log_minus_psi - np.logaddexp(0, -log_ratio)
         log_minus_t = log_minus_psi - np.logaddexp(0, log_ratio)
-        minus_u, minus_t = np.exp(log_minus_u), np.exp(log_minus_t)
+        minus_u = np.exp(log_minus_u)
+        minus_t = np.exp(log_minus_t)
         # 1 + u = (1 + ψ) − t and 1 + t = (1 + ψ) − u, without cancellation.
         log_one_plus_u = np.log(one_plus + minus_t)
         log_one_plus_t = np.log(one_plus + minus_u)
         above_zero = one_plus + minus_u - self.slopes.zero_mass
         is_inside = above_zero > 0
-        log_above = np.log(np.where(is_inside, above_zero, 1.0))
-        log_zeta = self._log_zeta(log_above - log_minus_t)
+        positive = np.where(is_inside, above_zero, 1.0)
+        log_zeta = self._log_zeta(np.log(positive) - log_minus_t)
         log_y_u = log_minus_u + log_one_plus_u - self.log_skip
-        log_y_t = self._power * log_one_plus_t - log_zeta - self.log_branch
-        excess = np.where(is_inside, log_y_t - log_y_u, np.inf)
-        return excess, (log_one_plus_u - log_minus_u) / 2, log_zeta / 2
+        of_gaussian = self._power * log_one_plus_t
+        log_y_t = of_gaussian - log_zeta - self.log_branch
+        excess = log_y_t - log_y_u
+        excess = np.where(is_inside, excess, np.inf)
+        # ω² = (1 + u)/u.
+        log_omega = (log_one_plus_u - log_minus_u) / 2
+        return excess, log_omega, log_zeta / 2
 
     def _log_zeta(self, log_odds: RealPoints) -> RealPoints:
         """Look log |ζ| up, where M(ζ) = t is real, at log((rank + t)/(−t))."""
@@ -229,18 +251,23 @@ class ResidualBlock(Curve):
         twice = 1 + 2 * u
         # Derivatives of the mismatch and of ψ by the two unknowns.
         by_omega = -2 * twice
-        by_eta = 2 - 2 * self._power * branch.rate / one_plus_t
+        of_gaussian = self._power * branch.rate / one_plus_t
+        by_eta = 2 - 2 * of_gaussian
         psi_by_omega = -2 * u * one_plus_u
         psi_by_eta = 2 * branch.rate
         determinant = by_omega * psi_by_eta - by_eta * psi_by_omega
+        # Cramer's rule: ψ moves and the mismatch does not, and the other way round.
         tangent = np.stack([-by_eta, by_omega]) / determinant
-        correction = mismatch * np.stack([-psi_by_eta, psi_by_omega]) / determinant
+        downhill = np.stack([-psi_by_eta, psi_by_omega]) / determinant
+        correction = mismatch * downhill
         # dr/dψ = 2/(1 + ψ) − dlog y/du (1 − dt/dψ). At an atom u → ∞, and all but
         # 1/u² cancels, here by hand.
         t_rate = psi_by_eta * tangent[1]
-        rate = twice * t_rate - (one_plus + 2 * u * t) / one_plus
+        rest = (one_plus + 2 * u * t) / one_plus
+        rate = twice * t_rate - rest
         # (1 + ψ)/g is the root of the value, in the quarter where log is continuous.
-        root = np.log(one_plus / np.exp(_log_g(log_omega)))
+        g = np.exp(_log_g(log_omega))
+        root = np.log(one_plus / g)
         return Point(
             psi=u + t,
             above_zero=one_plus,
@@ -262,9 +289,11 @@ class ResidualBlock(Curve):
         one_plus_t = branch.above_zero + self.slopes.zero_mass
         mismatch = self._mismatch(log_omega, log_eta, one_plus_t)
         # 1 + u = ωg.
-        rest = log_omega + _log_g(log_omega) - one_plus_t * mismatch
-        rest = rest + self.num_gaussian * branch.psi
-        total = self._angle(log_eta) + rest.imag / np.pi
+        log_one_plus_u = log_omega + _log_g(log_omega)
+        of_gaussian = self.num_gaussian * branch.psi
+        rest = log_one_plus_u + of_gaussian - one_plus_t * mismatch
+        total = self._angle(log_eta)
+        total = total + rest.imag / np.pi
         return 1 - total if below else total
 
     def _mismatch(
@@ -277,25 +306,32 @@ class ResidualBlock(Curve):
         # 1 + t and ζ lie on opposite sides of the real axis.
         is_lower = log_eta.imag > np.pi / 2
         reflected = np.where(is_lower, np.conj(one_plus_t), one_plus_t)
-        log_one_plus = _log_below(reflected)
-        log_one_plus = np.where(is_lower, np.conj(log_one_plus), log_one_plus)
-        of_skip = 2 * _log_g(log_omega) - self.log_skip
-        of_branch = self._power * log_one_plus - 2 * log_eta - self.log_branch
-        return of_skip - of_branch
+        log_reflected = log_below(reflected)
+        log_one_plus = np.where(is_lower, np.conj(log_reflected), log_reflected)
+        log_y_u = 2 * _log_g(log_omega) - self.log_skip
+        log_zeta = 2 * log_eta
+        of_gaussian = self._power * log_one_plus
+        log_y_t = of_gaussian - log_zeta - self.log_branch
+        return log_y_u - log_y_t
 
     def _of_branch(self, log_eta: Points) -> Transforms:
         """Evaluate M at ζ = η² on either side of the real axis."""
-        zeta, is_lower = _reflected(log_eta)
-        found = self.slopes.transforms(np.exp(zeta))
-        return Transforms(*(np.where(is_lower, np.conj(f), f) for f in found))
+        log_zeta, is_lower = _reflected(log_eta)
+        at_mirrored = self.slopes.transforms(np.exp(log_zeta))
+        fields = []
+        for field in at_mirrored:
+            own = np.where(is_lower, np.conj(field), field)
+            fields.append(own)
+        return Transforms(*fields)
 
     def _angle(self, log_eta: Points) -> RealPoints:
         """Evaluate Im E log(ζ − d)/π, in [0, 2]."""
         log_zeta, is_lower = _reflected(log_eta)
         angle = np.maximum(log_zeta.imag, 0.0)
         # exp of a complex number may round onto the other side of the axis.
-        size = np.exp(log_zeta.real)
-        zeta = np.where(angle == 0, size + 0j, size * np.exp(1j * angle))
+        is_real = angle == 0
+        phase = np.where(is_real, 1.0, np.exp(1j * angle))
+        zeta = np.exp(log_zeta.real) * phase
         total = self.slopes.angle(zeta, below=False)
         return np.where(is_lower, 2 - total, total)
 
@@ -303,8 +339,9 @@ class ResidualBlock(Curve):
 def _reflected(log_eta: Points) -> tuple[Points, np.ndarray]:
     """Return log ζ in the upper half-plane, and whether ζ lies in the lower one."""
     log_zeta = 2 * log_eta
-    is_lower = log_zeta.imag > np.pi
-    mirrored = log_zeta.real + 1j * (2 * np.pi - log_zeta.imag)
+    angle = log_zeta.imag
+    is_lower = angle > np.pi
+    mirrored = log_zeta.real + 1j * (2 * np.pi - angle)
     return np.where(is_lower, mirrored, log_zeta), is_lower
 
 
@@ -321,10 +358,5 @@ def _log_g(log_omega: Points) -> Points:
     # ω − 1 lies above the axis; rounding may have put it below.
     is_below = (less.real < 0) & np.signbit(less.imag)
     log_less = np.log(less) + 2j * np.pi * is_below
-    return log_omega - log_less - np.log(np.exp(log_omega) + 1)
-
-
-def _log_below(x: Points) -> Points:
-    """Take the logarithm that is analytic on the closed lower half-plane."""
-    is_upper_left = (x.real < 0) & (x.imag >= 0)
-    return np.log(x) - 2j * np.pi * is_upper_left
+    log_more = np.log(np.exp(log_omega) + 1)
+    return log_omega - log_less - log_more

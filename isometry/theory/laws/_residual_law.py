@@ -1,5 +1,6 @@
 """The law of J Jᵀ for a chain of residual blocks x' = s x + a F(x), and its moments."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -12,21 +13,31 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry.activations import Activation
 from isometry.theory.laws import _closed, _jacobian_law, _universal
+from isometry.theory.laws._coherent import coherent_value
 from isometry.theory.laws._diagonal import Diagonal
 from isometry.theory.laws._factor import Factor
 from isometry.theory.laws._law import Law
 from isometry.theory.laws._measure import Measure
 from isometry.theory.laws._moments import Moments
-from isometry.theory.laws._product import product_of
+from isometry.theory.laws._product import NotConverged, product_of
 from isometry.theory.laws._residual_block import ResidualBlock
 from isometry.theory.mean_field._host import ActivationLike, record
 from isometry.theory.mean_field._maps import LARGEST, scale
-from isometry.theory.mean_field._moments import differentiable, finite, moments
+from isometry.theory.mean_field._moments import finite, moments
 from isometry.theory.mean_field._pair import slope_squares
-from isometry.theory.mean_field._quadrature import expectation
+from isometry.theory.mean_field._residual import (
+    ORDERS,
+    Block,
+    Norm,
+    Passage,
+    Stream,
+    follow,
+    sampled_slopes,
+)
 
-# The number of weight layers on a branch, by order.
-ORDERS = {"two_layer": 2, "post_activation": 1, "pre_activation": 1, "v2": 2}
+# E phi of odd activations is zero but for rounding, some 1e-17. A thousand times more
+# would take means of activations at small variances for none.
+_NO_MEAN = 1e-12
 
 # Levels and width of the contour of an arcsine law, as in `_slope_measure`.
 _LEVELS = 30
@@ -35,24 +46,47 @@ _HEIGHT = 0.4
 _ORDER = 18
 
 
-class Stream(NamedTuple):
-    """What one block adds, and the stream in front of it.
+class Link(NamedTuple):
+    """What one block does to a perturbation. A norm divides the parts that it scales.
 
     Attributes:
-        skip: s.
-        branch: a.
+        skip: s, over what a norm behind the sum divides by.
+        branch: a, over what norms in front of the branch and behind the sum divide by.
         scales: sigma_w of each weight layer of the branch.
-        q: The mean square of the stream in front of it.
-        mean: The mean of the stream over units, in front of it.
-        inner: The variance at the slopes between (or behind) the weight layers.
+        q: The mean square of the stream in front of the block.
+        read: The variance that the branch reads.
+        inner: The variance at the slopes between (or behind) the weight layers; with
+            slopes on the stream alone, theirs.
     """
 
     skip: float
     branch: float
     scales: tuple[float, ...]
     q: float
-    mean: float
+    read: float
     inner: float
+
+    @classmethod
+    def of(cls, passage: Passage, order: str) -> "Link":
+        """Return what a block does to a perturbation of its first input."""
+        scale = float(passage.scale[0])
+        read_scale = float(passage.read_scale[0])
+        read = passage.read.first_square
+        inner = read
+        if order == "v2":
+            # Behind the slopes on the stream and the first layer.
+            inner = passage.stations[1].first_square
+        elif order != "pre_activation":
+            inner = passage.stations[0].first_square
+        block = passage.block
+        return cls(
+            skip=block.skip / scale,
+            branch=block.branch / (scale * read_scale),
+            scales=tuple(map(math.sqrt, block.squares)),
+            q=passage.before.first_square,
+            read=read,
+            inner=inner,
+        )
 
 
 @public("residual_law")
@@ -78,8 +112,9 @@ def residual_law(
 
     There are no biases. The mean square q_l of the stream follows from the first by its
     own map. In "post_activation" the means E phi of the branches add up coherently if
-    they are not zero (ReLU): q grows as e^(O(√depth)) at fixed Σ branch², and J has one
-    singular value outside the law, with s² of 2 to 3 times the growth of q.
+    they are not zero (ReLU): q grows as e^(O(√depth)) at fixed Σ branch², and with many
+    blocks J has one singular value outside the law, with s² of 2 to 3 times the growth
+    of q. `law.outliers` says whether it has, and `compare` counts it.
 
     A first density takes 0.2 s on one core, of 20 blocks with different q_l 1 s.
 
@@ -110,14 +145,7 @@ def residual_law(
         (2.565785, 4.4624)
     """
     checks.one_of("order", order, tuple(ORDERS))
-    if order in {"pre_activation", "v2"}:
-        raise NotDefined(
-            f"no law is known for order={order!r}: the derivatives of the activation "
-            "sit on the stream, so that those of two blocks are correlated and the "
-            "blocks are not free. Use theory.residual_moments, which are known; there "
-            "is a law for order='two_layer'."
-        )
-    phi, stream = _arguments(
+    phi, passages = _arguments(
         activation,
         branch,
         order=order,
@@ -126,19 +154,101 @@ def residual_law(
         weights=weights,
         q=q,
     )
-    depth = len(stream)
-    num_gaussian = ORDERS[order] if weights == "gaussian" else 0
+    return law_of(phi, passages, order=order, weights=weights)
+
+
+def law_of(
+    phi: Activation,
+    passages: Sequence[Passage],
+    *,
+    order: str,
+    weights: str,
+    norm: Norm | None = None,
+    zeros: float = 0.0,
+) -> Law:
+    """Return the law of blocks that a stream has passed.
+
+    Args:
+        phi: The activation.
+        passages: What happens in each block.
+        order: A key of `ORDERS`.
+        weights: "gaussian" or "orthogonal".
+        norm: The norms of the blocks.
+        zeros: The share of directions that a norm behind a sum takes away.
+
+    Raises:
+        NotDefined: No law is known of blocks of this order.
+    """
+    if ORDERS[order].before:
+        raise NotDefined(
+            f"no law is known for order={order!r}: the derivatives of the activation "
+            "sit on the stream, so that those of two blocks are correlated and the "
+            "blocks are not free. Use theory.residual_moments, which are known; there "
+            "is a law for order='two_layer'."
+        )
+    links = _links(passages, order)
+    num_gaussian = _num_gaussian(order, weights)
+    # Blocks whose branch is not zero: of one such block every law is exact.
     num_active = 0
     counts: Counter[Factor] = Counter()
-    for block, shares in zip(stream, _slopes(phi, stream), strict=True):
-        num_active += block.branch != 0
+    for link, shares in zip(links, _slopes(phi, links), strict=True):
+        num_active += link.branch != 0
         for measure, share in shares:
+            # ReLU's half is allowed, and may exceed a half by rounding.
             if order == "post_activation" and measure.zero_mass > 0.5 + 1e-9:
                 _refuse_sparse(phi, measure, num_active)
-            factor = _factor(block, measure, num_gaussian)
+            factor = _factor(link, measure, num_gaussian)
             counts[factor] += share  # pyright: ignore[reportArgumentType]
-    name = f"{phi.name}, {depth} residual blocks, {order}, {weights}"
-    return Law(product_of(counts), name, pairs=depth)
+    if zeros:
+        # Norms of several blocks take away as many as one, in general position.
+        counts[_closed.haar(0.0, inputs=1.0, outputs=1 - zeros, size=1.0)] += 1
+    name = f"{phi.name}, {len(links)} residual blocks, {order}, {weights}"
+    law = Law(product_of(counts), name, pairs=len(links))
+    has_means = any(abs(passage.mean[0]) > _NO_MEAN for passage in passages)
+    if has_means and _is_beyond(law, coherent_value(phi, passages, norm)):
+        law = dataclasses.replace(law, outliers=1)
+    return law
+
+
+def _is_beyond(law: Law, value: float) -> bool:
+    """Tell whether λ lies beyond the upper edge of a law."""
+    # Where the edge is not found, nothing that asks for it gets an answer, and so
+    # nothing can be compared.
+    try:
+        return value > law.s_max**2
+    except NotConverged:
+        return False
+
+
+def _links(passages: Sequence[Passage], order: str) -> list[Link]:
+    """Return what each block does to a perturbation.
+
+    Raises:
+        NotDefined: A skip is zero, or what an activation reads.
+    """
+    links = [Link.of(passage, order) for passage in passages]
+    # Units that keep the values of an input have their own slopes, at zero too.
+    is_sampled = ORDERS[order].before and passages[0].before.start is not None
+    for index, link in enumerate(links):
+        if link.skip == 0:
+            raise NotDefined(
+                f"skip is 0 in block {index}, which then is no residual block; "
+                "theory.jacobian_law has the law of layers without skips."
+            )
+        variances = [link.inner]
+        if ORDERS[order].before:
+            variances.append(link.read)
+        if min(variances) == 0 and not is_sampled:
+            raise NotDefined(
+                f"what an activation of block {index} reads is zero, where a slope may "
+                "be another than at small values; write inputs that are not zero."
+            )
+    return links
+
+
+def _num_gaussian(order: str, weights: str) -> int:
+    """Return how many matrices of a branch are Gaussian."""
+    return ORDERS[order].num_layers if weights == "gaussian" else 0
 
 
 def _refuse_sparse(phi: Activation, measure: Measure, num_active: int) -> None:
@@ -201,7 +311,7 @@ def residual_moments(
         (4.0, 34.0)
     """
     checks.one_of("order", order, tuple(ORDERS))
-    phi, stream = _arguments(
+    phi, passages = _arguments(
         activation,
         branch,
         order=order,
@@ -210,34 +320,101 @@ def residual_moments(
         weights=weights,
         q=q,
     )
-    num_gaussian = ORDERS[order] if weights == "gaussian" else 0
-    if order in {"pre_activation", "v2"}:
-        return _on_stream(phi, stream, order, num_gaussian=num_gaussian)
+    return moments_of(phi, passages, order=order, weights=weights)
+
+
+def moments_of(
+    phi: Activation,
+    passages: Sequence[Passage],
+    *,
+    order: str,
+    weights: str,
+) -> Moments:
+    """Return mean and variance of λ of blocks that a stream has passed."""
+    links = _links(passages, order)
+    num_gaussian = _num_gaussian(order, weights)
+    if ORDERS[order].before:
+        on_stream = _on_stream(phi, passages, links)
+        return _correlated(
+            phi,
+            links,
+            on_stream,
+            has_inner=order == "v2",
+            num_gaussian=num_gaussian,
+        )
+    # Free factors: means multiply, and relative variances add.
     log_mean, relative = 0.0, 0.0
-    for block in stream:
-        g, spread = _strength(phi, block)
-        s = block.skip**2
+    for link in links:
+        g, spread = _strength(phi, link)
+        s = link.skip**2
         log_mean += math.log(s + g)
-        relative += (2 * s * g + g**2 * (spread + num_gaussian)) / (s + g) ** 2
+        # 2sg is the cross term of skip and branch; each Gaussian matrix adds g².
+        variance = 2 * s * g + g**2 * (spread + num_gaussian)
+        relative += variance / (s + g) ** 2
     mean = math.exp(log_mean)
     return Moments(mean=mean, variance=float(mean**2 * relative))
 
 
-def _strength(phi: Activation, block: Stream) -> tuple[float, float]:
+def _strength(phi: Activation, link: Link) -> tuple[float, float]:
     """Return g = branch² Π sigma_w² E phi'² and the spread μ_2/μ_1² − 1 of phi'²."""
-    known = moments(phi, block.inner)
-    slope = finite(phi, block.inner, known.slope[0])
-    g = block.branch**2 * math.prod(block.scales) ** 2 * slope
+    known = moments(phi, link.inner)
+    slope = finite(phi, link.inner, known.slope[0])
+    g = link.branch**2 * math.prod(link.scales) ** 2 * slope
+    # The spread of a slope that vanishes is 0/0, and counts g² times.
     if g == 0:
         return 0.0, 0.0
-    return g, finite(phi, block.inner, known.spread[0])
+    return g, finite(phi, link.inner, known.spread[0])
+
+
+class OnStream(NamedTuple):
+    """Slopes of the stream itself, of every block.
+
+    Attributes:
+        means: E D² of each block.
+        correlations: E D_l² D_j²/(E D_l² E D_j²) of any two blocks, at one unit.
+    """
+
+    means: Float[np.ndarray, " blocks"]
+    correlations: Float[np.ndarray, "blocks blocks"]
 
 
 def _on_stream(
+    phi: Activation, passages: Sequence[Passage], links: Sequence[Link]
+) -> OnStream:
+    """Return the moments of the slopes of the stream."""
+    if passages[0].before.start is not None:
+        squares = sampled_slopes(phi, passages)
+        means = squares.mean(axis=1)
+        products = squares @ squares.T / squares.shape[1]
+        scale = np.outer(means, means)
+        # Where all slopes vanish, the branch adds nothing.
+        one = np.ones_like(products)
+        return OnStream(means, np.divide(products, scale, out=one, where=scale > 0))
+    depth = len(links)
+    means, own = np.zeros(depth), np.zeros(depth)
+    for i, link in enumerate(links):
+        known = moments(phi, link.read)
+        means[i] = finite(phi, link.read, known.slope[0])
+        own[i] = 1 + finite(phi, link.read, known.spread[0])
+    correlations = np.diag(own)
+    for i, here in enumerate(links):
+        for j, there in enumerate(links[:i]):
+            skips = math.prod(link.skip for link in links[j:i])
+            # What is added to the stream is independent of it, so the covariance is
+            # that of the part that the skips pass on.
+            correlation = skips * math.sqrt(there.q / here.q)
+            cross = slope_squares(phi, here.read, there.read, correlation=correlation)
+            known = cross / (means[i] * means[j])
+            correlations[i, j] = correlations[j, i] = known
+    return OnStream(means, correlations)
+
+
+def _correlated(
     phi: Activation,
-    stream: list[Stream],
-    order: str,
+    links: Sequence[Link],
+    on_stream: OnStream,
     *,
+    has_inner: bool,
     num_gaussian: int,
 ) -> Moments:
     """Compute the moments where the first slopes of a branch sit on the stream.
@@ -247,50 +424,31 @@ def _on_stream(
     skip.
     """
     p, a, c = 1.0, 1.0, 0.0
-    b = np.zeros(len(stream))
+    b = np.zeros(len(links))
     factor = 1.0
-    for index, block in enumerate(stream):
-        known = moments(phi, block.q)
-        slope = finite(phi, block.q, known.slope[0])
-        strength = (block.branch * math.prod(block.scales) / block.skip) ** 2
+    for index, link in enumerate(links):
+        strength = (link.branch * math.prod(link.scales) / link.skip) ** 2
         # v of the matrix behind the slopes on the stream.
         v = float(num_gaussian)
-        if order == "v2":
-            inner = moments(phi, block.inner)
-            strength *= finite(phi, block.inner, inner.slope[0])
-            v += finite(phi, block.inner, inner.spread[0])
-        g = strength * slope
-        own = 1 + finite(phi, block.q, known.spread[0])
-        of_others = _correlations(phi, stream, index)
-        kappa = float(of_others @ b[:index])
-        tau = a * own + 2 * kappa + c
+        if has_inner:
+            inner = moments(phi, link.inner)
+            strength *= finite(phi, link.inner, inner.slope[0])
+            v += finite(phi, link.inner, inner.spread[0])
+        g = strength * on_stream.means[index]
+        correlations = on_stream.correlations[index]
+        kappa = float(correlations[:index] @ b[:index])
+        # The site-wise moment in which the slopes of this block stand twice.
+        tau = a * correlations[index] + 2 * kappa + c
         c += 2 * g * (kappa + c) + g**2 * tau + (v - 1) * g**2 * p**2
         b[:index] *= 1 + g
         b[index] = g * a
         a += (2 * g + g**2) * p**2
         p *= 1 + g
-        factor *= block.skip**2
+        factor *= link.skip**2
+    # Blocks were divided by their skips; here these come back.
     mean = factor * p
     second = factor**2 * (a + 2 * b.sum() + c)
     return Moments(mean=float(mean), variance=float(second - mean**2))
-
-
-def _correlations(
-    phi: Activation, stream: list[Stream], last: int
-) -> Float[np.ndarray, " blocks"]:
-    """Return E D_l² D_j²/(E D_l² E D_j²) of one block l and all before it."""
-    found = []
-    here = stream[last]
-    own = float(moments(phi, here.q).slope[0])
-    for j in range(last):
-        there = stream[j]
-        skips = math.prod(block.skip for block in stream[j:last])
-        # What is added to the stream is independent of it, so the covariance is that
-        # of the part that the skips pass on.
-        correlation = skips * math.sqrt(there.q / here.q)
-        cross = slope_squares(phi, here.q, there.q, correlation=correlation)
-        found.append(cross / (own * float(moments(phi, there.q).slope[0])))
-    return np.array(found)
 
 
 def _arguments(
@@ -302,8 +460,8 @@ def _arguments(
     sigma_w: float | Sequence[float],
     weights: str,
     q: float,
-) -> tuple[Activation, list[Stream]]:
-    """Check the arguments of both functions; return phi and the stream."""
+) -> tuple[Activation, list[Passage]]:
+    """Check the arguments of both functions; return phi and what blocks do."""
     checks.one_of("weights", weights, _jacobian_law.WEIGHTS)
     phi = record(activation)
     branches = _numbers("branch", branch)
@@ -316,99 +474,51 @@ def _arguments(
             "skip is 0 in a block, which then is no residual block; "
             "theory.jacobian_law has the law of layers without skips."
         )
-    scales = _one_each("sigma_w", sigma_w, ORDERS[order], what="weight layer")
-    scales = tuple(scale("sigma_w", sigma) for sigma in scales)
+    num_layers = ORDERS[order].num_layers
+    scales = _one_each("sigma_w", sigma_w, num_layers, what="weight layer")
+    squares = tuple(scale("sigma_w", sigma) ** 2 for sigma in scales)
     q = float(checks.number("q", checks.on_host("q", q), above=0.0, high=LARGEST))
-    return phi, _stream(phi, order, branches, skips=skips, scales=scales, q=q)
+    blocks = [
+        Block(one, other, squares) for one, other in zip(skips, branches, strict=True)
+    ]
+    stream = Stream.gaussian(np.full((1, 1), q))
+    return phi, follow(phi, blocks, order=order, stream=stream)
 
 
-def _stream(
-    phi: Activation,
-    order: str,
-    branches: list[float],
-    *,
-    skips: list[float],
-    scales: tuple[float, ...],
-    q: float,
-) -> list[Stream]:
-    """Follow mean and mean square of the stream through the blocks."""
-    found = []
-    mean = 0.0
-    for branch, skip in zip(branches, skips, strict=True):
-        inner = q
-        if order in {"two_layer", "post_activation"}:
-            inner = scales[0] ** 2 * q
-        elif order == "v2":
-            inner = scales[0] ** 2 * _square(phi, q)
-        block = Stream(
-            skip=skip,
-            branch=branch,
-            scales=scales,
-            q=q,
-            mean=mean,
-            inner=inner,
-        )
-        differentiable(phi, inner)
-        found.append(block)
-        added = branch**2 * _square(phi, inner)
-        if order == "post_activation":
-            # The means of branches add up, as nothing behind them changes their sign.
-            own_mean = branch * _mean(phi, inner)
-            q = skip**2 * q + 2 * skip * mean * own_mean + added
-            mean = skip * mean + own_mean
-        else:
-            q = skip**2 * q + scales[-1] ** 2 * added
-        if not q < LARGEST:
-            raise NotDefined(
-                f"the mean square of the stream exceeds {LARGEST:g} behind block "
-                f"{len(found)}; there is a prediction for fewer blocks, or a smaller "
-                "branch."
-            )
-    return found
-
-
-def _square(phi: Activation, q: float) -> float:
-    """Return E phi²."""
-    return finite(phi, q, moments(phi, q).square[0])
-
-
-def _mean(phi: Activation, q: float) -> float:
-    """Return E phi."""
-    return expectation(phi.fn, q, phi.kinks)
-
-
-def _slopes(phi: Activation, stream: list[Stream]) -> list[_jacobian_law.Shares]:
+def _slopes(phi: Activation, links: Sequence[Link]) -> list[_jacobian_law.Shares]:
     """Return the distribution of D² of each block.
 
     Equal blocks at many variances share the few of a Gauss rule, as layers of a dense
     network do, because log S of a block is analytic in ln q.
     """
-    shares: list[_jacobian_law.Shares] = [()] * len(stream)
-    kinds = {(abs(block.skip), abs(block.branch)) for block in stream}
+    shares: list[_jacobian_law.Shares] = [()] * len(links)
+    kinds = {_kind(link) for link in links}
     for kind in kinds:
-        blocks = [
-            i
-            for i, block in enumerate(stream)
-            if (abs(block.skip), abs(block.branch)) == kind
-        ]
-        path = [stream[i].inner for i in blocks]
-        for i, share in zip(
-            blocks, _jacobian_law.slopes_of_blocks(phi, path), strict=True
-        ):
+        alike = [i for i, link in enumerate(links) if _kind(link) == kind]
+        path = [links[i].inner for i in alike]
+        slopes = _jacobian_law.slopes_of_blocks(phi, path)
+        for i, share in zip(alike, slopes, strict=True):
             shares[i] = share
     return shares
 
 
+def _kind(link: Link) -> tuple[float, ...]:
+    """Return what equal blocks share."""
+    return (abs(link.skip), abs(link.branch), *link.scales)
+
+
 def _factor(
-    block: Stream,
+    link: Link,
     measure: Measure,
     num_gaussian: int,
 ) -> Factor:
     """Return the factor of one block."""
-    log_skip = 2 * math.log(abs(block.skip))
-    if block.branch == 0 or measure.moment(1) == 0:
+    log_skip = 2 * math.log(abs(link.skip))
+    # Without a branch the block is its skip, a number.
+    if link.branch == 0 or measure.moment(1) == 0:
         return _closed.Powers(log_scale=log_skip)
-    log_branch = 2 * math.log(abs(block.branch) * math.prod(block.scales))
+    log_branch = 2 * math.log(abs(link.branch) * math.prod(link.scales))
+    # A linear branch with Haar weights is normal, and its law known in closed form.
     if num_gaussian == 0 and measure.constant is not None:
         log_branch += math.log(measure.constant)
         return Diagonal(arcsine(log_skip, log_branch))
@@ -428,6 +538,7 @@ def arcsine(log_skip: float, log_branch: float) -> Measure:
         log_branch: log a².
     """
     s, a = math.exp(log_skip / 2), math.exp(log_branch / 2)
+    # Segments are graded towards both ends, where the density is infinite.
     steps = 2.0 ** np.arange(-_LEVELS, 0)
     near = np.pi / 2 * steps[steps < _SEGMENT / np.pi * 2]
     inner = np.linspace(near[-1], np.pi / 2, 4)

@@ -7,6 +7,7 @@ of phi'² the contour is then moved to the side on which phi'² lies below the r
 `_slope_series` makes the series, this file the contour.
 """
 
+import bisect
 import functools
 import itertools
 
@@ -339,13 +340,15 @@ def _graded(
     if abs(start) > _FAR_OUT:
         levels = _LEVELS_FAR_OUT
     least = abs(stop - start) * 2.0**-levels
-    side = "right" if sign > 0 else "left"
+    # Lists and `bisect`, because a point at a time NumPy takes ten times as long.
+    edges, widths = series.edges.tolist(), series.widths.tolist()
+    search = bisect.bisect_right if sign > 0 else bisect.bisect_left
     points = [start]
     x = start
     while sign * (stop - x) > 0:
-        panel = np.searchsorted(series.edges, x, side=side) - 1
-        panel = np.clip(panel, 0, len(series.widths) - 1)
-        step = _SEGMENT * series.widths[panel]
+        panel = search(edges, x) - 1
+        panel = min(max(panel, 0), len(widths) - 1)
+        step = _SEGMENT * widths[panel]
         if not is_open:
             step = min(step, max(abs(x - start), least))
         x += sign * step

@@ -215,13 +215,8 @@ def attention_gram(
                [0.7714, 0.7934]])
     """
     matrix = checked_gram(gram)
-    scales = {"sigma_q": sigma_q, "sigma_k": sigma_k}
-    scales |= {"sigma_v": sigma_v, "sigma_o": sigma_o}
-    for name, value in scales.items():
-        checks.on_host(name, value)
-        checks.number(name, value, low=0.0)
-    for name, value in (("skip", skip), ("branch", branch)):
-        checks.number(name, checks.on_host(name, value))
+    check_scales(sigma_q=sigma_q, sigma_k=sigma_k, sigma_v=sigma_v, sigma_o=sigma_o)
+    check_factors(skip=skip, branch=branch)
     depth = checks.integer("depth", depth, low=1)
     samples = checks.integer("samples", samples, low=1)
     rng = generator(key)
@@ -236,6 +231,19 @@ def attention_gram(
         strength = (branch * sigma_v * sigma_o) ** 2
         matrix = skip**2 * matrix + strength * mixed
     return matrix
+
+
+def check_scales(**scales: float) -> None:
+    """Require scales of weights, by name, to be numbers that are not negative."""
+    for name, value in scales.items():
+        checks.on_host(name, value)
+        checks.number(name, value, low=0.0)
+
+
+def check_factors(**factors: float) -> None:
+    """Require factors of a block, by name, to be numbers."""
+    for name, value in factors.items():
+        checks.number(name, checks.on_host(name, value))
 
 
 def checked_gram(gram: ArrayLike) -> Gram:

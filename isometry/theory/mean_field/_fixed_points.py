@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from isometry._internal.errors import NotDefined, public
 from isometry.activations import Activation
 from isometry.theory.mean_field._host import ActivationLike, record
-from isometry.theory.mean_field._maps import scale
+from isometry.theory.mean_field._maps import scales
 from isometry.theory.mean_field._moments import (
     AT_ZERO,
     ROUNDING,
@@ -168,7 +168,7 @@ def q_fixed_points(
         >>> [(round(point.value, 4), point.stable) for point in points]
         [(0.0, False)]
     """
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     return list(all_fixed_points(record(activation), sigma_w, sigma_b))
 
 
@@ -198,7 +198,7 @@ def q_fixed_point(
         >>> round(point.value, 12)
         2.0
     """
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     return reached(record(activation), sigma_w, sigma_b)
 
 
@@ -208,7 +208,11 @@ def all_fixed_points(
     sigma_w: float,
     sigma_b: float,
 ) -> tuple[FixedPoint, ...]:
-    """Find what `q_fixed_points` returns, and remember it."""
+    """Find all fixed points of the variance map, ascending; results are remembered.
+
+    They are the zeros of log V(q)/q, looked for between the points of a grid by
+    `roots`. (`q_fixed_points` checks its arguments, and calls this.)
+    """
     differentiable(phi, 1.0)
 
     def growth(q: Variances) -> Variances:
@@ -497,7 +501,7 @@ def c_fixed_point(
         >>> theory.c_fixed_point("tanh", sigma_w=1.0, sigma_b=0.3).value
         1.0
     """
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     phi = record(activation)
     q = reached(phi, sigma_w, sigma_b).value
     return correlation(
@@ -615,7 +619,7 @@ def depth_scales(
         >>> theory.depth_scales("relu", sigma_w=2**0.5, sigma_b=0.0).xi_c
         inf
     """
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     phi = record(activation)
     point = reached(phi, sigma_w, sigma_b)
     c = correlation(

@@ -280,7 +280,16 @@ def _num_points(
     opened: Points,
     new: Points,
 ) -> int:
-    """Return how many points resolve the characteristic function of c.
+    """Return how many points resolve the characteristic function of the state c.
+
+    In its stationary state c = f c + i g. It needs as many points as c has standard
+    deviations of room, so its mean and variance are computed first.
+
+    Args:
+        weights: The masses of the gates' values.
+        kept: The forget gate f at these values.
+        opened: The input gate i.
+        new: The candidate g.
 
     Raises:
         NotDefined: More than fit into memory.

@@ -34,12 +34,13 @@ _DEEPEST = 10**6
 def scale(name: str, value: float) -> float:
     """Require sigma_w, which is positive, or sigma_b, which is not negative.
 
-    A scalar of NumPy would draw what it meets down to its own precision, so a float is
-    returned.
+    A float is returned, because a scalar of NumPy in single precision would make all
+    that is computed from it single.
     """
     checks.on_host(name, value)
     if not name.startswith("sigma_w"):
         return float(checks.number(name, value, low=0.0, high=LARGEST))
+    # First for a message that says "positive", then for one that says how small.
     checks.number(
         name,
         value,
@@ -48,6 +49,11 @@ def scale(name: str, value: float) -> float:
         above=0.0,
     )
     return float(checks.number(name, value, low=1 / LARGEST, high=LARGEST))
+
+
+def scales(sigma_w: float, sigma_b: float) -> tuple[float, float]:
+    """Require both scales of a layer."""
+    return scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
 
 
 def variance(name: str, value: float) -> float:
@@ -100,7 +106,7 @@ def q_map(
         0.75
     """
     q = variance("q", q)
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     phi = record(activation)
     return finite(
         phi,
@@ -139,7 +145,7 @@ def q_trajectory(
         array([1., 2., 4., 8.])
     """
     q0 = variance("q0", q0)
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     depth = checks.integer(
         "depth",
         depth,
@@ -228,7 +234,7 @@ def c_map(
         0.608998
     """
     q = variance("q", q)
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     c = float(checks.number("c", checks.on_host("c", c), low=-1.0, high=1.0))
     phi = record(activation)
     found = pair(

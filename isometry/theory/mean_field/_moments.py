@@ -134,7 +134,7 @@ def differentiable(phi: Activation, q: float) -> None:
     """Refuse a phi that jumps: E phi'² is infinite, and so is chi_1.
 
     Raises:
-        NotDefined: It jumps where a variance q sees it.
+        NotDefined: It jumps where √q z has mass.
     """
     scale = float(np.sqrt(max(q, AT_ZERO)))
     jumps = pieces(phi, octave_of(REACH * scale)).jumps
@@ -199,7 +199,11 @@ def variance_coefficient(activation: ActivationLike, q: float) -> float:
 
 @functools.lru_cache(maxsize=64)
 def table(phi: Activation) -> tuple[Variances, Moments]:
-    """Return moments on a grid of q, 1 among them, as far as phi can be integrated."""
+    """Return the moments on a grid of q, and the grid.
+
+    It is even in log q, holds q = 1, and ends where phi cannot be integrated or float64
+    ends.
+    """
     top = min(LARGEST_Q, (limit(phi) / REACH) ** 2)
     first = np.round(_PER_DECADE * np.log10(SMALLEST_Q))
     last = np.floor(_PER_DECADE * np.log10(top))
@@ -350,7 +354,15 @@ def _square(
     a_0: Variances,
     mass: Nodes,
 ) -> Variances:
-    """Return E phi², also where squares of numbers near √q underflow before q does."""
+    """Return E phi(√q z)² of each q, also where q is so small that phi² underflows.
+
+    Args:
+        value: phi at the nodes of every panel.
+        owner: Which q each panel belongs to.
+        q: The variances.
+        a_0: E phi of each.
+        mass: The weights of the nodes, those of the Gaussian included.
+    """
     # Where q is tiny, squares are taken relative to the size of phi.
     size = np.maximum(np.sqrt(q), np.abs(a_0))
     unit = np.where(q < AT_ZERO, size, 1.0)

@@ -7,7 +7,7 @@ from isometry._internal import checks
 from isometry._internal.errors import NotDefined, public
 from isometry.activations import Activation
 from isometry.theory.mean_field._host import ActivationLike, record
-from isometry.theory.mean_field._maps import LARGEST, mean_square_slope, scale
+from isometry.theory.mean_field._maps import LARGEST, mean_square_slope, scales
 from isometry.theory.mean_field._moments import differentiable, finite, moments
 from isometry.theory.mean_field._quadrature import expectation
 from isometry.theory.mean_field._sphere import on_sphere
@@ -88,7 +88,7 @@ def norm_gain(
         >>> round(law.moment(1) / gain.chi**8, 9)
         1.0
     """
-    sigma_w, sigma_b = scale("sigma_w", sigma_w), scale("sigma_b", sigma_b)
+    sigma_w, sigma_b = scales(sigma_w, sigma_b)
     checks.one_of("order", order, ORDERS)
     checks.one_of("norm", norm, NORMS)
     phi = record(activation)

@@ -211,7 +211,10 @@ class Driven(Sites):
         name: str,
         content: Vector,
     ) -> Vector:
-        """Return V z + b of a gate that reads the content z in the place of x."""
+        """Return V z + b of a gate that reads the content z in the place of x.
+
+        V is drawn at the first call, and is the same at every step of the recurrence.
+        """
         if name not in self._contents:
             scales = [self.gates[name].noise ** 0.5]
             self._contents[name] = HaarWeights(

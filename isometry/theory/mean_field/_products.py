@@ -4,14 +4,19 @@ In polar coordinates of the plane, u_1 = √q_1 r cos θ and u_2 = √q_2 r cos(
 cos α the correlation. Panels of θ end where u_1 or u_2 changes its sign.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 
 from isometry.activations import Activation
 from isometry.theory.mean_field._host import evaluate
+from isometry.theory.mean_field._moments import finite, moments
 from isometry.theory.mean_field._quadrature import gauss
 
 Pairs = Float[np.ndarray, " pairs"]
+Gram = Float[np.ndarray, "inputs inputs"]
+PerInput = Float[np.ndarray, " inputs"]
 
 _ORDER = 16
 
@@ -22,6 +27,48 @@ _PARTS = 2
 
 # Pairs evaluated together: 25 MB at a time.
 _TOGETHER = 256
+
+
+class Activated(NamedTuple):
+    """What an activation makes of Gaussian values of several inputs.
+
+    Attributes:
+        gram: E phi(u_a) phi(u_b) for all pairs of inputs.
+        slope: E phi'(u_a)², inf if phi jumps. Of a value that is zero it is phi'(0)² as
+            JAX has it, for ReLU 0, and not the limit of small variances.
+    """
+
+    gram: Gram
+    slope: PerInput
+
+
+def activated(phi: Activation, gram: Gram) -> Activated:
+    """Return what phi makes of Gaussians of mean 0 with these covariances.
+
+    Raises:
+        InputError: An expectation diverges.
+    """
+    variances = np.diag(gram)
+    # Inputs are often of one length, and a quadrature takes a millisecond.
+    distinct, index = np.unique(variances, return_inverse=True)
+    found = moments(phi, distinct)
+    for q, square in zip(distinct, found.square, strict=True):
+        finite(phi, float(q), square)
+    new = np.diag(found.square[index])
+    rows, columns = np.triu_indices(len(gram), k=1)
+    if len(rows):
+        means = products(
+            phi,
+            first=variances[rows],
+            second=variances[columns],
+            covariance=gram[rows, columns],
+        )
+        new[rows, columns] = new[columns, rows] = means
+    slope = found.slope[index]
+    if not variances.all():
+        _, at_zero = evaluate(phi, np.zeros(1))
+        slope = np.where(variances == 0, at_zero**2, slope)
+    return Activated(new, slope)
 
 
 def products(

@@ -226,13 +226,18 @@ def _scales(
     gate_bias: PerGate,
     input_variance: float,
 ) -> dict[str, Scales]:
-    """Return the distribution of each gate's pre-activation."""
+    """Check the scales of all gates; return what their pre-activations consist of.
+
+    A pre-activation is W h + V x + b, W and V with independent entries. A scale is one
+    number for all gates, or a mapping from gate to number.
+    """
     names = SWITCHES[cell] + CONTENTS[cell]
     # The candidate of a minimal cell reads x alone.
     with_state = SWITCHES[cell] if cell == "minimal" else names
     of_w = _per_gate("sigma_w", sigma_w, with_state, default=1.0)
     of_v = _per_gate("sigma_v", sigma_v, names, default=1.0)
     of_b = _per_gate("sigma_b", sigma_b, names, default=0.0)
+    # One number is the bias of the gates that switch, a mapping of any gate.
     if isinstance(gate_bias, Mapping):
         means = _per_gate("gate_bias", gate_bias, names, default=0.0, low=-math.inf)
     else:

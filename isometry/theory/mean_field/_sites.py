@@ -161,20 +161,20 @@ class Averaging:
     def forward(self, values: Image) -> Result:
         """Return the averages of the values of the image."""
         averages = np.zeros(self.size_out)
-        for variance, out, read in self._taps:
+        for variance, out, read in self.taps:
             averages[np.ix_(*out)] += variance * values[np.ix_(*read)]
         return averages
 
     def backward(self, values: Result) -> Image:
         """Apply the transposed map, to values of the result."""
         sums = np.zeros(self.size)
-        for variance, out, read in self._taps:
+        for variance, out, read in self.taps:
             # No position is read twice by one tap, so none is lost.
             sums[np.ix_(*read)] += variance * values[np.ix_(*out)]
         return sums
 
     @functools.cached_property
-    def _taps(self) -> list[tuple[float, list[Positions], list[Positions]]]:
+    def taps(self) -> list[tuple[float, list[Positions], list[Positions]]]:
         """For each tap its variance, and on each axis which positions read which."""
         taps = []
         for tap in itertools.product(*map(range, self.variances.shape)):

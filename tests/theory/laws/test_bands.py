@@ -59,8 +59,10 @@ def test_integrals_over_the_band(band):
 
 def test_reach_ends_where_the_mass_does(band):
     """P(log λ < t) = (2/π) e^{t/2}: 1e-8 of it lies 36 below zero, and no more."""
-    depth = band.reach(1e-8)
-    assert 2 / math.pi * math.exp((math.log(4) - depth) / 2) <= 1e-8
+    depth, left = band.reach(1e-8)
+    mass = 2 / math.pi * math.exp((math.log(4) - depth) / 2)
+    assert left == pytest.approx(mass, rel=1e-6)
+    assert left <= 1e-8
     assert 2 / math.pi * math.exp((math.log(4) - depth / 2) / 2) > 1e-8
 
 

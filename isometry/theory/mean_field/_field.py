@@ -1,0 +1,234 @@
+"""Images as random fields: how values at different positions are correlated.
+
+Behind a convolution with many channels, the values of all positions and all inputs are
+jointly Gaussian over channels, with the covariance
+
+    E h_α h_α' = σ² Σ_β v_β E x_{α+β} x_{α'+β} + σ_b²
+
+(Xiao et al., 2018): taps shift both positions together. Pooling needs it, while a
+variance map alone does not. Rows and columns of a covariance are inputs and positions,
+inputs first.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from isometry.activations import Activation
+from isometry.theory.mean_field._host import evaluate
+from isometry.theory.mean_field._products import activated
+from isometry.theory.mean_field._sites import Averaging, Size
+
+Gram = Float[np.ndarray, "values values"]
+Samples = Float[np.ndarray, "channels values"]
+Images = Float[np.ndarray, "inputs *size"]
+Windows = Int[np.ndarray, "pooled window"]
+Positions = Int[np.ndarray, " positions"]
+
+# Values up to which all pairs are integrated, in a second or two a layer. Beyond, 16384
+# channels are drawn, and a product is right to 1 %. Twice as many values take four
+# times as long.
+_INTEGRATED = 128
+_CHANNELS = 2**14
+
+# Values up to which a field is followed. The root of its covariance takes a second, and
+# with twice as many eight.
+LARGEST = 1024
+
+# Channels drawn at once: 30 MB of values.
+_TOGETHER = 4096
+
+
+@dataclass(frozen=True)
+class Field:
+    """Values of some images at all positions.
+
+    Attributes:
+        gram: Mean products over channels of any two values.
+        num_inputs: The number of images.
+        size: The positions along each axis.
+    """
+
+    gram: Gram
+    num_inputs: int
+    size: Size
+
+    @classmethod
+    def of_values(cls, images: Float[np.ndarray, "inputs *size channels"]) -> "Field":
+        """Return the field of images that are known."""
+        rows = images.reshape(-1, images.shape[-1])
+        gram = rows @ rows.T / images.shape[-1]
+        return cls(gram, len(images), images.shape[1:-1])
+
+    @property
+    def num_positions(self) -> int:
+        """The number of positions of an image."""
+        return math.prod(self.size)
+
+    def over_inputs(self) -> Float[np.ndarray, "inputs positions inputs positions"]:
+        """Return the products with an axis for each input and position."""
+        shape = (self.num_inputs, self.num_positions)
+        return self.gram.reshape(*shape, *shape)
+
+    def mean(self) -> Float[np.ndarray, "inputs inputs"]:
+        """Return the products of means over positions, for any two inputs."""
+        return self.over_inputs().mean(axis=(1, 3))
+
+    def convolved(self, averaging: Averaging, square: float, bias: float) -> "Field":
+        """Return the pre-activations of a convolution.
+
+        Args:
+            averaging: Which positions its taps read.
+            square: fan_in · Var W.
+            bias: The variance of its biases.
+        """
+        size_out = averaging.size_out
+        shape = (self.num_inputs, math.prod(size_out))
+        old = self.over_inputs()
+        new = np.zeros((*shape, *shape))
+        for variance, out, read in averaging.taps:
+            # The tap reads these positions, and puts them there.
+            of = _flat(read, self.size)
+            to = _flat(out, size_out)
+            # All pairs of inputs at once.
+            source = old[:, of][:, :, :, of]
+            new[_pairs_of(self.num_inputs, to)] += variance * source
+        num_values = math.prod(shape)
+        gram = square * new.reshape(num_values, num_values)
+        return Field(gram + bias, self.num_inputs, size_out)
+
+    def activated(self, phi: Activation) -> "Field":
+        """Return what an activation makes of a Gaussian field."""
+        if len(self.gram) <= _INTEGRATED:
+            gram = activated(phi, self.gram).gram
+        else:
+            total = np.zeros_like(self.gram)
+            for u in _drawn(self.gram):
+                value, _ = evaluate(phi, u)
+                total += value.T @ value
+            gram = total / _CHANNELS
+        return Field(gram, self.num_inputs, self.size)
+
+    def averaged(self, window: int) -> "Field":
+        """Return averages over windows that do not overlap.
+
+        Args:
+            window: The side of the windows along each axis.
+        """
+        size_out, windows = _windows(self.size, window)
+        # Each of the two axes of positions becomes one of windows and one within them.
+        products = self.over_inputs()
+        products = products[:, windows].mean(axis=2)
+        products = products[:, :, :, windows].mean(axis=4)
+        num_values = self.num_inputs * len(windows)
+        gram = products.reshape(num_values, num_values)
+        return Field(gram, self.num_inputs, size_out)
+
+
+class Largest(NamedTuple):
+    """The largest values of windows.
+
+    Attributes:
+        field: Their field.
+        passed: At each position, how much of a squared gradient at the result comes to
+            the pre-activation: E phi'² where it is the largest.
+    """
+
+    field: Field
+    passed: Images
+
+
+def largest_of_gaussian(phi: Activation, before: Field, window: int) -> Largest:
+    """Return the largest activations of windows, of a Gaussian field of many channels.
+
+    Channels are drawn: the moments are right to 1 %.
+
+    Args:
+        phi: The activation.
+        before: The field of pre-activations.
+        window: The side of the windows along each axis.
+    """
+    found = _Sums(before, window)
+    for u in _drawn(before.gram):
+        value, slope = evaluate(phi, u)
+        found.add(value, slope**2)
+    return found.mean()
+
+
+class _Sums:
+    """Sums over channels of what `Largest` consists of."""
+
+    def __init__(self, before: Field, window: int):
+        self.before = before
+        self.size_out, self.windows = _windows(before.size, window)
+        self.gram = 0.0
+        self.passed = np.zeros((before.num_inputs, before.num_positions))
+        self.count = 0
+
+    def add(self, value: Samples, slope: Samples) -> None:
+        """Add the values of some channels, and their squared slopes."""
+        in_windows = self._in_windows(value)
+        place = in_windows.argmax(axis=-1)[..., None]
+        largest = np.take_along_axis(in_windows, place, axis=-1)
+        rows = largest.reshape(len(value), -1)
+        self.gram = self.gram + rows.T @ rows
+        # The slope of the largest alone.
+        window = np.arange(in_windows.shape[-1])
+        slopes = self._in_windows(slope)
+        passed = np.where(window == place, slopes, 0.0)
+        self.passed[:, self.windows] += passed.sum(axis=0)
+        self.count += len(value)
+
+    def _in_windows(self, value: Samples) -> Float[np.ndarray, "channels inputs ..."]:
+        """Return the values of each window along a last axis."""
+        before = self.before
+        shape = (len(value), before.num_inputs, before.num_positions)
+        return value.reshape(shape)[:, :, self.windows]
+
+    def mean(self) -> Largest:
+        """Return the means over all channels."""
+        before = self.before
+        field = Field(
+            np.asarray(self.gram) / self.count,
+            before.num_inputs,
+            self.size_out,
+        )
+        passed = self.passed / self.count
+        return Largest(field, passed.reshape(before.num_inputs, *before.size))
+
+
+def _flat(axes: list[Positions], size: Size) -> Positions:
+    """Return the numbers of the positions that have these coordinates on each axis."""
+    grid = np.ix_(*axes)
+    return np.ravel_multi_index(grid, size).ravel()
+
+
+def _pairs_of(num_inputs: int, positions: Positions) -> tuple[np.ndarray, ...]:
+    """Return the index of all pairs of inputs at pairs of these positions."""
+    of_input = (np.arange(num_inputs), positions)
+    return np.ix_(*of_input, *of_input)
+
+
+def _windows(size: Size, window: int) -> tuple[Size, Windows]:
+    """Return how many windows there are along each axis, and their positions."""
+    size_out = tuple(n // window for n in size)
+    rows = []
+    for corner in itertools.product(*map(range, size_out)):
+        axes = [window * place + np.arange(window) for place in corner]
+        rows.append(_flat(axes, size))
+    return size_out, np.array(rows)
+
+
+def _drawn(gram: Gram) -> Iterator[Samples]:
+    """Draw channels of a Gaussian field, some at a time."""
+    squares, vectors = np.linalg.eigh(gram)
+    # Rounding may leave values below zero.
+    root = vectors * np.sqrt(np.maximum(squares, 0.0))
+    rng = np.random.default_rng(0)
+    for _ in range(_CHANNELS // _TOGETHER):
+        yield rng.standard_normal((_TOGETHER, len(gram))) @ root.T
