@@ -40,6 +40,9 @@ _ROUNDING = 1e-14
 # log((rank + ψ)/(−ψ)) on the negative axis: as far as float64's exponents.
 _LOG_ODDS = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
 
+# Newton steps at a given ψ, from starts that are read off a table.
+_CORRECTIONS = 3
+
 
 class NotConverged(FromCall, ArithmeticError):
     """The inversion left a residual above its tolerance; no number is returned.
@@ -414,17 +417,34 @@ class Product:
         angles = self._start[:, :1].imag
         return self.newton(np.stack(guess) + 1j * angles, t + 1j * np.pi, rounds=30).w
 
+    def log_on_negative_axis(self, log_odds: RealPoints) -> RealPoints:
+        """Return log |λ| where (rank + ψ)/(−ψ) is exp(log_odds)."""
+        psi = -self.rank * np.exp(-np.logaddexp(0.0, log_odds))
+        above_zero = self.rank * np.exp(-np.logaddexp(0.0, -log_odds))
+        w = self._start_at(log_odds)
+        for _ in range(_CORRECTIONS):
+            at = self.state(w)
+            missing = _difference(at, psi, above_zero)
+            w = w + at.correction + at.tangent * missing
+        at = self.state(w)
+        missing = _difference(at, psi, above_zero)
+        return (at.log_lam + at.lag + at.slope * missing).real
+
     @functools.cached_property
     def _start(self) -> Unknowns:
         """The unknowns on the negative axis, at rising |λ|."""
+        return self._start_at(_LOG_ODDS)
+
+    def _start_at(self, log_odds: RealPoints) -> Unknowns:
+        """Return the unknowns where (rank + ψ)/(−ψ) is exp(log_odds)."""
         starts = []
         for curve, _ in self.curves:
             # (rank_k + ψ)/(−ψ) is (rank + ψ)/(−ψ), shifted and scaled.
             scale = curve.rank / self.rank
-            log_odds = _LOG_ODDS + math.log(scale)
+            own = log_odds + math.log(scale)
             if scale > 1 + 1e-12:
-                log_odds = np.logaddexp(log_odds, math.log(scale - 1))
-            starts.append(curve.start(log_odds))
+                own = np.logaddexp(own, math.log(scale - 1))
+            starts.append(curve.start(own))
         return np.concatenate(starts)
 
     @functools.cached_property
@@ -519,3 +539,9 @@ def _whole(exponent: float) -> float:
     """Remove the rounding of shares from an exponent that should be whole."""
     nearest = round(exponent)
     return float(nearest) if abs(exponent - nearest) < 1e-9 else exponent
+
+
+def _difference(at: State, psi: RealPoints, above_zero: RealPoints) -> Points:
+    """Return what ψ lacks, by the smaller of ψ and rank + ψ, which has no rounding."""
+    is_near_zero = above_zero < -psi
+    return np.where(is_near_zero, above_zero - at.above_zero, psi - at.psi)
