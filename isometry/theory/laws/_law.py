@@ -247,8 +247,10 @@ class Law:
         # A density that thins out towards zero ends before all of its mass is seen.
         product = self.product
         if product.touches_zero and product.sole_diagonal is None:
-            return float(log_moments(self.product, k)[k]) / 2**k
-        return self._integral(lambda t: (t / 2) ** k) / self.product.rank
+            moments = log_moments(product, k)
+            if moments is not None:
+                return float(moments[k]) / 2**k
+        return self._integral(lambda t: (t / 2) ** k) / product.rank
 
     @public("Law.density")
     def density(

@@ -43,6 +43,9 @@ _LOG_ODDS = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
 # Newton steps at a given ψ, from starts that are read off a table.
 _CORRECTIONS = 3
 
+# A last step of the unknowns, whose square is the error that it leaves.
+_SMALL_STEP = 1e-7
+
 
 class NotConverged(FromCall, ArithmeticError):
     """The inversion left a residual above its tolerance; no number is returned.
@@ -418,7 +421,10 @@ class Product:
         return self.newton(np.stack(guess) + 1j * angles, t + 1j * np.pi, rounds=30).w
 
     def log_on_negative_axis(self, log_odds: RealPoints) -> RealPoints:
-        """Return log |λ| where (rank + ψ)/(−ψ) is exp(log_odds)."""
+        """Return log |λ| where (rank + ψ)/(−ψ) is exp(log_odds).
+
+        Far out, where starts are too rough, points may not be found, and are NaN.
+        """
         psi = -self.rank * np.exp(-np.logaddexp(0.0, log_odds))
         above_zero = self.rank * np.exp(-np.logaddexp(0.0, -log_odds))
         w = self._start_at(log_odds)
@@ -428,7 +434,9 @@ class Product:
             w = w + at.correction + at.tangent * missing
         at = self.state(w)
         missing = _difference(at, psi, above_zero)
-        return (at.log_lam + at.lag + at.slope * missing).real
+        log_lam = (at.log_lam + at.lag + at.slope * missing).real
+        last_step = np.abs(at.correction + at.tangent * missing).max(axis=0)
+        return np.where(last_step < _SMALL_STEP, log_lam, np.nan)
 
     @functools.cached_property
     def _start(self) -> Unknowns:
