@@ -224,6 +224,7 @@ def test_moments_on_the_stream_against_random_networks(order):
         ({"skip": [1.0]}, r"skip has 1 values; give a number, or one a block"),
         ({"sigma_w": [1.0] * 3}, r"sigma_w has 3 values; .* weight layer.* are 2"),
         ({"q": 0.0}, r"q=0\.0"),
+        ({"weights": "orthogonal_kernel"}, r"weights='orthogonal_kernel' is not known"),
         (
             {"activation": "hard_tanh", "order": "post_activation", "q": 9.0},
             r"phi' of hard_tanh vanishes for 0\.742 of the units",
