@@ -503,7 +503,8 @@ class Mlp(LayeredNetwork):
             The law.
 
         Raises:
-            NotDefined: No law is known for the scheme.
+            NotDefined: No law is known for the scheme; all xs are zero, and the
+                activation has a kink there.
             InputError: An unknown span; "hidden" of fewer than three layers; xs of
                 another shape.
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from isometry._internal import checks
 from isometry.records import Signals
 from isometry.structure import Anatomy
 
@@ -38,10 +39,12 @@ def signals(
     """
     end = anatomy.place("output")
     # The last layer may be the output itself, and is then reported once.
+    # Tokens have no signals.
     points = [
         name
         for name in anatomy.points
-        if name == "output" or anatomy.place(name) != end
+        if jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        and (name == "output" or anatomy.place(name) != end)
     ]
     unknown = np.full(len(grams["output"]), np.nan)
     growth = {name: apjn.get(name, unknown) for name in points}
@@ -95,7 +98,7 @@ def record(
         found.append(("c", _NO_DIRECTION))
     # In float64, as all of theory, whatever the x64 flag says.
     with jax.enable_x64(True):
-        arrays = {name: jnp.asarray(value[None]) for name, value in fields.items()}
+        arrays = {name: checks.on_device(value[None]) for name, value in fields.items()}
     return Signals(
         q=arrays["q"],
         c=arrays["c"],
