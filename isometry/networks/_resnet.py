@@ -522,7 +522,9 @@ class Resnet(Built):
 
         They are `theory.residual_moments` of the blocks, which are known in all orders,
         with biases and norms as in `law`. In "pre_activation" and "v2" without a stem
-        they follow from the values of xs, unit by unit, with an error of 1 %.
+        they follow from the values of xs, unit by unit, with an error of 1 %. The
+        directions that a norm "post" takes away are left out: their share vanishes at
+        infinite width, while the mean of `law` is lower by it.
 
         Args:
             span: As in `law`.

@@ -18,7 +18,7 @@ from isometry.networks import _arguments, _norms, _transformer_theory
 from isometry.networks._network import Built
 from isometry.records import Signals
 from isometry.schemes import Scheme
-from isometry.theory import Moments
+from isometry.theory import Law, Moments
 
 # One vector for each token.
 Tokens = Float[Array, "length width"]
@@ -252,6 +252,35 @@ class Transformer(Built):
             0.0064
         """
         return _transformer_theory.mean_field(self, xs)
+
+    @public("law")
+    def law(self, span: str, xs: ArrayLike) -> Law:
+        """Refuse: no law is known where attention weights depend on the tokens.
+
+        Args:
+            span: "end_to_end" or "hidden".
+            xs: Inputs along a first axis.
+
+        Returns:
+            Nothing: it always raises.
+
+        Raises:
+            NotDefined: Always. The message says which functions to call instead.
+
+        Example:
+            The law of four layers of uniform attention, without norms or perceptrons:
+
+            >>> law = theory.uniform_attention_law(8, [0.5] * 4)
+            >>> round(law.moment(1), 6)
+            1.180176
+        """
+        raise NotDefined(
+            "no law is known of blocks of attention: its weights depend on the tokens, "
+            "which adds singular values that grow with the width. "
+            "theory.uniform_attention_law has the law of layers of uniform attention, "
+            "theory.attention_moments what is known of one attention with its skip, "
+            "and isometry.ensemble measures."
+        )
 
     @public("moments")
     def moments(self, span: str, xs: ArrayLike) -> Moments:

@@ -72,6 +72,8 @@ def test_refusals_name_the_reason():
         net(attention="shaped").mean_field(XS)
     with pytest.raises(errors.NotDefined, match=r"theory\.attention_moments"):
         net().moments("hidden", XS)
+    with pytest.raises(errors.NotDefined, match=r"theory\.uniform_attention_law"):
+        net().law("hidden", XS)
     with pytest.raises(isometry.InputError, match="xs is"):
         net().mean_field(XS[:, :2])
     with pytest.raises(isometry.InputError, match="write tokens"):

@@ -38,6 +38,10 @@ _SCAN = 48
 # ten times smaller; ten times larger, more gaps are missed.
 _BESIDE_ATOM = 0.02
 
+# The same above a place where an atom has just vanished. At s² of a residual block the
+# gap has a relative width of at least (a²σ²/s²)²/432: from a²σ² = s²/500 it is found.
+_BESIDE_LIMIT = _BESIDE_ATOM * 8.0 ** -np.arange(8)
+
 # −Im ψ below this share of ψ (or of rank + ψ) is no density. At an edge the density
 # vanishes as a root, so it is found to the square of this share, and rounding in ψ,
 # which at an edge is the root of float64's, stays below it.
@@ -85,7 +89,7 @@ class LawAtom(NamedTuple):
 
     Attributes:
         t: log λ.
-        mass: Its mass.
+        mass: Its mass. At 0 it is no atom: the density is infinite there.
         above: P(log x > t).
     """
 
@@ -133,7 +137,8 @@ def find_atoms(product: Product) -> list[LawAtom]:
     """Return the atoms off zero, ascending.
 
     At a product of values with masses w_k there is one of mass 1 − Σ (1 − w_k), if that
-    is positive (Belinschi, 2003, for two factors).
+    is positive (Belinschi, 2003, for two factors). At the limit of none, w = 0 for one
+    factor and 1 for all others, no solution is found nearby, but masses are known.
     """
     found: dict[tuple[tuple[int, int], ...], tuple[float, float, float]]
     found = {(): (0.0, 1.0, 0.0)}
@@ -143,7 +148,10 @@ def find_atoms(product: Product) -> list[LawAtom]:
             for path, (t, mass, above) in found.items():
                 for i, atom in enumerate(factor.atoms):
                     left = mass - atom.lost
-                    if left > _LEAST_ATOM:
+                    is_limit = max(abs(left), abs(atom.lost - 1)) <= _LEAST_ATOM
+                    if is_limit:
+                        left = 0.0
+                    if is_limit or left > _LEAST_ATOM:
                         key = (*path, (number, i))
                         grown[key] = (
                             t + atom.log_value,
@@ -336,11 +344,15 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
     if not product.is_connected:
         evenly = np.linspace(low, high, _SCAN + 2)[1:-1]
         beside = [atom.t + sign * _BESIDE_ATOM for atom in atoms for sign in (-1, 1)]
+        for atom in atoms:
+            if atom.mass == 0:
+                beside.extend(atom.t + _BESIDE_LIMIT)
+        scan = np.union1d(evenly, beside)
         scanned = _probe(
             product,
             atoms,
-            np.union1d(evenly, beside),
-            distance=np.full(_SCAN + len(beside), (high - low) / (8 * _SCAN)),
+            scan,
+            distance=np.full(len(scan), (high - low) / (8 * _SCAN)),
             ways=QUICK,
         )
         probes = _joined(probes, scanned)

@@ -131,7 +131,9 @@ class Law:
         if self.product.rank < 1:
             found.append(Atom(0.0, 1 - self.product.rank))
         with np.errstate(over="ignore"):
-            found += [Atom(float(np.exp(t)), mass) for t, mass, _ in self._log_atoms]
+            for t, mass, _ in self._log_atoms:
+                if mass > 0:
+                    found.append(Atom(float(np.exp(t)), mass))
         return tuple(found)
 
     @cached_property
@@ -451,7 +453,8 @@ class Law:
             return sole.measure.mean_of_log(lambda t: g(scale + t))
         total = 0.0
         for atom in self._log_atoms:
-            total += atom.mass * float(g(np.array([atom.t]))[0])
+            if atom.mass > 0:
+                total += atom.mass * float(g(np.array([atom.t]))[0])
         return total + sum(_integrals.integral(band, g) for band in self._bands)
 
     @cached_property

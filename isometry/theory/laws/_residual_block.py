@@ -36,6 +36,11 @@ Unknowns = Complex[Numbers, "2 points"]
 _FARTHEST = 1500.0
 _HALVINGS = 50
 
+# |u| from which the value is computed as s² times a factor near 1, where logarithms of
+# both have small arguments. Smaller, they may leave the branch; ten times larger, 1e-4
+# of the distance from s² is rounding.
+_NEAR_SKIP = 10.0
+
 
 @dataclass(frozen=True)
 class ResidualBlock(Curve):
@@ -263,11 +268,17 @@ class ResidualBlock(Curve):
         # dr/dψ = 2/(1 + ψ) − dlog y/du (1 − dt/dψ). At an atom u → ∞, and all but
         # 1/u² cancels, here by hand.
         t_rate = psi_by_eta * tangent[1]
-        rest = (one_plus + 2 * u * t) / one_plus
+        # 1 + 2t vanishes there with P(d > 0) = 1/2, and is small without cancellation.
+        twice_t = 2 * branch.above_zero + (2 * self.slopes.zero_mass - 1)
+        rest = (1 + twice * twice_t) / (2 * one_plus)
         rate = twice * t_rate - rest
         # (1 + ψ)/g is the root of the value, in the quarter where log is continuous.
         g = np.exp(_log_g(log_omega))
         root = np.log(one_plus / g)
+        # Near s² it is close to 1: g² = (u + 1/2)² − 1/4, and 2 (1 + ψ) is the sum of
+        # 1 + 2u and 1 + 2t.
+        near_skip = np.log1p(twice_t / twice) - np.log1p(-1 / twice**2) / 2
+        root = np.where(np.abs(u) > _NEAR_SKIP, near_skip, root)
         return Point(
             psi=u + t,
             above_zero=one_plus,

@@ -35,6 +35,9 @@ from isometry.theory.mean_field._residual import (
     sampled_slopes,
 )
 
+# The law of a flattened kernel needs the number of its taps, and a block has none.
+_WEIGHTS = ("gaussian", "orthogonal")
+
 # E phi of odd activations is zero but for rounding, some 1e-17. A thousand times more
 # would take means of activations at small variances for none.
 _NO_MEAN = 1e-12
@@ -462,7 +465,7 @@ def _arguments(
     q: float,
 ) -> tuple[Activation, list[Passage]]:
     """Check the arguments of both functions; return phi and what blocks do."""
-    checks.one_of("weights", weights, _jacobian_law.WEIGHTS)
+    checks.one_of("weights", weights, _WEIGHTS)
     phi = record(activation)
     branches = _numbers("branch", branch)
     depth = len(branches)

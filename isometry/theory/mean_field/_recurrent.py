@@ -251,7 +251,10 @@ def _scales(
             )
     gates = {}
     for name in names:
-        noise = of_v[name] ** 2 * input_variance
+        # The update gate of a minimal cell reads z. Its scale is that for an input of
+        # mean square 1, and `of_input` puts E z² there.
+        reads_z = cell == "minimal" and name == "update"
+        noise = of_v[name] ** 2 * (1.0 if reads_z else input_variance)
         gates[name] = Scales(
             recurrent=of_w.get(name, 0.0) ** 2,
             drive=noise + of_b[name] ** 2,

@@ -212,6 +212,30 @@ def test_moments_on_the_stream_against_random_networks(order):
     assert second == pytest.approx(square, abs=4 * error_of_second)
 
 
+def test_relu_block_has_half_its_mass_up_to_the_skip_and_a_gap_above():
+    """At p = 1/2 the atom at s² is just gone: the density is infinite below, 0 above.
+
+    Above, u is real: λ = s² (1 + u + t)²/(u (1 + u)), with t = 1/(2 (ζ − 1)) and
+    ζ = s²/(a² u (1 + u)), turns where the gap ends. Inside the disc of radius s there
+    is no eigenvalue, so that E log λ = log s² (a² χ < s²).
+    """
+    skip, branch = 1.5, 1.2
+    law = theory.residual_law("relu", [branch], skip=skip, sigma_w=1.0)
+    square = skip**2
+    u = np.geomspace(3.0, 30.0, 200_001)
+    y = u * (1 + u) / square
+    t = 0.5 / (1 / (branch**2 * y) - 1)
+    end_of_gap = float(np.max(square * (1 + u + t) ** 2 / (u * (1 + u))))
+    assert not law.atoms
+    (_, high), (low, _) = law.support
+    assert (high, low) == pytest.approx((square, end_of_gap), rel=1e-9)
+    assert law.cdf([square, (square + low) / 2]) == pytest.approx([0.5, 0.5], abs=1e-12)
+    assert law.quantile(0.5) == pytest.approx(square, rel=1e-12)
+    ranks = 0.5 + np.array([-1e-4, -1e-6, 1e-6, 1e-4])
+    assert law.cdf(law.quantile(ranks)) == pytest.approx(ranks, abs=1e-12)
+    assert law.moment(1, "log_s") == pytest.approx(np.log(skip), rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -224,6 +248,7 @@ def test_moments_on_the_stream_against_random_networks(order):
         ({"skip": [1.0]}, r"skip has 1 values; give a number, or one a block"),
         ({"sigma_w": [1.0] * 3}, r"sigma_w has 3 values; .* weight layer.* are 2"),
         ({"q": 0.0}, r"q=0\.0"),
+        ({"weights": "orthogonal_kernel"}, r"weights='orthogonal_kernel' is not known"),
         (
             {"activation": "hard_tanh", "order": "post_activation", "q": 9.0},
             r"phi' of hard_tanh vanishes for 0\.742 of the units",

@@ -32,21 +32,23 @@ def test_mean_of_vanilla_biases_shifts_the_pre_activation():
 
 
 @pytest.mark.parametrize(
-    ("square_w", "square_v", "bias", "q", "chi"),
+    ("square_w", "square_v", "bias", "variance", "q", "chi"),
     [
-        (1.0, 1.0, 0.0, 0.4403957, 0.3645452),
-        (4.0, 0.5, 1.0, 0.3189800, 0.6846091),
-        (16.0, 1.0, 2.0, 0.4825138, 1.0302529),
+        (1.0, 1.0, 0.0, 1.0, 0.4403957, 0.3645452),
+        (4.0, 0.5, 1.0, 1.0, 0.3189800, 0.6846091),
+        (16.0, 1.0, 2.0, 1.0, 0.4825138, 1.0302529),
+        (2.25, 0.36, 0.8, 0.5, 0.1181163, 0.5323328),
     ],
 )
-def test_untied_minimal_rnn(square_w, square_v, bias, q, chi):
-    """Chen et al. (2018), with z of variance 1, by an independent quadrature."""
+def test_untied_minimal_rnn(square_w, square_v, bias, variance, q, chi):
+    """Chen et al. (2018), with E z² = variance, by an independent quadrature."""
     point = theory.recurrent(
         "minimal",
         square_w**0.5,
         square_v**0.5,
         gate_bias=bias,
         tied=False,
+        input_variance=variance,
     )
     assert point.q == pytest.approx(q, abs=1e-7)
     assert point.chi == point.rate == pytest.approx(chi, abs=1e-7)
