@@ -208,7 +208,8 @@ class Spanned:
     Attributes:
         chain: The network.
         first: The index of the first convolution inside.
-        last: One more than that of the last.
+        last: The index of the first convolution behind the span, so that
+            `filters[first:last]` are those inside.
     """
 
     chain: Chain

@@ -340,7 +340,7 @@ class GatedStep(Curve):
         of_p: Points,
         of_v: Points,
     ) -> Complex[Numbers, "sites points"]:
-        """Return K at all sites, from 1/P and 1/V."""
+        """Return K = 1 − b/V − k/P at all sites, from 1/P and 1/V."""
         of_kept = np.outer(self.kept, of_p)
         of_fed = np.outer(self.fed, of_v)
         return 1 - of_kept - of_fed

@@ -98,9 +98,14 @@ def _split(
     vector: Vector,
     directions: Float[np.ndarray, "some entries"],
 ) -> tuple[Float[np.ndarray, " some"], Vector]:
-    """Return the coefficients of a vector along directions, and the rest of it."""
+    """Return the coefficients of a vector along directions, and what is left of it.
+
+    The directions are orthogonal rows, each of mean square 1.
+    """
+    # A row of mean square 1 has the squared length len(vector).
     coefficients = directions @ vector / len(vector)
-    return coefficients, vector - coefficients @ directions
+    projection = coefficients @ directions
+    return coefficients, vector - projection
 
 
 @dataclasses.dataclass
