@@ -21,7 +21,11 @@ def mean_field(net: "Mlp", xs: ArrayLike) -> Signals:
     plan = net.plan
     if len(plan) > 1:
         differentiable(net.activation, 1.0)
-    squares = [net.scheme.drawn(layer).gain(layer) ** 2 for layer in plan]
+    # fan_in · Var W of each layer.
+    squares = []
+    for layer in plan:
+        drawn = net.scheme.drawn(layer)
+        squares.append(drawn.gain(layer) ** 2)
     of_bias = net.scheme.sigma_b**2 if net.bias else 0.0
     inputs = np.asarray(xs, np.float64)
     # What each layer reads, and the pre-activation that it returns.
@@ -30,6 +34,7 @@ def mean_field(net: "Mlp", xs: ArrayLike) -> Signals:
     grams: dict[str, Gram] = {"input": read}
     names = _names(plan)
     for name, square in zip(names, squares, strict=True):
+        # All layers but the first read the activation of the layer before.
         if behind:
             read = behind[-1].gram
         gram = square * read + of_bias
@@ -37,11 +42,9 @@ def mean_field(net: "Mlp", xs: ArrayLike) -> Signals:
         behind.append(activated(net.activation, gram))
         grams[f"{name}:out"] = behind[-1].gram
     grams["output"] = grams[names[-1]]
-    return _predicted.signals(
-        net.anatomy,
-        grams,
-        _growth(names, squares, [found.slope for found in behind]),
-    )
+    slopes = [found.slope for found in behind]
+    growth = _growth(names, squares, slopes)
+    return _predicted.signals(net.anatomy, grams, growth)
 
 
 def _growth(

@@ -61,9 +61,10 @@ class Field:
     @classmethod
     def of_values(cls, images: Float[np.ndarray, "inputs *size channels"]) -> "Field":
         """Return the field of images that are known."""
-        rows = images.reshape(-1, images.shape[-1])
-        gram = rows @ rows.T / images.shape[-1]
-        return cls(gram, len(images), images.shape[1:-1])
+        num_inputs, *size, num_channels = images.shape
+        rows = images.reshape(-1, num_channels)
+        gram = rows @ rows.T / num_channels
+        return cls(gram, num_inputs, tuple(size))
 
     @property
     def num_positions(self) -> int:
@@ -88,7 +89,8 @@ class Field:
             bias: The variance of its biases.
         """
         size_out = averaging.size_out
-        shape = (self.num_inputs, math.prod(size_out))
+        num_positions = math.prod(size_out)
+        shape = (self.num_inputs, num_positions)
         old = self.over_inputs()
         new = np.zeros((*shape, *shape))
         for variance, out, read in averaging.taps:
@@ -97,7 +99,8 @@ class Field:
             to = _flat(out, size_out)
             # All pairs of inputs at once.
             source = old[:, of][:, :, :, of]
-            new[_pairs_of(self.num_inputs, to)] += variance * source
+            target = _pairs_of(self.num_inputs, to)
+            new[target] += variance * source
         num_values = math.prod(shape)
         gram = square * new.reshape(num_values, num_values)
         return Field(gram + bias, self.num_inputs, size_out)
@@ -123,8 +126,10 @@ class Field:
         size_out, windows = _windows(self.size, window)
         # Each of the two axes of positions becomes one of windows and one within them.
         products = self.over_inputs()
-        products = products[:, windows].mean(axis=2)
-        products = products[:, :, :, windows].mean(axis=4)
+        first = products[:, windows]
+        products = first.mean(axis=2)
+        second = products[:, :, :, windows]
+        products = second.mean(axis=4)
         num_values = self.num_inputs * len(windows)
         gram = products.reshape(num_values, num_values)
         return Field(gram, self.num_inputs, size_out)
@@ -164,31 +169,42 @@ class _Sums:
     """Sums over channels of what `Largest` consists of."""
 
     def __init__(self, before: Field, window: int):
+        size_out, windows = _windows(before.size, window)
+        shape = (before.num_inputs, before.num_positions)
         self.before = before
-        self.size_out, self.windows = _windows(before.size, window)
+        self.size_out = size_out
+        self.windows = windows
         self.gram = 0.0
-        self.passed = np.zeros((before.num_inputs, before.num_positions))
+        self.passed = np.zeros(shape)
         self.count = 0
 
     def add(self, value: Samples, slope: Samples) -> None:
         """Add the values of some channels, and their squared slopes."""
         in_windows = self._in_windows(value)
-        place = in_windows.argmax(axis=-1)[..., None]
+        num_channels = len(value)
+        place = in_windows.argmax(axis=-1)
+        place = place[..., None]
         largest = np.take_along_axis(in_windows, place, axis=-1)
-        rows = largest.reshape(len(value), -1)
+        rows = largest.reshape(num_channels, -1)
         self.gram = self.gram + rows.T @ rows
-        # The slope of the largest alone.
+        # A gradient passes to the largest of a window alone.
         window = np.arange(in_windows.shape[-1])
+        is_largest = window == place
         slopes = self._in_windows(slope)
-        passed = np.where(window == place, slopes, 0.0)
+        passed = np.where(is_largest, slopes, 0.0)
         self.passed[:, self.windows] += passed.sum(axis=0)
-        self.count += len(value)
+        self.count += num_channels
 
     def _in_windows(self, value: Samples) -> Float[np.ndarray, "channels inputs ..."]:
         """Return the values of each window along a last axis."""
         before = self.before
-        shape = (len(value), before.num_inputs, before.num_positions)
-        return value.reshape(shape)[:, :, self.windows]
+        shape = (
+            len(value),
+            before.num_inputs,
+            before.num_positions,
+        )
+        by_position = value.reshape(shape)
+        return by_position[:, :, self.windows]
 
     def mean(self) -> Largest:
         """Return the means over all channels."""
@@ -199,7 +215,8 @@ class _Sums:
             self.size_out,
         )
         passed = self.passed / self.count
-        return Largest(field, passed.reshape(before.num_inputs, *before.size))
+        shape = (before.num_inputs, *before.size)
+        return Largest(field, passed.reshape(shape))
 
 
 def _flat(axes: list[Positions], size: Size) -> Positions:
@@ -228,7 +245,10 @@ def _drawn(gram: Gram) -> Iterator[Samples]:
     """Draw channels of a Gaussian field, some at a time."""
     squares, vectors = np.linalg.eigh(gram)
     # Rounding may leave values below zero.
-    root = vectors * np.sqrt(np.maximum(squares, 0.0))
+    scales = np.sqrt(np.maximum(squares, 0.0))
+    root = vectors * scales
     rng = np.random.default_rng(0)
+    shape = (_TOGETHER, len(gram))
     for _ in range(_CHANNELS // _TOGETHER):
-        yield rng.standard_normal((_TOGETHER, len(gram))) @ root.T
+        normal = rng.standard_normal(shape)
+        yield normal @ root.T

@@ -35,7 +35,8 @@ def on_host(
     inside a jitted `init` fails.
     """
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return np.asarray(g(jnp.asarray(x, jnp.float64)), np.float64)
+        argument = jnp.asarray(x, jnp.float64)
+        return np.asarray(g(argument), np.float64)
 
 
 def record(activation: ActivationLike) -> Activation:
@@ -63,25 +64,30 @@ def evaluate(phi: Activation, u: Values) -> tuple[Values, Values]:
         InputError: phi or phi' is NaN somewhere.
     """
     flat = np.asarray(u, np.float64).ravel()
-    rows = max(1, -(-flat.size // _CHUNK))
+    num = flat.size
+    rows = max(1, -(-num // _CHUNK))
     padded = np.zeros(rows * _CHUNK)
-    padded[: flat.size] = flat
+    padded[:num] = flat
+    chunks = padded.reshape(rows, _CHUNK)
     both = _compiled(phi)
     values, slopes = [], []
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        for chunk in padded.reshape(rows, _CHUNK):
+        for chunk in chunks:
             pair = both(chunk)  # pyright: ignore[reportArgumentType]
+            # A phi that closes over a tracer returns tracers, of which no number is
+            # known.
             checks.on_host(f"what {phi.name} closes over", pair)
-            values.append(np.asarray(pair[0], np.float64))
-            slopes.append(np.asarray(pair[1], np.float64))
-    value = np.concatenate(values)[: flat.size]
-    slope = np.concatenate(slopes)[: flat.size]
+            value, slope = pair
+            values.append(np.asarray(value, np.float64))
+            slopes.append(np.asarray(slope, np.float64))
+    value = np.concatenate(values)[:num]
+    slope = np.concatenate(slopes)[:num]
     is_bad = np.isnan(value) | np.isnan(slope)
     if is_bad.any():
-        where = "phi" if np.isnan(value[is_bad][0]) else "phi'"
+        first = np.flatnonzero(is_bad)[0]
+        where = "phi" if np.isnan(value[first]) else "phi'"
         raise InputError(
-            f"{where} of {phi.name} is NaN at u={flat[is_bad][0]:g}; it must be a "
-            "number."
+            f"{where} of {phi.name} is NaN at u={flat[first]:g}; it must be a number."
         )
     return value.reshape(u.shape), slope.reshape(u.shape)
 
