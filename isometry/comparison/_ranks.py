@@ -73,8 +73,9 @@ class MeasuredRanks:
         weights = weights.reshape(shape)
         log_values = np.asarray(sp.log_values, float)
         log_lam = 2 * log_values.reshape(shape)
-        below = mass_below_floor(sp, law)
-        below = below.reshape(num_seeds, -1)
+        of_matrices = mass_below_floor(sp, law)
+        below = of_matrices.reshape(num_seeds, -1)
+        below = below.mean(1)
         half = window(sp, law)
         windows = {}
         for atom in law.atoms:
@@ -90,7 +91,7 @@ class MeasuredRanks:
             step=max(largest_weight, 1 / width),
             displaced=law.outliers / sp.size,
             law_zeros=law.zero_mass,
-            law_below=below.mean(1),
+            law_below=below,
             windows=windows,
             rounding=half,
         )
@@ -106,6 +107,7 @@ class MeasuredRanks:
     def cut(self) -> float:
         """The rank below which some draw, or the law, has zeros."""
         most_measured = float(self.zeros.max())
+        # A rank is compared only if every draw resolves it.
         return max(most_measured, self.law_zeros)
 
     def without_largest(
@@ -148,7 +150,8 @@ class MeasuredRanks:
         matrices = self.log_lam.shape[:-1]
         log_lam = np.empty((*matrices, len(u)))
         for matrix in np.ndindex(matrices):
-            mass_above = np.cumsum(self.weights[matrix])
+            weights = self.weights[matrix]
+            mass_above = np.cumsum(weights)
             wanted = (1 - u) * mass_above[-1]
             node = np.searchsorted(mass_above, wanted)
             # Rounding may put the last rank behind the end.
@@ -162,10 +165,12 @@ class MeasuredRanks:
         matrices = self.log_lam.shape[:-1]
         mass = np.empty((*matrices, len(points)))
         for matrix in np.ndindex(matrices):
-            mass_above = np.cumsum(self.weights[matrix])
-            mass_above = np.r_[0, mass_above]
+            weights = self.weights[matrix]
+            mass_above = np.append(0, np.cumsum(weights))
             descending = self.log_lam[matrix]
-            node = np.searchsorted(-descending, -points)
+            # `searchsorted` asks for what rises.
+            rising = -descending
+            node = np.searchsorted(rising, -points)
             share_above = mass_above[node] / mass_above[-1]
             mass[matrix] = 1 - share_above
         return mass.mean(1)
@@ -201,15 +206,14 @@ class LawTable:
             windows: The ends of atoms, which become points of the grid.
         """
         ranks = [lowest, 1.0]
-        log_s = np.asarray(law.quantile(ranks, "log_s"))
-        low, top = 2 * log_s
+        log_s = law.quantile(ranks, "log_s")
+        low, top = 2 * np.asarray(log_s)
         grid = np.linspace(low, top, _POINTS)
         # Both ends of an atom are points, so that its mass lies between the two.
-        pairs = list(windows.values())
-        ends = np.ravel(pairs)
-        self.log_lam = np.unique(np.r_[grid, ends])
+        ends = list(windows.values())
+        self.log_lam = np.union1d(grid, ends)
         log_s = self.log_lam / 2
-        mass = np.asarray(law.cdf(log_s, "log_s"))
+        mass = law.cdf(log_s, "log_s")
         # Rounding must not make it fall.
         self.mass = np.maximum.accumulate(mass)
         self.zero = law.zero_mass
@@ -222,14 +226,16 @@ class LawTable:
         """Return the mass at or below each log lam."""
         mass = np.interp(points, self.log_lam, self.mass)
         # Below the grid `interp` would repeat its first mass.
-        is_below = points < self.log_lam[0]
+        lowest = self.log_lam[0]
+        is_below = points < lowest
         return np.where(is_below, self.zero, mass)
 
     def reach(self, u: Ranks, half: float) -> Ranks:
         """Return by how much log lam may change if u is known to ± half only."""
         # At the mass at zero log lam is −inf. So a rank moves down by three quarters of
         # its distance from that mass at most, and the change stays finite.
-        lowest = self.zero + (u - self.zero) / 4
+        above_zero = u - self.zero
+        lowest = self.zero + above_zero / 4
         low = np.maximum(u - half, lowest)
         high = np.minimum(u + half, 1.0)
         log_lam = self.quantile(u)

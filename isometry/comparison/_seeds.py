@@ -75,7 +75,8 @@ class SeedIntervals:
         distances = []
         for picked in self.resamples:
             resampled = per_seed[picked]
-            distance = np.abs(resampled.mean(0) - mean)
+            resampled_mean = resampled.mean(0)
+            distance = np.abs(resampled_mean - mean)
             distances.append(distance.max())
         quantile = np.quantile(
             distances,

@@ -290,10 +290,14 @@ def _convolved(layer: _cnn_law.Filter, signal: Signal) -> Signal:
     def through(images: Images) -> Others:
         size_out = layer.averaging.size_out
         averages = [layer.averaging.forward(image) for image in images]
+        # Without any image, as where there is one input, the shape is not known.
         shaped = np.array(averages).reshape(-1, *size_out)
         return layer.square * shaped + layer.sigma_b**2
 
-    return Signal(through(signal.variances), through(signal.covariances))
+    return Signal(
+        variances=through(signal.variances),
+        covariances=through(signal.covariances),
+    )
 
 
 def _activated(phi: Activation, signal: Signal) -> Signal:

@@ -77,7 +77,8 @@ def normalize(
     scale = _on_channels(leaves["scale"], x)
     if norm == "rms":
         power = _mean_over_channels(x * x)
-        unit = x * jax.lax.rsqrt(power + EPSILON)
+        inverse_length = jax.lax.rsqrt(power + EPSILON)
+        unit = x * inverse_length
         return scale * unit
     if norm == "layer":
         unit = _standardized_positions(x)
@@ -94,9 +95,11 @@ def _mean_over_channels(x: Signal) -> Float[Array, "*positions 1"]:
 
 def _standardized_positions(x: Signal) -> Signal:
     """Return x with mean 0 and variance 1 over the channels of each position."""
-    centred = x - _mean_over_channels(x)
+    mean = _mean_over_channels(x)
+    centred = x - mean
     variance = _mean_over_channels(centred * centred)
-    return centred * jax.lax.rsqrt(variance + EPSILON)
+    inverse_deviation = jax.lax.rsqrt(variance + EPSILON)
+    return centred * inverse_deviation
 
 
 def _standardized_channels(x: Signal, statistics: dict[str, Array] | None) -> Signal:
@@ -107,12 +110,14 @@ def _standardized_channels(x: Signal, statistics: dict[str, Array] | None) -> Si
     centred = x - mean
     variance = statistics["var"]
     inverse_deviation = jax.lax.rsqrt(variance + EPSILON)
-    return centred * _on_channels(inverse_deviation, x)
+    scale = _on_channels(inverse_deviation, x)
+    return centred * scale
 
 
 def _batch_statistics(x: Signal) -> dict[str, Array]:
     """Return mean and variance of each channel over positions and `BATCH_AXIS`."""
-    positions = tuple(range(x.ndim - 1))
+    last = x.ndim - 1
+    positions = tuple(range(last))
     of_example = jnp.mean(x, axis=positions)
     mean = jax.lax.pmean(of_example, BATCH_AXIS)
     # From the centred values: the difference of two moments cancels where the mean is

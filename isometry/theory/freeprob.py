@@ -66,9 +66,13 @@ def point_masses(values: ArrayLike, masses: ArrayLike) -> Law:
     """
     checks.on_host("values", values)
     checks.on_host("masses", masses)
-    values = np.atleast_1d(numbers("values", values))
-    masses = np.atleast_1d(numbers("masses", masses))
-    if values.shape != masses.shape or values.ndim != 1:
+    values = numbers("values", values)
+    masses = numbers("masses", masses)
+    # One number is a law of one point.
+    values = np.atleast_1d(values)
+    masses = np.atleast_1d(masses)
+    is_one_axis = values.ndim == 1
+    if values.shape != masses.shape or not is_one_axis:
         raise InputError(
             f"values of shape {values.shape} and masses of shape {masses.shape}; give "
             "one mass a value."
@@ -78,7 +82,8 @@ def point_masses(values: ArrayLike, masses: ArrayLike) -> Law:
         checks.number("value", float(value), low=0.0)
         checks.number("mass", float(mass), low=0.0)
     total = masses.sum()
-    if abs(total - 1) > _ROUNDING:
+    missing = abs(total - 1)
+    if missing > _ROUNDING:
         raise InputError(f"masses sum to {total:.15g}, not to 1.")
     is_positive = values > 0
     if masses[is_positive].sum() == 0:
@@ -152,7 +157,8 @@ def multiply(*laws: Law) -> Law:
         _require_law(law)
     products = [law.product for law in laws]
     names = [law.name for law in laws]
-    return Law(multiplied(*products), " * ".join(names))
+    product = multiplied(*products)
+    return Law(product, " * ".join(names))
 
 
 @public("S")
@@ -181,7 +187,8 @@ def S(law: Law, psi: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N
         are_complex=True,
     )
     inverse = np.asarray(inverse_M(law, places))
-    return _as_given((1 + places) / (places * inverse))
+    value = (1 + places) / (places * inverse)
+    return _as_given(value)
 
 
 @public("inverse_M")
@@ -222,21 +229,28 @@ def inverse_M(law: Law, psi: ArrayLike) -> Complex[Numbers, "..."] | complex:  #
     lower = np.where(is_upper, flat.conj(), flat)
     product = law.product
     # At λ = −1, from which log ψ is led along a straight line.
-    w = product.on_negative_axis(np.zeros(flat.shape))
+    log_size = np.zeros(flat.shape)
+    w = product.on_negative_axis(log_size)
     at = product.state(w)
-    start = np.log(-at.psi.real + 0j) - 1j * np.pi
+    # ψ is negative there, and its logarithm is taken from below the axis.
+    minus_psi = -at.psi.real
+    start = np.log(minus_psi + 0j) - 1j * np.pi
     size = np.abs(lower)
-    angle = np.arctan2(np.abs(lower.imag), lower.real)
+    height = np.abs(lower.imag)
+    angle = np.arctan2(height, lower.real)
     end = np.log(size) - 1j * angle
     way = end - start
     # In 64 stops; where Newton does not follow, the branch ends.
     is_lost = np.zeros(flat.shape, bool)
-    for share in np.linspace(0, 1, 65)[1:]:
-        aim = np.exp(start + share * way)
+    stops = np.linspace(0, 1, 65)
+    for share in stops[1:]:
+        log_aim = start + share * way
+        aim = np.exp(log_aim)
         at = product.follow(w, aim, rounds=4)
         w = at.w
         error = np.abs(at.psi - aim)
-        is_lost |= ~(error <= _FOLLOWED * np.abs(aim))
+        is_near = error <= _FOLLOWED * np.abs(aim)
+        is_lost |= ~is_near
     at = product.follow(w, lower, rounds=8)
     error = np.abs(at.psi - lower) / size
     residual = np.maximum(error, at.mismatch)
@@ -280,7 +294,8 @@ def M(law: Law, z: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N80
     # M of a conjugate is the conjugate: z is taken from the upper half-plane.
     angle = np.abs(np.angle(flat))
     at = _inversion.at_angle(law.product, t, angle)
-    error = np.abs(at.log_lam - t - 1j * angle)
+    wanted_log = t + 1j * angle
+    error = np.abs(at.log_lam - wanted_log)
     residual = np.maximum(error, at.mismatch)
     _require_solved(residual, flat)
     is_lower = flat.imag < 0
@@ -307,8 +322,9 @@ def _require_law(law: Law) -> None:
 def _require_solved(residual: Float[np.ndarray, " points"], at: _ComplexPoints) -> None:
     is_bad = ~(residual <= _SOLVED)
     if is_bad.any():
-        worst = np.nan_to_num(residual[is_bad], nan=np.inf).max()
+        # NaN is no solution either.
+        bad = np.nan_to_num(residual[is_bad], nan=np.inf)
+        first = at[is_bad][0]
         raise NotConverged(
-            f"residual {worst:.1e} at {at[is_bad][0]:.6g}; the branch does not reach "
-            "it."
+            f"residual {bad.max():.1e} at {first:.6g}; the branch does not reach it."
         )

@@ -13,6 +13,10 @@ from isometry.theory.laws._factor import Atom, Curve, Point
 from isometry.theory.laws._measure import Measure, discrete
 from isometry.theory.laws._types import Numbers
 
+# log ζ, as one row.
+Unknown = Complex[Numbers, "1 points"]
+RealPoints = Float[np.ndarray, " points"]
+
 # Points of the table of M on the negative axis, log |ζ| up to ±690, the end of
 # float64's exponents, and denser in the middle. A guess from half as many lies so far
 # off at the ends that Newton may not return.
@@ -99,11 +103,13 @@ class Diagonal(Curve):
     @functools.cached_property
     def _atoms(self) -> tuple[Atom, ...]:
         """The atoms, computed once."""
-        places = self.measure.atoms
-        above = self.measure.angle(places + 0j, below=False)
+        measure = self.measure
+        places = measure.atoms
+        mass_above = measure.angle(places + 0j, below=False)
+        mass_lost = 1 - measure.masses
         # Masses of this factor, in units of ψ.
-        above = above / self.ratio
-        lost = (1 - self.measure.masses) / self.ratio
+        above = mass_above / self.ratio
+        lost = mass_lost / self.ratio
         found = []
         for i in np.flatnonzero(places):
             atom = Atom(
@@ -117,7 +123,8 @@ class Diagonal(Curve):
     def series(self, n: int) -> _series.Series:
         """Expand −log S."""
         powers = range(1, n + 1)
-        moments = np.array([self.measure.moment(k) for k in powers])
+        moments = [self.measure.moment(k) for k in powers]
+        moments = np.array(moments)
         # A series in cψ: its coefficients take the powers of c.
         in_psi = self.ratio ** np.arange(n)
         total = _series.inverse_transform(moments) * in_psi
@@ -129,9 +136,7 @@ class Diagonal(Curve):
             total[1] = self.ratio * variance
         return total
 
-    def start(
-        self, log_odds: Float[np.ndarray, " points"]
-    ) -> Complex[Numbers, "1 points"]:
+    def start(self, log_odds: RealPoints) -> Unknown:
         """Look log |ζ| up; on the negative axis ζ < 0."""
         level, log_zeta = self._negative_axis
         log_size = np.interp(log_odds, level, log_zeta)
@@ -142,17 +147,19 @@ class Diagonal(Curve):
         self,
     ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
         """Rising log((rank + ψ)/(−ψ)), and log |ζ|, for ζ < 0."""
-        at = self.measure.transforms(-np.exp(_TABLE) + 0j)
+        zeta = -np.exp(_TABLE) + 0j
+        at = self.measure.transforms(zeta)
         with np.errstate(all="ignore"):
             odds = at.above_zero.real / -at.psi.real
             level = np.log(odds)
         level, log_zeta = increasing(level, _TABLE)
         return level, log_zeta
 
-    def at(self, w: Complex[Numbers, "1 points"]) -> Point:
+    def at(self, w: Unknown) -> Point:
         """Evaluate ψ = M(ζ)/c and r = log ζ."""
         # There is one unknown, and so no equation between unknowns to correct.
-        moment = self.measure.transforms(np.exp(w[0]))
+        zeta = np.exp(w[0])
+        moment = self.measure.transforms(zeta)
         none = np.zeros_like(w)
         tangent = self.ratio / moment.rate
         return Point(
@@ -165,9 +172,7 @@ class Diagonal(Curve):
             lag=none[0],
         )
 
-    def potential(
-        self, w: Complex[Numbers, "1 points"], *, below: bool
-    ) -> Float[np.ndarray, " points"]:
+    def potential(self, w: Unknown, *, below: bool) -> RealPoints:
         """Evaluate what log ζ adds to P(x > λ), or, `below`, to P(x ≤ λ).
 
         It is Im ∫(1 + ψ) dlog ζ / π, or minus that, each from its end of the axis.
@@ -192,11 +197,12 @@ class Diagonal(Curve):
             return total
         if below:
             angle = np.pi - angle
-        return total + (1 - 1 / self.ratio) * angle / np.pi
+        rest = 1 - 1 / self.ratio
+        return total + rest * angle / np.pi
 
 
 def increasing(
-    level: Float[np.ndarray, " points"], *rows: Float[np.ndarray, " points"]
+    level: RealPoints, *rows: RealPoints
 ) -> tuple[Float[np.ndarray, " some"], ...]:
     """Keep the columns at which `level` rises, seen outward from the middle.
 
@@ -213,10 +219,11 @@ def increasing(
     return tuple(columns)
 
 
-def _records(x: Float[np.ndarray, " points"]) -> np.ndarray:
+def _records(x: RealPoints) -> np.ndarray:
     """Mark the values that exceed all before them."""
     # What is not finite is no record.
-    x = np.where(np.isfinite(x), x, -np.inf)
+    is_finite = np.isfinite(x)
+    x = np.where(is_finite, x, -np.inf)
     earlier = np.append(-np.inf, x[:-1])
     largest = np.maximum.accumulate(earlier)
     return x > largest

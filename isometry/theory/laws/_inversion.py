@@ -251,7 +251,8 @@ def _continued(
     arc = np.linspace(np.pi, first, 1 + finer * _STOPS)[1:, None]
     at = product.state(product.on_negative_axis(t))
     before = np.pi
-    for angle in [*arc, *(first * (last / first) ** shares)]:
+    falling = first * (last / first) ** shares
+    for angle in [*arc, *falling]:
         ahead = at.w + 1j * (angle - before) * _speed(at)
         at = product.newton(
             ahead,

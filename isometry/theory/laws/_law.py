@@ -232,7 +232,9 @@ class Law:
         # A scalar of JAX would compute in its own precision.
         k = float(checks.number("k", k, above=0.0))
         if variable == "log_s":
-            whole = int(k) if k.is_integer() else k
+            whole = k
+            if k.is_integer():
+                whole = int(k)
             n = checks.integer(
                 "k",
                 whole,
@@ -248,7 +250,8 @@ class Law:
         top = self._top if self.product.sole_diagonal is None else 0.0
         with np.errstate(over="ignore", under="ignore"):
             share = self._integral(lambda t: np.exp(power * (t - top)))
-            log_moment = power * top + math.log(max(share, 1e-300))
+            log_share = math.log(max(share, 1e-300))
+            log_moment = power * top + log_share
             return float(np.exp(log_moment))
 
     def _moment_of_log(self, k: int) -> float:
@@ -444,7 +447,9 @@ class Law:
                 "isometry.ensemble at widths n, 2n and 4n instead."
             )
         variance = self.width_rate / width
-        return LogNormal(-variance / 2, variance)
+        # So that the mean of |Jv|² is that of the law.
+        mean = -variance / 2
+        return LogNormal(mean, variance)
 
     def __repr__(self) -> str:
         intervals = [f"[{low:.6g}, {high:.6g}]" for low, high in self.support]
@@ -548,7 +553,8 @@ class Law:
         starts = [(band.low, band) for band in self._bands]
         starts += [(atom.t, None) for atom in self._log_atoms]
         starts.sort(key=lambda start: start[0])
-        t = np.full(p.shape, self._top)
+        top = self._top
+        t = np.full(p.shape, top)
         t[~is_left] = -math.inf
         if zero == 0 and starts:
             t[~is_left] = starts[0][0]

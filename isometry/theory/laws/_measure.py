@@ -93,7 +93,8 @@ class Measure:
     @property
     def touches_zero(self) -> bool:
         """Whether positive values come arbitrarily close to zero."""
-        return any(low == 0 for low, _ in self.pieces)
+        lows = [low for low, _ in self.pieces]
+        return 0 in lows
 
     @property
     def is_connected(self) -> bool:
@@ -145,7 +146,9 @@ class Measure:
         low, high = min(lows), max(highs)
         # Where ζ leaves the exponents, x is infinite and the rule is right.
         with np.errstate(all="ignore"):
-            x = (2 * zeta - (low + high)) / (high - low)
+            length = high - low
+            from_middle = 2 * zeta - (low + high)
+            x = from_middle / length
             # On an ellipse of that ρ, |x − 1| + |x + 1| = ρ + 1/ρ.
             to_foci = np.abs(x - 1) + np.abs(x + 1)
             return to_foci > _FAR + 1 / _FAR
@@ -208,12 +211,14 @@ class Measure:
         # layers multiply its rounding.
         terms = np.log(gap) * self.weights
         of_nodes = np.sum(terms, axis=1)
-        return total + sign * of_nodes.imag
+        angles = of_nodes.imag
+        return total + sign * angles
 
     def moment(self, k: int) -> float:
         """Compute E d^k."""
+        powers = self.nodes**k
         discrete = self.masses @ self.atoms**k
-        continuous = self.weights @ self.nodes**k
+        continuous = self.weights @ powers
         return float(discrete + continuous.real)
 
     def mean_of_log(
@@ -233,9 +238,12 @@ class Measure:
     def relative_variance(self) -> float:
         """Compute E d²/(E d)² − 1 without cancellation where d hardly varies."""
         mean = self.moment(1)
-        discrete = self.masses @ (self.atoms - mean) ** 2
-        continuous = self.weights @ (self.nodes - mean) ** 2
-        return float(discrete + continuous.real) / mean**2
+        of_atoms = (self.atoms - mean) ** 2
+        of_nodes = (self.nodes - mean) ** 2
+        discrete = self.masses @ of_atoms
+        continuous = self.weights @ of_nodes
+        variance = float(discrete + continuous.real)
+        return variance / mean**2
 
     def intervals(self) -> list[tuple[float, float]]:
         """Return the positive support as ascending intervals, atoms apart."""
@@ -302,6 +310,7 @@ def _transforms(zeta: Points, terms: _Terms) -> Transforms:
             np.multiply(inverse, column, out=share)
             above_zero, weighted = (share @ columns).T
             share *= inverse
+            # dM/dlog ζ = −E ζ d/(ζ − d)².
             rate = -(share @ columns[:, 1])
             parts.append((weighted / z, above_zero, rate))
     fields = zip(*parts, strict=True)
@@ -319,7 +328,8 @@ def _angle_of_points(
     gap = zeta[:, None] - places
     real = -gap.real if below else gap.real
     # By the modulus, so that rounding does not put ζ below the axis.
-    angles = np.arctan2(np.abs(gap.imag), real)
+    height = np.abs(gap.imag)
+    angles = np.arctan2(height, real)
     return np.sum(angles * masses, axis=1)
 
 
@@ -336,7 +346,8 @@ def gauss_rule(
         count: The number of nodes; it is exact for polynomials of degree 2 count − 1.
     """
     total = weights.sum()
-    basis = [np.sqrt(weights / total)]
+    shares = weights / total
+    basis = [np.sqrt(shares)]
     diagonal, beside = [], []
     for _ in range(count):
         new = x * basis[-1]
@@ -351,7 +362,8 @@ def gauss_rule(
     jacobi = np.diag(diagonal) + above + above.T
     # Its eigenvalues are the nodes, and first entries of its eigenvectors give weights.
     nodes, vectors = np.linalg.eigh(jacobi)
-    return Rule(nodes, total * vectors[0] ** 2)
+    masses = total * vectors[0] ** 2
+    return Rule(nodes, masses)
 
 
 def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measure:
@@ -378,7 +390,8 @@ def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measur
 
 def _chunks(zeta: Points, size: int) -> Iterator[Complex[Numbers, " some"]]:
     """Cut points into parts whose table of (points, size) stays in the cache."""
-    step = max(1, _CHUNK // max(1, size))
+    size = max(size, 1)
+    step = max(_CHUNK // size, 1)
     # One part without points, where there are none.
     end = max(len(zeta), 1)
     for first in range(0, end, step):

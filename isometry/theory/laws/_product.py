@@ -269,7 +269,8 @@ class Product:
             correction = point.correction
             # Where ψ is small, what an error of a logarithm makes of it.
             largest = np.abs(correction).max(axis=0)
-            inner = largest * np.minimum(np.abs(psi), 1)
+            size = np.minimum(np.abs(psi), 1)
+            inner = largest * size
             mismatch = np.maximum(mismatch, inner)
             if point is not lead:
                 missing = self._missing(curve, point, lead)
@@ -358,7 +359,8 @@ class Product:
     def newton_step(self, at: State, target: Points) -> Unknowns:
         """Return the step of the unknowns towards log λ = target."""
         with np.errstate(all="ignore"):
-            psi_step = (target - at.log_lam - at.lag) / at.slope
+            missing = target - at.log_lam - at.lag
+            psi_step = missing / at.slope
             return at.correction + at.tangent * psi_step
 
     def newton(
@@ -486,7 +488,8 @@ class Product:
             term = psi.imag + (1 - 1 / c) * own
             total = total + exponent * term
         # The part that makes H stationary: zero, but for the error of the solution.
-        correction = one_plus * (t - at.log_lam)
+        error = t - at.log_lam
+        correction = one_plus * error
         total = total + correction.imag
         sign = -1 if below else 1
         total = sign * total / np.pi

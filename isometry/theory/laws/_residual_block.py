@@ -295,7 +295,8 @@ class ResidualBlock(Curve):
         of_gaussian = self.num_gaussian * branch.psi
         rest = log_one_plus_u + of_gaussian - one_plus_t * mismatch
         total = self._angle(log_eta)
-        total = total + rest.imag / np.pi
+        of_rest = rest.imag / np.pi
+        total = total + of_rest
         return 1 - total if below else total
 
     def _mismatch(

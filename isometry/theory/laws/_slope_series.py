@@ -165,9 +165,11 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         square underflows.
     """
     # Values at the Chebyshev nodes of [-1, 1], and the matrix from them to a series.
-    degrees = np.arange(_DEGREE + 1)
-    nodes = np.cos(np.pi * (degrees + 0.5) / (_DEGREE + 1))
-    to_series = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE)).T
+    num_nodes = _DEGREE + 1
+    degrees = np.arange(num_nodes)
+    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
+    to_values = chebyshev.chebvander(nodes, _DEGREE)
+    to_series = np.linalg.inv(to_values).T
     edges = _initial_edges(cuts)
     left, right = edges[:-1], edges[1:]
     done: list[_Panel] = []

@@ -66,7 +66,8 @@ def activated(phi: Activation, gram: Gram) -> Activated:
         new[rows, columns] = new[columns, rows] = means
     slope = found.slope[index]
     if not variances.all():
-        _, at_zero = evaluate(phi, np.zeros(1))
+        zero = np.zeros(1)
+        _, at_zero = evaluate(phi, zero)
         slope = np.where(variances == 0, at_zero**2, slope)
     return Activated(new, slope)
 

@@ -70,15 +70,21 @@ def on_sphere(phi: Activation, size: int) -> SphereMeans:
     special = special[special < furthest]
     entering = np.arcsin(special / radius)
     even = np.linspace(0, last, _PANELS + 1)
-    ends = np.unique(np.concatenate([even, entering]))
+    ends = np.union1d(even, entering)
     tau, mass = _folded(ends)
     sine = np.sin(tau)
     # cos^(m−3), to relative accuracy where its power is large.
-    log_cosine = np.log1p(-(sine**2)) / 2
+    sine_square = sine**2
+    log_cosine = np.log1p(-sine_square) / 2
     power = np.exp((m - 3) * log_cosine)
     mass = mass * (m - 2) * sine * power
     circles = radius * sine
-    columns = _on_circles(phi, circles, cosine, edges=cut.edges)
+    columns = _on_circles(
+        phi,
+        circles,
+        cosine,
+        edges=cut.edges,
+    )
     means = mass @ columns
     return SphereMeans(*map(float, means))
 
@@ -88,10 +94,11 @@ def _special_radii(kinks: Nodes, cosine: float) -> Float[np.ndarray, " radii"]:
     first, second = np.meshgrid(kinks, kinks)
     # u_1 and u_2 are projections of a point of the circle onto two directions with this
     # cosine. Both are given here, which fixes the point.
-    square = first**2 + second**2 - 2 * cosine * first * second
-    both = np.sqrt(square / (1 - cosine**2))
-    radii = np.concatenate([np.abs(kinks), both.ravel()])
-    return np.unique(radii)
+    crossed = 2 * cosine * first * second
+    square = first**2 + second**2 - crossed
+    sine_square = 1 - cosine**2
+    both = np.sqrt(square / sine_square)
+    return np.union1d(np.abs(kinks), both)
 
 
 def _folded(ends: Ends) -> tuple[Nodes, Nodes]:
@@ -99,9 +106,11 @@ def _folded(ends: Ends) -> tuple[Nodes, Nodes]:
 
     An integral over a chord begins as a square root where a kink enters the circle.
     """
-    panels, weights = gauss(np.zeros(1), np.full(1, np.pi), 2 * _ORDER)
+    start, stop = np.zeros(1), np.full(1, np.pi)
+    panels, weights = gauss(start, stop, 2 * _ORDER)
     x, weight = panels[0], weights[0]
-    left, right = ends[:-1, None], ends[1:, None]
+    column = ends[:, None]
+    left, right = column[:-1], column[1:]
     half = (right - left) / 2
     middle = (right + left) / 2
     # With τ = −cos x a square root at an end becomes smooth.
@@ -119,14 +128,18 @@ def _on_circles(
 ) -> Float[np.ndarray, "nodes 6"]:
     """Average over θ at each radius, between the angles where phi is cut."""
     shift = math.acos(cosine)
-    angles = [_ends(circle, shift, edges) for circle in circles]
     # Circles have different numbers of panels, and all panels lie in one array.
     # `owner` is the circle of each.
     num_circles = len(circles)
-    num_panels = [len(row) - 1 for row in angles]
-    owner = np.repeat(np.arange(num_circles), num_panels)
-    left = np.concatenate([row[:-1] for row in angles])
-    right = np.concatenate([row[1:] for row in angles])
+    lefts, rights, owners = [], [], []
+    for number, circle in enumerate(circles):
+        angles = _ends(circle, shift, edges)
+        lefts.append(angles[:-1])
+        rights.append(angles[1:])
+        owners += [number] * (len(angles) - 1)
+    left = np.concatenate(lefts)
+    right = np.concatenate(rights)
+    owner = np.array(owners)
     theta, mass = gauss(left, right, _ORDER)
     size = circles[owner][:, None]
     first = size * np.cos(theta)
@@ -136,7 +149,8 @@ def _on_circles(
     # In the order of the fields of `SphereMeans`.
     columns = []
     for f in (value, slope, u * slope):
-        for integrand in (f[0] ** 2, f[0] * f[1]):
+        f_1, f_2 = f
+        for integrand in (f_1**2, f_1 * f_2):
             of_panels = (mass * integrand).sum(axis=1)
             of_panels = of_panels / (2 * np.pi)
             of_circles = np.bincount(owner, of_panels, num_circles)
