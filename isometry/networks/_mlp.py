@@ -193,8 +193,7 @@ class MlpFunction(LayeredFunction):
             # slopes are replaced by 1.
             matrix, scale = hidden.pop()
             assert scale is not None, "every layer but the last has slopes"
-            scale = scale.at[-1].set(1)
-            hidden.append(Factors(matrix, scale))
+            hidden.append(Factors(matrix, scale.at[-1].set(1)))
             return [Factors(None, slopes[0]), *hidden]
         matrix = runs[0]["w"].mT
         stem = Factors(matrix, slopes[0])
@@ -530,7 +529,8 @@ class Mlp(LayeredNetwork):
             The law.
 
         Raises:
-            NotDefined: No law is known for the scheme.
+            NotDefined: No law is known for the scheme; all xs are zero, and the
+                activation has a kink there.
             InputError: An unknown span; "hidden" of fewer than three layers; xs of
                 another shape.
 

@@ -37,7 +37,8 @@ def law(
 
     Raises:
         InputError: "hidden" with fewer than three layers.
-        NotDefined: The scheme has no law, or the edges of the law cannot be found.
+        NotDefined: The scheme has no law, or the edges of the law cannot be found;
+            pre-activations are zero at a kink.
     """
     checks.one_of("span", span, SPANS)
     # The law is that of a product of pairs W D. Below depth 3 there is no weight layer
@@ -49,6 +50,13 @@ def law(
         )
     drawn = [scheme.drawn(layer) for layer in plan]
     q = variances(activation, plan, drawn, sigma_b=sigma_b, xs=xs)
+    # Its slope there is that of autodiff, 0 for ReLU, and not the limit ½ of small
+    # values that a law has.
+    if 0 in q and 0 in activation.kinks:
+        raise NotDefined(
+            f"pre-activations are zero, where {activation.name} has a kink; write "
+            "inputs that are not zero, or sigma_b."
+        )
     widths = [plan[0].fan_in, *(layer.fan_out for layer in plan)]
     weights = drawn[0].weights
     if span == "hidden":

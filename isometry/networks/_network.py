@@ -515,7 +515,7 @@ class Network:
         raise NotDefined(
             "no law is known of this network: the law of a product needs the "
             "weights' ensemble and the pre-activations' variances of every layer, "
-            "which only networks.mlp, cnn and rnn show."
+            "which only networks.mlp, cnn, resnet and rnn show."
         )
 
     @public("moments")

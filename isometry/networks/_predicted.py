@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from isometry._internal import checks
 from isometry.records import Signals
 from isometry.structure import Anatomy
 
@@ -38,10 +39,12 @@ def signals(
     """
     end = anatomy.place("output")
     # The last layer may be the output itself, and is then reported once.
+    # Tokens have no signals.
     points = [
         name
         for name in anatomy.points
-        if name == "output" or anatomy.place(name) != end
+        if jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        and (name == "output" or anatomy.place(name) != end)
     ]
     num_inputs = len(grams["output"])
     unknown = np.full(num_inputs, np.nan)
@@ -115,7 +118,7 @@ def record(
     with jax.enable_x64(True):
         for name, value in fields.items():
             # There is one prediction for all seeds: a first axis of length 1.
-            arrays[name] = jnp.asarray(value[None])
+            arrays[name] = checks.on_device(value[None])
     return Signals(
         q=arrays["q"],
         c=arrays["c"],

@@ -4,8 +4,7 @@
 scales and norms are read off the network here.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -223,5 +222,5 @@ def _passed(
         # It ends where the last branch joins, in front of a norm behind the sum.
         last = passages[-1]
         ones = np.ones_like(last.scale)
-        passages[-1] = dataclasses.replace(last, scale=ones, after=last.sum)
+        passages[-1] = replace(last, scale=ones, after=last.sum)
     return passages, weights

@@ -218,7 +218,7 @@ def _partial_jacobians(
         of_branch = branch.branch**2 * gradient
         at(branch.last, of_branch)
         way_back = _WAYS_BACK[branch.name]
-        inside, read = way_back(net, branch, of_branch, squares)
+        inside, read = way_back(net, branch, of_branch, squares=squares)
         for point, of_point in inside.items():
             at(point, of_point)
         read = _through_norm(read, branch.norm_before)
@@ -258,6 +258,7 @@ def _through_attention(
     net: "Transformer",
     branch: _Branch,
     gradient: Gradient,
+    *,
     squares: dict[tuple[str, int], float],
 ) -> tuple[dict[str, Gradient], Gradient]:
     """Return gradients at the points of an attention, and at what it reads."""
@@ -291,6 +292,7 @@ def _through_perceptron(
     net: "Transformer",
     branch: _Branch,
     gradient: Gradient,
+    *,
     squares: dict[tuple[str, int], float],
 ) -> tuple[dict[str, Gradient], Gradient]:
     """Return gradients at the points of a perceptron, and at what it reads."""

@@ -192,6 +192,8 @@ def test_refusals():
         net.law("stem", XS)
     with pytest.raises(InputError, match=r"write floating rows of shape \(30,\)"):
         net.law("end_to_end", XS[:, :5])
+    with pytest.raises(NotDefined, match="are zero, where relu has a kink"):
+        networks.mlp([4] * 4, "relu").law("hidden", jnp.zeros((1, 4)))
     with pytest.raises(TypeError, match="runs on the host"):
         jax.jit(lambda xs: net.law("end_to_end", xs).s_max)(XS)
 

@@ -16,7 +16,7 @@ XS = XS.at[1].set(1.5 * XS[0] + 0.5 * XS[1])
 
 def test_signals_are_measured():
     """Unequal widths, and biases: four standard errors of 24 draws and 1/width."""
-    net = networks.mlp([20, 80, 60, 60, 60, 10], "tanh", "orthogonal", 1.4, 0.3)
+    net = networks.mlp([20, 60, 60, 60, 10], "tanh", "orthogonal", 1.4, 0.3)
     require_predicted(net, XS, seeds=24, bias=1 / 60)
 
 

@@ -242,36 +242,6 @@ def test_downsampling_blocks_project_their_skip():
     assert net.depth == 10
 
 
-# chi of a branch of relu with Gaussian weights: sigma_w² a layer, and half of it behind
-# each relu. Where the relu is last, the means of branches add up to an outlier as well.
-SIGMA_W = 1.3
-CHI = {"two_layer": SIGMA_W**4 / 2, "v2": SIGMA_W**4 / 4}
-
-
-@pytest.mark.parametrize("order", CHI)
-def test_mean_square_is_the_product_of_skip_and_branch(order):
-    """E s² = Π (skip² + branch² chi), block by block with multipliers of its own."""
-    branch = [0.5, 0.8, 0.3, 1.0]
-    net = networks.resnet(
-        32,
-        4,
-        order=order,
-        branch=branch,
-        skip=0.9,
-        sigma_w=SIGMA_W,
-        bias=False,
-    )
-    num_seeds = 128
-    keys = jax.random.split(KEY, num_seeds)
-    xs = jax.random.normal(jax.random.key(7), (1, 32))
-    mean_squares = isometry.ensemble(net, keys, xs).moment(1)[:, 0]
-    error = float(mean_squares.std()) / num_seeds**0.5
-    wanted = np.prod([0.81 + a**2 * CHI[order] for a in branch])
-    assert abs(float(mean_squares.mean()) - wanted) < 4 * error
-    # Without the multipliers the product would be another by far.
-    assert 4 * error < 0.1 * wanted
-
-
 def test_branches_start_at_their_multipliers():
     """As one leaf of equal blocks, and one of each that differs."""
     branch = [0.5, 0.25, 2.0]

@@ -109,12 +109,24 @@ def test_slopes_on_a_stream_that_starts_with_ones():
         ({"n_out": 3}, "end_to_end", r'a stem or a head; take span="hidden"'),
         ({"width": [8, 6]}, "hidden", r"blocks of different widths"),
         ({"scheme": "zer_o"}, "hidden", r"no law is known of zer_o"),
+        ({"skip": [1.0, 0.0]}, "hidden", r"skip is 0 in block 1"),
     ],
 )
 def test_refusals(arguments, span, message):
     net = networks.resnet(**{"width": 8, "blocks": 2, "activation": "tanh"} | arguments)
     with pytest.raises(InputError, match=message):
         net.law(span, jnp.ones((1, 8)))
+
+
+def test_inputs_of_zero():
+    """The slope of ReLU at zero is 0 in JAX, and not the limit ½ of small values."""
+    net = networks.resnet(8, 2, "relu", sigma_w=1.0, bias=False)
+    for ask in (net.law, net.moments):
+        with pytest.raises(NotDefined, match="an activation of block 0 reads is zero"):
+            ask("hidden", jnp.zeros((1, 8)))
+    on_stream = networks.resnet(8, 2, "relu", order="pre_activation", sigma_w=1.0)
+    assert on_stream.moments("hidden", jnp.zeros((1, 8))) == (1.0, 0.0)
+    assert np.asarray(on_stream.mean_field(jnp.zeros((1, 8))).apjn[0, 0, 0]) == 1.0
 
 
 def test_batches_have_no_law():

@@ -14,10 +14,9 @@ XS = XS.at[1].add(XS[0])
 
 
 def build(**arguments):
-    """Three blocks with multipliers of their own."""
+    """Two blocks with multipliers of their own."""
     given = {"width": WIDTH, "sigma_w": 1.2, "activation": "tanh", **arguments}
-    branch, skip = [0.5, 1.0, 0.7], [1.0, 0.8, -0.9]
-    return networks.resnet(blocks=3, branch=branch, skip=skip, **given)
+    return networks.resnet(blocks=2, branch=[0.5, 1.0], skip=[0.8, -0.9], **given)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ def build(**arguments):
     [
         {"order": "two_layer", "norm": "layer", "n_in": WIDTH, "n_out": 10},
         {"order": "post_activation", "norm": "rms", "norm_at": "post"},
-        {"order": "v2", "width": [64, 64, 80], "scheme": "orthogonal"},
+        {"order": "v2", "width": [64, 80], "scheme": "orthogonal"},
     ],
     ids=lambda arguments: arguments["order"],
 )

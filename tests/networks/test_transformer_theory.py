@@ -47,7 +47,7 @@ def test_signals_of_tokens(options, xs):
         # NaN where some path leads around the point.
         assert (np.isnan(values[0]) == np.isnan(theory)).all()
         assert not (np.abs(off) > 4.5 * error + bias).any(), field
-    assert "skips lead" in predicted.why("chi")
+    assert "path leads" in predicted.why("chi")
 
 
 def test_multipliers_of_the_scheme_are_those_of_the_prediction():

@@ -110,9 +110,9 @@ class Band:
         """
         value = np.zeros(len(t))
         at, is_found = self._reached(t)
-        # −Im ψ/π; rounding may leave it below zero.
-        found = np.maximum(-at.psi.imag, 0.0)
-        value[is_found] = found / np.pi
+        density = -at.psi.imag / np.pi
+        # Rounding may make it negative where it vanishes.
+        value[is_found] = np.maximum(density, 0.0)
         return value
 
     def masses(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
@@ -138,8 +138,10 @@ class Band:
             NotConverged: The product could not be inverted.
         """
         if self.low > -np.inf:
-            t = np.maximum(t, self.low + _BESIDE * (1 + abs(self.low)))
-        t = np.minimum(t, self.high - _BESIDE * (1 + abs(self.high)))
+            room = _BESIDE * (1 + abs(self.low))
+            t = np.maximum(t, self.low + room)
+        room = _BESIDE * (1 + abs(self.high))
+        t = np.minimum(t, self.high - room)
         table = self._table
         guess = self._interpolated(t, table.t, table.state)
         return solve(
@@ -214,10 +216,11 @@ class Band:
         table = self._table
         lowest = self.low
         if lowest == -np.inf:
-            lowest = table.t[0] - 64 * (self.high - table.t[0])
+            deepest = table.t[0]
+            lowest = deepest - 64 * (self.high - deepest)
         ends = np.concatenate([[lowest], table.t, [self.high]])
-        mass_below = [[1 - self.above_low], self._below, [1 - self.above_high]]
-        mass_below = np.concatenate(mass_below)
+        least, most = 1 - self.above_low, 1 - self.above_high
+        mass_below = np.concatenate([[least], self._below, [most]])
         at = np.searchsorted(self._below, p)
         low, high = ends[at].copy(), ends[at + 1].copy()
         mass = np.maximum(mass_below[at + 1] - mass_below[at], 1e-300)
@@ -398,15 +401,19 @@ class Band:
         the others are guessed from these.
         """
         # What lies deeper than the nodes was not believed.
-        rungs = [rung for rung in self._rungs[::-1] if rung.t[0] >= t[0] - _BESIDE]
+        deepest = t[0] - _BESIDE
+        ascending = self._rungs[::-1]
+        rungs = [rung for rung in ascending if rung.t[0] >= deepest]
         # The points on the way down do, unless the first has passed most of the mass.
         if rungs and rungs[-1].left > 0.5:
             places = np.concatenate([rung.t for rung in rungs])
             return places, _joined(*(rung.state for rung in rungs))
-        few = np.unique(np.append(t[::5], t[-1]))
-        at, is_solved = attempt(self.product, few, self._distance(few), ways=GUESS_ONLY)
+        every_fifth = np.append(t[::5], t[-1])
+        few = np.unique(every_fifth)
+        distance = self._distance(few)
+        at, is_solved = attempt(self.product, few, distance, ways=GUESS_ONLY)
         if 2 * is_solved.sum() < len(few):
-            at, is_solved = attempt(self.product, few, self._distance(few))
+            at, is_solved = attempt(self.product, few, distance)
         return few[is_solved], at.take(is_solved)
 
     @cached_property
@@ -418,7 +425,8 @@ class Band:
     def _nodes(self) -> RealPoints:
         if self.low > -np.inf:
             angles = np.pi / 2 * np.arange(1, _NODES) / _NODES
-            return self.low + (self.high - self.low) * np.sin(angles) ** 2
+            width = self.high - self.low
+            return self.low + width * np.sin(angles) ** 2
         reach = self.reach().depth
         near_top = np.geomspace(
             1e-5,
@@ -466,7 +474,8 @@ class Band:
             x = np.sqrt(np.maximum(self.high - t, 0.0))
             return x, -2 * x
         width = self.high - self.low
-        x = np.arcsin(np.sqrt(np.clip((t - self.low) / width, 0, 1)))
+        share = np.clip((t - self.low) / width, 0, 1)
+        x = np.arcsin(np.sqrt(share))
         return x, width * np.sin(2 * x)
 
     def _distance(self, t: RealPoints) -> RealPoints:

@@ -32,6 +32,7 @@ from isometry.theory.laws import _series
 from isometry.theory.laws._diagonal import increasing
 from isometry.theory.laws._factor import Atom, Curve, Point
 from isometry.theory.laws._gated_moments import checked
+from isometry.theory.laws._half_planes import log_below
 from isometry.theory.laws._law import Law
 from isometry.theory.laws._product import product_of
 from isometry.theory.laws._types import Numbers
@@ -377,7 +378,7 @@ class GatedStep(Curve):
         return Point(
             psi=at.of_kept + at.of_fed,
             above_zero=at.above_zero,
-            value=log_v + _log_below(one_plus),
+            value=log_v + log_below(one_plus),
             rate=tangent[1] + 1 / one_plus,
             tangent=tangent,
             correction=correction,
@@ -436,9 +437,3 @@ def _extended(
     above = np.maximum(x - level[-1], 0.0)
     first, *_, last = np.diff(row) / np.diff(level)
     return value + first * below + last * above
-
-
-def _log_below(x: Points) -> Points:
-    """Take the logarithm that is analytic on the closed lower half-plane."""
-    is_upper_left = (x.real < 0) & (x.imag >= 0)
-    return np.log(x) - 2j * np.pi * is_upper_left

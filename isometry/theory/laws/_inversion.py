@@ -166,7 +166,8 @@ def _spread(
     while len(sources) and len(left):
         apart = np.abs(t[left][:, None] - t[sources])
         nearest = sources[np.argmin(apart, axis=1)]
-        guess = w[:, nearest] + (t[left] - t[nearest]) * speed[:, nearest]
+        way = t[left] - t[nearest]
+        guess = w[:, nearest] + way * speed[:, nearest]
         found = product.newton(guess, t[left] + 0j, rounds=12, largest=0.2)
         is_sure = _has_landed(found, t[left]) & _is_inside(found)
         sources = left[is_sure]
@@ -246,7 +247,8 @@ def _continued(
     first = np.pi / (_STOPS + 1)
     last = np.clip(nearest, _NEAREST, first)
     # From there on arg λ falls by a factor of at most e^1.5 from stop to stop.
-    steps = finer * (1 + int(np.ceil(np.log(first / last.min()) / 1.5)))
+    num_factors = np.log(first / last.min()) / 1.5
+    steps = finer * (1 + int(np.ceil(num_factors)))
     shares = np.arange(1, steps + 1)[:, None] / steps
     arc = np.linspace(np.pi, first, 1 + finer * _STOPS)[1:, None]
     at = product.state(product.on_negative_axis(t))

@@ -18,6 +18,7 @@ from isometry.theory.laws import _edges, _integrals, _series
 from isometry.theory.laws._arguments import numbers
 from isometry.theory.laws._bands import Band
 from isometry.theory.laws._closed import Bernoulli
+from isometry.theory.laws._log_moments import log_moments
 from isometry.theory.laws._product import Product
 
 RealPoints = Float[np.ndarray, " points"]
@@ -259,8 +260,13 @@ class Law:
         # diverges.
         if self._has_bernoulli_class:
             return math.inf if k % 2 == 0 else -math.inf
-        total = self._integral(lambda t: (t / 2) ** k)
-        return total / self.product.rank
+        # A density that thins out towards zero ends before all of its mass is seen.
+        product = self.product
+        if product.touches_zero and product.sole_diagonal is None:
+            moments = log_moments(product, k)
+            if moments is not None:
+                return float(moments[k]) / 2**k
+        return self._integral(lambda t: (t / 2) ** k) / product.rank
 
     @public("Law.density")
     def density(

@@ -186,7 +186,7 @@ def law_of(
             "blocks are not free. Use theory.residual_moments, which are known; there "
             "is a law for order='two_layer'."
         )
-    links = [Link.of(passage, order) for passage in passages]
+    links = _links(passages, order)
     num_gaussian = _num_gaussian(order, weights)
     # Blocks whose branch is not zero: of one such block every law is exact.
     num_active = 0
@@ -218,6 +218,32 @@ def _is_beyond(law: Law, value: float) -> bool:
         return value > law.s_max**2
     except NotConverged:
         return False
+
+
+def _links(passages: Sequence[Passage], order: str) -> list[Link]:
+    """Return what each block does to a perturbation.
+
+    Raises:
+        NotDefined: A skip is zero, or what an activation reads.
+    """
+    links = [Link.of(passage, order) for passage in passages]
+    # Units that keep the values of an input have their own slopes, at zero too.
+    is_sampled = ORDERS[order].before and passages[0].before.start is not None
+    for index, link in enumerate(links):
+        if link.skip == 0:
+            raise NotDefined(
+                f"skip is 0 in block {index}, which then is no residual block; "
+                "theory.jacobian_law has the law of layers without skips."
+            )
+        variances = [link.inner]
+        if ORDERS[order].before:
+            variances.append(link.read)
+        if min(variances) == 0 and not is_sampled:
+            raise NotDefined(
+                f"what an activation of block {index} reads is zero, where a slope may "
+                "be another than at small values; write inputs that are not zero."
+            )
+    return links
 
 
 def _num_gaussian(order: str, weights: str) -> int:
@@ -305,7 +331,7 @@ def moments_of(
     weights: str,
 ) -> Moments:
     """Return mean and variance of λ of blocks that a stream has passed."""
-    links = [Link.of(passage, order) for passage in passages]
+    links = _links(passages, order)
     num_gaussian = _num_gaussian(order, weights)
     if ORDERS[order].before:
         on_stream = _on_stream(phi, passages, links)

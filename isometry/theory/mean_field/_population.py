@@ -67,6 +67,7 @@ class HaarWeights:
         # In float32: rounding is far below the noise of a population, and half of the
         # time goes to memory. The mean square of each row is 1.
         self._directions = np.empty((most, entries), np.float32)
+        # By gate, direction and entry.
         shape = (len(scales), most, entries)
         self._images = np.empty(shape, np.float32)
 
@@ -90,7 +91,8 @@ class HaarWeights:
         # W is orthogonal, so a new image is orthogonal to those of earlier directions,
         # and as long as the direction.
         for images in self._images:
-            drawn = self.rng.standard_normal(len(direction), np.float32)
+            num = len(direction)
+            drawn = self.rng.standard_normal(num, np.float32)
             _, image = _split(drawn, images[:n])
             images[n] = image / _root_mean_square(image)
         self.num_directions += 1
@@ -221,7 +223,8 @@ class Driven(Sites):
 
     def from_input(self, name: str) -> Vector:
         """Return V x + b of a gate for the present x."""
-        return self._biases[name] + self.x @ self._inputs[name]
+        of_x = self.x @ self._inputs[name]
+        return self._biases[name] + of_x
 
     def from_content(
         self,
@@ -306,7 +309,8 @@ def minimal(sites: Sites) -> Step:
         from_x = sites.from_input("candidate")
         z, _ = sites.activated(from_x)
         (image,) = to_states(h)
-        u, slope = _logistic(image + sites.from_content("update", z))
+        from_z = sites.from_content("update", z)
+        u, slope = _logistic(image + from_z)
         (du,) = to_changes(dh)
         by_update = slope * (h - z)
         dh = _at_copies(u) * dh
@@ -315,7 +319,8 @@ def minimal(sites: Sites) -> Step:
 
         def jacobian() -> OneStep:
             strength = sites.gates["update"].recurrent
-            return OneStep(kept=u**2, fed=strength * by_update**2)
+            fed = strength * by_update**2
+            return OneStep(kept=u**2, fed=fed)
 
         return Moved((new,), (dh,), jacobian)
 

@@ -105,7 +105,8 @@ def recurrent(
     0.9 % in the rate, and by up to 1 % in q where the network is chaotic. A call takes
     about a second. The rate is below its limit of many steps by an amount that falls as
     1/steps: at the default not measurable if inputs are strong, 0.5 % if they are weak,
-    and 2 % if random biases are as large as what changes in time.
+    and 2 % if random biases are as large as what changes in time. A chaotic network of
+    finite width grows more slowly: an LSTM by 1.5 % at 250 units, and 0.4 % at 1500.
 
     Args:
         cell: "vanilla", "minimal", "gru" or "lstm".
