@@ -113,6 +113,7 @@ class Comparison:
         """
         gaps: dict[GapName, float] = {"ks": self.ks, **self.moment_gaps}
         gaps["outliers"] = self.outliers - self.expected_outliers
+        # Ranks and values of atoms are both numbers, so their names say which.
         for rank, gap in self.quantile_gaps.items():
             gaps["rank", rank] = gap
         for lam, gap in self.atom_gaps.items():
@@ -171,6 +172,7 @@ class Comparison:
             band = self.band[name]
             mark = "*" if band.excess(gap) > 1 else " "
             lines.append(f"{mark} {_label(name):<22}{gap:>+10.3g}, may be {band}")
+        # The distance is reported and not judged, so it has no band.
         lines.append(f"  {'Wasserstein, log lam':<22}{self.wasserstein:>10.3g}")
         if self.expected_outliers:
             lines.append(

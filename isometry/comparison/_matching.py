@@ -27,11 +27,13 @@ def require_match(sp: Spectrum, law: Law) -> None:
             f'law={checks.show(law)} is not a Law; write net.law("hidden", xs) or '
             "theory.jacobian_law(...)."
         )
+    # A "given" span is the user's own, which may be that of the law.
     if sp.span not in (law.span, "given"):
         raise InputError(
             f"sp is of the span {sp.span!r} and the law of {law.span!r}; "
             f"{_advice(sp.span, law.span)}"
         )
+    # The depth of a measured function need not be known.
     if sp.span == "hidden" and sp.pairs is not None and sp.pairs != law.pairs:
         known = f"{law.pairs} pairs"
         if law.pairs is None:
@@ -40,6 +42,7 @@ def require_match(sp: Spectrum, law: Law) -> None:
             f"sp has {sp.pairs} (W, D) pairs and the law {known}; write "
             f"theory.jacobian_law(..., depth={sp.pairs}), or net.law('hidden', xs)."
         )
+    # A law has no sizes, so zeros are compared for each singular value.
     zeros = sp.structural_zeros / sp.size
     if abs(zeros - law.structural_zeros) > _ROUNDING * (1 + zeros):
         raise InputError(

@@ -36,11 +36,12 @@ def count_outliers(measured: MeasuredRanks, law: Law) -> Counts:
 
 
 def outliers(counts: Counts, law: Law) -> Statistics:
-    """Return the statistic that compares the number of outliers with the law's.
+    """Compare the number of outliers that were counted with the number in the law.
 
-    A law says how many there are, not where. At a finite width some of them lie inside
-    the bulk, where they are not counted: of the 12 of attention over 4 tokens 5 are
-    outside at width 64. So any number from one to that of the law is consistent.
+    A law says how many outliers there are, not where. At a finite width some of them
+    lie inside the bulk, and cannot be counted: attention over 4 tokens has 12, of which
+    5 lie outside the bulk at width 64. So any count from one to the law's number is
+    consistent with the law.
     """
     # Measured less predicted: at most 0, and at least 1 − the law's number.
     most = _ROUNDING

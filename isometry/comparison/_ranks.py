@@ -64,27 +64,34 @@ class MeasuredRanks:
             law: The law.
             width: The number of units of a layer.
         """
-        num_seeds = sp.log_values.shape[0]
-        num_nodes = sp.log_values.shape[-1]
+        num_seeds, *_, num_nodes = sp.log_values.shape
+        # All axes between seeds and values count as inputs.
         shape = (num_seeds, -1, num_nodes)
-        is_resolved = np.asarray(sp.resolved).reshape(shape)
-        weights = np.asarray(sp.weights, float).reshape(shape)
-        log_lam = 2 * np.asarray(sp.log_values, float).reshape(shape)
-        below = mass_below_floor(sp, law).reshape(num_seeds, -1)
+        is_resolved = np.asarray(sp.resolved)
+        is_resolved = is_resolved.reshape(shape)
+        weights = np.asarray(sp.weights, float)
+        weights = weights.reshape(shape)
+        log_values = np.asarray(sp.log_values, float)
+        log_lam = 2 * log_values.reshape(shape)
+        of_matrices = mass_below_floor(sp, law)
+        below = of_matrices.reshape(num_seeds, -1)
+        below = below.mean(1)
         half = window(sp, law)
         windows = {}
         for atom in law.atoms:
             if atom.lam > 0:
                 place = math.log(atom.lam)
-                windows[atom.lam] = (place - half, place + half)
+                ends = (place - half, place + half)
+                windows[atom.lam] = ends
+        largest_weight = float(weights.max())
         return cls(
             log_lam=np.where(is_resolved, log_lam, -np.inf),
             weights=weights,
             size=sp.size,
-            step=max(float(weights.max()), 1 / width),
+            step=max(largest_weight, 1 / width),
             displaced=law.outliers / sp.size,
             law_zeros=law.zero_mass,
-            law_below=below.mean(1),
+            law_below=below,
             windows=windows,
             rounding=half,
         )
@@ -93,20 +100,27 @@ class MeasuredRanks:
     def zeros(self) -> Float[np.ndarray, "seeds inputs"]:
         """The mass below the floor."""
         is_resolved = np.isfinite(self.log_lam)
-        return np.where(is_resolved, 0, self.weights).sum(-1)
+        lost = np.where(is_resolved, 0, self.weights)
+        return lost.sum(-1)
 
     @property
     def cut(self) -> float:
         """The rank below which some draw, or the law, has zeros."""
-        return max(float(self.zeros.max()), self.law_zeros)
+        most_measured = float(self.zeros.max())
+        # A rank is compared only if every draw resolves it.
+        return max(most_measured, self.law_zeros)
 
     def without_largest(
         self, counts: Int[np.ndarray, "seeds inputs"]
     ) -> "MeasuredRanks":
         """Leave out as many of the largest values of each draw as `counts` says."""
-        position = np.arange(self.log_lam.shape[-1])
-        weights = np.where(position < counts[..., None], 0, self.weights)
-        return replace(self, weights=weights / weights.sum(-1, keepdims=True))
+        num_nodes = self.log_lam.shape[-1]
+        position = np.arange(num_nodes)
+        is_left_out = position < counts[..., None]
+        weights = np.where(is_left_out, 0, self.weights)
+        # What is left has mass 1 again, as the law has without its outliers.
+        total = weights.sum(-1, keepdims=True)
+        return replace(self, weights=weights / total)
 
     def ranks(self) -> Ranks:
         """Return midpoints of equal masses, without a unit at either end.
@@ -133,32 +147,43 @@ class MeasuredRanks:
 
     def at(self, u: Ranks) -> Float[np.ndarray, "seeds inputs ranks"]:
         """Return log lam of each matrix at the ranks u."""
-        log_lam = np.empty((*self.log_lam.shape[:-1], len(u)))
-        for matrix in np.ndindex(log_lam.shape[:-1]):
-            mass_above = np.cumsum(self.weights[matrix])
+        matrices = self.log_lam.shape[:-1]
+        log_lam = np.empty((*matrices, len(u)))
+        for matrix in np.ndindex(matrices):
+            weights = self.weights[matrix]
+            mass_above = np.cumsum(weights)
             wanted = (1 - u) * mass_above[-1]
             node = np.searchsorted(mass_above, wanted)
             # Rounding may put the last rank behind the end.
-            node = np.minimum(node, len(mass_above) - 1)
+            last = len(mass_above) - 1
+            node = np.minimum(node, last)
             log_lam[matrix] = self.log_lam[matrix][node]
         return log_lam
 
     def cdf(self, points: Points) -> Float[np.ndarray, "seeds points"]:
         """Return the mass at or below each log lam, averaged over the inputs."""
-        mass = np.empty((*self.log_lam.shape[:-1], len(points)))
-        for matrix in np.ndindex(mass.shape[:-1]):
-            mass_above = np.cumsum(self.weights[matrix])
-            mass_above = np.r_[0, mass_above]
+        matrices = self.log_lam.shape[:-1]
+        mass = np.empty((*matrices, len(points)))
+        for matrix in np.ndindex(matrices):
+            weights = self.weights[matrix]
+            mass_above = np.append(0, np.cumsum(weights))
             descending = self.log_lam[matrix]
-            node = np.searchsorted(-descending, -points)
-            mass[matrix] = 1 - mass_above[node] / mass_above[-1]
+            # `searchsorted` asks for what rises.
+            rising = -descending
+            node = np.searchsorted(rising, -points)
+            share_above = mass_above[node] / mass_above[-1]
+            mass[matrix] = 1 - share_above
         return mass.mean(1)
 
     def atom_mass(self, lam: float) -> PerSeed:
         """Return the mass within the window of an atom."""
         low, high = self.windows[lam]
-        is_inside = (self.log_lam >= low) & (self.log_lam <= high)
-        return np.where(is_inside, self.weights, 0).sum(-1).mean(1)
+        is_above_low = self.log_lam >= low
+        is_below_high = self.log_lam <= high
+        is_inside = is_above_low & is_below_high
+        weights = np.where(is_inside, self.weights, 0)
+        of_matrices = weights.sum(-1)
+        return of_matrices.mean(1)
 
 
 class LawTable:
@@ -168,7 +193,10 @@ class LawTable:
     """
 
     def __init__(
-        self, law: Law, lowest: float, windows: Mapping[float, tuple[float, float]]
+        self,
+        law: Law,
+        lowest: float,
+        windows: Mapping[float, tuple[float, float]],
     ):
         """Tabulate a law.
 
@@ -177,12 +205,15 @@ class LawTable:
             lowest: The lowest mass that will be asked for.
             windows: The ends of atoms, which become points of the grid.
         """
-        low, top = np.asarray(law.quantile([lowest, 1.0], "log_s"))
-        grid = np.linspace(2 * low, 2 * top, _POINTS)
+        ranks = [lowest, 1.0]
+        log_s = law.quantile(ranks, "log_s")
+        low, top = 2 * np.asarray(log_s)
+        grid = np.linspace(low, top, _POINTS)
         # Both ends of an atom are points, so that its mass lies between the two.
-        ends = np.ravel(list(windows.values()))
-        self.log_lam = np.unique(np.r_[grid, ends])
-        mass = np.asarray(law.cdf(self.log_lam / 2, "log_s"))
+        ends = list(windows.values())
+        self.log_lam = np.union1d(grid, ends)
+        log_s = self.log_lam / 2
+        mass = law.cdf(log_s, "log_s")
         # Rounding must not make it fall.
         self.mass = np.maximum.accumulate(mass)
         self.zero = law.zero_mass
@@ -194,13 +225,17 @@ class LawTable:
     def cdf(self, points: Points) -> Points:
         """Return the mass at or below each log lam."""
         mass = np.interp(points, self.log_lam, self.mass)
-        return np.where(points < self.log_lam[0], self.zero, mass)
+        # Below the grid `interp` would repeat its first mass.
+        lowest = self.log_lam[0]
+        is_below = points < lowest
+        return np.where(is_below, self.zero, mass)
 
     def reach(self, u: Ranks, half: float) -> Ranks:
-        """Return how far log lam at u may be off if u is known to ± half."""
-        # The mass at zero has no log lam, so ranks stay above it, by a quarter of their
-        # distance from it.
-        lowest = self.zero + (u - self.zero) / 4
+        """Return by how much log lam may change if u is known to ± half only."""
+        # At the mass at zero log lam is −inf. So a rank moves down by three quarters of
+        # its distance from that mass at most, and the change stays finite.
+        above_zero = u - self.zero
+        lowest = self.zero + above_zero / 4
         low = np.maximum(u - half, lowest)
         high = np.minimum(u + half, 1.0)
         log_lam = self.quantile(u)

@@ -23,8 +23,10 @@ def resampled_seeds(key: Key, resamples: int, num_seeds: int) -> Resamples:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         words = jax.random.key_data(key)
     # By NumPy from the bits of the key: there is nothing to compile.
-    generator = np.random.default_rng(np.asarray(words).ravel())
-    return generator.integers(0, num_seeds, (resamples, num_seeds))
+    bits = np.asarray(words).ravel()
+    generator = np.random.default_rng(bits)
+    shape = (resamples, num_seeds)
+    return generator.integers(0, num_seeds, shape)
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class SeedIntervals:
     def half_length(self, per_seed: PerSeed) -> float:
         """Return half the length of the t interval for a mean over seeds."""
         num_seeds = len(per_seed)
+        # Both tails together have the level.
         factor = t_quantile(1 - self.level / 2, num_seeds - 1)
         if self.resamples is None:
             deviation = float(per_seed.std(ddof=1))
             return factor * deviation / math.sqrt(num_seeds)
-        means = per_seed[self.resamples].mean(1)
-        return factor * float(means.std()) * _correction(num_seeds)
+        resampled = per_seed[self.resamples]
+        means = resampled.mean(1)
+        deviation = float(means.std())
+        return factor * deviation * _correction(num_seeds)
 
     def half_length_known(self, variance: float, num_seeds: int) -> float:
         """Return half the length where the variance of a draw is known."""
@@ -63,17 +68,27 @@ class SeedIntervals:
             # Bonferroni: an interval for each of the points.
             level = self.level / num_points
             factor = t_quantile(1 - level / 2, num_seeds - 1)
-            deviation = float(per_seed.std(0, ddof=1).max())
+            deviations = per_seed.std(0, ddof=1)
+            deviation = float(deviations.max())
             return factor * deviation / math.sqrt(num_seeds)
         mean = per_seed.mean(0)
-        distances = [
-            np.abs(per_seed[picked].mean(0) - mean).max() for picked in self.resamples
-        ]
-        quantile = float(np.quantile(distances, 1 - self.level, method="higher"))
-        # Few seeds have the tails of t.
-        tails = t_quantile(1 - self.level / 2, num_seeds - 1)
-        tails /= t_quantile(1 - self.level / 2, _NORMAL)
-        return quantile * tails * _correction(num_seeds)
+        distances = []
+        for picked in self.resamples:
+            resampled = per_seed[picked]
+            resampled_mean = resampled.mean(0)
+            distance = np.abs(resampled_mean - mean)
+            distances.append(distance.max())
+        quantile = np.quantile(
+            distances,
+            1 - self.level,
+            method="higher",
+        )
+        # Few seeds have the tails of t, which the bootstrap does not.
+        p = 1 - self.level / 2
+        of_t = t_quantile(p, num_seeds - 1)
+        of_normal = t_quantile(p, _NORMAL)
+        tails = of_t / of_normal
+        return float(quantile) * tails * _correction(num_seeds)
 
 
 def _correction(num_seeds: int) -> float:

@@ -107,6 +107,7 @@ def _standard_deviation(by_rank: ByRank) -> Statistic:
     An error a(u) of log lam at each rank moves it by √E a² at most.
     """
     predicted = float(by_rank.predicted.std())
+    # The expected log lam at this width: the law's, lowered by the curvature.
     bent = by_rank.predicted - by_rank.curvature
     # Draws differ in shape, so each of them varies by more than their mean does.
     shapes = by_rank.log_lam - by_rank.log_lam.mean((0, 1))
@@ -129,6 +130,7 @@ def _spread(by_rank: ByRank) -> Statistic:
     Measured for ten true laws, the gap is off the expected one by at most 0.55 of that
     sum, on average.
     """
+    # A finite width lowers log lam by the curvature, at each rank by another amount.
     change = -float(_difference(by_rank.curvature))
     low, high = _halves(len(by_rank.u))
     resolution = by_rank.resolution
@@ -169,6 +171,7 @@ def few_ranks(by_rank: ByRank) -> Statistics:
     statistics: Statistics = {}
     for share in _SHARES:
         i = round(share * last)
+        # As for the mean: it lowers log lam, and is known to its own size only.
         curvature = float(by_rank.curvature[i])
         statistics["rank", float(by_rank.u[i])] = Statistic(
             per_seed=by_rank.log_lam[..., i].mean(1),
@@ -194,6 +197,7 @@ def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
     # Relative to the largest: lam itself may overflow.
     shares = measured.weights * np.exp(log_lam - tops)
     log_means = tops[..., 0] + np.log(shares.sum(-1))
+    # Where no formula gives the variance between draws, the draws themselves do.
     known = _finite_width.norm_variance(law, width)
     if known is not None:
         variance = known
@@ -212,21 +216,24 @@ def log_mean(measured: MeasuredRanks, law: Law, width: int) -> Statistics:
 
 
 def atom_masses(measured: MeasuredRanks, law: Law) -> Statistics:
-    """Return the mass of each atom off zero.
+    """Return the mass of each atom, but for one at lam = 0.
 
-    The mass that an atom lacks to 1 varies between draws as lam does, so its mean is
-    off by its variance over itself.
+    The mass outside of an atom varies between draws by a factor, as lam does. Then its
+    mean may be off by a share as large as its relative variance, Var/mean², which is
+    Var/mean of mass.
     """
     statistics: Statistics = {}
     for atom in law.atoms:
         if atom.lam > 0:
             mass = measured.atom_mass(atom.lam)
-            lost = max(1 - atom.mass, measured.step)
+            # At least one unit, so that an atom of mass 1 divides by something.
+            mass_outside = max(1 - atom.mass, measured.step)
+            variance = float(mass.var(ddof=1))
             statistics["atom", atom.lam] = Statistic(
                 per_seed=mass,
                 predicted=atom.mass,
                 expected=0.0,
-                width=measured.step + float(mass.var(ddof=1)) / lost,
+                width=measured.step + variance / mass_outside,
             )
     return statistics
 

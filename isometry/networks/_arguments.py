@@ -77,6 +77,8 @@ def one_example(
             f"x has shape {x.shape}; this network takes one {kind} of shape "
             f"{shape}{layout}. For a batch write jax.vmap(net, (None, 0))(params, xs)."
         )
+    # After the shape, because a wrong shape is the more frequent mistake. JAX would
+    # drop the imaginary part with a warning.
     checks.real("x", x)
     return x.astype(dtype)
 

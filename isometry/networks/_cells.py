@@ -82,6 +82,8 @@ class Cell(NamedTuple):
         """
         shapes = {}
         for gate in self.gates:
+            # With an embedding, the other gates read it in the place of x, and it has
+            # as many entries as the state.
             reads_x = self.embedding in (None, gate)
             of_gate = {
                 "input": (n_in if reads_x else units, units),

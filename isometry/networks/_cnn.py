@@ -359,12 +359,13 @@ class Cnn(Built):
 
     @property
     def layer_activations(self) -> Mapping[str, Activation]:
-        """The activation in front of or behind each layer, by the name of the layer."""
+        """The activation behind each layer, or in front of the last, by layer name."""
         layers = self.anatomy.layers
-        # A single layer has no activation on either side.
+        # A network of one layer is linear: no activation stands next to it.
         if len(layers) == 1:
             return {}
-        # All layers share one activation.
+        # All layers share one activation. The last has none behind it, and so its
+        # critical scale is that of the activation which it reads.
         return {layer.name: self.function.activation for layer in layers}
 
     def skeleton(self, key: Key) -> Params:

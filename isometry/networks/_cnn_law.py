@@ -208,7 +208,8 @@ class Spanned:
     Attributes:
         chain: The network.
         first: The index of the first convolution inside.
-        last: One more than that of the last.
+        last: The index of the first convolution behind the span, so that
+            `filters[first:last]` are those inside.
     """
 
     chain: Chain
@@ -446,8 +447,10 @@ def _with_unread(inside: Spanned, laws: Sequence[Law], shares: Sequence[float]) 
         shares: The share of positions that have each.
     """
     first, last = inside.filters[0].layer, inside.filters[-1].layer
+    num_in = math.prod(first.size_read)
     num_out = math.prod(last.size_out)
-    sizes = (first.n_in * math.prod(first.size_read), last.n_out * num_out)
+    # A stride may skip positions of the input, of which no output knows.
+    sizes = (first.n_in * num_in, last.n_out * num_out)
     known = num_out * min(first.n_in, last.n_out) / min(sizes)
     lacking = abs(sizes[0] - sizes[1]) / min(sizes)
     laws = [dataclasses.replace(one, structural_zeros=lacking) for one in laws]
@@ -471,6 +474,7 @@ def _nodes(
 
     A law is smooth in ln q, so a Gauss rule over the positions converges fast.
     """
+    # There may be no position with a variance off zero.
     if not len(q):
         return np.zeros(0), np.zeros(0)
     spread = math.log(q.max() / q.min())
@@ -478,8 +482,11 @@ def _nodes(
         return np.array([q.mean()]), np.ones(1)
     # Variances that are all but equal would break the recurrence of the rule.
     distinct = np.unique(np.round(np.log(q), 9))
-    count = min(len(distinct), _NODES + math.ceil(_NODES_PER_LOG * spread))
-    rule = gauss_rule(np.log(q), np.full(len(q), 1 / len(q)), count)
+    # As the law has more shape over a wider range, it needs more nodes.
+    wanted = _NODES + math.ceil(_NODES_PER_LOG * spread)
+    count = min(len(distinct), wanted)
+    shares = np.full(len(q), 1 / len(q))
+    rule = gauss_rule(np.log(q), shares, count)
     return np.exp(rule.nodes), rule.weights
 
 

@@ -57,9 +57,10 @@ class Signal:
     @classmethod
     def of(cls, field: Field) -> "Signal":
         """Return what a field says of single positions."""
+        # Of all pairs of positions those of a position with itself.
         products = np.einsum("apbp->abp", field.over_inputs())
-        everything = np.arange(field.num_inputs)
-        variances = products[everything, everything]
+        all_inputs = np.arange(field.num_inputs)
+        variances = products[all_inputs, all_inputs]
         pairs = _pairs(field.num_inputs)
         covariances = np.array([products[pair] for pair in pairs])
         return cls(
@@ -71,13 +72,17 @@ class Signal:
         """Return mean products over all entries, for any two inputs."""
         gram = np.diag(_over_positions(self.variances))
         shared = _over_positions(self.covariances)
-        for (a, b), product in zip(_pairs(len(gram)), shared, strict=True):
-            gram[a, b] = gram[b, a] = product
+        pairs = _pairs(len(gram))
+        for (a, b), product in zip(pairs, shared, strict=True):
+            gram[a, b] = product
+            gram[b, a] = product
         return gram
 
 
 def _over_positions(images: Images) -> PerInput:
-    return images.mean(axis=tuple(range(1, images.ndim)))
+    """Average over all axes but the first."""
+    positions = tuple(range(1, images.ndim))
+    return images.mean(axis=positions)
 
 
 def _pairs(count: int) -> list[tuple[int, int]]:
@@ -118,22 +123,29 @@ class Values:
     @classmethod
     def of(cls, chain: Chain, xs: Float[np.ndarray, "inputs *size channels"]) -> Self:
         """Return what is known of the inputs."""
-        covariances = [(xs[a] * xs[b]).mean(axis=-1) for a, b in _pairs(len(xs))]
+        num_inputs, *size, _ = xs.shape
+        covariances = []
+        for a, b in _pairs(num_inputs):
+            product = xs[a] * xs[b]
+            covariances.append(product.mean(axis=-1))
+        # A single input has no pairs, and its array of them no shape of its own.
         signal = Signal(
-            (xs**2).mean(axis=-1),
-            np.array(covariances).reshape(-1, *xs.shape[1:-1]),
+            variances=(xs**2).mean(axis=-1),
+            covariances=np.array(covariances).reshape(-1, *size),
         )
         # Correlations of positions are needed by poolings alone.
         has_mean = chain.head is not None or chain.is_averaged
-        has_pooling = any(layer.layer.pooling is not None for layer in chain.filters)
-        is_small = math.prod(xs.shape[:-1]) <= _field.LARGEST
+        poolings = [layer.layer.pooling for layer in chain.filters]
+        has_pooling = any(pooling is not None for pooling in poolings)
+        num_values = math.prod((num_inputs, *size))
+        is_small = num_values <= _field.LARGEST
         field = None
         if (has_mean or has_pooling) and is_small:
             field = Field.of_values(xs)
         return cls(signal, field)
 
     def convolved(self, layer: _cnn_law.Filter) -> "Values":
-        """Return the pre-activation of a layer."""
+        """Apply a convolution with fresh weights; return its pre-activation."""
         signal, field = self.signal, self.field
         if signal is not None:
             signal = _convolved(layer, signal)
@@ -172,6 +184,8 @@ class Values:
         if pooling == "average":
             field = self.field.averaged(_spatial.POOL)
             return Values(Signal.of(field), field), None
+        # The largest of several activations follows from their joint distribution,
+        # which is Gaussian in front of the activation alone.
         found = _field.largest_of_gaussian(phi, before.field, _spatial.POOL)
         return Values(Signal.of(found.field), found.field), found.passed
 
@@ -190,7 +204,8 @@ def mean_field(net: "Cnn", xs: ArrayLike) -> Signals:
         for name in net.anatomy.points[1:]
         if name != "output" and not name.endswith(":out")
     ]
-    unknown = np.full((len(images), len(images)), np.nan)
+    num_inputs = len(images)
+    unknown = np.full((num_inputs, num_inputs), np.nan)
     grams = dict.fromkeys(net.anatomy.points, unknown)
     grams |= _grams(chain, forward, layers)
     apjn = _named(growth, layers)
@@ -205,22 +220,30 @@ def _grams(
     layers: list[str],
 ) -> dict[str, Gram]:
     """Return the products of inputs at the points where they are known."""
-    first = forward.behind[0]
-    found = {} if first is None else {"input": first.gram()}
     ends = [f"{name}:out" for name in layers]
-    for names, signals in ((layers, forward.before), (ends, forward.behind[1:])):
-        for name, signal in zip(names, signals, strict=False):
-            if signal is not None:
-                found[name] = signal.gram()
+    # Each point with what stands there. `layers` holds the head too, which is no
+    # convolution and has no entry.
+    points = [
+        ("input", forward.behind[0]),
+        *zip(layers, forward.before, strict=False),
+        *zip(ends, forward.behind[1:], strict=False),
+    ]
+    found = {}
+    for name, signal in points:
+        if signal is not None:
+            found[name] = signal.gram()
     last = forward.before[-1]
     averaged = forward.averaged
     if chain.head is not None:
         if averaged is not None:
             found[ends[len(chain.filters) - 1]] = averaged
-            square = chain.head.drawn.gain(chain.head.layer) ** 2
-            sigma_b = chain.head.sigma_b if chain.filters[-1].has_bias else 0.0
-            found["output"] = square * averaged + sigma_b**2
-            found[layers[-1]] = found["output"]
+            head = chain.head
+            square = head.drawn.gain(head.layer) ** 2
+            # A scheme has a sigma_b whether the network has biases or not.
+            sigma_b = head.sigma_b if chain.filters[-1].has_bias else 0.0
+            output = square * averaged + sigma_b**2
+            found["output"] = output
+            found[layers[-1]] = output
     elif chain.is_averaged:
         if averaged is not None:
             found["output"] = averaged
@@ -248,6 +271,7 @@ def _forward(
         found.passed.append(passed)
         read = before = read.convolved(layer)
         found.before.append(before.signal)
+        # The last layer of a network has no activation behind it.
         if index < last or chain.head is not None:
             read = before.activated(chain.activation)
         found.behind.append(read.signal)
@@ -259,35 +283,42 @@ def _forward(
 
 
 def _convolved(layer: _cnn_law.Filter, signal: Signal) -> Signal:
-    """Return the pre-activation of a layer."""
+    """Return the signal behind a convolution with fresh weights."""
 
+    # Both kinds of images are averaged over the taps alike, and biases, which the
+    # inputs share, add to both.
     def through(images: Images) -> Others:
         size_out = layer.averaging.size_out
         averages = [layer.averaging.forward(image) for image in images]
+        # Without any image, as where there is one input, the shape is not known.
         shaped = np.array(averages).reshape(-1, *size_out)
         return layer.square * shaped + layer.sigma_b**2
 
-    return Signal(through(signal.variances), through(signal.covariances))
+    return Signal(
+        variances=through(signal.variances),
+        covariances=through(signal.covariances),
+    )
 
 
 def _activated(phi: Activation, signal: Signal) -> Signal:
     """Return the activation of a pre-activation."""
     variances = signal.variances
+    # Positions often have the same variance, and each takes a quadrature.
     distinct, index = np.unique(variances, return_inverse=True)
-    squares = moments(phi, distinct).square[index].reshape(variances.shape)
+    of_distinct = moments(phi, distinct).square
+    squares = of_distinct[index].reshape(variances.shape)
     pairs = _pairs(len(variances))
+    covariances = signal.covariances
     if not pairs:
-        return Signal(squares, signal.covariances)
-    first, second = (
-        np.stack([variances[pair[end]] for pair in pairs]) for end in (0, 1)
-    )
+        return Signal(squares, covariances)
+    first, second = np.array(pairs).T
     means = products(
         phi,
-        first.ravel(),
-        second.ravel(),
-        covariance=signal.covariances.ravel(),
+        variances[first].ravel(),
+        variances[second].ravel(),
+        covariance=covariances.ravel(),
     )
-    return Signal(squares, means.reshape(signal.covariances.shape))
+    return Signal(squares, means.reshape(covariances.shape))
 
 
 @dataclass(frozen=True)
@@ -308,9 +339,12 @@ class Growth:
 def _backward(chain: Chain, forward: Forward) -> Growth:
     """Follow the squared Jacobian of the output back to the input."""
     before = forward.before
-    one = np.ones(len(next(s for s in before if s is not None).variances))
+    # At least one convolution is known, and all have as many inputs.
+    known = next(signal for signal in before if signal is not None)
+    num_inputs = len(known.variances)
+    one = np.ones(num_inputs)
     size = chain.filters[-1].averaging.size_out
-    shape = (len(one), *size)
+    shape = (num_inputs, *size)
     positions = math.prod(size)
     of_layers: list[PerInput] = []
     behind: list[PerInput] = []
@@ -321,17 +355,21 @@ def _backward(chain: Chain, forward: Forward) -> Growth:
         squares = squares / positions
     if chain.head is not None:
         of_layers.append(one)
-        square = chain.head.drawn.gain(chain.head.layer) ** 2
+        head = chain.head
+        square = head.drawn.gain(head.layer) ** 2
         behind.append(square * one)
         squares = square * squares / positions
-        squares = squares * _slopes(chain.activation, before[-1], shape)
+        slopes = _slopes(chain.activation, before[-1], shape)
+        squares = squares * slopes
     for index in reversed(range(len(chain.filters))):
         layer = chain.filters[index]
-        of_layers.append(squares.reshape(len(one), -1).sum(axis=1))
+        of_layers.append(_total(squares))
+        # A position is read by several taps with independent weights: squares add.
         back = [layer.averaging.backward(image) for image in squares]
         squares = layer.square * np.array(back)
-        behind.append(squares.reshape(len(one), -1).sum(axis=1))
-        pooling, passed = layer.layer.pooling, forward.passed[index]
+        behind.append(_total(squares))
+        pooling = layer.layer.pooling
+        passed = forward.passed[index]
         if passed is not None:
             # It holds the derivatives of the activation too.
             squares = _spread(squares, layer.layer.size) * passed
@@ -341,7 +379,16 @@ def _backward(chain: Chain, forward: Forward) -> Growth:
         if index:
             slopes = _slopes(chain.activation, before[index - 1], squares.shape)
             squares = squares * slopes
-    return Growth(of_layers[::-1], behind[::-1], one)
+    return Growth(
+        before=of_layers[::-1],
+        behind=behind[::-1],
+        output=one,
+    )
+
+
+def _total(squares: Images) -> PerInput:
+    """Sum over positions."""
+    return squares.reshape(len(squares), -1).sum(axis=1)
 
 
 def _slopes(
@@ -350,12 +397,15 @@ def _slopes(
     shape: tuple[int, ...],
 ) -> Images:
     """Return E phi'² at each position, NaN where it is not known."""
+    # The slopes of ReLU, say, do not depend on the variance, which may be unknown.
     if is_scale_free(phi, SMALLEST_Q, LARGEST_Q):
-        return np.full(shape, float(moments(phi, 1.0).slope[0]))
+        slope = float(moments(phi, 1.0).slope[0])
+        return np.full(shape, slope)
     if signal is None:
         return np.full(shape, np.nan)
     distinct, index = np.unique(signal.variances, return_inverse=True)
-    return moments(phi, distinct).slope[index].reshape(shape)
+    of_distinct = moments(phi, distinct).slope
+    return of_distinct[index].reshape(shape)
 
 
 def _unpooled(
@@ -368,7 +418,10 @@ def _unpooled(
     # derivatives.
     if pooling == "max":
         return np.full((len(squares), *size), np.nan)
-    return _spread(squares / _spatial.POOL ** (2 * len(size)), size)
+    # Each value of a window enters the average with 1/window, and its square with
+    # 1/window².
+    window = _spatial.POOL ** len(size)
+    return _spread(squares / window**2, size)
 
 
 def _spread(squares: Others, size: tuple[int, ...]) -> Images:

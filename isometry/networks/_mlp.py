@@ -64,10 +64,12 @@ def _keys_of_runs(key: Key, lengths: tuple[int, ...]) -> list[tuple[Key, Key]]:
     depth = sum(lengths)
     # Splitting into a vector of keys and reshaping compiles in half the time of
     # splitting into shape (depth, 2).
-    keys = jax.random.split(key, 2 * depth).reshape(depth, 2, *key.shape)
+    keys = jax.random.split(key, 2 * depth)
+    keys = keys.reshape(depth, 2, *key.shape)
     runs = []
     for length in lengths:
-        runs.append((keys[:length, 0], keys[:length, 1]))
+        of_run = keys[:length]
+        runs.append((of_run[:, 0], of_run[:, 1]))
         keys = keys[length:]
     return runs
 
@@ -90,7 +92,14 @@ def runs_of(widths: tuple[int, ...]) -> tuple[Run, ...]:
     shapes = zip(roles, widths[:-1], widths[1:], strict=True)
     for (role, fan_in, fan_out), group in itertools.groupby(shapes):
         length = len(list(group))
-        runs.append(Run(role, start, length, fan_in=fan_in, fan_out=fan_out))
+        run = Run(
+            role,
+            start,
+            length,
+            fan_in=fan_in,
+            fan_out=fan_out,
+        )
+        runs.append(run)
         start += length
     return tuple(runs)
 
@@ -175,10 +184,10 @@ class MlpFunction(LayeredFunction):
             h, slopes_of_run = self._run_activated(run, h)
             slopes.append(slopes_of_run)
 
-        hidden = [
-            Factors(run["w"].mT, slope)
-            for run, slope in zip(runs[1:-1], slopes[1:], strict=True)
-        ]
+        hidden = []
+        for run, slope in zip(runs[1:-1], slopes[1:], strict=True):
+            matrix = run["w"].mT
+            hidden.append(Factors(matrix, slope))
         if span == "hidden":
             # The span ends at z_(depth-1), in front of the last activation, so the last
             # slopes are replaced by 1.
@@ -186,7 +195,9 @@ class MlpFunction(LayeredFunction):
             assert scale is not None, "every layer but the last has slopes"
             hidden.append(Factors(matrix, scale.at[-1].set(1)))
             return [Factors(None, slopes[0]), *hidden]
-        return [Factors(runs[0]["w"].mT, slopes[0]), *hidden, head]
+        matrix = runs[0]["w"].mT
+        stem = Factors(matrix, slopes[0])
+        return [stem, *hidden, head]
 
     def weights(self, params: Params) -> tuple[Array, ...]:
         """Return the weights of each run, of shape (*seeds, length, in, out)."""
@@ -194,8 +205,10 @@ class MlpFunction(LayeredFunction):
 
     def with_weights(self, params: Params, weights: Sequence[Array]) -> Params:
         """Return params with these weights, one array for each run as in `weights`."""
-        pairs = zip(params["layers"], weights, strict=True)
-        return {"layers": tuple({**run, "w": stacked} for run, stacked in pairs)}
+        changed = []
+        for run, stacked in zip(params["layers"], weights, strict=True):
+            changed.append({**run, "w": stacked})
+        return {"layers": tuple(changed)}
 
     def _through(self, runs: Sequence[Params], z: Array) -> Array:
         """Return the pre-activation behind several runs; z is the one before them."""
@@ -327,7 +340,8 @@ class Mlp(LayeredNetwork):
         """
         checks.key("key", key)
         runs = runs_of(self.widths)
-        keys = _keys_of_runs(key, tuple(run.length for run in runs))
+        lengths = tuple(run.length for run in runs)
+        keys = _keys_of_runs(key, lengths)
         layers = []
         for run, keys_of_run in zip(runs, keys, strict=True):
             layers.append(self._draw(run, keys_of_run))
@@ -346,20 +360,23 @@ class Mlp(LayeredNetwork):
         if is_alike(self.scheme, layers[0]):
             draw_one = functools.partial(self._draw_layer, layers[0])
             return jax.vmap(draw_one)(*keys)
-        drawn = [
-            self._draw_layer(layer, key_w, key_b)
-            for layer, key_w, key_b in zip(layers, *keys, strict=True)
-        ]
+        drawn = []
+        for layer, key_w, key_b in zip(layers, *keys, strict=True):
+            of_layer = self._draw_layer(layer, key_w, key_b)
+            drawn.append(of_layer)
         return jax.tree.map(lambda *arrays: jnp.stack(arrays), *drawn)
 
     def _draw_layer(self, layer: Layer, key_w: Key, key_b: Key) -> Params:
         """Draw the weight of a layer from the first key, its bias from the second."""
         init_w = self.scheme.initializer(layer)
         shape = (layer.fan_in, layer.fan_out)
-        drawn = {"w": draw(init_w, key_w, shape, dtype=self.dtype)}
+        weight = draw(init_w, key_w, shape, dtype=self.dtype)
+        drawn = {"w": weight}
         if self.bias:
             init_b = self.scheme.bias_initializer(layer)
-            drawn["b"] = init_b(key_b, (layer.fan_out,), self.dtype)
+            shape = (layer.fan_out,)
+            bias = init_b(key_b, shape, self.dtype)
+            drawn["b"] = bias
         return drawn
 
     @property
@@ -370,15 +387,19 @@ class Mlp(LayeredNetwork):
     @property
     def plan(self) -> tuple[Layer, ...]:
         """The layers without their arrays, first to last."""
-        runs = runs_of(self.widths)
-        return tuple(layer for run in runs for layer in self._layers_of(run))
+        layers = []
+        for run in runs_of(self.widths):
+            layers += self._layers_of(run)
+        return tuple(layers)
 
     def _layers_of(self, run: Run) -> list[Layer]:
         """Return what a scheme is told of each layer of a run."""
         number = runs_of(self.widths).index(run)
-        # As in the anatomy: no other function has a name there.
-        activation = self.activation.name if self.activation.named else None
-        hidden = None if activation == "linear" else activation
+        # As in the anatomy: no other function has a name there, and the identity is
+        # none.
+        hidden = None
+        if self.activation.named and self.activation.name != "linear":
+            hidden = self.activation.name
         # The first layer has no function before it, and the last none behind it.
         functions = [None, *[hidden] * (self.depth - 1), None]
         return [
@@ -397,12 +418,13 @@ class Mlp(LayeredNetwork):
 
     def layers(self, params: Params) -> Iterator[WeightedLayer]:
         """Return the layers with their arrays, first to last."""
-        for run, stacked in zip(runs_of(self.widths), params["layers"], strict=True):
+        runs = runs_of(self.widths)
+        for run, stacked in zip(runs, params["layers"], strict=True):
             for i, layer in enumerate(self._layers_of(run)):
-                b = None
+                w, b = stacked["w"][i], None
                 if "b" in stacked:
                     b = stacked["b"][i]
-                yield WeightedLayer(**vars(layer), w=stacked["w"][i], b=b)
+                yield WeightedLayer(**vars(layer), w=w, b=b)
 
     def with_layers(self, params: Params, layers: Iterable[WeightedLayer]) -> Params:
         """Return params with the arrays of these layers, as `layers` lists them.
@@ -411,26 +433,30 @@ class Mlp(LayeredNetwork):
             InputError: Another number of layers, or arrays of other shapes.
         """
         given = list(layers)
-        runs = []
-        for run, old in zip(runs_of(self.widths), params["layers"], strict=True):
-            layers_of_run = given[run.start : run.start + run.length]
+        changed = []
+        runs = runs_of(self.widths)
+        for run, old in zip(runs, params["layers"], strict=True):
+            end = run.start + run.length
+            layers_of_run = given[run.start : end]
             new = {}
             for name, stacked in old.items():
                 arrays = [getattr(layer, name) for layer in layers_of_run]
                 shapes = [jnp.shape(array) for array in arrays]
                 # If there are too few layers, the list of shapes is too short.
-                if shapes != [stacked.shape[1:]] * run.length:
+                wanted = [stacked.shape[1:]] * run.length
+                if shapes != wanted:
                     raise InputError(
                         f"layers from {run.start} on have {name} of shapes {shapes}; "
                         f"the network has {run.length} of {run.fan_in}×{run.fan_out}."
                     )
-                new[name] = jnp.stack(arrays).astype(stacked.dtype)
-            runs.append(new)
+                array = jnp.stack(arrays)
+                new[name] = array.astype(stacked.dtype)
+            changed.append(new)
         if len(given) != self.depth:
             raise InputError(
                 f"layers holds {len(given)} layers, and the network has {self.depth}."
             )
-        return {"layers": tuple(runs)}
+        return {"layers": tuple(changed)}
 
     @public("with_scheme")
     def with_scheme(

@@ -21,27 +21,32 @@ def mean_field(net: "Mlp", xs: ArrayLike) -> Signals:
     plan = net.plan
     if len(plan) > 1:
         differentiable(net.activation, 1.0)
-    squares = [net.scheme.drawn(layer).gain(layer) ** 2 for layer in plan]
+    # fan_in · Var W of each layer.
+    squares = []
+    for layer in plan:
+        drawn = net.scheme.drawn(layer)
+        squares.append(drawn.gain(layer) ** 2)
     of_bias = net.scheme.sigma_b**2 if net.bias else 0.0
     inputs = np.asarray(xs, np.float64)
     # What each layer reads, and the pre-activation that it returns.
-    read = inputs @ inputs.T / inputs.shape[1]
+    n_in = inputs.shape[1]
+    read = inputs @ inputs.T / n_in
     behind: list[Activated] = []
     grams: dict[str, Gram] = {"input": read}
     names = _names(plan)
     for name, square in zip(names, squares, strict=True):
+        # All layers but the first read the activation of the layer before.
         if behind:
             read = behind[-1].gram
         gram = square * read + of_bias
+        found = activated(net.activation, gram)
+        behind.append(found)
         grams[name] = gram
-        behind.append(activated(net.activation, gram))
-        grams[f"{name}:out"] = behind[-1].gram
+        grams[f"{name}:out"] = found.gram
     grams["output"] = grams[names[-1]]
-    return _predicted.signals(
-        net.anatomy,
-        grams,
-        _growth(names, squares, [found.slope for found in behind]),
-    )
+    slopes = [found.slope for found in behind]
+    growth = _growth(names, squares, slopes)
+    return _predicted.signals(net.anatomy, grams, growth)
 
 
 def _growth(
@@ -68,13 +73,16 @@ def _names(plan: tuple[Layer, ...]) -> list[str]:
     """Return the names of the pre-activations, as the anatomy has them."""
     counts: dict[str, int] = {}
     for layer in plan:
-        counts[layer.name] = counts.get(layer.name, 0) + 1
+        count = counts.get(layer.name, 0)
+        counts[layer.name] = count + 1
     names = []
     seen: dict[str, int] = {}
     for layer in plan:
         index = seen.get(layer.name, 0)
         seen[layer.name] = index + 1
         # Layers of equal shape in a row are stacked, and the anatomy numbers them.
-        is_stacked = counts[layer.name] > 1
-        names.append(f"{layer.name}[{index}]" if is_stacked else layer.name)
+        name = layer.name
+        if counts[layer.name] > 1:
+            name = f"{layer.name}[{index}]"
+        names.append(name)
     return names

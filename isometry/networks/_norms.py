@@ -48,7 +48,10 @@ def initial_statistics(width: int, dtype: DTypeLike) -> dict[str, Array]:
 
     They are "mean" and "var", each of shape (width,).
     """
-    return {"mean": jnp.zeros(width, dtype), "var": jnp.ones(width, dtype)}
+    return {
+        "mean": jnp.zeros(width, dtype),
+        "var": jnp.ones(width, dtype),
+    }
 
 
 def normalize(
@@ -71,44 +74,58 @@ def normalize(
     Returns:
         An array of the shape of x.
     """
+    scale = _on_channels(leaves["scale"], x)
     if norm == "rms":
-        power = jnp.mean(x * x, axis=-1, keepdims=True)
-        unit = x * jax.lax.rsqrt(power + EPSILON)
-        return _on_channels(leaves["scale"], x) * unit
+        power = _mean_over_channels(x * x)
+        inverse_length = jax.lax.rsqrt(power + EPSILON)
+        unit = x * inverse_length
+        return scale * unit
     if norm == "layer":
         unit = _standardized_positions(x)
     else:
         unit = _standardized_channels(x, statistics)
-    scaled = _on_channels(leaves["scale"], x) * unit
-    return scaled + _on_channels(leaves["bias"], x)
+    bias = _on_channels(leaves["bias"], x)
+    return scale * unit + bias
+
+
+def _mean_over_channels(x: Signal) -> Float[Array, "*positions 1"]:
+    """Return the mean of each position, with an axis of length 1 for the channels."""
+    return jnp.mean(x, axis=-1, keepdims=True)
 
 
 def _standardized_positions(x: Signal) -> Signal:
     """Return x with mean 0 and variance 1 over the channels of each position."""
-    mean = jnp.mean(x, axis=-1, keepdims=True)
+    mean = _mean_over_channels(x)
     centred = x - mean
-    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + EPSILON)
+    variance = _mean_over_channels(centred * centred)
+    inverse_deviation = jax.lax.rsqrt(variance + EPSILON)
+    return centred * inverse_deviation
 
 
 def _standardized_channels(x: Signal, statistics: dict[str, Array] | None) -> Signal:
     """Subtract each channel's mean, and divide by the root of its variance."""
     if statistics is None:
         statistics = _batch_statistics(x)
-    centred = x - _on_channels(statistics["mean"], x)
-    inverse_deviation = jax.lax.rsqrt(statistics["var"] + EPSILON)
-    return centred * _on_channels(inverse_deviation, x)
+    mean = _on_channels(statistics["mean"], x)
+    centred = x - mean
+    variance = statistics["var"]
+    inverse_deviation = jax.lax.rsqrt(variance + EPSILON)
+    scale = _on_channels(inverse_deviation, x)
+    return centred * scale
 
 
 def _batch_statistics(x: Signal) -> dict[str, Array]:
     """Return mean and variance of each channel over positions and `BATCH_AXIS`."""
-    positions = tuple(range(x.ndim - 1))
-    mean = jax.lax.pmean(jnp.mean(x, axis=positions), BATCH_AXIS)
+    last = x.ndim - 1
+    positions = tuple(range(last))
+    of_example = jnp.mean(x, axis=positions)
+    mean = jax.lax.pmean(of_example, BATCH_AXIS)
     # From the centred values: the difference of two moments cancels where the mean is
     # large.
     centred = x - _on_channels(mean, x)
-    variance = jnp.mean(centred * centred, axis=positions)
-    return {"mean": mean, "var": jax.lax.pmean(variance, BATCH_AXIS)}
+    of_example = jnp.mean(centred * centred, axis=positions)
+    variance = jax.lax.pmean(of_example, BATCH_AXIS)
+    return {"mean": mean, "var": variance}
 
 
 def _on_channels(leaf: Float[Array, " width"], x: Signal) -> Array:
@@ -116,4 +133,6 @@ def _on_channels(leaf: Float[Array, " width"], x: Signal) -> Array:
 
     Under strict rank promotion JAX refuses to add axes by itself.
     """
-    return leaf.reshape((1,) * (x.ndim - 1) + leaf.shape)
+    num_positions = x.ndim - 1
+    ones = (1,) * num_positions
+    return leaf.reshape(ones + leaf.shape)

@@ -46,21 +46,29 @@ def signals(
         if jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
         and (name == "output" or anatomy.place(name) != end)
     ]
-    unknown = np.full(len(grams["output"]), np.nan)
-    growth = {name: apjn.get(name, unknown) for name in points}
-    on_every_path = [name for name in points if name == "output" or anatomy.cuts(name)]
+    num_inputs = len(grams["output"])
+    unknown = np.full(num_inputs, np.nan)
+    growth = {}
+    sizes = {}
+    on_every_path = []
+    for name in points:
+        growth[name] = apjn.get(name, unknown)
+        sizes[name] = math.prod(anatomy.shape(name).shape)
+        if name == "output" or anatomy.cuts(name):
+            on_every_path.append(name)
+    # chi is a ratio at neighbouring points, and a path around one of them breaks it.
     bypassed: list[tuple[str, str]] = []
     if len(on_every_path) < len(points):
         bypassed.append(("chi", _AROUND))
-    is_known = not any(np.isnan(values).any() for values in growth.values())
-    if is_known:
+    all_growth = np.stack(list(growth.values()))
+    if not np.isnan(all_growth).any():
         # chi is NaN at the first point in any case, which needs no reason.
         reasons = [pair for pair in reasons if pair[0] != "chi"]
     return record(
         {name: grams[name] for name in points},
         growth,
         _chi(growth, on_every_path),
-        sizes={name: math.prod(anatomy.shape(name).shape) for name in points},
+        sizes=sizes,
         reasons=[*reasons, *bypassed],
     )
 
@@ -84,21 +92,33 @@ def record(
     """
     points = tuple(grams)
     numbers = tuple(sizes[name] for name in points)
-    unknown = np.full(len(grams[points[-1]]), np.nan)
-    growth = np.stack([apjn.get(name, unknown) for name in points], axis=-1)
+    num_inputs = len(grams[points[-1]])
+    unknown = np.full(num_inputs, np.nan)
+    squares, cosines, growths, ratios = [], [], [], []
+    for name, gram in grams.items():
+        squares.append(np.diag(gram))
+        cosines.append(_cosines(gram))
+        growths.append(apjn.get(name, unknown))
+        ratios.append(chi.get(name, unknown))
+    growth = np.stack(growths, axis=-1)
     fields = {
-        "q": np.stack([np.diag(grams[name]) for name in points], axis=-1),
-        "c": np.stack([_cosines(grams[name]) for name in points], axis=-1),
+        "q": np.stack(squares, axis=-1),
+        "c": np.stack(cosines, axis=-1),
         "gradient": growth / np.array(numbers),
         "apjn": growth,
-        "chi": np.stack([chi.get(name, unknown) for name in points], axis=-1),
+        "chi": np.stack(ratios, axis=-1),
     }
-    found = [pair for pair in reasons if np.isnan(fields[pair[0]]).any()]
-    if np.isnan(fields["c"]).any() and "c" not in dict(found):
+    # A reason is given only for a field that does hold NaN.
+    has_nan = {name: np.isnan(value).any() for name, value in fields.items()}
+    found = [(name, reason) for name, reason in reasons if has_nan[name]]
+    if has_nan["c"] and "c" not in dict(found):
         found.append(("c", _NO_DIRECTION))
     # In float64, as all of theory, whatever the x64 flag says.
+    arrays = {}
     with jax.enable_x64(True):
-        arrays = {name: checks.on_device(value[None]) for name, value in fields.items()}
+        for name, value in fields.items():
+            # There is one prediction for all seeds: a first axis of length 1.
+            arrays[name] = checks.on_device(value[None])
     return Signals(
         q=arrays["q"],
         c=arrays["c"],
@@ -115,10 +135,14 @@ def record(
 def _cosines(gram: Gram) -> Gram:
     """Return the cosines of all pairs of inputs, NaN where a value is zero."""
     squares = np.diag(gram)
-    lengths = np.sqrt(np.where(squares > 0, squares, np.nan))
-    cosines = np.clip(gram / np.outer(lengths, lengths), -1.0, 1.0)
-    # Rounding must not part an input from itself.
-    np.fill_diagonal(cosines, np.where(squares > 0, 1.0, np.nan))
+    has_direction = squares > 0
+    squares = np.where(has_direction, squares, np.nan)
+    lengths = np.sqrt(squares)
+    cosines = gram / np.outer(lengths, lengths)
+    # Rounding must not lead beyond ±1, nor part an input from itself.
+    cosines = np.clip(cosines, -1.0, 1.0)
+    own = np.where(has_direction, 1.0, np.nan)
+    np.fill_diagonal(cosines, own)
     return cosines
 
 
@@ -139,8 +163,9 @@ def _chi(
     for name in points:
         is_out = name.endswith(":out")
         if is_out in latest:
+            before = latest[is_out]
             # Where the output does not move, there is no ratio.
             with np.errstate(divide="ignore", invalid="ignore"):
-                chi[name] = apjn[latest[is_out]] / apjn[name]
+                chi[name] = apjn[before] / apjn[name]
         latest[is_out] = name
     return chi

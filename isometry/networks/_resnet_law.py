@@ -15,7 +15,6 @@ from isometry._internal.errors import NotDefined
 from isometry.networks import _norms
 from isometry.networks._network import SPANS
 from isometry.networks._predicted import Gram
-from isometry.schemes import Drawn
 from isometry.schemes._assignment import Ensemble
 from isometry.theory import Law, Moments
 from isometry.theory.laws import _residual_law
@@ -56,6 +55,7 @@ class Chain:
     def stream(self, xs: ArrayLike) -> Stream:
         """Return the stream in front of the first block."""
         values = np.asarray(xs, np.float64)
+        # Without a stem the units of the stream are those of xs, not Gaussian ones.
         if self.stem is None:
             return Stream.of_values(values)
         gram = values @ values.T / values.shape[1]
@@ -73,7 +73,7 @@ def square(ensemble: Ensemble) -> float:
 
 
 def chain(net: "Resnet") -> Chain:
-    """Return what theory must know of a network.
+    """Read the blocks, scales and norms off a network, for theory to follow.
 
     Raises:
         NotDefined: The blocks are convolutions; the scheme has no law.
@@ -86,16 +86,12 @@ def chain(net: "Resnet") -> Chain:
         )
     if net.scheme.data_driven:
         raise NotDefined(f"{net.scheme.name} adjusts the weights to data.")
-    by_name: dict[str, list[Ensemble]] = {}
-    for ensemble in net.require_assignment().drawn():
-        if not net.bias:
-            ensemble = ensemble._replace(sigma_b=0.0)
-        by_name.setdefault(ensemble.layer.name, []).append(ensemble)
+    by_name = _ensembles(net)
     blocks, names = [], []
-    drawn: list[Drawn] = []
-    # As the anatomy names layers: runs of equal blocks have a number if there are
-    # several, and a block has an index if it is one of several in its run.
+    branch_weights: set[str] = set()
     for number, run in enumerate(function.runs):
+        # As the anatomy names layers: a run of equal blocks has a number if there are
+        # several runs, and a block has an index if its run has several blocks.
         prefix = "blocks/"
         if len(function.runs) > 1:
             prefix = f"blocks/{number}/"
@@ -103,11 +99,11 @@ def chain(net: "Resnet") -> Chain:
             layers = [by_name[f"{prefix}first"][i]]
             if ORDERS[function.order].num_layers == 2:
                 layers.append(by_name[f"{prefix}second"][i])
+            # The shortcut is no part of the branch: its ensemble is not asked for.
+            branch_weights |= {layer.drawn.weights for layer in layers}
             shortcut = None
             if run.block.projects:
                 shortcut = square(by_name[f"{prefix}shortcut"][i])
-            # The shortcut is no part of the branch, whose ensemble the law must know.
-            drawn += [layer.drawn for layer in layers]
             block = Block(
                 skip=function.skips[run.start + i],
                 branch=net.start_of_branch(run.start + i),
@@ -116,7 +112,8 @@ def chain(net: "Resnet") -> Chain:
                 shortcut=shortcut,
             )
             blocks.append(block)
-            names.append((prefix, f"[{i}]" if run.length > 1 else ""))
+            index = f"[{i}]" if run.length > 1 else ""
+            names.append((prefix, index))
     norm = None
     if function.norm is not None:
         norm = Norm(function.norm, function.norm_at, _norms.EPSILON)
@@ -126,8 +123,19 @@ def chain(net: "Resnet") -> Chain:
         norm=norm,
         stem=by_name.get("stem", [None])[0],
         head=by_name.get("head", [None])[0],
-        ensembles=frozenset(one.weights for one in drawn),
+        ensembles=frozenset(branch_weights),
     )
+
+
+def _ensembles(net: "Resnet") -> dict[str, list[Ensemble]]:
+    """Return the ensemble of every layer by its name, one for each block of a run."""
+    by_name: dict[str, list[Ensemble]] = {}
+    for ensemble in net.require_assignment().drawn():
+        # The scheme has a sigma_b, which a network without biases does not use.
+        if not net.bias:
+            ensemble = ensemble._replace(sigma_b=0.0)
+        by_name.setdefault(ensemble.layer.name, []).append(ensemble)
+    return by_name
 
 
 def law(net: "Resnet", span: str, xs: ArrayLike) -> Law:
@@ -199,6 +207,7 @@ def _passed(
         raise NotDefined(
             "no law is implemented for residual blocks with weights of two ensembles."
         )
+    # Shortcuts and ends are excluded above, so these are the weights of all branches.
     (weights,) = seen.ensembles
     # The units of all inputs, as if they were those of one.
     values = np.asarray(xs, np.float64).reshape(1, -1)

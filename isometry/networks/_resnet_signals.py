@@ -40,6 +40,7 @@ def _of_examples(
     values: Float[np.ndarray, "inputs n_in"],
 ) -> Signals:
     """Predict the signals of examples that are on their own."""
+    # Everything forward is in the products of all pairs of inputs.
     stream = seen.stream(values)
     order = net.function.order
     passages = follow(
@@ -120,6 +121,7 @@ def _of_batches(
         of_block = _batches.total(now)
         apjn |= _apjn(names, passage, found, order=order, behind=of_block)
         now = found.before
+    # In front of the blocks no norm acts, and the sum of squares is enough.
     growth = _batches.total(now)
     apjn["stem"] = growth
     if seen.stem is not None:
@@ -144,6 +146,7 @@ def _ends(
         at_end: Those of the stream behind the last.
     """
     output = at_end
+    # The head is linear, and reads the stream itself.
     if seen.head is not None:
         output = behind(seen.head, output)
     return {"input": at_input, "stem": at_blocks, "head": output, "output": output}
@@ -197,6 +200,7 @@ def _grams(
     }
     last = _last(names, order)
     block = passage.block
+    # The multiplier stands behind the last layer, as an activation does elsewhere.
     grams[f"{last}:out"] = block.branch**2 * passage.stations[-1].gram
     grams[f"{last}:sum"] = passage.sum.gram
     # A point only if a norm stands behind the sum.
@@ -223,6 +227,7 @@ def _apjn(
         if name is not None
     }
     last = _last(names, order)
+    # A sum passes its gradient on to both of its terms.
     apjn[f"{last}:out"] = found.sum
     apjn[f"{last}:sum"] = found.sum
     apjn[f"{last}:sum:out"] = behind

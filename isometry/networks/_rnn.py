@@ -105,7 +105,8 @@ class Rnn(Network):
 
         Returns:
             For each gate {"recurrent": (units, units), "input": (n, units), "b":
-            (units,)}, and "head": {"w": (units, n_out), "b": (n_out,)}.
+            (units,)}, where n is n_in, or units for a gate that reads z in the place of
+            x; and "head": {"w": (units, n_out), "b": (n_out,)}.
 
         Raises:
             InputError: `key` is no random key.

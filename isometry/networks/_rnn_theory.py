@@ -64,6 +64,7 @@ def _scales(net: "Rnn") -> dict[str, Scales]:
             "the biases of chrono differ from unit to unit, and theory is for Gaussian "
             "ones; isometry.signals(net, keys, xs) measures."
         )
+    # A gate that does not read h has no recurrent weights, and no entry in sigma_w.
     of_w, means = dict(laws.sigma_w), dict(laws.gate_bias)
     of_v, of_b = dict(laws.sigma_v), dict(laws.sigma_b)
     return {
@@ -104,6 +105,7 @@ def _of_vanilla(net: "Rnn", state: Scales, xs: Sequences) -> Signals:
     phi = net.function.activation
     differentiable(phi, 1.0)
     steps = xs.shape[1]
+    # V and b are the same in all steps, so E u_a u_b of their part is known before.
     of_x = np.einsum("atn,btn->tab", xs, xs) / xs.shape[2]
     bias = state.drive - state.noise + state.bias**2
     of_input = state.noise * of_x + bias
@@ -127,6 +129,7 @@ def _of_vanilla(net: "Rnn", state: Scales, xs: Sequences) -> Signals:
     at_state, at_sum = at_state[::-1], at_sum[::-1]
 
     grams = {"input": np.einsum("atn,btn->ab", xs, xs) / xs[0].size}
+    # Each step reads an x of its own, so the squares of the steps add.
     apjn = {"input": state.noise * np.sum(at_sum, axis=0)}
     sizes = {"input": xs[0].size}
     on_all_paths = ["input"]
@@ -143,6 +146,7 @@ def _of_vanilla(net: "Rnn", state: Scales, xs: Sequences) -> Signals:
         names[f"h@{t}"] = (of_state[t], at_state[t])
         for name, (gram, of_name) in names.items():
             grams[name], apjn[name], sizes[name] = gram, of_name, units
+        # A later x leads around the points of earlier steps.
         if t == steps - 1:
             on_all_paths += [last, f"h@{t}", "output"]
     grams["output"] = square * of_state[-1]
@@ -173,6 +177,7 @@ def _activated(
         mean: E u.
     """
     phi = net.function.activation
+    # `content` and `products` ask for covariances, without the part of the mean.
     centred = gram - mean**2
     variances = np.diag(centred)
     moments = [_gates.content(phi, mean, float(v)) for v in variances]
@@ -207,6 +212,7 @@ def _of_gated(net: "Rnn", gates: dict[str, Scales], xs: Sequences) -> Signals:
         sizes[f"h@{t}"] = function.units
     grams["output"] = _head(net) * of_states[-1]
     sizes["output"] = function.n_out
+    # Behind the last state there is the linear head alone.
     apjn = {"output": np.ones(len(xs))}
     apjn[f"h@{len(of_states) - 1}"] = np.full(len(xs), _head(net))
     reasons = [(field, _GRADIENTS) for field in ("gradient", "apjn", "chi")]
@@ -235,6 +241,7 @@ def _driven(
         most: The number of its units at most.
     """
     function = net.function
+    # Named activations have a derivative in the mean; a callable may jump.
     if not function.activation.named:
         differentiable(function.activation, 1.0)
     num_states = xs.shape[0] * xs.shape[1]
@@ -342,6 +349,7 @@ def _law_of_vanilla(
         raise NotDefined(
             "the law is known for biases of mean 0; write sigma_b for random biases."
         )
+    # The law is for one variance a step: the mean over the sequences.
     of_x = (sequences**2).mean(axis=(0, 2))
     q, square = [], 0.0
     for t in range(last + 1):
@@ -365,6 +373,7 @@ def _steps(span: str | tuple[str, str], num_steps: int) -> tuple[int, int]:
         NotDefined: It is another span than one from a state to a later one.
         InputError: There is no such step.
     """
+    # The spans that have a name, "hidden" and others, are none between two states.
     names = span if isinstance(span, tuple) else ()
     steps = []
     for name in names:

@@ -367,36 +367,52 @@ def _embedded(
     xs: np.ndarray,
     squares: dict[tuple[str, int], float],
 ) -> tuple[_Stream, dict[str, Gram]]:
-    """Return the stream in front of the first block, and points of it."""
+    """Return the stream in front of the first block, and its Gram matrices by point.
+
+    Args:
+        net: The network.
+        xs: Tokens (inputs, length), or vectors (inputs, length, width).
+        squares: fan_in · Var W of each layer, by its name and block.
+    """
     function = net.function
     if function.vocabulary is not None:
-        is_whole = np.issubdtype(xs.dtype, np.integer)
-        if not is_whole or xs.ndim != 2 or xs.shape[1] != function.length:
-            raise InputError(
-                f"xs is {xs.dtype} of shape {xs.shape}; write tokens, whole numbers of "
-                f"shape (inputs, {function.length})."
-            )
-        tokens = xs.ravel()
-        # Rows of different tokens are independent.
-        gram = squares["embedding", 0] * (tokens[:, None] == tokens).astype(float)
-        grams = {"embedding": gram}
-        stream = _Stream(gram, gram)
-        name = "embedding:out"
+        point = "embedding"
+        stream = _of_tokens(xs, function.length, squares["embedding", 0])
     else:
+        point = "input"
         checks.examples("xs", xs, function.input_shape)
-        values = xs.reshape(-1, function.width).astype(float)
-        centred = values - values.mean(axis=1, keepdims=True)
-        stream = _Stream(
-            values @ values.T / function.width,
-            centred @ centred.T / function.width,
-        )
-        grams = {"input": stream.gram}
-        name = "input:out"
+        stream = _of_vectors(xs.reshape(-1, function.width).astype(float))
+    grams = {point: stream.gram}
     if function.positions is not None:
+        # The vectors of two positions are orthogonal, and those of one position are
+        # the same in all inputs: products are 1 where the positions are equal.
         positions = np.tile(np.eye(function.length), (len(xs), len(xs)))
         stream = stream.joined(1.0, function.position_scale, positions)
-        grams[name] = stream.gram
+        grams[f"{point}:out"] = stream.gram
     return stream, grams
+
+
+def _of_tokens(xs: np.ndarray, length: int, square: float) -> _Stream:
+    """Return the stream of embedded tokens, of mean square `square`."""
+    is_whole = np.issubdtype(xs.dtype, np.integer)
+    if not is_whole or xs.ndim != 2 or xs.shape[1] != length:
+        raise InputError(
+            f"xs is {xs.dtype} of shape {xs.shape}; write tokens, whole numbers of "
+            f"shape (inputs, {length})."
+        )
+    tokens = xs.ravel()
+    # The rows of the embedding are independent, so only equal tokens have a product.
+    is_same_token = tokens[:, None] == tokens
+    gram = square * is_same_token.astype(float)
+    # Entries have mean 0, so that to centre a row changes nothing.
+    return _Stream(gram, gram)
+
+
+def _of_vectors(values: Float[np.ndarray, "all_tokens features"]) -> _Stream:
+    """Return the stream of vectors that are read as they are."""
+    width = values.shape[1]
+    centred = values - values.mean(axis=1, keepdims=True)
+    return _Stream(values @ values.T / width, centred @ centred.T / width)
 
 
 def _attention(
@@ -433,6 +449,7 @@ def _perceptron(
     block: int,
 ) -> dict[str, Gram]:
     """Return the points of a perceptron that reads tokens of this Gram matrix."""
+    # The layer mixes features and not tokens, so it multiplies the matrix by a number.
     hidden = squares["blocks/mlp/first", block] * read
     behind = activated(phi, hidden).gram
     return {

@@ -64,21 +64,32 @@ def point_masses(values: ArrayLike, masses: ArrayLike) -> Law:
         >>> theory.freeprob.point_masses([1.0, 2.0], [0.25, 0.75]).moment(1)
         1.75
     """
-    values = np.atleast_1d(numbers("values", checks.on_host("values", values)))
-    masses = np.atleast_1d(numbers("masses", checks.on_host("masses", masses)))
-    if values.shape != masses.shape or values.ndim != 1:
+    checks.on_host("values", values)
+    checks.on_host("masses", masses)
+    values = numbers("values", values)
+    masses = numbers("masses", masses)
+    # One number is a law of one point.
+    values = np.atleast_1d(values)
+    masses = np.atleast_1d(masses)
+    is_one_axis = values.ndim == 1
+    if values.shape != masses.shape or not is_one_axis:
         raise InputError(
             f"values of shape {values.shape} and masses of shape {masses.shape}; give "
             "one mass a value."
         )
-    for value, mass in zip(values, masses, strict=True):
+    pairs = zip(values, masses, strict=True)
+    for value, mass in pairs:
         checks.number("value", float(value), low=0.0)
         checks.number("mass", float(mass), low=0.0)
-    if abs(masses.sum() - 1) > _ROUNDING:
-        raise InputError(f"masses sum to {masses.sum():.15g}, not to 1.")
-    if masses[values > 0].sum() == 0:
+    total = masses.sum()
+    missing = abs(total - 1)
+    if missing > _ROUNDING:
+        raise InputError(f"masses sum to {total:.15g}, not to 1.")
+    is_positive = values > 0
+    if masses[is_positive].sum() == 0:
         raise InputError("all mass is at zero; its S-transform does not exist.")
-    return Law(product_of({Diagonal(discrete(values, masses)): 1}), "point masses")
+    factor = Diagonal(discrete(values, masses))
+    return Law(product_of({factor: 1}), "point masses")
 
 
 @public("squared_slope")
@@ -102,14 +113,18 @@ def squared_slope(activation: ActivationLike, q: float) -> Law:
         >>> round(law.moment(1), 6), round(theory.chi("tanh", 0.25, 1.0), 6)
         (0.71738, 0.71738)
     """
-    q = float(checks.number("q", checks.on_host("q", q), low=0.0))
+    checks.on_host("q", q)
+    q = float(checks.number("q", q, low=0.0))
     phi = record(activation)
     differentiable(phi, q)
     measure = steep_measure(phi, q)
+    # All that is left of a constant slope is its value, which is then exact.
     constant = measure.constant
     if constant is not None:
         measure = discrete([constant], [1.0])
-    return Law(product_of({Diagonal(measure): 1}), f"phi'² of {phi.name} at q {q:g}")
+    factor = Diagonal(measure)
+    name = f"phi'² of {phi.name} at q {q:g}"
+    return Law(product_of({factor: 1}), name)
 
 
 @public("multiply")
@@ -140,8 +155,10 @@ def multiply(*laws: Law) -> Law:
         raise InputError("no law given; write multiply(a, b).")
     for law in laws:
         _require_law(law)
-    product = multiplied(*(law.product for law in laws))
-    return Law(product, " * ".join(law.name for law in laws))
+    products = [law.product for law in laws]
+    names = [law.name for law in laws]
+    product = multiplied(*products)
+    return Law(product, " * ".join(names))
 
 
 @public("S")
@@ -169,7 +186,9 @@ def S(law: Law, psi: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N
         checks.on_host("psi", psi),
         are_complex=True,
     )
-    return _as_given((1 + places) / (places * np.asarray(inverse_M(law, places))))
+    inverse = np.asarray(inverse_M(law, places))
+    value = (1 + places) / (places * inverse)
+    return _as_given(value)
 
 
 @public("inverse_M")
@@ -201,25 +220,40 @@ def inverse_M(law: Law, psi: ArrayLike) -> Complex[Numbers, "..."] | complex:  #
         checks.on_host("psi", psi),
         are_complex=True,
     )
-    if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
+    if not _are_finite_and_nonzero(wanted):
         raise InputError("psi must be finite and not 0, where M⁻¹ has a pole.")
     flat = wanted.ravel()
+    # M⁻¹ of a conjugate is the conjugate: only lower places are computed, because ψ is
+    # lower where λ is upper.
     is_upper = flat.imag > 0
     lower = np.where(is_upper, flat.conj(), flat)
     product = law.product
-    w = product.on_negative_axis(np.zeros(flat.shape))
-    start = np.log(-product.state(w).psi.real + 0j) - 1j * np.pi
-    angle = np.arctan2(np.abs(lower.imag), lower.real)
-    end = np.log(np.abs(lower)) - 1j * angle
+    # At λ = −1, from which log ψ is led along a straight line.
+    log_size = np.zeros(flat.shape)
+    w = product.on_negative_axis(log_size)
+    at = product.state(w)
+    # ψ is negative there, and its logarithm is taken from below the axis.
+    minus_psi = -at.psi.real
+    start = np.log(minus_psi + 0j) - 1j * np.pi
+    size = np.abs(lower)
+    height = np.abs(lower.imag)
+    angle = np.arctan2(height, lower.real)
+    end = np.log(size) - 1j * angle
+    way = end - start
     # In 64 stops; where Newton does not follow, the branch ends.
     is_lost = np.zeros(flat.shape, bool)
-    for share in np.linspace(0, 1, 65)[1:]:
-        aim = np.exp(start + share * (end - start))
+    stops = np.linspace(0, 1, 65)
+    for share in stops[1:]:
+        log_aim = start + share * way
+        aim = np.exp(log_aim)
         at = product.follow(w, aim, rounds=4)
         w = at.w
-        is_lost |= ~(np.abs(at.psi - aim) <= _FOLLOWED * np.abs(aim))
+        error = np.abs(at.psi - aim)
+        is_near = error <= _FOLLOWED * np.abs(aim)
+        is_lost |= ~is_near
     at = product.follow(w, lower, rounds=8)
-    residual = np.maximum(np.abs(at.psi - lower) / np.abs(lower), at.mismatch)
+    error = np.abs(at.psi - lower) / size
+    residual = np.maximum(error, at.mismatch)
     residual[is_lost] = np.inf
     _require_solved(residual, flat)
     value = np.exp(at.log_lam)
@@ -253,15 +287,25 @@ def M(law: Law, z: ArrayLike) -> Complex[Numbers, "..."] | complex:  # noqa: N80
         checks.on_host("z", z),
         are_complex=True,
     )
-    if np.any(wanted == 0) or not np.all(np.isfinite(wanted)):
+    if not _are_finite_and_nonzero(wanted):
         raise InputError("z must be finite and not 0.")
     flat = wanted.ravel()
-    t, angle = np.log(np.abs(flat)), np.abs(np.angle(flat))
+    t = np.log(np.abs(flat))
+    # M of a conjugate is the conjugate: z is taken from the upper half-plane.
+    angle = np.abs(np.angle(flat))
     at = _inversion.at_angle(law.product, t, angle)
-    residual = np.maximum(np.abs(at.log_lam - t - 1j * angle), at.mismatch)
+    wanted_log = t + 1j * angle
+    error = np.abs(at.log_lam - wanted_log)
+    residual = np.maximum(error, at.mismatch)
     _require_solved(residual, flat)
-    value = np.where(flat.imag < 0, at.psi.conj(), at.psi)
+    is_lower = flat.imag < 0
+    value = np.where(is_lower, at.psi.conj(), at.psi)
     return _as_given(value.reshape(wanted.shape))
+
+
+def _are_finite_and_nonzero(places: _ComplexArray) -> bool:
+    is_finite = np.isfinite(places)
+    return bool(np.all(is_finite & (places != 0)))
 
 
 def _as_given(value: ArrayLike) -> _ComplexArray | complex:
@@ -278,8 +322,9 @@ def _require_law(law: Law) -> None:
 def _require_solved(residual: Float[np.ndarray, " points"], at: _ComplexPoints) -> None:
     is_bad = ~(residual <= _SOLVED)
     if is_bad.any():
-        worst = np.nan_to_num(residual[is_bad], nan=np.inf).max()
+        # NaN is no solution either.
+        bad = np.nan_to_num(residual[is_bad], nan=np.inf)
+        first = at[is_bad][0]
         raise NotConverged(
-            f"residual {worst:.1e} at {at[is_bad][0]:.6g}; the branch does not reach "
-            "it."
+            f"residual {bad.max():.1e} at {first:.6g}; the branch does not reach it."
         )

@@ -129,7 +129,10 @@ def q_fixed_point(
             cuts,
         )
         next_q = sigma_w**2 * square + sigma_b**2
-        return jnp.log(jnp.maximum(next_q, jnp.finfo(log_q.dtype).tiny)) - log_q
+        # The log of zero would be infinite, and its gradient NaN.
+        tiny = jnp.finfo(log_q.dtype).tiny
+        next_q = jnp.maximum(next_q, tiny)
+        return jnp.log(next_q) - log_q
 
     points = np.linspace(
         np.log(_LOW),
@@ -138,7 +141,9 @@ def q_fixed_point(
     )
     grid = jnp.asarray(points, sigma_w.dtype)
     height = jax.lax.map(growth, jax.lax.stop_gradient(grid))
-    low, high, exists, is_above = _bracket(jax.lax.stop_gradient(height), grid)
+    # The bracket is a choice of a place, through which no gradient passes.
+    height = jax.lax.stop_gradient(height)
+    low, high, exists, is_above = _bracket(height, grid)
 
     def solve(f: Callable[[_Scalar], _Scalar], _: _Scalar) -> _Scalar:
         return _bisect_newton(f, low, high)
@@ -224,11 +229,15 @@ def _mean(
     edges = jnp.sort(jnp.concatenate([in_z, cuts]))
     rule = np.polynomial.legendre.leggauss(_ORDER)
     nodes, weights = (jnp.asarray(array, q.dtype) for array in rule)
-    half = (edges[1:] - edges[:-1]) / 2
-    middle = (edges[1:] + edges[:-1]) / 2
-    z = middle[:, None] + half[:, None] * nodes[None, :]
-    bell = jnp.exp(-(z**2) / 2) / np.sqrt(2 * np.pi).astype(q.dtype)
-    return jnp.sum(half[:, None] * weights[None, :] * bell * g(scale * z))
+    column = edges[:, None]
+    left, right = column[:-1], column[1:]
+    half = (right - left) / 2
+    middle = (right + left) / 2
+    z = middle + half * nodes[None, :]
+    norm = np.sqrt(2 * np.pi).astype(q.dtype)
+    bell = jnp.exp(-(z**2) / 2) / norm
+    masses = half * weights[None, :] * bell
+    return jnp.sum(masses * g(scale * z))
 
 
 def _bracket(height: _Grid, grid: _Grid) -> tuple[_Scalar, _Scalar, Array, Array]:

@@ -286,8 +286,9 @@ class _Equinox(Model):
         paths = key_paths(arrays)
         if sorted(paths) != sorted(self.paths):
             # Counters keep paths that are there more than once.
-            missing = sorted((Counter(self.paths) - Counter(paths)).elements())
-            unknown = sorted((Counter(paths) - Counter(self.paths)).elements())
+            wanted, given = Counter(self.paths), Counter(paths)
+            missing = sorted((wanted - given).elements())
+            unknown = sorted((given - wanted).elements())
             what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]} as well"
             raise InputError(
                 f"params {what}; write what net.init returns, or for a module of your "
@@ -317,7 +318,8 @@ class _Equinox(Model):
         # Each example draws for itself, as in Equinox's own training loops.
         keys = None
         if key is not None:
-            keys = jax.random.split(key, len(jax.tree.leaves(xs)[0]))
+            first, *_ = jax.tree.leaves(xs)
+            keys = jax.random.split(key, len(first))
         # Norms take their statistics over the axis of this name.
         name = self.axes[0] if self.axes else None
         return jax.vmap(of_one, axis_name=name)(xs, keys)

@@ -14,6 +14,7 @@ from isometry._internal.types import Key
 
 def key_shape() -> jax.ShapeDtypeStruct:
     """Return the shape of a random key of the default PRNG implementation."""
+    # Any seed will do, because only the shape is asked for.
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
@@ -26,23 +27,27 @@ def abstract(example: PyTree) -> PyTree:
     Raises:
         InputError: It holds no number, or a leaf is no array.
     """
-    leaves = jax.tree.leaves(example)
+    leaves, tree = jax.tree.flatten(example)
     if not leaves:
         raise InputError("example holds no array; write one x, such as jnp.ones(3).")
     # A list of numbers is what a user means by an array.
-    if all(isinstance(leaf, (bool, int, float)) for leaf in leaves):
+    numbers = (bool, int, float)
+    if all(isinstance(leaf, numbers) for leaf in leaves):
         return _shape_of("example", example)
     paths = jax.tree_util.tree_leaves_with_path(example)
-    shapes = [
-        _shape_of(f"example{jax.tree_util.keystr(path)}", leaf) for path, leaf in paths
-    ]
-    tree = jax.tree.unflatten(jax.tree.structure(example), shapes)
-    if all(0 in leaf.shape for leaf in shapes):
+    leaves = []
+    for path, leaf in paths:
+        # As a user would write it, example["x"][0].
+        name = f"example{jax.tree_util.keystr(path)}"
+        leaves.append(_shape_of(name, leaf))
+    shapes = jax.tree.unflatten(tree, leaves)
+    is_empty = [0 in leaf.shape for leaf in leaves]
+    if all(is_empty):
         raise InputError(
-            f"example is {brief(tree)}, which holds no number; write one x, such as "
+            f"example is {brief(shapes)}, which holds no number; write one x, such as "
             "jnp.ones(3)."
         )
-    return tree
+    return shapes
 
 
 def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
@@ -53,7 +58,8 @@ def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
     array: Any = leaf
     if not checks.is_key(leaf):
         array = checks.array(name, leaf)
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    shape, dtype = array.shape, array.dtype
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _is_typed_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
@@ -66,9 +72,11 @@ def batch_of_one(x: PyTree) -> PyTree:
     # All examples share a key: with a batch axis it would be an array of keys, which
     # models do not take.
     def with_axis(leaf: Array) -> Array:
-        if isinstance(leaf, jax.Array) and _is_typed_key(leaf):
+        is_array = isinstance(leaf, jax.Array)
+        if is_array and _is_typed_key(leaf):
             return leaf
-        return checks.array("x", leaf)[None]
+        array = checks.array("x", leaf)
+        return array[None]
 
     if not jax.tree.leaves(x):
         raise InputError(f"x is {checks.show(x)}, which holds no array; write one x.")
@@ -82,7 +90,8 @@ def stacked(leaf: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
     """
     if _is_typed_key(leaf):
         return leaf
-    return jax.ShapeDtypeStruct((size, *leaf.shape), leaf.dtype)
+    shape = (size, *leaf.shape)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def first_row(example: PyTree) -> PyTree | None:
@@ -90,12 +99,14 @@ def first_row(example: PyTree) -> PyTree | None:
 
     None if a leaf has no axis.
     """
-    leaves = jax.tree.leaves(example)
-    if not all(leaf.shape for leaf in leaves):
+    shapes = [leaf.shape for leaf in jax.tree.leaves(example)]
+    # The shape of a number is empty.
+    if not all(shapes):
         return None
 
     def row(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        shape = leaf.shape[1:]
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
     return jax.tree.map(row, example)
 
@@ -110,10 +121,14 @@ def whole_numbers(example: PyTree) -> PyTree | None:
         return jnp.issubdtype(leaf.dtype, jnp.floating)
 
     def whole(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        dtype = jnp.int32 if is_floating(leaf) else leaf.dtype
+        dtype = leaf.dtype
+        if is_floating(leaf):
+            dtype = jnp.int32
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
-    if not any(map(is_floating, jax.tree.leaves(example))):
+    leaves = jax.tree.leaves(example)
+    has_floating = any(is_floating(leaf) for leaf in leaves)
+    if not has_floating:
         return None
     return jax.tree.map(whole, example)
 
@@ -150,13 +165,16 @@ class Shapes:
         for i, leaf in enumerate(self.leaves):
             # `key` itself draws the parameters, which should not depend on this batch.
             own = jax.random.fold_in(key, i)
+            dtype = leaf.dtype
             shape = (size, *leaf.shape)
             if _is_typed_key(leaf):
-                leaves.append(own)
-            elif jnp.issubdtype(leaf.dtype, jnp.inexact):
-                leaves.append(jax.random.normal(own, shape, leaf.dtype))
+                drawn = own
+            elif jnp.issubdtype(dtype, jnp.inexact):
+                drawn = jax.random.normal(own, shape, dtype)
             else:
-                leaves.append(jnp.zeros(shape, leaf.dtype))
+                # The number 0 is a token of every vocabulary.
+                drawn = jnp.zeros(shape, dtype)
+            leaves.append(drawn)
         return jax.tree.unflatten(self.tree, leaves)
 
 
@@ -164,6 +182,9 @@ def brief(tree: PyTree) -> str:
     """Write the shapes in a tree for a message: "float32[8,3]", "(int32[5], ...)"."""
 
     def written(leaf: jax.ShapeDtypeStruct) -> str:
-        return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        sides = ",".join(map(str, leaf.shape))
+        return f"{leaf.dtype}[{sides}]"
 
-    return str(jax.tree.map(written, tree)).replace("'", "")
+    shapes = jax.tree.map(written, tree)
+    # Python quotes the strings in a tree.
+    return str(shapes).replace("'", "")

@@ -53,6 +53,7 @@ def function(
         >>> [layer.name for layer in net.anatomy.layers]
         ['in', 'out']
     """
+    # Before the trace, which would name neither of the two.
     for name, given in (("f", f), ("init", init)):
         if not callable(given):
             raise InputError(
@@ -61,6 +62,7 @@ def function(
             )
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
+        # A function of params and x needs no example to be called.
         del example
         return _Draw(Held(init)), _Function(arguments=Arguments(), f=Held(f))
 
@@ -85,6 +87,7 @@ class _Draw:
     init: Held
 
     def __call__(self, key: Key) -> Params:
+        # The note says where an error of the user's own code came from.
         with noted("by init(key), a function of a random key alone."):
             return self.init.value(key)
 
@@ -98,6 +101,7 @@ class _Function(Model):
         f: The user's function.
     """
 
+    # f takes one x, and is mapped over a batch from outside.
     takes_batch = False
 
     f: Held

@@ -67,6 +67,7 @@ class HaikuNetwork(Adapted):
         model, draw = self.function.model, self.draw
         assert isinstance(model, _Haiku), "networks.haiku makes these alone"
         assert isinstance(draw, _Draw), "networks.haiku makes these alone"
+        # Without a state there are no averages.
         if not model.has_state:
             return params
         return _with_new_state(model, draw, params, key=key)
@@ -88,6 +89,7 @@ def _with_new_state(
         params: The parameters, with the state before the call.
         key: The key from which they were drawn.
     """
+    # `draw` has been traced in training mode, and knows the axes of its norms.
     model = dataclasses.replace(model, axes=draw.axes)
     xs = draw.example.batch(key, draw.batch)
     return model.updated(params, xs, key)
@@ -181,6 +183,7 @@ def haiku(
             apply=Held(transformed.apply),
             function=name_of(origin),
             has_state=has_state,
+            # Haiku's own arguments are params, the state if there is one, and a key.
             takes_key=num_own > 1 + has_state,
         )
         draw = _Draw(
@@ -226,6 +229,7 @@ class _Draw:
     def with_axes(self) -> "_Draw":
         """Return a copy with the `axes` that a trace of `init` finds."""
 
+        # Which axes a norm names is known only from a call, and a call needs them.
         def trace(axes: tuple[Hashable, ...]) -> None:
             jax.eval_shape(dataclasses.replace(self, axes=axes), key_shape())
 

@@ -46,7 +46,8 @@ class NnxNetwork(Adapted):
             `nnx.state(module, nnx.Not(nnx.RngState))`.
         """
         nnx = checks.extra("flax.nnx", "flax")
-        return _copied(nnx.state(module, nnx.Not(nnx.RngState)))
+        is_variable = nnx.Not(nnx.RngState)
+        return _copied(nnx.state(module, is_variable))
 
     def module(self, params: Params) -> Any:
         """Return the module with these parameters, in the mode of the network.
@@ -59,7 +60,8 @@ class NnxNetwork(Adapted):
         """
         model = self.function.model
         assert isinstance(model, _Nnx), "networks.nnx makes these alone"
-        return model.merged(params, None, is_training=self.mode == "training")
+        is_training = self.mode == "training"
+        return model.merged(params, None, is_training=is_training)
 
 
 @public("networks.nnx")
@@ -121,7 +123,9 @@ def nnx(
     _LIBRARY.require_function(build, nnx.Module)
 
     def read(example: PyTree) -> tuple[Callable[[Key], Params], Model]:
-        return _Draw(Held(build)), _read(build, example, call)
+        draw = _Draw(Held(build))
+        model = _read(build, example, call)
+        return draw, model
 
     return adapted(
         "nnx",
@@ -137,7 +141,8 @@ def nnx(
 def _built(build: Build, key: Key) -> Any:
     """Return the module that `build` returns for `nnx.Rngs(key)`."""
     nnx = checks.extra("flax.nnx", "flax")
-    module = _LIBRARY.built(build, nnx.Rngs(key))
+    rngs = nnx.Rngs(key)
+    module = _LIBRARY.built(build, rngs)
     instead = "; of a linen module write networks.flax(module, example)"
     _LIBRARY.require_module(module, nnx.Module, instead)
     return module
@@ -153,15 +158,24 @@ def _read(build: Build, example: PyTree, call: Mapping[str, object]) -> "_Nnx":
     """
     nnx = checks.extra("flax.nnx", "flax")
     # The GraphDef is the same for every key, so any key will do.
-    module = nnx.eval_shape(lambda: _built(build, jax.random.key(0)))
+    key = jax.random.key(0)
+    module = nnx.eval_shape(lambda: _built(build, key))
     signature = inspect.signature(module.__call__)
+    arguments = Arguments.read(
+        signature,
+        example,
+        call,
+        reserved=("rngs",),
+    )
+    # The mode is a static field of the module, so each has a GraphDef of its own.
     module.train()
     in_training = nnx.graphdef(module)
     module.eval()
-    in_inference, params, rngs = nnx.split(module, nnx.Not(nnx.RngState), ...)
+    is_variable = nnx.Not(nnx.RngState)
+    in_inference, params, rngs = nnx.split(module, is_variable, ...)
     leaves, tree = jax.tree.flatten(rngs)
     return _Nnx(
-        arguments=Arguments.read(signature, example, call, reserved=("rngs",)),
+        arguments=arguments,
         in_inference=Held(in_inference),
         in_training=Held(in_training),
         axes=_modes.axis_names(_submodules(module)),
@@ -202,7 +216,9 @@ class _Draw:
 
     def __call__(self, key: Key) -> Params:
         nnx = checks.extra("flax.nnx", "flax")
-        return nnx.state(_built(self.build.value, key), nnx.Not(nnx.RngState))
+        module = _built(self.build.value, key)
+        is_variable = nnx.Not(nnx.RngState)
+        return nnx.state(module, is_variable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +255,9 @@ class _Nnx(Model):
             InputError: params are not an `nnx.State`, or a variable is missing.
         """
         nnx = checks.extra("flax.nnx", "flax")
-        graphdef = self.in_training if is_training else self.in_inference
+        graphdef = self.in_inference
+        if is_training:
+            graphdef = self.in_training
         if not isinstance(params, nnx.State):
             raise InputError(
                 f"params is a {type(params).__name__}; write what net.init returns, or "
@@ -247,16 +265,21 @@ class _Nnx(Model):
             )
         # nnx.state(module) holds random keys too. They are dropped, because the key of
         # this call decides what is drawn.
-        params, _ = nnx.split_state(params, nnx.Not(nnx.RngState), ...)
+        is_variable = nnx.Not(nnx.RngState)
+        params, _ = nnx.split_state(params, is_variable, ...)
         self._require_all(params)
-        return nnx.merge(graphdef.value, _copied(params), self._rng_state(key))
+        rngs = self._rng_state(key)
+        return nnx.merge(graphdef.value, _copied(params), rngs)
 
     def _require_all(self, params: Params) -> None:
         """Refuse params in which a variable of the module is missing."""
         if jax.tree.structure(params) == self.structure:
             return
-        wanted = jax.tree.unflatten(self.structure, range(self.structure.num_leaves))
-        missing = sorted({*key_paths(wanted)} - {*key_paths(params)})
+        # Any leaves will do, because the paths alone are compared.
+        leaves = range(self.structure.num_leaves)
+        wanted = jax.tree.unflatten(self.structure, leaves)
+        given = set(key_paths(params))
+        missing = sorted(set(key_paths(wanted)) - given)
         # Treedefs differ in the metadata of variables too, which `nnx.merge` does not
         # mind. Only a missing leaf is an error.
         if missing:
@@ -278,12 +301,14 @@ class _Nnx(Model):
         leaves = []
         for i, leaf in enumerate(shapes):
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                own = jax.random.fold_in(base, i)
+                value = jax.random.fold_in(base, i)
                 # The stream of stacked layers holds a stack of keys.
-                leaves.append(jax.random.split(own, leaf.shape) if leaf.shape else own)
+                if leaf.shape:
+                    value = jax.random.split(value, leaf.shape)
             else:
                 # The count of the stream: nothing has been drawn from it.
-                leaves.append(jnp.zeros(leaf.shape, leaf.dtype))
+                value = jnp.zeros(leaf.shape, leaf.dtype)
+            leaves.append(value)
         return jax.tree.unflatten(tree, leaves)
 
     def _called(
@@ -295,7 +320,8 @@ class _Nnx(Model):
         if self.takes_rngs and key is not None:
             nnx = checks.extra("flax.nnx", "flax")
             named["rngs"] = nnx.Rngs(key)
-        return module(*self.arguments.positional(xs), **named)
+        positional = self.arguments.positional(xs)
+        return module(*positional, **named)
 
     @property
     def name(self) -> str:

@@ -173,6 +173,7 @@ def _causal(
     """Return the law without skips under a causal mask."""
     seen = visible(tokens, causal=True)
     means = seen / seen.sum(axis=1, keepdims=True)
+    # Tokens and features do not mix, so that depth layers are C^depth ⊗ W_L … W_1.
     values = np.linalg.svd(np.linalg.matrix_power(means, depth), compute_uv=False)
     laws = []
     weight = _closed.gaussian(0.0, 1, 1, size=1)

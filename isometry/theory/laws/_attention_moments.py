@@ -127,6 +127,8 @@ def attention_moments(
     by_key = gain * strength**2 * float(found.key)
     second = gain**2 * float(found.second(heads))
     tokens = len(matrix)
+    # A logit for each pair of tokens in each head. Adding a number to all logits of a
+    # row changes no weight, so one of each row is lost.
     outliers = tokens * (tokens - 1) * heads
     return AttentionMoments(
         mean=skip**2 + value + query + by_key,
@@ -153,7 +155,8 @@ class _Sums:
 
     def add(self, weights: _attention.Weights) -> None:
         """Add the draws of a block."""
-        gram, tokens = self.gram, len(self.gram)
+        gram = self.gram
+        tokens = len(gram)
         squares = weights**2
         self.value += squares.sum() / tokens
         # The tokens that a row sees, centred by its weights: the softmax has the
@@ -167,6 +170,7 @@ class _Sums:
         centred = np.diag(gram) - 2 * rows + means[..., None]
         own = (squares * centred).sum(axis=-1)
         self.key += (own * np.diag(gram)).sum() / tokens
+        # A Aᵀ and Aᵀ A, of which the second moment is made.
         of_rows = weights @ weights.transpose(0, 2, 1)
         self.of_rows += of_rows.sum(axis=0)
         self.of_columns += (weights.transpose(0, 2, 1) @ weights).sum(axis=0)

@@ -126,8 +126,10 @@ class Band:
             t[is_found],
         )
         low = min(self.above_high, self.above_low)
-        above = np.clip(above, low, self.above_low)
-        return above, np.clip(below, 1 - self.above_low, 1 - low)
+        high = self.above_low
+        above = np.clip(above, low, high)
+        below = np.clip(below, 1 - high, 1 - low)
+        return above, below
 
     def solve(self, t: RealPoints) -> State:
         """Find the states at t, where points on an edge are moved just inside the band.
@@ -178,8 +180,11 @@ class Band:
         is_found[is_far] = is_solved
         near = self.solve(t[~is_far])
         deep = deep.take(is_solved)
-        places = np.flatnonzero(~is_far), np.flatnonzero(is_far)[is_solved]
-        order = np.argsort(np.concatenate(places))
+        # Both parts come one after the other, and go back to the order of t.
+        near_places = np.flatnonzero(~is_far)
+        deep_places = np.flatnonzero(is_far)[is_solved]
+        places = np.concatenate([near_places, deep_places])
+        order = np.argsort(places)
         return _joined(near, deep).take(order), is_found
 
     def _deepest_sure(self, t: RealPoints) -> "_Sure":
@@ -232,26 +237,28 @@ class Band:
         for _ in range(80):
             if not len(active):
                 break
-            state = self.solve(t[active])
-            lack = self._lack(state, t[active], p[active])
+            here = t[active]
+            state = self.solve(here)
+            lack = self._lack(state, here, p[active])
             is_below = lack > 0
-            low[active] = np.where(
+            left = np.where(
                 is_below,
-                t[active],
+                here,
                 low[active],
             )
-            high[active] = np.where(
+            right = np.where(
                 is_below,
                 high[active],
-                t[active],
+                here,
             )
+            low[active], high[active] = left, right
             density = np.maximum(-state.psi.imag, 1e-300) / np.pi
-            ahead = t[active] + lack / density
-            is_outside = (ahead <= low[active]) | (ahead >= high[active])
-            middle = (low[active] + high[active]) / 2
+            ahead = here + lack / density
+            is_outside = (ahead <= left) | (ahead >= right)
+            middle = (left + right) / 2
             ahead = np.where(is_outside, middle, ahead)
-            step = np.abs(ahead - t[active])
-            is_done = step <= 2e-14 * (1 + np.abs(ahead))
+            rounding = 2e-14 * (1 + np.abs(ahead))
+            is_done = np.abs(ahead - here) <= rounding
             t[active] = ahead
             active = active[~is_done]
         return t

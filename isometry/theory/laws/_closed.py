@@ -46,6 +46,7 @@ class Powers(Closed):
     def series(self, n: int) -> _series.Series:
         """Expand −log S."""
         terms = [a * _series.one_plus(c, n) for c, a in self.exponents]
+        # The sum of no terms is a number, and becomes a series of zeros.
         total = np.sum(terms, axis=0) + np.zeros(n)
         total[0] += self.log_scale
         return total
@@ -163,6 +164,7 @@ class Smooth(_Deep):
         below: bool,
     ) -> RealPoints:
         """Evaluate Im (ψ + ψ²/2) variance/π."""
+        # ∫(1 + ψ) dr with r = variance · ψ.
         sign = -1 if below else 1
         return sign * self.variance * (psi + psi**2 / 2).imag / np.pi
 
@@ -194,5 +196,6 @@ class Bernoulli(_Deep):
         below: bool,
     ) -> RealPoints:
         """Evaluate Im log(1 + ψ) variance/π."""
+        # ∫(1 + ψ) dr with dr = variance · dψ/(1 + ψ)².
         sign = -1 if below else 1
         return sign * self.variance * angle_below(one_plus) / np.pi

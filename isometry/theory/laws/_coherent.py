@@ -50,7 +50,8 @@ class Cotangent(NamedTuple):
         """Return its mean square, with the mean and the mean square of x."""
         of_ones = np.outer(self.ones, self.ones)
         of_x = np.outer(self.along, self.along)
-        return of_ones + mean * _twice(self.ones, self.along) + q * of_x + self.rest
+        crossed = _twice(self.ones, self.along)
+        return of_ones + mean * crossed + q * of_x + self.rest
 
 
 def _twice(first: Pair, second: Pair) -> Form:
@@ -103,14 +104,17 @@ def _largest_ratio(form: Form, metric: Form) -> float:
     # A stream that is constant over units has one direction only, and its metric no
     # inverse.
     is_there = squares > _NO_DIRECTION * squares[-1]
-    basis = vectors[:, is_there] / np.sqrt(squares[is_there])
+    lengths = np.sqrt(squares[is_there])
+    basis = vectors[:, is_there] / lengths
+    # In this basis the metric is the identity.
     values = np.linalg.eigvalsh(basis.T @ form @ basis)
     return float(values[-1])
 
 
 def _moments(phi: Activation, passage: Passage) -> _Moments:
     """Return the expectations at the pre-activations of a block."""
-    h, weights = nodes(0.0, passage.stations[0].first_square, phi)
+    variance = passage.stations[0].first_square
+    h, weights = nodes(0.0, variance, phi)
     f, d = evaluate(phi, h)
     df = d * f
     return _Moments(
@@ -135,10 +139,15 @@ def _behind_norm(here: Cotangent, passage: Passage, kind: str) -> Cotangent:
         ones, along = 0 * ones, 0 * along
     elif kind == "rms":
         # The part along x is taken away.
-        after = passage.after
-        part = after.first_mean * here.ones + after.first_square * here.along
+        mean = passage.after.first_mean
+        q = passage.after.first_square
+        part = mean * here.ones + q * here.along
         along = along - part / scale**2
-    return Cotangent(ones, along, here.rest / scale**2)
+    return Cotangent(
+        ones=ones,
+        along=along,
+        rest=here.rest / scale**2,
+    )
 
 
 def _before(
@@ -156,28 +165,37 @@ def _before(
         of: Its moments.
         is_sizeless: Whether a norm in front of the branch hides the size of x.
     """
-    block, x = passage.block, passage.before
-    mean, q = x.first_mean, x.first_square
+    block = passage.block
+    mean = passage.before.first_mean
+    q = passage.before.first_square
     # x' = s x + a f, so the cotangent has these parts along x and f.
     along_x = block.skip * here.along
     along_f = block.branch * here.along
     # g without its part along f: its mean over units, and its mean square.
     constant = here.ones + mean * along_x
-    without_f = Cotangent(here.ones, along_x, here.rest).square(mean, q)
+    others = Cotangent(here.ones, along_x, here.rest)
+    without_f = others.square(mean, q)
+    square_along_f = np.outer(along_f, along_f)
     # h · D g/N, and |D g|²/N.
     with_h = of.hd * constant + of.hdf * along_f
-    of_slopes = of.dd * without_f + of.ddf * _twice(constant, along_f)
-    of_slopes = of_slopes + of.ddff * np.outer(along_f, along_f)
+    crossed = _twice(constant, along_f)
+    of_slopes = of.dd * without_f + of.ddf * crossed
+    of_slopes = of_slopes + of.ddff * square_along_f
 
     # f is its mean, and a part that no earlier layer knows.
     ones = block.skip * (here.ones + of.f * along_f)
     along = block.skip * along_x
     if not is_sizeless:
         # Biases are a part of h that x does not share.
-        share = 1 - block.bias / passage.stations[0].first_square
+        variance = passage.stations[0].first_square
+        share = 1 - block.bias / variance
         along = along + block.branch * share * with_h / q
-    unknown = (of.ff - of.f**2) * np.outer(along_f, along_f)
+    unknown = (of.ff - of.f**2) * square_along_f
     of_skip = block.skip**2 * (here.rest + unknown)
     strength = block.branch / float(passage.read_scale[0])
     of_branch = strength**2 * block.squares[0] * of_slopes
-    return Cotangent(ones, along, of_skip + of_branch)
+    return Cotangent(
+        ones=ones,
+        along=along,
+        rest=of_skip + of_branch,
+    )

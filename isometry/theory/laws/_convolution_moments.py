@@ -111,6 +111,7 @@ def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
     b = np.ones(last.shape)
     second = 0.0
     for step, a in zip(reversed(steps), reversed(before), strict=True):
+        # What the step adds to E λ² is the term of T' in which T does not occur.
         if isinstance(step, Convolved):
             after = step.square * step.averaging.forward(a)
             second += float((left * after**2 * b).sum())
@@ -213,6 +214,7 @@ def same_padding_moments(  # noqa: PLR0917
     phi = record(activation)
     q_now = _variances(q, sides)
     _moments.differentiable(phi, float(q_now.max()))
+    # At the margins fewer taps read the image, so that variances differ by position.
     averaging = Averaging(variances, sides, padding="same")
     layer = Convolved(averaging, sigma_w**2)
     steps: list[Step] = []

@@ -13,6 +13,10 @@ from isometry.theory.laws._factor import Atom, Curve, Point
 from isometry.theory.laws._measure import Measure, discrete
 from isometry.theory.laws._types import Numbers
 
+# log ζ, as one row.
+Unknown = Complex[Numbers, "1 points"]
+RealPoints = Float[np.ndarray, " points"]
+
 # Points of the table of M on the negative axis, log |ζ| up to ±690, the end of
 # float64's exponents, and denser in the middle. A guess from half as many lies so far
 # off at the ends that Newton may not return.
@@ -56,7 +60,8 @@ class Diagonal(Curve):
     @functools.cached_property
     def rank(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mass of the positive entries in units of ψ, P(d > 0)/c."""
-        return (1 - self.measure.zero_mass) / self.ratio
+        positive_mass = 1 - self.measure.zero_mass
+        return positive_mass / self.ratio
 
     @property
     def touches_zero(self) -> bool:
@@ -85,8 +90,10 @@ class Diagonal(Curve):
     @property
     def ends(self) -> tuple[float, ...]:
         """The values of log ζ at the positive ends of the continuous part."""
-        ends = {end for piece in self.measure.pieces for end in piece if end > 0}
-        return tuple(math.log(end) for end in sorted(ends))
+        pieces = self.measure.pieces
+        # Two pieces may share an end.
+        ends = {end for piece in pieces for end in piece if end > 0}
+        return tuple(map(math.log, sorted(ends)))
 
     @property
     def atoms(self) -> tuple[Atom, ...]:
@@ -96,53 +103,63 @@ class Diagonal(Curve):
     @functools.cached_property
     def _atoms(self) -> tuple[Atom, ...]:
         """The atoms, computed once."""
-        places = self.measure.atoms
-        above = self.measure.angle(places + 0j, below=False)
+        measure = self.measure
+        places = measure.atoms
+        mass_above = measure.angle(places + 0j, below=False)
+        mass_lost = 1 - measure.masses
         # Masses of this factor, in units of ψ.
-        above = above / self.ratio
-        lost = (1 - self.measure.masses) / self.ratio
+        above = mass_above / self.ratio
+        lost = mass_lost / self.ratio
         found = []
         for i in np.flatnonzero(places):
-            log_value = math.log(places[i])
-            atom = Atom(log_value, float(lost[i]), above=float(above[i]))
+            atom = Atom(
+                log_value=math.log(places[i]),
+                lost=float(lost[i]),
+                above=float(above[i]),
+            )
             found.append(atom)
         return tuple(found)
 
     def series(self, n: int) -> _series.Series:
         """Expand −log S."""
-        mean = self.measure.moment(1)
-        moments = np.array([self.measure.moment(k) for k in range(1, n + 1)])
+        powers = range(1, n + 1)
+        moments = [self.measure.moment(k) for k in powers]
+        moments = np.array(moments)
+        # A series in cψ: its coefficients take the powers of c.
         in_psi = self.ratio ** np.arange(n)
         total = _series.inverse_transform(moments) * in_psi
         total -= _series.one_plus(self.ratio, n)
-        total[0] = math.log(mean)
+        total[0] = math.log(moments[0])
         if n > 1:
             # From the centred square, which does not cancel where d hardly varies.
-            total[1] = self.ratio * self.measure.relative_variance()
+            variance = self.measure.relative_variance()
+            total[1] = self.ratio * variance
         return total
 
-    def start(
-        self, log_odds: Float[np.ndarray, " points"]
-    ) -> Complex[Numbers, "1 points"]:
+    def start(self, log_odds: RealPoints) -> Unknown:
         """Look log |ζ| up; on the negative axis ζ < 0."""
         level, log_zeta = self._negative_axis
-        return np.interp(log_odds, level, log_zeta)[None] + 1j * np.pi
+        log_size = np.interp(log_odds, level, log_zeta)
+        return log_size[None] + 1j * np.pi
 
     @functools.cached_property
     def _negative_axis(
         self,
     ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
         """Rising log((rank + ψ)/(−ψ)), and log |ζ|, for ζ < 0."""
-        at = self.measure.transforms(-np.exp(_TABLE) + 0j)
+        zeta = -np.exp(_TABLE) + 0j
+        at = self.measure.transforms(zeta)
         with np.errstate(all="ignore"):
-            level = np.log(at.above_zero.real / -at.psi.real)
+            odds = at.above_zero.real / -at.psi.real
+            level = np.log(odds)
         level, log_zeta = increasing(level, _TABLE)
         return level, log_zeta
 
-    def at(self, w: Complex[Numbers, "1 points"]) -> Point:
+    def at(self, w: Unknown) -> Point:
         """Evaluate ψ = M(ζ)/c and r = log ζ."""
         # There is one unknown, and so no equation between unknowns to correct.
-        moment = self.measure.transforms(np.exp(w[0]))
+        zeta = np.exp(w[0])
+        moment = self.measure.transforms(zeta)
         none = np.zeros_like(w)
         tangent = self.ratio / moment.rate
         return Point(
@@ -155,45 +172,58 @@ class Diagonal(Curve):
             lag=none[0],
         )
 
-    def potential(
-        self, w: Complex[Numbers, "1 points"], *, below: bool
-    ) -> Float[np.ndarray, " points"]:
-        """Evaluate Im ∫(1 + ψ) dlog ζ / π.
+    def potential(self, w: Unknown, *, below: bool) -> RealPoints:
+        """Evaluate what log ζ adds to P(x > λ), or, `below`, to P(x ≤ λ).
 
-        (1 + M) dlog ζ = d E log(ζ − d), and 1 + ψ = (1 + M)/c + (1 − 1/c).
+        It is Im ∫(1 + ψ) dlog ζ / π, or minus that, each from its end of the axis.
+
+        1 + ψ = (1 + M)/c + (1 − 1/c), because M = cψ. The first part integrates to
+        E log(ζ − d)/c, as (1 + M) dlog ζ = d E log(ζ − d), and the second to a multiple
+        of log ζ.
+
+        Args:
+            w: log ζ, with its imaginary part in [0, π].
+            below: Whether P(x ≤ λ) is asked for.
         """
-        angle = np.maximum(w[0].imag, 0.0)
-        is_real = angle == 0
-        # exp of a complex number may round onto the other side of the axis.
-        real_zeta = np.exp(w[0].real) + 0j
-        zeta = np.where(
-            is_real,
-            real_zeta,
-            np.exp(w[0].real + 1j * angle),
-        )
+        log_size, angle = w[0].real, w[0].imag
+        upper_angle = np.maximum(angle, 0.0)
+        # exp of a complex number may round onto the other side of the axis, so the
+        # exponential of a real one is taken where ζ is real.
+        real_zeta = np.exp(log_size) + 0j
+        complex_zeta = np.exp(log_size + 1j * upper_angle)
+        zeta = np.where(upper_angle == 0, real_zeta, complex_zeta)
         total = self.measure.angle(zeta, below=below) / self.ratio
         if self.ratio == 1:
             return total
-        own_angle = np.pi - w[0].imag if below else w[0].imag
-        return total + (1 - 1 / self.ratio) * own_angle / np.pi
+        if below:
+            angle = np.pi - angle
+        rest = 1 - 1 / self.ratio
+        return total + rest * angle / np.pi
 
 
 def increasing(
-    level: Float[np.ndarray, " points"], *rows: Float[np.ndarray, " points"]
+    level: RealPoints, *rows: RealPoints
 ) -> tuple[Float[np.ndarray, " some"], ...]:
     """Keep the columns at which `level` rises, seen outward from the middle.
 
     Interpolation needs a level that rises, and rounding may make it fall far out.
     """
     middle = len(level) // 2
-    right = _records(level[middle:])
-    left = _records(-level[:middle][::-1])[::-1]
+    upper, lower = level[middle:], level[:middle]
+    right = _records(upper)
+    # Downward from the middle the level falls, so it is negated.
+    outward = -lower[::-1]
+    left = _records(outward)[::-1]
     keep = np.concatenate([left, right])
-    return tuple(row[keep] for row in (level, *rows))
+    columns = np.stack([level, *rows])[:, keep]
+    return tuple(columns)
 
 
-def _records(x: Float[np.ndarray, " points"]) -> np.ndarray:
+def _records(x: RealPoints) -> np.ndarray:
     """Mark the values that exceed all before them."""
-    x = np.where(np.isfinite(x), x, -np.inf)
-    before = np.maximum.accumulate(np.concatenate([[-np.inf], x[:-1]]))
-    return x > before
+    # What is not finite is no record.
+    is_finite = np.isfinite(x)
+    x = np.where(is_finite, x, -np.inf)
+    earlier = np.append(-np.inf, x[:-1])
+    largest = np.maximum.accumulate(earlier)
+    return x > largest

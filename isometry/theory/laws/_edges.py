@@ -226,7 +226,9 @@ def _scaled(
     high: float,
 ) -> tuple[float, float]:
     scale = product.log_scale
-    log_low = math.log(low) + scale if low > 0 else -math.inf
+    log_low = -math.inf
+    if low > 0:
+        log_low = math.log(low) + scale
     return log_low, math.log(high) + scale
 
 
@@ -244,7 +246,8 @@ def _interval_of_measure(
     """
     sole = product.sole_diagonal
     assert sole is not None
-    ends = np.exp(np.array([low, high]) - product.log_scale) + 0j
+    logs = np.array([low, high]) - product.log_scale
+    ends = np.exp(logs) + 0j
     above_low, above_high = sole.measure.angle(ends, below=False)
     if low == -math.inf:
         above_low = product.rank

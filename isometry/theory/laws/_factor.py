@@ -68,6 +68,8 @@ class Factor(abc.ABC):
     def ones(self) -> Mapping[float, float]:
         """The exponents a_c by c, which is min(m, n) over the factor's dimension."""
 
+    # Powers are declared, not evaluated: as ψ → ∞ they diverge one by one, and only
+    # after they have been counted does it show which of them cancel.
     @property
     def power(self) -> float:
         """The exponent b."""
@@ -117,6 +119,8 @@ class Closed(Factor):
         """
 
 
+# M⁻¹ of a general measure is not known in closed form, and neither are the equations of
+# a block. But at a point ζ of the plane all of it is, so ζ becomes an unknown.
 class Curve(Factor):
     """A factor that knows ψ and its rest as functions of unknowns.
 
@@ -145,6 +149,7 @@ class Curve(Factor):
     @property
     def relative_variance(self) -> float:
         """E λ²/(E λ)² − 1."""
+        # Where E λ² − (E λ)² would cancel, a factor overrides this.
         return float(self.series(2)[1])
 
     @property

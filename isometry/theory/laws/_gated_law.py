@@ -267,7 +267,8 @@ class GatedStep(Curve):
         """Look log |P| and log |V| up; on the negative axis both are negative."""
         level, log_p, log_v = self._negative_axis
         rows = [_extended(log_odds, level, row) for row in (log_p, log_v)]
-        return np.stack(rows) + 1j * np.pi
+        sizes = np.stack(rows)
+        return sizes + 1j * np.pi
 
     @functools.cached_property
     def _negative_axis(self) -> tuple[RealPoints, ...]:
@@ -283,7 +284,8 @@ class GatedStep(Curve):
                 is_low = self._excess(log_p, middle) < 0
                 low = np.where(is_low, middle, low)
                 high = np.where(is_low, high, middle)
-            w = np.stack([log_p, low]) + 1j * np.pi
+            sizes = np.stack([log_p, low])
+            w = sizes + 1j * np.pi
             at = self._sums(w)
             minus_psi = -(at.of_kept + at.of_fed).real
             level = np.log(at.above_zero.real / minus_psi)
@@ -341,7 +343,7 @@ class GatedStep(Curve):
         of_p: Points,
         of_v: Points,
     ) -> Complex[Numbers, "sites points"]:
-        """Return K at all sites, from 1/P and 1/V."""
+        """Return K = 1 − b/V − k/P at all sites, from 1/P and 1/V."""
         of_kept = np.outer(self.kept, of_p)
         of_fed = np.outer(self.fed, of_v)
         return 1 - of_kept - of_fed

@@ -86,7 +86,8 @@ def checked(
     Raises:
         InputError: They are not finite numbers of such shapes.
     """
-    kept, fed = numbers("a", a), numbers("s", s)
+    kept = numbers("a", a)
+    fed = numbers("s", s)
     is_known = kept.ndim in (1, 2) and kept.size > 0
     if kept.shape != fed.shape or not is_known:
         raise InputError(
@@ -109,30 +110,34 @@ def of_one_step(step: OneStep) -> Moments:
     """
     a = np.asarray(step.kept, float)
     s = np.asarray(step.fed, float)
+    a_mean, s_mean = a.mean(), s.mean()
     # Squares of the rows of M; E a² times those of its columns, site by site; and
     # products of different rows.
     rows = s
-    columns = a.mean() * s.mean()
-    overlap = s.mean() ** 2
+    columns = a_mean * s_mean
+    overlap = s_mean**2
     if step.product is not None:
         t = np.asarray(step.product, float)
         r = np.asarray(step.reset, float)
         p = np.asarray(step.through_reset, float)
-        of_b = r.mean() + p.mean()
+        t_mean, r_mean, p_mean = t.mean(), r.mean(), p.mean()
+        of_b = r_mean + p_mean
         # The second moment of B, itself diag(r) + diag(p) W_r.
         second = np.mean((r + p) ** 2)
-        second += 2 * r.mean() * p.mean()
-        second += p.mean() ** 2
+        second += 2 * r_mean * p_mean
+        second += p_mean**2
         rows = s + t * of_b
+        # E a² times the squares of the columns of B.
         seen = np.mean(a * r)
-        seen += a.mean() * p.mean()
-        columns += t.mean() * seen
-        overlap += 2 * s.mean() * t.mean() * of_b
-        overlap += t.mean() ** 2 * second
+        seen += a_mean * p_mean
+        columns += t_mean * seen
+        overlap += 2 * s_mean * t_mean * of_b
+        overlap += t_mean**2 * second
     of_squares = np.mean((a + rows) ** 2)
-    mean = float(a.mean() + rows.mean())
+    mean = float(a_mean + rows.mean())
     total = float(of_squares + 2 * columns + overlap)
-    return Moments(mean, variance=total - mean**2)
+    variance = total - mean**2
+    return Moments(mean, variance)
 
 
 def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
@@ -146,17 +151,20 @@ def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
         fed: sigma_w² s² at each site.
         steps: The number of steps.
     """
-    growth = kept.mean() + fed.mean()
+    kept_mean = kept.mean()
+    kept_square = (kept**2).mean()
+    growth = kept_mean + fed.mean()
+    of_fed = (2 * kept * fed + fed**2).mean()
     mean, diagonal, rest = 1.0, 1.0, 0.0
     for _ in range(steps):
         # (B')_ii = a² B_ii + s² tr B, and the rest spreads over all pairs of sites.
-        of_fed = 2 * kept * fed + fed**2
-        fresh = of_fed.mean() * mean**2
-        spread = (growth**2 - kept.mean() ** 2) * diagonal
+        fresh = of_fed * mean**2
+        spread = (growth**2 - kept_mean**2) * diagonal
         rest = growth**2 * rest + spread
-        diagonal = (kept**2).mean() * diagonal + fresh
+        diagonal = kept_square * diagonal + fresh
         mean = growth * mean
-    return Moments(float(mean), float(diagonal + rest - mean**2))
+    variance = diagonal + rest - mean**2
+    return Moments(float(mean), float(variance))
 
 
 def _of_given_gates(kept: GatesByStep, fed: GatesByStep) -> Moments:
@@ -171,12 +179,16 @@ def _of_given_gates(kept: GatesByStep, fed: GatesByStep) -> Moments:
     diagonal = np.ones(num_sites)
     others = np.zeros((num_sites, num_sites))
     for a, s in zip(kept, fed, strict=True):
+        # The mean square of each row of B, over the sites.
         row = diagonal**2 + others.mean(axis=1)
         half = np.outer(a * row, s)
         others = np.outer(a, a) * others
         others += half + half.T
-        others += np.outer(s, s) * row.mean()
+        fresh = np.outer(s, s)
+        others += fresh * row.mean()
         diagonal = a * diagonal + s * diagonal.mean()
     mean = diagonal.mean()
-    second = (diagonal**2).mean() + others.mean()
-    return Moments(float(mean), float(second - mean**2))
+    squares = diagonal**2
+    second = squares.mean() + others.mean()
+    variance = second - mean**2
+    return Moments(float(mean), float(variance))

@@ -12,6 +12,8 @@ from isometry.theory.laws._types import Numbers
 from isometry.theory.mean_field._quadrature import bisected, gauss
 
 Panels = Float[np.ndarray, " panels"]
+# Two functions at the same points.
+Pair = Float[np.ndarray, "2 points"]
 Function = Callable[[Num[Numbers, " points"]], Num[Numbers, "..."]]
 
 # Mass that the quadrature may miss, and that times the width of the rest in log λ,
@@ -46,13 +48,17 @@ def integral(band: Band, g: Function) -> float:
     Raises:
         NotConverged: Mass was missed all the same.
     """
+    below = 1 - band.above_low
     whole = band.above_low - band.above_high
-    t = band.invert(1 - band.above_low + whole * np.array([0.05, 0.5, 0.95]))
-    middle = float(g(t)[1])
-    width = min(t[2] - t[0], 1.0)
+    ranks = below + whole * np.array([0.05, 0.5, 0.95])
+    low, median, high = band.invert(ranks)
+    at_median = g(np.array([low, median, high]))
+    middle = float(at_median[1])
+    width = min(high - low, 1.0)
     rest = mass = lost = 0.0
     for shares in ([], _SHARES):
-        cuts = band.invert(1 - band.above_low + whole * np.array(shares))
+        ranks = below + whole * np.array(shares)
+        cuts = band.invert(ranks)
         rest, mass, lost = _parts(
             band,
             g,
@@ -60,7 +66,8 @@ def integral(band: Band, g: Function) -> float:
             cuts=cuts,
         )
         missed = abs(whole - lost - mass)
-        if missed <= _MOST_MISSED and missed * width <= _MOST_WRONG:
+        error = missed * width
+        if missed <= _MOST_MISSED and error <= _MOST_WRONG:
             return float((whole - lost) * middle + rest)
     raise NotConverged(
         f"the density of the law integrates to {mass:.9g} over a band of mass "
@@ -81,22 +88,31 @@ def _parts(
     if band.low > -np.inf:
         width = band.high - band.low
 
-        def bounded(v: Panels) -> Float[np.ndarray, "2 points"]:
+        # Both edges are square roots of t, and smooth in v.
+        def bounded(v: Panels) -> Pair:
             t = band.low + width * np.sin(v) ** 2
-            return _weighted(band, g, t, middle=middle) * width * np.sin(2 * v)
+            value = _weighted(band, g, t, middle=middle)
+            return value * width * np.sin(2 * v)
 
-        angles = np.arcsin(np.sqrt((cuts - band.low) / width))
-        edges = np.union1d(np.linspace(0, np.pi / 2, 5), angles)
+        shares = (cuts - band.low) / width
+        angles = np.arcsin(np.sqrt(shares))
+        evenly = np.linspace(0, np.pi / 2, 5)
+        edges = np.union1d(evenly, angles)
         rest, mass = _adaptive(bounded, edges, middle)
         return rest, mass, 0.0
 
-    def unbounded(v: Panels) -> Float[np.ndarray, "2 points"]:
-        return _weighted(band, g, band.high - v**2, middle=middle) * 2 * v
+    def unbounded(v: Panels) -> Pair:
+        t = band.high - v**2
+        value = _weighted(band, g, t, middle=middle)
+        return value * 2 * v
 
     def down_to(least: float) -> tuple[float, float, float]:
         depth, lost = band.reach(least)
-        panels = np.sqrt(depth) * np.append(0.0, 2.0 ** np.arange(-4, 0.5))
-        inside = np.sqrt((band.high - cuts)[band.high - cuts < depth])
+        # Panels that double from the upper edge down.
+        halvings = 2.0 ** np.arange(-4, 0.5)
+        panels = np.sqrt(depth) * np.append(0.0, halvings)
+        depths = band.high - cuts
+        inside = np.sqrt(depths[depths < depth])
         rest, mass = _adaptive(
             unbounded,
             np.union1d(panels, inside),
@@ -115,14 +131,16 @@ def _weighted(
     g: Function,
     t: Float[np.ndarray, " points"],
     middle: float,
-) -> Float[np.ndarray, "2 points"]:
+) -> Pair:
     """Return (g − middle) times the density of log λ, and the density."""
-    density = -band.solve(t).psi.imag / np.pi
-    return np.stack([density * (g(t) - middle), density])
+    state = band.solve(t)
+    density = -state.psi.imag / np.pi
+    weighted = density * (g(t) - middle)
+    return np.stack([weighted, density])
 
 
 def _adaptive(
-    f: Callable[[Panels], Float[np.ndarray, "2 points"]],
+    f: Callable[[Panels], Pair],
     edges: Panels,
     unit: float,
 ) -> tuple[float, float]:
@@ -137,8 +155,9 @@ def _adaptive(
 
     def integrate(left: Panels, right: Panels) -> Float[np.ndarray, "panels 2"]:
         t, mass = gauss(left, right, order=16)
-        values = f(t.ravel()).reshape(2, *t.shape)
-        return np.sum(mass * values, axis=2).T
+        values = f(t.ravel())
+        by_panel = values.reshape(2, *t.shape)
+        return np.sum(mass * by_panel, axis=2).T
 
     whole = integrate(edges[:-1], edges[1:])
     size = np.abs(whole).sum(axis=0)

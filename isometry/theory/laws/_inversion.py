@@ -46,6 +46,14 @@ _CLEAR = 1e-5
 # By so much a solution may leave its half-plane by rounding.
 _SLACK = 1e-9
 
+# The tolerance grows by this share of |log λ|, because the rounding of log λ grows with
+# it. At the ends of float64, where |log λ| is 700, it is not yet twice as large.
+_SOLVED_SHARE = 1e-3
+
+# An equation between unknowns may be off by this share of ψ. Newton may run off to
+# ψ = 0, where every residual is small in absolute terms.
+_LARGEST_MISMATCH = 1e-6
+
 
 def solve(
     product: Product,
@@ -245,7 +253,8 @@ def _continued(
     arc = np.linspace(np.pi, first, 1 + finer * _STOPS)[1:, None]
     at = product.state(product.on_negative_axis(t))
     before = np.pi
-    for angle in [*arc, *(first * (last / first) ** shares)]:
+    falling = first * (last / first) ** shares
+    for angle in [*arc, *falling]:
         ahead = at.w + 1j * (angle - before) * _speed(at)
         at = product.newton(
             ahead,
@@ -266,14 +275,17 @@ def _residual(at: State, t: RealPoints) -> RealPoints:
 
 
 def _has_landed(at: State, t: RealPoints) -> Bool[np.ndarray, " points"]:
-    """Tell which states solve the equations, on the sheet of the law."""
-    is_small = _residual(at, t) <= _SOLVED * (1 + 1e-3 * np.abs(t))
-    # Newton may run off to ψ = 0, where every residual is small.
-    is_small &= at.mismatch <= 1e-6 * np.abs(at.psi)
-    is_lower = at.psi.imag <= _SLACK * np.abs(at.psi)
+    """Tell which states solve the equations, and are the solution that is the law's."""
+    tolerance = _SOLVED * (1 + _SOLVED_SHARE * np.abs(t))
+    size = np.abs(at.psi)
+    is_solution = _residual(at, t) <= tolerance
+    is_solution &= at.mismatch <= _LARGEST_MISMATCH * size
+    # The equations have other solutions. That of the law alone has −Im ψ, its density,
+    # not negative, and unknowns that are logarithms of the upper half-plane.
+    has_density = at.psi.imag <= _SLACK * size
     angles = at.w.imag
-    is_upper = (angles >= -_SLACK) & (angles <= np.pi + _SLACK)
-    return is_small & is_lower & is_upper.all(axis=0)
+    is_angle = (angles >= -_SLACK) & (angles <= np.pi + _SLACK)
+    return is_solution & has_density & np.all(is_angle, axis=0)
 
 
 def _speed(at: State) -> Complex[Numbers, "unknowns points"]:

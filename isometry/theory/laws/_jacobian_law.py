@@ -179,6 +179,7 @@ def jacobian_law(  # noqa: PLR0917
             sigmas,
             branch_scale=branch_scale,
         )
+    # At the ends of the path; and at 4, because around zero any smooth phi is linear.
     extremes = [min(path), 4.0, max(path)]
     is_alike = is_scale_free(phi, *extremes)
     sizes = _sizes(
@@ -324,6 +325,7 @@ def _path(
         depth,
         of_path=True,
     )
+    # Each of them, so that the message shows the one that is wrong.
     for value in path:
         checks.number(
             "q",
@@ -403,6 +405,7 @@ def _fixed_point(
 
 def require_law(phi: Activation, qs: list[float]) -> None:
     """Refuse a phi that jumps, one without finite E phi'^4, and one that is flat."""
+    # At the largest, where the widest range of phi is seen.
     differentiable(phi, qs[-1])
     known = moments(phi, np.array(qs))
     for q, slope, spread in zip(qs, known.slope, known.spread, strict=True):
@@ -426,6 +429,7 @@ def slopes_of(
     which a few nodes do not replace.
     """
     shares: list[Shares] = [()] * len(path)
+    # Only factors of one size may be exchanged for others, as they share one c.
     for size in set(sizes[: len(path)]):
         layers = [i for i in range(len(path)) if sizes[i] == size]
         of_size = _shared(
@@ -503,6 +507,8 @@ def is_scale_free(phi: Activation, *qs: float) -> bool:
 
     It has for linear, ReLU and leaky ReLU, whatever their name.
     """
+    # Slopes that do not depend on q take one value on either side of zero: two atoms at
+    # most, and no continuous part.
     at_one = slope_measure(phi, 1.0)
     if at_one.nodes.size:
         return False
@@ -597,6 +603,7 @@ def _residual(
         branch_scale,
         above=0.0,
     )
+    # A path often has the same q at many layers, and each takes a quadrature.
     slope_at = {q: mean_square_slope(phi, q) for q in set(path)}
     c = 0.0
     for q, sigma in zip(path, sigmas, strict=True):

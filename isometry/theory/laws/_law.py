@@ -128,12 +128,15 @@ class Law:
             [(0.0, 0.5), (2.0, 0.5)]
         """
         found = []
-        if self.product.rank < 1:
-            found.append(Atom(0.0, 1 - self.product.rank))
+        rank = self.product.rank
+        if rank < 1:
+            found.append(Atom(0.0, 1 - rank))
+        # Beyond float64 a place is inf.
         with np.errstate(over="ignore"):
             for t, mass, _ in self._log_atoms:
                 if mass > 0:
-                    found.append(Atom(float(np.exp(t)), mass))
+                    lam = float(np.exp(t))
+                    found.append(Atom(lam, mass))
         return tuple(found)
 
     @cached_property
@@ -148,9 +151,13 @@ class Law:
             >>> theory.marchenko_pastur(0.25).support
             ((0.25, 2.25),)
         """
+        intervals = []
         with np.errstate(over="ignore"):
-            ends = [(np.exp(band.low), np.exp(band.high)) for band in self._bands]
-        return tuple((_tidy(float(low)), _tidy(float(high))) for low, high in ends)
+            for band in self._bands:
+                low = float(np.exp(band.low))
+                high = float(np.exp(band.high))
+                intervals.append((_tidy(low), _tidy(high)))
+        return tuple(intervals)
 
     @property
     def zero_mass(self) -> float:
@@ -227,10 +234,16 @@ class Law:
         # A scalar of JAX would compute in its own precision.
         k = float(checks.number("k", k, above=0.0))
         if variable == "log_s":
-            whole = int(k) if k.is_integer() else k
-            return self._moment_of_log(
-                checks.integer("k", whole, low=1, high=_HIGHEST_LOG_POWER)
+            whole = k
+            if k.is_integer():
+                whole = int(k)
+            n = checks.integer(
+                "k",
+                whole,
+                low=1,
+                high=_HIGHEST_LOG_POWER,
             )
+            return self._moment_of_log(n)
         power = k * _PER_LOG[variable]
         if power.is_integer() and power <= _HIGHEST_POWER:
             n = int(power)
@@ -239,7 +252,9 @@ class Law:
         top = self._top if self.product.sole_diagonal is None else 0.0
         with np.errstate(over="ignore", under="ignore"):
             share = self._integral(lambda t: np.exp(power * (t - top)))
-            return float(np.exp(power * top + math.log(max(share, 1e-300))))
+            log_share = math.log(max(share, 1e-300))
+            log_moment = power * top + log_share
+            return float(np.exp(log_moment))
 
     def _moment_of_log(self, k: int) -> float:
         # At great depth P(log λ < t) falls as 1/|t| in this class: the integral
@@ -280,16 +295,20 @@ class Law:
             value[is_inside] = band.density(flat[is_inside])
         # Far down λ underflows, and 1/λ is inf where the density is 0.
         with np.errstate(over="ignore", invalid="ignore"):
-            per_log = {"lam": np.exp(-flat), "s": 2 * np.exp(-flat / 2), "log_s": 2.0}
+            # d log λ/d(variable), from a density of log λ to one of the variable.
+            per_log = {
+                "lam": np.exp(-flat),
+                "s": 2 * np.exp(-flat / 2),
+                "log_s": 2.0,
+            }
             scaled = value * per_log[variable]
-        value = np.where(value > 0, scaled, 0.0).reshape(t.shape)
+        value = np.where(value > 0, scaled, 0.0)
+        value = value.reshape(t.shape)
         reaches_zero = self._bands and self._bands[0].low == -math.inf
-        if variable != "log_s" and np.any(x == 0) and reaches_zero:
-            value = np.where(
-                x == 0,
-                self._density_at_zero(variable),
-                value,
-            )
+        is_zero = (x == 0) & (variable != "log_s")
+        if reaches_zero and is_zero.any():
+            limit = self._density_at_zero(variable)
+            value = np.where(is_zero, limit, value)
         return _as_given(value)
 
     @public("Law.cdf")
@@ -361,7 +380,9 @@ class Law:
                 low=0.0,
                 high=1.0,
             )
-        t = self._quantile(wanted.ravel()).reshape(wanted.shape)
+        t = self._quantile(wanted.ravel())
+        t = t.reshape(wanted.shape)
+        # A logarithm exists where λ itself overflows.
         if variable == "log_s":
             return _as_given(t / 2)
         with np.errstate(over="ignore"):
@@ -396,7 +417,8 @@ class Law:
                 checks.shape(shape),
                 np.float64,
             )
-        return np.asarray(self.quantile(np.asarray(uniform), variable))
+        p = np.asarray(uniform)
+        return np.asarray(self.quantile(p, variable))
 
     @public("Law.finite_width")
     def finite_width(self, width: int) -> LogNormal:
@@ -432,7 +454,9 @@ class Law:
                 "isometry.ensemble at widths n, 2n and 4n instead."
             )
         variance = self.width_rate / width
-        return LogNormal(-variance / 2, variance)
+        # So that the mean of |Jv|² is that of the law.
+        mean = -variance / 2
+        return LogNormal(mean, variance)
 
     def __repr__(self) -> str:
         intervals = [f"[{low:.6g}, {high:.6g}]" for low, high in self.support]
@@ -454,8 +478,10 @@ class Law:
         total = 0.0
         for atom in self._log_atoms:
             if atom.mass > 0:
-                total += atom.mass * float(g(np.array([atom.t]))[0])
-        return total + sum(_integrals.integral(band, g) for band in self._bands)
+                value = g(np.array([atom.t]))
+                total += atom.mass * float(value[0])
+        of_bands = [_integrals.integral(band, g) for band in self._bands]
+        return total + sum(of_bands)
 
     @cached_property
     def _log_atoms(self) -> list[_edges.LawAtom]:
@@ -482,7 +508,8 @@ class Law:
     @property
     def _top(self) -> float:
         tops = [band.high for band in self._bands]
-        return max([*tops, *(atom.t for atom in self._log_atoms)], default=-math.inf)
+        tops += [atom.t for atom in self._log_atoms]
+        return max(tops, default=-math.inf)
 
     def _masses_at(self, grid: ArrayLike, variable: str) -> tuple[RealArray, RealArray]:
         """Compute the mass above each point, and that at or below it."""
@@ -490,39 +517,52 @@ class Law:
         above, below = self._masses(t.ravel())
         # A negative λ or s is below all mass, and has no logarithm.
         is_negative = (x < 0) & (variable != "log_s")
-        above = np.where(is_negative, 1.0, above.reshape(t.shape))
-        below = np.where(is_negative, 0.0, below.reshape(t.shape))
+        above = above.reshape(t.shape)
+        below = below.reshape(t.shape)
+        above = np.where(is_negative, 1.0, above)
+        below = np.where(is_negative, 0.0, below)
         return above, below
 
     def _masses(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
         """Compute P(x > e^t) and P(x ≤ e^t)."""
         above = np.zeros(t.shape)
+        # First the bands and atoms that lie above a point as a whole.
         for band in self._bands:
-            above[t <= band.low] += band.above_low - band.above_high
+            is_under = t <= band.low
+            above[is_under] += band.above_low - band.above_high
         for atom in self._log_atoms:
-            above[t < atom.t] += atom.mass
+            is_under = t < atom.t
+            above[is_under] += atom.mass
         # Nothing but the mass at zero lies below everything, to the last digit.
         starts = [band.low for band in self._bands]
         starts += [atom.t for atom in self._log_atoms]
-        above[t < min(starts, default=math.inf)] = self.product.rank
+        first = min(starts, default=math.inf)
+        above[t < first] = self.product.rank
         above[t >= self._top] = 0.0
         below = 1 - above
         for band in self._bands:
             is_inside = (t > band.low) & (t < band.high)
-            above[is_inside], below[is_inside] = band.masses(t[is_inside])
+            masses = band.masses(t[is_inside])
+            above[is_inside], below[is_inside] = masses
         for atom in self._log_atoms:
-            is_here = np.abs(t - atom.t) <= _ATOM_ROUNDING * (1 + abs(atom.t))
-            above[is_here], below[is_here] = atom.above, 1 - atom.above
-        return np.clip(above, 0.0, 1.0), np.clip(below, 0.0, 1.0)
+            rounding = _ATOM_ROUNDING * (1 + abs(atom.t))
+            is_here = np.abs(t - atom.t) <= rounding
+            above[is_here] = atom.above
+            below[is_here] = 1 - atom.above
+        above = np.clip(above, 0.0, 1.0)
+        below = np.clip(below, 0.0, 1.0)
+        return above, below
 
     def _quantile(self, p: RealPoints) -> RealPoints:
         """Find log λ of the least λ with P(x ≤ λ) ≥ p."""
         zero = 1 - self.product.rank
         is_left = p > zero + _ROUNDING
+        # Bands and atoms from the lowest on; each takes the ranks that it reaches.
         starts = [(band.low, band) for band in self._bands]
         starts += [(atom.t, None) for atom in self._log_atoms]
         starts.sort(key=lambda start: start[0])
-        t = np.full(p.shape, self._top)
+        top = self._top
+        t = np.full(p.shape, top)
         t[~is_left] = -math.inf
         if zero == 0 and starts:
             t[~is_left] = starts[0][0]
@@ -543,14 +583,18 @@ class Law:
         It follows from the power of λ with which the density of log λ falls there.
         """
         band = self._bands[0]
-        t = band.high - band.reach().depth * np.array([0.9, 1.0])
+        depth = band.reach().depth
+        # Two points near the end of what is resolved, whose slope is the power.
+        t = band.high - depth * np.array([0.9, 1.0])
         value = band.density(t)
         wanted = _PER_LOG[variable]
         power = math.inf
         if value.min() > 0:
-            power = np.log(value[0] / value[1]) / (t[0] - t[1])
+            log_ratio = np.log(value[0] / value[1])
+            power = log_ratio / (t[0] - t[1])
         if abs(power - wanted) < 1e-3:
-            return float(value[1] * np.exp(-wanted * t[1]) / wanted)
+            density = value[1] * np.exp(-wanted * t[1])
+            return float(density / wanted)
         return math.inf if power < wanted else 0.0
 
 
@@ -564,8 +608,11 @@ def _log_lam(grid: ArrayLike, variable: str) -> tuple[RealArray, RealArray]:
     if variable == "log_s":
         return np.asarray(2 * x), x
     is_positive = x > 0
-    logs = np.log(np.where(is_positive, x, 1.0)) / _PER_LOG[variable]
-    return np.where(is_positive, logs, -math.inf), x
+    # log of 1 in the place of numbers that have none.
+    positive = np.where(is_positive, x, 1.0)
+    logs = np.log(positive) / _PER_LOG[variable]
+    t = np.where(is_positive, logs, -math.inf)
+    return t, x
 
 
 def _as_given(value: ArrayLike) -> RealArray | float:

@@ -16,6 +16,9 @@ from jaxtyping import Bool, Complex, Float, Num
 
 from isometry.theory.laws._types import Numbers
 
+Points = Complex[Numbers, " points"]
+RealPoints = Float[np.ndarray, " points"]
+
 # Complex numbers held at once by a transform. Ten times as many leave the processor's
 # cache and take twice as long; a tenth as many spend their time in Python.
 _CHUNK = 50_000
@@ -40,9 +43,9 @@ class Transforms(NamedTuple):
         rate: dM/dlog ζ.
     """
 
-    psi: Complex[Numbers, " points"]
-    above_zero: Complex[Numbers, " points"]
-    rate: Complex[Numbers, " points"]
+    psi: Points
+    above_zero: Points
+    rate: Points
 
 
 class Rule(NamedTuple):
@@ -84,12 +87,14 @@ class Measure:
     @functools.cached_property
     def zero_mass(self) -> float:
         """The mass of the atom at zero."""
-        return float(self.masses[self.atoms == 0].sum())
+        is_zero = self.atoms == 0
+        return float(self.masses[is_zero].sum())
 
     @property
     def touches_zero(self) -> bool:
         """Whether positive values come arbitrarily close to zero."""
-        return any(low == 0 for low, _ in self.pieces)
+        lows = [low for low, _ in self.pieces]
+        return 0 in lows
 
     @property
     def is_connected(self) -> bool:
@@ -98,32 +103,38 @@ class Measure:
         atoms = self.atoms[self.atoms > 0]
         if not intervals:
             return len(atoms) == 1
+        if len(intervals) > 1:
+            return False
         low, high = intervals[0]
-        are_inside = np.all((atoms >= low) & (atoms <= high))
-        return len(intervals) == 1 and bool(are_inside)
+        is_inside = (atoms >= low) & (atoms <= high)
+        return bool(is_inside.all())
 
     @property
     def constant(self) -> float | None:
         """The only value of a point mass, None for other measures."""
-        if self.nodes.size or len(self.atoms) != 1:
+        is_continuous = self.nodes.size > 0
+        if is_continuous or len(self.atoms) != 1:
             return None
         return float(self.atoms[0])
 
-    def transforms(self, zeta: Complex[Numbers, " points"]) -> Transforms:
+    def transforms(self, zeta: Points) -> Transforms:
         """Evaluate the moment transform in the closed upper half-plane."""
         is_far = self._is_far(zeta)
         if not is_far.any():
             return _transforms(zeta, self._positive)
         if is_far.all():
             return _transforms(zeta, self._positive_of_rule)
-        found = Transforms(*np.empty((3, len(zeta)), complex))
+        shape = (3, len(zeta))
+        found = Transforms(*np.empty(shape, complex))
         far = _transforms(zeta[is_far], self._positive_of_rule)
         near = _transforms(zeta[~is_far], self._positive)
-        for whole, of_far, of_near in zip(found, far, near, strict=True):
-            whole[is_far], whole[~is_far] = of_far, of_near
+        fields = zip(found, far, near, strict=True)
+        for whole, of_far, of_near in fields:
+            whole[is_far] = of_far
+            whole[~is_far] = of_near
         return found
 
-    def _is_far(self, zeta: Complex[Numbers, " points"]) -> Bool[np.ndarray, " points"]:
+    def _is_far(self, zeta: Points) -> Bool[np.ndarray, " points"]:
         """Tell where the Gauss rule is right to rounding.
 
         Its error falls as ρ^−2n, where ζ lies on the ellipse of sum of axes ρ around
@@ -131,25 +142,30 @@ class Measure:
         """
         if self.rule is None:
             return np.zeros(len(zeta), bool)
-        low = min(low for low, _ in self.pieces)
-        high = max(high for _, high in self.pieces)
+        lows, highs = zip(*self.pieces, strict=True)
+        low, high = min(lows), max(highs)
+        # Where ζ leaves the exponents, x is infinite and the rule is right.
         with np.errstate(all="ignore"):
-            x = (2 * zeta - (low + high)) / (high - low)
+            length = high - low
+            from_middle = 2 * zeta - (low + high)
+            x = from_middle / length
             # On an ellipse of that ρ, |x − 1| + |x + 1| = ρ + 1/ρ.
-            return np.abs(x - 1) + np.abs(x + 1) > _FAR + 1 / _FAR
+            to_foci = np.abs(x - 1) + np.abs(x + 1)
+            return to_foci > _FAR + 1 / _FAR
 
     @functools.cached_property
     def _positive_of_rule(self) -> "_Terms":
         """The atoms that are not zero, and the Gauss rule for the continuous part."""
-        assert self.rule is not None
+        rule = self.rule
+        assert rule is not None
         is_positive = self.atoms > 0
-        values = np.concatenate([self.rule.nodes, self.atoms[is_positive]])
-        weights = np.concatenate([self.rule.weights, self.masses[is_positive]])
+        atoms = self.atoms[is_positive]
+        masses = self.masses[is_positive]
+        values = np.concatenate([rule.nodes, atoms])
+        weights = np.concatenate([rule.weights, masses])
         return _terms(values + 0j, weights)
 
-    def angle(
-        self, zeta: Complex[Numbers, " points"], *, below: bool
-    ) -> Float[np.ndarray, " points"]:
+    def angle(self, zeta: Points, *, below: bool) -> RealPoints:
         """Compute Im E log(ζ − d)/π, which at real ζ is the mass above ζ.
 
         Args:
@@ -159,21 +175,31 @@ class Measure:
         is_far = self._is_far(zeta)
         total = np.empty(len(zeta))
         if is_far.any():
-            assert self.rule is not None
-            places = np.concatenate([self.atoms, self.rule.nodes])
-            masses = np.concatenate([self.masses, self.rule.weights])
-            total[is_far] = _angle_of_points(zeta[is_far], places, masses, below=below)
+            rule = self.rule
+            assert rule is not None
+            places = np.concatenate([self.atoms, rule.nodes])
+            masses = np.concatenate([self.masses, rule.weights])
+            total[is_far] = _angle_of_points(
+                zeta[is_far],
+                places,
+                masses,
+                below=below,
+            )
         if not is_far.all():
             near = zeta[~is_far]
             size = self.nodes.size + self.atoms.size
-            parts = [self._angle(z, below) for z in _chunks(near, size=size)]
+            chunks = _chunks(near, size=size)
+            parts = [self._angle(z, below) for z in chunks]
             total[~is_far] = np.concatenate(parts)
         return total / np.pi
 
-    def _angle(
-        self, zeta: Complex[Numbers, " points"], below: bool
-    ) -> Float[np.ndarray, " points"]:
-        total = _angle_of_points(zeta, self.atoms, self.masses, below=below)
+    def _angle(self, zeta: Points, below: bool) -> RealPoints:
+        total = _angle_of_points(
+            zeta,
+            self.atoms,
+            self.masses,
+            below=below,
+        )
         if not self.nodes.size:
             return total
         sign = -1 if below else 1
@@ -183,12 +209,16 @@ class Measure:
         gap = np.where(gap == 0, at_node, gap)
         # A sum, not a matrix product: that is not summed pairwise, and a hundred equal
         # layers multiply its rounding.
-        return total + sign * np.sum(np.log(gap) * self.weights, axis=1).imag
+        terms = np.log(gap) * self.weights
+        of_nodes = np.sum(terms, axis=1)
+        angles = of_nodes.imag
+        return total + sign * angles
 
     def moment(self, k: int) -> float:
         """Compute E d^k."""
+        powers = self.nodes**k
         discrete = self.masses @ self.atoms**k
-        continuous = self.weights @ self.nodes**k
+        continuous = self.weights @ powers
         return float(discrete + continuous.real)
 
     def mean_of_log(
@@ -200,32 +230,42 @@ class Measure:
         weights = columns[:, 0]
         is_off_zero = values != 0
         logs = np.log(values[is_off_zero] + 0j)
+        # A constant g may return one number.
         value = g(logs) + np.zeros(len(logs))
-        return float((weights[is_off_zero] @ value).real)
+        mean = weights[is_off_zero] @ value
+        return float(mean.real)
 
     def relative_variance(self) -> float:
         """Compute E d²/(E d)² − 1 without cancellation where d hardly varies."""
         mean = self.moment(1)
-        discrete = self.masses @ (self.atoms - mean) ** 2
-        continuous = self.weights @ (self.nodes - mean) ** 2
-        return float(discrete + continuous.real) / mean**2
+        of_atoms = (self.atoms - mean) ** 2
+        of_nodes = (self.nodes - mean) ** 2
+        discrete = self.masses @ of_atoms
+        continuous = self.weights @ of_nodes
+        variance = float(discrete + continuous.real)
+        return variance / mean**2
 
     def intervals(self) -> list[tuple[float, float]]:
         """Return the positive support as ascending intervals, atoms apart."""
         joined: list[tuple[float, float]] = []
+        reached = -1.0
         for low, high in sorted(self.pieces):
-            if joined and low <= joined[-1][1] * (1 + _NARROWEST_GAP):
+            # A piece that begins before the last one ends continues it.
+            if joined and low <= reached:
                 low, top = joined.pop()
                 high = max(high, top)
             joined.append((low, high))
+            reached = high * (1 + _NARROWEST_GAP)
         return joined
 
     @functools.cached_property
     def _positive(self) -> "_Terms":
         """The atoms that are not zero, and the nodes of the continuous part."""
         is_positive = self.atoms > 0
-        values = np.concatenate([self.nodes, self.atoms[is_positive]])
-        weights = np.concatenate([self.weights, self.masses[is_positive]])
+        atoms = self.atoms[is_positive]
+        masses = self.masses[is_positive]
+        values = np.concatenate([self.nodes, atoms])
+        weights = np.concatenate([self.weights, masses])
         return _terms(values, weights)
 
 
@@ -245,50 +285,57 @@ def _terms(
     values: Complex[Numbers, " values"],
     weights: Num[Numbers, " values"],
 ) -> _Terms:
-    columns = np.stack([weights, weights * values], axis=1)
+    weighted = weights * values
+    columns = np.stack([weights, weighted], axis=1)
     return _Terms(values, columns.astype(complex))
 
 
-def _transforms(zeta: Complex[Numbers, " points"], terms: _Terms) -> Transforms:
+def _transforms(zeta: Points, terms: _Terms) -> Transforms:
     """Evaluate the moment transform as a sum."""
     values, columns = terms
     chunks = list(_chunks(zeta, size=len(values)))
     # Buffers for all chunks: fresh memory costs as much as the arithmetic.
-    buffers = np.empty((2, len(chunks[0]), len(values)), complex)
+    shape = (2, len(chunks[0]), len(values))
+    buffers = np.empty(shape, complex)
     parts = []
     # At an atom, or where ζ leaves the exponents, the result is not finite.
     with np.errstate(all="ignore"):
         for z in chunks:
             inverse, share = buffers[:, : len(z)]
-            np.subtract(z[:, None], values, out=inverse)
+            column = z[:, None]
+            np.subtract(column, values, out=inverse)
             # np.reciprocal takes a quarter of the time of 1 / inverse.
             np.reciprocal(inverse, out=inverse)
             # ζ/(ζ − d) is of order one also where 1/(ζ − d)² would overflow.
-            np.multiply(inverse, z[:, None], out=share)
+            np.multiply(inverse, column, out=share)
             above_zero, weighted = (share @ columns).T
             share *= inverse
+            # dM/dlog ζ = −E ζ d/(ζ − d)².
             rate = -(share @ columns[:, 1])
             parts.append((weighted / z, above_zero, rate))
-    return Transforms(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    fields = zip(*parts, strict=True)
+    return Transforms(*map(np.concatenate, fields))
 
 
 def _angle_of_points(
-    zeta: Complex[Numbers, " points"],
+    zeta: Points,
     places: Float[np.ndarray, " places"],
     masses: Float[np.ndarray, " places"],
     *,
     below: bool,
-) -> Float[np.ndarray, " points"]:
+) -> RealPoints:
     """Evaluate Im E log(ζ − d), or π less that, of point masses on the real axis."""
     gap = zeta[:, None] - places
     real = -gap.real if below else gap.real
     # By the modulus, so that rounding does not put ζ below the axis.
-    return np.sum(np.arctan2(np.abs(gap.imag), real) * masses, axis=1)
+    height = np.abs(gap.imag)
+    angles = np.arctan2(height, real)
+    return np.sum(angles * masses, axis=1)
 
 
 def gauss_rule(
-    x: Float[np.ndarray, " points"],
-    weights: Float[np.ndarray, " points"],
+    x: RealPoints,
+    weights: RealPoints,
     count: int,
 ) -> Rule:
     """Return the Gauss rule for weighted sums, by Lanczos (Golub and Welsch, 1969).
@@ -299,7 +346,8 @@ def gauss_rule(
         count: The number of nodes; it is exact for polynomials of degree 2 count − 1.
     """
     total = weights.sum()
-    basis = [np.sqrt(weights / total)]
+    shares = weights / total
+    basis = [np.sqrt(shares)]
     diagonal, beside = [], []
     for _ in range(count):
         new = x * basis[-1]
@@ -310,17 +358,26 @@ def gauss_rule(
             new = new - known.T @ (known @ new)
         beside.append(np.linalg.norm(new))
         basis.append(new / beside[-1])
-    off = np.diag(beside[:-1], 1)
-    # Nodes and weights are those of the Jacobi matrix.
-    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + off + off.T)
-    return Rule(nodes, total * vectors[0] ** 2)
+    above = np.diag(beside[:-1], 1)
+    jacobi = np.diag(diagonal) + above + above.T
+    # Its eigenvalues are the nodes, and first entries of its eigenvectors give weights.
+    nodes, vectors = np.linalg.eigh(jacobi)
+    masses = total * vectors[0] ** 2
+    return Rule(nodes, masses)
 
 
 def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measure:
     """Return the measure Σ mass δ_value; equal values are joined."""
-    atoms, index = np.unique(np.asarray(values, float), return_inverse=True)
+    places = np.asarray(values, float)
+    atoms, index = np.unique(places, return_inverse=True)
     masses = np.asarray(masses, float)
-    joined = np.bincount(index.ravel(), masses, minlength=len(atoms)).astype(float)
+    joined = np.bincount(
+        index.ravel(),
+        masses,
+        minlength=len(atoms),
+    )
+    # Of no values at all `bincount` returns integers.
+    joined = joined.astype(float)
     has_mass: Bool[np.ndarray, " atoms"] = joined > 0
     none = np.zeros(0, complex)
     return Measure(
@@ -331,10 +388,11 @@ def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measur
     )
 
 
-def _chunks(
-    zeta: Complex[Numbers, " points"], size: int
-) -> Iterator[Complex[Numbers, " some"]]:
+def _chunks(zeta: Points, size: int) -> Iterator[Complex[Numbers, " some"]]:
     """Cut points into parts whose table of (points, size) stays in the cache."""
-    step = max(1, _CHUNK // max(1, size))
-    for first in range(0, max(len(zeta), 1), step):
+    size = max(size, 1)
+    step = max(_CHUNK // size, 1)
+    # One part without points, where there are none.
+    end = max(len(zeta), 1)
+    for first in range(0, end, step):
         yield zeta[first : first + step]

@@ -87,14 +87,17 @@ class Mixture(Law):
         *,
         zeros: float = 0.0,
     ) -> None:
-        laws, shares = tuple(laws), tuple(map(float, shares))
+        laws = tuple(laws)
+        shares = tuple(map(float, shares))
         for law in laws:
             checks.instance("laws", law, Law)
         for share in shares:
             checks.number("shares", share, low=0.0)
         checks.number("zeros", zeros, low=0.0)
         missing = 1 - math.fsum((*shares, zeros))
-        if len(laws) != len(shares) or not abs(missing) <= _OFF:
+        # Negated, so that NaN is refused.
+        is_off = not abs(missing) <= _OFF
+        if len(laws) != len(shares) or is_off:
             raise InputError(
                 f"shares={checks.show(shares)} and zeros={zeros:g} for {len(laws)} "
                 "laws; write a share for each law, which with zeros sum to 1."
@@ -107,6 +110,9 @@ class Mixture(Law):
                 f"laws are of spans {sorted(spans)} and have {sorted(lacking)} "
                 "structural zeros for each singular value; write blocks of one shape."
             )
+        pairs = None
+        if len(depths) == 1:
+            (pairs,) = depths
         # The class is frozen, as `Law` is, so that plain assignment would raise.
         fields = {
             "laws": laws,
@@ -114,7 +120,7 @@ class Mixture(Law):
             "zeros": float(zeros),
             "name": name,
             "structural_zeros": lacking.pop(),
-            "pairs": depths.pop() if len(depths) == 1 else None,
+            "pairs": pairs,
             "width_rate": None,
             "span": spans.pop(),
             "positions": max(law.positions for law in laws),
@@ -151,7 +157,8 @@ class Mixture(Law):
             >>> theory.Mixture([relu, theory.fuss_catalan(1)], [0.5, 0.5]).zero_mass
             0.25
         """
-        return self.zeros + self._mean([law.zero_mass for law in self.laws])
+        of_laws = [law.zero_mass for law in self.laws]
+        return self.zeros + self._mean(of_laws)
 
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
@@ -164,18 +171,22 @@ class Mixture(Law):
             [0.25, 0.25]
         """
         found: list[Atom] = []
-        parts = [
-            Atom(atom.lam, share * atom.mass)
-            for law, share in zip(self.laws, self.shares, strict=True)
-            for atom in law.atoms
-        ]
+        parts = []
+        for law, share in zip(self.laws, self.shares, strict=True):
+            for atom in law.atoms:
+                part = Atom(atom.lam, share * atom.mass)
+                parts.append(part)
         if self.zeros:
             parts.append(Atom(0.0, self.zeros))
+        reached = -1.0
         for atom in sorted(parts):
-            if found and atom.lam <= found[-1].lam * (1 + _ALIKE):
+            # Atoms of two laws at one place are one.
+            if found and atom.lam <= reached:
                 last = found.pop()
-                atom = Atom(last.lam, last.mass + atom.mass)
+                mass = last.mass + atom.mass
+                atom = Atom(last.lam, mass)
             found.append(atom)
+            reached = atom.lam * (1 + _ALIKE)
         return tuple(found)
 
     @cached_property
@@ -189,10 +200,14 @@ class Mixture(Law):
             [0.81, 1.21]
         """
         found: list[tuple[float, float]] = []
-        for low, high in sorted(part for law in self.laws for part in law.support):
+        parts = []
+        for law in self.laws:
+            parts += law.support
+        for low, high in sorted(parts):
+            # An interval that begins before the last one ends continues it.
             if found and low <= found[-1][1]:
-                first, last = found.pop()
-                low, high = first, max(last, high)
+                low, last = found.pop()
+                high = max(last, high)
             found.append((low, high))
         return tuple(found)
 
@@ -208,7 +223,8 @@ class Mixture(Law):
         means = np.array([law.moment(1) for law in self.laws])
         mean = self._mean(means)
         inside = self._mean([law.variance for law in self.laws])
-        return inside + self._mean((means - mean) ** 2) + self.zeros * mean**2
+        between = self._mean((means - mean) ** 2)
+        return inside + between + self.zeros * mean**2
 
     @property
     def mean_log_lam(self) -> float:
@@ -274,8 +290,10 @@ class Mixture(Law):
     def _mean(self, values: ArrayLike) -> float:
         """Average over the laws, weighted by their shares."""
         # A law with share 0 is left out, because 0 times an infinite moment is NaN.
-        parts = zip(self.shares, np.asarray(values, float), strict=True)
-        return float(math.fsum(share * value for share, value in parts if share > 0))
+        of_laws = np.asarray(values, float)
+        parts = zip(self.shares, of_laws, strict=True)
+        terms = [share * value for share, value in parts if share > 0]
+        return float(math.fsum(terms))
 
     @property
     def _top(self) -> float:
@@ -283,20 +301,26 @@ class Mixture(Law):
 
     def _masses(self, t: RealPoints) -> tuple[RealPoints, RealPoints]:
         """Compute P(x > e^t) and P(x ≤ e^t)."""
-        above, below = np.zeros(t.shape), np.zeros(t.shape)
+        above = np.zeros(t.shape)
+        below = np.zeros(t.shape)
         for law, share in zip(self.laws, self.shares, strict=True):
-            of_law = law._masses(t)
-            above += share * of_law[0]
-            below += share * of_law[1]
+            above_of_law, below_of_law = law._masses(t)
+            above += share * above_of_law
+            below += share * below_of_law
         return above, below + self.zeros
 
     def _quantile(self, p: RealPoints) -> RealPoints:
         """Find log λ of the least λ with P(x ≤ λ) ≥ p."""
-        low_end = min(float(law._quantile(np.zeros(1))[0]) for law in self.laws)
+        ends = []
+        for law in self.laws:
+            quantile = law._quantile(np.zeros(1))
+            ends.append(float(quantile[0]))
+        low_end = min(ends)
         if self.zeros:
             low_end = -math.inf
-        t = np.where(p <= self.zero_mass + _LEAST_MASS, low_end, self._top)
-        is_inside = (p > self.zero_mass + _LEAST_MASS) & (p < 1)
+        is_positive = p > self.zero_mass + _LEAST_MASS
+        t = np.where(is_positive, self._top, low_end)
+        is_inside = is_positive & (p < 1)
         if is_inside.any():
             t[is_inside] = self._solved(p[is_inside])
         return t
@@ -305,23 +329,28 @@ class Mixture(Law):
     def _table(self) -> tuple[RealPoints, RealPoints]:
         """Rising log λ, and P(x ≤ λ) there."""
         places = []
+        shares = 1 / (1 + np.exp(-_LOG_ODDS))
         for law in self.laws:
-            shares = 1 / (1 + np.exp(-_LOG_ODDS))
             ranks = law.zero_mass + (1 - law.zero_mass) * shares
             places.append(law._quantile(ranks))
-        t = np.unique(np.concatenate([*places, [self._top]]))
+        places.append(np.array([self._top]))
+        t = np.unique(np.concatenate(places))
         _, below = self._masses(t)
         # Lower ranks are looked for below the table.
-        t = np.concatenate([[t[0] - _BELOW], t])
-        below = np.concatenate([[self.zero_mass], below])
+        lowest = t[0] - _BELOW
+        t = np.append(lowest, t)
+        below = np.append(self.zero_mass, below)
         return t, np.maximum.accumulate(below)
 
     def _solved(self, p: RealPoints) -> RealPoints:
         """Solve P(x ≤ e^t) = p by Newton steps, inside a bracket that only shrinks."""
         places, masses = self._table
-        last = np.clip(np.searchsorted(masses, p), 1, len(places) - 1)
-        low, high = places[last - 1].copy(), places[last].copy()
-        t = np.clip(np.interp(p, masses, places), low, high)
+        last = np.searchsorted(masses, p)
+        last = np.clip(last, 1, len(places) - 1)
+        low = places[last - 1].copy()
+        high = places[last].copy()
+        t = np.interp(p, masses, places)
+        t = np.clip(t, low, high)
         active = np.arange(len(p))
         for _ in range(_ROUNDS):
             if not len(active):
@@ -335,14 +364,19 @@ class Mixture(Law):
             slope = np.atleast_1d(self.density(at / 2, "log_s")) / 2
             with np.errstate(divide="ignore", invalid="ignore"):
                 step = missing / slope
-            resolved = _RESOLVED * (1 + np.abs(at))
-            is_newton = (at + step >= low[active]) & (at + step <= high[active])
-            middle = (low[active] + high[active]) / 2
-            t[active] = np.where(is_newton, at + step, middle)
+            ahead = at + step
+            left, right = low[active], high[active]
+            size = 1 + np.abs(at)
+            # A step out of the bracket is replaced by its middle.
+            is_newton = (ahead >= left) & (ahead <= right)
+            middle = (left + right) / 2
+            t[active] = np.where(is_newton, ahead, middle)
             # Without a density a bracket closes around an atom, whose place is its
             # upper end.
-            is_closed = high[active] - low[active] <= _CLOSED * (1 + np.abs(at))
-            t[active[is_closed]] = high[active[is_closed]]
-            is_done = is_closed | (is_newton & (np.abs(step) <= resolved))
+            is_closed = right - left <= _CLOSED * size
+            closed = active[is_closed]
+            t[closed] = high[closed]
+            is_small = np.abs(step) <= _RESOLVED * size
+            is_done = is_closed | (is_newton & is_small)
             active = active[~is_done]
         return t

@@ -137,7 +137,9 @@ class Product:
     def rank(self) -> float:
         """One minus the mass at zero."""
         ranks = [curve.rank for curve, _ in self.curves]
-        return min([1.0, *ranks, *(1 / c for c in self._all_ones)])
+        # c is the size of the product over that of a factor, whose rank is its size.
+        ranks += [1 / c for c in self._all_ones]
+        return min(1.0, *ranks)
 
     @functools.cached_property
     def touches_zero(self) -> bool:
@@ -176,9 +178,12 @@ class Product:
         """The diagonal factors with zeros, from which a finite product loses rank."""
         found = []
         for curve, times in self.curves:
-            if isinstance(curve, Diagonal) and curve.measure.zero_mass:
-                zero_mass = curve.measure.zero_mass
-                found.append(Mask(curve.ratio, zero_mass, times=times))
+            if not isinstance(curve, Diagonal):
+                continue
+            zero_mass = curve.measure.zero_mass
+            if zero_mass:
+                mask = Mask(curve.ratio, zero_mass, times=times)
+                found.append(mask)
         return found
 
     @functools.cached_property
@@ -199,18 +204,25 @@ class Product:
     @functools.cached_property
     def _ones(self) -> list[tuple[float, float]]:
         """The exponents of 1 + cψ that are left."""
-        whole = [(c, _whole(a)) for c, a in self._all_ones.items()]
-        return [(c, a) for c, a in whole if a]
+        left = []
+        for c, exponent in self._all_ones.items():
+            whole = _whole(exponent)
+            if whole:
+                left.append((c, whole))
+        return left
 
     @functools.cached_property
     def _power(self) -> float:
         """The exponent of ψ."""
-        return _whole(sum(times * f.power for f, times in self.factors) - 1)
+        total = sum(times * f.power for f, times in self.factors)
+        # One less, because (1 + ψ)/ψ stands before the product.
+        return _whole(total - 1)
 
     def log_series(self, n: int) -> _series.Series:
         """Expand log(ψ λ(ψ)) in ψ⁰ … ψⁿ⁻¹."""
         terms = [times * factor.series(n) for factor, times in self.factors]
-        return _series.one_plus(1.0, n) + np.sum(terms, axis=0)
+        of_factors = np.sum(terms, axis=0)
+        return _series.one_plus(1.0, n) + of_factors
 
     @functools.cached_property
     def log_mean(self) -> float:
@@ -220,7 +232,10 @@ class Product:
     @functools.cached_property
     def relative_variance(self) -> float:
         """E λ²/(E λ)² − 1, the sum of what the factors add."""
-        terms = [times * factor.series(2)[1] for factor, times in self.factors]
+        terms = []
+        for factor, times in self.factors:
+            _, of_factor = factor.series(2)
+            terms.append(times * of_factor)
         return float(math.fsum(terms))
 
     # Sums over nodes are products with vectors. With more threads, which wait for one
@@ -234,7 +249,8 @@ class Product:
     def _state(self, w: Unknowns) -> State:
         points = self._points(w)
         lead = points[0]
-        above_zero = lead.above_zero + (self.rank - self.curves[0][0].rank)
+        lead_curve, _ = self.curves[0]
+        above_zero = lead.above_zero + (self.rank - lead_curve.rank)
         # The smaller of the two knows the imaginary part that both have, the density.
         is_near_zero = np.abs(above_zero) < np.abs(lead.psi)
         imag = np.where(
@@ -262,7 +278,9 @@ class Product:
             lag = lag + times * point.lag
             correction = point.correction
             # Where ψ is small, what an error of a logarithm makes of it.
-            inner = np.abs(correction).max(axis=0) * np.minimum(np.abs(psi), 1)
+            largest = np.abs(correction).max(axis=0)
+            size = np.minimum(np.abs(psi), 1)
+            inner = largest * size
             mismatch = np.maximum(mismatch, inner)
             if point is not lead:
                 missing = self._missing(curve, point, lead)
@@ -304,7 +322,8 @@ class Product:
             point: The curve at its unknowns.
             lead: The first curve at its unknowns.
         """
-        apart = curve.rank - self.curves[0][0].rank
+        lead_curve, _ = self.curves[0]
+        apart = curve.rank - lead_curve.rank
         # Near −rank the difference is that of rank + ψ, which is known to relative
         # accuracy; ψ itself would cancel. The two ranks may differ.
         from_zero = lead.above_zero - point.above_zero + apart
@@ -322,7 +341,8 @@ class Product:
         one_plus: Points,
     ) -> tuple[Points, Points]:
         """Return what the powers and the constant add to log λ, and its derivative."""
-        value = np.full_like(psi, self.log_scale) + self._power * log_below(psi)
+        constant = np.full_like(psi, self.log_scale)
+        value = constant + self._power * log_below(psi)
         slope = np.zeros_like(psi)
         of_one = 0.0
         for c, exponent in self._ones:
@@ -349,7 +369,8 @@ class Product:
     def newton_step(self, at: State, target: Points) -> Unknowns:
         """Return the step of the unknowns towards log λ = target."""
         with np.errstate(all="ignore"):
-            psi_step = (target - at.log_lam - at.lag) / at.slope
+            missing = target - at.log_lam - at.lag
+            psi_step = missing / at.slope
             return at.correction + at.tangent * psi_step
 
     @blas.single_threaded()
@@ -377,7 +398,8 @@ class Product:
             size = np.abs(step).max(axis=0)
             # What is not finite stays so, and is no solution.
             with np.errstate(invalid="ignore"):
-                capped = step * np.minimum(1, largest / np.maximum(size, 1e-300))
+                share = largest / np.maximum(size, 1e-300)
+                capped = step * np.minimum(1, share)
             w[:, active] += capped
             left = _left_by_newton(size, before[active])
             before[active] = size
@@ -393,10 +415,15 @@ class Product:
         psi: Points,
         rounds: int = 12,
     ) -> State:
-        """Solve for the unknowns at given ψ, whatever λ is there, from a guess.
+        """Solve for the unknowns at given ψ by Newton steps; λ follows from them.
 
-        Every curve is brought to this ψ by Newton steps. It is how a turning point of
-        λ(ψ) is found, where λ does not determine ψ.
+        `newton` solves at given λ instead, and divides by dlog λ/dψ. That is zero at a
+        turning point of λ(ψ), so turning points are searched for along ψ.
+
+        Args:
+            w: The guess.
+            psi: The ψ that every curve shall have.
+            rounds: The number of steps at most.
         """
         before = np.zeros(w.shape[1])
         for _ in range(rounds):
@@ -406,19 +433,24 @@ class Product:
                 change = (psi - at.psi) * at.psi / psi
                 step = at.correction + at.tangent * change
             size = np.abs(step).max(axis=0)
-            w = w + step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
+            share = 0.5 / np.maximum(size, 1e-300)
+            w = w + step * np.minimum(1, share)
             left = _left_by_newton(size, before)
             before = size
-            if not np.any(left > _ROUNDING * (1 + np.abs(w).max(axis=0))):
+            scale = 1 + np.abs(w).max(axis=0)
+            if not np.any(left > _ROUNDING * scale):
                 break
         return self.state(w)
 
     def on_negative_axis(self, t: RealPoints) -> Unknowns:
         """Return the unknowns at λ = −e^t, where ψ is real in (−rank, 0)."""
         level, *rows = self._negative_axis
-        guess = [np.interp(t, level, row) for row in rows]
+        sizes = [np.interp(t, level, row) for row in rows]
+        # Every unknown keeps its angle along the negative axis.
         angles = self._start[:, :1].imag
-        return self.newton(np.stack(guess) + 1j * angles, t + 1j * np.pi, rounds=30).w
+        guess = np.stack(sizes) + 1j * angles
+        at = self.newton(guess, t + 1j * np.pi, rounds=30)
+        return at.w
 
     def log_on_negative_axis(self, log_odds: RealPoints) -> RealPoints:
         """Return log |λ| where (rank + ψ)/(−ψ) is exp(log_odds).
@@ -485,17 +517,24 @@ class Product:
             angle = np.arctan2(np.abs(psi.imag), -psi.real)
         total = self._power * (angle + psi.imag)
         for c, exponent in self._ones:
-            own = angle_below(self._one_plus(c, above_zero))
-            total = total + exponent * (psi.imag + (1 - 1 / c) * own)
-        total = total + (one_plus * (t - at.log_lam)).imag
+            one_plus_c = self._one_plus(c, above_zero)
+            own = angle_below(one_plus_c)
+            term = psi.imag + (1 - 1 / c) * own
+            total = total + exponent * term
+        # The part that makes H stationary: zero, but for the error of the solution.
+        error = t - at.log_lam
+        correction = one_plus * error
+        total = total + correction.imag
         sign = -1 if below else 1
         total = sign * total / np.pi
         for factor, times in self._rests:
-            total = total + times * factor.potential(psi, one_plus, below=below)
+            term = factor.potential(psi, one_plus, below=below)
+            total = total + times * term
         first = 0
         for curve, times in self.curves:
             last = first + curve.num_unknowns
-            total = total + times * curve.potential(at.w[first:last], below=below)
+            term = curve.potential(at.w[first:last], below=below)
+            total = total + times * term
             first = last
         return total
 
@@ -508,10 +547,15 @@ def product_of(counts: Mapping[Factor, float]) -> Product:
     """
     factors = [(factor, float(times)) for factor, times in counts.items() if times]
     rank = Product(tuple(factors)).rank
-    if not any(c.rank <= rank * (1 + 1e-12) for c, _ in _curves(factors)):
-        ratios = [1.0, *(c for factor, _ in factors for c in factor.ones)]
+    least = min((curve.rank for curve, _ in _curves(factors)), default=math.inf)
+    if not least <= rank * (1 + 1e-12):
+        ratios = [1.0]
+        for factor, _ in factors:
+            ratios += factor.ones
+        # An identity of size 1/c has the rank 1/c.
         ratio = min(ratios, key=lambda c: abs(c * rank - 1))
-        factors.append((Diagonal(IDENTITY, ratio), 1.0))
+        identity = Diagonal(IDENTITY, ratio)
+        factors.append((identity, 1.0))
     curves = sorted(_curves(factors), key=lambda pair: pair[0].rank)
     others = [pair for pair in factors if not isinstance(pair[0], Curve)]
     return Product((*curves, *others))
@@ -522,7 +566,9 @@ def multiplied(*products: Product) -> Product:
     counts: Counter[Factor] = Counter()
     for product in products:
         for factor, times in product.factors:
-            is_identity = isinstance(factor, Diagonal) and factor.measure is IDENTITY
+            # `product_of` adds an identity again where the new product needs one.
+            is_diagonal = isinstance(factor, Diagonal)
+            is_identity = is_diagonal and factor.measure is IDENTITY
             if not is_identity:
                 counts[factor] += times  # pyright: ignore[reportArgumentType]
     return product_of(counts)
@@ -540,7 +586,8 @@ def _left_by_newton(size: RealPoints, last: RealPoints) -> RealPoints:
         last: That of the step before; 0 if there was none.
     """
     shrinks = np.minimum(size, last) / np.maximum(last, 1e-300)
-    return size * np.where(last > 0, shrinks, 1.0)
+    ratio = np.where(last > 0, shrinks, 1.0)
+    return size * ratio
 
 
 def _whole(exponent: float) -> float:

@@ -92,13 +92,15 @@ class ResidualBlock(Curve):
 
     @functools.cached_property
     def touches_zero(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Whether there is no gap at zero.
+        """Whether the spectrum reaches zero.
 
-        There is one if a² E|X|² < s², or if a²/E|X⁻¹|² > s². A square Gaussian matrix
-        has no inverse of finite norm, and nor has a D with zeros.
+        It stays away from zero if the skip is stronger than the branch, a² E|X|² < s²,
+        or the inverse of the branch weaker than that of the skip, a²/E|X⁻¹|² > s².
         """
         if self.strength < 1:
             return False
+        # E|X⁻¹|² is infinite: a square Gaussian matrix has arbitrarily small singular
+        # values, and a D with zeros has no inverse.
         if self.num_gaussian or self.slopes.zero_mass:
             return True
         with np.errstate(all="ignore"):
@@ -304,7 +306,8 @@ class ResidualBlock(Curve):
         of_gaussian = self.num_gaussian * branch.psi
         rest = log_one_plus_u + of_gaussian - one_plus_t * mismatch
         total = self._angle(log_eta)
-        total = total + rest.imag / np.pi
+        of_rest = rest.imag / np.pi
+        total = total + of_rest
         return 1 - total if below else total
 
     def _mismatch(

@@ -20,7 +20,7 @@ def moment(log_series: Series, n: int) -> float:
 
 
 def one_plus(c: float, n: int) -> Series:
-    """Expand log(1 + cψ)."""
+    """Expand log(1 + cψ), what a factor 1 + cψ adds to a log series."""
     k = np.arange(1, n)
     return np.concatenate([[0.0], -((-c) ** k) / k])
 

@@ -84,32 +84,44 @@ class Series:
     def derivative(self, z: AnyPoints) -> AnyPoints:
         """Evaluate its derivative in z."""
         panel, t, half = self._places(z)
-        coefficients = chebyshev.chebder(self.coefficients)[:, panel]
-        return chebyshev.chebval(t, coefficients, tensor=False) / half
+        of_derivative = chebyshev.chebder(self.coefficients)
+        by_t = chebyshev.chebval(
+            t,
+            of_derivative[:, panel],
+            tensor=False,
+        )
+        return by_t / half
 
     def _places(
         self, z: AnyPoints
     ) -> tuple[np.ndarray, AnyPoints, Float[np.ndarray, " points"]]:
         """Return the panel of each point, the place in it, and half its width."""
-        panel = np.searchsorted(self.edges, z.real, side="right") - 1
-        panel = np.clip(panel, 0, len(self.low) - 1)
-        half = (self.high[panel] - self.low[panel]) / 2
-        middle = (self.high[panel] + self.low[panel]) / 2
+        behind = np.searchsorted(self.edges, z.real, side="right")
+        last = len(self.low) - 1
+        panel = np.clip(behind - 1, 0, last)
+        low, high = self.low[panel], self.high[panel]
+        half = (high - low) / 2
+        middle = (high + low) / 2
         return panel, (z - middle) / half, half
 
     @cached_property
     def widths(self) -> Panels:
         """The narrowest of each panel and its neighbours."""
         width = np.diff(self.edges)
-        padded = np.concatenate([width[:1], width, width[-1:]])
-        beside = np.minimum(padded[:-2], padded[2:])
+        # The panels at both ends have one neighbour.
+        padded = np.pad(width, 1, mode="edge")
+        before, after = padded[:-2], padded[2:]
+        beside = np.minimum(before, after)
         return np.minimum(beside, width)
 
     @property
     def variation(self) -> float:
         """A bound of how much phi' varies."""
-        inside = np.abs(self.coefficients[1:]).sum(axis=0).max()
-        return float(inside + np.ptp(self.coefficients[0]))
+        # Of one panel all terms but the constant, and between panels the constants.
+        constants = self.coefficients[0]
+        others = np.abs(self.coefficients[1:])
+        inside = others.sum(axis=0).max()
+        return float(inside + np.ptp(constants))
 
 
 class _Panel(NamedTuple):
@@ -149,32 +161,37 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
 
     Returns:
         The series of each stretch, divided also at kinks that were not named; and
-        whether phi' is rounding, or its square underflows, for too much mass.
+        whether there is too much mass where phi' cannot be told from rounding, or its
+        square underflows.
     """
-    degrees = np.arange(_DEGREE + 1)
-    nodes = np.cos(np.pi * (degrees + 0.5) / (_DEGREE + 1))
-    to_series = np.linalg.inv(chebyshev.chebvander(nodes, _DEGREE)).T
-    stretches = []
-    for a, b in itertools.pairwise(cuts):
-        stretches.append(np.linspace(a, b, 1 + int(np.ceil((b - a) / _WIDEST))))
-    edges = np.unique(np.concatenate(stretches))
+    # Values at the Chebyshev nodes of [-1, 1], and the matrix from them to a series.
+    num_nodes = _DEGREE + 1
+    degrees = np.arange(num_nodes)
+    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
+    to_values = chebyshev.chebvander(nodes, _DEGREE)
+    to_series = np.linalg.inv(to_values).T
+    edges = _initial_edges(cuts)
     left, right = edges[:-1], edges[1:]
     done: list[_Panel] = []
+    # The largest |phi'| that was seen, in proportion to which it is rounded.
     size = 0.0
+    # The mass of useless panels, as a share of what may be lost.
     lost = 0.0
-    # The tail of the panel of which each is a half.
+    # The tail of the series of the panel of which each panel is a half.
     parent = np.full(len(left), np.inf)
+    # All panels that are left are fitted together; those that are not resolved are
+    # halved for the next round.
     while len(left):
-        stretch = np.searchsorted(cuts, (left + right) / 2)
-        quarter = (right - left) / 4
-        low = np.maximum(cuts[stretch - 1], left - quarter)
-        high = np.minimum(cuts[stretch], right + quarter)
-        z = (low + high)[:, None] / 2 + (high - low)[:, None] / 2 * nodes
+        low, high = _fitted_intervals(left, right, cuts)
+        middle, half = (low + high) / 2, (high - low) / 2
+        z = middle[:, None] + half[:, None] * nodes
         f = slope(z)
         series = f @ to_series
-        size = max(size, float(np.abs(series[:, 0]).max()))
-        tail = np.abs(series[:, -4:]).max(axis=1)
-        top = np.abs(series).max(axis=1)
+        coefficients = np.abs(series)
+        largest_constant = float(coefficients[:, 0].max())
+        size = max(size, largest_constant)
+        tail = coefficients[:, -4:].max(axis=1)
+        top = coefficients.max(axis=1)
         is_narrow = right - left < _NARROWEST
         is_fine = _is_fine(
             f,
@@ -186,23 +203,60 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
             parent=parent,
         )
         is_fine |= is_narrow
-        is_rough = ~is_narrow & (top <= 1e-9 * size) & (tail > 1e-6 * top)
+        # A small phi' whose series does not converge is rounding.
+        is_small = top <= 1e-9 * size
+        is_rough = is_small & ~is_narrow & (tail > 1e-6 * top)
+        # Squared it is below 1e-300, next to the least float64.
         is_underflown = (top > 0) & (top < 1e-150)
         for most, is_bad in (
             (_MOST_ROUGH, is_rough),
             (_MOST_UNDERFLOWN, is_underflown),
         ):
             for i in np.flatnonzero(is_fine & is_bad):
-                lost += normal_mass(left[i], right[i]) / most
+                mass = normal_mass(left[i], right[i])
+                lost += mass / most
         for i in np.flatnonzero(is_fine):
-            ends = left[i], right[i], low[i], high[i]
-            done.append(_Panel(*ends, series[i], is_smooth=not is_narrow[i]))
-        middle = (left + right)[~is_fine] / 2
-        left = np.concatenate([left[~is_fine], middle])
-        right = np.concatenate([middle, right[~is_fine]])
-        parent = np.tile(tail[~is_fine], 2)
+            panel = _Panel(
+                left=left[i],
+                right=right[i],
+                low=low[i],
+                high=high[i],
+                coefficients=series[i],
+                is_smooth=not is_narrow[i],
+            )
+            done.append(panel)
+        is_left = ~is_fine
+        left, right = left[is_left], right[is_left]
+        halved_at = (left + right) / 2
+        left = np.concatenate([left, halved_at])
+        right = np.concatenate([halved_at, right])
+        parent = np.tile(tail[is_left], 2)
     done.sort(key=lambda panel: panel.left)
     return _joined(done, cuts), lost > 1
+
+
+def _initial_edges(cuts: Points) -> Float[np.ndarray, " edges"]:
+    """Cut every stretch between two kinks into equal panels of at most `_WIDEST`."""
+    stretches = []
+    for a, b in itertools.pairwise(cuts):
+        num_panels = int(np.ceil((b - a) / _WIDEST))
+        stretches.append(np.linspace(a, b, 1 + num_panels))
+    return np.unique(np.concatenate(stretches))
+
+
+def _fitted_intervals(
+    left: Panels, right: Panels, cuts: Points
+) -> tuple[Panels, Panels]:
+    """Return the ends of the intervals on which the series of panels are fitted.
+
+    They reach a quarter beyond the panel, so that its ends are well inside, where a
+    series may be continued off the axis; but not over a kink.
+    """
+    stretch = np.searchsorted(cuts, (left + right) / 2)
+    quarter = (right - left) / 4
+    low = np.maximum(cuts[stretch - 1], left - quarter)
+    high = np.minimum(cuts[stretch], right + quarter)
+    return low, high
 
 
 def _is_fine(
@@ -231,9 +285,11 @@ def _is_fine(
     stays = (tail <= noise_off_axis(size)) & (tail > 0.3 * parent)
     is_rounding = (tail <= NOISE / 4 * size) | stays
     nearest = np.minimum(np.abs(left), np.abs(right))
-    is_seen = (right - left > _STEEPEST) & (nearest < _SEEN)
+    is_wide = right - left > _STEEPEST
+    is_seen = is_wide & (nearest < _SEEN)
     # Below any rounding of a sum, yet far from underflow.
-    is_small = (top < 1e-20 * size) & (top > 1e-290) & (tail > 1e-10 * top)
+    is_between = (top < 1e-20 * size) & (top > 1e-290)
+    is_small = is_between & (tail > 1e-10 * top)
     improves = (tail < 0.01 * parent) | is_small
     needs_more = is_seen & np.where(is_resolved, _is_steep(f), improves)
     return (is_resolved | is_rounding) & ~needs_more
@@ -244,9 +300,13 @@ def _is_steep(f: Float[np.ndarray, "panels nodes"]) -> Bool[np.ndarray, " panels
 
     There log phi'² would not be resolved, nor phi' off the axis.
     """
-    least, most = np.abs(f).min(axis=1), np.abs(f).max(axis=1)
-    has_one_sign = np.abs(np.sign(f).sum(axis=1)) == f.shape[1]
-    return (most > 1e3 * least) & (least > 0) & has_one_sign
+    size = np.abs(f)
+    least, most = size.min(axis=1), size.max(axis=1)
+    num_nodes = f.shape[1]
+    signs = np.sign(f).sum(axis=1)
+    has_one_sign = np.abs(signs) == num_nodes
+    falls = most > 1e3 * least
+    return falls & (least > 0) & has_one_sign
 
 
 def _joined(panels: list[_Panel], cuts: Points) -> list[Series]:
@@ -261,12 +321,16 @@ def _joined(panels: list[_Panel], cuts: Points) -> list[Series]:
     for run in runs:
         if not run:
             continue
-        lefts = [panel.left for panel in run]
+        edges = [panel.left for panel in run]
+        edges.append(run[-1].right)
+        low = [panel.low for panel in run]
+        high = [panel.high for panel in run]
+        rows = [panel.coefficients for panel in run]
         series = Series(
-            np.array([*lefts, run[-1].right]),
-            low=np.array([panel.low for panel in run]),
-            high=np.array([panel.high for panel in run]),
-            coefficients=np.array([panel.coefficients for panel in run]).T,
+            edges=np.array(edges),
+            low=np.array(low),
+            high=np.array(high),
+            coefficients=np.array(rows).T,
         )
         found.append(series)
     return found

@@ -51,6 +51,7 @@ def fuss_catalan(depth: int) -> Law:
         low=1,
         high=DEEPEST,
     )
+    # All layers are alike, so there is one factor, as often as there are layers.
     layer = gaussian(
         0.0,
         1,

@@ -89,10 +89,11 @@ def participation(
         1.13
     """
     tokens = checks.integer("tokens", tokens, low=1)
-    for name, value in (("beta", beta), ("correlation", correlation)):
-        checks.on_host(name, value)
-    beta = float(checks.number("beta", beta, low=0.0, high=_LARGEST_BETA))
-    rho = float(checks.number("correlation", correlation, low=-1.0, high=1.0))
+    checks.on_host("beta", beta)
+    checks.on_host("correlation", correlation)
+    checks.number("beta", beta, low=0.0, high=_LARGEST_BETA)
+    checks.number("correlation", correlation, low=-1.0, high=1.0)
+    beta, rho = float(beta), float(correlation)
     if tokens == 1:
         return 1.0
     # The sums are between 1/n and n times the largest exponential.
@@ -100,23 +101,32 @@ def participation(
     low = -reach - math.log(tokens) - _TAIL
     # Whole multiples of the step, so that points of both integrals have their sums in
     # common.
-    first, last = math.floor(low / _STEP), math.ceil((reach + 6.0) / _STEP)
+    high = reach + 6.0
+    first = math.floor(low / _STEP)
+    last = math.ceil(high / _STEP)
     log_t = _STEP * np.arange(first, last)
     if rho == 1:
         weight, second = _laplace(log_t, beta, power=2)
         total = weight ** (tokens - 1) * second
-        return float(tokens * _STEP * (np.exp(2 * log_t) * total).sum())
+        integrand = np.exp(2 * log_t) * total
+        return float(tokens * _STEP * integrand.sum())
     # Given the common part of both rows their logits are independent.
     common, masses = _normal(beta * math.sqrt(abs(rho)))
     rest = beta * math.sqrt(1 - abs(rho))
     shifted = log_t + common[:, None]
     # In millionths: sums of the same points differ by rounding.
     keys = np.rint(1e6 * shifted)
-    _, first_of, index = np.unique(keys, return_index=True, return_inverse=True)
-    weight, mean = _laplace(shifted.ravel()[first_of], rest, power=1)
+    _, first_of, index = np.unique(
+        keys,
+        return_index=True,
+        return_inverse=True,
+    )
+    distinct = shifted.ravel()[first_of]
+    weight, mean = _laplace(distinct, rest, power=1)
     plain = weight[index].reshape(shifted.shape)
+    mean = mean[index].reshape(shifted.shape)
     # t exp(l) is exp(log t + shift) times the exponential of the logit that is left.
-    tilted = np.exp(shifted) * mean[index].reshape(shifted.shape)
+    tilted = np.exp(shifted) * mean
     # A negative correlation is a common part of the other sign.
     order = slice(None)
     if rho < 0:
@@ -146,8 +156,11 @@ def _laplace(
 ) -> tuple[Points, Points]:
     """Return E exp(−t e^l) and E e^(power l) exp(−t e^l) of a Gaussian l."""
     points, masses = _normal(deviation)
-    falling = np.exp(-np.exp(log_t[:, None] + points))
-    return falling @ masses, falling @ (masses * np.exp(power * points))
+    # t e^l, at each t and l.
+    products = np.exp(log_t[:, None] + points)
+    falling = np.exp(-products)
+    tilted = masses * np.exp(power * points)
+    return falling @ masses, falling @ tilted
 
 
 @public("attention_gram")
@@ -304,7 +317,10 @@ def mixed_gram(
     num_tokens = len(gram)
     length = length or num_tokens
     if strength == 0:
-        uniform = np.kron(np.eye(num_tokens // length), visible(length, causal))
+        # The softmax of equal logits, in each sequence for itself.
+        num_sequences = num_tokens // length
+        own_sequence = np.eye(num_sequences)
+        uniform = np.kron(own_sequence, visible(length, causal))
         uniform = uniform / uniform.sum(axis=1, keepdims=True)
         return uniform @ gram @ uniform.T
     q, p = gram[0, 0], gram[0, -1]
@@ -313,6 +329,7 @@ def mixed_gram(
     if is_one and np.allclose(gram, symmetric, rtol=1e-12, atol=1e-300):
         return _mixed_symmetric(num_tokens, float(q), p=float(p), strength=strength)
     factor = factor_of(gram)
+    sequences = factor.reshape(-1, length, factor.shape[1])
     total = np.zeros_like(gram)
     for weights in attention_weights(
         factor,
@@ -322,10 +339,11 @@ def mixed_gram(
         rng=rng,
         length=length,
     ):
-        sequences = factor.reshape(-1, length, factor.shape[1])
         mixed = weights @ sequences
         rows = mixed.reshape(len(mixed), num_tokens, -1)
-        total += np.tensordot(rows, rows, ((0, 2), (0, 2)))
+        # Over draws and the columns of the factor.
+        axes = (0, 2)
+        total += np.tensordot(rows, rows, (axes, axes))
     return total / samples
 
 
@@ -349,7 +367,8 @@ def factor_of(gram: Gram) -> Factor:
     """Return L with C = L Lᵀ, without columns that vanish."""
     values, vectors = np.linalg.eigh(gram)
     is_kept = values > 1e-14 * values[-1]
-    return vectors[:, is_kept] * np.sqrt(values[is_kept])
+    lengths = np.sqrt(values[is_kept])
+    return vectors[:, is_kept] * lengths
 
 
 def visible(
@@ -387,13 +406,19 @@ def attention_weights(
     """
     rank = factor.shape[1]
     sequences = factor.reshape(-1, length, rank)
-    hidden = np.where(visible(length, causal) == 1, 0.0, -np.inf)
-    of_one = rank**2 + len(sequences) * length * (rank + length)
+    transposed = sequences.transpose(0, 2, 1)
+    is_visible = visible(length, causal) == 1
+    hidden = np.where(is_visible, 0.0, -np.inf)
+    # Numbers that one head takes: its matrix, and the logits of all tokens.
+    num_tokens = len(sequences) * length
+    of_one = rank**2 + num_tokens * (rank + length)
     block = max(1, _BLOCK // of_one)
     for first in range(0, samples, block):
         num = min(block, samples - first)
-        middle = strength * rng.standard_normal((num, 1, rank, rank))
-        logits = sequences @ middle @ sequences.transpose(0, 2, 1) + hidden
+        shape = (num, 1, rank, rank)
+        middle = strength * rng.standard_normal(shape)
+        logits = sequences @ middle @ transposed
+        logits = logits + hidden
         # The largest logit is subtracted, so that no exponential overflows.
         logits -= logits.max(axis=-1, keepdims=True)
         weights = np.exp(logits)

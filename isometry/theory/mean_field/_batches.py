@@ -113,20 +113,26 @@ class Crowd:
     def of_values(self, xs: Float[np.ndarray, "inputs batch units"]) -> Units:
         """Return units with known values, each as often as another."""
         units = np.moveaxis(xs, -1, 0)
-        return np.tile(units, (math.ceil(self.size / len(units)), 1, 1))
+        # Copies share a value at the input, and part where branches add to it.
+        copies = math.ceil(self.size / len(units))
+        return np.tile(units, (copies, 1, 1))
 
     def gaussian(self, gram: Gram, count: int) -> Units:
         """Draw units with this covariance."""
         squares, vectors = np.linalg.eigh(gram)
-        root = vectors * np.sqrt(np.maximum(squares, 0.0))
-        noise = self.rng.standard_normal((count, len(gram)))
-        return (noise @ root.T).reshape(count, *self.shape)
+        # Rounding may leave values below zero.
+        scales = np.sqrt(np.maximum(squares, 0.0))
+        root = vectors * scales
+        shape = (count, len(gram))
+        noise = self.rng.standard_normal(shape)
+        units = noise @ root.T
+        return units.reshape(count, *self.shape)
 
     def activated(self, values: Units) -> tuple[Units, Units]:
         """Return phi and phi' of all values."""
-        differentiable(self.phi, float((values**2).mean()))
-        value, slope = evaluate(self.phi, values)
-        return value.reshape(values.shape), slope.reshape(values.shape)
+        variance = float((values**2).mean())
+        differentiable(self.phi, variance)
+        return evaluate(self.phi, values)
 
 
 def _gram(values: Units) -> Gram:
@@ -172,7 +178,13 @@ def follow_batches(
     """
     found = []
     for block in blocks:
-        passage, units = _through(crowd, block, ORDERS[order], units=units, norm=norm)
+        passage, units = _through(
+            crowd,
+            block,
+            ORDERS[order],
+            units=units,
+            norm=norm,
+        )
         found.append(passage)
     return found, units
 
@@ -186,10 +198,13 @@ def _through(
     norm: Norm,
 ) -> tuple[BatchPassage, Units]:
     """Return what happens to units in one block, and what they are behind it."""
-    count, batch = len(units), units.shape[-1]
+    count, _, batch = units.shape
 
     def value_of(gram: Gram) -> Float[np.ndarray, "inputs inputs"]:
         return over_inputs(gram, batch)
+
+    def drawn(gram: Gram) -> Units:
+        return crowd.gaussian(gram, count)
 
     before = _gram(units)
     read, read_norm = units, None
@@ -204,19 +219,20 @@ def _through(
         stations.append(Step(value_of(gram), slopes=slope))
     for index, square in enumerate(block.squares):
         if index:
-            value, slope = crowd.activated(crowd.gaussian(gram, count))
+            value, slope = crowd.activated(drawn(gram))
             gram = _gram(value)
             # These units are on no stream, and only their mean is seen.
             means = np.einsum("uia,uib->iab", slope, slope) / count
             stations.append(Step(value_of(gram), slopes=means[None]))
         gram = square * gram + block.bias
         stations.append(Step(value_of(gram), square=square))
-    added = crowd.gaussian(gram, count)
+    # Fresh weights: what the branch adds to a unit is independent of the unit.
+    added = drawn(gram)
     if order.behind:
         added, slope = crowd.activated(added)
         stations.append(Step(value_of(_gram(added)), slopes=slope))
     if block.shortcut is not None:
-        units = crowd.gaussian(block.shortcut * before, count)
+        units = drawn(block.shortcut * before)
     total = block.skip * units + block.branch * added
     after, sum_norm = total, None
     if norm.at == "post":
@@ -237,12 +253,15 @@ def _through(
 def at_output(crowd: Crowd) -> Covariances:
     """Return the covariances of gradients at the output, whose sum of squares is 1."""
     num_inputs, batch = crowd.shape
-    return np.tile(np.eye(batch) / batch, (1, num_inputs, 1, 1))
+    # Gradients at different examples are independent, and those of all units alike.
+    of_input = np.eye(batch) / batch
+    return np.tile(of_input, (1, num_inputs, 1, 1))
 
 
 def total(covariances: Covariances) -> PerInput:
     """Return the sum of squares over the batch, of the mean unit."""
-    return np.einsum("uiaa->i", covariances) / len(covariances)
+    over_units = np.einsum("uiaa->i", covariances)
+    return over_units / len(covariances)
 
 
 def pull_back_batches(passage: BatchPassage, behind: Covariances) -> BatchGradients:
@@ -261,6 +280,7 @@ def pull_back_batches(passage: BatchPassage, behind: Covariances) -> BatchGradie
             continue
         slopes = step.slopes
         assert slopes is not None, "an activation has slopes"
+        # A unit has its own slopes, and their products over the batch.
         if slopes.ndim == 3:
             slopes = slopes[..., :, None] * slopes[..., None, :]
         now = slopes * now
@@ -269,7 +289,11 @@ def pull_back_batches(passage: BatchPassage, behind: Covariances) -> BatchGradie
     of_skip = block.skip**2 * at_sum
     if block.shortcut is not None:
         of_skip = block.shortcut * of_skip.mean(axis=0, keepdims=True)
-    return BatchGradients(of_skip + now, tuple(stations[::-1]), total(at_sum))
+    return BatchGradients(
+        before=of_skip + now,
+        stations=tuple(stations[::-1]),
+        sum=total(at_sum),
+    )
 
 
 def _through_norm(norm: Normed, behind: Covariances) -> Covariances:
@@ -281,10 +305,11 @@ def _through_norm(norm: Normed, behind: Covariances) -> Covariances:
     centred = centred - centred.mean(axis=-2, keepdims=True)
     # J C J = (C' − (u vᵀ + v uᵀ)/B + u uᵀ (u·v)/B²)/scale² with v = C' u.
     v = np.einsum("...ab,...b->...a", centred, u)
-    along = (u * v).sum(axis=-1)[..., None]
+    along = (u * v).sum(axis=-1, keepdims=True)
     # u vᵀ − u uᵀ (u·v)/2B, and its transpose.
     rest = v - along * u / (2 * batch)
-    crossed = u[..., :, None] * rest[..., None, :]
-    crossed = crossed + np.swapaxes(crossed, -1, -2)
+    product = u[..., :, None] * rest[..., None, :]
+    transposed = np.swapaxes(product, -1, -2)
+    crossed = product + transposed
     square = norm.scale[..., None] ** 2
     return (centred - crossed / batch) / square

@@ -112,6 +112,8 @@ def collapse_factor(
         q=q,
         norm_at=norm_at,
     )
+    # Attention adds the same vector to both tokens, which lengthens them and does not
+    # part them. The perceptron adds to both the square and the difference.
     of_attention = block.stream / (block.stream + block.attention)
     kept = block.later_stream + block.slope
     return of_attention * kept / (block.later_stream + block.perceptron)
@@ -169,6 +171,7 @@ def collapse_gradients(
         norm_at=norm_at,
     )
     of_perceptron = block.later_stream + block.slope
+    # A perturbation whose sum is zero has no mean, and so passes by the attention.
     common = (block.stream + block.attention) * of_perceptron
     free = block.stream * of_perceptron
     if norm_at == "post":
@@ -212,6 +215,7 @@ def _block(
     if total == 0:
         raise InputError("skip and branch of the attention are both zero.")
     q_perceptron = q * total if norm_at == "pre" else 1.0
+    # The norm in front of the perceptron leaves mean square 1, and W1 multiplies it.
     at_input = moments(phi, first**2)
     square = finite(phi, first**2, at_input.square[0])
     slope = finite(phi, first**2, at_input.slope[0])

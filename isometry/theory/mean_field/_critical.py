@@ -111,6 +111,7 @@ def critical_at(activation: ActivationLike, q: float) -> CriticalPoint:
             f"{phi.name} is flat at q={q:g}; chi_1 is 0 for every sigma_w."
         )
     square_b = finite(phi, q, known.excess[0]) / slope
+    # Where phi is homogeneous, sigma_b² is zero but for rounding, and of either sign.
     rounding = _NONE * max(q, AT_ZERO)
     if square_b < -rounding:
         raise NoCriticalPoint(

@@ -10,7 +10,6 @@ variance map alone does not. Rows and columns of a covariance are inputs and pos
 inputs first.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,9 +60,10 @@ class Field:
     @classmethod
     def of_values(cls, images: Float[np.ndarray, "inputs *size channels"]) -> "Field":
         """Return the field of images that are known."""
-        rows = images.reshape(-1, images.shape[-1])
-        gram = rows @ rows.T / images.shape[-1]
-        return cls(gram, len(images), images.shape[1:-1])
+        num_inputs, *size, num_channels = images.shape
+        rows = images.reshape(-1, num_channels)
+        gram = rows @ rows.T / num_channels
+        return cls(gram, num_inputs, tuple(size))
 
     @property
     def num_positions(self) -> int:
@@ -72,12 +72,14 @@ class Field:
 
     def over_inputs(self) -> Float[np.ndarray, "inputs positions inputs positions"]:
         """Return the products with an axis for each input and position."""
-        shape = (self.num_inputs, self.num_positions)
+        num_inputs = self.num_inputs
+        shape = (num_inputs, self.num_positions)
         return self.gram.reshape(*shape, *shape)
 
     def mean(self) -> Float[np.ndarray, "inputs inputs"]:
         """Return the products of means over positions, for any two inputs."""
-        return self.over_inputs().mean(axis=(1, 3))
+        products = self.over_inputs()
+        return products.mean(axis=(1, 3))
 
     def convolved(self, averaging: Averaging, square: float, bias: float) -> "Field":
         """Return the pre-activations of a convolution.
@@ -88,7 +90,9 @@ class Field:
             bias: The variance of its biases.
         """
         size_out = averaging.size_out
-        shape = (self.num_inputs, math.prod(size_out))
+        num_positions = math.prod(size_out)
+        num_inputs = self.num_inputs
+        shape = (num_inputs, num_positions)
         old = self.over_inputs()
         new = np.zeros((*shape, *shape))
         for variance, out, read in averaging.taps:
@@ -96,23 +100,27 @@ class Field:
             of = _flat(read, self.size)
             to = _flat(out, size_out)
             # All pairs of inputs at once.
-            source = old[:, of][:, :, :, of]
-            new[_pairs_of(self.num_inputs, to)] += variance * source
+            source = _pairs_of(num_inputs, of)
+            target = _pairs_of(num_inputs, to)
+            new[target] += variance * old[source]
         num_values = math.prod(shape)
-        gram = square * new.reshape(num_values, num_values)
-        return Field(gram + bias, self.num_inputs, size_out)
+        new = new.reshape(num_values, num_values)
+        # One bias for all positions and inputs, so it adds to every product.
+        gram = square * new + bias
+        return Field(gram, num_inputs, size_out)
 
     def activated(self, phi: Activation) -> "Field":
         """Return what an activation makes of a Gaussian field."""
-        if len(self.gram) <= _INTEGRATED:
-            gram = activated(phi, self.gram).gram
+        old = self.gram
+        if len(old) <= _INTEGRATED:
+            new = activated(phi, old).gram
         else:
-            total = np.zeros_like(self.gram)
-            for u in _drawn(self.gram):
+            total = np.zeros_like(old)
+            for u in _drawn(old):
                 value, _ = evaluate(phi, u)
                 total += value.T @ value
-            gram = total / _CHANNELS
-        return Field(gram, self.num_inputs, self.size)
+            new = total / _CHANNELS
+        return Field(new, self.num_inputs, self.size)
 
     def averaged(self, window: int) -> "Field":
         """Return averages over windows that do not overlap.
@@ -120,14 +128,17 @@ class Field:
         Args:
             window: The side of the windows along each axis.
         """
+        num_inputs = self.num_inputs
         size_out, windows = _windows(self.size, window)
         # Each of the two axes of positions becomes one of windows and one within them.
         products = self.over_inputs()
-        products = products[:, windows].mean(axis=2)
-        products = products[:, :, :, windows].mean(axis=4)
-        num_values = self.num_inputs * len(windows)
+        first = products[:, windows]
+        products = first.mean(axis=2)
+        second = products[:, :, :, windows]
+        products = second.mean(axis=4)
+        num_values = num_inputs * len(windows)
         gram = products.reshape(num_values, num_values)
-        return Field(gram, self.num_inputs, size_out)
+        return Field(gram, num_inputs, size_out)
 
 
 class Largest(NamedTuple):
@@ -164,48 +175,64 @@ class _Sums:
     """Sums over channels of what `Largest` consists of."""
 
     def __init__(self, before: Field, window: int):
+        size_out, windows = _windows(before.size, window)
+        shape = (before.num_inputs, before.num_positions)
         self.before = before
-        self.size_out, self.windows = _windows(before.size, window)
+        self.size_out = size_out
+        self.windows = windows
         self.gram = 0.0
-        self.passed = np.zeros((before.num_inputs, before.num_positions))
+        self.passed = np.zeros(shape)
         self.count = 0
 
     def add(self, value: Samples, slope: Samples) -> None:
         """Add the values of some channels, and their squared slopes."""
         in_windows = self._in_windows(value)
-        place = in_windows.argmax(axis=-1)[..., None]
-        largest = np.take_along_axis(in_windows, place, axis=-1)
-        rows = largest.reshape(len(value), -1)
-        self.gram = self.gram + rows.T @ rows
-        # The slope of the largest alone.
+        num_channels = len(value)
+        place = in_windows.argmax(axis=-1)
+        place = place[..., None]
+        largest = in_windows.max(axis=-1)
+        rows = largest.reshape(num_channels, -1)
+        products = rows.T @ rows
+        self.gram = self.gram + products
+        # A gradient passes to the largest of a window alone.
         window = np.arange(in_windows.shape[-1])
+        is_largest = window == place
         slopes = self._in_windows(slope)
-        passed = np.where(window == place, slopes, 0.0)
-        self.passed[:, self.windows] += passed.sum(axis=0)
-        self.count += len(value)
+        passed = np.where(is_largest, slopes, 0.0)
+        over_channels = passed.sum(axis=0)
+        self.passed[:, self.windows] += over_channels
+        self.count += num_channels
 
     def _in_windows(self, value: Samples) -> Float[np.ndarray, "channels inputs ..."]:
         """Return the values of each window along a last axis."""
         before = self.before
-        shape = (len(value), before.num_inputs, before.num_positions)
-        return value.reshape(shape)[:, :, self.windows]
+        shape = (
+            len(value),
+            before.num_inputs,
+            before.num_positions,
+        )
+        by_position = value.reshape(shape)
+        return by_position[:, :, self.windows]
 
     def mean(self) -> Largest:
         """Return the means over all channels."""
         before = self.before
+        gram = np.asarray(self.gram) / self.count
         field = Field(
-            np.asarray(self.gram) / self.count,
+            gram,
             before.num_inputs,
             self.size_out,
         )
         passed = self.passed / self.count
-        return Largest(field, passed.reshape(before.num_inputs, *before.size))
+        shape = (before.num_inputs, *before.size)
+        return Largest(field, passed.reshape(shape))
 
 
 def _flat(axes: list[Positions], size: Size) -> Positions:
     """Return the numbers of the positions that have these coordinates on each axis."""
     grid = np.ix_(*axes)
-    return np.ravel_multi_index(grid, size).ravel()
+    numbers = np.ravel_multi_index(grid, size)
+    return numbers.ravel()
 
 
 def _pairs_of(num_inputs: int, positions: Positions) -> tuple[np.ndarray, ...]:
@@ -216,11 +243,14 @@ def _pairs_of(num_inputs: int, positions: Positions) -> tuple[np.ndarray, ...]:
 
 def _windows(size: Size, window: int) -> tuple[Size, Windows]:
     """Return how many windows there are along each axis, and their positions."""
+    # What is left at the end of an axis fills no window, and is not read.
     size_out = tuple(n // window for n in size)
     rows = []
-    for corner in itertools.product(*map(range, size_out)):
-        axes = [window * place + np.arange(window) for place in corner]
-        rows.append(_flat(axes, size))
+    within = np.arange(window)
+    for corner in np.ndindex(size_out):
+        axes = [window * place + within for place in corner]
+        positions = _flat(axes, size)
+        rows.append(positions)
     return size_out, np.array(rows)
 
 
@@ -228,7 +258,11 @@ def _drawn(gram: Gram) -> Iterator[Samples]:
     """Draw channels of a Gaussian field, some at a time."""
     squares, vectors = np.linalg.eigh(gram)
     # Rounding may leave values below zero.
-    root = vectors * np.sqrt(np.maximum(squares, 0.0))
+    squares = np.maximum(squares, 0.0)
+    scales = np.sqrt(squares)
+    root = vectors * scales
     rng = np.random.default_rng(0)
+    shape = (_TOGETHER, len(gram))
     for _ in range(_CHANNELS // _TOGETHER):
-        yield rng.standard_normal((_TOGETHER, len(gram))) @ root.T
+        normal = rng.standard_normal(shape)
+        yield normal @ root.T

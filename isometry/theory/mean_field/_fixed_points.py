@@ -236,6 +236,7 @@ def all_fixed_points(
         lowest = np.array([at_zero / 2])
         grid = np.concatenate([lowest, grid])
         height = np.concatenate([growth(lowest), height])
+    # ReLU at its critical sigma_w: every q is fixed, and q = 1 stands for all.
     if np.all(np.abs(height) <= _ZERO):
         return (FixedPoint(1.0, 1.0, stable=True, error=0.0),)
     found = [_at_zero(phi, sigma_w)] if at_zero == 0 else []
@@ -298,6 +299,8 @@ def _with_dips(
     """Add the points where f crosses zero and turns back between points of the grid."""
     from scipy.optimize import minimize_scalar
 
+    # Two roots between neighbours of the grid leave no change of sign there, but |f| is
+    # small: its least value is looked for.
     for i in np.flatnonzero(turns(height)):
         sign = np.sign(height[i])
         dip = minimize_scalar(
@@ -375,11 +378,21 @@ def _fixed_point(
     sigma_b: float,
     falls: bool,
 ) -> FixedPoint:
-    known = moments(phi, q)
-    slope = sigma_w**2 * float(known.growth[0])
-    next_q = sigma_w**2 * float(known.square[0]) + sigma_b**2
+    """Return the fixed point at a root q > 0 of V(q) − q.
+
+    Args:
+        phi: The activation.
+        q: The root.
+        sigma_w: The scale of the weights.
+        sigma_b: The standard deviation of the biases.
+        falls: Whether V(q) − q changes from positive to negative at the root.
+    """
+    at_q = moments(phi, q)
+    slope = sigma_w**2 * float(at_q.growth[0])
+    next_q = sigma_w**2 * float(at_q.square[0]) + sigma_b**2
     residual = abs(next_q - q) + ROUNDING * q
-    # At slope one the map touches the diagonal, and an error of V moves q by its root.
+    # V(q) − q has the slope V' − 1. Where that vanishes, V touches the diagonal as a
+    # parabola does, and a relative error of V moves q by the square root of it.
     error = math.sqrt(ROUNDING) * q
     if abs(1 - slope) > NEUTRAL:
         error = residual / abs(1 - slope)
@@ -540,6 +553,7 @@ def correlation(
         raise NoFixedPoint(
             f"{phi.name} is zero at q*={q:g}: there is nothing to correlate."
         )
+    # Up to chi_1 = 1 perturbations do not grow: c* = 1 is stable.
     chi_1 = slope_at(0.0)
     if chi_1 <= 1 + NEUTRAL:
         slope = chi_1 if chi_1 < 1 - NEUTRAL else 1.0

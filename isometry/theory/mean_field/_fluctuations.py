@@ -22,6 +22,7 @@ from isometry.theory.mean_field._moments import differentiable, moments
 
 WEIGHTS = ("orthogonal", "gaussian")
 
+# No network is as deep or as wide: a number beyond is taken for a mistake.
 _DEEPEST = 10**6
 _WIDEST = 10**12
 
@@ -137,9 +138,11 @@ def _of_vector(
     *,
     weights: str,
 ) -> float:
+    """Return the ratio of a fixed vector: the factor of one layer, once for each."""
     excess = (3 * k - 1) / width
     if weights == "orthogonal":
         excess = 3 * (k - 1) / (width + 2)
+    # By the logarithm: 1 + excess would lose the digits of a small excess.
     try:
         return math.exp(depth * math.log1p(excess))
     except OverflowError:
@@ -168,6 +171,7 @@ def _checked(
     )
     checks.one_of("weights", weights, WEIGHTS)
     phi = record(activation)
+    # Any variance serves, because slopes of the sign do not depend on it.
     differentiable(phi, 1.0)
     if not _has_slope_of_sign(phi):
         raise NotDefined(
@@ -184,6 +188,7 @@ def _checked(
 
 def _has_slope_of_sign(phi: Activation) -> bool:
     """Tell whether phi' depends on the sign of its argument alone."""
+    # Half-lines apart: the slope may jump at zero, as that of ReLU does.
     for sign in (-1, 1):
         _, slope = evaluate(phi, sign * _ARGUMENTS)
         if np.ptp(slope) > _ROUNDING * np.abs(slope).max():

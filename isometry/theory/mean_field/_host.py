@@ -27,7 +27,8 @@ _CHUNK = 16384
 
 
 def on_host(
-    g: Callable[[Array], jax.typing.ArrayLike], x: np.typing.ArrayLike
+    g: Callable[[Array], jax.typing.ArrayLike],
+    x: np.typing.ArrayLike,
 ) -> Values:
     """Evaluate g(x) in float64, whatever the x64 flag says and whoever traces.
 
@@ -35,7 +36,8 @@ def on_host(
     inside a jitted `init` fails.
     """
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        return np.asarray(g(jnp.asarray(x, jnp.float64)), np.float64)
+        argument = jnp.asarray(x, jnp.float64)
+        return np.asarray(g(argument), np.float64)
 
 
 def record(activation: ActivationLike) -> Activation:
@@ -62,33 +64,50 @@ def evaluate(phi: Activation, u: Values) -> tuple[Values, Values]:
     Raises:
         InputError: phi or phi' is NaN somewhere.
     """
-    flat = np.asarray(u, np.float64).ravel()
-    rows = max(1, -(-flat.size // _CHUNK))
+    array = np.asarray(u, np.float64)
+    flat = array.ravel()
+    num = flat.size
+    rows = max(1, -(-num // _CHUNK))
     padded = np.zeros(rows * _CHUNK)
-    padded[: flat.size] = flat
+    padded[:num] = flat
+    chunks = padded.reshape(rows, _CHUNK)
     both = _compiled(phi)
     values, slopes = [], []
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        for chunk in padded.reshape(rows, _CHUNK):
+        for chunk in chunks:
             pair = both(chunk)  # pyright: ignore[reportArgumentType]
+            # A phi that closes over a tracer returns tracers, of which no number is
+            # known.
             checks.on_host(f"what {phi.name} closes over", pair)
-            values.append(np.asarray(pair[0], np.float64))
-            slopes.append(np.asarray(pair[1], np.float64))
-    value = np.concatenate(values)[: flat.size]
-    slope = np.concatenate(slopes)[: flat.size]
+            value, slope = pair
+            values.append(np.asarray(value, np.float64))
+            slopes.append(np.asarray(slope, np.float64))
+    # Without the points that filled the last chunk.
+    value = np.concatenate(values)
+    slope = np.concatenate(slopes)
+    value, slope = value[:num], slope[:num]
     is_bad = np.isnan(value) | np.isnan(slope)
     if is_bad.any():
-        where = "phi" if np.isnan(value[is_bad][0]) else "phi'"
+        first = np.flatnonzero(is_bad)[0]
+        where = "phi'"
+        if np.isnan(value[first]):
+            where = "phi"
         raise InputError(
-            f"{where} of {phi.name} is NaN at u={flat[is_bad][0]:g}; it must be a "
-            "number."
+            f"{where} of {phi.name} is NaN at u={flat[first]:g}; it must be a number."
         )
-    return value.reshape(u.shape), slope.reshape(u.shape)
+    value = value.reshape(u.shape)
+    slope = slope.reshape(u.shape)
+    return value, slope
 
 
 @functools.lru_cache(maxsize=128)
 def _compiled(phi: Activation) -> Callable[[jax.typing.ArrayLike], tuple[Array, Array]]:
-    return jax.jit(lambda u: jax.jvp(phi.fn, (u,), (jnp.ones_like(u),)))
+    def both(u: Array) -> tuple[Array, Array]:
+        # phi is elementwise, so one tangent of ones has all derivatives.
+        ones = jnp.ones_like(u)
+        return jax.jvp(phi.fn, (u,), (ones,))
+
+    return jax.jit(both)
 
 
 @functools.lru_cache(maxsize=128)
@@ -97,4 +116,5 @@ def _probe(phi: Activation) -> None:
     if not phi.named:
         with jax.enable_x64(True):
             checks.elementwise(str(phi.name), phi.fn)
-    evaluate(phi, np.linspace(-3.1, 2.7, 64))
+    points = np.linspace(-3.1, 2.7, 64)
+    evaluate(phi, points)

@@ -97,16 +97,18 @@ def _grid(points: int) -> _Grid:
 class _Step(NamedTuple):
     """One step of the cell at a given mean square of h.
 
-    With p(k) = E[P exp(ikc)], perturbations obey p' = `kept` p + `fed` H and H' =
-    `shown` · Re p' + `direct` H.
+    A perturbation (dc, dh) is known by P, the mean square of dc at a site, and by H,
+    that of dh over all sites. P is kept as p(k) = E[P exp(ikc)]. A step makes of them
+
+        p' = `kept` p + `fed` H,        H' = `shown` · Re p' + `direct` H.
 
     Attributes:
-        q: The mean square of h after it.
-        memory: E f².
-        kept: What is left of p.
-        fed: What of it comes from h.
-        shown: E o² and the weights of the integral of P (1 − tanh²)².
-        direct: What comes to H through the output gate.
+        q: The mean square of h behind the step.
+        memory: E f², the growth of P if h were not perturbed.
+        kept: From p to p', through the forget gate, (points, points).
+        fed: From H to p', through the gates of c, (points,).
+        shown: From p' to H', E o² E[P (1 − tanh²)²] as weights at the points k.
+        direct: From H to H' through the output gate.
     """
 
     q: float

@@ -155,6 +155,7 @@ def q_trajectory(
     phi = record(activation)
     path = [q0]
     for _ in range(depth):
+        # Once a variance has passed the largest number, all that follow are infinite.
         q = np.inf
         if path[-1] < _OVERFLOWS:
             square = moments(phi, path[-1]).square[0]

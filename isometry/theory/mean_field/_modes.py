@@ -90,8 +90,10 @@ def conv_modes(
     variances = _sites.checked_kernel(kernel, len(sides))
     fixed = q_fixed_point(activation, sigma_w, sigma_b)
     correlation = c_fixed_point(activation, sigma_w, sigma_b)
+    # On a circle of positions the modes are waves, and a layer mixes no two of them.
     at = _sites.frequencies(sides)
     averages = _sites.transfer(variances, at)
+    # The activation has the same slope χ_c* at all distances, so it is a factor.
     eigenvalues = correlation.slope * averages
     return ConvModes(
         q=fixed.value,

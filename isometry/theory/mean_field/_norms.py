@@ -257,7 +257,7 @@ def _positive_variance(phi: Activation) -> float:
 
 
 def _variance(phi: Activation, q: float) -> float:
-    """Compute Var phi(√q z); 0 if it is rounding."""
+    """Compute Var phi(√q z); exactly 0 where phi is constant but for rounding."""
     mean = expectation(phi.fn, q, phi.kinks)
     # Centred first, so that a large mean does not cancel.
     variance = expectation(lambda u: (phi.fn(u) - mean) ** 2, q, phi.kinks)

@@ -96,6 +96,7 @@ def phase_diagram(
     w, b = _axis("sigma_w", sigma_w), _axis("sigma_b", sigma_b)
     phi = record(activation)
     differentiable(phi, 1.0)
+    # All points of the grid together: each Newton step is one quadrature for all.
     all_w, all_b = np.broadcast_arrays(w[:, None], b)
     q = _reached(phi, all_w.ravel(), all_b.ravel()).reshape(all_w.shape)
     is_bounded = np.isfinite(q)
@@ -200,6 +201,8 @@ def _first_crossing(
         len(x),
     )
     is_before = np.arange(len(x)) < stop[:, None] - 1
+    # Before the first crossing |height| may come close to zero and turn: there may be
+    # two roots that the table does not see.
     is_doubtful = (turns(height) & is_before).any(axis=1) | (stop == 0)
     rises = len(x) > 1 and x[1] > x[0]
     q = np.full(len(w), np.inf if rises else 0.0)
@@ -237,6 +240,7 @@ def _newton(
     (x_0, height_0), (x_1, height_1) = start, end
     # Steps stay inside the bracket.
     low, high = np.minimum(x_0, x_1), np.maximum(x_0, x_1)
+    # From the chord between both ends.
     x = x_0 + height_0 / (height_0 - height_1) * (x_1 - x_0)
     residual = x
     for _ in range(_NEWTON):

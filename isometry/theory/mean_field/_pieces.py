@@ -88,24 +88,31 @@ def pieces(phi: Activation, octave: int = 4) -> Pieces:
         both = [_side(phi, k, sign) for sign in (-1, 1)]
         sides += both
         # Beyond an octave that is not resolved, nothing is integrated.
-        if min(side.limit for side in both) < np.inf:
+        limits = [side.limit for side in both]
+        if min(limits) < np.inf:
             break
     # Not at its middle, where a kink would be at a node.
     around_zero = np.array([-0.87, 0.93]) * _INNERMOST
     near_zero = _kinks_between(phi, around_zero, octave=0)
     reach = _BASE * 2.0**octave
     named = [kink for kink in phi.kinks if abs(kink) <= reach]
-    found = [side.kinks for side in sides]
-    kinks = np.unique(np.concatenate([near_zero, named, *found]))
-    ends = [side.edges for side in sides]
-    edges = np.unique(np.concatenate([[0.0], near_zero, *ends]))
-    jumps = [kink for kink in kinks if _steps(phi, kink, octave)[0]]
-    limit = min(side.limit for side in sides)
+    kinks, edges, limits = [near_zero, named], [[0.0], near_zero], []
+    for side in sides:
+        kinks.append(side.kinks)
+        edges.append(side.edges)
+        limits.append(side.limit)
+    kinks = np.unique(np.concatenate(kinks))
+    edges = np.unique(np.concatenate(edges))
+    jumps = []
+    for kink in kinks:
+        value_jumps, _ = _steps(phi, kink, octave)
+        if value_jumps:
+            jumps.append(kink)
     return Pieces(
         edges,
         kinks,
         jumps=np.array(jumps),
-        limit=limit,
+        limit=min(limits),
     )
 
 
@@ -136,7 +143,9 @@ def _side(
     if octave == 0:
         low = _INNERMOST
         count = 8 * _SAMPLES
-    fine = sign * low * (high / low) ** (np.arange(count + 1) / count)
+    # Evenly in log |u|.
+    shares = np.arange(count + 1) / count
+    fine = sign * low * (high / low) ** shares
     named = [kink for kink in phi.kinks if low < sign * kink < high]
     found = _kinks_between(
         phi,
@@ -207,9 +216,12 @@ def _noise(phi: Activation, octave: int) -> Float[np.ndarray, " 2"]:
     with np.errstate(over="ignore", invalid="ignore"):
         value, slope = (np.abs(np.nan_to_num(f)) for f in evaluate(phi, u))
         # Nine tenths of the way up: the largest differences are at kinks.
-        bend = np.quantile(np.abs(np.diff(slope) / np.diff(u)), 0.9)
-        of_value = value.max() + reach * slope.max()
-        of_slope = slope.max() + reach * bend
+        bends = np.abs(np.diff(slope) / np.diff(u))
+        bend = np.quantile(bends, 0.9)
+        largest_slope = slope.max()
+        # A rounding of u moves phi by slope · u, and phi' by bend · u.
+        of_value = value.max() + reach * largest_slope
+        of_slope = largest_slope + reach * bend
         return 8 * _EPS * np.array([of_value, of_slope])
 
 
@@ -228,8 +240,10 @@ def _refined(
         u, mass = gauss(left, right, _ORDER)
         value, slope = evaluate(phi, u)
         with np.errstate(over="ignore", invalid="ignore"):
-            integrands = np.stack([value**2, slope**2, slope**4], axis=1)
-            return (mass[:, None] * integrands).sum(axis=2)
+            squares = [value**2, slope**2, slope**4]
+            integrands = np.stack(squares, axis=1)
+            weighted = mass[:, None] * integrands
+            return weighted.sum(axis=2)
 
     def excuse(
         left: Panels,
@@ -264,23 +278,30 @@ def _thinned(
     It begins from fine panels, so that nothing narrow and steep is stepped over.
     """
     parts = integrate(fine[:-1], fine[1:])
-    below = np.vstack([np.zeros(3), np.cumsum(parts, axis=0)])
-    first, last = np.array([0]), np.array([len(fine) - 1])
+    # The integrals from the first edge to each edge.
+    running = np.cumsum(parts, axis=0)
+    below = np.vstack([np.zeros(3), running])
+    first = np.array([0])
+    last = np.array([len(fine) - 1])
     kept = [first, last]
     while len(first):
         left, right = fine[first], fine[last]
         whole = integrate(left, right)
         with np.errstate(invalid="ignore"):
             # The running sum rounds, too.
-            rounding = 4 * _EPS * np.maximum(below[last], below[first])
+            to_first, to_last = below[first], below[last]
+            rounding = 4 * _EPS * np.maximum(to_last, to_first)
             room = excuse(left, right, whole) + rounding
-            error = np.abs(below[last] - below[first] - whole)
-            is_wrong = (error > room).any(axis=1) & (last > first + 1)
-        middle = (first[is_wrong] + last[is_wrong]) // 2
+            error = np.abs(to_last - to_first - whole)
+            is_off = (error > room).any(axis=1)
+            is_wrong = is_off & (last > first + 1)
+        first, last = first[is_wrong], last[is_wrong]
+        middle = (first + last) // 2
         kept.append(middle)
-        first = np.concatenate([first[is_wrong], middle])
-        last = np.concatenate([middle, last[is_wrong]])
-    return fine[np.unique(np.concatenate(kept))]
+        first = np.concatenate([first, middle])
+        last = np.concatenate([middle, last])
+    indices = np.unique(np.concatenate(kept))
+    return fine[indices]
 
 
 def _kinks_between(
@@ -305,9 +326,12 @@ def _kinks_between(
         at = _zoom(phi, left, right)
         is_kink = np.array([any(_steps(phi, u, octave)) for u in at], bool)
         is_inside = is_kink & (at > left) & (at < right)
-        at, left, right = at[is_inside], left[is_inside], right[is_inside]
+        at = at[is_inside]
+        left, right = left[is_inside], right[is_inside]
         found = np.union1d(found, at)
-        left, right = np.concatenate([left, at]), np.concatenate([at, right])
+        # On either side of a kink there may be another one.
+        left = np.concatenate([left, at])
+        right = np.concatenate([at, right])
     return found
 
 
@@ -330,9 +354,11 @@ def _is_rough(
     with np.errstate(invalid="ignore", over="ignore"):
         whole = integrate(left, right)
         halves = integrate(left, middle) + integrate(middle, right)
-        noise = _noise(phi, octave) * (right - left)[:, None]
+        width = (right - left)[:, None]
+        noise = _noise(phi, octave) * width
         room = 1e-10 * np.abs(whole) + noise
-        return np.any(np.abs(whole - halves) > room, axis=1)
+        error = np.abs(whole - halves)
+        return np.any(error > room, axis=1)
 
 
 def _zoom(
@@ -351,14 +377,18 @@ def _zoom(
     for _ in range(20):
         if not len(left):
             break
-        u = left[:, None] + (right - left)[:, None] * np.linspace(0, 1, 25)
-        value, slope = (np.diff(f, axis=1) for f in evaluate(phi, u))
-        with np.errstate(invalid="ignore"):
-            steps = [
-                np.abs(d - np.median(d, axis=1, keepdims=True)) for d in (value, slope)
-            ]
-        largest = np.argmax(np.nan_to_num(steps[0] + steps[1]), axis=1)
-        left, right = u[rows, largest], u[rows, largest + 1]
+        width = (right - left)[:, None]
+        u = left[:, None] + width * np.linspace(0, 1, 25)
+        total = 0.0
+        for f in evaluate(phi, u):
+            steps = np.diff(f, axis=1)
+            # A smooth function has steps that are all alike.
+            with np.errstate(invalid="ignore"):
+                usual = np.median(steps, axis=1, keepdims=True)
+                total = total + np.abs(steps - usual)
+        largest = np.argmax(np.nan_to_num(total), axis=1)
+        left = u[rows, largest]
+        right = u[rows, largest + 1]
     # Floats around zero are so dense that it is never reached; so close is zero.
     is_zero = (left <= 0) & (right >= 0) | (np.abs(right) < 1e-22)
     return np.where(is_zero, 0.0, right)
@@ -374,11 +404,14 @@ def _steps(
     A jump is large against their size, and against their change on either side.
     """
     d = _STEP_WIDTH * max(abs(at), _LEAST_PLACE)
-    value, slope = evaluate(phi, at + d * np.array([-2.0, -1.0, 1.0, 2.0]))
+    around = at + d * np.array([-2.0, -1.0, 1.0, 2.0])
+    value, slope = evaluate(phi, around)
     of_value, of_slope = _noise(phi, octave)
-    size = np.abs(value).max() + np.abs(slope).max() * d
+    largest_slope = np.abs(slope).max()
+    size = np.abs(value).max() + largest_slope * d
     value_jumps = _jumps(value, size, of_value)
-    return value_jumps, _jumps(slope, np.abs(slope).max(), of_slope)
+    slope_jumps = _jumps(slope, largest_slope, of_slope)
+    return value_jumps, slope_jumps
 
 
 def _jumps(
@@ -387,5 +420,7 @@ def _jumps(
     noise: float,
 ) -> bool:
     with np.errstate(invalid="ignore"):
-        beside = abs(f[1] - f[0]) + abs(f[3] - f[2])
-        return bool(abs(f[2] - f[1]) > _STEP * size + 8 * beside + 100 * noise)
+        before, across, after = np.abs(np.diff(f))
+        # A steep slope makes steps beside the point as large as the one across it.
+        room = _STEP * size + 8 * (before + after) + 100 * noise
+        return bool(across > room)

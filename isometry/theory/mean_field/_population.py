@@ -88,6 +88,8 @@ class HaarWeights:
         """Add a direction, with an image in each matrix."""
         n = self.num_directions
         self._directions[n] = direction
+        # W is orthogonal, so a new image is orthogonal to those of earlier directions,
+        # and as long as the direction.
         for images in self._images:
             num = len(direction)
             drawn = self.rng.standard_normal(num, np.float32)
@@ -100,9 +102,14 @@ def _split(
     vector: Vector,
     directions: Float[np.ndarray, "some entries"],
 ) -> tuple[Float[np.ndarray, " some"], Vector]:
-    """Return the coefficients of a vector along directions, and the rest of it."""
+    """Return the coefficients of a vector along directions, and what is left of it.
+
+    The directions are orthogonal rows, each of mean square 1.
+    """
+    # A row of mean square 1 has the squared length len(vector).
     coefficients = directions @ vector / len(vector)
-    return coefficients, vector - coefficients @ directions
+    projection = coefficients @ directions
+    return coefficients, vector - projection
 
 
 @dataclasses.dataclass
@@ -156,9 +163,19 @@ class Sites:
     def weights(self, *names: str) -> tuple[HaarWeights, HaarWeights]:
         """Return the recurrent weights of gates: for states, and for perturbations."""
         scales = [self.gates[name].recurrent ** 0.5 for name in names]
-        of_states = HaarWeights(scales, self.num, self.most, rng=self.rng)
+        of_states = HaarWeights(
+            scales,
+            self.num,
+            self.most,
+            rng=self.rng,
+        )
         num_changes = self.num * _COPIES
-        of_changes = HaarWeights(scales, num_changes, self.most, rng=self.rng)
+        of_changes = HaarWeights(
+            scales,
+            num_changes,
+            self.most,
+            rng=self.rng,
+        )
         return of_states, of_changes
 
     def activated(self, u: Vector) -> tuple[Vector, Vector]:
@@ -382,7 +399,9 @@ def lstm(sites: Sites) -> Step:
         dc += _at_copies(to_cell["cell"]) * du["cell"]
         c = f * c + i * g
         shown, slope = sites.activated(c)
-        by_cell, by_output = o * slope, slope_o * shown
+        # h' = o phi(c') moves with the new c, and with the output gate.
+        by_cell = o * slope
+        by_output = slope_o * shown
         dh = _at_copies(by_cell) * dc
         dh += _at_copies(by_output) * du["output"]
 

@@ -66,7 +66,8 @@ def activated(phi: Activation, gram: Gram) -> Activated:
         new[rows, columns] = new[columns, rows] = means
     slope = found.slope[index]
     if not variances.all():
-        _, at_zero = evaluate(phi, np.zeros(1))
+        zero = np.zeros(1)
+        _, at_zero = evaluate(phi, zero)
         slope = np.where(variances == 0, at_zero**2, slope)
     return Activated(new, slope)
 
@@ -92,21 +93,25 @@ def products(
         of_slopes: Whether phi' is meant in the place of phi.
     """
     scale = np.sqrt(first * second)
-    # Rounding may take a correlation beyond ±1; one without variance has none.
-    cosine = np.divide(
+    cosine = np.zeros_like(scale)
+    # One without variance has no correlation, and 0 stands for it.
+    np.divide(
         covariance,
         scale,
-        out=np.zeros_like(scale),
+        out=cosine,
         where=scale > 0,
     )
-    triples = np.stack([first, second, np.clip(cosine, -1, 1)], axis=1)
+    # Rounding may take a correlation beyond ±1.
+    cosine = np.clip(cosine, -1, 1)
+    triples = np.stack([first, second, cosine], axis=1)
     # Positions and pairs of inputs are often alike.
     distinct, index = np.unique(triples, axis=0, return_inverse=True)
-    means = [
-        _means(phi, distinct[start : start + _TOGETHER], of_slopes=of_slopes)
-        for start in range(0, len(distinct), _TOGETHER)
-    ]
-    return np.concatenate(means)[index.ravel()]
+    means = []
+    for start in range(0, len(distinct), _TOGETHER):
+        some = distinct[start : start + _TOGETHER]
+        means.append(_means(phi, some, of_slopes=of_slopes))
+    of_distinct = np.concatenate(means)
+    return of_distinct[index.ravel()]
 
 
 def _means(
@@ -115,21 +120,33 @@ def _means(
     *,
     of_slopes: bool,
 ) -> Pairs:
-    r, mass_r = (array.ravel() for array in gauss(_RADII[:-1], _RADII[1:], _ORDER))
-    mass_r = mass_r * r * np.exp(-(r**2) / 2) / (2 * np.pi)
-    angle = np.arccos(triples[:, 2])[:, None]
+    """Integrate over the plane for each (variance, variance, correlation)."""
+    nodes_r, weights_r = gauss(_RADII[:-1], _RADII[1:], _ORDER)
+    r = nodes_r.ravel()
+    mass_r = weights_r.ravel() * r * np.exp(-(r**2) / 2) / (2 * np.pi)
+    num_pairs = len(triples)
+    q_1, q_2, cosine = (column[:, None] for column in triples.T)
+    angle = np.arccos(cosine)
     # Half a turn of θ is enough, because over the other half both change their signs.
+    # It is −π/2 to π/2. u_2 changes its sign inside, at α − π/2.
+    quarter = np.pi / 2
+    change = angle - quarter
     parts = np.arange(_PARTS) / _PARTS
     ends = np.concatenate(
-        [-np.pi / 2 + parts * angle, angle - np.pi / 2 + parts * (np.pi - angle)],
+        [
+            -quarter + parts * angle,
+            change + parts * (np.pi - angle),
+            np.full_like(angle, quarter),
+        ],
         axis=1,
     )
-    ends = np.concatenate([ends, np.full_like(angle, np.pi / 2)], axis=1)
-    theta, mass = gauss(ends[:, :-1].ravel(), ends[:, 1:].ravel(), _ORDER)
-    theta, mass = (array.reshape(len(triples), -1) for array in (theta, mass))
-    first = np.sqrt(triples[:, :1]) * np.cos(theta)
-    second = np.sqrt(triples[:, 1:2]) * np.cos(theta - angle)
-    total = np.zeros(len(triples))
+    left, right = ends[:, :-1], ends[:, 1:]
+    theta, mass = gauss(left.ravel(), right.ravel(), _ORDER)
+    theta = theta.reshape(num_pairs, -1)
+    mass = mass.reshape(num_pairs, -1)
+    first = np.sqrt(q_1) * np.cos(theta)
+    second = np.sqrt(q_2) * np.cos(theta - angle)
+    total = np.zeros(num_pairs)
     for sign in (-1, 1):
         u = sign * np.stack([first, second])[..., None] * r
         value, slope = evaluate(phi, u)

@@ -93,12 +93,15 @@ def bisected(
     is_resolved = True
     for round_ in range(rounds + 1):
         middle = (left + right) / 2
-        first, second = integrate(left, middle), integrate(middle, right)
+        first = integrate(left, middle)
+        second = integrate(middle, right)
         halves = first + second
         with np.errstate(invalid="ignore"):
-            is_rough = np.abs(halves - whole) > excuse(left, right, whole)
+            error = np.abs(halves - whole)
+            is_rough = error > excuse(left, right, whole)
         is_rough = is_rough.reshape(len(left), -1).any(axis=1)
-        if is_rough.any() and (round_ == rounds or 2 * is_rough.sum() > most):
+        must_stop = round_ == rounds or 2 * is_rough.sum() > most
+        if must_stop and is_rough.any():
             is_resolved = False
             is_rough = np.zeros_like(is_rough)
         done.append((left[~is_rough], right[~is_rough]))
@@ -109,7 +112,8 @@ def bisected(
         left = np.concatenate([left[is_rough], inner])
         right = np.concatenate([inner, right[is_rough]])
         whole = np.concatenate([first[is_rough], second[is_rough]])
-    left, right = (np.concatenate(side) for side in zip(*done, strict=True))
+    lefts, rights = zip(*done, strict=True)
+    left, right = np.concatenate(lefts), np.concatenate(rights)
     return (left, right), np.concatenate(found), is_resolved
 
 
@@ -141,7 +145,8 @@ def expectation(
         >>> round(theory.expectation(jnp.abs) / (2 / np.pi) ** 0.5, 12)
         1.0
     """
-    q = float(checks.number("q", checks.on_host("q", q), low=0.0))
+    checks.on_host("q", q)
+    q = float(checks.number("q", q, low=0.0))
     scale = float(np.sqrt(q))
     points = np.array([float(kink) for kink in kinks])
     for reach in (REACH, FAR):
@@ -151,8 +156,10 @@ def expectation(
             scale,
             edges,
         )
-        is_lower_tail = (left <= edges[1]) & (right <= edges[1])
-        is_tail = is_lower_tail | (left >= edges[-2])
+        # Panels inside the first or the last of the panels at the start.
+        is_lower_tail = right <= edges[1]
+        is_upper_tail = left >= edges[-2]
+        is_tail = is_lower_tail | is_upper_tail
         if not size[is_tail].sum() > TAIL * size.sum():
             break
     else:
@@ -177,16 +184,19 @@ def _gaussian_integrals(
 
     def integrate(left: Panels, right: Panels) -> Integrals:
         z, mass = gauss(left, right)
-        padding = -len(z) % _BATCH
-        value = on_host(g, scale * np.pad(z, ((0, padding), (0, 0))))
-        shape = (len(z) + padding, _ORDER)
-        if value.shape != shape:
+        num_panels = len(z)
+        padding = -num_panels % _BATCH
+        padded = np.pad(z, ((0, padding), (0, 0)))
+        value = on_host(g, scale * padded)
+        if value.shape != padded.shape:
             raise InputError(
-                f"g maps shape {shape} to {value.shape}; it must be elementwise."
+                f"g maps shape {padded.shape} to {value.shape}; it must be elementwise."
             )
         with np.errstate(invalid="ignore", over="ignore"):
-            part = mass * bell(z) * value[: len(z)]
-        return np.stack([part.sum(axis=1), np.abs(part).sum(axis=1)], axis=1)
+            part = mass * bell(z) * value[:num_panels]
+        integral = part.sum(axis=1)
+        of_modulus = np.abs(part).sum(axis=1)
+        return np.stack([integral, of_modulus], axis=1)
 
     whole = integrate(edges[:-1], edges[1:])
     total = whole[:, 1].sum()
@@ -196,7 +206,9 @@ def _gaussian_integrals(
         right: Panels,
         integrals: Integrals,
     ) -> Integrals:
-        return np.broadcast_to([_TOLERANCE * total, np.inf], integrals.shape)
+        # That of the modulus is only a measure, and need not be resolved.
+        room = [_TOLERANCE * total, np.inf]
+        return np.broadcast_to(room, integrals.shape)
 
     (left, right), found, _ = bisected(
         integrate,
@@ -217,7 +229,8 @@ def _edges(
 
     They are finer where √q z passes through order one.
     """
-    edges = [np.linspace(-reach, reach, round(2 * reach) + 1)]
+    num_panels = round(2 * reach)
+    edges = [np.linspace(-reach, reach, num_panels + 1)]
     if scale > 0:
         last = max(-2, np.ceil(np.log2(scale)) + 1)
         powers = 2.0 ** np.arange(-3, last) / scale

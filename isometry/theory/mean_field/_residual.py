@@ -155,6 +155,7 @@ class Stream:
         if norm.kind == "layer":
             stream = self._centred()
         square = np.diag(stream.gram)
+        # Before any training the statistics of a batch norm are mean 0 and variance 1.
         if norm.kind == "batch":
             square = np.ones(len(square))
         scale = np.sqrt(square + norm.epsilon)
@@ -169,13 +170,15 @@ class Stream:
         start = self.start
         if start is not None:
             start = start - start.mean(axis=1, keepdims=True)
+        # Start and rest are independent, so that each loses a mean of its own.
         rest = self.rest - np.outer(self.rest_mean, self.rest_mean)
         return Stream(start, rest, np.zeros_like(self.rest_mean))
 
     def skipped(self, block: Block) -> "Stream":
-        """Return what the skip of a block passes on."""
+        """Return the stream behind the skip of a block, before the branch is added."""
         if block.shortcut is not None:
-            # Fresh weights leave no trace of the units before them.
+            # The shortcut is a layer with fresh weights. Behind it the units are
+            # Gaussian of mean 0, even if those in front of it had known values.
             return Stream.gaussian(block.skip**2 * block.shortcut * self.gram)
         start = self.start
         if start is not None:
@@ -183,13 +186,15 @@ class Stream:
         return Stream(start, block.skip**2 * self.rest, block.skip * self.rest_mean)
 
     def joined(self, branch: float, gram: Gram, mean: PerInput) -> "Stream":
-        """Return the sum with what a branch returns, times its multiplier.
+        """Add the output of a branch, scaled by the multiplier of the branch.
 
         Args:
             branch: The multiplier.
-            gram: Mean products of what it returns.
-            mean: Its mean over units.
+            gram: Mean products over units of the branch's output, (inputs, inputs).
+            mean: The mean of that output over units, (inputs,).
         """
+        # The weights of the branch are fresh, so its output is independent of the
+        # stream unit by unit: of the mixed products only those of the means are left.
         crossed = branch * np.outer(self.rest_mean, mean)
         rest = self.rest + crossed + crossed.T + branch**2 * gram
         return Stream(self.start, rest, self.rest_mean + branch * mean)
@@ -203,6 +208,7 @@ class Stream:
             return _activated(phi, self.rest)
         num_inputs = len(self.rest)
         values = self.start.T
+        # As long as nothing has been added, the units are known, and none is sampled.
         if self.rest.any():
             copies = math.ceil(_SITES / len(values))
             values = np.tile(values, (copies, 1))
@@ -305,6 +311,7 @@ def follow(
         passage = _through(phi, block, ORDERS[order], stream=stream, norm=norm)
         found.append(passage)
         stream = passage.after
+        # Negated, so that NaN is refused too.
         if not np.diag(stream.gram).max() < LARGEST:
             raise NotDefined(
                 f"the mean square of the stream exceeds {LARGEST:g} behind block "
@@ -337,6 +344,7 @@ def _through(
             gram = stations[-1].gram
         gram = square * gram + block.bias
         stations.append(Station(gram, square * ones))
+    # Behind fresh weights the mean over units is zero, behind an activation E phi.
     mean = 0 * ones
     if order.behind:
         mean = _means(phi, np.diag(gram))
@@ -374,6 +382,7 @@ def _activated(phi: Activation, gram: Gram) -> Activated:
 
 def _means(phi: Activation, variances: PerInput) -> PerInput:
     """Return E phi at each variance."""
+    # Inputs are often of one length, and each variance takes a quadrature.
     distinct, index = np.unique(variances, return_inverse=True)
     means = [expectation(phi.fn, q, phi.kinks) for q in distinct.tolist()]
     return np.array(means)[index]
@@ -391,6 +400,7 @@ def pull_back(passage: Passage, behind: PerInput) -> Gradients:
     of_skip = block.skip**2 * at_sum
     if block.shortcut is not None:
         of_skip = block.shortcut * of_skip
+    # Branch and skip have no matrix in common, so their squares add.
     before = of_skip + now / passage.read_scale**2
     return Gradients(before, tuple(stations[::-1]), at_sum)
 
@@ -410,6 +420,7 @@ def sampled_slopes(phi: Activation, passages: Sequence[Passage]) -> Slopes:
     for passage in passages:
         read = _divided(x, passage.before, passage.read, scale=passage.read_scale)
         slopes.append(evaluate(phi, read)[1] ** 2)
+        # Independent of the unit: the last layer of the branch has fresh weights.
         noise = rng.standard_normal(len(x))
         added = math.sqrt(passage.stations[-1].first_square) * noise
         block = passage.block

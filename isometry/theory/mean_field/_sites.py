@@ -50,16 +50,16 @@ def checked_size(name: str, size: Sequence[int]) -> Size:
             f"{name}={checks.show(size)} is not the size of an image; write (n,) or "
             "(h, w)."
         )
-    sides = tuple(
-        checks.integer(f"{name}[{i}]", side, low=1) for i, side in enumerate(size)
-    )
+    sides = []
+    for i, side in enumerate(size):
+        sides.append(checks.integer(f"{name}[{i}]", side, low=1))
     checks.integer(
         f"the positions of {name}",
         math.prod(sides),
         low=1,
         high=_MOST_POSITIONS,
     )
-    return sides
+    return tuple(sides)
 
 
 def checked_kernel(kernel: KernelLike, num_axes: int) -> Variances:
@@ -78,7 +78,8 @@ def checked_kernel(kernel: KernelLike, num_axes: int) -> Variances:
     sides = _sides(kernel, num_axes)
     if sides is not None:
         window = tuple(checks.integer("kernel", side, low=1) for side in sides)
-        return np.full(window, 1 / math.prod(window))
+        num_taps = math.prod(window)
+        return np.full(window, 1 / num_taps)
     try:
         variances = np.asarray(kernel, np.float64)
     except (TypeError, ValueError):
@@ -135,7 +136,8 @@ class Averaging:
         if self.padding == "valid":
             window = self.variances.shape
             read = tuple(n - k + 1 for n, k in zip(read, window, strict=True))
-        return tuple(math.ceil(n / s) for n, s in zip(read, self.steps, strict=True))
+        axes = zip(read, self.steps, strict=True)
+        return tuple(math.ceil(n / s) for n, s in axes)
 
     @property
     def front(self) -> Size:
@@ -162,15 +164,17 @@ class Averaging:
         """Return the averages of the values of the image."""
         averages = np.zeros(self.size_out)
         for variance, out, read in self.taps:
-            averages[np.ix_(*out)] += variance * values[np.ix_(*read)]
+            source = values[np.ix_(*read)]
+            averages[np.ix_(*out)] += variance * source
         return averages
 
     def backward(self, values: Result) -> Image:
         """Apply the transposed map, to values of the result."""
         sums = np.zeros(self.size)
         for variance, out, read in self.taps:
+            source = values[np.ix_(*out)]
             # No position is read twice by one tap, so none is lost.
-            sums[np.ix_(*read)] += variance * values[np.ix_(*out)]
+            sums[np.ix_(*read)] += variance * source
         return sums
 
     @functools.cached_property
@@ -185,12 +189,14 @@ class Averaging:
                 positions = np.arange(self.size_out[axis])
                 source = self.steps[axis] * positions + offset - self.front[axis]
                 n = self.size[axis]
+                # A circle goes on at its other side.
                 if self.padding == "circular":
                     source = source % n
                 is_inside = (source >= 0) & (source < n)
                 out.append(positions[is_inside])
                 read.append(source[is_inside])
-            taps.append((float(self.variances[tap]), out, read))
+            variance = float(self.variances[tap])
+            taps.append((variance, out, read))
         return taps
 
 
@@ -212,8 +218,9 @@ def transfer(
     front = [(k - 1) // 2 for k in variances.shape]
     for tap in np.ndindex(variances.shape):
         offset = np.subtract(tap, front)
-        total += variances[tap] * np.exp(1j * (at @ offset))
-    mirrored = variances[tuple(slice(None, None, -1) for _ in variances.shape)]
+        phase = at @ offset
+        total += variances[tap] * np.exp(1j * phase)
+    mirrored = np.flip(variances)
     is_odd = all(k % 2 for k in variances.shape)
     if is_odd and np.array_equal(variances, mirrored):
         return np.real(total)

@@ -23,6 +23,7 @@ from isometry.theory.mean_field._quadrature import REACH, gauss
 Nodes = Float[np.ndarray, " nodes"]
 Ends = Float[np.ndarray, " ends"]
 
+# Gauss nodes of a panel.
 _ORDER = 16
 
 # Panels of τ, and of a quarter turn of θ, beside the ends that kinks make. With three,
@@ -55,6 +56,7 @@ class SphereMeans:
 def on_sphere(phi: Activation, size: int) -> SphereMeans:
     """Compute the means for a batch of this size, at least 4."""
     m = size - 1
+    cosine = -1 / m
     radius = math.sqrt(m)
     # Beyond fourteen standard deviations of a Gaussian nothing is left.
     last = math.pi / 2
@@ -62,24 +64,41 @@ def on_sphere(phi: Activation, size: int) -> SphereMeans:
         last = math.asin(REACH / radius)
     furthest = radius * math.sin(last)
     cut = pieces(phi, octave_of(furthest))
-    special = _special_radii(cut.kinks, -1 / m)
-    entering = np.arcsin(special[special < furthest] / radius)
-    ends = np.unique(np.concatenate([np.linspace(0, last, _PANELS + 1), entering]))
+    # A panel of τ ends where a circle begins to meet a kink: the integrand is not
+    # smooth there.
+    special = _special_radii(cut.kinks, cosine)
+    special = special[special < furthest]
+    entering = np.arcsin(special / radius)
+    even = np.linspace(0, last, _PANELS + 1)
+    ends = np.union1d(even, entering)
     tau, mass = _folded(ends)
+    sine = np.sin(tau)
     # cos^(m−3), to relative accuracy where its power is large.
-    log_cosine = np.log1p(-(np.sin(tau) ** 2)) / 2
-    mass = mass * (m - 2) * np.sin(tau) * np.exp((m - 3) * log_cosine)
-    circles = radius * np.sin(tau)
-    means = mass @ _on_circles(phi, circles, -1 / m, edges=cut.edges)
+    sine_square = sine**2
+    log_cosine = np.log1p(-sine_square) / 2
+    power = np.exp((m - 3) * log_cosine)
+    mass = mass * (m - 2) * sine * power
+    circles = radius * sine
+    columns = _on_circles(
+        phi,
+        circles,
+        cosine,
+        edges=cut.edges,
+    )
+    means = mass @ columns
     return SphereMeans(*map(float, means))
 
 
 def _special_radii(kinks: Nodes, cosine: float) -> Float[np.ndarray, " radii"]:
     """Return the radii where a circle meets a kink first, or two at once."""
     first, second = np.meshgrid(kinks, kinks)
-    square = first**2 + second**2 - 2 * cosine * first * second
-    both = np.sqrt(square / (1 - cosine**2))
-    return np.unique(np.concatenate([np.abs(kinks), both.ravel()]))
+    # u_1 and u_2 are projections of a point of the circle onto two directions with this
+    # cosine. Both are given here, which fixes the point.
+    crossed = 2 * cosine * first * second
+    square = first**2 + second**2 - crossed
+    sine_square = 1 - cosine**2
+    both = np.sqrt(square / sine_square)
+    return np.union1d(np.abs(kinks), both)
 
 
 def _folded(ends: Ends) -> tuple[Nodes, Nodes]:
@@ -87,13 +106,17 @@ def _folded(ends: Ends) -> tuple[Nodes, Nodes]:
 
     An integral over a chord begins as a square root where a kink enters the circle.
     """
-    x, weight = gauss(np.zeros(1), np.full(1, np.pi), 2 * _ORDER)
-    x, weight = x[0], weight[0]
-    half = (ends[1:] - ends[:-1])[:, None] / 2
-    middle = (ends[1:] + ends[:-1])[:, None] / 2
+    start, stop = np.zeros(1), np.full(1, np.pi)
+    panels, weights = gauss(start, stop, 2 * _ORDER)
+    x, weight = panels[0], weights[0]
+    column = ends[:, None]
+    left, right = column[:-1], column[1:]
+    half = (right - left) / 2
+    middle = (right + left) / 2
     # With τ = −cos x a square root at an end becomes smooth.
     nodes = middle - half * np.cos(x)
-    return nodes.ravel(), (half * weight * np.sin(x)).ravel()
+    masses = half * weight * np.sin(x)
+    return nodes.ravel(), masses.ravel()
 
 
 def _on_circles(
@@ -105,26 +128,49 @@ def _on_circles(
 ) -> Float[np.ndarray, "nodes 6"]:
     """Average over θ at each radius, between the angles where phi is cut."""
     shift = math.acos(cosine)
-    angles = [_ends(circle, shift, edges) for circle in circles]
-    owner = np.repeat(np.arange(len(circles)), [len(row) - 1 for row in angles])
-    left = np.concatenate([row[:-1] for row in angles])
-    right = np.concatenate([row[1:] for row in angles])
+    # Circles have different numbers of panels, and all panels lie in one array.
+    # `owner` is the circle of each.
+    num_circles = len(circles)
+    lefts, rights, owners = [], [], []
+    for number, circle in enumerate(circles):
+        angles = _ends(circle, shift, edges)
+        lefts.append(angles[:-1])
+        rights.append(angles[1:])
+        owners += [number] * (len(angles) - 1)
+    left = np.concatenate(lefts)
+    right = np.concatenate(rights)
+    owner = np.array(owners)
     theta, mass = gauss(left, right, _ORDER)
     size = circles[owner][:, None]
-    u = np.stack([size * np.cos(theta), size * np.cos(theta - shift)])
+    first = size * np.cos(theta)
+    second = size * np.cos(theta - shift)
+    u = np.stack([first, second])
     value, slope = evaluate(phi, u)
-    tilt = u * slope
+    # In the order of the fields of `SphereMeans`.
     columns = []
-    for f in (value, slope, tilt):
-        for integrand in (f[0] ** 2, f[0] * f[1]):
-            of_panels = (mass * integrand).sum(axis=1) / (2 * np.pi)
-            columns.append(np.bincount(owner, of_panels, len(circles)))
+    for f in (value, slope, u * slope):
+        f_1, f_2 = f
+        for integrand in (f_1**2, f_1 * f_2):
+            of_panels = (mass * integrand).sum(axis=1)
+            of_panels = of_panels / (2 * np.pi)
+            of_circles = np.bincount(owner, of_panels, num_circles)
+            columns.append(of_circles)
     return np.stack(columns, axis=1)
 
 
 def _ends(circle: float, shift: float, edges: Ends) -> Ends:
     """Return the ends of panels of θ at one radius."""
-    crossing = np.arccos(edges[np.abs(edges) < circle] / circle)
-    cuts = [crossing, -crossing, shift + crossing, shift - crossing]
-    grid = np.linspace(0, 2 * np.pi, 4 * _PANELS + 1)
-    return np.union1d(grid, np.concatenate(cuts) % (2 * np.pi))
+    turn = 2 * np.pi
+    is_met = np.abs(edges) < circle
+    crossing = np.arccos(edges[is_met] / circle)
+    # u_1 passes an edge at ±crossing, and u_2 at the same angles from its direction.
+    cuts = np.concatenate(
+        [
+            crossing,
+            -crossing,
+            shift + crossing,
+            shift - crossing,
+        ]
+    )
+    grid = np.linspace(0, turn, 4 * _PANELS + 1)
+    return np.union1d(grid, cuts % turn)
