@@ -32,7 +32,8 @@ def abstract(example: PyTree) -> PyTree:
         raise InputError("example holds no array; write one x, such as jnp.ones(3).")
     # A list of numbers is what a user means by an array.
     numbers = (bool, int, float)
-    if all(isinstance(leaf, numbers) for leaf in leaves):
+    are_numbers = [isinstance(leaf, numbers) for leaf in leaves]
+    if all(are_numbers):
         return _shape_of("example", example)
     paths = jax.tree_util.tree_leaves_with_path(example)
     leaves = []

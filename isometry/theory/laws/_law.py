@@ -252,7 +252,8 @@ class Law:
         top = self._top if self.product.sole_diagonal is None else 0.0
         with np.errstate(over="ignore", under="ignore"):
             share = self._integral(lambda t: np.exp(power * (t - top)))
-            log_share = math.log(max(share, 1e-300))
+            positive_share = max(share, 1e-300)
+            log_share = math.log(positive_share)
             log_moment = power * top + log_share
             return float(np.exp(log_moment))
 

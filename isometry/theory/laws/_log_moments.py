@@ -17,7 +17,12 @@ from jaxtyping import Bool, Float
 from isometry.theory.laws._product import Product
 
 # E L^k of the standard logistic distribution; odd ones are zero.
-_LOGISTIC = {0: 1.0, 2: math.pi**2 / 3, 4: 7 * math.pi**4 / 15, 6: 31 * math.pi**6 / 21}
+_LOGISTIC = {
+    0: 1.0,
+    2: math.pi**2 / 3,
+    4: 7 * math.pi**4 / 15,
+    6: 31 * math.pi**6 / 21,
+}
 
 # Log-odds of −ψ. Beyond 60, which holds 1e-26 of the mass, even sixth powers are lost
 # in rounding; half the step changes the moments by 1e-14 of themselves.
@@ -36,11 +41,14 @@ def log_moments(product: Product, highest: int) -> Float[np.ndarray, " powers"] 
     """
     log_y = product.log_on_negative_axis(_LOG_ODDS)
     # The density of the logistic distribution, to relative accuracy on both sides.
-    decay = np.exp(-np.abs(_LOG_ODDS))
-    weights = decay / (1 + decay) ** 2
-    weights = weights / weights.sum()
+    size = np.abs(_LOG_ODDS)
+    decay = np.exp(-size)
+    density = decay / (1 + decay) ** 2
+    total = density.sum()
+    weights = density / total
     is_found = np.isfinite(log_y)
-    if weights[~is_found].sum() > _FAR_OUT:
+    mass_lost = weights[~is_found].sum()
+    if mass_lost > _FAR_OUT:
         return None
     log_y = _extrapolated(log_y, is_found)
     center = float(weights @ log_y)
@@ -48,12 +56,20 @@ def log_moments(product: Product, highest: int) -> Float[np.ndarray, " powers"] 
     found[0] = 1.0
     # About the center, as the variance of deep laws is small against their mean.
     for k in range(1, highest + 1):
-        joint = float(weights @ (log_y - center) ** k)
-        of_lower = [
-            math.comb(k, j) * _LOGISTIC.get(k - j, 0.0) * found[j] for j in range(k)
-        ]
+        from_center = log_y - center
+        central = from_center**k
+        joint = float(weights @ central)
+        # Of E (log x + L)^k all terms but the moment of log x.
+        of_lower = []
+        for j in range(k):
+            power = k - j
+            of_logistic = _LOGISTIC.get(power, 0.0)
+            ways = math.comb(k, j)
+            of_lower.append(ways * of_logistic * found[j])
         found[k] = joint - sum(of_lower)
-    return np.array([_about_zero(found, center, k) for k in range(highest + 1)])
+    powers = range(highest + 1)
+    about_zero = [_about_zero(found, center, k) for k in powers]
+    return np.array(about_zero)
 
 
 def _about_zero(
@@ -62,7 +78,11 @@ def _about_zero(
     k: int,
 ) -> float:
     """Return the k-th moment about zero, given those about a center."""
-    terms = [math.comb(k, j) * central[j] * center ** (k - j) for j in range(k + 1)]
+    terms = []
+    for j in range(k + 1):
+        power = center ** (k - j)
+        ways = math.comb(k, j)
+        terms.append(ways * central[j] * power)
     return float(sum(terms))
 
 
@@ -71,9 +91,15 @@ def _extrapolated(
     is_found: Bool[np.ndarray, " points"],
 ) -> Float[np.ndarray, " points"]:
     """Continue as straight lines to both sides, as powers of the odds."""
-    x, y = _LOG_ODDS[is_found], log_y[is_found]
-    low = y[0] + (y[1] - y[0]) / (x[1] - x[0]) * (_LOG_ODDS - x[0])
-    high = y[-1] + (y[-1] - y[-2]) / (x[-1] - x[-2]) * (_LOG_ODDS - x[-1])
+    x = _LOG_ODDS[is_found]
+    y = log_y[is_found]
+    slopes = np.diff(y) / np.diff(x)
+    first, last = x[0], x[-1]
+    low = y[0] + slopes[0] * (_LOG_ODDS - first)
+    high = y[-1] + slopes[-1] * (_LOG_ODDS - last)
+    is_below = first > _LOG_ODDS
+    is_above = last < _LOG_ODDS
     inside = np.interp(_LOG_ODDS, x, y)
-    outside = np.where(x[0] > _LOG_ODDS, low, high)
-    return np.where((x[0] > _LOG_ODDS) | (x[-1] < _LOG_ODDS), outside, inside)
+    outside = np.where(is_below, low, high)
+    is_outside = is_below | is_above
+    return np.where(is_outside, outside, inside)

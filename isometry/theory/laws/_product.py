@@ -457,18 +457,25 @@ class Product:
 
         Far out, where starts are too rough, points may not be found, and are NaN.
         """
-        psi = -self.rank * np.exp(-np.logaddexp(0.0, log_odds))
-        above_zero = self.rank * np.exp(-np.logaddexp(0.0, -log_odds))
+        # −ψ and rank + ψ are shares of the rank, each to relative accuracy.
+        log_of_below = -np.logaddexp(0.0, log_odds)
+        log_of_above = -np.logaddexp(0.0, -log_odds)
+        psi = -self.rank * np.exp(log_of_below)
+        above_zero = self.rank * np.exp(log_of_above)
         w = self._start_at(log_odds)
         for _ in range(_CORRECTIONS):
             at = self.state(w)
             missing = _difference(at, psi, above_zero)
-            w = w + at.correction + at.tangent * missing
+            step = at.correction + at.tangent * missing
+            w = w + step
         at = self.state(w)
         missing = _difference(at, psi, above_zero)
-        log_lam = (at.log_lam + at.lag + at.slope * missing).real
-        last_step = np.abs(at.correction + at.tangent * missing).max(axis=0)
-        return np.where(last_step < _SMALL_STEP, log_lam, np.nan)
+        log_lam = at.log_lam + at.lag + at.slope * missing
+        # Newton squares an error, so the last step tells that of the result.
+        last_step = at.correction + at.tangent * missing
+        size = np.abs(last_step).max(axis=0)
+        is_found = size < _SMALL_STEP
+        return np.where(is_found, log_lam.real, np.nan)
 
     @functools.cached_property
     def _start(self) -> Unknowns:
@@ -491,7 +498,8 @@ class Product:
     def _negative_axis(self) -> tuple[RealPoints, ...]:
         """Rising log |λ| on the negative axis, and the unknowns' real parts."""
         start = self._start
-        log_lam = self.state(start).log_lam.real
+        at = self.state(start)
+        log_lam = at.log_lam.real
         return increasing(log_lam, *start.real)
 
     @blas.single_threaded()
@@ -593,10 +601,14 @@ def _left_by_newton(size: RealPoints, last: RealPoints) -> RealPoints:
 def _whole(exponent: float) -> float:
     """Remove the rounding of shares from an exponent that should be whole."""
     nearest = round(exponent)
-    return float(nearest) if abs(exponent - nearest) < 1e-9 else exponent
+    if abs(exponent - nearest) < 1e-9:
+        return float(nearest)
+    return exponent
 
 
 def _difference(at: State, psi: RealPoints, above_zero: RealPoints) -> Points:
     """Return what ψ lacks, by the smaller of ψ and rank + ψ, which has no rounding."""
     is_near_zero = above_zero < -psi
-    return np.where(is_near_zero, above_zero - at.above_zero, psi - at.psi)
+    of_above_zero = above_zero - at.above_zero
+    of_psi = psi - at.psi
+    return np.where(is_near_zero, of_above_zero, of_psi)
