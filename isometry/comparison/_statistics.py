@@ -243,8 +243,8 @@ def zeros(
 ) -> Statistics:
     """Return how much more mass lies below the floor than the law has there.
 
-    The floor is that of each draw, so what the law has there is already taken off. The
-    statistic is left out where neither the law nor a draw has such mass.
+    Each draw has its own floor, and `measured` has taken off what the law has below it.
+    The statistic is left out where neither the law nor a draw has such mass.
 
     Args:
         measured: The spectrum.

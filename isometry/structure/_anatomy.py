@@ -34,15 +34,15 @@ class Anatomy:
     Points are named values. `name` is the pre-activation of a weight layer, after its
     bias; `name:out` is the result of the nonlinearity, norm or pooling that follows;
     `name:sum` is the sum in which the residual branch that ends with the layer returns
-    to the stream. Slices of a stacked layer are `name[i]`, steps of a recurrence
-    `name@t`, its state `carry@t`, or `h@t` if f returns it from a step as
-    `jax.ad_checkpoint.checkpoint_name(state, "h")`, a second use of a weight `name#2`.
-    Of two states without such names, as those of the LSTMs of Flax and Haiku, the one
-    that weights multiply is `carry/h@t` and the other `carry/c@t`; otherwise several
+    to the stream. Slices of a stacked layer are `name[i]`; a second use of a weight is
+    `name#2`. Steps of a recurrence are `name@t`, and its state is `carry@t`, or `h@t`
+    if a step returns it as `jax.ad_checkpoint.checkpoint_name(state, "h")`. Of two
+    states without such names, as in the LSTMs of Flax and Haiku, the one that weights
+    multiply is `carry/h@t` and the other `carry/c@t`; otherwise several
     states are numbered, `carry/0@t`, in the order in which a step computes them. The
     ends are "input" and "output". Of a tree x each leaf is a point, "input/image"; if
     several are floating, "input" is the vector of all of them, flattened and joined in
-    the order of `jax.tree.leaves`. It is not listed among `points`.
+    the order of `jax.tree.leaves`. That vector is not listed among `points`.
 
     Attributes:
         layers: One record for each weight, in the order of their first use.

@@ -133,18 +133,19 @@ def with_gating(flow: Flow, join: Join, attending: Container[int]) -> Join:
     Args:
         flow: The flow.
         join: The join.
-        attending: The layers that make queries and keys. As in the literature, the
-            positions count them if a layer that closes the branch follows them.
+        attending: The layers that make queries and keys. One that a closing layer of
+            the branch follows is no gate: the positions count it, as in the literature.
     """
     gates = gating(flow, join.way.nodes, join.layers, end=join.end)
     if not gates:
         return join
-    others = tuple(
+    uncounted = tuple(
         layer
         for layer in gates
         if layer not in attending or not _is_before(flow, layer, join, gates=gates)
     )
-    return join._replace(positions=join.way.positions(flow, others), gating=others)
+    positions = join.way.positions(flow, uncounted)
+    return join._replace(positions=positions, gating=uncounted)
 
 
 def _is_before(flow: Flow, layer: int, join: Join, *, gates: Indices) -> bool:

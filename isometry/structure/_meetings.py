@@ -53,7 +53,7 @@ class Meeting(NamedTuple):
 
 
 class _Axes(NamedTuple):
-    """How an equation reads the axes of a weight: fields of `Meeting`."""
+    """How an equation reads the axes of a weight; `Meeting` has the same fields."""
 
     kind: str
     in_axes: Indices = ()

@@ -140,7 +140,11 @@ def followed(
     def run(
         arguments: Sequence[Array], directions: dict[int, np.ndarray]
     ) -> list[Magnitudes]:
-        """Evaluate the program, and return the magnitudes of all that is recorded."""
+        """Evaluate the program, and return the magnitudes of all that is recorded.
+
+        Directions are by the index of an argument. The keys of the records are left in
+        `keys` of the enclosing function, in the same order.
+        """
         # Each value is carried with its derivative along the direction: None is zero.
         duals = [_Dual(jnp.asarray(value), None) for value in arguments]
         for i, direction in directions.items():

@@ -448,7 +448,10 @@ def _cond(
     def rewritten_branch(
         program: core.ClosedJaxpr | core.Jaxpr,
     ) -> Callable[[list[Array]], tuple[list[Array], Arrays]]:
-        """Return a branch that also returns readings, for the taps of all branches."""
+        """Return a branch of a `cond` that also returns a reading for every tap.
+
+        All branches must return the same, so each has one for the taps of the others.
+        """
         inside = {n: tap for n, tap in taps.items() if _holds(program, tap.place)}
 
         def call(operands: list[Array]) -> tuple[list[Array], Arrays]:

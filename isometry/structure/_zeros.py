@@ -481,7 +481,7 @@ class _Words:
         stop: _Stop,
         log_factor: float,
     ) -> bool:
-        """Tell whether a derivative times a factor is too small for its dtype."""
+        """Tell whether all derivatives of changing operands underflow, by a factor."""
         dtype = self._program.values[stop.value].aval.dtype
         if not jnp.issubdtype(dtype, jnp.floating):
             return False
@@ -491,8 +491,10 @@ class _Words:
             _at_iteration(record.log_derivative, stop.iteration) for record in records
         ]
         smallest = np.log(float(jnp.finfo(dtype).tiny)) + np.log(_MARGIN)
-        # Without a record nothing is claimed.
-        return max(log_derivatives, default=np.inf) + log_factor < smallest
+        # Without a record of each operand nothing is claimed.
+        if not records or len(records) < len(values):
+            return False
+        return max(log_derivatives) + log_factor < smallest
 
     def _log_size(
         self,

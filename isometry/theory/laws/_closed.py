@@ -30,7 +30,7 @@ class Powers(Closed):
 
     @property
     def ones(self) -> Mapping[float, float]:
-        """The exponents by c."""
+        """The exponent of each factor 1 + cψ, by its c."""
         return dict(self.exponents)
 
     @property

@@ -160,7 +160,7 @@ def _before(
     """Pull a cotangent at the sum of a block back to the stream in front of it.
 
     Args:
-        here: The cotangent.
+        here: The cotangent, called g below.
         passage: The block.
         of: Its moments.
         is_sizeless: Whether a norm in front of the branch hides the size of x.
@@ -168,7 +168,8 @@ def _before(
     block = passage.block
     mean = passage.before.first_mean
     q = passage.before.first_square
-    # x' = s x + a f, so the cotangent has these parts along x and f.
+    # The sum is x' = s x + a f, of the stream x and the branch's f = phi(h), D =
+    # phi'(h). So g has these parts along x and f.
     along_x = block.skip * here.along
     along_f = block.branch * here.along
     # g without its part along f: its mean over units, and its mean square.
@@ -182,7 +183,7 @@ def _before(
     of_slopes = of.dd * without_f + of.ddf * crossed
     of_slopes = of_slopes + of.ddff * square_along_f
 
-    # f is its mean, and a part that no earlier layer knows.
+    # Seen from in front of the block, f is its mean and a part that is independent.
     ones = block.skip * (here.ones + of.f * along_f)
     along = block.skip * along_x
     if not is_sizeless:

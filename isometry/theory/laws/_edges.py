@@ -197,24 +197,25 @@ def _band(
     below: int | None,
     above: int,
 ) -> Interval:
-    """Return the interval between two points of gaps.
+    """Return the interval of the support between two gaps.
 
     Args:
         product: The product.
         atoms: Its atoms.
         probes: Points where it was inverted.
-        below: The last point of the gap below; None if there is no such gap.
-        above: The first point of the gap above.
+        below: The index of the last probe in the gap below; None if there is none.
+        above: The index of the first probe in the gap above.
     """
     high = _edge(product, atoms, probes, inside=above - 1, outside=above)
     t = float(probes.t[above])
-    # Atoms at the edge count as above it.
+    # Atoms at an edge are outside the interval: above it at the high edge.
     at_edge = _mass_between(atoms, high - _AT_ATOM, t)
     above_high = float(probes.above[above]) + at_edge
     if below is None:
         return Interval(-math.inf, high, product.rank, above_high=above_high)
     low = _edge(product, atoms, probes, inside=below + 1, outside=below)
     t = float(probes.t[below])
+    # At the low edge they are below it.
     at_edge = _mass_between(atoms, t, low + _AT_ATOM)
     above_low = float(probes.above[below]) - at_edge
     return Interval(low, high, above_low, above_high=above_high)
@@ -406,7 +407,7 @@ def _range(product: Product, probes: _Probes) -> tuple[float, float]:
 
 
 def _without_false_gaps(product: Product, probes: _Probes) -> _Probes:
-    """Leave out gaps at zero that are none: the contour does not resolve them."""
+    """Leave out gaps next to zero in which the contour does not see the mass."""
     if not product.touches_zero:
         return probes
     is_false = probes.is_gap & (probes.above > product.rank - _UNRESOLVED)

@@ -82,7 +82,7 @@ def _parts(
     middle: float,
     cuts: Float[np.ndarray, " cuts"],
 ) -> tuple[float, float, float]:
-    """Return ∫ (g − middle) dP, ∫ dP and the mass below what is reached."""
+    """Return ∫ (g − middle) dP, ∫ dP and the mass below the lowest point."""
     is_inside = (cuts > band.low) & (cuts < band.high)
     cuts = cuts[is_inside]
     if band.low > -np.inf:

@@ -139,7 +139,7 @@ class Mixture(Law):
             >>> mix = theory.Mixture([theory.fuss_catalan(1)], [1.0])
             >>> try:
             ...     mix.product
-            ... except isometry.InputError as error:
+            ... except isometry.NotDefined as error:
             ...     print("no product of free factors" in str(error))
             True
         """

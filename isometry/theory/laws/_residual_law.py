@@ -191,11 +191,10 @@ def law_of(
         )
     links = _links(passages, order)
     num_gaussian = _num_gaussian(order, weights)
-    # Blocks whose branch is not zero: of one such block every law is exact.
-    num_active = 0
+    # Of a single block whose branch is not zero the law is exact, however sparse.
+    num_active = sum(link.branch != 0 for link in links)
     counts: Counter[Factor] = Counter()
     for link, shares in zip(links, _slopes(phi, links), strict=True):
-        num_active += link.branch != 0
         for measure, share in shares:
             # ReLU's half is allowed, and may exceed a half by rounding.
             if order == "post_activation" and measure.zero_mass > 0.5 + 1e-9:

@@ -155,9 +155,9 @@ class Largest(NamedTuple):
 
 
 def largest_of_gaussian(phi: Activation, before: Field, window: int) -> Largest:
-    """Return the largest activations of windows, of a Gaussian field of many channels.
+    """Return moments of the largest activation in windows of a Gaussian field.
 
-    Channels are drawn: the moments are right to 1 %.
+    They are means over drawn channels, right to 1 %.
 
     Args:
         phi: The activation.
