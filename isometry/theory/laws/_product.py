@@ -425,18 +425,26 @@ class Product:
 
         Far out, where starts are too rough, points may not be found, and are NaN.
         """
-        psi = -self.rank * np.exp(-np.logaddexp(0.0, log_odds))
-        above_zero = self.rank * np.exp(-np.logaddexp(0.0, -log_odds))
-        w = self._start_at(log_odds)
-        for _ in range(_CORRECTIONS):
-            at = self.state(w)
-            missing = _difference(at, psi, above_zero)
-            w = w + at.correction + at.tangent * missing
-        at = self.state(w)
+        psi, above_zero = self._psi_at(log_odds)
+        at = self.state(self._polished(self._start_at(log_odds), log_odds))
         missing = _difference(at, psi, above_zero)
         log_lam = (at.log_lam + at.lag + at.slope * missing).real
         last_step = np.abs(at.correction + at.tangent * missing).max(axis=0)
         return np.where(last_step < _SMALL_STEP, log_lam, np.nan)
+
+    def _psi_at(self, log_odds: RealPoints) -> tuple[RealPoints, RealPoints]:
+        """Return ψ and rank + ψ where (rank + ψ)/(−ψ) is exp(log_odds)."""
+        psi = -self.rank * np.exp(-np.logaddexp(0.0, log_odds))
+        return psi, self.rank * np.exp(-np.logaddexp(0.0, -log_odds))
+
+    def _polished(self, w: Unknowns, log_odds: RealPoints) -> Unknowns:
+        """Return starts after Newton steps at the ψ that they are for."""
+        psi, above_zero = self._psi_at(log_odds)
+        for _ in range(_CORRECTIONS):
+            at = self.state(w)
+            missing = _difference(at, psi, above_zero)
+            w = w + at.correction + at.tangent * missing
+        return w
 
     @functools.cached_property
     def _start(self) -> Unknowns:
@@ -459,6 +467,15 @@ class Product:
     def _negative_axis(self) -> tuple[RealPoints, ...]:
         """Rising log |λ| on the negative axis, and the unknowns' real parts."""
         start = self._start
+        if any(curve.num_unknowns > 1 for curve, _ in self.curves):
+            # Near zero rank + ψ is a difference of what belongs to the unknowns, and
+            # starts that are read off a table are too rough for it.
+            with np.errstate(all="ignore"):
+                polished = self._polished(start, _LOG_ODDS)
+            is_better = np.isfinite(polished).all(axis=0)
+            change = np.where(is_better, polished - start, 0.0)
+            is_better &= np.abs(change).max(axis=0) < _LARGEST_STEP
+            start = np.where(is_better, polished, start)
         log_lam = self.state(start).log_lam.real
         return increasing(log_lam, *start.real)
 
