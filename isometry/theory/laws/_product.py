@@ -457,18 +457,8 @@ class Product:
 
         Far out, where starts are too rough, points may not be found, and are NaN.
         """
-        # −ψ and rank + ψ are shares of the rank, each to relative accuracy.
-        log_of_below = -np.logaddexp(0.0, log_odds)
-        log_of_above = -np.logaddexp(0.0, -log_odds)
-        psi = -self.rank * np.exp(log_of_below)
-        above_zero = self.rank * np.exp(log_of_above)
-        w = self._start_at(log_odds)
-        for _ in range(_CORRECTIONS):
-            at = self.state(w)
-            missing = _difference(at, psi, above_zero)
-            step = at.correction + at.tangent * missing
-            w = w + step
-        at = self.state(w)
+        psi, above_zero = self._psi_at(log_odds)
+        at = self.state(self._polished(self._start_at(log_odds), log_odds))
         missing = _difference(at, psi, above_zero)
         log_lam = at.log_lam + at.lag + at.slope * missing
         # Newton squares an error, so the last step tells that of the result.
@@ -476,6 +466,24 @@ class Product:
         size = np.abs(last_step).max(axis=0)
         is_found = size < _SMALL_STEP
         return np.where(is_found, log_lam.real, np.nan)
+
+    def _psi_at(self, log_odds: RealPoints) -> tuple[RealPoints, RealPoints]:
+        """Return ψ and rank + ψ where (rank + ψ)/(−ψ) is exp(log_odds)."""
+        # −ψ and rank + ψ are shares of the rank, each to relative accuracy.
+        log_of_below = -np.logaddexp(0.0, log_odds)
+        log_of_above = -np.logaddexp(0.0, -log_odds)
+        psi = -self.rank * np.exp(log_of_below)
+        return psi, self.rank * np.exp(log_of_above)
+
+    def _polished(self, w: Unknowns, log_odds: RealPoints) -> Unknowns:
+        """Return starts after Newton steps at the ψ that they are for."""
+        psi, above_zero = self._psi_at(log_odds)
+        for _ in range(_CORRECTIONS):
+            at = self.state(w)
+            missing = _difference(at, psi, above_zero)
+            step = at.correction + at.tangent * missing
+            w = w + step
+        return w
 
     @functools.cached_property
     def _start(self) -> Unknowns:
@@ -498,8 +506,16 @@ class Product:
     def _negative_axis(self) -> tuple[RealPoints, ...]:
         """Rising log |λ| on the negative axis, and the unknowns' real parts."""
         start = self._start
-        at = self.state(start)
-        log_lam = at.log_lam.real
+        if any(curve.num_unknowns > 1 for curve, _ in self.curves):
+            # Near zero rank + ψ is a difference of what belongs to the unknowns, and
+            # starts that are read off a table are too rough for it.
+            with np.errstate(all="ignore"):
+                polished = self._polished(start, _LOG_ODDS)
+            is_better = np.isfinite(polished).all(axis=0)
+            change = np.where(is_better, polished - start, 0.0)
+            is_better &= np.abs(change).max(axis=0) < _LARGEST_STEP
+            start = np.where(is_better, polished, start)
+        log_lam = self.state(start).log_lam.real
         return increasing(log_lam, *start.real)
 
     @blas.single_threaded()
