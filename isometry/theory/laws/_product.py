@@ -43,6 +43,10 @@ _LOG_ODDS = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
 # Newton steps at a given ψ, from starts that are read off a table.
 _CORRECTIONS = 3
 
+# Starts at log odds below this are polished. Ten times deeper, those that are not are
+# too rough; higher, nothing is gained.
+_NEAR_ZERO = -1.0
+
 # A last step of the unknowns, whose square is the error that it leaves.
 _SMALL_STEP = 1e-7
 
@@ -509,12 +513,15 @@ class Product:
         if any(curve.num_unknowns > 1 for curve, _ in self.curves):
             # Near zero rank + ψ is a difference of what belongs to the unknowns, and
             # starts that are read off a table are too rough for it.
+            is_near = _LOG_ODDS < _NEAR_ZERO
+            rough = start[:, is_near]
             with np.errstate(all="ignore"):
-                polished = self._polished(start, _LOG_ODDS)
+                polished = self._polished(rough, _LOG_ODDS[is_near])
             is_better = np.isfinite(polished).all(axis=0)
-            change = np.where(is_better, polished - start, 0.0)
+            change = np.where(is_better, polished - rough, 0.0)
             is_better &= np.abs(change).max(axis=0) < _LARGEST_STEP
-            start = np.where(is_better, polished, start)
+            start = start.copy()
+            start[:, is_near] = np.where(is_better, polished, rough)
         log_lam = self.state(start).log_lam.real
         return increasing(log_lam, *start.real)
 
