@@ -295,10 +295,9 @@ class Cnn(Built):
 
         For Gaussian kernels they follow position by position, with any padding and
         strides, and for others from the law. The mean square of xs at each position
-        sets the first variances.
-        Many channels, those of the images included: a span that starts at
-        them has an error of order 1/n for windows of n inputs, a third for one channel
-        and three taps.
+        sets the first variances. Many channels are those of the images too: a span that
+        starts at them has an error of order 1/n for windows of n inputs, a third for
+        one channel and three taps.
 
         Args:
             span: "hidden" or "end_to_end".
