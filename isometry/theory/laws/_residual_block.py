@@ -41,6 +41,9 @@ _HALVINGS = 50
 # of the distance from s² is rounding.
 _NEAR_SKIP = 10.0
 
+# |1 + 2t| below which it is known better than t.
+_SMALL = 0.5
+
 
 @dataclass(frozen=True)
 class ResidualBlock(Curve):
@@ -270,9 +273,12 @@ class ResidualBlock(Curve):
         # dr/dψ = 2/(1 + ψ) − dlog y/du (1 − dt/dψ). At an atom u → ∞, and all but
         # 1/u² cancels, here by hand.
         t_rate = psi_by_eta * tangent[1]
+        rest = (one_plus + 2 * u * t) / one_plus
         # 1 + 2t vanishes there with P(d > 0) = 1/2, and is small without cancellation.
+        # Where it is not small, t may be, which only the first form keeps.
         twice_t = 2 * branch.above_zero + (2 * self.slopes.zero_mass - 1)
-        rest = (1 + twice * twice_t) / (2 * one_plus)
+        vanishing = (1 + twice * twice_t) / (2 * one_plus)
+        rest = np.where(np.abs(twice_t) < _SMALL, vanishing, rest)
         rate = twice * t_rate - rest
         # (1 + ψ)/g is the root of the value, in the quarter where log is continuous.
         g = np.exp(_log_g(log_omega))
