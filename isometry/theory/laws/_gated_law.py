@@ -316,8 +316,10 @@ class GatedStep(Curve):
             once = _mean(self._weights[:3], inverse)
             twice = _mean(self._weights, inverse * inverse)
             parts.append(np.concatenate([once, twice]))
+        # Rows 0 to 2 are means of 1/K times 1, k and b; rows 3 to 7 those of 1/K² times
+        # 1, k, b, kb and b².
         sums = np.concatenate(parts, axis=1)
-        # (1 − β)²/K² has three terms.
+        # The mean of (1 − b/V)²/K² has three terms.
         rest_square = sums[3] - 2 * of_v * sums[5]
         rest_square += of_v**2 * sums[7]
         return _Sums(
