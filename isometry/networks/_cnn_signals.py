@@ -158,7 +158,7 @@ class Values:
         return Values(signal, field)
 
     def activated(self, phi: Activation) -> "Values":
-        """Return the activation of a pre-activation."""
+        """Return what an activation makes of Gaussian values at each position."""
         signal, field = self.signal, self.field
         if signal is not None:
             signal = _activated(phi, signal)
@@ -301,7 +301,7 @@ def _convolved(layer: _cnn_law.Filter, signal: Signal) -> Signal:
 
 
 def _activated(phi: Activation, signal: Signal) -> Signal:
-    """Return the activation of a pre-activation."""
+    """Return what an activation makes of Gaussian values at each position."""
     variances = signal.variances
     # Positions often have the same variance, and each takes a quadrature.
     distinct, index = np.unique(variances, return_inverse=True)
