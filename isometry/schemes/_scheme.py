@@ -289,7 +289,8 @@ class Scheme:
         """
         _check_kind("layer", layer, Layer)
         # N(0, 0) would be zeros as well, but would draw numbers first.
-        if self.sigma_b:
+        # A traced sigma_b may be any number, 0 as well.
+        if checks.is_traced(self.sigma_b) or self.sigma_b:
             return initializers.normal(std=self.sigma_b)
         return initializers.zeros()
 

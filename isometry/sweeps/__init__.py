@@ -1,0 +1,1 @@
+"""Sweeps: grids of runs with a labelled store, resumed after anything."""

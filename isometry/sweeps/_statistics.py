@@ -1,0 +1,155 @@
+"""Statistics of a measured spectrum and of its law, under one set of names."""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from isometry._internal.errors import InputError, NotDefined
+from isometry.measure._record import Spectrum
+from isometry.networks import Network
+from isometry.sweeps._settings import Labelled, Results, labelled
+from isometry.theory import Law
+
+# The probabilities of the quantiles of s: both ends, the quartiles, and the tails.
+PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+# A number, or the quantiles.
+Values: TypeAlias = Mapping[str, float | np.ndarray]
+
+# Every statistic by its name, with what it is in words.
+MEANINGS = {
+    "mean_lam": "mean of s² over the singular values of a Jacobian",
+    "var_lam": "variance of s² over the singular values of a Jacobian",
+    "s_max": "largest singular value",
+    "s_min": "smallest singular value",
+    "condition_number": "largest singular value divided by the smallest",
+    "mean_log_s": "mean of ln s over the resolved singular values",
+    "var_log_s": "variance of ln s over the resolved singular values",
+    "zero_fraction": "share of singular values that are zero or not resolved",
+    "quantile_s": "quantile of s at the probabilities "
+    + ", ".join(map(str, PROBABILITIES)),
+}
+
+
+def of_spectrum(sp: Spectrum) -> Results:
+    """Average the statistics of an ensemble, each with its standard error over seeds.
+
+    Args:
+        sp: Spectra of shape (seeds, inputs).
+    """
+    # In float32 the square of a large singular value would overflow, and the variance
+    # of an isometry would be rounding.
+    with jax.enable_x64(True):
+        means, errors = jax.device_get(_averaged(sp))
+    results = {}
+    for name, meaning in MEANINGS.items():
+        mean = f"{meaning}, mean over networks and inputs"
+        error = f"standard error over networks of {name}"
+        results[name] = _labelled(name, means[name], mean)
+        results[f"{name}_error"] = _labelled(name, errors[name], error)
+    return results
+
+
+# One program for all: each statistic alone would be one of its own.
+@jax.jit
+def _averaged(sp: Spectrum) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return mean and standard error of each statistic."""
+    sp = jax.tree.map(_as_double, sp)
+    mean_lam = sp.moment(1)
+    levels = jnp.asarray(PROBABILITIES)
+    values = {
+        "mean_lam": mean_lam,
+        "var_lam": sp.moment(2) - mean_lam**2,
+        "s_max": sp.s_max(),
+        "s_min": sp.quantile(0.0, "s"),
+        "condition_number": sp.condition_number(),
+        "mean_log_s": sp.moment(1, "log_s"),
+        "var_log_s": sp.log_spread(),
+        "zero_fraction": sp.zero_fraction(),
+        "quantile_s": sp.quantile(levels, "s"),
+    }
+    # Inputs of one network are not independent: they are averaged first.
+    by_seed = {name: jnp.mean(value, axis=1) for name, value in values.items()}
+    means = {name: jnp.mean(value, axis=0) for name, value in by_seed.items()}
+    errors = {name: _error(value) for name, value in by_seed.items()}
+    return means, errors
+
+
+def _as_double(leaf: Array) -> Array:
+    """Return a leaf of a spectrum in float64."""
+    return jnp.asarray(leaf).astype(np.float64)
+
+
+def _error(by_seed: Array) -> Array:
+    """Return the standard error of the mean over the first axis; NaN of one seed."""
+    num_seeds = by_seed.shape[0]
+    if num_seeds == 1:
+        return jnp.full(by_seed.shape[1:], np.nan)
+    return jnp.std(by_seed, axis=0, ddof=1) / np.sqrt(num_seeds)
+
+
+def of_law(net: Network, span: object, xs: PyTree[Array]) -> Results:
+    """Return the same statistics as theory predicts them, NaN where it does not.
+
+    Args:
+        net: The network.
+        span: The span that was measured.
+        xs: The examples.
+    """
+    predicted = _predicted(net, span, xs)
+    results = {}
+    for name, meaning in MEANINGS.items():
+        unknown = np.full(len(PROBABILITIES), np.nan)
+        value = predicted.get(name, unknown if name == "quantile_s" else np.nan)
+        long_name = f"{meaning}, by theory at infinite width"
+        results[f"law_{name}"] = _labelled(name, value, long_name)
+    return results
+
+
+def _predicted(net: Network, span: object, xs: PyTree[Array]) -> Values:
+    """Return the statistics that are known: of the law, two moments, or none."""
+    # Theory knows the two spans that have names.
+    if not isinstance(span, str):
+        return {}
+    try:
+        return _of_law(net.law(span, xs))
+    except NotDefined:
+        pass
+    try:
+        moments = net.moments(span, xs)
+    except NotDefined:
+        return {}
+    return {"mean_lam": moments.mean, "var_lam": moments.variance}
+
+
+def _of_law(law: Law) -> Values:
+    """Return the statistics of a law."""
+    quantiles = np.asarray(law.quantile(PROBABILITIES, "s"), float)
+    values = {
+        "mean_lam": law.moment(1),
+        "var_lam": law.variance,
+        "s_max": law.s_max,
+        "s_min": float(quantiles[0]),
+        "zero_fraction": law.zero_mass,
+        "quantile_s": quantiles,
+    }
+    values["condition_number"] = np.inf
+    if values["s_min"] > 0:
+        values["condition_number"] = law.s_max / values["s_min"]
+    # Logarithms of a law with mass at zero have no mean.
+    try:
+        values["mean_log_s"] = law.moment(1, "log_s")
+        values["var_log_s"] = law.moment(2, "log_s") - values["mean_log_s"] ** 2
+    except InputError:
+        pass
+    return values
+
+
+def _labelled(name: str, value: object, long_name: str) -> Labelled:
+    """Return a statistic with its dimensions."""
+    dims = ("probability",) if name == "quantile_s" else ()
+    return labelled(dims, value, long_name)
