@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,14 @@ class Activation:
             (True, False)
         """
         return self.name is not None and _NAMED.get(self.name) == self
+
+    # Functions of JAX are others after pickling, and networks with them would no longer
+    # be equal, so that each process would compile their programs again and again.
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[object, ...]:
+        """Pickle one of the package's own records as its name."""
+        if self.named:
+            return get, (self.name,)
+        return super().__reduce_ex__(protocol)
 
     # What `fn` returns is the user's; `checks.elementwise` judges it.
     def __call__(self, x: Array) -> Array:

@@ -59,8 +59,12 @@ class Architecture:
     def at(self, sigma_w: float | None, sigma_b: float | None) -> Mlp:
         """Return the perceptron at these scales, without building it again."""
         scheme = self.network.scheme
-        phi = self.network.activation
-        return dataclasses.replace(self.network, scheme=scheme.at(phi, sigma_w, sigma_b))
+        scaled = scheme.at(self.network.activation, sigma_w, sigma_b)
+        # A scheme that fixes its own scale is the same, and so is the network, by which
+        # programs of data-driven schemes are kept.
+        if scaled is scheme:
+            return self.network
+        return dataclasses.replace(self.network, scheme=scaled)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,8 @@ from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
 from isometry._internal.types import Key
-from isometry.measure import ensemble, signals as signals_of
+from isometry.measure._ensemble import ensemble
+from isometry.measure._signals import signals as signals_of
 from isometry.measure._spans import Span
 from isometry.measure.methods import Method
 from isometry.sweeps import _architectures, _learning, _points, _statistics
