@@ -9,6 +9,7 @@ from . import networks as networks
 from . import plots as plots
 from . import schemes as schemes
 from . import store as store
+from . import sweeps as sweeps
 from . import theory as theory
 from ._internal.errors import BatchWarning as BatchWarning
 from ._internal.errors import InputError as InputError
@@ -48,6 +49,7 @@ from .structure import Attention as Attention
 from .structure import Branch as Branch
 from .structure import WeightLayer as WeightLayer
 from .structure import anatomy as anatomy
+from .sweeps._sweep import sweep as sweep
 from .verdicts import Flag as Flag
 from .verdicts import Report as Report
 from .verdicts import Reports as Reports

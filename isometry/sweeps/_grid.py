@@ -1,0 +1,214 @@
+"""The grid of a sweep: named axes, and the points where they cross."""
+
+import json
+import math
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from isometry._internal import checks
+from isometry._internal.errors import InputError
+
+Label: TypeAlias = bool | int | float | str
+# The position of a cell on each axis.
+Index: TypeAlias = tuple[int, ...]
+# What `run` gets: the value on each axis.
+Point: TypeAlias = dict[str, object]
+
+# Variables of the store that no axis may be named like.
+RESERVED = ("state", "error")
+
+# The axis of a grid that is given as a mapping from labels to networks.
+_NETWORK = "network"
+
+# Integers beyond this have no exact float, and no int64 soon after.
+_LARGEST = 2**53
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a grid.
+
+    Attributes:
+        name: The name.
+        labels: Numbers or names, all different: the coordinates in the store.
+        values: What `run` gets at each label. The labels themselves, but for an axis
+            that was given as a mapping from labels to objects.
+    """
+
+    name: str
+    labels: tuple[Label, ...]
+    values: tuple[object, ...]
+
+    def arranged(self, labels: Sequence[Label]) -> "Axis":
+        """Return this axis with its labels in another order."""
+        positions = [self.labels.index(label) for label in labels]
+        values = tuple(self.values[position] for position in positions)
+        return Axis(self.name, tuple(labels), values)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of the values on several axes.
+
+    Attributes:
+        axes: The axes, in the order of the dimensions in the store.
+    """
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the axes."""
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of values on each axis."""
+        return tuple(len(axis.labels) for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        """The number of cells."""
+        return math.prod(self.shape)
+
+    def point(self, index: Index) -> Point:
+        """Return the values at a cell."""
+        pairs = zip(self.axes, index, strict=True)
+        return {axis.name: axis.values[position] for axis, position in pairs}
+
+    def labels(self, index: Index) -> dict[str, Label]:
+        """Return the coordinates of a cell."""
+        pairs = zip(self.axes, index, strict=True)
+        return {axis.name: axis.labels[position] for axis, position in pairs}
+
+    def show(self, index: Index) -> str:
+        """Return the coordinates of a cell as they stand in a message."""
+        labels = self.labels(index)
+        return ", ".join(f"{name}={label!r}" for name, label in labels.items())
+
+    def identity(self, index: Index) -> str:
+        """Return a text that is the same for equal coordinates, whatever the grid.
+
+        The random key of a cell is made from it. It does not depend on the order of
+        the axes, on the other values of the grid, or on whether a whole number is
+        written as an int or as a float.
+        """
+        items = sorted(self.labels(index).items())
+        return json.dumps([[name, _canonical(label)] for name, label in items])
+
+
+def grid_of(given: Mapping[str, object]) -> Grid:
+    """Make a grid from what the user passes.
+
+    Args:
+        given: Names of axes and their values; or labels and networks, which are then
+            the values of one axis "network".
+
+    Raises:
+        InputError: `given` is no mapping, names nothing, or an axis cannot be used.
+    """
+    if not isinstance(given, Mapping) or not given:
+        raise InputError(
+            f"grid={checks.show(given)} has no axes; write a mapping such as "
+            '{"sigma_w": [1.0, 1.5], "seed": range(3)}.'
+        )
+    # Networks and other models can be called; values of an axis, which are several,
+    # cannot.
+    if all(callable(value) for value in given.values()):
+        given = {_NETWORK: given}
+    axes = tuple(_axis_of(name, values) for name, values in given.items())
+    return Grid(axes)
+
+
+def _axis_of(name: object, values: object) -> Axis:
+    """Make an axis, or say what is wrong with it."""
+    is_name = isinstance(name, str) and name.strip() == name
+    if not is_name or not name or "/" in name or name in RESERVED:
+        reserved = " and ".join(RESERVED)
+        raise InputError(
+            f"grid has an axis {checks.show(name)}; an axis is named by a text without "
+            f"'/' and spaces around it, other than {reserved}."
+        )
+    where = f"grid[{name!r}]"
+    if isinstance(values, Mapping):
+        labels = [_label(where, label) for label in values]
+        objects = tuple(values.values())
+    else:
+        labels = [_label(where, value) for value in _several(where, values)]
+        objects = None
+    labels = _of_one_kind(where, labels)
+    if not labels:
+        raise InputError(f"{where} is empty; write at least one value.")
+    texts = [_canonical(label) for label in labels]
+    for text, label in zip(texts, labels, strict=True):
+        if texts.count(text) > 1:
+            raise InputError(f"{where} holds {label!r} more than once.")
+    if objects is None:
+        objects = tuple(labels)
+    return Axis(name, tuple(labels), objects)
+
+
+def _several(where: str, values: object) -> Iterator[object]:
+    """Iterate over the values of an axis.
+
+    Raises:
+        InputError: It is one value, or no row of values.
+    """
+    ndim = getattr(values, "ndim", 1)
+    # The letters of a text are no values.
+    is_several = hasattr(values, "__iter__") and not isinstance(values, str | bytes)
+    if not is_several or ndim != 1:
+        raise InputError(
+            f"{where}={checks.show(values)} is no list of numbers or names; write "
+            f"[{checks.show(values)}], or a mapping from labels to objects."
+        )
+    return iter(values)  # pyright: ignore[reportArgumentType]
+
+
+def _label(where: str, value: object) -> Label:
+    """Return a number or a name as Python's own type."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if getattr(value, "ndim", 0) == 0:
+        try:
+            return operator.index(value)  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            pass
+        dtype = getattr(value, "dtype", None)
+        is_real = dtype is None or np.issubdtype(np.asarray(value).dtype, np.floating)
+        # Also numbers of NumPy and JAX, which know how to become a float.
+        if hasattr(value, "__float__") and is_real:
+            number = float(value)  # pyright: ignore[reportArgumentType]
+            if not math.isnan(number):
+                return number
+    raise InputError(
+        f"{where} holds {checks.show(value)}, which is no number and no name; write a "
+        "mapping from labels to objects."
+    )
+
+
+def _of_one_kind(where: str, labels: list[Label]) -> list[Label]:
+    """Require labels of one kind; integers beside floats become floats."""
+    kinds = {type(label) for label in labels}
+    if kinds == {int, float}:
+        return [float(label) for label in labels]
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InputError(f"{where} holds values of several kinds ({names}).")
+    if kinds == {int} and any(abs(int(label)) > _LARGEST for label in labels):
+        raise InputError(f"{where} holds integers beyond 2**53; write their names.")
+    return labels
+
+
+def _canonical(label: Label) -> bool | int | float | str:
+    """Return one representative of all labels that are equal."""
+    # 0.0 and -0.0, 1 and 1.0 are equal, and have one representative: the integer.
+    if isinstance(label, float) and label.is_integer() and abs(label) <= _LARGEST:
+        return int(label)
+    return label

@@ -1,0 +1,194 @@
+"""`sweeps.merge`: the cells of several stores in one."""
+
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isometry import store as files
+from isometry._internal import checks
+from isometry._internal.errors import InputError, public
+from isometry.sweeps._cells import Done
+from isometry.sweeps._grid import Axis, Grid, Index
+from isometry.sweeps._open import open as open_store
+from isometry.sweeps._store import (
+    DONE,
+    FAILED,
+    Identity,
+    Store,
+    create,
+    is_store,
+    read_cell,
+    read_only_group,
+    require_same,
+    stored_grid,
+    stored_identity,
+    stored_provenance,
+)
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@public("sweeps.merge")
+def merge(
+    stores: Sequence[files.Path],
+    store: files.Path,
+    *,
+    accept_code: bool = False,
+) -> "xarray.Dataset":
+    """Put the cells of several sweeps into one new store.
+
+    Each of the sweeps has the same axes and key, and has run some of the values: on two
+    machines, say. Since the key of a cell depends on its values alone, the new store is
+    the one that a single sweep over all values would have written.
+
+    Args:
+        stores: The folders of the sweeps.
+        store: The new folder.
+        accept_code: Whether the sweeps may be of different source, or versions of this
+            package.
+
+    Returns:
+        The dataset of `sweeps.open`. Cells that no sweep has run are absent.
+
+    Raises:
+        InputError: A folder holds no sweep; they differ in axes, key or code; a cell
+            has other values in another store; or the new folder exists, or cannot be
+            written to.
+
+    Note:
+        A cell takes about 1 ms for each of its variables.
+
+    Example:
+        >>> def run(point, key):
+        ...     return {"square": point["x"] ** 2}
+        >>> for name, values in {"a": [1.0, 2.0], "b": [3.0]}.items():
+        ...     with ThreadPoolExecutor(1) as executor:
+        ...         _ = isometry.sweep(
+        ...             run,
+        ...             {"x": values},
+        ...             f"{name}.zarr",
+        ...             key=jax.random.key(0),
+        ...             executor=executor,
+        ...         )
+        >>> sweeps.merge(["a.zarr", "b.zarr"], "all.zarr")["square"].values
+        array([1., 4., 9.])
+    """
+    checks.extra("zarr", "store")
+    if isinstance(stores, str | pathlib.Path) or not stores:
+        raise InputError(
+            f"stores={checks.show(stores)} is no list of folders; write "
+            '["first.zarr", "second.zarr"].'
+        )
+    sources = [pathlib.Path(source) for source in stores]
+    for source in sources:
+        if not is_store(source):
+            raise InputError(f"stores: {str(source)!r} holds no sweep.")
+    target = pathlib.Path(store)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"store={str(target)!r} exists; write a new folder.")
+    fields = stored_identity(sources[0])
+    identity = Identity(**{**fields, "axes": tuple(fields["axes"])})
+    for source in sources[1:]:
+        require_same(source, identity, accept_code)
+    grid = _union([stored_grid(source) for source in sources])
+    records: list[object] = []
+    for source in sources:
+        for record in stored_provenance(source):
+            if record not in records:
+                records.append(record)
+    parent = files.prepare(target.absolute().parent)
+    # Beside its place, so that nothing half-merged is left behind.
+    folder = tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.")
+    part = pathlib.Path(folder, target.name)
+    try:
+        create(part, grid, identity, records)
+        merged = Store(part, grid)
+        for source in sources:
+            _copy(source, merged)
+        part.replace(target)
+    except OSError as error:
+        message = f"store={str(target)!r} cannot be written: {error.strerror}."
+        raise InputError(message) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return open_store(target)
+
+
+def _union(grids: Sequence[Grid]) -> Grid:
+    """Return the grid of all labels; numbers are sorted, names as they come."""
+    axes = []
+    for axis in grids[0].axes:
+        labels: list[Any] = []
+        for grid in grids:
+            by_name = {other.name: other for other in grid.axes}
+            other = by_name[axis.name]
+            labels += [label for label in other.labels if label not in labels]
+        kinds = {isinstance(label, str) for label in labels}
+        if len(kinds) > 1:
+            raise InputError(
+                f"stores: the axis {axis.name!r} has names in one, numbers in another."
+            )
+        if kinds == {False}:
+            # Integers of one store beside floats of another become floats.
+            labels = np.sort(np.array(labels)).tolist()
+        axes.append(Axis(axis.name, tuple(labels), tuple(labels)))
+    return Grid(tuple(axes))
+
+
+def _copy(source: pathlib.Path, target: Store) -> None:
+    """Write the cells of a store that are not absent into another.
+
+    Raises:
+        InputError: A cell is there with other values.
+    """
+    group = read_only_group(source)
+    arrays: dict[str, Any] = dict(group.arrays())
+    grid = stored_grid(source)
+    states = arrays["state"][...]
+    for cell in np.argwhere(states == DONE):
+        index = tuple(int(position) for position in cell)
+        done = read_cell(arrays, grid, index)
+        position = _position(grid, index, target.grid)
+        if target.states[position] == DONE:
+            _require_equal(target, position, done)
+        else:
+            target.write_done(position, done)
+    for cell in np.argwhere(states == FAILED):
+        index = tuple(int(position) for position in cell)
+        position = _position(grid, index, target.grid)
+        if target.states[position] != DONE:
+            target.write_failed(position, str(arrays["error"][index]))
+
+
+def _position(grid: Grid, index: Index, target: Grid) -> Index:
+    """Return where a cell of one grid is in another."""
+    labels = grid.labels(index)
+    return tuple(axis.labels.index(labels[axis.name]) for axis in target.axes)
+
+
+def _require_equal(target: Store, position: Index, done: Done) -> None:
+    """Refuse a cell that has other values in the target."""
+    before = target.read(position)
+    for name, variable in done.variables.items():
+        known = before.variables.get(name)
+        is_float = variable.array.dtype.kind in "fc"
+        if known is None or not _equal(known.array, variable.array, is_float):
+            raise InputError(
+                f"stores: {name!r} at {target.grid.show(position)} has other values in "
+                "another store."
+            )
+
+
+def _equal(one: np.ndarray, other: np.ndarray, is_float: bool) -> bool:
+    """Tell whether two arrays are equal, NaN being equal to NaN.
+
+    One may be longer, because another cell of its store is; what is behind the other is
+    then NaN in both.
+    """
+    common = tuple(slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True))
+    return np.array_equal(one[common], other[common], equal_nan=is_float)
