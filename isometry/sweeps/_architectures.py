@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,9 @@ from isometry.networks import Network
 from isometry.networks._mlp import Mlp
 from isometry.schemes._registry import SchemeLike
 
-Build: TypeAlias = Callable[[Mapping[str, object]], Network]
+# A setting may be anything: a number, a name, a network, a function.
+Settings: TypeAlias = Mapping[str, Any]
+Build: TypeAlias = Callable[[Settings], Network]
 
 # Settings that act on a network which is there already, by its `with_scheme`.
 REDRAWING = ("scheme", "sigma_w", "sigma_b")
@@ -101,7 +103,7 @@ class Sampled:
         return jax.tree.map(lambda leaf: leaf[0], self.draw(self.keys[:1]))
 
 
-def sampled(settings: Mapping[str, object], key: Key, seeds: int) -> Sampled:
+def sampled(settings: Settings, key: Key, seeds: int) -> Sampled:
     """Return the network of the settings, with keys to draw it.
 
     Args:
@@ -222,14 +224,14 @@ def _architecture(
 # --- Networks that the user gives or builds
 
 
-class _Watched(Mapping[str, object]):
+class _Watched(Mapping[str, Any]):
     """Settings that remember which of them were read."""
 
-    def __init__(self, settings: Mapping[str, object]):
+    def __init__(self, settings: Settings):
         self._settings = settings
         self.read: set[str] = set()
 
-    def __getitem__(self, name: str) -> object:
+    def __getitem__(self, name: str) -> Any:
         self.read.add(name)
         return self._settings[name]
 
@@ -240,8 +242,8 @@ class _Watched(Mapping[str, object]):
         return len(self._settings)
 
 
-def _built_once(build: object, settings: Mapping[str, object]) -> Network:
-    """Return the network that `build` makes of these settings, kept from cell to cell."""
+def _built_once(build: Build, settings: Settings) -> Network:
+    """Return the network that `build` makes of settings, kept from cell to cell."""
     if not callable(build):
         raise InputError(
             f"build={checks.show(build)} is not a function; write build(settings) -> "
@@ -262,11 +264,11 @@ def _has_hash(value: object) -> bool:
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _kept(build: Build, items: tuple[tuple[str, object], ...]) -> Network:
+def _kept(build: Build, items: tuple[tuple[str, Any], ...]) -> Network:
     return _built(build, dict(items))
 
 
-def _built(build: Build, settings: Mapping[str, object]) -> Network:
+def _built(build: Build, settings: Settings) -> Network:
     """Call `build`; draw the network as the settings say that it has not read.
 
     Raises:
@@ -284,9 +286,7 @@ def _built(build: Build, settings: Mapping[str, object]) -> Network:
     return redrawn(net, unread, argument="build")
 
 
-def redrawn(
-    net: object, settings: Mapping[str, object], argument: str = "network"
-) -> Network:
+def redrawn(net: object, settings: Settings, argument: str = "network") -> Network:
     """Return a network drawn by another scheme, or at other sigmas.
 
     Args:
@@ -350,4 +350,5 @@ def examples(
         xs = jax.random.normal(key, (inputs, *shape), net.example.dtype)
     if q is None:
         return xs
-    return data.normalize(xs, float(q))
+    # A tree of arrays has no one mean square, and is refused there.
+    return data.normalize(cast(Array, xs), float(q))

@@ -6,7 +6,7 @@ step, which a sweep does not need, and its rates are part of its programs.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,8 @@ _SPLIT_SEED = 0
 # steps would.
 _DECAY = 0.9
 
-# From a learning rate, which may be traced, to an optimizer.
-Optimizer: TypeAlias = Callable[[float], optax.GradientTransformation]
+# From a learning rate, which is traced, to an optimizer.
+Optimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": optax.sgd,
@@ -114,7 +114,7 @@ def digits(q: float) -> Sets:
     return split(data.digits(), q)
 
 
-def split(given: object, q: float) -> Sets:
+def split(given: Any, q: float) -> Sets:
     """Split examples for training and for the test, and rescale them.
 
     Args:
@@ -125,7 +125,7 @@ def split(given: object, q: float) -> Sets:
     Raises:
         InputError: Not such a pair.
     """
-    checks.number("q", q, above=0.0)
+    checks.number("input_q", q, above=0.0)
     try:
         raw_xs, raw_labels = given
         xs = np.asarray(raw_xs, np.float32)
@@ -157,7 +157,7 @@ def split(given: object, q: float) -> Sets:
     )
 
 
-def optimizer_of(optimizer: object) -> Optimizer:
+def optimizer_of(optimizer: str | Optimizer) -> Optimizer:
     """Return the function from a learning rate to an optimizer."""
     if isinstance(optimizer, str):
         return OPTIMIZERS[checks.one_of("optimizer", optimizer, OPTIMIZERS)]
@@ -183,11 +183,22 @@ class _Static(NamedTuple):
     batch: int
 
 
-class _Numbers(NamedTuple):
-    """Numbers that may differ from cell to cell of one program."""
+class _Cell(NamedTuple):
+    """What may differ from cell to cell of one program.
 
-    learning_rate: Float[Array, ""]
-    target_loss: Float[Array, ""]
+    Attributes:
+        params: The parameters.
+        key: The key of the batches.
+        learning_rate: The learning rate.
+        target_loss: The loss to which steps are counted.
+        ends: The steps after which the training is measured.
+    """
+
+    params: Params
+    key: Key
+    learning_rate: float | Array
+    target_loss: float | Array
+    ends: Int[np.ndarray | Array, " records"]
 
 
 class _State(NamedTuple):
@@ -242,10 +253,13 @@ def train(
         losses, accuracies, reached = _trained(
             _Static(objective, optimizer, size),
             sets,
-            params,
-            key=key,
-            numbers=_Numbers(np.float32(learning_rate), np.float32(target_loss)),
-            ends=ends,
+            _Cell(
+                params=params,
+                key=key,
+                learning_rate=learning_rate,
+                target_loss=target_loss,
+                ends=ends,
+            ),
         )
     return Curve(
         steps=ends,
@@ -309,37 +323,36 @@ def _objective(net: Network, params: Params, sets: Sets) -> Objective:
 def _trained(
     static: _Static,
     sets: Sets,
-    params: Params,
-    key: Key,
-    numbers: _Numbers,
-    ends: Int[Array, " records"],
+    cell: _Cell,
 ) -> tuple[Array, Array, Array]:
     """Train up to each of the steps `ends`; return losses, accuracies, and `reached`.
 
     Steps, rates and targets are arguments, so that one program serves all of them.
     """
-    optimizer = static.optimizer(numbers.learning_rate)
-    floating = Split(params).trained(Split.floating(params))
+    optimizer = static.optimizer(cell.learning_rate)
+    split = Split(cell.params)
+    floating = split.trained(split.floating(cell.params))
     state = _State(
         step=jnp.zeros((), np.int32),
-        params=params,
+        params=cell.params,
         optimizer=optimizer.init(floating),
         smoothed=jnp.zeros((), np.float32),
         reached=jnp.full((), -1, np.int32),
     )
-    key_batches, key_records = jax.random.split(key)
+    key_batches, key_records = jax.random.split(cell.key)
 
     def step(state: _State) -> _State:
         key_of_step = jax.random.fold_in(key_batches, state.step)
-        return _stepped(
-            static, sets, state, optimizer=optimizer, numbers=numbers, key=key_of_step
+        state, loss = _stepped(
+            static, sets, state, optimizer=optimizer, key=key_of_step
         )
+        return _noted(state, loss, cell.target_loss)
 
     def record(state: _State, end: Array) -> tuple[_State, tuple[Array, Array]]:
         state = jax.lax.while_loop(lambda now: now.step < end, step, state)
         return state, _measured(static, sets, state.params, key=key_records)
 
-    state, (losses, accuracies) = jax.lax.scan(record, state, ends)
+    state, (losses, accuracies) = jax.lax.scan(record, state, jnp.asarray(cell.ends))
     return losses, accuracies, state.reached
 
 
@@ -349,15 +362,12 @@ def _stepped(
     state: _State,
     *,
     optimizer: optax.GradientTransformation,
-    numbers: _Numbers,
     key: Key,
-) -> _State:
-    """Make one step."""
+) -> tuple[_State, Array]:
+    """Make one step; return the loss of its batch as well."""
     key_batch, key_network = jax.random.split(key)
     num_examples = len(sets.train_labels)
-    index = jax.random.choice(
-        key_batch, num_examples, (static.batch,), replace=False
-    )
+    index = jax.random.choice(key_batch, num_examples, (static.batch,), replace=False)
     xs, labels = sets.train_xs[index], sets.train_labels[index]
     split = Split(state.params)
 
@@ -370,18 +380,28 @@ def _stepped(
     params = split.trained(floating)
     updates, memory = optimizer.update(split.trained(gradient), state.optimizer, params)
     moved = optax.apply_updates(params, updates)
-    count = state.step + 1
-    smoothed = _DECAY * state.smoothed + (1 - _DECAY) * loss.astype(np.float32)
-    # A sum of few terms is too small by this factor.
-    mean = smoothed / (1 - _DECAY**count)
-    is_first = (state.reached < 0) & (mean <= numbers.target_loss)
-    return _State(
-        step=count,
+    stepped = state._replace(
+        step=state.step + 1,
         params=split.joined(split.floating(moved)),
         optimizer=memory,
-        smoothed=smoothed,
-        reached=jnp.where(is_first, count, state.reached),
     )
+    return stepped, loss
+
+
+def _noted(state: _State, loss: Array, target_loss: float | Array) -> _State:
+    """Return the state with the loss of its last batch, and when it was small enough.
+
+    Args:
+        state: The state after the step.
+        loss: The loss of the batch of this step.
+        target_loss: The loss to which steps are counted.
+    """
+    smoothed = _DECAY * state.smoothed + (1 - _DECAY) * loss.astype(np.float32)
+    # A sum of few terms is too small by this factor.
+    mean = smoothed / (1 - _DECAY**state.step)
+    is_first = (state.reached < 0) & (mean <= target_loss)
+    reached = jnp.where(is_first, state.step, state.reached)
+    return state._replace(smoothed=smoothed, reached=reached)
 
 
 def _measured(

@@ -1,6 +1,9 @@
 """Signals averaged over networks, inputs and pairs of inputs, point by point."""
 
+import contextlib
 from collections.abc import Sequence
+
+from typing import cast
 
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -50,10 +53,8 @@ def of_theory(net: Network, xs: PyTree[Array], points: Sequence[str]) -> Results
         points: The names of the points that were measured.
     """
     predicted = None
-    try:
-        predicted = net.mean_field(xs)
-    except NotDefined:
-        pass
+    with contextlib.suppress(NotDefined):
+        predicted = net.mean_field(cast(Array, xs))
     results = {}
     for name in SIGNALS:
         values = np.full(len(points), np.nan)

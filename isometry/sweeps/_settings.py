@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key
-from isometry.sweeps._architectures import PERCEPTRON, REDRAWING
+from isometry.sweeps._architectures import PERCEPTRON, REDRAWING, Settings
 
 # The axis that numbers repetitions. It enters the key of a cell, and nothing else.
 SEED = "seed"
@@ -19,7 +19,6 @@ SEED = "seed"
 # Names of dimensions, an array over them, and attributes: "units" and "long_name".
 Labelled: TypeAlias = tuple[tuple[str, ...], np.ndarray, dict[str, str]]
 Results: TypeAlias = dict[str, Labelled]
-Settings: TypeAlias = Mapping[str, object]
 
 RunT = TypeVar("RunT", bound=Callable[..., Results])
 

@@ -1,14 +1,16 @@
 """Statistics of a measured spectrum and of its law, under one set of names."""
 
+import contextlib
+import math
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal.errors import InputError, NotDefined
+from isometry._internal.errors import NotDefined
 from isometry.measure._record import Spectrum
 from isometry.networks import Network
 from isometry.sweeps._settings import Labelled, Results, labelled
@@ -16,6 +18,9 @@ from isometry.theory import Law
 
 # The probabilities of the quantiles of s: both ends, the quartiles, and the tails.
 PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+# Quantiles lie along this dimension.
+_PROBABILITY = ("probability",)
 
 # A number, or the quantiles.
 Values: TypeAlias = Mapping[str, float | np.ndarray]
@@ -30,8 +35,7 @@ MEANINGS = {
     "mean_log_s": "mean of ln s over the resolved singular values",
     "var_log_s": "variance of ln s over the resolved singular values",
     "zero_fraction": "share of singular values that are zero or not resolved",
-    "quantile_s": "quantile of s at the probabilities "
-    + ", ".join(map(str, PROBABILITIES)),
+    "quantile_s": "quantile of the singular values",
 }
 
 
@@ -45,7 +49,9 @@ def of_spectrum(sp: Spectrum) -> Results:
     # of an isometry would be rounding.
     with jax.enable_x64(True):
         means, errors = jax.device_get(_averaged(sp))
-    results = {}
+    meaning = "probability of a quantile"
+    # An array named like its dimension holds the labels of it.
+    results = {"probability": labelled(_PROBABILITY, PROBABILITIES, meaning)}
     for name, meaning in MEANINGS.items():
         mean = f"{meaning}, mean over networks and inputs"
         error = f"standard error over networks of {name}"
@@ -115,10 +121,10 @@ def _predicted(net: Network, span: object, xs: PyTree[Array]) -> Values:
     # Theory knows the two spans that have names.
     if not isinstance(span, str):
         return {}
-    try:
+    xs = cast(Array, xs)
+    with contextlib.suppress(NotDefined):
         return _of_law(net.law(span, xs))
-    except NotDefined:
-        pass
+    # Of some networks two moments are known, and not the law.
     try:
         moments = net.moments(span, xs)
     except NotDefined:
@@ -140,16 +146,16 @@ def _of_law(law: Law) -> Values:
     values["condition_number"] = np.inf
     if values["s_min"] > 0:
         values["condition_number"] = law.s_max / values["s_min"]
-    # Logarithms of a law with mass at zero have no mean.
-    try:
-        values["mean_log_s"] = law.moment(1, "log_s")
-        values["var_log_s"] = law.moment(2, "log_s") - values["mean_log_s"] ** 2
-    except InputError:
-        pass
+    mean_log = law.moment(1, "log_s")
+    values["mean_log_s"] = mean_log
+    values["var_log_s"] = law.moment(2, "log_s") - mean_log**2
+    # A law that thins out slowly towards zero has no mean of ln s.
+    if not math.isfinite(mean_log):
+        values["var_log_s"] = math.inf
     return values
 
 
 def _labelled(name: str, value: object, long_name: str) -> Labelled:
     """Return a statistic with its dimensions."""
-    dims = ("probability",) if name == "quantile_s" else ()
+    dims = _PROBABILITY if name == "quantile_s" else ()
     return labelled(dims, value, long_name)

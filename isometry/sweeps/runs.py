@@ -20,6 +20,8 @@ them. Perceptrons of one architecture, given by names, share compiled programs, 
 their scales and rates.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -32,6 +34,7 @@ from isometry.measure.methods import Method
 from isometry.sweeps import _architectures, _learning, _points, _statistics
 from isometry.sweeps._architectures import Build
 from isometry.sweeps._settings import Results, Settings, keys_of, labelled, ready
+from isometry.verdicts import Report
 from isometry.verdicts import audit as audit_of
 
 # Flags of an audit lie along this dimension.
@@ -45,13 +48,13 @@ def spectrum(
     *,
     seeds: int = 4,
     inputs: int = 4,
-    q: float | None = None,
+    input_q: float | None = None,
     xs: PyTree[Array] | None = None,
     method: str | Method = "auto",
     span: Span = "end_to_end",
     law: bool = False,
     build: Build | None = None,
-    **network: object,
+    **network: Any,
 ) -> Results:
     """Measure the singular values of Jacobians, over networks and inputs.
 
@@ -60,7 +63,7 @@ def spectrum(
         key: The key of the cell.
         seeds: The number of networks that are drawn.
         inputs: The number of Gaussian inputs, the same for all networks of a cell.
-        q: The mean square to which each input is scaled. None leaves them as they are.
+        input_q: The mean square to which each input is scaled. None leaves them.
         xs: Inputs of one's own instead, along a first axis.
         method: As in `isometry.ensemble`.
         span: As in `isometry.ensemble`.
@@ -92,7 +95,7 @@ def spectrum(
     keys = keys_of(key)
     sampled = _architectures.sampled({"build": build, **network}, keys.networks, seeds)
     net = sampled.network
-    xs = _architectures.examples(net, keys.inputs, inputs=inputs, q=q, xs=xs)
+    xs = _architectures.examples(net, keys.inputs, inputs=inputs, q=input_q, xs=xs)
     sp = ensemble(
         net, xs=xs, method=method, span=span, key=keys.probes, **sampled.arguments
     )
@@ -109,12 +112,12 @@ def signals(
     *,
     seeds: int = 4,
     inputs: int = 4,
-    q: float | None = None,
+    input_q: float | None = None,
     xs: PyTree[Array] | None = None,
     span: Span = "end_to_end",
     theory: bool = False,
     build: Build | None = None,
-    **network: object,
+    **network: Any,
 ) -> Results:
     """Measure sizes of signals and gradients at every point of a network.
 
@@ -123,7 +126,7 @@ def signals(
         key: The key of the cell.
         seeds: The number of networks that are drawn.
         inputs: The number of Gaussian inputs, the same for all networks of a cell.
-        q: The mean square to which each input is scaled. None leaves them as they are.
+        input_q: The mean square to which each input is scaled. None leaves them.
         xs: Inputs of one's own instead, along a first axis.
         span: As in `isometry.signals`.
         theory: Whether to add what mean-field theory predicts.
@@ -147,11 +150,13 @@ def signals(
         >>> [str(name) for name in cell["point_name"][1]]
         ['input', 'layers/0', 'layers/0:out', 'output']
     """
+    # Its entries are among the keywords already.
     del point
     keys = keys_of(key)
     sampled = _architectures.sampled({"build": build, **network}, keys.networks, seeds)
     net = sampled.network
-    xs = _architectures.examples(net, keys.inputs, inputs=inputs, q=q, xs=xs)
+    xs = _architectures.examples(net, keys.inputs, inputs=inputs, q=input_q, xs=xs)
+    # Without a key the gradient is its mean over all losses, which is more exact.
     measured = signals_of(net, xs=xs, span=span, **sampled.arguments)
     results = _points.of_signals(measured)
     if theory:
@@ -168,11 +173,11 @@ def audit(
     inputs: int = 16,
     examples: int = 256,
     steps: int = 200,
-    q: float | None = None,
+    input_q: float | None = None,
     xs: PyTree[Array] | None = None,
     targets: PyTree[Array] | None = None,
     build: Build | None = None,
-    **network: object,
+    **network: Any,
 ) -> Results:
     """Judge a network by all flags.
 
@@ -183,16 +188,16 @@ def audit(
         inputs: The number of examples at which Jacobians are taken.
         examples: The number of Gaussian examples.
         steps: The number of training steps. 0 switches training off.
-        q: The mean square to which each example is scaled. None leaves them.
+        input_q: The mean square to which each example is scaled. None leaves them.
         xs: Examples of one's own instead, along a first axis.
         targets: Their targets, as in `isometry.audit`. None makes synthetic ones.
         build: A function from settings to a `Network`.
         **network: The settings of the network: see `isometry.sweeps.runs`.
 
     Returns:
-        `state` of each flag ("raised", "clear", "undecided", "not_run"), `value` and
-        `threshold`, and `flag_name`, along "flag"; and `num_raised`. A value that is
-        not one number is NaN.
+        `flag_state` ("raised", "clear", "undecided", "not_run"), `flag_value` and
+        `flag_threshold` along "flag", with the names `flag`; and `num_raised`. A value
+        that is not one number is NaN.
 
     Raises:
         InputError: A setting cannot be used, or nobody reads it; what `isometry.audit`
@@ -205,11 +210,13 @@ def audit(
         >>> int(cell["num_raised"][1]) > 0
         True
     """
+    # Its entries are among the keywords already.
     del point
     keys = keys_of(key)
     sampled = _architectures.sampled({"build": build, **network}, keys.networks, seeds)
     net = sampled.network
-    xs = _architectures.examples(net, keys.inputs, inputs=examples, q=q, xs=xs)
+    xs = _architectures.examples(net, keys.inputs, inputs=examples, q=input_q, xs=xs)
+    # By keys and not by params, because flags draw further networks.
     report = audit_of(
         net,
         sampled.keys,
@@ -219,16 +226,18 @@ def audit(
         inputs=inputs,
         key=keys.probes,
     )
+    assert isinstance(report, Report), "a network alone has one report"
     flags = report.flags.values()
     states = [flag.state for flag in flags]
     values = [_number(flag.value) for flag in flags]
     thresholds = [_number(flag.threshold) for flag in flags]
     num_raised = sum(flag.raised for flag in flags)
     return {
-        "flag_name": labelled(_FLAG, list(report.flags), "name of the flag"),
-        "state": labelled(_FLAG, states, "state of the flag"),
-        "value": labelled(_FLAG, values, "number that was judged"),
-        "threshold": labelled(_FLAG, thresholds, "number it was compared with"),
+        # An array named like its dimension holds the labels of it.
+        "flag": labelled(_FLAG, list(report.flags), "flag of an audit"),
+        "flag_state": labelled(_FLAG, states, "state of the flag"),
+        "flag_value": labelled(_FLAG, values, "number that was judged"),
+        "flag_threshold": labelled(_FLAG, thresholds, "number it was compared with"),
         "num_raised": labelled((), num_raised, "number of flags raised"),
     }
 
@@ -238,20 +247,21 @@ def train(
     point: Settings,
     key: Key,
     *,
-    data: object = None,
+    data: Any = None,
     optimizer: str | _learning.Optimizer = "sgd",
     learning_rate: float = 0.01,
     steps: int = 300,
     batch: int = 64,
     target_loss: float = 1.0,
-    q: float = 1.0,
+    input_q: float = 1.0,
     build: Build | None = None,
-    **network: object,
+    **network: Any,
 ) -> Results:
     """Train a network, by default on the handwritten digits of scikit-learn.
 
     A fifth of the examples is kept for the test, the same in all cells. The mean of the
-    others is subtracted, and each example scaled to mean square q. The loss is the
+    others is subtracted, and each example scaled to mean square
+    input_q. The loss is the
     cross-entropy. A network with a training mode is trained and measured in it.
 
     Args:
@@ -265,7 +275,7 @@ def train(
         steps: The number of steps.
         batch: The number of examples in a batch.
         target_loss: The loss to which steps are counted.
-        q: The mean square of each example.
+        input_q: The mean square of each example.
         build: A function from settings to a `Network`.
         **network: The settings of the network: see `isometry.sweeps.runs`. `n_in` and
             `n_out` are those of the data.
@@ -290,6 +300,7 @@ def train(
         >>> float(cell["train_accuracy"][1]) > 0.8
         True
     """
+    # Its entries are among the keywords already.
     del point
     checks.number("learning_rate", learning_rate, above=0.0)
     checks.number("target_loss", target_loss, above=0.0)
@@ -297,7 +308,7 @@ def train(
     checks.integer("batch", batch, low=1)
     chosen = _learning.optimizer_of(optimizer)
     keys = keys_of(key)
-    sets = _learning.digits(q) if data is None else _learning.split(data, q)
+    sets = _sets(data, input_q)
     # Only the perceptron has its sizes from the data.
     if build is None and network.get("network") is None:
         sizes = {"n_in": sets.num_features, "n_out": sets.num_classes}
@@ -318,6 +329,13 @@ def train(
         key=keys.batches,
     )
     return _learning.results_of(curve)
+
+
+def _sets(data: Any, q: float) -> _learning.Sets:
+    """Return the examples for training and for the test."""
+    if data is None:
+        return _learning.digits(q)
+    return _learning.split(data, q)
 
 
 def _number(value: object) -> float:
