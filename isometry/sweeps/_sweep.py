@@ -151,6 +151,7 @@ def sweep(
                     target.path,
                 )
                 raise
+        target.find_volatile(work)
         progressing.tell_failures()
     return open_store(store)
 
