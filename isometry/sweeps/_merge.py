@@ -64,6 +64,7 @@ def merge(
         A cell takes about 1 ms for each of its variables.
 
     Example:
+        >>> from concurrent.futures import ThreadPoolExecutor
         >>> def run(point, key):
         ...     return {"square": point["x"] ** 2}
         >>> for name, values in {"a": [1.0, 2.0], "b": [3.0]}.items():
