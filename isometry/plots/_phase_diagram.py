@@ -1,6 +1,7 @@
 """Picture `phase_diagram`: one variable of a sweep over two of its axes."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -36,8 +37,10 @@ _NAME = 0.19
 _FREE_NAMES = 12
 _SLANTED = 0.9
 
-# The most numbers of a logarithmic axis that are all written. More would overlap.
-_MOST_TICKS = 10
+# The numbers of a logarithmic axis that are written: the most lines along y, and the
+# most characters along x. More would overlap in a figure of the size above.
+_MOST_LINES = 16
+_MOST_CHARACTERS = 42
 
 # The style of cells without a colour, by the field of `Cells`.
 _HATCHES = {
@@ -266,9 +269,12 @@ def _set_axes(ax: "Axes", x: GridAxis, y: GridAxis) -> None:
             direction.set_ticks(axis.places, axis.names)
         elif axis.is_log:
             # Powers of ten alone would leave most of such an axis without a number.
-            stride = -(-len(axis.places) // _MOST_TICKS)
-            places = axis.places[::stride]
-            direction.set_ticks(places, [_written(place) for place in places])
+            texts = [_written(place) for place in axis.places]
+            crowding = len(texts) / _MOST_LINES
+            if axis is x:
+                crowding = len(" ".join(texts)) / _MOST_CHARACTERS
+            stride = max(math.ceil(crowding), 1)
+            direction.set_ticks(axis.places[::stride], texts[::stride])
             direction.set_ticks([], minor=True)
         elif np.array_equal(axis.places, np.round(axis.places)):
             # There is no depth of 2.5.
@@ -392,9 +398,7 @@ def _draw_curve(
     if not (x.holds(curve.x) & y.holds(curve.y)).any():
         ax.plot([], ls="none", label=f"{curve.label}: not within these axes")
         return
-    # Of ReLU the critical line is a single point.
-    is_point = len(np.unique(np.c_[curve.x, curve.y], axis=0)) == 1
-    marker = "D" if is_point else ""
+    marker = "D" if curve.is_point else ""
     ax.plot(
         curve.x,
         curve.y,

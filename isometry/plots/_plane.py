@@ -67,8 +67,8 @@ class GridAxis(NamedTuple):
         low, high = self.edges[0], self.edges[-1]
         clipped = np.clip(np.asarray(value, float), low, high)
         if self.is_log:
-            return np.log(clipped / low) / np.log(high / low)
-        return (clipped - low) / (high - low)
+            return np.asarray(np.log(clipped / low) / np.log(high / low))
+        return np.asarray((clipped - low) / (high - low))
 
     def at(self, position: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Return the values at positions from 0 to 1."""

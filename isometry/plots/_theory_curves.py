@@ -36,14 +36,15 @@ SCALES_TRAINED = 6
 # The critical line is looked for at fixed points q over the range of the theory, a few
 # a decade, and then drawn where it crosses the axes, at so many points. With a tenth of
 # them it would have corners; ten times more would take seconds.
-_SEARCHED = np.geomspace(1e-12, 1e12, 97)
+_SEARCHED = np.geomspace(1e-9, 1e12, 85)
 _POINTS = 240
 
-# Depth scales take 40 ms a point. They are computed at a few points along the axis, and
-# then halfway between neighbours whose curves differ by more than a share of the height
-# of the picture, or that may hide a divergence. Twice as fine would look the same.
+# Depth scales take up to 40 ms a point. They are computed at a few points, and then
+# halfway between neighbours whose curves differ by more than a share of the height of
+# the picture, or that may hide a divergence: unless they differ by less than a pixel.
 _FIRST_POINTS = 25
 _COARSE = 0.06
+_PLATEAU = 1e-3
 
 # Halvings, after which a divergence is narrower than a pixel of any screen.
 _HALVINGS = 14
@@ -67,6 +68,15 @@ class Curve(NamedTuple):
     label: str
     x: Points
     y: Points
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is a single point but for rounding: the critical line of ReLU."""
+        is_drawn = np.isfinite(self.x) & np.isfinite(self.y)
+        if not is_drawn.any():
+            return False
+        x, y = self.x[is_drawn], self.y[is_drawn]
+        return bool(np.allclose(x, x[0]) and np.allclose(y, y[0]))
 
 
 def curves(
@@ -187,6 +197,12 @@ def _critical_at(phi: Activation, variances: Points) -> _Line:
             point = critical_at(phi, q)
         except NoCriticalPoint:
             continue
+        except InputError:
+            # Far out the expectations of some activations diverge, and nothing is known
+            # there: of exp beyond q = 100. What jumps is refused at every q.
+            if q > 1:
+                continue
+            raise
         sigma_w[i], sigma_b[i] = point.sigma_w, point.sigma_b
         is_stable[i] = point.stable
     return _Line(sigma_w, sigma_b, is_stable)
@@ -282,10 +298,11 @@ def _is_coarse(heights: Depths) -> Bool[np.ndarray, " segments"]:
     heights = np.nan_to_num(heights, nan=1.0)
     moves_far = np.abs(np.diff(heights, axis=0)) > _COARSE
     # Between two points may be a peak if the slope changes from up to down there. One
-    # that leaves the picture at the top needs no finer points.
-    rises = np.diff(heights, axis=0, prepend=-1.0) >= 0
-    falls = np.diff(heights, axis=0, append=-1.0) <= 0
-    is_peak = rises & falls & (heights > 0) & (heights < 1)
+    # that leaves the picture at the top needs no finer points, nor does a plateau.
+    rise = np.diff(heights, axis=0, prepend=heights[:1])
+    fall = -np.diff(heights, axis=0, append=heights[-1:])
+    is_peak = (rise >= 0) & (fall >= 0) & (np.maximum(rise, fall) > _PLATEAU)
+    is_peak &= (heights > 0) & (heights < 1)
     is_near_peak = is_peak[:-1] | is_peak[1:]
     return np.any(moves_far | is_near_peak, axis=1)
 
