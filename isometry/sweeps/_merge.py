@@ -193,5 +193,7 @@ def _equal(one: np.ndarray, other: np.ndarray, is_float: bool) -> bool:
     One may be longer, because another cell of its store is; what is behind the other is
     then NaN in both.
     """
-    common = tuple(slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True))
+    common = tuple(
+        slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True)
+    )
     return np.array_equal(one[common], other[common], equal_nan=is_float)

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import isometry
 from isometry import store as files
 from isometry._internal import checks, provenance
 from isometry._internal.errors import InputError
@@ -93,7 +92,7 @@ class Identity:
             axes=work.grid.names,
             key=f"{work.key_impl} {words}",
             settings=asdict(work.settings),
-            version=isometry.__version__,
+            version=provenance.versions()["isometry"],
             run=_described(work),
         )
 
@@ -252,7 +251,7 @@ class Store:
                 if dim in sizes:
                     sizes[dim] = max(size, sizes[dim])
         has_changed = False
-        for name, array in self._arrays.items():
+        for array in self._arrays.values():
             names = array.metadata.dimension_names
             pairs = zip(names, array.shape, strict=True)
             shape = tuple(sizes.get(dim, size) for dim, size in pairs)
@@ -515,7 +514,7 @@ def _array(
     dtype: np.dtype,
     fill_value: object,
     dims: tuple[str, ...],
-    attributes: dict[str, object],
+    attributes: dict[str, Any],
 ) -> Any:
     """Make an array of a group. Chunks are too small to gain by compression."""
     if dtype.kind == "T":

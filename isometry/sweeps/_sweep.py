@@ -109,7 +109,7 @@ def sweep(
     Example:
         >>> from concurrent.futures import ThreadPoolExecutor
         >>> def run(point, key):
-        ...     chi = theory.chi("tanh", point["sigma_w"], sigma_b=0.0)
+        ...     chi = theory.chi("tanh", q=0.0, sigma_w=point["sigma_w"])
         ...     return {"chi": chi}
         >>> grid = {"sigma_w": [0.5, 1.0], "seed": range(2)}
         >>> with ThreadPoolExecutor(1) as executor:
@@ -146,7 +146,8 @@ def sweep(
             except KeyboardInterrupt:
                 num_done = np.count_nonzero(target.states == DONE)
                 _LOG.warning(
-                    "interrupted: %d of %d cells are done in %s; the same call goes on.",
+                    "interrupted: %d of %d cells are done in %s; the same call goes "
+                    "on.",
                     num_done,
                     total,
                     target.path,
@@ -279,8 +280,6 @@ class _Progressing:
         except Exception as error:
             # The executor itself refuses, as Dask does after several dead workers.
             result = Failed(f"{type(error).__name__}: {error}")
-        except concurrent.futures.CancelledError:
-            result = Failed("the executor cancelled it")
         del self._in_flight[job]
         if isinstance(result, Done):
             self._write(cell, result)
