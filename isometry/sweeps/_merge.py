@@ -109,7 +109,7 @@ def merge(
     folder = tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.")
     part = pathlib.Path(folder, target.name)
     try:
-        create(part, grid, identity, records)
+        create(part, grid, identity, records=records)
         merged = Store(part, grid)
         for source in sources:
             _copy(source, merged)

@@ -348,7 +348,7 @@ def opened(
     identity = Identity.of(work)
     is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if is_new:
-        create(folder, work.grid, identity, [_provenance()])
+        create(folder, work.grid, identity, records=[_provenance()])
     elif not is_store(folder):
         raise InputError(
             f"store={str(folder)!r} holds something else than a sweep; write another "
@@ -428,7 +428,7 @@ def read_cell(arrays: dict[str, Any], grid: Grid, index: Index) -> Done:
 
 
 def create(
-    path: pathlib.Path, grid: Grid, identity: Identity, records: Sequence[object]
+    path: pathlib.Path, grid: Grid, identity: Identity, *, records: Sequence[object]
 ) -> None:
     """Make a store in which all cells are absent; none is there if this fails.
 

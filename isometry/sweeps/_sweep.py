@@ -140,17 +140,14 @@ def sweep(
             reporter(progress, total, total - len(remaining)) as report,
             workers(executor, work, len(remaining)) as pool,
         ):
-            progressing = _Progressing(target, pool, report, retries)
+            progressing = _Progressing(target, pool, report, retries=retries)
             try:
                 progressing.run(remaining)
             except KeyboardInterrupt:
                 num_done = np.count_nonzero(target.states == DONE)
                 _LOG.warning(
-                    "interrupted: %d of %d cells are done in %s; the same call goes "
-                    "on.",
-                    num_done,
-                    total,
-                    target.path,
+                    f"interrupted: {num_done} of {total} cells are done in "
+                    f"{target.path}; the same call goes on."
                 )
                 raise
         target.find_volatile(work)
@@ -200,7 +197,7 @@ class _Progressing:
         failures: For each cell that failed, why.
     """
 
-    def __init__(self, store: Store, pool: Workers, report: Report, retries: int):
+    def __init__(self, store: Store, pool: Workers, report: Report, *, retries: int):
         self._store = store
         self._pool = pool
         self._report = report
@@ -348,10 +345,8 @@ class _Progressing:
         if not self.failures:
             return
         index, reason = next(iter(self.failures.items()))
+        grid = self._store.grid
         _LOG.warning(
-            "%d of %d cells failed; the same call tries them again. %s: %s",
-            len(self.failures),
-            self._store.grid.size,
-            self._store.grid.show(index),
-            reason,
+            f"{len(self.failures)} of {grid.size} cells failed; the same call tries "
+            f"them again. {grid.show(index)}: {reason}"
         )
