@@ -172,17 +172,23 @@ def run_cell(work: Work, index: Index) -> Outcome:
     try:
         with work.settings.applied():
             result = work.run(work.grid.point(index), work.key(index))
-            return Done(_variables(result, work.grid.names))
     except Exception as error:
         return Failed(_reason(error))
     except SystemExit as error:
         # It would end the worker process, and cells of others with it.
         return Failed(f"SystemExit: run ended the process with {error.code!r}")
+    try:
+        return Done(_variables(result, work.grid.names))
+    except InputError as error:
+        return Failed(error.message)
+    # What cannot be moved to the host, such as lists of several lengths.
+    except Exception as error:
+        return Failed(f"run returned what is no array. {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:
     """Return the error and the line of the user's code where it was raised."""
-    text = "".join(traceback.format_exception_only(error)).strip()
+    text = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     # The first is `run_cell`.
     own = [
