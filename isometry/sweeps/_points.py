@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Sequence
-
 from typing import cast
 
 import numpy as np
