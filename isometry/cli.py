@@ -82,7 +82,7 @@ def _app(ours: dict[str, str]) -> Any:
     """Every command, each in a module of its own."""
     import typer
 
-    from isometry import _cli_audit, _cli_doctor, _cli_schemes, _cli_spectrum, _cli_theory
+    from isometry import _cli_audit, _cli_doctor, _cli_schemes, _cli_spectrum, _cli_sweep, _cli_theory
 
     app = typer.Typer(
         add_completion=False,
@@ -104,7 +104,7 @@ def _app(ours: dict[str, str]) -> Any:
     def _(version: Annotated[bool, version_option] = False) -> None:
         pass
 
-    for module in (_cli_audit, _cli_spectrum, _cli_theory, _cli_schemes):
+    for module in (_cli_audit, _cli_spectrum, _cli_theory, _cli_schemes, _cli_sweep):
         module.add(app)
     _cli_doctor.add(app, ours)
     return app

@@ -8,6 +8,7 @@ class that has the fields that are drawn.
 from isometry.plots._audit import audit as audit
 from isometry.plots._laws import laws as laws
 from isometry.plots._overlay import overlay as overlay
+from isometry.plots._phase_diagram import phase_diagram as phase_diagram
 from isometry.plots._profile import profile as profile
 from isometry.plots._ranks import ranks as ranks
 from isometry.plots._signals import signals as signals

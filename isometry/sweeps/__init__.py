@@ -13,5 +13,6 @@ The words of this folder:
 - A job is a cell that an executor runs.
 """
 
+from isometry.sweeps import runs as runs
 from isometry.sweeps._merge import merge as merge
 from isometry.sweeps._open import open as open

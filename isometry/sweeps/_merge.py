@@ -64,6 +64,7 @@ def merge(
         A cell takes about 1 ms for each of its variables.
 
     Example:
+        >>> from concurrent.futures import ThreadPoolExecutor
         >>> def run(point, key):
         ...     return {"square": point["x"] ** 2}
         >>> for name, values in {"a": [1.0, 2.0], "b": [3.0]}.items():
@@ -92,7 +93,9 @@ def merge(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"store={str(target)!r} exists; write a new folder.")
     fields = stored_identity(sources[0])
-    identity = Identity(**{**fields, "axes": tuple(fields["axes"])})
+    fields["axes"] = tuple(fields["axes"])
+    fields["volatile"] = tuple(fields["volatile"])
+    identity = Identity(**fields)
     for source in sources[1:]:
         require_same(source, identity, accept_code)
     grid = _union([stored_grid(source) for source in sources])

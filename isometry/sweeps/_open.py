@@ -35,6 +35,7 @@ def open(store: Path) -> "xarray.Dataset":
         MissingExtra: xarray or zarr is not installed.
 
     Example:
+        >>> from concurrent.futures import ThreadPoolExecutor
         >>> def run(point, key):
         ...     return {"square": point["x"] ** 2}
         >>> with ThreadPoolExecutor(1) as executor:

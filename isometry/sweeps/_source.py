@@ -1,6 +1,6 @@
 """What a run consists of, in words: its source, and all that it refers to.
 
-A store holds this text. Another text means that the cells which are still to run would
+A store holds these texts. Other texts mean that the cells which are still to run would
 be computed by other code than those that are done.
 """
 
@@ -24,115 +24,128 @@ _MOST_LINES = 16
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
-def describe(value: object) -> str:
-    """Return a text of a function and of all that it refers to.
+def describe(value: object) -> dict[str, str]:
+    """Describe a function and all that it refers to.
 
-    It names the source of the function, its default arguments and what it closes over;
-    of the global names that it uses, the functions and classes of its own module and
-    constants. Functions of other modules are named without their source.
+    That is the source of the function, its default arguments and what it closes over;
+    and of the global names that it uses, the functions and classes of its own module
+    and constants. Functions of other modules are named without their source.
+
+    Returns:
+        Texts by where they were found: "run.helper" is what `run` calls helper.
     """
-    lines: list[str] = []
-    _describe(value, lines, set(), None)
-    return "\n".join(lines)
+    described = _Described()
+    described.add("run", value, None)
+    return described.texts
 
 
-def difference(before: str, now: str) -> str:
-    """Return the lines in which two texts differ, marked by - and +."""
-    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), n=0)
-    # The first two lines name files.
-    changed = [line for line in lines if line[:2] not in ("--", "++", "@@")]
+def difference(before: dict[str, str], now: dict[str, str]) -> str:
+    """Return the lines in which two descriptions differ, marked by - and +."""
+    changed = []
+    for name in sorted({*before, *now}):
+        lines = difflib.unified_diff(
+            before.get(name, "").splitlines(), now.get(name, "").splitlines(), n=0
+        )
+        # The first two lines name files.
+        marked = [line for line in lines if line[:2] not in ("--", "++", "@@")]
+        if marked:
+            changed += [f"{name}:", *marked]
     if len(changed) > _MOST_LINES:
         num_left_out = len(changed) - _MOST_LINES
         changed = [*changed[:_MOST_LINES], f"... and {num_left_out} lines more"]
     return "\n".join(changed)
 
 
-def _describe(
-    value: object, lines: list[str], seen: set[int], module: str | None
-) -> None:
-    """Append what there is to say of a value.
+class _Described:
+    """Texts of a function and of all that it refers to, as they are collected.
 
-    Args:
-        value: The value.
-        lines: The text so far.
-        seen: Identities of the functions and classes that are described already.
-        module: The module whose functions are described by their source; None for the
-            module of the first function.
+    Attributes:
+        texts: Texts by where they were found.
     """
-    if isinstance(value, functools.partial):
-        lines.append("partial")
-        _describe(value.func, lines, seen, module)
-        _describe_all(enumerate(value.args), lines, seen, module)
-        _describe_all(value.keywords.items(), lines, seen, module)
-    elif isinstance(value, types.MethodType):
-        _describe(value.__func__, lines, seen, module)
-        _describe(value.__self__, lines, seen, module)
-    elif isinstance(value, types.FunctionType):
-        _describe_function(value, lines, seen, module)
-    elif callable(value) and hasattr(value, "__wrapped__"):
-        # jax.jit and functools.wraps keep the function that they wrap.
-        lines.append(type(value).__name__)
-        _describe(inspect.unwrap(value), lines, seen, module)
-    elif isinstance(value, type):
-        _describe_class(value, lines, seen, module)
-    else:
-        lines.append(_shown(value))
-        kind = type(value)
-        is_own = module is None or kind.__module__ == module
-        # The class of a callable object is its source.
-        if callable(value) and is_own and not _is_installed(kind.__module__):
-            _describe_class(kind, lines, seen, module)
-            attributes = getattr(value, "__dict__", {})
-            _describe_all(attributes.items(), lines, seen, module)
 
+    def __init__(self):
+        self.texts: dict[str, str] = {}
+        # Identities of the functions and classes whose source is there already.
+        self._seen: set[int] = set()
 
-def _describe_all(
-    items: Iterable[tuple[object, object]],
-    lines: list[str],
-    seen: set[int],
-    module: str | None,
-) -> None:
-    for name, value in sorted(items, key=lambda item: str(item[0])):
-        lines.append(f"{name} =")
-        _describe(value, lines, seen, module)
+    def add(self, where: str, value: object, module: str | None) -> None:
+        """Add a value and what it refers to.
 
+        Args:
+            where: The name of its text.
+            value: The value.
+            module: The module whose functions are described by their source; None for
+                the module of the first function.
+        """
+        if isinstance(value, functools.partial):
+            self.texts[where] = "partial"
+            self.add(f"{where}.func", value.func, module)
+            self._add_all(where, enumerate(value.args), module)
+            self._add_all(where, value.keywords.items(), module)
+        elif isinstance(value, types.MethodType):
+            self.add(where, value.__func__, module)
+            self.add(f"{where}.self", value.__self__, module)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(where, value, module)
+        elif callable(value) and hasattr(value, "__wrapped__"):
+            # jax.jit and functools.wraps keep the function that they wrap.
+            self.add(where, inspect.unwrap(value), module)
+        elif isinstance(value, type):
+            self._add_class(where, value, module)
+        else:
+            self.texts[where] = _shown(value)
+            kind = type(value)
+            is_own = module is None or kind.__module__ == module
+            # The class of a callable object is its source.
+            if callable(value) and is_own and not _is_installed(kind.__module__):
+                self._add_class(f"{where}.class", kind, module)
+                attributes = getattr(value, "__dict__", {})
+                self._add_all(where, attributes.items(), module)
 
-def _describe_function(
-    function: types.FunctionType, lines: list[str], seen: set[int], module: str | None
-) -> None:
-    own = module or function.__module__
-    lines.append(f"{function.__module__}.{function.__qualname__}")
-    is_own = function.__module__ == own and not _is_installed(own)
-    if id(function) in seen or not is_own:
-        return
-    seen.add(id(function))
-    lines.extend(_source(function))
-    _describe_all(enumerate(function.__defaults__ or ()), lines, seen, own)
-    _describe_all((function.__kwdefaults__ or {}).items(), lines, seen, own)
-    try:
-        variables = inspect.getclosurevars(function)
-    except ValueError:
-        # A variable of an enclosing function that has no value yet.
-        return
-    _describe_all(variables.nonlocals.items(), lines, seen, own)
-    of_module = {
-        name: value
-        for name, value in variables.globals.items()
-        if _is_constant(value) or getattr(value, "__module__", None) == own
-    }
-    _describe_all(of_module.items(), lines, seen, own)
+    def _add_all(
+        self, where: str, items: Iterable[tuple[object, object]], module: str | None
+    ) -> None:
+        for name, value in items:
+            self.add(f"{where}.{name}", value, module)
 
+    def _add_function(
+        self, where: str, function: types.FunctionType, module: str | None
+    ) -> None:
+        own = module or function.__module__
+        name = f"{function.__module__}.{function.__qualname__}"
+        self.texts[where] = name
+        is_own = function.__module__ == own and not _is_installed(own)
+        if id(function) in self._seen or not is_own:
+            return
+        self._seen.add(id(function))
+        self.texts[where] = "\n".join([name, *_source(function)])
+        self._add_all(where, enumerate(function.__defaults__ or ()), own)
+        self._add_all(where, (function.__kwdefaults__ or {}).items(), own)
+        try:
+            variables = inspect.getclosurevars(function)
+        except ValueError:
+            # A variable of an enclosing function that has no value yet.
+            return
+        self._add_all(where, variables.nonlocals.items(), own)
+        of_module = {
+            name: value
+            for name, value in variables.globals.items()
+            if _is_constant(value) or getattr(value, "__module__", None) == own
+        }
+        self._add_all(where, of_module.items(), own)
 
-def _describe_class(
-    kind: type, lines: list[str], seen: set[int], module: str | None
-) -> None:
-    own = module or kind.__module__
-    lines.append(f"{kind.__module__}.{kind.__qualname__}")
-    if id(kind) in seen or kind.__module__ != own or _is_installed(own):
-        return
-    seen.add(id(kind))
-    methods = {k: v for k, v in vars(kind).items() if isinstance(v, types.FunctionType)}
-    _describe_all(methods.items(), lines, seen, own)
+    def _add_class(self, where: str, kind: type, module: str | None) -> None:
+        own = module or kind.__module__
+        self.texts[where] = f"{kind.__module__}.{kind.__qualname__}"
+        if id(kind) in self._seen or kind.__module__ != own or _is_installed(own):
+            return
+        self._seen.add(id(kind))
+        methods = {
+            name: value
+            for name, value in vars(kind).items()
+            if isinstance(value, types.FunctionType)
+        }
+        self._add_all(where, methods.items(), own)
 
 
 def _source(function: types.FunctionType) -> list[str]:

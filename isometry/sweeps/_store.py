@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -74,32 +73,43 @@ class Identity:
         key: The generator and the words of the key.
         settings: The settings of JAX.
         version: The version of this package.
-        run: The text that describes the run.
+        run: What the run and the objects on the axes consist of: see `_source`.
+        volatile: Names of texts of `run` that a sweep has changed itself, such as a
+            list of calls. They tell nothing.
     """
 
     axes: tuple[str, ...]
     key: str
     settings: dict[str, object]
     version: str
-    run: str
+    run: dict[str, str]
+    volatile: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, work: Work) -> "Identity":
         """Return the identity of what a sweep is about to compute."""
         words = work.key_data.tobytes().hex()
-        described = [_source.describe(work.run)]
-        for axis in work.grid.axes:
-            # An axis of objects, such as networks.
-            if axis.values != axis.labels:
-                pairs = zip(axis.labels, axis.values, strict=True)
-                described += [f"{label}: {_source.describe(v)}" for label, v in pairs]
         return cls(
             axes=work.grid.names,
             key=f"{work.key_impl} {words}",
             settings=asdict(work.settings),
             version=isometry.__version__,
-            run="\n".join(described),
+            run=_described(work),
         )
+
+
+def _described(work: Work) -> dict[str, str]:
+    """Describe a run and the objects on the axes."""
+    described = _source.describe(work.run)
+    for axis in work.grid.axes:
+        # Numbers and names say what they are.
+        if axis.values == axis.labels:
+            continue
+        for label, value in zip(axis.labels, axis.values, strict=True):
+            texts = _source.describe(value)
+            for where, text in texts.items():
+                described[f"{axis.name}={label} {where}"] = text
+    return described
 
 
 class Store:
@@ -171,8 +181,10 @@ class Store:
         """Record the code, versions and device that compute what comes next."""
         records = stored_provenance(self.path)
         record = _provenance()
+        before = stored_identity(self.path)
         now = _as_json(identity)
-        if record in records and now == stored_identity(self.path):
+        now["volatile"] = before["volatile"]
+        if record in records and now == before:
             return
         if record not in records:
             records.append(record)
@@ -180,6 +192,17 @@ class Store:
             {_ATTRIBUTE: json.dumps(now), "provenance": json.dumps(records)}
         )
         self._consolidate()
+
+    def find_volatile(self, work: Work) -> None:
+        """Record what the cells have changed of what `run` refers to."""
+        before = stored_identity(self.path)
+        now = _described(work)
+        changed = [name for name, text in before["run"].items() if now[name] != text]
+        volatile = sorted({*before["volatile"], *changed})
+        if volatile != before["volatile"]:
+            before["volatile"] = volatile
+            self._group.attrs[_ATTRIBUTE] = json.dumps(before)
+            self._consolidate()
 
     def _write_state(self, index: Index, state: int, reason: str) -> None:
         """Write the state of a cell, after all that it says something of."""
@@ -198,9 +221,10 @@ class Store:
         expected = array.metadata.dimension_names
         dims = self._dims(name, variable)
         if dims != expected:
+            own = tuple(dim for dim in expected if dim not in self.grid.names)
             raise InputError(
                 f"run returned {name!r} with the dimensions {variable.dims}; other "
-                f"cells of this store have {tuple(expected)}."
+                f"cells of this store have {own}."
             )
         kind = _numpy_dtype(array)
         if not np.can_cast(stored.dtype, kind, "safe"):
@@ -325,7 +349,7 @@ def opened(
     identity = Identity.of(work)
     is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if is_new:
-        create(folder, work.grid, identity, [])
+        create(folder, work.grid, identity, [_provenance()])
     elif not is_store(folder):
         raise InputError(
             f"store={str(folder)!r} holds something else than a sweep; write another "
@@ -420,8 +444,11 @@ def create(
     """
     checks.extra("xarray", "store")
     parent = files.prepare(path.absolute().parent)
-    part = pathlib.Path(tempfile.mkdtemp(dir=parent, prefix=f".{path.name}."))
+    # One that was left by a process that was killed goes.
+    part = parent / f".{path.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
     try:
+        part.mkdir()
         group = _zarr().create_group(part, zarr_format=3)
         group.attrs.update(
             {
@@ -468,10 +495,6 @@ def create(
             attributes={"long_name": "why the cell failed"},
         )
         _consolidate(part)
-        # mkdtemp lets nobody else read; a store is as readable as any other folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o777 & ~umask)
         # An empty folder may be there.
         part.replace(path)
     except OSError as error:
@@ -566,9 +589,18 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
             f"{where} was computed by version {before['version']} of isometry, and "
             f"this is {now['version']}; {advice}."
         )
-    if before["run"] != now["run"]:
-        changed = _source.difference(before["run"], now["run"])
+    ignored = set(before["volatile"])
+    # Labels that the grid adds are new, and no difference.
+    new = {name for name in now["run"] if name not in before["run"] and "=" in name}
+    run_before = _without(before["run"], ignored)
+    run_now = _without(now["run"], ignored | new)
+    if run_before != run_now:
+        changed = _source.difference(run_before, run_now)
         raise InputError(f"{where} was computed by another run; {advice}:\n{changed}")
+
+
+def _without(texts: dict[str, str], names: set[str]) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if name not in names}
 
 
 def _united(path: pathlib.Path, grid: Grid) -> Grid:

@@ -107,6 +107,7 @@ def sweep(
         A cell costs about 5 ms beside its run, 1 ms of that for each variable.
 
     Example:
+        >>> from concurrent.futures import ThreadPoolExecutor
         >>> def run(point, key):
         ...     chi = theory.chi("tanh", point["sigma_w"], sigma_b=0.0)
         ...     return {"chi": chi}
@@ -151,6 +152,7 @@ def sweep(
                     target.path,
                 )
                 raise
+        target.find_volatile(work)
         progressing.tell_failures()
     return open_store(store)
 

@@ -1,0 +1,385 @@
+"""`isometry sweep`: run every cell of a grid that a file describes, or show a store."""
+
+import functools
+import importlib
+import os
+import pathlib
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option, Typer
+
+from isometry import _cli_common as common
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray
+
+_CALL = "isometry sweep"
+_HELP = """Run a function at every point of a grid, in a process for each core, and keep
+the results in a folder that xarray reads. Killed or interrupted, it goes on where it
+was when it is called again.
+
+Example: isometry sweep plane.toml --out plane.zarr
+
+plane.toml names the run, the axes of the grid, and what is the same in all cells:
+
+    run = "spectrum"
+
+    grid.sigma_w = {start = 0.5, stop = 2.5, num = 9}
+
+    grid.depth = [4, 16, 64]
+
+    grid.seed = [0, 1]
+
+    settings.width = 64
+
+A run is spectrum, signals, audit, train, or package.module:function, a function of
+(point, key). Values of an axis are a list, or start, stop and num, with spacing = "log"
+or "linear".
+
+isometry sweep show plane.zarr prints what a store holds.
+"""
+
+# The runs of `isometry.sweeps.runs`.
+_READY = ("spectrum", "signals", "audit", "train")
+
+# Cells that failed, and variables, of which a line is printed. Ten times as many would
+# scroll away what stands above them.
+_MOST_LINES = 20
+
+_SHOW = "show"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the file of a grid says.
+
+    Attributes:
+        run: The function, with its settings.
+        grid: Values by the names of axes.
+    """
+
+    run: Callable[..., Any]
+    grid: dict[str, list[object]]
+
+
+def add(app: Typer) -> None:
+    """Register the command."""
+
+    @common.command(app, "sweep", _HELP)
+    def sweep(  # noqa: PLR0917 (typer reads the options off the signature)
+        what: Annotated[
+            list[str],
+            Argument(metavar="GRID.toml | show STORE", help="A file, or a store."),
+        ],
+        out: Annotated[str | None, Option(help="Folder of the store.")] = None,
+        workers: Annotated[
+            int | None,
+            Option(help="Worker processes. Default: by cores and memory."),
+        ] = None,
+        resume: Annotated[
+            bool, Option(help="Go on with a store that is there.")
+        ] = True,
+        retries: Annotated[
+            int, Option(help="How often a cell that fails is tried again.")
+        ] = 1,
+        accept_code: Annotated[
+            bool,
+            Option("--accept-code", help="Go on with a store of other code."),
+        ] = False,
+        json: common.Json = False,
+        seed: common.Seed = 0,
+    ) -> int:
+        from isometry._internal import errors
+
+        if what[0] == _SHOW:
+            store = errors.public(_CALL)(_store_of)(what[1:])
+            return show(store, as_json=json)
+        plan = errors.public(_CALL)(_plan_of)(what, out)
+        assert out is not None
+        return run(
+            plan,
+            out,
+            workers=workers,
+            resume=resume,
+            retries=retries,
+            accept_code=accept_code,
+            seed=seed,
+            as_json=json,
+        )
+
+
+def run(
+    plan: Plan,
+    out: str,
+    *,
+    workers: int | None,
+    resume: bool,
+    retries: int,
+    accept_code: bool,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Run the sweep and print what its store holds then; return the exit code."""
+    import jax
+
+    import isometry
+    from isometry._internal import checks
+
+    checks.integer("--seed", seed)
+    dataset = isometry.sweep(
+        plan.run,
+        plan.grid,
+        out,
+        key=jax.random.key(seed),
+        executor=workers,
+        resume=resume,
+        retries=retries,
+        accept_code=accept_code,
+    )
+    _print(dataset, out, as_json=as_json)
+    # A cell of the store that failed; the grid of the store is that of the plan.
+    if (dataset["state"] == _states().FAILED).any():
+        return common.EXIT_RAISED
+    return common.EXIT_CLEAN
+
+
+def show(store: str, *, as_json: bool) -> int:
+    """Print what a store holds."""
+    from isometry import sweeps
+
+    _print(sweeps.open(store), store, as_json=as_json)
+    return common.EXIT_CLEAN
+
+
+def _store_of(words: list[str]) -> str:
+    """Return the folder behind "show"."""
+    from isometry._internal.errors import InputError
+
+    if len(words) != 1:
+        raise InputError("show takes one folder; write isometry sweep show STORE.")
+    return words[0]
+
+
+def _plan_of(words: list[str], out: str | None) -> Plan:
+    """Read the file of a grid.
+
+    Raises:
+        InputError: It cannot be read, or says what cannot be used.
+    """
+    from isometry._internal.errors import InputError
+
+    if len(words) != 1:
+        raise InputError(f"one file is read at a time, and not {words}.")
+    if out is None:
+        raise InputError("--out is missing; write the folder of the store.")
+    file = pathlib.Path(words[0])
+    try:
+        content = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(file)!r} is no TOML: {error}.") from None
+    for name in content:
+        if name not in ("run", "grid", "settings"):
+            raise InputError(
+                f"{str(file)!r} holds {name!r}; it may hold run, [grid] and [settings]."
+            )
+    axes = content.get("grid")
+    if not isinstance(axes, dict) or not axes:
+        raise InputError(f"{str(file)!r} has no [grid] with its axes.")
+    grid = {name: _values(name, given) for name, given in axes.items()}
+    settings = content.get("settings", {})
+    if not isinstance(settings, dict):
+        raise InputError(f"{str(file)!r}: settings is no table; write [settings].")
+    function = _function(content.get("run"))
+    if settings:
+        function = functools.partial(function, **settings)
+    return Plan(run=function, grid=grid)
+
+
+def _values(name: str, given: object) -> list[object]:
+    """Return the values of an axis, from a list or a range.
+
+    Raises:
+        InputError: It is neither.
+    """
+    import numpy as np
+
+    from isometry._internal import checks
+    from isometry._internal.errors import InputError
+
+    if isinstance(given, list):
+        return given
+    where = f"grid.{name}"
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}={checks.show(given)} is no list; write [{given}].")
+    given = dict(given)
+    spacing = checks.one_of(
+        f"{where}.spacing", given.pop("spacing", "linear"), ("linear", "log")
+    )
+    if set(given) != {"start", "stop", "num"}:
+        raise InputError(
+            f"{where} has {sorted(given)}; write start, stop and num, or a list."
+        )
+    start = checks.number(f"{where}.start", given["start"])
+    stop = checks.number(f"{where}.stop", given["stop"])
+    num = checks.integer(f"{where}.num", given["num"], low=1)
+    if spacing == "linear":
+        return np.linspace(start, stop, num).tolist()
+    checks.number(f"{where}.start", start, above=0.0)
+    checks.number(f"{where}.stop", stop, above=0.0)
+    return np.geomspace(start, stop, num).tolist()
+
+
+def _function(name: object) -> Callable[..., Any]:
+    """Return the run that a file names.
+
+    Raises:
+        InputError: There is none.
+    """
+    from isometry._internal import checks
+    from isometry._internal.errors import InputError
+    from isometry.sweeps import runs
+
+    if not isinstance(name, str) or ":" not in name:
+        known = (*_READY, "package.module:function")
+        return getattr(runs, checks.one_of("run", name, known), _missing)
+    module_name, _, function_name = name.partition(":")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    # A user's module may raise anything.
+    except Exception as error:
+        raise InputError(
+            f"run: the module {module_name!r} cannot be imported, "
+            f"{type(error).__name__}: {error}. Run the command in its folder."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise InputError(f"run={name!r}: {module_name} has no such function.")
+    return function
+
+
+def _missing(*_: object) -> None:
+    """Stand where the form of a name was written for a name."""
+    from isometry._internal.errors import InputError
+
+    raise InputError("run names no function; write package.module:function.")
+
+
+def _states() -> Any:
+    from isometry.sweeps import _store
+
+    return _store
+
+
+def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
+    """Print the axes, the states of the cells, the variables and the failures."""
+    from isometry._internal import strict_json
+
+    summary = _summary(dataset, store)
+    if as_json:
+        print(strict_json.dumps(summary), end="")
+        return
+    console = common.console()
+    cells = summary["cells"]
+    console.print(
+        f"{store}: {cells['done']} of {cells['all']} cells are done, "
+        f"{cells['failed']} failed, {cells['absent']} are to be run",
+        highlight=False,
+    )
+    from rich.table import Table
+
+    axes = Table("axis", "values", "from", "to")
+    for axis in summary["axes"]:
+        axes.add_row(axis["name"], str(axis["num"]), axis["first"], axis["last"])
+    console.print(axes)
+    variables = Table("variable", "dimensions", "mean over cells", "least", "largest")
+    for row in summary["variables"][:_MOST_LINES]:
+        numbers = (_number(row[name]) for name in ("mean", "min", "max"))
+        variables.add_row(row["name"], ", ".join(row["dims"]), *numbers)
+    console.print(variables)
+    num_more = len(summary["variables"]) - _MOST_LINES
+    if num_more > 0:
+        console.print(f"and {num_more} variables more", highlight=False)
+    for failure in summary["failures"][:_MOST_LINES]:
+        line = f"failed: {failure['cell']}: {failure['error']}"
+        console.print(line, highlight=False, markup=False)
+    num_more = len(summary["failures"]) - _MOST_LINES
+    if num_more > 0:
+        console.print(f"and {num_more} failures more", highlight=False)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.5g}"
+
+
+def _summary(dataset: "xarray.Dataset", store: str) -> dict[str, Any]:
+    """Return what is printed of a store, as strict JSON knows it."""
+    import numpy as np
+
+    states = dataset["state"].values
+    names = dataset["state"].dims
+    axes = []
+    for name in names:
+        labels = dataset[name].values
+        axes.append(
+            {
+                "name": str(name),
+                "num": len(labels),
+                "first": str(labels[0]),
+                "last": str(labels[-1]),
+            }
+        )
+    store_states = _states()
+    counts = {
+        "all": int(states.size),
+        "done": int(np.count_nonzero(states == store_states.DONE)),
+        "failed": int(np.count_nonzero(states == store_states.FAILED)),
+        "absent": int(np.count_nonzero(states == store_states.ABSENT)),
+    }
+    errors = dataset["error"].values
+    failures = []
+    for index in np.argwhere(states == store_states.FAILED):
+        pairs = zip(names, index, strict=True)
+        cell = ", ".join(f"{name}={dataset[name].values[i]}" for name, i in pairs)
+        failures.append({"cell": cell, "error": str(errors[tuple(index)])})
+    variables = []
+    for name, array in dataset.data_vars.items():
+        if name not in ("state", "error"):
+            dims = [str(dim) for dim in array.dims if dim not in names]
+            numbers = _range_of(array.values)
+            variables.append({"name": str(name), "dims": dims, **numbers})
+    return {
+        "store": store,
+        "cells": counts,
+        "axes": axes,
+        "variables": variables,
+        "failures": failures,
+    }
+
+
+def _range_of(values: "np.ndarray") -> dict[str, float | None]:
+    """Return mean and range of the finite numbers of an array; None without any."""
+    import numpy as np
+
+    nothing: dict[str, float | None] = {"mean": None, "min": None, "max": None}
+    if values.dtype.kind not in "fiub":
+        return nothing
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return nothing
+    return {
+        "mean": float(finite.mean(dtype=np.float64)),
+        "min": float(finite.min()),
+        "max": float(finite.max()),
+    }

@@ -1,0 +1,371 @@
+"""A sweep, whole: what it runs, what it keeps, and what it does when things go wrong."""
+
+import errno
+import logging
+import os
+import signal
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+
+import jax
+import numpy as np
+import pytest
+
+import isometry
+from isometry import InputError, sweeps
+from isometry.sweeps import _store
+
+xarray = pytest.importorskip("xarray")
+pytest.importorskip("zarr")
+pytest.importorskip("loky")
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def thread():
+    """One thread of this process: cells without the two seconds of a new process."""
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+@pytest.fixture
+def sweep(thread):
+    """`sweep` in this process, and silent."""
+
+    def call(run, grid, store, **options):
+        defaults = {"key": KEY, "executor": thread, "progress": False}
+        return isometry.sweep(run, grid, store, **{**defaults, **options})
+
+    return call
+
+
+def normal(point, key):
+    return {"x": jax.random.normal(key, (2,)), "double": 2 * point["a"]}
+
+
+def identical(one, other):
+    """All values and states are equal, bit for bit; the attributes may differ."""
+    xarray.testing.assert_identical(one.load().drop_attrs(), other.load().drop_attrs())
+
+
+def test_store_is_read_by_xarray_alone(sweep, tmp_path):
+    """With the values that `run` returned, for the key of each cell."""
+    path = tmp_path / "s.zarr"
+    sweep(normal, {"a": [1, 2], "name": ["u", "v"]}, path)
+    dataset = xarray.open_dataset(path, engine="zarr")
+    assert dataset["x"].dims == ("a", "name", "x_0")
+    assert dataset["double"].sel(a=2, name="u") == 4
+    assert (dataset["state"] == 1).all()
+    assert (dataset["error"] == "").all()
+    assert dataset["x"].encoding["chunks"] == (1, 1, 2)
+    # Independent of the store: the run itself, with the key that the cell is promised.
+    work = isometry.sweeps._cells.Work(
+        normal, isometry.sweeps._grid.grid_of({"a": [2], "name": ["v"]}), KEY
+    )
+    expected = jax.random.normal(work.key((0, 0)), (2,))
+    assert np.array_equal(dataset["x"].sel(a=2, name="v"), expected)
+
+
+def test_grid_grows_without_redoing_a_cell(sweep, tmp_path):
+    """The grown store is the one that a single sweep over all values writes."""
+    called = []
+
+    def run(point, key):
+        called.append((point["a"], point["b"]))
+        return normal(point, key)
+
+    path = tmp_path / "s.zarr"
+    sweep(run, {"a": [1.0, 3.0], "b": [0]}, path)
+    grid = {"b": [0, 1], "a": [1.0, 2.0, 3.0]}
+    grown = sweep(run, grid, path)
+    assert len(called) == len(set(called)) == 6
+    assert grown["a"].values.tolist() == [1.0, 2.0, 3.0]
+    whole = sweep(run, {"a": grid["a"], "b": grid["b"]}, tmp_path / "whole.zarr")
+    identical(grown, whole)
+    # Nothing is left to do.
+    sweep(run, grid, path)
+    assert len(called) == 12
+
+
+def test_failed_cell_says_why_and_is_tried_again(sweep, tmp_path, caplog):
+    """Once more in the same call, and again in the next."""
+    tries = []
+
+    def run(point, key):
+        tries.append(point["a"])
+        if point["a"] == 2 and len(tries) < 5:
+            raise ValueError("not yet")
+        return normal(point, key)
+
+    path = tmp_path / "s.zarr"
+    with caplog.at_level(logging.WARNING):
+        dataset = sweep(run, {"a": [1, 2, 3]}, path)
+    assert sorted(tries) == [1, 2, 2, 3]
+    assert dataset["state"].values.tolist() == [1, 2, 1]
+    assert str(dataset["error"].sel(a=2).values).startswith("ValueError: not yet (line")
+    assert np.isnan(dataset["x"].sel(a=2)).all()
+    assert np.isnan(dataset["double"].sel(a=2))
+    assert "1 of 3 cells failed" in caplog.text
+    assert "a=2: ValueError: not yet" in caplog.text
+    again = sweep(run, {"a": [1, 2, 3]}, path)
+    identical(again, sweep(normal, {"a": [1, 2, 3]}, tmp_path / "other.zarr"))
+
+
+def test_shorter_arrays_are_padded(sweep, tmp_path):
+    """Whatever comes first: cells of another length widen the arrays that share it."""
+
+    def run(point, key):
+        size = point["a"]
+        return {
+            "real": (("k",), np.arange(size) + 0.5),
+            "whole": (("k",), np.arange(size)),
+            "yes": (("k",), np.ones(size, bool)),
+            "k": (("k",), [f"unit {i}" for i in range(size)]),
+        }
+
+    dataset = sweep(run, {"a": [3, 2, 4]}, tmp_path / "s.zarr").load()
+    nan = np.nan
+    assert dataset.sizes["k"] == 4
+    np.testing.assert_array_equal(dataset["real"].sel(a=2), [0.5, 1.5, nan, nan])
+    np.testing.assert_array_equal(dataset["whole"].sel(a=3), [0, 1, 2, nan])
+    np.testing.assert_array_equal(dataset["yes"].sel(a=4), [1, 1, 1, 1])
+    assert dataset["k"].values.tolist() == [f"unit {i}" for i in range(4)]
+
+
+def test_array_of_another_kind_fails_its_cell(sweep, tmp_path):
+    def run(point, key):
+        return {
+            1: {"x": np.float32(1)},
+            2: {"x": np.float64(1)},
+            3: {"x": np.ones(2, np.float32)},
+        }[point["a"]]
+
+    dataset = sweep(run, {"a": [3, 2, 1]}, tmp_path / "s.zarr")
+    errors = dataset["error"].values.tolist()
+    assert errors[0] == ""
+    assert "dtype float64; other cells of this store have float32" in errors[1]
+    assert "dimensions ('x_0',); other cells of this store have ()" in errors[2]
+
+
+def test_store_of_something_else_is_refused_with_the_difference(sweep, tmp_path):
+    path = tmp_path / "s.zarr"
+    sweep(normal, {"a": [1, 2]}, path)
+
+    def other(point, key):
+        return {"x": 0.0}
+
+    refused = [
+        ({"run": other}, "another run(.|\n)*x.: 0.0"),
+        ({"grid": {"a": [2]}}, "holds 1, which grid lacks"),
+        ({"grid": {"a": [1, 2, 2.5]}}, "of type int, and grid adds 2.5"),
+        ({"grid": {"a": [1, 2], "b": [1]}}, "its axes are"),
+        ({"key": jax.random.key(1)}, "another key"),
+        ({"resume": False}, "resume=False"),
+    ]
+    for changes, words in refused:
+        call = {"run": normal, "grid": {"a": [1, 2]}, **changes}
+        with pytest.raises(InputError, match=words):
+            sweep(store=path, **call)
+    with (
+        jax.default_matmul_precision("highest"),
+        pytest.raises(InputError, match="another settings"),
+    ):
+        sweep(normal, {"a": [1, 2]}, path)
+    dataset = sweep(other, {"a": [1, 2, 3]}, path, accept_code=True)
+    assert dataset["state"].values.tolist() == [1, 1, 2]
+
+
+def test_version_of_another_release_is_refused(sweep, tmp_path, monkeypatch):
+    path = tmp_path / "s.zarr"
+    sweep(normal, {"a": [1]}, path)
+    monkeypatch.setattr(isometry, "__version__", "99.0")
+    with pytest.raises(InputError, match=r"version 0\.\S+ of isometry, and this is 99"):
+        sweep(normal, {"a": [1]}, path)
+    sweep(normal, {"a": [1, 2]}, path, accept_code=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"run": 3}, "run=3 cannot be called"),
+        ({"key": 0}, "key is 0"),
+        ({"executor": "loky"}, "executor='loky' has no method"),
+        ({"executor": 0}, "executor=0"),
+        ({"retries": -1}, "retries=-1"),
+        ({"progress": "bar"}, "progress='bar'"),
+        ({"run": sweeps.runs.spectrum, "grid": {"sigma": [1.0]}}, "Did you mean"),
+    ],
+)
+def test_bad_argument_is_refused_before_anything_is_written(
+    sweep, tmp_path, changes, words
+):
+    call = {"run": normal, "grid": {"a": [1]}, "key": KEY, **changes}
+    with pytest.raises(InputError, match=rf"sweep\(\): .*{words}"):
+        sweep(store=tmp_path / "s.zarr", **call)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_of_something_else_is_left_alone(sweep, tmp_path):
+    file = tmp_path / "precious.txt"
+    file.write_text("mine")
+    with pytest.raises(InputError, match="something else than a sweep"):
+        sweep(normal, {"a": [1]}, tmp_path)
+    with pytest.raises(InputError, match="something else than a sweep"):
+        sweep(normal, {"a": [1]}, file)
+    with pytest.raises(InputError, match="holds no sweep"):
+        sweeps.open(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_second_sweep_of_one_store_is_refused(sweep, tmp_path):
+    path = tmp_path / "s.zarr"
+
+    def run(point, key):
+        # While this cell runs, the store belongs to its sweep.
+        with ThreadPoolExecutor(1) as other, pytest.raises(InputError, match="another"):
+            sweep(normal, {"a": [1]}, path, executor=other, accept_code=True)
+        return normal(point, key)
+
+    assert (sweep(run, {"a": [1]}, path)["state"] == 1).all()
+
+
+def test_disk_that_is_full_stops_the_sweep(sweep, tmp_path, monkeypatch):
+    """After three cells in a row; what was done stays, and the same call goes on."""
+    path = tmp_path / "s.zarr"
+    write = _store.Store.write_done
+    num_writes = []
+
+    def full(store, index, done):
+        num_writes.append(index)
+        if len(num_writes) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(store, index, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_store.Store, "write_done", full)
+        with pytest.raises(InputError, match=r"No space left.* 2 of 9 cells are done"):
+            sweep(normal, {"a": range(9)}, path)
+    assert len(num_writes) == 5
+    dataset = sweep(normal, {"a": range(9)}, path)
+    assert (dataset["state"] == 1).all()
+
+
+def test_interrupt_says_how_to_go_on(sweep, tmp_path, caplog):
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "s.zarr"
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+        sweep(normal, {"a": range(5)}, path, progress=stop)
+    assert "interrupted: 2 of 5 cells are done" in caplog.text
+    assert (sweep(normal, {"a": range(5)}, path)["state"] == 1).all()
+
+
+def test_death_at_any_write_loses_only_the_cell(sweep, tmp_path, monkeypatch):
+    """A process is killed after its n-th write, another goes on, and so forth."""
+    import zarr.storage
+
+    grid = {"a": [1, 2, 3]}
+
+    def run(point, key):
+        # The first cells are the shortest, so that both arrays are widened.
+        size = 4 - point["a"]
+        return {"x": (("k",), np.arange(1.0, 1 + size)), "y": (("k",), np.ones(size))}
+
+    undisturbed = sweep(run, grid, tmp_path / "undisturbed.zarr").load()
+    path = tmp_path / "s.zarr"
+    put = zarr.storage.LocalStore.set
+    writes_left = [0]
+
+    async def put_while_alive(store, key, value):
+        writes_left[0] -= 1
+        if writes_left[0] < 0:
+            raise SystemError("killed")
+        await put(store, key, value)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "set", put_while_alive)
+    # To make the store takes eight writes, and of none is anything seen if one fails. A
+    # cell takes three to ten, with those that make and widen its arrays.
+    lives = [1, 7, 9, *range(1, 12), *range(1, 12)]
+    num_deaths = 0
+    for num_writes in lives:
+        writes_left[0] = num_writes
+        try:
+            sweep(run, grid, path)
+        except SystemError:
+            num_deaths += 1
+        else:
+            break
+        if path.exists():
+            # A reader between two lives sees a store that is whole.
+            seen = xarray.open_zarr(path, chunks=None).load()
+            done = seen["state"].values == 1
+            for name in set(seen) - {"state", "error"}:
+                values = seen[name].values[done]
+                expected = undisturbed[name].values[done][:, : values.shape[1]]
+                np.testing.assert_array_equal(values, expected)
+    assert num_deaths > 8
+    writes_left[0] = 1000
+    identical(sweep(run, grid, path), undisturbed)
+
+
+def test_worker_that_dies_is_replaced(tmp_path):
+    """The cell that killed it fails; the one beside it is done."""
+
+    def run(point, key):
+        # The last cell, so that the worker is replaced once.
+        if point["a"] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"x": 2.0 * point["a"]}
+
+    dataset = isometry.sweep(
+        run,
+        {"a": range(3)},
+        tmp_path / "s.zarr",
+        key=KEY,
+        executor=1,
+        retries=0,
+        progress=False,
+    )
+    assert dataset["state"].values.tolist() == [2, 1, 1]
+    assert "its worker died" in str(dataset["error"].sel(a=0).values)
+
+
+def test_broken_executor_of_the_user_is_said(sweep, tmp_path):
+    """Only its owner can replace it."""
+
+    class Broken:
+        def submit(self, function, *args):
+            raise BrokenExecutor
+
+    with pytest.raises(InputError, match="executor died"):
+        sweep(normal, {"a": [1]}, tmp_path / "s.zarr", executor=Broken())
+
+
+class Job:
+    """A job of an executor whose jobs are no futures, such as submitit's."""
+
+    def __init__(self, value):
+        self.value = value
+        self.looks = 0
+
+    def done(self):
+        self.looks += 1
+        return self.looks > 1
+
+    def result(self):
+        return self.value
+
+
+class Cluster:
+    """An executor of such jobs."""
+
+    def submit(self, function, *args):
+        return Job(function(*args))
+
+
+def test_jobs_that_are_no_futures_are_looked_at(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(isometry.sweeps._workers, "_LOOK_SECONDS", 0.01)
+    dataset = sweep(normal, {"a": range(3)}, tmp_path / "s.zarr", executor=Cluster())
+    assert (dataset["state"] == 1).all()
