@@ -1,5 +1,8 @@
 """Named activations: derivatives, symmetry, kinks and names."""
 
+import operator
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +131,14 @@ def test_kinks_become_floats():
 def test_kinks_that_are_no_numbers_are_refused(kinks):
     with pytest.raises(InputError, match=r"kinks=.* is not a tuple of numbers"):
         Activation(jax.nn.relu, kinks=kinks)
+
+
+def test_a_named_activation_is_itself_after_pickling():
+    """Networks are equal by it, in the worker processes of a sweep as well."""
+    for name in NAMES:
+        phi = activations.get(name)
+        assert pickle.loads(pickle.dumps(phi)) is phi
+    own = Activation(operator.neg, odd=True, name="tanh")
+    copied = pickle.loads(pickle.dumps(own))
+    assert copied == own
+    assert copied != activations.tanh

@@ -1,6 +1,7 @@
 """Statistics of a measured spectrum and of its law, under one set of names."""
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import TypeAlias, cast
@@ -14,7 +15,7 @@ from isometry._internal.errors import NotDefined
 from isometry.measure._record import Spectrum
 from isometry.networks import Network
 from isometry.sweeps._settings import Labelled, Results, labelled
-from isometry.theory import Law
+from isometry.theory import Law, NotConverged
 
 # The probabilities of the quantiles of s: both ends, the quartiles, and the tails.
 PROBABILITIES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -65,6 +66,10 @@ def of_spectrum(sp: Spectrum) -> Results:
 def _averaged(sp: Spectrum) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return mean and standard error of each statistic."""
     sp = jax.tree.map(_as_double, sp)
+    # Weights of float32 have a sum that is off by its rounding, and so would be the
+    # variance, by as much of the squared mean.
+    total = jnp.sum(sp.weights, axis=-1, keepdims=True)
+    sp = dataclasses.replace(sp, weights=sp.weights / total)
     mean_lam = sp.moment(1)
     levels = jnp.asarray(PROBABILITIES)
     values = {
@@ -122,7 +127,7 @@ def _predicted(net: Network, span: object, xs: PyTree[Array]) -> Values:
     if not isinstance(span, str):
         return {}
     xs = cast(Array, xs)
-    with contextlib.suppress(NotDefined):
+    with contextlib.suppress(NotDefined, NotConverged):
         return _of_law(net.law(span, xs))
     # Of some networks two moments are known, and not the law.
     try:
