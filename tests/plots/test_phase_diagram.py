@@ -334,3 +334,11 @@ def test_refusals(sweep, change, names, options, message):
     dataset = change(sweep) if change else sweep
     with pytest.raises(InputError, match=rf"plots\.phase_diagram\(\): .*{message}"):
         plots.phase_diagram(dataset, *names, **options)
+
+
+def test_seeds_may_be_an_axis(sweep):
+    """Then they are not averaged over, as they are by default."""
+    ax = plots.phase_diagram(sweep.isel(scheme=0), "seed", "depth", "loss")
+    mesh = mesh_of(ax)
+    np.testing.assert_array_equal(mesh.get_array().filled(NAN)[1], LOSS[0, 0])
+    assert ax.figure.axes[1].get_ylabel() == "test loss (nats)"
