@@ -310,6 +310,7 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
         cells = (axis["name"], str(axis["num"]), axis["first"], axis["last"])
         axes.add_row(*cells)
     console.print(axes)
+    # Means are over cells and over the own dimensions of a variable.
     headings = ("variable", "dimensions", "mean over cells", "least", "largest")
     variables = Table(*headings)
     for row in summary["variables"][:_MOST_LINES]:
@@ -334,7 +335,7 @@ def _number(value: float | None) -> str:
 
 
 def _summary(dataset: "xarray.Dataset", store: str) -> dict[str, Any]:
-    """Return what is printed of a store, as strict JSON knows it."""
+    """Return the summary of a store that is printed, of types that JSON has."""
     import numpy as np
 
     states = dataset["state"].values
@@ -350,7 +351,6 @@ def _summary(dataset: "xarray.Dataset", store: str) -> dict[str, Any]:
                 "last": str(labels[-1]),
             }
         )
-    # Counts of states, which need no other variable to be read.
     store_states = _states()
     counts = {
         "all": int(states.size),
@@ -367,7 +367,7 @@ def _summary(dataset: "xarray.Dataset", store: str) -> dict[str, Any]:
         failures.append({"cell": cell, "error": str(errors[tuple(index)])})
     variables = []
     for name, array in dataset.data_vars.items():
-        # What the store adds itself is told above.
+        # The store adds these two itself; they are summarized above.
         if name not in ("state", "error"):
             dims = [str(dim) for dim in array.dims if dim not in names]
             numbers = _range_of(array.values)

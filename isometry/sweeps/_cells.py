@@ -257,7 +257,7 @@ def _variable(name: str, value: Any, names: tuple[str, ...]) -> Variable:
 
 
 def _parts(value: Any) -> tuple[tuple[str, ...] | None, object, dict[str, object]]:
-    """Return the dimensions, or None, the array and the attributes of a variable."""
+    """Return the dimensions (None if not given), array and attributes of a variable."""
     if hasattr(value, "dims") and hasattr(value, "values"):
         # A variable of xarray.
         return tuple(value.dims), value.values, dict(value.attrs)

@@ -158,13 +158,14 @@ def _is_name(text: str) -> bool:
 
 
 def _several(where: str, values: object) -> Iterable[object]:
-    """Iterate over the values of an axis.
+    """Return the values of an axis, once it is clear that they are several.
 
     Raises:
-        InputError: It is one value, or no row of values.
+        InputError: They are a single value, a text, or an array that is not
+            one-dimensional.
     """
     ndim = getattr(values, "ndim", 1)
-    # The letters of a text are no values.
+    # A text is iterable, but its letters are not values.
     is_text = isinstance(values, str | bytes)
     if isinstance(values, Iterable) and not is_text and ndim == 1:
         return values

@@ -43,8 +43,8 @@ def merge(
     """Put the cells of several sweeps into one new store.
 
     Each of the sweeps has the same axes and key, and has run some of the values: on two
-    machines, say. Since the key of a cell depends on its values alone, the new store is
-    the one that a single sweep over all values would have written.
+    machines, say. Since the key of a cell depends on its values alone, each cell is the
+    one that a single sweep over all values would have written.
 
     Args:
         stores: The folders of the sweeps.
@@ -57,7 +57,7 @@ def merge(
 
     Raises:
         InputError: A folder holds no sweep; they differ in axes, key or code; a cell
-            has other values in another store; or the new folder exists, or cannot be
+            that two of them have run has different results; or the new folder exists, or cannot be
             written to.
 
     Note:

@@ -577,8 +577,9 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
     for name in ("key", "settings"):
         if before[name] != now[name]:
             raise InputError(
-                f"{where} was computed with another {name}: {before[name]}, and not "
-                f"{now[name]}; pass that, or write another folder."
+                f"{where} was computed with another {name}: {before[name]}, and this "
+                f"is {now[name]}; pass the {name} of the store, or write another "
+                "folder."
             )
     if accept_code:
         return
@@ -588,8 +589,9 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
             f"{where} was computed by version {before['version']} of isometry, and "
             f"this is {now['version']}; {advice}."
         )
+    # What the cells change themselves tells nothing.
     ignored = set(before["volatile"])
-    # Labels that the grid adds are new, and no difference.
+    # Texts "axis=label" of labels that the grid adds are no difference.
     new = {name for name in now["run"] if name not in before["run"] and "=" in name}
     run_before = _without(before["run"], ignored)
     run_now = _without(now["run"], ignored | new)

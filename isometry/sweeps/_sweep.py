@@ -159,7 +159,8 @@ def _remaining(target: Store) -> np.ndarray:
     """Return the flat indices of the cells to run, from the last to the first.
 
     Axes such as depth and width usually grow, so that the last cells are the largest.
-    They come first: then no long cell is left to the end, and arrays need no widening.
+    They come first: then no long cell is left to the end, and the arrays of the store,
+    which are made for the first result, rarely have to be widened.
     """
     is_done = target.states.ravel() == DONE
     return np.flatnonzero(~is_done)[::-1]
@@ -245,7 +246,7 @@ class _Progressing:
                 return
 
     def _index(self, flat: int) -> Index:
-        """Return the position on each axis of a cell."""
+        """Return the position of a cell on each axis."""
         positions = np.unravel_index(flat, self._store.grid.shape)
         return tuple(int(position) for position in positions)
 
