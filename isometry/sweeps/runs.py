@@ -205,8 +205,8 @@ def audit(
 
     Example:
         >>> from isometry.sweeps import runs
-        >>> point = {"sigma_w": 0.5}
-        >>> cell = runs.audit(point, jax.random.key(0), width=16, depth=4, steps=0)
+        >>> point = {"sigma_w": 0.25}
+        >>> cell = runs.audit(point, jax.random.key(0), width=16, depth=8, steps=0)
         >>> int(cell["num_raised"][1]) > 0
         True
     """
