@@ -5,12 +5,12 @@ import re
 
 import pytest
 
+from isometry import cli
+
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("loky")
 xarray = pytest.importorskip("xarray")
-
-from isometry import cli
 
 MODULE = """
 def run(point, key, factor=1.0):

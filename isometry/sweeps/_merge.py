@@ -57,8 +57,8 @@ def merge(
 
     Raises:
         InputError: A folder holds no sweep; they differ in axes, key or code; a cell
-            that two of them have run has different results; or the new folder exists, or cannot be
-            written to.
+            that two of them have run has different results; or the new folder exists,
+            or cannot be written to.
 
     Note:
         A cell takes about 1 ms for each of its variables.
