@@ -79,7 +79,7 @@ def test_lanczos_and_what_has_no_standard_error(features, capsys):
 
 def test_why_there_is_no_comparison_is_said(capsys):
     """A hundred Gaussian layers resolve a fifth of their values; one seed is too few."""
-    # Linear: the law of a hundred layers of tanh takes two seconds.
+    # Linear: the law of a hundred layers of tanh takes five times as long.
     linear = ["--span", "hidden", "--data", "gaussian", "--scheme", "gaussian", "--activation", "linear"]
     assert call("--width", 16, "--depth", 101, "--seeds", 5, "--inputs", 1, *linear, "--json") == 0
     row = strict(capsys.readouterr().out)["spectra"]["gaussian"]
