@@ -83,10 +83,12 @@ def _averaged(sp: Spectrum) -> tuple[dict[str, Array], dict[str, Array]]:
         "zero_fraction": sp.zero_fraction(),
         "quantile_s": sp.quantile(levels, "s"),
     }
-    # Inputs of one network are not independent: they are averaged first.
-    by_seed = {name: jnp.mean(value, axis=1) for name, value in values.items()}
-    means = {name: jnp.mean(value, axis=0) for name, value in by_seed.items()}
-    errors = {name: _error(value) for name, value in by_seed.items()}
+    means, errors = {}, {}
+    for name, value in values.items():
+        # Inputs of one network are not independent: they are averaged first.
+        by_seed = jnp.mean(value, axis=1)
+        means[name] = jnp.mean(by_seed, axis=0)
+        errors[name] = _error(by_seed)
     return means, errors
 
 
@@ -113,9 +115,11 @@ def of_law(net: Network, span: object, xs: PyTree[Array]) -> Results:
     """
     predicted = _predicted(net, span, xs)
     results = {}
+    unknown = np.full(len(PROBABILITIES), np.nan)
     for name, meaning in MEANINGS.items():
-        unknown = np.full(len(PROBABILITIES), np.nan)
-        value = predicted.get(name, unknown if name == "quantile_s" else np.nan)
+        value = predicted.get(name, np.nan)
+        if name == "quantile_s":
+            value = predicted.get(name, unknown)
         long_name = f"{meaning}, by theory at infinite width"
         results[f"law_{name}"] = _labelled(name, value, long_name)
     return results

@@ -260,6 +260,15 @@ def test_sigma_w_of_a_given_network_leaves_its_sigma_b():
     assert (drawn.scheme.sigma_w, drawn.scheme.sigma_b) == (2.0, 0.5)
 
 
+def test_networks_are_kept_for_one_mode_of_jax():
+    dtypes = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            drawn = runs._architectures.sampled({"width": WIDTH}, KEY, seeds=1)
+            dtypes.append(drawn.network.dtype)
+    assert dtypes == [np.float32, np.float64]
+
+
 @pytest.mark.parametrize(
     ("axes", "keywords", "message"),
     [
