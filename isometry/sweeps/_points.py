@@ -14,13 +14,13 @@ from isometry.sweeps._settings import Results, labelled
 
 _POINT = ("point",)
 
-# Every field of `Signals`, in words.
+# Every field of `Signals`, in words that fit beside a picture.
 _MEANINGS = {
     "q": "mean square of the value",
     "c": "cosine between the values of two inputs",
-    "gradient": "mean square of the derivative of the loss",
+    "gradient": "mean square of the gradient",
     "apjn": "averaged partial Jacobian norm",
-    "chi": "factor by which a squared gradient grows backwards",
+    "chi": "growth of a squared gradient",
 }
 
 
@@ -36,10 +36,9 @@ def of_signals(signals: Signals) -> Results:
         by_seed = _by_seed(name, signals)
         mean = by_seed.mean(axis=0)
         error = _error(by_seed)
-        meaning = f"{_MEANINGS[name]}, mean over networks and inputs"
-        results[name] = labelled(_POINT, mean, meaning)
-        meaning = f"standard error over networks of {name}"
-        results[f"{name}_error"] = labelled(_POINT, error, meaning)
+        results[name] = labelled(_POINT, mean, _MEANINGS[name])
+        long_name = f"standard error of {name}"
+        results[f"{name}_error"] = labelled(_POINT, error, long_name)
     return results
 
 
@@ -74,7 +73,7 @@ def of_theory(net: Network, xs: PyTree[Array], points: Sequence[str]) -> Results
             # Theory may leave out points that were measured.
             known = [by_point.get(point, np.nan) for point in points]
             values = np.array(known)
-        long_name = f"{_MEANINGS[name]}, by mean-field theory"
+        long_name = f"{_MEANINGS[name]}, by theory"
         results[f"theory_{name}"] = labelled(_POINT, values, long_name)
     return results
 

@@ -26,16 +26,17 @@ _PROBABILITY = ("probability",)
 # A number, or the quantiles.
 Values: TypeAlias = Mapping[str, float | np.ndarray]
 
-# Every statistic by its name, with what it is in words.
+# Every statistic by its name, in words that fit beside a picture. Each is of one
+# Jacobian, averaged over networks and inputs.
 MEANINGS = {
-    "mean_lam": "mean of s² over the singular values of a Jacobian",
-    "var_lam": "variance of s² over the singular values of a Jacobian",
+    "mean_lam": "mean of s²",
+    "var_lam": "variance of s²",
     "s_max": "largest singular value",
     "s_min": "smallest singular value",
-    "condition_number": "largest singular value divided by the smallest",
-    "mean_log_s": "mean of ln s over the resolved singular values",
-    "var_log_s": "variance of ln s over the resolved singular values",
-    "zero_fraction": "share of singular values that are zero or not resolved",
+    "condition_number": "condition number",
+    "mean_log_s": "mean of ln s",
+    "var_log_s": "variance of ln s",
+    "zero_fraction": "share of singular values that are zero",
     "quantile_s": "quantile of the singular values",
 }
 
@@ -54,10 +55,9 @@ def of_spectrum(sp: Spectrum) -> Results:
     # An array named like its dimension holds the labels of it.
     results = {"probability": labelled(_PROBABILITY, PROBABILITIES, meaning)}
     for name, meaning in MEANINGS.items():
-        mean = f"{meaning}, mean over networks and inputs"
-        error = f"standard error over networks of {name}"
-        results[name] = _labelled(name, means[name], mean)
-        results[f"{name}_error"] = _labelled(name, errors[name], error)
+        results[name] = _labelled(name, means[name], meaning)
+        long_name = f"standard error of {name}"
+        results[f"{name}_error"] = _labelled(name, errors[name], long_name)
     return results
 
 
@@ -120,7 +120,7 @@ def of_law(net: Network, span: object, xs: PyTree[Array]) -> Results:
         value = predicted.get(name, np.nan)
         if name == "quantile_s":
             value = predicted.get(name, unknown)
-        long_name = f"{meaning}, by theory at infinite width"
+        long_name = f"{meaning}, by theory"
         results[f"law_{name}"] = _labelled(name, value, long_name)
     return results
 
