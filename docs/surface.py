@@ -18,6 +18,7 @@ MODULES = (
     "isometry",
     *(f"isometry.{name}" for name in ("activations", "data", "initializers", "linalg", "methods")),
     *(f"isometry.{name}" for name in ("networks", "networks.adapters", "plots", "schemes", "store")),
+    *(f"isometry.{name}" for name in ("sweeps", "sweeps.runs")),
     *(f"isometry.{name}" for name in ("theory", "theory.freeprob", "theory.traced")),
 )
 

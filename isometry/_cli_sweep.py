@@ -96,10 +96,12 @@ def add(app: Typer) -> None:
     ) -> int:
         from isometry._internal import errors
 
+        # One command has both forms: a group of commands could not take a file.
         if what[0] == _SHOW:
             store = errors.public(_CALL)(_store_of)(what[1:])
             return show(store, as_json=json)
         plan = errors.public(_CALL)(_plan_of)(what, out)
+        # The plan is refused without it.
         assert out is not None
         return run(
             plan,
@@ -142,7 +144,7 @@ def run(
         accept_code=accept_code,
     )
     _print(dataset, out, as_json=as_json)
-    # A cell of the store that failed; the grid of the store is that of the plan.
+    # All cells of the store are cells of the plan, which holds all its labels.
     if (dataset["state"] == _states().FAILED).any():
         return common.EXIT_RAISED
     return common.EXIT_CLEAN
@@ -197,6 +199,7 @@ def _plan_of(words: list[str], out: str | None) -> Plan:
     if not isinstance(settings, dict):
         raise InputError(f"{str(file)!r}: settings is no table; write [settings].")
     function = _function(content.get("run"))
+    # A function without settings may take none.
     if settings:
         function = functools.partial(function, **settings)
     return Plan(run=function, grid=grid)
@@ -216,6 +219,7 @@ def _values(name: str, given: object) -> list[object]:
     if isinstance(given, list):
         return given
     where = f"grid.{name}"
+    # A number alone is a setting, and no axis.
     if not isinstance(given, Mapping):
         raise InputError(f"{where}={checks.show(given)} is no list; write [{given}].")
     given = dict(given)
@@ -229,6 +233,7 @@ def _values(name: str, given: object) -> list[object]:
     start = checks.number(f"{where}.start", given["start"])
     stop = checks.number(f"{where}.stop", given["stop"])
     num = checks.integer(f"{where}.num", given["num"], low=1)
+    # Lists of Python's own numbers, as the file might have held them.
     if spacing == "linear":
         return np.linspace(start, stop, num).tolist()
     checks.number(f"{where}.start", start, above=0.0)
@@ -246,10 +251,12 @@ def _function(name: object) -> Callable[..., Any]:
     from isometry._internal.errors import InputError
     from isometry.sweeps import runs
 
+    # Without a colon it can only be a ready run; the error lists both forms.
     if not isinstance(name, str) or ":" not in name:
         known = (*_READY, "package.module:function")
         return getattr(runs, checks.one_of("run", name, known), _missing)
     module_name, _, function_name = name.partition(":")
+    # The command's own entry point has the folder of the script first on its path.
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -284,6 +291,7 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
     """Print the axes, the states of the cells, the variables and the failures."""
     from isometry._internal import strict_json
 
+    # Both forms print the same.
     summary = _summary(dataset, store)
     if as_json:
         print(strict_json.dumps(summary), end="")
@@ -297,13 +305,16 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
     )
     from rich.table import Table
 
-    axes = Table("axis", "values", "from", "to")
+    axes = Table(*("axis", "values", "from", "to"))
     for axis in summary["axes"]:
-        axes.add_row(axis["name"], str(axis["num"]), axis["first"], axis["last"])
+        cells = (axis["name"], str(axis["num"]), axis["first"], axis["last"])
+        axes.add_row(*cells)
     console.print(axes)
-    variables = Table("variable", "dimensions", "mean over cells", "least", "largest")
+    # Means are over cells and over the own dimensions of a variable.
+    headings = ("variable", "dimensions", "mean over cells", "least", "largest")
+    variables = Table(*headings)
     for row in summary["variables"][:_MOST_LINES]:
-        numbers = (_number(row[name]) for name in ("mean", "min", "max"))
+        numbers = [_number(row[name]) for name in ("mean", "min", "max")]
         variables.add_row(row["name"], ", ".join(row["dims"]), *numbers)
     console.print(variables)
     num_more = len(summary["variables"]) - _MOST_LINES
@@ -324,7 +335,7 @@ def _number(value: float | None) -> str:
 
 
 def _summary(dataset: "xarray.Dataset", store: str) -> dict[str, Any]:
-    """Return what is printed of a store, as strict JSON knows it."""
+    """Return the summary of a store that is printed, of types that JSON has."""
     import numpy as np
 
     states = dataset["state"].values
@@ -349,12 +360,14 @@ def _summary(dataset: "xarray.Dataset", store: str) -> dict[str, Any]:
     }
     errors = dataset["error"].values
     failures = []
+    # The coordinates of each failed cell, so that it can be selected.
     for index in np.argwhere(states == store_states.FAILED):
         pairs = zip(names, index, strict=True)
         cell = ", ".join(f"{name}={dataset[name].values[i]}" for name, i in pairs)
         failures.append({"cell": cell, "error": str(errors[tuple(index)])})
     variables = []
     for name, array in dataset.data_vars.items():
+        # The store adds these two itself; they are summarized above.
         if name not in ("state", "error"):
             dims = [str(dim) for dim in array.dims if dim not in names]
             numbers = _range_of(array.values)
@@ -373,11 +386,13 @@ def _range_of(values: "np.ndarray") -> dict[str, float | None]:
     import numpy as np
 
     nothing: dict[str, float | None] = {"mean": None, "min": None, "max": None}
+    # Names have no mean.
     if values.dtype.kind not in "fiub":
         return nothing
     finite = values[np.isfinite(values)]
     if not finite.size:
         return nothing
+    # In float64: a sum of many float32 loses digits.
     return {
         "mean": float(finite.mean(dtype=np.float64)),
         "min": float(finite.min()),

@@ -19,7 +19,7 @@ EXTRAS = {
     "cli": ("rich", "typer"),
     "plot": ("matplotlib",),
     "data": ("scikit-learn",),
-    "store": ("xarray", "zarr"),
+    "store": ("loky", "xarray", "zarr"),
     "flax": ("flax",),
     "equinox": ("equinox",),
     "haiku": ("dm-haiku",),

@@ -36,7 +36,14 @@ FLOORS = (
     ("__init__",),
     ("_cli_model",),
     ("_cli_common",),
-    ("_cli_audit", "_cli_spectrum", "_cli_theory", "_cli_schemes", "_cli_sweep", "_cli_doctor"),
+    (
+        "_cli_audit",
+        "_cli_spectrum",
+        "_cli_theory",
+        "_cli_schemes",
+        "_cli_sweep",
+        "_cli_doctor",
+    ),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -51,9 +58,11 @@ STOREYS = {"theory": ("mean_field", "laws")}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 EXTRAS = (
+    "cloudpickle",
     "equinox",
     "flax",
     "haiku",
+    "loky",
     "matplotlib",
     "rich",
     "sklearn",

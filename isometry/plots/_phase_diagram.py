@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
-from isometry.plots._plane import Cells, GridAxis, read_axis, read_cells
+from isometry.plots._plane import Cells, GridAxis, Plane, read_axis, read_cells
 from isometry.plots._style import (
     LEGEND_ABOVE,
     figures,
@@ -83,11 +83,12 @@ def phase_diagram(
         value: The variable.
         theory: An activation, of which mean-field theory draws what it knows: over
             sigma_w and sigma_b the critical line, chi_1 = 1; over depth and one of them
-            six times the depth scales xi_c and xi_grad, within which networks train
-            (Schoenholz et al., 2017, Fig. 5). The other sigma is a scalar coordinate,
-            as `dataset.sel(sigma_b=0.05)` leaves it, or in `dataset.attrs`. This takes
-            seconds. Or curves of your own, a mapping of labels to (xs, ys); a name's
-            place on an axis is its index.
+            six times the depth scales of signals, xi_c, and of gradients, xi_grad.
+            Networks train up to about 6 xi_c (Schoenholz et al., 2017, Fig. 5). The
+            other sigma is a scalar coordinate, as `dataset.sel(sigma_b=0.05)` leaves
+            it, or in `dataset.attrs`. This takes about a second. Or curves of your own,
+            a mapping of labels to (xs, ys), where the place of a name on its axis is
+            its index. The legend says which curves are not within the axes.
         ax: The Axes to draw on; None for one in a new figure, `ax.figure`.
         over: Dimensions over which the mean is taken.
         scale: "linear" or "log" for axes by name. By default an axis is logarithmic
@@ -126,25 +127,26 @@ def phase_diagram(
     y_axis = read_axis(dataset, y, scales)
     if contours is not None:
         _require_contours(contours, (x_axis, y_axis))
-    cells = read_cells(dataset, value, x_axis, y_axis, over=averaged)
+    cells = read_cells(dataset, value, x=x_axis, y=y_axis, over=averaged)
+    plane = Plane(x_axis, y_axis, cells)
     color_scale = _color_scale(norm, cells)
-    lines = curves(theory, dataset, x_axis, y_axis)
+    lines = curves(theory, dataset, x=x_axis, y=y_axis)
     if ax is None:
         ax = _new_axes(x_axis, y_axis)
     _set_axes(ax, x_axis, y_axis)
     for kind, style in _HATCHES.items():
-        is_hatched = getattr(cells, kind)
-        _draw_hatched(ax, x_axis, y_axis, is_hatched=is_hatched, style=style)
+        _draw_hatched(ax, plane, is_hatched=getattr(cells, kind), style=style)
     if cells.finite.size:
-        mesh = _draw_values(ax, x_axis, y_axis, cells, norm=color_scale, cmap=cmap)
+        mesh = _draw_values(ax, plane, norm=color_scale, cmap=cmap)
         if contours is not None:
-            _draw_contours(ax, x_axis, y_axis, cells, contours=contours, mesh=mesh)
+            _draw_contours(ax, plane, contours=contours, mesh=mesh)
     else:
         # There is no colour bar that would say what is missing.
         middle = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-        ax.text(0.5, 0.5, f"no value of {cells.label}", backgroundcolor="w", **middle)
+        text = f"no value of {cells.label}"
+        ax.text(0.5, 0.5, s=text, backgroundcolor="white", **middle)
     for line, dashes in zip(lines, itertools.cycle(_DASHES), strict=False):
-        _draw_curve(ax, line, x_axis, y_axis, dashes=dashes)
+        _draw_curve(ax, line, plane, dashes=dashes)
     # Last, when everything has its label.
     if ax.get_legend_handles_labels()[1]:
         ax.legend(ncols=3, fontsize=7, **LEGEND_ABOVE)
@@ -171,7 +173,7 @@ def _require_names(
     checks.one_of("value", value, known)
     for dim in over:
         # Seeds are averaged over by default, whether or not there are any.
-        checks.one_of("over", dim, {*dims, "seed"} - {x, y})
+        checks.one_of("over", dim, [*dims, "seed"])
 
 
 def _as_names(over: str | Iterable[str]) -> tuple[str, ...]:
@@ -298,14 +300,13 @@ def _written(number: float) -> str:
 
 def _draw_values(
     ax: "Axes",
-    x: GridAxis,
-    y: GridAxis,
-    cells: Cells,
+    plane: Plane,
     *,
     norm: "str | Normalize",
     cmap: "str | Colormap",
 ) -> "QuadMesh":
     """Draw the finite means with their colour bar, and return the mesh."""
+    x, y, cells = plane
     mean = np.ma.masked_invalid(cells.mean)
     mesh = ax.pcolormesh(x.edges, y.edges, mean, norm=norm, cmap=cmap, rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, label=cells.label)
@@ -327,13 +328,13 @@ def _draw_values(
 
 def _draw_hatched(
     ax: "Axes",
-    x: GridAxis,
-    y: GridAxis,
+    plane: Plane,
     *,
     is_hatched: Bool[np.ndarray, "y x"],
     style: Mapping[str, str],
 ) -> None:
     """Hatch the cells of one kind, with one entry in the legend."""
+    x, y = plane.x, plane.y
     rows, columns = np.nonzero(is_hatched)
     if not len(rows):
         return
@@ -351,14 +352,13 @@ def _draw_hatched(
 
 def _draw_contours(
     ax: "Axes",
-    x: GridAxis,
-    y: GridAxis,
-    cells: Cells,
+    plane: Plane,
     *,
     contours: int | ArrayLike,
     mesh: "QuadMesh",
 ) -> None:
     """Draw contours of the finite means, with their values."""
+    x, y, cells = plane
     levels = np.asarray(contours, float)
     if np.ndim(contours) == 0:
         # Evenly spaced on the colour scale, whatever that is.
@@ -389,13 +389,13 @@ def _draw_contours(
 def _draw_curve(
     ax: "Axes",
     curve: Curve,
-    x: GridAxis,
-    y: GridAxis,
+    plane: Plane,
     *,
     dashes: str,
 ) -> None:
     """Draw a curve of theory, or say in the legend that it is not within the axes."""
-    if not (x.holds(curve.x) & y.holds(curve.y)).any():
+    is_inside = plane.x.holds(curve.x) & plane.y.holds(curve.y)
+    if not is_inside.any():
         ax.plot([], ls="none", label=f"{curve.label}: not within these axes")
         return
     marker = "D" if curve.is_point else ""

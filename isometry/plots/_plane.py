@@ -117,6 +117,14 @@ class Cells(NamedTuple):
         return bool(low > 0 and high > _LOG_VALUES * low)
 
 
+class Plane(NamedTuple):
+    """The plane of a sweep: its axes, and the cells between them."""
+
+    x: GridAxis
+    y: GridAxis
+    cells: Cells
+
+
 def read_axis(
     dataset: "Dataset",
     name: str,
@@ -227,9 +235,9 @@ def _edges(places: Line, *, scale: str) -> Edges:
 def read_cells(
     dataset: "Dataset",
     value: str,
+    *,
     x: GridAxis,
     y: GridAxis,
-    *,
     over: Sequence[str],
 ) -> Cells:
     """Read a variable, averaged over the runs of each cell that are done.
@@ -287,8 +295,8 @@ def _arranged(
     """Return an array with these dimensions in order, of length 1 where it has none."""
     own = [dim for dim in dims if dim in variable.dims]
     array = np.asarray(variable.transpose(*own).values)
-    has_dim = [dim in own for dim in dims]
-    return array[tuple(slice(None) if has else None for has in has_dim)]
+    missing = [i for i, dim in enumerate(dims) if dim not in own]
+    return np.expand_dims(array, tuple(missing))
 
 
 def _require_states(states: Shaped[np.ndarray, "..."]) -> None:

@@ -57,7 +57,6 @@ Points: TypeAlias = Float[np.ndarray, " points"]
 # The two depths, of signals and of gradients, at each point.
 Depths: TypeAlias = Float[np.ndarray, "points kinds"]
 
-
 # Lines by their labels, with the coordinates of each by the names of the axes.
 Lines: TypeAlias = dict[str, dict[str, Points]]
 
@@ -82,6 +81,7 @@ class Curve(NamedTuple):
 def curves(
     theory: Theory | None,
     dataset: "Dataset",
+    *,
     x: GridAxis,
     y: GridAxis,
 ) -> list[Curve]:

@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -76,8 +76,8 @@ class Settings:
         """Return the settings of this process and thread."""
         return cls(
             x64=checks.x64(),
-            matmul_precision=jax.config.jax_default_matmul_precision,
-            partitionable=jax.config.jax_threefry_partitionable,
+            matmul_precision=_setting("jax_default_matmul_precision"),
+            partitionable=_setting("jax_threefry_partitionable"),
         )
 
     @contextlib.contextmanager
@@ -89,6 +89,11 @@ class Settings:
             jax.threefry_partitionable(self.partitionable),
         ):
             yield
+
+
+def _setting(name: str) -> Any:
+    """Return a setting of JAX, as it is in this thread."""
+    return getattr(jax.config, name)
 
 
 class Work:
@@ -139,7 +144,8 @@ class Work:
         """Return the key of a cell, folded from the names and values of its axes."""
         identity = self.grid.identity(index).encode()
         digest = hashlib.sha256(identity).digest()
-        key = jax.random.wrap_key_data(self.key_data, impl=self.key_impl)
+        words = jax.numpy.asarray(self.key_data)
+        key = jax.random.wrap_key_data(words, impl=self.key_impl)
         for word in np.frombuffer(digest, "<u4")[:_WORDS]:
             key = jax.random.fold_in(key, word)
         return key
@@ -166,17 +172,23 @@ def run_cell(work: Work, index: Index) -> Outcome:
     try:
         with work.settings.applied():
             result = work.run(work.grid.point(index), work.key(index))
-            return Done(_variables(result, work.grid.names))
     except Exception as error:
         return Failed(_reason(error))
     except SystemExit as error:
         # It would end the worker process, and cells of others with it.
         return Failed(f"SystemExit: run ended the process with {error.code!r}")
+    try:
+        return Done(_variables(result, work.grid.names))
+    except InputError as error:
+        return Failed(error.message)
+    # What cannot be moved to the host, such as lists of several lengths.
+    except Exception as error:
+        return Failed(f"run returned what is no array. {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:
     """Return the error and the line of the user's code where it was raised."""
-    text = "".join(traceback.format_exception_only(error)).strip()
+    text = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     # The first is `run_cell`.
     own = [
@@ -230,28 +242,35 @@ def _variables(result: object, names: tuple[str, ...]) -> dict[str, Variable]:
     return variables
 
 
-def _variable(name: str, value: object, names: tuple[str, ...]) -> Variable:
+def _variable(name: str, value: Any, names: tuple[str, ...]) -> Variable:
     """Return one variable, with names for its dimensions."""
-    dims, attrs = None, {}
-    if isinstance(value, tuple) and len(value) in (2, 3) and _are_dims(value[0]):
-        dims = value[0]
-        attrs = dict(value[2]) if len(value) > 2 else {}
-        value = value[1]
-    elif hasattr(value, "dims") and hasattr(value, "values"):
-        # A variable of xarray.
-        dims, attrs, value = value.dims, dict(value.attrs), value.values
-    array = _host_array(name, value)
+    dims, given, attrs = _parts(value)
+    array = _host_array(name, given)
     if dims is None:
         dims = tuple(f"{name}_{axis}" for axis in range(array.ndim))
-    elif isinstance(dims, str):
-        dims = (dims,)
-    dims = tuple(dims)
     if len(dims) != array.ndim or len(set(dims)) < len(dims) or set(dims) & set(names):
         raise InputError(
             f"run returned {name!r} of shape {array.shape} with the dimensions {dims}; "
             "name each dimension of the array, otherwise than the axes of the grid."
         )
     return Variable(dims, array, attrs)
+
+
+def _parts(value: Any) -> tuple[tuple[str, ...] | None, object, dict[str, object]]:
+    """Return the dimensions (None if not given), array and attributes of a variable."""
+    if hasattr(value, "dims") and hasattr(value, "values"):
+        # A variable of xarray.
+        return tuple(value.dims), value.values, dict(value.attrs)
+    is_labelled = isinstance(value, tuple) and 2 <= len(value) <= 3
+    if not is_labelled or not _are_dims(value[0]):
+        return None, value, {}
+    dims, array, *rest = value
+    if isinstance(dims, str):
+        dims = (dims,)
+    attrs = {}
+    if rest:
+        attrs = dict(rest[0])
+    return tuple(dims), array, attrs
 
 
 def _are_dims(value: object) -> bool:

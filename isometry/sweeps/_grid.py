@@ -3,7 +3,7 @@
 import json
 import math
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -126,8 +126,7 @@ def grid_of(given: Mapping[str, object]) -> Grid:
 
 def _axis_of(name: object, values: object) -> Axis:
     """Make an axis, or say what is wrong with it."""
-    is_name = isinstance(name, str) and name.strip() == name
-    if not is_name or not name or "/" in name or name in RESERVED:
+    if not isinstance(name, str) or not _is_name(name):
         reserved = " and ".join(RESERVED)
         raise InputError(
             f"grid has an axis {checks.show(name)}; an axis is named by a text without "
@@ -152,21 +151,28 @@ def _axis_of(name: object, values: object) -> Axis:
     return Axis(name, tuple(labels), objects)
 
 
-def _several(where: str, values: object) -> Iterator[object]:
-    """Iterate over the values of an axis.
+def _is_name(text: str) -> bool:
+    """Tell whether a text can name an axis, and so a folder of the store."""
+    is_bare = text != "" and text.strip() == text
+    return is_bare and "/" not in text and text not in RESERVED
+
+
+def _several(where: str, values: object) -> Iterable[object]:
+    """Return the values of an axis, once it is clear that they are several.
 
     Raises:
-        InputError: It is one value, or no row of values.
+        InputError: They are a single value, a text, or an array that is not
+            one-dimensional.
     """
     ndim = getattr(values, "ndim", 1)
-    # The letters of a text are no values.
-    is_several = hasattr(values, "__iter__") and not isinstance(values, str | bytes)
-    if not is_several or ndim != 1:
-        raise InputError(
-            f"{where}={checks.show(values)} is no list of numbers or names; write "
-            f"[{checks.show(values)}], or a mapping from labels to objects."
-        )
-    return iter(values)  # pyright: ignore[reportArgumentType]
+    # A text is iterable, but its letters are not values.
+    is_text = isinstance(values, str | bytes)
+    if isinstance(values, Iterable) and not is_text and ndim == 1:
+        return values
+    raise InputError(
+        f"{where}={checks.show(values)} is no list of numbers or names; write "
+        f"[{checks.show(values)}], or a mapping from labels to objects."
+    )
 
 
 def _label(where: str, value: object) -> Label:

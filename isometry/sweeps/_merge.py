@@ -43,8 +43,8 @@ def merge(
     """Put the cells of several sweeps into one new store.
 
     Each of the sweeps has the same axes and key, and has run some of the values: on two
-    machines, say. Since the key of a cell depends on its values alone, the new store is
-    the one that a single sweep over all values would have written.
+    machines, say. Since the key of a cell depends on its values alone, each cell is the
+    one that a single sweep over all values would have written.
 
     Args:
         stores: The folders of the sweeps.
@@ -57,8 +57,8 @@ def merge(
 
     Raises:
         InputError: A folder holds no sweep; they differ in axes, key or code; a cell
-            has other values in another store; or the new folder exists, or cannot be
-            written to.
+            that two of them have run has different results; or the new folder exists,
+            or cannot be written to.
 
     Note:
         A cell takes about 1 ms for each of its variables.
@@ -109,7 +109,7 @@ def merge(
     folder = tempfile.mkdtemp(dir=parent, prefix=f".{target.name}.")
     part = pathlib.Path(folder, target.name)
     try:
-        create(part, grid, identity, records)
+        create(part, grid, identity, records=records)
         merged = Store(part, grid)
         for source in sources:
             _copy(source, merged)
@@ -193,5 +193,7 @@ def _equal(one: np.ndarray, other: np.ndarray, is_float: bool) -> bool:
     One may be longer, because another cell of its store is; what is behind the other is
     then NaN in both.
     """
-    common = tuple(slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True))
+    common = tuple(
+        slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True)
+    )
     return np.array_equal(one[common], other[common], equal_nan=is_float)

@@ -168,9 +168,9 @@ def _normal(source: str) -> str:
     """Return source without comments and docstrings, each statement written anew."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        is_definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+        if is_definition and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
 
@@ -193,7 +193,9 @@ def _is_constant(value: object) -> bool:
     """Tell whether a global value is data, and no module or function."""
     if isinstance(value, tuple | list):
         return all(_is_constant(item) for item in value)
-    return isinstance(value, bool | int | float | complex | str | np.ndarray | jax.Array)
+    return isinstance(
+        value, bool | int | float | complex | str | np.ndarray | jax.Array
+    )
 
 
 def _is_installed(module: str) -> bool:

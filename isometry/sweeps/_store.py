@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import isometry
 from isometry import store as files
 from isometry._internal import checks, provenance
 from isometry._internal.errors import InputError
@@ -93,7 +92,7 @@ class Identity:
             axes=work.grid.names,
             key=f"{work.key_impl} {words}",
             settings=asdict(work.settings),
-            version=isometry.__version__,
+            version=provenance.versions()["isometry"],
             run=_described(work),
         )
 
@@ -252,7 +251,7 @@ class Store:
                 if dim in sizes:
                     sizes[dim] = max(size, sizes[dim])
         has_changed = False
-        for name, array in self._arrays.items():
+        for array in self._arrays.values():
             names = array.metadata.dimension_names
             pairs = zip(names, array.shape, strict=True)
             shape = tuple(sizes.get(dim, size) for dim, size in pairs)
@@ -349,7 +348,7 @@ def opened(
     identity = Identity.of(work)
     is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if is_new:
-        create(folder, work.grid, identity, [_provenance()])
+        create(folder, work.grid, identity, records=[_provenance()])
     elif not is_store(folder):
         raise InputError(
             f"store={str(folder)!r} holds something else than a sweep; write another "
@@ -429,7 +428,7 @@ def read_cell(arrays: dict[str, Any], grid: Grid, index: Index) -> Done:
 
 
 def create(
-    path: pathlib.Path, grid: Grid, identity: Identity, records: Sequence[object]
+    path: pathlib.Path, grid: Grid, identity: Identity, *, records: Sequence[object]
 ) -> None:
     """Make a store in which all cells are absent; none is there if this fails.
 
@@ -515,7 +514,7 @@ def _array(
     dtype: np.dtype,
     fill_value: object,
     dims: tuple[str, ...],
-    attributes: dict[str, object],
+    attributes: dict[str, Any],
 ) -> Any:
     """Make an array of a group. Chunks are too small to gain by compression."""
     if dtype.kind == "T":
@@ -578,8 +577,9 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
     for name in ("key", "settings"):
         if before[name] != now[name]:
             raise InputError(
-                f"{where} was computed with another {name}: {before[name]}, and not "
-                f"{now[name]}; pass that, or write another folder."
+                f"{where} was computed with another {name}: {before[name]}, and this "
+                f"is {now[name]}; pass the {name} of the store, or write another "
+                "folder."
             )
     if accept_code:
         return
@@ -589,8 +589,9 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
             f"{where} was computed by version {before['version']} of isometry, and "
             f"this is {now['version']}; {advice}."
         )
+    # What the cells change themselves tells nothing.
     ignored = set(before["volatile"])
-    # Labels that the grid adds are new, and no difference.
+    # Texts "axis=label" of labels that the grid adds are no difference.
     new = {name for name in now["run"] if name not in before["run"] and "=" in name}
     run_before = _without(before["run"], ignored)
     run_now = _without(now["run"], ignored | new)

@@ -109,7 +109,7 @@ def sweep(
     Example:
         >>> from concurrent.futures import ThreadPoolExecutor
         >>> def run(point, key):
-        ...     chi = theory.chi("tanh", point["sigma_w"], sigma_b=0.0)
+        ...     chi = theory.chi("tanh", q=0.0, sigma_w=point["sigma_w"])
         ...     return {"chi": chi}
         >>> grid = {"sigma_w": [0.5, 1.0], "seed": range(2)}
         >>> with ThreadPoolExecutor(1) as executor:
@@ -140,16 +140,14 @@ def sweep(
             reporter(progress, total, total - len(remaining)) as report,
             workers(executor, work, len(remaining)) as pool,
         ):
-            progressing = _Progressing(target, pool, report, retries)
+            progressing = _Progressing(target, pool, report, retries=retries)
             try:
                 progressing.run(remaining)
             except KeyboardInterrupt:
                 num_done = np.count_nonzero(target.states == DONE)
                 _LOG.warning(
-                    "interrupted: %d of %d cells are done in %s; the same call goes on.",
-                    num_done,
-                    total,
-                    target.path,
+                    f"interrupted: {num_done} of {total} cells are done in "
+                    f"{target.path}; the same call goes on."
                 )
                 raise
         target.find_volatile(work)
@@ -161,7 +159,8 @@ def _remaining(target: Store) -> np.ndarray:
     """Return the flat indices of the cells to run, from the last to the first.
 
     Axes such as depth and width usually grow, so that the last cells are the largest.
-    They come first: then no long cell is left to the end, and arrays need no widening.
+    They come first: then no long cell is left to the end, and the arrays of the store,
+    which are made for the first result, rarely have to be widened.
     """
     is_done = target.states.ravel() == DONE
     return np.flatnonzero(~is_done)[::-1]
@@ -199,7 +198,7 @@ class _Progressing:
         failures: For each cell that failed, why.
     """
 
-    def __init__(self, store: Store, pool: Workers, report: Report, retries: int):
+    def __init__(self, store: Store, pool: Workers, report: Report, *, retries: int):
         self._store = store
         self._pool = pool
         self._report = report
@@ -247,7 +246,7 @@ class _Progressing:
                 return
 
     def _index(self, flat: int) -> Index:
-        """Return the position on each axis of a cell."""
+        """Return the position of a cell on each axis."""
         positions = np.unravel_index(flat, self._store.grid.shape)
         return tuple(int(position) for position in positions)
 
@@ -279,8 +278,6 @@ class _Progressing:
         except Exception as error:
             # The executor itself refuses, as Dask does after several dead workers.
             result = Failed(f"{type(error).__name__}: {error}")
-        except concurrent.futures.CancelledError:
-            result = Failed("the executor cancelled it")
         del self._in_flight[job]
         if isinstance(result, Done):
             self._write(cell, result)
@@ -349,10 +346,8 @@ class _Progressing:
         if not self.failures:
             return
         index, reason = next(iter(self.failures.items()))
+        grid = self._store.grid
         _LOG.warning(
-            "%d of %d cells failed; the same call tries them again. %s: %s",
-            len(self.failures),
-            self._store.grid.size,
-            self._store.grid.show(index),
-            reason,
+            f"{len(self.failures)} of {grid.size} cells failed; the same call tries "
+            f"them again. {grid.show(index)}: {reason}"
         )

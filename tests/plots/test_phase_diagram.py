@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isometry import InputError, plots, theory
-from isometry.plots import _theory_curves
+from isometry.plots import _plane, _theory_curves
 
 matplotlib = pytest.importorskip("matplotlib")
 xarray = pytest.importorskip("xarray")
@@ -23,17 +23,17 @@ EPS = float(np.finfo(float).eps)
 DEPTH = np.array([16, 4, 64])
 SCHEME = ["zero", "haar"]
 STATE = np.array(
-    [[[1, 1, 1], [1, 2, 0]], [[0, 0, 0], [0, 2, 0]], [[1, 1, 1], [1, 1, 1]]]
+    [[[1, 1, 1], [1, 2, 0]], [[0, 0, 0], [0, 2, 0]], [[1, 1, 1], [1, 0, 1]]]
 )
 LOSS = np.array(
     [
         [[1.0, 2.0, 6.0], [5.0, NAN, NAN]],
         [[NAN, NAN, NAN], [NAN, NAN, NAN]],
-        [[7.0, INF, 7.0], [-1.0, -2.0, 0.0]],
+        [[7.0, INF, 7.0], [-1.0, NAN, 0.0]],
     ]
 )
 # In rows from the top by the order of names, in columns by rising depth.
-MEAN = np.array([[NAN, 3.0, NAN], [NAN, 5.0, -1.0]])
+MEAN = np.array([[NAN, 3.0, NAN], [NAN, 5.0, -0.5]])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -110,8 +110,9 @@ def test_cells_without_a_colour_are_hatched_by_their_reason(sweep):
         "not finite": [last, (-0.5, 0.5)],
     }
     assert len({item.get_hatch() for item in hatched.values()}) == 3
-    # One of three seeds is done.
-    np.testing.assert_array_equal(lines_of(ax)["some runs missing"], [[16], [1]])
+    # Of one cell a seed failed, of the other one was not run.
+    dots = lines_of(ax)["some runs missing"]
+    np.testing.assert_array_equal(dots, [[16, 64], [1, 1]])
     written = {text.get_text() for text in ax.get_legend().get_texts()}
     assert written == {*cells, "some runs missing"}
 
@@ -173,7 +174,7 @@ def test_colour_scales_and_contours_are_of_the_values():
     contours = contours_of(ax)
     np.testing.assert_allclose(contours.levels, [26, 51, 76], rtol=8 * EPS)
     assert not isinstance(drawn(norm="linear")[1], LogNorm)
-    dataset = dataset.isel(x=slice(1, None))
+    dataset = dataset.isel(x=slice(0, 2))
     assert not isinstance(drawn()[1], LogNorm)
 
 
@@ -253,6 +254,25 @@ def test_depth_scales_of_linear_networks_have_a_closed_form(sigma_b):
         assert np.abs(np.diff(np.log10(inside))).max() < 0.4
 
 
+def test_divergences_are_found_between_points_and_plateaus_cost_nothing():
+    """The first points are about as far apart as the divergence is wide."""
+    dataset = plane(("sigma_w", [1.0, 2.0]), DEPTHS)
+    axes = [_plane.read_axis(dataset, name, {}) for name in ("sigma_w", "depth")]
+    calls = []
+
+    def depths_at(sigma_w):
+        calls.append(sigma_w)
+        return 2 / abs(sigma_w - 1.51234), 500.0
+
+    diverging, constant = _theory_curves._refined(depths_at, *axes).values()
+    assert diverging["depth"].max() > 1e4
+    np.testing.assert_array_equal(constant["depth"], 500)
+    assert len(calls) < 100
+    calls.clear()
+    _theory_curves._refined(lambda s: (depths_at(s)[1],) * 2, *axes)
+    assert len(calls) == _theory_curves._FIRST_POINTS
+
+
 def test_depth_scales_are_drawn_over_sigma_b_too():
     """Of linear networks they do not depend on it."""
     dataset = plane(("sigma_b", [0.1, 0.2, 0.3]), DEPTHS, sigma_w=0.95)
@@ -314,3 +334,11 @@ def test_refusals(sweep, change, names, options, message):
     dataset = change(sweep) if change else sweep
     with pytest.raises(InputError, match=rf"plots\.phase_diagram\(\): .*{message}"):
         plots.phase_diagram(dataset, *names, **options)
+
+
+def test_seeds_may_be_an_axis(sweep):
+    """Then they are not averaged over, as they are by default."""
+    ax = plots.phase_diagram(sweep.isel(scheme=0), "seed", "depth", "loss")
+    mesh = mesh_of(ax)
+    np.testing.assert_array_equal(mesh.get_array().filled(NAN)[1], LOSS[0, 0])
+    assert ax.figure.axes[1].get_ylabel() == "test loss (nats)"

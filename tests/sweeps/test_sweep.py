@@ -1,4 +1,4 @@
-"""A sweep, whole: what it runs, what it keeps, and what it does when things go wrong."""
+"""A sweep, whole: what it runs and keeps, and what it does when things go wrong."""
 
 import errno
 import logging
