@@ -71,7 +71,7 @@ def main(folder, quick=False):
     described = spread.assign_attrs(long_name="ln of s_95 over s_5", units="1")
     dataset = dataset.assign(spread=described)
 
-    ax = plots.phase_diagram(dataset, "depth", "scheme", "spread")
+    ax = plots.phase_diagram(dataset, "depth", "scheme", value="spread")
     ax.figure.suptitle("Jacobian of a tanh CNN")
     ax.figure.savefig(folder / "convolutional_isometry.png", dpi=150)
 

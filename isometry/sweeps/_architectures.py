@@ -166,7 +166,10 @@ def perceptron(
     # Grids hold numbers of NumPy, which are other keys of the cache than Python's.
     widths = tuple(checks.integer("widths", size, low=1) for size in widths)
     architecture = _architecture(
-        tuple(map(int, widths)), activation, scheme, checks.float_dtype(None)
+        tuple(map(int, widths)),
+        activation,
+        scheme,
+        dtype=checks.float_dtype(None),
     )
     net = architecture.at(sigma_w, sigma_b)
     num_bytes = len(keys) * memory.tree_bytes(net.shapes)
@@ -225,7 +228,8 @@ def _architecture(
         return jax.vmap(dataclasses.replace(net, scheme=scheme).init)(keys)
 
     try:
-        jax.eval_shape(draw, jax.random.split(jax.random.key(0), 1), 1.0, 0.0)
+        keys = jax.random.split(jax.random.key(0), 1)
+        jax.eval_shape(draw, keys, 1.0, sigma_b=0.0)
     # A user's scheme may branch on sigma_w, which is traced here, or do anything else.
     except Exception:
         return Architecture(net, None)

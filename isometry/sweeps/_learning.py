@@ -289,8 +289,8 @@ def results_of(curve: Curve) -> Results:
     is_diverged = float(not is_sound.all())
     return {
         **results,
-        "record_step": labelled(_RECORD, curve.steps, "steps made", "steps"),
-        "steps_to_target": labelled((), steps, "steps to the target loss", "steps"),
+        "record_step": labelled(_RECORD, curve.steps, "steps made", units="steps"),
+        "steps_to_target": labelled((), steps, "steps to the target", units="steps"),
         "diverged": labelled((), is_diverged, "1 if a loss was not finite"),
     }
 

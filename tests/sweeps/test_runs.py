@@ -69,8 +69,11 @@ def test_spectrum_is_that_of_the_network_that_the_user_would_build(scheme):
     for name, value in expected.items():
         by_seed = value.mean(1)
         error = by_seed.std(ddof=1) / SEEDS**0.5
-        np.testing.assert_allclose(cell[name], by_seed.mean(), tolerance, tolerance)
-        np.testing.assert_allclose(cell[f"{name}_error"], error, tolerance, tolerance)
+        agree = functools.partial(
+            np.testing.assert_allclose, rtol=tolerance, atol=tolerance
+        )
+        agree(cell[name], by_seed.mean())
+        agree(cell[f"{name}_error"], error)
     low, high = cell["quantile_s"][[0, -1]]
     assert (low, high) == (cell["s_min"], cell["s_max"])
 
@@ -136,7 +139,7 @@ def test_audit_tells_the_state_of_every_flag():
 
 
 FEATURES, CLASSES, EXAMPLES = 5, 3, 40
-TASK = isometry.data.gaussian(jax.random.key(5), EXAMPLES, FEATURES, CLASSES)
+TASK = isometry.data.gaussian(jax.random.key(5), EXAMPLES, FEATURES, classes=CLASSES)
 # All examples in every batch.
 train = functools.partial(runs.train, data=TASK, depth=1, batch=EXAMPLES, steps=20)
 
