@@ -70,6 +70,8 @@ def _averaged(sp: Spectrum) -> tuple[dict[str, Array], dict[str, Array]]:
     # variance, by as much of the squared mean.
     total = jnp.sum(sp.weights, axis=-1, keepdims=True)
     sp = dataclasses.replace(sp, weights=sp.weights / total)
+    if sp.knows_values:
+        sp = _without_noise(sp)
     mean_lam = sp.moment(1)
     levels = jnp.asarray(PROBABILITIES)
     values = {
@@ -90,6 +92,14 @@ def _averaged(sp: Spectrum) -> tuple[dict[str, Array], dict[str, Array]]:
         means[name] = jnp.mean(by_seed, axis=0)
         errors[name] = _error(by_seed)
     return means, errors
+
+
+def _without_noise(sp: Spectrum) -> Spectrum:
+    """Return a spectrum with zeros for singular values that are not resolved."""
+    # NaN stays NaN: it says that the Jacobian was not finite.
+    is_kept = sp.resolved | jnp.isnan(sp.log_values)
+    log_values = jnp.where(is_kept, sp.log_values, -jnp.inf)
+    return dataclasses.replace(sp, log_values=log_values)
 
 
 def _as_double(leaf: Array) -> Array:

@@ -97,6 +97,20 @@ def test_spectrum_and_law_of_an_isometry_are_powers_of_its_scale():
     assert np.isnan(cell["law_quantile_s"]).all()
 
 
+def test_singular_values_that_are_not_resolved_count_as_zeros():
+    """1e-9 is below the rounding of a float32 matrix of norm 2, and 1e-3 is not."""
+    matrix = np.diag(np.array([2.0, 1e-3, 1e-9, 0.0], np.float32))
+    sp = isometry.Spectrum.of_jacobians(matrix[None, None])
+    cell = {name: array for name, (_, array, _) in _statistics.of_spectrum(sp).items()}
+    # At the probabilities 0, 0.05, 0.25, 0.5, 0.75, 0.95 and 1.
+    expected = [0, 0, 0, 0, 1e-3, 2, 2]
+    np.testing.assert_allclose(cell["quantile_s"], expected, 4 * EPS)
+    assert (cell["s_min"], cell["zero_fraction"]) == (0, 0.5)
+    assert cell["condition_number"] == np.inf
+    np.testing.assert_allclose(cell["mean_lam"], 1.0, 1e-6)
+    np.testing.assert_allclose(cell["mean_log_s"], np.log(2e-3) / 2, 4 * EPS)
+
+
 def test_signals_of_an_isometry_grow_by_its_scale():
     """q grows by sigma_w² in each layer, and so does the gradient backwards."""
     measure = run("signals", activation="linear", scheme="orthogonal", theory=True)
