@@ -51,8 +51,8 @@ def squared_gradients(phi, size, width, key):
 
 
 # Compiled once for each activation and each size of a batch.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def mean_growth(name, size, width, seeds, key):
+@functools.partial(jax.jit, static_argnames=("name", "size", "width", "seeds"))
+def mean_growth(name, size, width, seeds=seeds, key=key):
     """Return the growth in a layer, and its standard error over networks."""
     phi = activations.get(name)
     keys = jax.random.split(key, seeds)
@@ -67,7 +67,7 @@ def mean_growth(name, size, width, seeds, key):
 def growth(point, key, width, seeds):
     """Measure one cell: what a sweep calls with the values of its axes."""
     name, size = point["activation"], int(point["batch"])
-    measured, error = mean_growth(name, size, width, seeds, key)
+    measured, error = mean_growth(name, size, width, seeds=seeds, key=key)
     return {
         "growth": ((), measured, {"long_name": "growth of a squared gradient"}),
         "growth_error": ((), error),

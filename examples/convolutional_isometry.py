@@ -66,12 +66,14 @@ def main(folder, quick=False):
     run = functools.partial(runs.spectrum, build=build, seeds=2, inputs=2, input_q=0.01)
     store = folder / "convolutional_isometry.zarr"
     dataset = isometry.sweep(run, grid, store, key=jax.random.key(0))
-    quantiles = np.log(dataset["quantile_s"])
-    spread = quantiles.sel(probability=0.95) - quantiles.sel(probability=0.05)
+    # What float32 does not resolve counts as zero, and its logarithm is infinite.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quantiles = np.log(dataset["quantile_s"])
+        spread = quantiles.sel(probability=0.95) - quantiles.sel(probability=0.05)
     described = spread.assign_attrs(long_name="ln of s_95 over s_5", units="1")
     dataset = dataset.assign(spread=described)
 
-    ax = plots.phase_diagram(dataset, "depth", "scheme", "spread")
+    ax = plots.phase_diagram(dataset, "depth", "scheme", value="spread")
     ax.figure.suptitle("Jacobian of a tanh CNN")
     ax.figure.savefig(folder / "convolutional_isometry.png", dpi=150)
 
@@ -82,6 +84,8 @@ def main(folder, quick=False):
     for name, value in deepest[:5].to_series().items():
         print(f"  {name:24} {value:.2f}")
     print(f"{num_failed} of {len(grid['scheme'])} have no meaning for this network.")
+    num_lost = len(grid["scheme"]) - num_failed - deepest.size
+    print(f"{num_lost} lose singular values to zero, or to rounding.")
 
 
 if __name__ == "__main__":

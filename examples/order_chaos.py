@@ -73,7 +73,12 @@ def main(folder, quick=False):
     dataset = dataset.assign(chi_hidden=growth(dataset))
 
     ax = plots.phase_diagram(
-        dataset, "sigma_w", "sigma_b", "chi_hidden", theory="tanh", contours=[1.0]
+        dataset,
+        "sigma_w",
+        "sigma_b",
+        value="chi_hidden",
+        theory="tanh",
+        contours=[1.0],
     )
     ax.figure.suptitle(f"tanh networks of width {width}")
     ax.figure.savefig(folder / "order_chaos.png", dpi=150)

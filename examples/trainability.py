@@ -60,7 +60,7 @@ def main(folder, quick=False):
         dataset.assign_attrs(sigma_b=SIGMA_B),
         "sigma_w",
         "depth",
-        "train_accuracy",
+        value="train_accuracy",
         theory="tanh",
         scale={"depth": "log"},
     )

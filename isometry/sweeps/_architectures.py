@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from isometry import data, networks, schemes
@@ -164,7 +165,12 @@ def perceptron(
         return Sampled(net, keys, None)
     # Grids hold numbers of NumPy, which are other keys of the cache than Python's.
     widths = tuple(checks.integer("widths", size, low=1) for size in widths)
-    architecture = _architecture(tuple(map(int, widths)), activation, scheme)
+    architecture = _architecture(
+        tuple(map(int, widths)),
+        activation,
+        scheme,
+        dtype=checks.float_dtype(None),
+    )
     net = architecture.at(sigma_w, sigma_b)
     num_bytes = len(keys) * memory.tree_bytes(net.shapes)
     if architecture.draw is None or num_bytes > _LARGEST:
@@ -195,12 +201,20 @@ def _draw_at(
 
 @functools.lru_cache(maxsize=_KEPT)
 def _architecture(
-    widths: tuple[int, ...], activation: str, scheme: str
+    widths: tuple[int, ...], activation: str, scheme: str, dtype: np.dtype
 ) -> Architecture:
-    """Build a perceptron, and the program that draws it."""
+    """Build a perceptron, and the program that draws it.
+
+    Args:
+        widths: As in `networks.mlp`.
+        activation: As in `networks.mlp`.
+        scheme: As in `networks.mlp`.
+        dtype: JAX's default float now, which depends on its 64-bit mode.
+    """
     # At a scale of its own, so that no critical point is looked for.
     is_free = schemes.get(scheme).free
-    net = networks.mlp(widths, activation, scheme, sigma_w=1.0 if is_free else None)
+    sigma_w = 1.0 if is_free else None
+    net = networks.mlp(widths, activation, scheme, sigma_w=sigma_w, dtype=dtype)
     # Such a scheme branches on the values that it adjusts.
     if net.data_driven:
         return Architecture(net, None)
@@ -214,7 +228,8 @@ def _architecture(
         return jax.vmap(dataclasses.replace(net, scheme=scheme).init)(keys)
 
     try:
-        jax.eval_shape(draw, jax.random.split(jax.random.key(0), 1), 1.0, 0.0)
+        keys = jax.random.split(jax.random.key(0), 1)
+        jax.eval_shape(draw, keys, 1.0, sigma_b=0.0)
     # A user's scheme may branch on sigma_w, which is traced here, or do anything else.
     except Exception:
         return Architecture(net, None)
@@ -251,7 +266,7 @@ def _built_once(build: Build, settings: Settings) -> Network:
         )
     items = tuple(sorted(settings.items()))
     if isinstance(build, Hashable) and _has_hash(items):
-        return _kept(build, items)
+        return _kept(build, items, checks.x64())
     return _built(build, settings)
 
 
@@ -264,7 +279,9 @@ def _has_hash(value: object) -> bool:
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _kept(build: Build, items: tuple[tuple[str, Any], ...]) -> Network:
+def _kept(build: Build, items: tuple[tuple[str, Any], ...], x64: bool) -> Network:
+    # Networks built in 64-bit mode may have other dtypes, so it belongs to the key.
+    del x64
     return _built(build, dict(items))
 
 

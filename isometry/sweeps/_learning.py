@@ -275,14 +275,13 @@ def results_of(curve: Curve) -> Results:
     # Parameters that are not finite stay so, whatever a later loss says.
     is_sound = np.logical_and.accumulate(is_finite)
     results = {}
-    meanings = {"loss": "cross-entropy", "accuracy": "share of examples that are right"}
+    meanings = {"loss": "cross-entropy", "accuracy": "accuracy"}
     for quantity, values in (("loss", curve.losses), ("accuracy", curve.accuracies)):
         values = np.where(is_sound[:, None], values, np.nan)
         for column, examples in enumerate(("train", "test")):
             name = f"{examples}_{quantity}"
-            meaning = f"{meanings[quantity]}, of the {examples} examples"
-            last = values[-1, column]
-            results[name] = labelled((), last, f"{meaning}, after all steps")
+            meaning = f"{meanings[quantity]} on the {examples} examples"
+            results[name] = labelled((), values[-1, column], meaning)
             results[f"record_{name}"] = labelled(_RECORD, values[:, column], meaning)
     steps = float(curve.steps_to_target)
     if steps < 0:
@@ -290,8 +289,8 @@ def results_of(curve: Curve) -> Results:
     is_diverged = float(not is_sound.all())
     return {
         **results,
-        "record_step": labelled(_RECORD, curve.steps, "steps made", "steps"),
-        "steps_to_target": labelled((), steps, "steps to the target loss", "steps"),
+        "record_step": labelled(_RECORD, curve.steps, "steps made", units="steps"),
+        "steps_to_target": labelled((), steps, "steps to the target", units="steps"),
         "diverged": labelled((), is_diverged, "1 if a loss was not finite"),
     }
 

@@ -14,33 +14,43 @@ from isometry.sweeps._settings import Results, labelled
 
 _POINT = ("point",)
 
-# Every field of `Signals`, in words.
+# Every field of `Signals`, in words that fit beside a picture.
 _MEANINGS = {
     "q": "mean square of the value",
     "c": "cosine between the values of two inputs",
-    "gradient": "mean square of the derivative of the loss",
+    "gradient": "mean square of the gradient",
     "apjn": "averaged partial Jacobian norm",
-    "chi": "factor by which a squared gradient grows backwards",
+    "chi": "growth of a squared gradient",
 }
 
 
 def of_signals(signals: Signals) -> Results:
     """Average measured signals, each with its standard error over networks."""
+    names, sizes = list(signals.points), list(signals.sizes)
+    # No array named "point": networks of other depths have other names in its places.
     results = {
-        "point_name": labelled(_POINT, list(signals.points), "name of the point"),
-        "point_size": labelled(_POINT, list(signals.sizes), "entries at the point"),
+        "point_name": labelled(_POINT, names, "name of the point"),
+        "point_size": labelled(_POINT, sizes, "entries at the point"),
     }
     for name in SIGNALS:
         by_seed = _by_seed(name, signals)
-        num_seeds = len(by_seed)
-        error = np.full(by_seed.shape[1:], np.nan)
-        if num_seeds > 1:
-            error = by_seed.std(axis=0, ddof=1) / np.sqrt(num_seeds)
-        mean = f"{_MEANINGS[name]}, mean over networks and inputs"
-        results[name] = labelled(_POINT, by_seed.mean(axis=0), mean)
-        long_name = f"standard error over networks of {name}"
+        mean = by_seed.mean(axis=0)
+        error = _error(by_seed)
+        results[name] = labelled(_POINT, mean, _MEANINGS[name])
+        long_name = f"standard error of {name}"
         results[f"{name}_error"] = labelled(_POINT, error, long_name)
     return results
+
+
+def _error(
+    by_seed: Float[np.ndarray, "seeds points"],
+) -> Float[np.ndarray, " points"]:
+    """Return the standard error of the mean over seeds; NaN of one seed."""
+    num_seeds = len(by_seed)
+    if num_seeds == 1:
+        return np.full(by_seed.shape[1:], np.nan)
+    spread = by_seed.std(axis=0, ddof=1)
+    return spread / np.sqrt(num_seeds)
 
 
 def of_theory(net: Network, xs: PyTree[Array], points: Sequence[str]) -> Results:
@@ -58,17 +68,20 @@ def of_theory(net: Network, xs: PyTree[Array], points: Sequence[str]) -> Results
     for name in SIGNALS:
         values = np.full(len(points), np.nan)
         if predicted is not None:
-            by_seed = _by_seed(name, predicted)
-            by_point = dict(zip(predicted.points, by_seed.mean(axis=0), strict=True))
-            values = np.array([by_point.get(point, np.nan) for point in points])
-        long_name = f"{_MEANINGS[name]}, by mean-field theory"
+            mean = _by_seed(name, predicted).mean(axis=0)
+            by_point = dict(zip(predicted.points, mean, strict=True))
+            # Theory may leave out points that were measured.
+            known = [by_point.get(point, np.nan) for point in points]
+            values = np.array(known)
+        long_name = f"{_MEANINGS[name]}, by theory"
         results[f"theory_{name}"] = labelled(_POINT, values, long_name)
     return results
 
 
 def _by_seed(name: str, signals: Signals) -> Float[np.ndarray, "seeds points"]:
     """Return a field averaged over the inputs of each network, or over their pairs."""
-    values = np.asarray(getattr(signals, name), np.float64)
+    field = getattr(signals, name)
+    values = np.asarray(field, np.float64)
     num_seeds, num_inputs, *_, num_points = values.shape
     if name == "c":
         # The cosine of an input with itself is always one.

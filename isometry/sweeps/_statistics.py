@@ -26,16 +26,17 @@ _PROBABILITY = ("probability",)
 # A number, or the quantiles.
 Values: TypeAlias = Mapping[str, float | np.ndarray]
 
-# Every statistic by its name, with what it is in words.
+# Every statistic by its name, in words that fit beside a picture. Each is of one
+# Jacobian, averaged over networks and inputs.
 MEANINGS = {
-    "mean_lam": "mean of s² over the singular values of a Jacobian",
-    "var_lam": "variance of s² over the singular values of a Jacobian",
+    "mean_lam": "mean of s²",
+    "var_lam": "variance of s²",
     "s_max": "largest singular value",
     "s_min": "smallest singular value",
-    "condition_number": "largest singular value divided by the smallest",
-    "mean_log_s": "mean of ln s over the resolved singular values",
-    "var_log_s": "variance of ln s over the resolved singular values",
-    "zero_fraction": "share of singular values that are zero or not resolved",
+    "condition_number": "condition number",
+    "mean_log_s": "mean of ln s",
+    "var_log_s": "variance of ln s",
+    "zero_fraction": "share of singular values that are zero",
     "quantile_s": "quantile of the singular values",
 }
 
@@ -54,10 +55,9 @@ def of_spectrum(sp: Spectrum) -> Results:
     # An array named like its dimension holds the labels of it.
     results = {"probability": labelled(_PROBABILITY, PROBABILITIES, meaning)}
     for name, meaning in MEANINGS.items():
-        mean = f"{meaning}, mean over networks and inputs"
-        error = f"standard error over networks of {name}"
-        results[name] = _labelled(name, means[name], mean)
-        results[f"{name}_error"] = _labelled(name, errors[name], error)
+        results[name] = _labelled(name, means[name], meaning)
+        long_name = f"standard error of {name}"
+        results[f"{name}_error"] = _labelled(name, errors[name], long_name)
     return results
 
 
@@ -70,6 +70,8 @@ def _averaged(sp: Spectrum) -> tuple[dict[str, Array], dict[str, Array]]:
     # variance, by as much of the squared mean.
     total = jnp.sum(sp.weights, axis=-1, keepdims=True)
     sp = dataclasses.replace(sp, weights=sp.weights / total)
+    if sp.knows_values:
+        sp = _without_noise(sp)
     mean_lam = sp.moment(1)
     levels = jnp.asarray(PROBABILITIES)
     values = {
@@ -83,11 +85,21 @@ def _averaged(sp: Spectrum) -> tuple[dict[str, Array], dict[str, Array]]:
         "zero_fraction": sp.zero_fraction(),
         "quantile_s": sp.quantile(levels, "s"),
     }
-    # Inputs of one network are not independent: they are averaged first.
-    by_seed = {name: jnp.mean(value, axis=1) for name, value in values.items()}
-    means = {name: jnp.mean(value, axis=0) for name, value in by_seed.items()}
-    errors = {name: _error(value) for name, value in by_seed.items()}
+    means, errors = {}, {}
+    for name, value in values.items():
+        # Inputs of one network are not independent: they are averaged first.
+        by_seed = jnp.mean(value, axis=1)
+        means[name] = jnp.mean(by_seed, axis=0)
+        errors[name] = _error(by_seed)
     return means, errors
+
+
+def _without_noise(sp: Spectrum) -> Spectrum:
+    """Return a spectrum with zeros for singular values that are not resolved."""
+    # NaN stays NaN: it says that the Jacobian was not finite.
+    is_kept = sp.resolved | jnp.isnan(sp.log_values)
+    log_values = jnp.where(is_kept, sp.log_values, -jnp.inf)
+    return dataclasses.replace(sp, log_values=log_values)
 
 
 def _as_double(leaf: Array) -> Array:
@@ -113,10 +125,12 @@ def of_law(net: Network, span: object, xs: PyTree[Array]) -> Results:
     """
     predicted = _predicted(net, span, xs)
     results = {}
+    unknown = np.full(len(PROBABILITIES), np.nan)
     for name, meaning in MEANINGS.items():
-        unknown = np.full(len(PROBABILITIES), np.nan)
-        value = predicted.get(name, unknown if name == "quantile_s" else np.nan)
-        long_name = f"{meaning}, by theory at infinite width"
+        value = predicted.get(name, np.nan)
+        if name == "quantile_s":
+            value = predicted.get(name, unknown)
+        long_name = f"{meaning}, by theory"
         results[f"law_{name}"] = _labelled(name, value, long_name)
     return results
 

@@ -76,7 +76,8 @@ def spectrum(
         `var_log_s`, `zero_fraction`, and `quantile_s` along "probability": means over
         networks and inputs of the statistics of one Jacobian. Of each the standard
         error over networks, `mean_lam_error`, NaN of one network. With `law` each as
-        `law_mean_lam`. NaN is what the method or the theory does not know.
+        `law_mean_lam`. NaN is what the method or the theory does not know. Singular
+        values that the method does not resolve count as zeros.
 
     Raises:
         InputError: A setting cannot be used, or nobody reads it; what

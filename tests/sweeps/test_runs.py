@@ -69,8 +69,11 @@ def test_spectrum_is_that_of_the_network_that_the_user_would_build(scheme):
     for name, value in expected.items():
         by_seed = value.mean(1)
         error = by_seed.std(ddof=1) / SEEDS**0.5
-        np.testing.assert_allclose(cell[name], by_seed.mean(), tolerance, tolerance)
-        np.testing.assert_allclose(cell[f"{name}_error"], error, tolerance, tolerance)
+        agree = functools.partial(
+            np.testing.assert_allclose, rtol=tolerance, atol=tolerance
+        )
+        agree(cell[name], by_seed.mean())
+        agree(cell[f"{name}_error"], error)
     low, high = cell["quantile_s"][[0, -1]]
     assert (low, high) == (cell["s_min"], cell["s_max"])
 
@@ -92,6 +95,20 @@ def test_spectrum_and_law_of_an_isometry_are_powers_of_its_scale():
     assert np.isfinite(cell["mean_lam"])
     assert np.isnan(cell["law_mean_lam"])
     assert np.isnan(cell["law_quantile_s"]).all()
+
+
+def test_singular_values_that_are_not_resolved_count_as_zeros():
+    """1e-9 is below the rounding of a float32 matrix of norm 2, and 1e-3 is not."""
+    matrix = np.diag(np.array([2.0, 1e-3, 1e-9, 0.0], np.float32))
+    sp = isometry.Spectrum.of_jacobians(matrix[None, None])
+    cell = {name: array for name, (_, array, _) in _statistics.of_spectrum(sp).items()}
+    # At the probabilities 0, 0.05, 0.25, 0.5, 0.75, 0.95 and 1.
+    expected = [0, 0, 0, 0, 1e-3, 2, 2]
+    np.testing.assert_allclose(cell["quantile_s"], expected, 4 * EPS)
+    assert (cell["s_min"], cell["zero_fraction"]) == (0, 0.5)
+    assert cell["condition_number"] == np.inf
+    np.testing.assert_allclose(cell["mean_lam"], 1.0, 1e-6)
+    np.testing.assert_allclose(cell["mean_log_s"], np.log(2e-3) / 2, 4 * EPS)
 
 
 def test_signals_of_an_isometry_grow_by_its_scale():
@@ -136,7 +153,7 @@ def test_audit_tells_the_state_of_every_flag():
 
 
 FEATURES, CLASSES, EXAMPLES = 5, 3, 40
-TASK = isometry.data.gaussian(jax.random.key(5), EXAMPLES, FEATURES, CLASSES)
+TASK = isometry.data.gaussian(jax.random.key(5), EXAMPLES, FEATURES, classes=CLASSES)
 # All examples in every batch.
 train = functools.partial(runs.train, data=TASK, depth=1, batch=EXAMPLES, steps=20)
 
@@ -258,6 +275,15 @@ def test_sigma_w_of_a_given_network_leaves_its_sigma_b():
     settings = {"network": net, "sigma_w": 2.0}
     drawn = runs._architectures.sampled(settings, KEY, seeds=1).network
     assert (drawn.scheme.sigma_w, drawn.scheme.sigma_b) == (2.0, 0.5)
+
+
+def test_networks_are_kept_for_one_mode_of_jax():
+    dtypes = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            drawn = runs._architectures.sampled({"width": WIDTH}, KEY, seeds=1)
+            dtypes.append(drawn.network.dtype)
+    assert dtypes == [np.float32, np.float64]
 
 
 @pytest.mark.parametrize(
