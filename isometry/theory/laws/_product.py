@@ -565,7 +565,9 @@ class Product:
         − log λ) is stationary in ψ and in every unknown, so that their errors, which
         great depth multiplies, enter squared.
         """
-        return self._mass(at.w, at.psi, at.above_zero, error=t - at.log_lam, below=below)
+        return self._mass(
+            at.w, at.psi, at.above_zero, error=t - at.log_lam, below=below
+        )
 
     @blas.single_threaded()
     def mass_above_gap(self, at: State, t: RealPoints) -> RealPoints:
