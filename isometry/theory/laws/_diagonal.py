@@ -66,7 +66,9 @@ class Diagonal(Curve):
     @property
     def zero_mass(self) -> float:
         """1 − rank: in full size, the mass of the entries that are zero."""
-        return self.measure.zero_mass if self.ratio == 1 else 1 - self.rank
+        if self.ratio == 1:
+            return self.measure.zero_mass
+        return 1 - self.rank
 
     @property
     def touches_zero(self) -> bool:
@@ -113,7 +115,7 @@ class Diagonal(Curve):
         mass_above = measure.angle(places + 0j, below=False)
         mass_lost = 1 - measure.masses
         if not measure.nodes.size:
-            # A small mass of the others is not resolved beside one.
+            # 1 − mass does not resolve a small mass of the others.
             is_other = 1 - np.eye(len(places))
             mass_lost = is_other @ measure.masses
         # Masses of this factor, in units of ψ.

@@ -64,8 +64,9 @@ _AT_ATOM = 1e-9
 # A turning point is solved to this share of x = 1/ψ. Its log λ is right to the square.
 _SETTLED = 1e-8
 
-# Where rank + ψ is below this share of ψ it is the one that a turning point is looked
-# for in.
+# Where rank + ψ is below this share of ψ, it is what a turning point is looked for in.
+# At a tenth of it ψ would still resolve the point to 1e-14; at ten times, (rank + ψ)/ψ
+# has values near one, where 1/ψ is the better variable.
 _NEAR_ZERO = 0.1
 
 # How near to infinite ψ a turning point is looked at, as a share of x: log λ is right
@@ -302,7 +303,9 @@ def _probe(
     )
     state, t = state.take(is_solved), t[is_solved]
     size = np.minimum(np.abs(state.psi), np.abs(state.above_zero))
-    rounding = product.rounding / np.abs(state.slope)
+    # Beside an atom, where ψ is large and λ(ψ) flat, ψ may be off by more than that.
+    with np.errstate(divide="ignore"):
+        rounding = product.rounding / np.abs(state.slope)
     is_gap = -state.psi.imag <= np.maximum(_FLAT * size, rounding)
     above = np.empty(len(t))
     above[is_gap] = product.mass_above_gap(state.take(is_gap), t[is_gap])
@@ -601,9 +604,9 @@ def _turning_point(
     psi, above_zero = state.psi[0], state.above_zero[0]
     rank = product.rank
     is_near_zero = abs(above_zero) < _NEAR_ZERO * abs(psi)
-    x = above_zero / psi if is_near_zero else 1 / psi
-    # dψ/dx, in units of −ψ².
+    # −dψ/dx is ψ² times this.
     per_x = 1 / rank if is_near_zero else 1.0
+    x = above_zero / psi if is_near_zero else 1 / psi
     slope = -state.slope[0] * psi**2 * per_x
     bend = slope.imag / x.imag
     if not np.isfinite(bend) or bend == 0:
@@ -621,9 +624,17 @@ def _turning_point(
     for _ in range(12):
         if abs(here) < least:
             here = math.copysign(least, here)
-        psi = rank / (here - 1) if is_near_zero else 1 / here
-        above_zero = here * psi if is_near_zero else rank + psi
-        at = product.follow(w, np.array([psi + 0j]), np.array([above_zero + 0j]))
+        if is_near_zero:
+            psi = rank / (here - 1)
+            above_zero = here * psi
+        else:
+            psi = 1 / here
+            above_zero = rank + psi
+        at = product.follow(
+            w,
+            np.array([psi + 0j]),
+            above_zero=np.array([above_zero + 0j]),
+        )
         w = at.w
         slope = -at.slope[0] * at.psi[0] ** 2 * per_x
         if not np.isfinite(slope) or at.mismatch[0] > 1e-9 * abs(at.psi[0]):

@@ -143,7 +143,7 @@ class Curve(Factor):
 
     @property
     def zero_mass(self) -> float:
-        """1 − rank, which overrides this where it is known to relative accuracy."""
+        """1 − rank. A factor that knows it to relative accuracy overrides this."""
         return 1 - self.rank
 
     @property

@@ -54,13 +54,25 @@ def test_gaps_between_far_values():
         assert math.exp(edge) == pytest.approx(extreme, rel=1e-8)
 
 
-def test_an_atom_alone_in_a_gap():
-    """Two masks of 0.8: an atom of 0.6 at 1, apart from the density below 4·0.8·0.2."""
-    mask = Diagonal(discrete([0.0, 1.0], [0.2, 0.8]))
-    (found,) = intervals(product_of({mask: 2}))
+@pytest.mark.parametrize(
+    ("times", "lost"),
+    [(2, 0.2), (4, 1e-7), (64, 4.3e-6), (256, 1e-14), (1024, 4.9e-8)],
+)
+def test_an_atom_alone_in_a_gap(times, lost):
+    """L masks that lose p: an atom of 1 − Lp at 1, apart from a density down to zero.
+
+    S = ((1 + ψ)/(1 − p + ψ))^L, and dlog λ/dψ = 0 at ψ = (1 − p)/(Lp − 1). Where p is
+    small so is the band's mass, which rounding beside the atom must not exceed.
+    """
+    mask = Diagonal(discrete([0.0, 1.0], [lost, 1 - lost]))
+    (found,) = intervals(product_of({mask: times}))
+    # (1 + ψ)/ψ, and (1 − p + ψ)/(1 + ψ), there.
+    outer = (times - 1) * lost / (1 - lost)
+    inner = (1 - lost) * times / (times - 1)
+    edge = math.log(outer) + times * math.log(inner)
     assert found.low == -math.inf
-    assert found.high == pytest.approx(math.log(0.64), rel=1e-10)
-    assert found.above_high == pytest.approx(0.6, rel=1e-12)
+    assert found.high == pytest.approx(edge, rel=1e-12)
+    assert found.above_high == pytest.approx(1 - times * lost, rel=1e-12)
 
 
 def test_density_vanishes_outside_and_not_inside():
