@@ -571,10 +571,6 @@ class Product:
         − log λ) is stationary in ψ and in every unknown, so that their errors, which
         great depth multiplies, enter squared.
         """
-<<<<<<< HEAD
-        return self._mass(
-            at.w, at.psi, at.above_zero, error=t - at.log_lam, below=below
-=======
         error = t - at.log_lam
         return self._mass(
             at.w,
@@ -582,7 +578,6 @@ class Product:
             at.above_zero,
             error=error,
             below=below,
->>>>>>> wt-edge
         )
 
     @blas.single_threaded()
