@@ -19,6 +19,11 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "isometry-compil
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# Hypothesis reads the constants of every module. What it finds is kept there too: in a
+# fresh clone that takes each worker a second.
+_FOUND = str(_CACHE / "isometry-hypothesis")
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", _FOUND)
+
 # What XLA does to make programs faster takes a quarter of that time and changes their
 # results by rounding alone. The samples on other versions and the nightly runs do
 # without this line.

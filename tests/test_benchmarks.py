@@ -257,13 +257,15 @@ def test_declaration(name):
     assert found.stdout.strip() == "[]"
 
 
-LONG = ("compile", "initializers", "logspectrum", "matrixfree", "spectra")  # a dozen processes each
+# Of the whole of each, a dozen processes; of one task of the smallest, six.
+WHOLE = [pytest.param(name, [], marks=pytest.mark.slow) for name in NAMES]
+PART = pytest.param("singular_values", ["--task", "as it comes"], id="one task")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NAMES])
-def test_smoke(name, tmp_path):
+@pytest.mark.parametrize(("name", "more"), [PART, *WHOLE])
+def test_smoke(name, more, tmp_path):
     """The whole command, in a process of its own, as a user types it."""
-    command = [sys.executable, "-m", "benchmarks", name, "--smoke", "--rounds", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks", name, "--smoke", "--rounds", "1", "--out", str(tmp_path), *more]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / f"{name}.json").read_text(), parse_constant=pytest.fail)

@@ -6,12 +6,12 @@ import re
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import pytest
 
 import isometry
 from docs import api, errors, pictures, surface
-from isometry import networks, verdicts
+from isometry import verdicts
+from tests.audits import made_once
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -72,18 +72,7 @@ def groups(pages):
 @pytest.fixture
 def audited_once(monkeypatch):
     """Of pages that write the same audit, the first makes it and the others get its report."""
-    audit, reports = isometry.audit, {}
-
-    def audit_once(f, keys, xs, **settings):
-        if not isinstance(f, networks.Network):  # functions of one name may differ
-            return audit(f, keys, xs, **settings)
-        arrays = [np.asarray(a).tobytes() for a in (jax.random.key_data(keys), xs)]
-        asked = (repr(f), repr(settings), *arrays)
-        if asked not in reports:
-            reports[asked] = audit(f, keys, xs, **settings)
-        return reports[asked]
-
-    monkeypatch.setattr(isometry, "audit", audit_once)
+    monkeypatch.setattr(isometry, "audit", made_once(isometry.audit, {}))
 
 
 @pytest.mark.usefixtures("audited_once")

@@ -1,7 +1,8 @@
 """No program that the package hands out hangs on a machine of few cores.
 
-Each runs in a process of its own, because a hung one cannot be stopped from within,
-with XLA's pool of threads at its default size and at two.
+They run in a process of their own, because a hung one cannot be stopped from within,
+with XLA's pool of threads at its default size and at two. One process runs them all:
+to start it takes a second of the eight, and it prints which of them it has reached.
 """
 
 import os
@@ -106,8 +107,15 @@ repeated(jax.jit(lambda a: [jax.vmap(kernels)(a), jax.vmap(kernels)(-a)]), a)
 """
 
 
-def run(program, nproc):
-    """Run a program in a process of its own; a hang is a failure."""
+PROGRAMS = {
+    "drawing": INITIALIZERS,
+    "measuring": MEASUREMENTS,
+    "kernels": KERNELS,
+}
+
+
+def run(programs, nproc):
+    """Run programs one after another in a process of their own; a hang is a failure."""
     # What tests/conftest.py sets for the tests' own compilation would make it another
     # program than a user's.
     unset = ("NPROC", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
@@ -117,7 +125,9 @@ def run(program, nproc):
     environment |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
     if nproc is not None:
         environment["NPROC"] = nproc
-    code = COMMON + textwrap.dedent(program)
+    code = COMMON
+    for name, program in programs.items():
+        code += f"print({name!r}, flush=True)\n" + textwrap.dedent(program)
     try:
         ended = subprocess.run(
             [sys.executable, "-c", code],
@@ -126,15 +136,13 @@ def run(program, nproc):
             text=True,
             timeout=LIMIT,
         )
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"hung: did not end within {LIMIT} s")
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"hung: no end within {LIMIT} s; reached {hung.stdout!r}")
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == list(programs)
 
 
 # The pool has as many threads as the machine has cores: with two of them both are one.
 @pytest.mark.parametrize("nproc", [None] if os.cpu_count() == 2 else [None, "2"])
-@pytest.mark.parametrize(
-    "program", [INITIALIZERS, MEASUREMENTS + KERNELS], ids=["drawing", "measuring"]
-)
-def test_programs_end(program, nproc):
-    run(program, nproc)
+def test_programs_end(nproc):
+    run(PROGRAMS, nproc)

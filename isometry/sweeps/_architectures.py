@@ -87,7 +87,7 @@ class Sampled:
 
     @property
     def arguments(self) -> dict[str, PyTree]:
-        """The arguments of a measurement that give the parameters: params or keys."""
+        """Keywords of a measurement: the `params`, or the `keys` to draw them."""
         if self.draw is None:
             return {"keys": self.keys}
         return {"params": self.draw(self.keys)}

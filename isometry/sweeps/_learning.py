@@ -324,9 +324,10 @@ def _trained(
     sets: Sets,
     cell: _Cell,
 ) -> tuple[Array, Array, Array]:
-    """Train up to each of the steps `ends`; return losses, accuracies, and `reached`.
+    """Train a cell; return the losses and accuracies at its `ends`, and `reached`.
 
-    Steps, rates and targets are arguments, so that one program serves all of them.
+    `reached` is the step at which the smoothed loss met the target, or -1. Steps, rate
+    and target are arrays in `cell`, so that one compiled program serves all cells.
     """
     optimizer = static.optimizer(cell.learning_rate)
     split = Split(cell.params)

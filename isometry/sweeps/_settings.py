@@ -62,10 +62,11 @@ def labelled(
 
 
 def ready(name: str) -> Callable[[RunT], RunT]:
-    """Make a run of a function, whose settings may come from the point as well.
+    """Make a run of a function. Its settings come from the call or from the point.
 
     The function is called as function(point, key, **settings), with the keywords of the
-    call and the entries of the point together. The run has an attribute
+    call and the entries of the point, except the seed; a name in both is refused. The
+    run has an attribute
     `check_axes(names, keywords)`, which refuses settings that nobody reads.
 
     Args:

@@ -153,6 +153,7 @@ def _predicted(net: Network, span: object, xs: PyTree[Array]) -> Values:
 
 def _of_law(law: Law) -> Values:
     """Return the statistics of a law."""
+    # The probabilities begin with 0: the first quantile is the smallest value.
     quantiles = np.asarray(law.quantile(PROBABILITIES, "s"), float)
     values = {
         "mean_lam": law.moment(1),

@@ -152,12 +152,12 @@ class Report:
             InputError: There is no spectrum of this name.
 
         Example:
-            >>> net = networks.mlp([16] * 4, "linear", "orthogonal")
+            >>> net = networks.mlp([16] * 4, "tanh", "orthogonal")
             >>> keys = jax.random.split(jax.random.key(0), 5)
             >>> xs = data.gaussian(jax.random.key(1), 64, 16).xs
             >>> report = isometry.audit(net, keys, xs, train_steps=0, inputs=4)
-            >>> round(report.statistics()["s_max"], 4)
-            1.0
+            >>> round(report.statistics()["s_max"], 2)
+            0.9
         """
         # Medians, because a mean over log-normal values belongs to rare draws.
         sp = self.spectra[checks.one_of("span", span, self.spectra)]

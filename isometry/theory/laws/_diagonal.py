@@ -64,6 +64,11 @@ class Diagonal(Curve):
         return positive_mass / self.ratio
 
     @property
+    def zero_mass(self) -> float:
+        """1 − rank: in full size, the mass of the entries that are zero."""
+        return self.measure.zero_mass if self.ratio == 1 else 1 - self.rank
+
+    @property
     def touches_zero(self) -> bool:
         """Whether positive entries come arbitrarily close to zero."""
         return self.measure.touches_zero
@@ -107,6 +112,10 @@ class Diagonal(Curve):
         places = measure.atoms
         mass_above = measure.angle(places + 0j, below=False)
         mass_lost = 1 - measure.masses
+        if not measure.nodes.size:
+            # A small mass of the others is not resolved beside one.
+            is_other = 1 - np.eye(len(places))
+            mass_lost = is_other @ measure.masses
         # Masses of this factor, in units of ψ.
         above = mass_above / self.ratio
         lost = mass_lost / self.ratio

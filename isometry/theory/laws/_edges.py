@@ -64,6 +64,10 @@ _AT_ATOM = 1e-9
 # A turning point is solved to this share of x = 1/ψ. Its log λ is right to the square.
 _SETTLED = 1e-8
 
+# Where rank + ψ is below this share of ψ it is the one that a turning point is looked
+# for in.
+_NEAR_ZERO = 0.1
+
 # How near to infinite ψ a turning point is looked at, as a share of x: log λ is right
 # to the cube of this.
 _BESIDE_INFINITY = 1e-5
@@ -298,11 +302,15 @@ def _probe(
     )
     state, t = state.take(is_solved), t[is_solved]
     size = np.minimum(np.abs(state.psi), np.abs(state.above_zero))
-    is_gap = -state.psi.imag <= _FLAT * size
+    rounding = product.rounding / np.abs(state.slope)
+    is_gap = -state.psi.imag <= np.maximum(_FLAT * size, rounding)
+    above = np.empty(len(t))
+    above[is_gap] = product.mass_above_gap(state.take(is_gap), t[is_gap])
+    above[~is_gap] = product.mass(state.take(~is_gap), t[~is_gap])
     return _Probes(
         t,
         is_gap,
-        above=product.mass(state, t),
+        above=above,
         state=state,
     )
 
@@ -585,11 +593,18 @@ def _turning_point(
     """Solve dλ/dψ = 0 from a state inside the band; None if that leads elsewhere.
 
     It is solved in x = 1/ψ, because the curve may turn at ψ = ∞, where the density is
-    infinite. Around the turning point dlog λ/dx is linear, and real at real x, so its
+    infinite; or, near ψ = −rank, in x = (rank + ψ)/ψ, whose small values float64
+    resolves. Around the turning point dlog λ/dx is linear, and real at real x, so its
     value at one complex x tells where the point is, and a secant finishes. Elsewhere is
     anything that is not between `band`, where the state is, and `limit`.
     """
-    x, slope = 1 / state.psi[0], -state.slope[0] * state.psi[0] ** 2
+    psi, above_zero = state.psi[0], state.above_zero[0]
+    rank = product.rank
+    is_near_zero = abs(above_zero) < _NEAR_ZERO * abs(psi)
+    x = above_zero / psi if is_near_zero else 1 / psi
+    # dψ/dx, in units of −ψ².
+    per_x = 1 / rank if is_near_zero else 1.0
+    slope = -state.slope[0] * psi**2 * per_x
     bend = slope.imag / x.imag
     if not np.isfinite(bend) or bend == 0:
         return None
@@ -606,9 +621,11 @@ def _turning_point(
     for _ in range(12):
         if abs(here) < least:
             here = math.copysign(least, here)
-        at = product.follow(w, np.array([1 / here + 0j]))
+        psi = rank / (here - 1) if is_near_zero else 1 / here
+        above_zero = here * psi if is_near_zero else rank + psi
+        at = product.follow(w, np.array([psi + 0j]), np.array([above_zero + 0j]))
         w = at.w
-        slope = -at.slope[0] * at.psi[0] ** 2
+        slope = -at.slope[0] * at.psi[0] ** 2 * per_x
         if not np.isfinite(slope) or at.mismatch[0] > 1e-9 * abs(at.psi[0]):
             return None
         # At real ψ all is real on the sheet of the law.

@@ -142,6 +142,11 @@ class Curve(Factor):
         """
 
     @property
+    def zero_mass(self) -> float:
+        """1 − rank, which overrides this where it is known to relative accuracy."""
+        return 1 - self.rank
+
+    @property
     @abc.abstractmethod
     def touches_zero(self) -> bool:
         """Whether positive values come arbitrarily close to zero."""

@@ -128,9 +128,8 @@ class Law:
             [(0.0, 0.5), (2.0, 0.5)]
         """
         found = []
-        rank = self.product.rank
-        if rank < 1:
-            found.append(Atom(0.0, 1 - rank))
+        if self.zero_mass:
+            found.append(Atom(0.0, self.zero_mass))
         # Beyond float64 a place is inf.
         with np.errstate(over="ignore"):
             for t, mass, _ in self._log_atoms:
@@ -167,7 +166,7 @@ class Law:
             >>> theory.jacobian_law("relu", depth=1, q=1.0).zero_mass
             0.5
         """
-        return 1 - self.product.rank
+        return self.product.zero_mass
 
     @property
     def s_max(self) -> float:
@@ -556,7 +555,7 @@ class Law:
 
     def _quantile(self, p: RealPoints) -> RealPoints:
         """Find log λ of the least λ with P(x ≤ λ) ≥ p."""
-        zero = 1 - self.product.rank
+        zero = self.product.zero_mass
         is_left = p > zero + _ROUNDING
         # Bands and atoms from the lowest on; each takes the ranks that it reaches.
         starts = [(band.low, band) for band in self._bands]

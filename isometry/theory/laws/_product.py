@@ -37,6 +37,9 @@ _LARGEST_STEP = 0.7
 # Steps below this share of the unknowns are rounding.
 _ROUNDING = 1e-14
 
+# That of log λ for each factor.
+_ROUNDING_OF_FACTOR = 1e-15
+
 # log((rank + ψ)/(−ψ)) on the negative axis: as far as float64's exponents.
 _LOG_ODDS = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
 
@@ -46,6 +49,10 @@ _CORRECTIONS = 3
 # Starts at log odds below this are polished. Ten times deeper, those that are not are
 # too rough; higher, nothing is gained.
 _NEAR_ZERO = -1.0
+
+# An unknown this near to the real axis, in a gap, is on it. Where a density is too thin
+# to be seen ψ is real to 1e-7 of itself, and the mass is wrong by the square of that.
+_OFF_AXIS = 1e-6
 
 # A last step of the unknowns, whose square is the error that it leaves.
 _SMALL_STEP = 1e-7
@@ -146,6 +153,14 @@ class Product:
         return min(1.0, *ranks)
 
     @functools.cached_property
+    def zero_mass(self) -> float:
+        """The mass at zero, to relative accuracy if a factor knows it so."""
+        if self.rank == 1:
+            return 0.0
+        lead, _ = self.curves[0]
+        return lead.zero_mass if lead.rank == self.rank else 1 - self.rank
+
+    @functools.cached_property
     def touches_zero(self) -> bool:
         """Whether positive values of the law come arbitrarily close to zero.
 
@@ -194,6 +209,11 @@ class Product:
     def log_scale(self) -> float:
         """The part of log λ that does not depend on ψ."""
         return math.fsum(times * f.log_scale for f, times in self.factors)
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        """The rounding of log λ, a sum over factors, where they are of order one."""
+        return _ROUNDING_OF_FACTOR * (1 + sum(times for _, times in self.factors))
 
     @functools.cached_property
     def _all_ones(self) -> Counter[float]:
@@ -263,7 +283,7 @@ class Product:
             lead.psi.imag,
         )
         psi = lead.psi.real + 1j * imag
-        one_plus = above_zero + (1 - self.rank)
+        one_plus = above_zero + self.zero_mass
         log_lam, slope = self._powers(
             psi,
             above_zero,
@@ -364,7 +384,7 @@ class Product:
 
     def _one_plus(self, c: float, above_zero: Points) -> Points:
         """Return 1 + cψ, to relative accuracy where it vanishes with rank + ψ."""
-        at_zero = 1 - c * self.rank
+        at_zero = self.zero_mass if c == 1 else 1 - c * self.rank
         # At the factor that loses the rank this is 0, and anything else is rounding.
         if abs(at_zero) < 4e-16:
             at_zero = 0.0
@@ -417,6 +437,8 @@ class Product:
         self,
         w: Unknowns,
         psi: Points,
+        above_zero: Points | None = None,
+        *,
         rounds: int = 12,
     ) -> State:
         """Solve for the unknowns at given ψ by Newton steps; λ follows from them.
@@ -427,14 +449,18 @@ class Product:
         Args:
             w: The guess.
             psi: The ψ that every curve shall have.
+            above_zero: rank + ψ, where it is so small that ψ does not resolve it.
             rounds: The number of steps at most.
         """
+        if above_zero is None:
+            above_zero = psi + self.rank
         before = np.zeros(w.shape[1])
         for _ in range(rounds):
             at = self.state(w)
             with np.errstate(all="ignore"):
                 # Linear in 1/ψ, not in ψ, because ζ is where ψ is infinite.
-                change = (psi - at.psi) * at.psi / psi
+                missing = _difference(at, psi, above_zero)
+                change = missing * at.psi / psi
                 step = at.correction + at.tangent * change
             size = np.abs(step).max(axis=0)
             share = 0.5 / np.maximum(size, 1e-300)
@@ -539,9 +565,46 @@ class Product:
         − log λ) is stationary in ψ and in every unknown, so that their errors, which
         great depth multiplies, enter squared.
         """
-        psi = into_lower(at.psi)
-        above_zero = into_lower(at.above_zero)
-        one_plus = above_zero + (1 - self.rank)
+        return self._mass(
+            at.w, at.psi, at.above_zero, error=t - at.log_lam, below=below
+        )
+
+    @blas.single_threaded()
+    def mass_above_gap(self, at: State, t: RealPoints) -> RealPoints:
+        """Compute P(x > e^t) in a gap, where the solution is real.
+
+        Beside an atom ψ is large, and great depth multiplies it once more: what
+        rounding adds off the real axis would be taken for mass. So it is left out.
+        """
+        on_axis = np.round(at.w.imag / np.pi) * np.pi
+        is_real = np.all(np.abs(at.w.imag - on_axis) <= _OFF_AXIS, axis=0)
+        w = np.where(is_real, at.w.real + 1j * on_axis, at.w)
+        psi = np.where(is_real, at.psi.real, at.psi)
+        above_zero = np.where(is_real, at.above_zero.real, at.above_zero)
+        error = np.where(is_real, 0.0, t - at.log_lam)
+        return self._mass(w, psi, above_zero, error=error, below=False)
+
+    def _mass(
+        self,
+        w: Unknowns,
+        psi: Points,
+        above_zero: Points,
+        *,
+        error: Points,
+        below: bool,
+    ) -> RealPoints:
+        """Compute P(x > λ), or, `below`, P(x ≤ λ).
+
+        Args:
+            w: The unknowns.
+            psi: ψ.
+            above_zero: rank + ψ.
+            error: By how much log λ at these is less than what was asked for.
+            below: Whether P(x ≤ λ) is asked for.
+        """
+        psi = into_lower(psi)
+        above_zero = into_lower(above_zero)
+        one_plus = above_zero + self.zero_mass
         angle = angle_below(psi)
         if below:
             # From −π, because there ψ comes from the negative axis.
@@ -553,7 +616,6 @@ class Product:
             term = psi.imag + (1 - 1 / c) * own
             total = total + exponent * term
         # The part that makes H stationary: zero, but for the error of the solution.
-        error = t - at.log_lam
         correction = one_plus * error
         total = total + correction.imag
         sign = -1 if below else 1
@@ -564,7 +626,7 @@ class Product:
         first = 0
         for curve, times in self.curves:
             last = first + curve.num_unknowns
-            term = curve.potential(at.w[first:last], below=below)
+            term = curve.potential(w[first:last], below=below)
             total = total + times * term
             first = last
         return total
@@ -629,9 +691,13 @@ def _whole(exponent: float) -> float:
     return exponent
 
 
-def _difference(at: State, psi: RealPoints, above_zero: RealPoints) -> Points:
+def _difference(
+    at: State,
+    psi: RealPoints | Points,
+    above_zero: RealPoints | Points,
+) -> Points:
     """Return what ψ lacks, by the smaller of ψ and rank + ψ, which has no rounding."""
-    is_near_zero = above_zero < -psi
+    is_near_zero = np.abs(above_zero) < np.abs(psi)
     of_above_zero = above_zero - at.above_zero
     of_psi = psi - at.psi
     return np.where(is_near_zero, of_above_zero, of_psi)
