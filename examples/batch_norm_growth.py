@@ -52,7 +52,7 @@ def squared_gradients(phi, size, width, key):
 
 # Compiled once for each activation and each size of a batch.
 @functools.partial(jax.jit, static_argnames=("name", "size", "width", "seeds"))
-def mean_growth(name, size, width, seeds=seeds, key=key):
+def mean_growth(name, size, width, *, seeds, key):
     """Return the growth in a layer, and its standard error over networks."""
     phi = activations.get(name)
     keys = jax.random.split(key, seeds)

@@ -34,9 +34,9 @@ Build: TypeAlias = Callable[[Settings], Network]
 # Settings that act on a network which is there already, by its `with_scheme`.
 REDRAWING = ("scheme", "sigma_w", "sigma_b")
 
-# Architectures and networks that are kept in a process. Each holds a compiled program
-# and no parameters. With a tenth, the depths of a grid would drive out one another;
-# ten times as many would hold half a gigabyte of programs.
+# Architectures and networks that are kept in a process. The program of one, with what
+# JAX keeps of it, takes 10 MB. With a tenth, the depths of a grid would drive out one
+# another; ten times as many would hold 3 GB.
 _KEPT = 32
 
 # Parameters of all seeds with more bytes than this are drawn by the measurement, chunk
