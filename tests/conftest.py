@@ -66,13 +66,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Everything that JAX traces stays alive in its caches. The collector would walk over it
-# again and again, for seconds each time, to find some ten thousand small objects in all.
+# again and again, up to seconds each time, to find ten thousand small objects in all.
 gc.set_threshold(200_000, 20, 50)
 gc.disable()
 
 
 def pytest_collection_finish(session):
-    """Collect garbage in runs of hours, but not among what was imported, which stays."""
+    """Collect garbage in long runs, but not among what was imported, which stays."""
     gc.freeze()
     options = session.config.option
     if "not slow" not in options.markexpr or options.hypothesis_profile == "long":
