@@ -65,16 +65,18 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Everything that JAX traces stays alive in its caches, and the collector would walk
-# over it again and again. While tests are imported it would find nothing at all.
+# Everything that JAX traces stays alive in its caches. The collector would walk over it
+# again and again, up to seconds each time, to find ten thousand small objects in all.
 gc.set_threshold(200_000, 20, 50)
 gc.disable()
 
 
-def pytest_collection_finish():
-    """Start to collect garbage, but not among what was imported, which stays."""
+def pytest_collection_finish(session):
+    """Collect garbage in long runs, but not among what was imported, which stays."""
     gc.freeze()
-    gc.enable()
+    options = session.config.option
+    if "not slow" not in options.markexpr or options.hypothesis_profile == "long":
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

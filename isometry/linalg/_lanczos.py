@@ -387,10 +387,13 @@ def spectral_quadrature(
     Example:
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> operator = linalg.Operator.of(jnp.diag(jnp.arange(1.0, 101.0)))
-        >>> rules = linalg.spectral_quadrature(
-        ...     operator, key=jax.random.key(0), steps=50, probes=4, tol=0.05
-        ... )
+        >>> @jax.jit
+        ... def quadrature(diagonal, key):
+        ...     operator = linalg.Operator.of(jnp.diag(diagonal))
+        ...     return linalg.spectral_quadrature(
+        ...         operator, key=key, steps=50, probes=4, tol=0.05
+        ...     )
+        >>> rules = quadrature(jnp.arange(1.0, 101.0), jax.random.key(0))
         >>> int(rules.steps)
         8
         >>> print(f"{jnp.exp(rules.log_values.max()):.1f}")

@@ -74,8 +74,8 @@ def chi(
             given.
 
     Example:
-        >>> slope = jax.grad(theory.traced.chi, argnums=2)("relu", 1.0, 2.0)
-        >>> round(float(slope), 4)
+        >>> slope = jax.jit(jax.grad(theory.traced.chi, argnums=2), static_argnums=0)
+        >>> round(float(slope("relu", 1.0, 2.0)), 4)
         2.0
     """
     checks.number("q", q, above=0.0)
@@ -112,8 +112,8 @@ def q_fixed_point(
         InputError: As `chi`.
 
     Example:
-        >>> q = theory.traced.q_fixed_point("relu", 1.0, 1.0)
-        >>> round(float(q), 4)
+        >>> fixed_point = jax.jit(theory.traced.q_fixed_point, static_argnums=0)
+        >>> round(float(fixed_point("relu", 1.0, 1.0)), 4)
         2.0
     """
     checks.number("sigma_w", sigma_w, above=0.0)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from isometry import networks
@@ -9,8 +10,9 @@ from isometry._internal.errors import NotDefined
 from tests.networks.predicted import require_predicted
 
 WIDTH = 64
-XS = jax.random.normal(jax.random.key(1), (2, WIDTH)) + 0.7
-XS = XS.at[1].add(XS[0])
+XS = np.asarray(jax.random.normal(jax.random.key(1), (2, WIDTH))) + np.float32(0.7)
+XS[1] += XS[0]
+XS = jax.device_put(XS)
 
 
 def build(**arguments):

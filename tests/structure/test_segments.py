@@ -7,8 +7,9 @@ import numpy as np
 import isometry
 from isometry.structure._segments import segment
 
-X = jnp.arange(3.0)
-PARAMS = {"w": jnp.eye(3), "v": jnp.eye(3)}
+X = jax.device_put(np.arange(3, dtype=np.float32))
+EYE = jax.device_put(np.eye(3, dtype=np.float32))
+PARAMS = {"w": EYE, "v": EYE}
 
 
 def cut(f, start, end):

@@ -18,7 +18,7 @@ from tests.verdicts.measuring import rounding
 SIZES = [6, 8, 8, 3]
 XS = jax.random.normal(jax.random.key(1), (32, 6))
 KEYS = jax.random.split(jax.random.key(0), 5)
-LABELS = jnp.arange(32, dtype=jnp.int32) % 3
+LABELS = jax.device_put(np.arange(32, dtype=np.int32) % 3)
 STATES = ("raised", "clear", "undecided", "not_run")
 
 

@@ -14,7 +14,7 @@ from tests.verdicts.measuring import EPS, subject
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 XS = jax.random.normal(jax.random.key(1), (32, 6))
-LABELS = jnp.arange(32, dtype=jnp.int32) % 3
+LABELS = jax.device_put(np.arange(32, dtype=np.int32) % 3)
 
 
 def task(f=None, xs=XS, sample=None, **how):
