@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import logging
 from collections.abc import Mapping
@@ -23,11 +24,12 @@ from isometry.sweeps._progress import (
     reporter,
     require_progress,
 )
-from isometry.sweeps._store import DONE, Store, opened
+from isometry.sweeps._store import DONE, Gone, Store, opened
 from isometry.sweeps._workers import (
     Broken,
     Job,
     Workers,
+    needs_processes,
     outcome,
     require_executor,
     wait,
@@ -43,6 +45,11 @@ _LOG = logging.getLogger("isometry.sweeps")
 # one, a single large cell would stop the small ones; with ten times as many, hours of
 # computing would be thrown away.
 _MOST_UNWRITTEN = 3
+
+
+# Workers that die while they start, one after another. With a tenth of it a machine
+# that is short of memory for a moment would stop the sweep; each takes two seconds.
+_MOST_REFUSED = 10
 
 
 @public("sweep")
@@ -83,8 +90,9 @@ def sweep(
         key: The random key of the sweep.
         executor: Where cells run. None starts a worker process for each core, as far as
             the memory allows, or one for each GPU; a number starts so many. Or any
-            executor of `concurrent.futures`, such as `Client.get_executor()` of Dask or
-            `MPIPoolExecutor` of mpi4py; or one whose jobs have `done` and `result`,
+            executor of `concurrent.futures`, such as
+            `Client.get_executor(pure=False)` of Dask or `MPIPoolExecutor` of mpi4py; or
+            one whose jobs have `done` and `result`,
             such as submitit's.
         resume: Whether `store` may exist.
         retries: How often a cell is tried again that raised, or whose worker died.
@@ -131,6 +139,8 @@ def sweep(
     cells = grid_of(grid)
     _require_known_axes(run, cells.names)
     work = Work(run, cells, key)
+    if needs_processes(executor):
+        work.require_picklable()
     with opened(store, work, resume=resume, accept_code=accept_code) as target:
         # From here on in the order of the store.
         work = Work(run, target.grid, key)
@@ -143,6 +153,7 @@ def sweep(
             progressing = _Progressing(target, pool, report, retries=retries)
             try:
                 progressing.run(remaining)
+                progressing.require_settled(remaining)
             except KeyboardInterrupt:
                 num_done = np.count_nonzero(target.states == DONE)
                 _LOG.warning(
@@ -150,7 +161,11 @@ def sweep(
                     f"{target.path}; the same call goes on."
                 )
                 raise
-        target.find_volatile(work)
+            finally:
+                # After Ctrl-C too: the same call is to go on. Of a disk that refuses
+                # there is an error already.
+                with contextlib.suppress(Gone, OSError):
+                    target.find_volatile(work)
         progressing.tell_failures()
     return open_store(store)
 
@@ -210,6 +225,8 @@ class _Progressing:
         # next death can be told of one cell.
         self._suspects: collections.deque[_Cell] = collections.deque()
         self._num_unwritten = 0
+        # Cells in a row that no worker took.
+        self._num_refused = 0
         self.failures: dict[Index, str] = {}
 
     def run(self, remaining: np.ndarray) -> None:
@@ -222,6 +239,9 @@ class _Progressing:
         while True:
             self._submit(waiting)
             if not self._in_flight:
+                # Workers may die while a cell is given to them.
+                if self._suspects or self._again:
+                    continue
                 return
             for job in wait(list(self._in_flight)):
                 # A worker that died has taken others with it.
@@ -251,12 +271,25 @@ class _Progressing:
         return tuple(int(position) for position in positions)
 
     def _start(self, cell: _Cell) -> bool:
-        """Start a cell. Return whether it was taken."""
+        """Start a cell. Return whether it was taken.
+
+        Raises:
+            InputError: The executor takes no cells, or workers die one after another.
+        """
         try:
-            job = self._pool.submit(cell.index)
-        except concurrent.futures.BrokenExecutor:
+            job = self._pool.submit(cell.index, cell.attempts)
+        except concurrent.futures.BrokenExecutor as error:
+            self._num_refused += 1
+            if self._num_refused > _MOST_REFUSED:
+                raise InputError(f"workers die as they start: {error}") from error
             self._recover([cell])
             return False
+        except RuntimeError as error:
+            # It was shut down.
+            raise InputError(
+                f"executor takes no cells: {error}; call sweep again with a new one "
+                "to go on."
+            ) from error
         self._in_flight[job] = cell
         return True
 
@@ -267,6 +300,11 @@ class _Progressing:
         try:
             result: Outcome = outcome(job)
         except Broken as error:
+            if "un-serialize" in str(error):
+                raise InputError(
+                    f"run cannot be read in a worker process: {error}. Modules that "
+                    "it imports must be found there."
+                ) from error
             if is_alone:
                 del self._in_flight[job]
                 self._recover([])
@@ -278,6 +316,7 @@ class _Progressing:
         except Exception as error:
             # The executor itself refuses, as Dask does after several dead workers.
             result = Failed(f"{type(error).__name__}: {error}")
+        self._num_refused = 0
         del self._in_flight[job]
         if isinstance(result, Done):
             self._write(cell, result)
@@ -305,11 +344,16 @@ class _Progressing:
         """Write what a cell returned."""
         try:
             self._store.write_done(cell.index, result)
+        except Gone:
+            raise
         except InputError as error:
             # An array that does not fit to those of other cells.
             self._fail(cell, error.message)
         except OSError as error:
             self._unwritten(cell, error)
+        except Exception as error:
+            # What zarr does not take is a matter of this cell.
+            self._fail(cell, f"it cannot be stored: {type(error).__name__}: {error}")
         else:
             self._num_unwritten = 0
             self._report.done()
@@ -340,6 +384,13 @@ class _Progressing:
                 f"{num_done} of {self._store.grid.size} cells are done; the same call "
                 "goes on."
             ) from error
+
+    def require_settled(self, remaining: np.ndarray) -> None:
+        """Assert that each cell is done, or failed with a reason."""
+        for flat in remaining:
+            index = self._index(flat)
+            is_done = self._store.states[index] == DONE
+            assert is_done or index in self.failures, index
 
     def tell_failures(self) -> None:
         """Say how many cells failed, and why the first did."""
