@@ -244,7 +244,8 @@ def _of_one_kind(where: str, labels: list[Label]) -> list[Label]:
 def _canonical(label: Label) -> bool | int | float | str:
     """Return one representative of all labels that are equal."""
     # 0.0 and -0.0, 1 and 1.0 are equal, and have one representative: the integer.
-    is_whole = isinstance(label, float) and label.is_integer()
-    if is_whole and abs(label) <= LARGEST_INTEGER:
-        return int(label)
-    return label
+    if not isinstance(label, float) or not label.is_integer():
+        return label
+    if abs(label) > LARGEST_INTEGER:
+        return label
+    return int(label)

@@ -91,7 +91,7 @@ class _OfExecutor:
             self.capacity = _CELLS_OF_WORKER * max(1, num_workers)
 
     def submit(self, index: Index, attempt: int) -> Job:
-        return self._executor.submit(run_cell, self._work, index, attempt)
+        return self._executor.submit(run_cell, self._work, index, attempt=attempt)
 
     def restart(self) -> None:
         raise InputError(
@@ -115,7 +115,7 @@ class _OfLoky:
     def submit(self, index: Index, attempt: int) -> Job:
         if self._executor is None:
             self._executor = self._started_executor()
-        return self._executor.submit(run_cell, self._work, index, attempt)
+        return self._executor.submit(run_cell, self._work, index, attempt=attempt)
 
     def restart(self) -> None:
         self.stop()
