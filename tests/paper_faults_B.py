@@ -1,0 +1,110 @@
+"""Faults that make the papers' figures of residual and normalized networks fail.
+
+Each is planted by replacing one attribute, of the figure or of the library; the check
+of the figure at its smoke preset must then fail.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Fault(NamedTuple):
+    """One fault.
+
+    Attributes:
+        figure: The name of the figure.
+        what: The fault in words.
+        target: The dotted path of the attribute.
+        replace: From the attribute to its replacement.
+    """
+
+    figure: str
+    what: str
+    target: str
+    replace: Callable[[Any], Any]
+
+
+def _changed(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that it gets a changed keyword argument."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{**kwargs, name: change(kwargs[name])})
+
+        return changed
+
+    return replace
+
+
+def _first(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that it gets a changed first argument."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(first: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(change(first), *args, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _third(value: Any) -> Callable[[Any], Any]:
+    """Return what wraps a function such that its third argument is this value."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(first: Any, second: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(first, second, value, *args, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _scaled(factor: float) -> Callable[[Any], Any]:
+    """Return what multiplies a number, or every number of a list."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, list):
+            return [factor * number for number in value]
+        return factor * value
+
+    return change
+
+
+def _steeper(branches: property) -> property:
+    """Return branches that fall as 1/L^¾ instead of 1/L^½."""
+
+    def changed(self: Any) -> list[float]:
+        assert branches.fget is not None
+        return [branch * self.depth**-0.25 for branch in branches.fget(self)]
+
+    return property(changed)
+
+
+FAULTS = [
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "branches of the networks 5 % too strong",
+        "isometry.networks.resnet",
+        _changed("branch", _scaled(1.05)),
+    ),
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "networks of another activation",
+        "isometry.networks.resnet",
+        _third("gelu"),
+    ),
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "branches that fall as 1/L^¾",
+        "paper_figs.tarnowski2019_residual_spectra.Network.branches",
+        _steeper,
+    ),
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "a limit law of c^1.5",
+        "isometry.theory.resnet_law",
+        _first(lambda c: c**1.5),
+    ),
+]
