@@ -13,8 +13,7 @@ from block to block, so that blocks are not free of each other: the law of free 
 has the right mean and too small a spread. Bottom right: the relative variance of s² of
 free blocks (dashed), and with the correlations of slopes (solid). Marks there are
 networks of two widths N extrapolated to infinity, 2 v(2N) − v(N), with two standard
-errors. Densities are means over draws with two standard errors. Full: 1 minute on 2
-cores.
+errors. Densities are means over draws with two standard errors.
 """
 
 import math

@@ -4,7 +4,6 @@ Each is planted by replacing one attribute, of the figure or of the library; the
 of the figure at its smoke preset must then fail.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,12 +24,35 @@ class Fault(NamedTuple):
     replace: Callable[[Any], Any]
 
 
-def _changed(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that it gets a changed keyword argument."""
+def _multipliers(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps `networks.resnet` such that multipliers are changed."""
+
+    def replace(resnet: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            given = kwargs.get(name, 1.0)
+            return resnet(*args, **{**kwargs, name: change(given)})
+
+        return changed
+
+    return replace
+
+
+def _branches(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps `networks.resnet` such that branches are changed."""
+    return _multipliers("branch", change)
+
+
+def _skips(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps `networks.resnet` such that skips are changed."""
+    return _multipliers("skip", change)
+
+
+def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that its result is changed."""
 
     def replace(function: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **{**kwargs, name: change(kwargs[name])})
+            return change(function(*args, **kwargs))
 
         return changed
 
@@ -87,7 +109,7 @@ FAULTS = [
         "tarnowski2019_residual_spectra",
         "branches of the networks 5 % too strong",
         "isometry.networks.resnet",
-        _changed("branch", _scaled(1.05)),
+        _branches(_scaled(1.05)),
     ),
     Fault(
         "tarnowski2019_residual_spectra",
@@ -106,5 +128,53 @@ FAULTS = [
         "a limit law of c^1.5",
         "isometry.theory.resnet_law",
         _first(lambda c: c**1.5),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "branches of the networks 5 % too strong",
+        "isometry.networks.resnet",
+        _branches(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "networks of another activation",
+        "isometry.networks.resnet",
+        _third("gelu"),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "branches that fall as 1/L^¾",
+        "isometry.networks.resnet",
+        _branches(lambda branch: branch**1.5),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "a plain network's chi 5 % too large",
+        "isometry.theory.chi",
+        _result(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "a factor of theory 5 % too large",
+        "isometry.theory.batch_norm_growth",
+        _result(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "networks of another activation",
+        "isometry.networks.resnet",
+        _third("gelu"),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "skips 5 % too strong",
+        "isometry.networks.resnet",
+        _skips(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "streams whose variance grows as l²",
+        "paper_figs.yang2019_batch_norm._factors",
+        _result(lambda factors: 1 + (factors - 1) ** 2),
     ),
 ]
