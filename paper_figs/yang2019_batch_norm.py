@@ -40,6 +40,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda u: np.maximum(u, 0.0),
     "tanh": np.tanh,
 }
+NAMES = {"relu": "ReLU", "tanh": "tanh"}
 SIGMA_W = math.sqrt(2)
 
 # The growth is that between layers at these distances from the two ends: at the output
@@ -70,8 +71,8 @@ class Size(NamedTuple):
 
 
 PRESETS = {
-    "full": Size(width=96, seeds=32, batches=(6, 8, 16, 32, 64), depth=20, blocks=40),
-    "smoke": Size(width=48, seeds=40, batches=(8, 16), depth=14, blocks=20),
+    "full": Size(width=96, seeds=32, batches=(6, 8, 16, 32), depth=20, blocks=32),
+    "smoke": Size(width=48, seeds=32, batches=(8, 16), depth=14, blocks=16),
 }
 
 
@@ -285,7 +286,7 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
         here = data.sel(activation=activation).isel(batch=-1)
         mean, error = _relative(here.plain, "layer")
         chi = float(here.law_chi)
-        _style.dots(ax, layers, mean, error, i, label=activation)
+        _style.dots(ax, layers, mean, error, i, label=NAMES[activation])
         line = chi ** (depth - _BEFORE_OUTPUT + 1.0 - layers)
         _style.line(ax, layers, line, i, label=f"χ = {chi:.3f}")
     ax.set(yscale="log", xlabel="layer", ylabel="squared gradient (relative)")
@@ -297,18 +298,18 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the growth from layer to layer against the batch."""
     growth, error = _log_growth(data.plain, "layer")
     layers = len(_inner(data.sizes["layer"]))
-    grid = np.unique(np.geomspace(5, 128, 16).astype(int))
+    grid = np.unique(np.geomspace(5, 64, 14).astype(int))
     for i, activation in enumerate(ACTIVATIONS):
         here = {"activation": activation}
         chi = np.exp(growth.sel(here) / layers)
         two_errors = 2 * chi * error.sel(here) / layers
-        _style.dots(ax, data.batch, chi, two_errors, i, label=activation)
+        _style.dots(ax, data.batch, chi, two_errors, i, label=NAMES[activation])
         _style.line(ax, grid, [_chi(activation, int(batch)) for batch in grid], i)
         limit = float(data.law_limit.sel(here))
         ax.axhline(limit, color=_style.COLOURS[i], ls=":", lw=0.8)
     ax.plot(grid, (grid - 2) / (grid - 3), "--", color="black", label="linear")
-    ax.text(128, math.pi / (math.pi - 1), "π/(π − 1)", ha="right", va="bottom")
-    _style.ticks(ax, [4, 8, 16, 32, 64, 128])
+    ax.text(64, math.pi / (math.pi - 1), "π/(π − 1)", ha="right", va="top")
+    _style.ticks(ax, [4, 8, 16, 32, 64])
     ax.set(xlabel="batch B", ylabel="χ", ylim=(0.95, 2.3))
     ax.set(title="Factor of a layer (dotted: B → ∞)")
     ax.legend(loc="upper right")
@@ -327,10 +328,14 @@ def _draw_skip(ax: Axes, data: xarray.Dataset) -> None:
         passed = np.concatenate([[0.0], np.cumsum(logs[1:])])
         line = np.exp(passed[last] - passed)
         chi = float(here.law_chi[-1])
-        _style.dots(ax, blocks + start, mean, error, i, label=activation)
-        label = f"∝ (l + l₀)^−{chi:.2f}"
+        # Marks of later blocks would run into each other.
+        shown = [block for block in (0, 1, 2, 3, 5, 7, 11, 15, 21, 29) if block < last]
+        at = blocks[shown] + start
+        name = NAMES[activation]
+        _style.dots(ax, at, mean[shown], error[shown], i, label=name)
+        label = f"∝ (l + l₀)$^{{-{chi:.2f}}}$"
         _style.line(ax, blocks + start, line, i, label=label)
-    _style.ticks(ax, [2, 5, 10, 20, 40])
+    _style.ticks(ax, [2, 4, 8, 16, 32])
     ax.set(yscale="log", xlabel="l + l₀ (l: blocks in front)")
     ax.set(ylabel="squared gradient (relative)")
     ax.set(title=f"Behind skips, B = {int(data.batch[-1])}")

@@ -47,6 +47,18 @@ def _skips(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return _multipliers("skip", change)
 
 
+def _given(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that a keyword argument is changed."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{**kwargs, name: change(kwargs[name])})
+
+        return changed
+
+    return replace
+
+
 def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return what wraps a function such that its result is changed."""
 
@@ -176,5 +188,35 @@ FAULTS = [
         "streams whose variance grows as l²",
         "paper_figs.yang2019_batch_norm._factors",
         _result(lambda factors: 1 + (factors - 1) ** 2),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "skips 5 % too strong",
+        "isometry.networks.resnet",
+        _skips(_scaled(1.05)),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "networks with norms of another activation",
+        "isometry.networks.resnet",
+        _third("relu"),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "a factor of theory 5 % too large",
+        "isometry.theory.norm_chi",
+        _result(_scaled(1.05)),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "variances that fall as 1/√l at criticality",
+        "isometry.theory.q_trajectory",
+        _result(lambda path: path**0.5),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "weights of plain networks 5 % too large",
+        "isometry.networks.mlp",
+        _given("sigma_w", _scaled(1.05)),
     ),
 ]
