@@ -130,14 +130,13 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
         key_net = jax.random.fold_in(key_plain, index)
         names = _layers(size.depth)
         plain.append(_partial(net, key_net, names, seeds=size.seeds))
-        predicted = net.mean_field(_typical(2 * size.width))
-        law_plain.append([predicted.at(name).apjn[0, 0] for name in names])
+        law_plain.append(_products(scale, size.depth))
     dims = ("sigma_w", "skip", "scale", "draw", "block")
     of_norms, of_gains = _with_norms(key_norms, size), _with_gains(key_gains, size)
     return xarray.Dataset(
         {
             "plain": (("kind", "draw", "layer"), np.array(plain)),
-            "law_plain": (("kind", "layer"), np.array(law_plain, np.float64)),
+            "law_plain": (("kind", "layer"), np.array(law_plain)),
             "law_great": ("great", [_log_critical(depth) for depth in _GREAT]),
             "norm": (dims, of_norms),
             "law_zeta": ("sigma_w", [_zeta(sigma) for sigma in size.sigmas]),
@@ -187,6 +186,17 @@ def _partial(
     signals = isometry.signals(net, keys, _typical(width))
     by_point = [signals.at(name).apjn[:, 0] for name in names]
     return np.array(by_point, np.float64).T
+
+
+def _products(scale: Scale, depth: int) -> Float[np.ndarray, " layer"]:
+    """Return J from each pre-activation of a plain network, at infinite width."""
+    # Inputs have mean square 1.
+    first = scale.sigma_w**2 + scale.sigma_b**2
+    path = theory.q_trajectory(
+        scale.activation, first, scale.sigma_w, scale.sigma_b, depth - 2
+    )
+    factors = [theory.chi(scale.activation, float(q), scale.sigma_w) for q in path]
+    return np.cumprod(factors[::-1])[::-1]
 
 
 def _log_critical(depth: int) -> float:
@@ -354,11 +364,6 @@ def _norm_rows(data: xarray.Dataset) -> list[Compared]:
         zeta = float(data.law_zeta.sel(sigma_w=sigma_w))
         what = f"norm, σ_w = {sigma_w:g}: ζ in theory"
         rows.append(within(what, zeta, _own_zeta(sigma_w), 1e-9))
-    # J would be ζ^L without skips, and there is a power of depth instead.
-    here = {"sigma_w": data.sigma_w[0], "skip": 1.0}
-    per_block = float(growth.sel(here)) / (blocks - _FRONT - 1)
-    what = f"norm, σ_w = {float(data.sigma_w[0]):g}, μ = 1: ln χ"
-    rows.append(Compared(what, abs(per_block), high=0.1))
     return rows
 
 
@@ -414,7 +419,7 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
     total = data.sizes["layer"] + 1
     ax.plot(layers, layers / total, ":", color="black", label="l/L")
     _style.ticks(ax, [n for n in (1, 2, 4, 8, 16, 32) if n < total])
-    ax.set(yscale="log", ylim=(1e-3, 30), xlabel="layer l", ylabel="J to the output")
+    ax.set(yscale="log", ylim=(1e-3, 1e3), xlabel="layer l", ylabel="J to the output")
     ax.set(title="Plain networks")
     ax.legend(loc="upper left", ncols=2)
 
@@ -449,7 +454,9 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
         here = {"skip": skip}
         chi = np.exp(growth.sel(here) / count)
         two_errors = 2 * chi * error.sel(here) / count
-        _style.dots(ax, data.sigma_w, chi, two_errors, i, label=f"μ = {skip:g}")
+        # Moved apart a little, because they meet where ζ is 1.
+        moved = data.sigma_w * 1.04 ** (i - 1.5)
+        _style.dots(ax, moved, chi, two_errors, i, label=f"μ = {skip:g}")
         zetas = np.array([_own_zeta(sigma_w) for sigma_w in grid])
         _style.line(ax, grid, skip**2 + (1 - skip**2) * zetas, i)
     finite = []
@@ -474,10 +481,11 @@ def _draw_gained(ax: Axes, data: xarray.Dataset) -> None:
             # Open marks before, full ones after.
             style = {"mfc": "white"} if when == 0 else {}
             label = f"{name}, {words}"
-            # Moved a little apart where both are 1.
-            shifted = layers + 0.15 * (i - 0.5)
-            _style.dots(ax, shifted, found, two_errors, i, label=label, **style)
+            # Every second layer, so that marks at 1 do not cover each other.
+            some = slice(i, None, len(WRONG))
+            at = layers[some]
+            _style.dots(ax, at, found[some], two_errors[some], i, label=label, **style)
     ax.axhline(1.0, color="black", lw=0.8)
-    ax.set(yscale="log", xlabel="layer l", ylabel="J to the output")
+    ax.set(yscale="log", ylim=(1e-5, 1e8), xlabel="layer l", ylabel="J to the output")
     ax.set(title="A gain a layer")
     ax.legend(loc="upper right")
