@@ -455,7 +455,7 @@ def test_broken_executor_of_the_user_is_said(sweep, tmp_path):
     """Only its owner can replace it."""
 
     class Broken:
-        def submit(self, function, *args):
+        def submit(self, function, *args, **options):
             raise BrokenExecutor
 
     with pytest.raises(InputError, match="executor died"):
@@ -480,8 +480,8 @@ class Job:
 class Cluster:
     """An executor of such jobs."""
 
-    def submit(self, function, *args):
-        return Job(function(*args))
+    def submit(self, function, *args, **options):
+        return Job(function(*args, **options))
 
 
 def test_jobs_that_are_no_futures_are_looked_at(sweep, tmp_path, monkeypatch):
