@@ -160,10 +160,10 @@ def _union(grids: Sequence[Grid]) -> Grid:
 
 
 def _copy(source: pathlib.Path, target: Store) -> None:
-    """Write the cells of a store that are not absent into another.
+    """Write the done and the failed cells of a store into another.
 
     Raises:
-        InputError: A cell is there with other values.
+        InputError: A cell is done in both, with different values.
     """
     group = read_only_group(source)
     arrays: dict[str, Any] = dict(group.arrays())
@@ -206,10 +206,19 @@ def _require_equal(target: Store, position: Index, done: Done) -> None:
 def _equal(one: np.ndarray, other: np.ndarray, is_float: bool) -> bool:
     """Tell whether two arrays are equal, NaN being equal to NaN.
 
-    One may be longer, because another cell of its store is; what is behind the other is
-    then NaN in both.
+    One may be longer, because another cell of its store is. The rest of it is padding.
     """
-    common = tuple(
-        slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True)
-    )
-    return np.array_equal(one[common], other[common], equal_nan=is_float)
+    shapes = zip(one.shape, other.shape, strict=True)
+    common = tuple(slice(min(pair)) for pair in shapes)
+    if not np.array_equal(one[common], other[common], equal_nan=is_float):
+        return False
+    return all(_is_padding_beyond(array, common) for array in (one, other))
+
+
+def _is_padding_beyond(array: np.ndarray, common: tuple[slice, ...]) -> bool:
+    """Tell whether an array holds nothing but padding outside of a part."""
+    if array.dtype.kind in "fc":
+        is_value = ~np.isnan(array)
+    else:
+        is_value = array != ""
+    return np.count_nonzero(is_value) == np.count_nonzero(is_value[common])
