@@ -142,14 +142,15 @@ def progress(total: int, is_plain: bool = False) -> Any:
     @contextlib.contextmanager
     def bar() -> Any:
         console = Console(stderr=True)
+        if not console.is_terminal:  # rich 13 ends even a bar that is disabled with an empty line
+            yield functools.partial(print, file=sys.stderr, flush=True) if is_plain else lambda stage: None
+            return
         columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+        with Progress(*columns, console=console, transient=True) as shown:
             task = shown.add_task("starting", total=total)
             started = [False]
 
             def tell(stage: str) -> None:
-                if is_plain and not console.is_terminal:
-                    print(stage, file=sys.stderr, flush=True)
                 shown.update(task, description=stage, advance=float(started[0]))
                 started[0] = True
 

@@ -193,8 +193,9 @@ def _shift(noise: Float[Array, "..."], mean: float) -> Float[Array, "..."]:
 # How far truncated normals reach, in standard deviations. A draw is √2 erfinv(u), with
 # u uniform between the erf(x/√2) of the bounds x. From 5.3 (float32) and 8.4 (float64)
 # on these round to 1, where erfinv is infinite and jax.random.truncated_normal returns
-# the bound itself: for bounds at ±100 std a weight of -100 once in 2^23 draws. Beyond
-# the reach lie 2e-7 and 2e-16 of the mass.
+# the bound itself: for bounds at ±100 std a weight of -100 once in 2^23 draws. (Not so
+# in jaxlib 0.10.0, whose float32 erf ends at 1 - 1.8e-7.) Beyond the reach lie 2e-7 and
+# 2e-16 of the mass.
 _REACH = {"float32": 5.2, "float64": 8.2}
 
 # How many values u must take for the law to be right to 1e-3 of its mass: 4096 leave

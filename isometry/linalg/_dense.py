@@ -109,8 +109,10 @@ def log_singular_values(a: ArrayLike) -> tuple[Float[Array, "*batch k"], float]:
     is_zero = s == 0
     log_s = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
     shift = exponent[..., 0].astype(log_s.dtype) * math.log(2)
-    log_s = jnp.where(is_finite[..., 0], log_s + shift, jnp.nan)
-    return log_s, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
+    # The NaN is added: of one that is selected, the float32 exponential in the same
+    # program may be whatever lies in memory (`measure._nodes.exp`).
+    shift = jnp.where(is_finite[..., 0], shift, jnp.nan)
+    return log_s + shift, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
 
 
 def _largest_entry(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch 1 1"]:

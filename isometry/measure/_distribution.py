@@ -12,6 +12,7 @@ from isometry.measure._evaluating import PerMatrix, PerPoint, compiled
 from isometry.measure._nodes import (
     POWER,
     column,
+    exp,
     masked_logs,
     nan_unless_finite,
     nan_unless_values,
@@ -107,7 +108,7 @@ def quantiles(
         largest = jnp.broadcast_to(sp.log_values[..., :1], value.shape)
         value = jnp.where(is_largest, largest, jnp.nan)
     if variable != "log_s":
-        value = jnp.exp(POWER[variable] * value)
+        value = exp(POWER[variable] * value)
     return value
 
 

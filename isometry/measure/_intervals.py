@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from isometry.linalg import Quadrature
 from isometry.linalg._lanczos import norm_excess
+from isometry.measure._nodes import exp
 
 if TYPE_CHECKING:
     from isometry.measure._record import Spectrum
@@ -54,7 +55,7 @@ def of_statistic(sp: "Spectrum", statistic: Statistic, level: float) -> Ends:
 def of_largest(sp: "Spectrum", level: float) -> Ends:
     """Return bounds on s_max: the largest node, and what the steps may have missed."""
     log_low, log_high = _log_largest(sp, level)
-    return jnp.exp(log_low), jnp.exp(log_high)
+    return exp(log_low), exp(log_high)
 
 
 def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
@@ -64,7 +65,7 @@ def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
     log_top = jnp.where(is_zero, 0, log_top)
 
     def mean_square(sp: "Spectrum") -> Array:
-        squares = jnp.exp(2 * (sp.log_values - log_top))
+        squares = exp(2 * (sp.log_values - log_top))
         return sp.size * jnp.sum(sp.weights * squares, -1)
 
     error = 1 - level
@@ -73,7 +74,7 @@ def of_stable_rank(sp: "Spectrum", level: float) -> Ends:
     # The rank of a zero matrix is 0, whatever bounds its largest value.
     log_low = jnp.where(is_zero[..., 0], 0, log_low - log_top[..., 0])
     log_high = jnp.where(is_zero[..., 0], 0, log_high - log_top[..., 0])
-    return low * jnp.exp(-2 * log_high), high * jnp.exp(-2 * log_low)
+    return low * exp(-2 * log_high), high * exp(-2 * log_low)
 
 
 def _log_largest(sp: "Spectrum", level: float) -> Ends:

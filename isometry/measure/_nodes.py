@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 POWER = {"lam": 2.0, "s": 1.0}
 
 
+def exp(logs: Array) -> Array:
+    """Return e^x; of a NaN always NaN.
+
+    The program of `jnp.exp(jnp.where(is_finite, x, nan))` for CPUs may leave float32
+    results unwritten where `is_finite` is one value for a whole row: whatever lies in
+    memory is returned (https://github.com/jax-ml/jax/issues/29537; seen in jaxlib
+    0.10.0 to 0.10.2, with the optimizations that users have). The node of a matrix that
+    is not finite is such a NaN.
+    """
+    return jnp.where(jnp.isnan(logs), logs, jnp.exp(logs))
+
+
 def nan_unless_finite(sp: "Spectrum", numbers: Array) -> Array:
     """Return statistics, with NaN for matrices that are not finite.
 

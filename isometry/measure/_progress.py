@@ -38,9 +38,12 @@ def _bar(what: str) -> Iterator[Report]:
     """Yield a function that draws a bar on stderr, if that is a terminal."""
     rich = checks.extra("rich.progress", "cli")
     console = checks.extra("rich.console", "cli").Console(stderr=True)
-    # In a file or a pipe each update of a bar would be a line.
-    is_hidden = not console.is_terminal
-    with rich.Progress(console=console, transient=True, disable=is_hidden) as bar:
+    # In a file or a pipe each update of a bar would be a line. Rich 13 ends even a bar
+    # that is disabled with an empty line, so there is none.
+    if not console.is_terminal:
+        yield _silent
+        return
+    with rich.Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def report(done: int, total: int) -> None:

@@ -190,7 +190,7 @@ class Spectrum:
             >>> isometry.spectrum(jnp.dot, weights, jnp.ones(2)).values.round(4)
             Array([3., 1.], dtype=float32)
         """
-        return jnp.exp(self.log_values)
+        return _nodes.exp(self.log_values)
 
     @property
     def knows_values(self) -> bool:
@@ -644,7 +644,7 @@ class Spectrum:
         if statistic == "moment":
             return self.moment(cast("float", k), variable)
         if statistic == "s_max":
-            return jnp.exp(self.log_values[..., 0])
+            return _nodes.exp(self.log_values[..., 0])
         return getattr(self, statistic)()
 
     @statistic("pooled")

@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from isometry.measure._evaluating import PerMatrix, compiled
 from isometry.measure._nodes import (
+    exp,
     nan_unless_finite,
     nan_unless_values,
     relative,
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @compiled()
 def mean_of_power(sp: "Spectrum", power: float | Array) -> PerMatrix:
     """Return E s^power."""
-    powers = jnp.exp(power * sp.log_values)
+    powers = exp(power * sp.log_values)
     return jnp.sum(sp.weights * powers, -1)
 
 
