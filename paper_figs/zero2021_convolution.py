@@ -19,6 +19,7 @@ Full (300 steps): 2 minutes on 2 cores.
 """
 
 import functools
+import math
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import jax
@@ -259,14 +260,18 @@ def _train(
     return snapshots, last
 
 
+def _period(channels: int) -> int:
+    """Return after how many rows the first columns of a Hadamard matrix repeat."""
+    return 2 ** math.ceil(math.log2(channels))
+
+
 def _claimed(run: str, width: int) -> int:
     """Return the claim: how many classes of channels training can part."""
-    period = 2 ** int(np.ceil(np.log2(CHANNELS_IN)))
     ceilings = {
         "random": width,
         "Dirac": CHANNELS_IN,
         "Dirac, tanh": max(CHANNELS_IN, CLASSES),
-        "ZerO": period + CLASSES,
+        "ZerO": _period(CHANNELS_IN) + CLASSES,
     }
     return min(ceilings[run], width)
 
