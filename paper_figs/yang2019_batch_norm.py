@@ -73,7 +73,7 @@ class Size(NamedTuple):
 
 PRESETS = {
     "full": Size(width=96, seeds=32, batches=(6, 8, 16, 32), depth=20, blocks=32),
-    "smoke": Size(width=48, seeds=32, batches=(8, 16), depth=14, blocks=16),
+    "smoke": Size(width=48, seeds=32, batches=(12,), depth=14, blocks=16),
 }
 
 
