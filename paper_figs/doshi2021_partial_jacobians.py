@@ -173,6 +173,7 @@ def _network(scale: Scale, width: int, depth: int) -> Network:
 
 def _layers(depth: int) -> list[str]:
     """Return the points of a plain network, its pre-activations."""
+    # Equal layers are stacked. The last, layers/2, is the output itself.
     hidden = [f"layers/1[{layer}]" for layer in range(depth - 2)]
     return ["layers/0", *hidden]
 
@@ -248,6 +249,7 @@ def _with_gains(key: Key, size: Size) -> Variables:
         net = _network(scale, width, size.layers)
         keys = jax.random.split(key_gains, size.seeds)
         calibrated = net.calibrated(keys, typical_input(width))
+        # Drawn from the same keys, which are not those of the gains.
         before = _partial(net, key_net, names, seeds=size.seeds)
         after = _partial(calibrated, key_net, names, seeds=size.seeds)
         partial.append([before, after])
@@ -363,6 +365,7 @@ def _gain_rows(data: xarray.Dataset) -> list[Compared]:
         what = f"{_plain_text(name)}, with gains: J, largest gap over its interval"
         rows.append(Compared(what, gap, high=1.0))
         before = data.gained.sel(wrong=name).isel(when=0, at=0)
+        # A network that was right before would show nothing.
         log = abs(math.log(before.mean()))
         rows.append(Compared(f"{_plain_text(name)}, before: |ln J|", log, low=2.0))
     name = next(iter(WRONG))

@@ -163,6 +163,7 @@ class Network(NamedTuple):
 def _shown(size: Size) -> dict[str, Network]:
     """Return the networks whose densities are shown, by panel and name."""
     shown = {}
+    # W₁ and W₂ are fresh on both sides of the slopes, so that this law is exact.
     for depth in size.depths:
         shown[f"depth {depth}"] = Network("relu", "two_layer", depth, C)
     for activation in ACTIVATIONS:
@@ -202,6 +203,7 @@ def _densities(key: Key, shown: dict[str, Network], size: Size) -> Variables:
         sp = net.spectrum(key_net, width=size.width, seeds=size.seeds)
         values = np.asarray(sp.log_values, np.float64)
         log_s.append(values[:, 0])
+        # A band has what chance and finite width explain, so that 1 is the most.
         excess.append(largest_excess(isometry.compare(sp, law)))
         densities.append(law.density(GRID, "log_s"))
         variances.append(_relative_variance(law))
@@ -254,6 +256,7 @@ def _exact(net: Network) -> float:
 
 def _limits() -> Variables:
     """Compute the limit of great depth, how laws tend to it, and a known chain."""
+    # Of linear blocks the law is known apart from the library, see `_polynomial_edges`.
     limit = theory.resnet_law(C)
     chain = theory.residual_law(
         "linear",
@@ -286,6 +289,7 @@ def _polynomial_edges(square: float, depth: int) -> tuple[float, float]:
     λ(u) = (1 + u)(1 + a²u)^(L+1)(1 + a² + a²u)^(L−1)/u has its critical values there.
     """
 
+    # Critical points of λ are those of its logarithm, which is a sum.
     def log_value(u: float) -> float:
         inner = (depth + 1) * math.log(1 + square * u)
         outer = (depth - 1) * math.log(1 + square + square * u)
@@ -318,6 +322,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     for name in data.net.values:
         excess = float(data.excess.sel(net=name))
         what = f"{name}: largest gap over its band"
+        # Blocks that are not free must not have the law of free blocks.
         if name == "on the stream":
             rows.append(Compared(f"{what} (free law)", excess, low=1.5))
             continue

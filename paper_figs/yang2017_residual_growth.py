@@ -263,6 +263,7 @@ def _scaled(length: int, key: Key, size: Size) -> Scaled:
     sp = isometry.ensemble(net, params=params, xs=xs, method="dense", span="hidden")
     comparison = isometry.compare(sp, law)
     squares = squared_values(sp)
+    # Blocks alone, without a head: the output is the stream behind the last.
     outputs = jax.vmap(net, in_axes=(0, None))(params, xs[0])
     output_values = np.asarray(outputs, np.float64)
     last = net.mean_field(xs).at(f"blocks/first[{length - 1}]:sum")
@@ -345,6 +346,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         gap = float(gaps.sel(kind=kind).max())
         what = f"{kind}: E s², largest gap over its interval"
         rows.append(Compared(what, gap, high=1.0))
+    # ReLU blocks double s² whatever the stream: g = σ₁²σ₂²/2 = 1.
     last = float(np.log(data.law_square).sel(kind=RELU)[-1] / data.depth[-1])
     rows.append(within("ReLU blocks: ln E s² per block", last, math.log(2), 1e-9))
     # Beyond the leading term ln E s² has 8/(9π) ln L: Σ −g²/2 over blocks, and what
@@ -385,6 +387,7 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
     slope = (logs[1] - logs[0]) / float(np.diff(np.sqrt(_GREAT_STREAM))[0])
     limit = 2 * math.sqrt(C / math.pi)
     rows.append(within("ln q over √L", slope, limit, 0.001 * limit))
+    # The means, and not a², are what makes the stream grow.
     naive = math.log(float(data.q[-1].mean())) - C
     rows.append(Compared("ln q at the largest L, beyond c", naive, low=2.0))
     # At small L it is not yet far enough outside to be counted in every draw.
@@ -433,6 +436,7 @@ def _draw_streams(ax: Axes, data: xarray.Dataset) -> None:
     roots = np.sqrt(data.length)
     mean(data.q).draw(ax, roots, 0, label="networks")
     _style.line(ax, roots, data.law_q, 0, label="theory")
+    # For L → ∞ the map of the stream is dq/dm = 2m with dm/dl = a √(q/π).
     closed = np.cosh(np.sqrt(C * data.length / math.pi)) ** 2
     ax.plot(roots, closed, ":", color="black", label="cosh² √(cL/π)")
     naive = np.full(roots.shape, math.exp(C))

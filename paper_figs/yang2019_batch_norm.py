@@ -1,22 +1,22 @@
 """BatchNorm makes gradients explode; behind a skip the factor becomes a power of depth.
 
-Yang et al. (2019), arXiv:1902.08129: in layers W φ(BN(x)) in training, squared
-gradients grow by χ_B > 1 from layer to layer, whatever the scale of the weights. For an
-infinite batch χ = E φ'²/Var φ: π/(π − 1) for ReLU, and 1 for linear layers alone.
-At B examples it is larger, and infinite for three of them.
+Yang et al. (2019), arXiv:1902.08129: in layers φ(BN(Wx)) in training, here with W last,
+squared gradients grow by χ_B > 1 from layer to layer, whatever the scale of the
+weights. For an infinite batch χ = E φ'²/Var φ: π/(π − 1) for ReLU, and 1 for linear
+layers alone. At B examples it is larger, and infinite for three of them.
 
 Left: squared gradients of plain networks against depth. Middle: the factor against the
 batch; marks are networks of two widths N extrapolated, 2 ln χ(2N) − ln χ(N), as tanh
 layers are off by 1 % at the widths here. Lines are theory.
 
 Right, which the paper does not have: blocks x' = x + W φ(BN(x)). Behind l blocks the
-variance of the stream over the batch is 1 + l σ_w² v with v = E φ² − E φφ' for two
-examples, so a block multiplies squared gradients by 1 + χ_B/(l + l₀), l₀ = 1/(σ_w² v):
-they grow as L^χ instead of χ^L, and π/(π − 1) is a power.
+variance of the stream over the batch is 1 + l σ_w² v with v = E φ(u)² − E φ(u) φ(u′) of
+two examples, so a block multiplies squared gradients by 1 + χ_B/(l + l₀) with
+l₀ = 1/(σ_w² v): they grow as L^χ instead of χ^L, and π/(π − 1) is a power.
 
 The examples of the input are orthogonal to each other, which is the fixed point that
-the theory is about: near it tanh layers would need many layers to come to it. Marks:
-means over draws with two standard errors. Full: 1 minute on 2 cores.
+the theory is about: tanh networks would come to it only after many layers. Marks: means
+over draws with two standard errors. Full: 1 minute on 2 cores.
 """
 
 import math
@@ -138,6 +138,7 @@ def _gradients(
         )
         keys = jax.random.split(key_weights, size.seeds)
         xs = _orthogonal(key_input, batch, width)
+        # In training mode x is the whole batch, and its statistics are differentiated.
         signals = isometry.signals(net.training, keys, xs)
         names = [f"blocks/first[{layer}]:sum" for layer in range(depth)]
         # apjn is the mean over outputs, one for each example.
@@ -154,8 +155,9 @@ def _orthogonal(key: Key, batch: int, width: int) -> Float[np.ndarray, "1 batch 
 
 
 def _kept(rng: np.random.Generator, activation: str, batch: int) -> float:
-    """Return E φ² − E φφ' for two examples of a normalized batch, from draws."""
+    """Return E φ(u)² − E φ(u) φ(u′) of two examples of a batch, from draws."""
     phi = ACTIVATIONS[activation]
+    # Pre-activations of wide layers are Gaussian, and isotropic over the batch.
     drawn = rng.standard_normal((_BATCHES, batch))
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     normalized = centred / centred.std(axis=1, keepdims=True)
@@ -242,6 +244,7 @@ def _skip_rows(data: xarray.Dataset) -> list[Compared]:
         slack = bound * float(here.error) + 1 / int(data.batch[-1])
         what = f"{activation} behind skips: ln growth over {len(counted)} blocks"
         rows.append(within(what, found, wanted, slack))
+        # A power of depth is less than an exponential, at this depth already.
         chi = float(data.law_chi.sel(activation=activation)[-1])
         without = len(counted) * math.log(chi)
         what = f"{activation}: the same with skips, over that without"
@@ -287,6 +290,7 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the growth from layer to layer against the batch."""
     growth = _log_growth(data.plain, "layer")
     layers = len(_inner(data.sizes["layer"]))
+    # From 5 on: for 4 examples the factor would be off the picture.
     grid = np.unique(np.geomspace(5, 64, 14).astype(int))
     for i, activation in enumerate(ACTIVATIONS):
         here = growth.at(activation=activation)
