@@ -38,6 +38,7 @@ from isometry._internal.types import Key
 from isometry.networks import Network
 from paper_figs import _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import Estimate, Variables, mean, typical_input
 
 
 class Scale(NamedTuple):
@@ -71,9 +72,9 @@ SIGMA_B = 0.3
 # skips below 1 bring it. With twice as many blocks J of the narrow networks scatters.
 _FRONT = 4
 
-# Depths between which the power of critical tanh networks is taken: the next order,
-# ln l/l, is 0.005 there.
-_GREAT = (400, 1600)
+# Depths between which the power of critical tanh networks is taken. It is off −1 by
+# 0.001 there; four times as many layers take four times as long.
+_GREAT = (100, 400)
 
 
 class Size(NamedTuple):
@@ -110,7 +111,7 @@ PRESETS = {
     ),
     "smoke": Size(
         width=48,
-        seeds=40,
+        seeds=30,
         depth=16,
         blocks=14,
         sigmas=(0.5, 4.0),
@@ -124,25 +125,16 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     """Measure partial Jacobians of plain networks, with norms, and with gains."""
     size = PRESETS[preset]
     key_plain, key_norms, key_gains = jax.random.split(key, 3)
-    plain, law_plain = [], []
-    for index, scale in enumerate(PLAIN.values()):
-        net = _network(scale, 2 * size.width, size.depth)
-        key_net = jax.random.fold_in(key_plain, index)
-        names = _layers(size.depth)
-        plain.append(_partial(net, key_net, names, seeds=size.seeds))
-        law_plain.append(_products(scale, size.depth))
-    dims = ("sigma_w", "skip", "scale", "draw", "block")
-    of_norms, of_gains = _with_norms(key_norms, size), _with_gains(key_gains, size)
+    axes = ("sigma_w", "skip", "scale", "draw", "block")
+    great = [_log_critical(depth) for depth in _GREAT]
+    zetas = [_zeta(sigma_w) for sigma_w in size.sigmas]
     return xarray.Dataset(
         {
-            "plain": (("kind", "draw", "layer"), np.array(plain)),
-            "law_plain": (("kind", "layer"), np.array(law_plain)),
-            "law_great": ("great", [_log_critical(depth) for depth in _GREAT]),
-            "norm": (dims, of_norms),
-            "law_zeta": ("sigma_w", [_zeta(sigma) for sigma in size.sigmas]),
-            "gained": (("wrong", "when", "draw", "at"), of_gains.partial),
-            "gain": (("wrong", "at"), of_gains.gains),
-            "gain_error": ("wrong", of_gains.errors),
+            **_plain(key_plain, size),
+            "law_great": ("great", great),
+            "norm": (axes, _with_norms(key_norms, size)),
+            "law_zeta": ("sigma_w", zetas),
+            **_with_gains(key_gains, size),
         },
         {
             "kind": list(PLAIN),
@@ -151,6 +143,21 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
             "skip": list(size.skips),
         },
     )
+
+
+def _plain(key: Key, size: Size) -> Variables:
+    """Measure partial Jacobians of plain networks, and compute them from theory."""
+    names = _layers(size.depth)
+    measured, predicted = [], []
+    for index, scale in enumerate(PLAIN.values()):
+        net = _network(scale, 2 * size.width, size.depth)
+        key_net = jax.random.fold_in(key, index)
+        measured.append(_partial(net, key_net, names, seeds=size.seeds))
+        predicted.append(_products(scale, size.depth))
+    return {
+        "plain": (("kind", "draw", "layer"), np.array(measured)),
+        "law_plain": (("kind", "layer"), np.array(predicted)),
+    }
 
 
 def _network(scale: Scale, width: int, depth: int) -> Network:
@@ -166,15 +173,9 @@ def _network(scale: Scale, width: int, depth: int) -> Network:
 
 def _layers(depth: int) -> list[str]:
     """Return the points of a plain network, its pre-activations."""
+    # Equal layers are stacked. The last, layers/2, is the output itself.
     hidden = [f"layers/1[{layer}]" for layer in range(depth - 2)]
     return ["layers/0", *hidden]
-
-
-def _typical(width: int) -> Float[np.ndarray, "1 width"]:
-    """Return one input with mean square 1, as Gaussian over units as can be."""
-    ranks = (np.arange(width) + 0.5) / width
-    units = stats.norm.ppf(ranks)
-    return (units / np.sqrt(np.mean(units**2)))[None].astype(np.float32)
 
 
 def _partial(
@@ -183,7 +184,7 @@ def _partial(
     """Measure |∂output/∂h|²/N at points of single draws."""
     (width,) = net.example.shape
     keys = jax.random.split(key, seeds)
-    signals = isometry.signals(net, keys, _typical(width))
+    signals = isometry.signals(net, keys, typical_input(width))
     by_point = [signals.at(name).apjn[:, 0] for name in names]
     return np.array(by_point, np.float64).T
 
@@ -238,35 +239,28 @@ def _with_norms(
     return np.array(by_sigma)
 
 
-class Gained(NamedTuple):
-    """What gains do to networks of a wrong scale.
-
-    Attributes:
-        partial: Partial Jacobians before and after.
-        gains: The gain of each layer.
-        errors: The standard error of the mean of s² that the gains bring to 1.
-    """
-
-    partial: Float[np.ndarray, "wrong when draw layer"]
-    gains: Float[np.ndarray, "wrong layer"]
-    errors: list[float]
-
-
-def _with_gains(key: Key, size: Size) -> Gained:
+def _with_gains(key: Key, size: Size) -> Variables:
     """Measure networks of a wrong scale before and after they are given gains."""
-    partial, gains, errors = [], [], []
     names = ["input", *_layers(size.layers)]
     width = 2 * size.width
+    partial, gains, errors = [], [], []
     for scale in WRONG.values():
         key, key_gains, key_net = jax.random.split(key, 3)
         net = _network(scale, width, size.layers)
         keys = jax.random.split(key_gains, size.seeds)
-        calibrated = net.calibrated(keys, _typical(width))
-        pair = [net, calibrated]
-        partial.append([_partial(n, key_net, names, seeds=size.seeds) for n in pair])
+        calibrated = net.calibrated(keys, typical_input(width))
+        # Drawn from the same keys, which are not those of the gains.
+        before = _partial(net, key_net, names, seeds=size.seeds)
+        after = _partial(calibrated, key_net, names, seeds=size.seeds)
+        partial.append([before, after])
         gains.append([row.value for row in calibrated.gains.rows])
         errors.append(calibrated.gains.error)
-    return Gained(np.array(partial), np.array(gains), errors)
+    return {
+        "gained": (("wrong", "when", "draw", "at"), np.array(partial)),
+        "gain": (("wrong", "at"), np.array(gains)),
+        # The standard error of the mean of s² that the gains bring to 1.
+        "gain_error": ("wrong", errors),
+    }
 
 
 class Unit(NamedTuple):
@@ -313,51 +307,41 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     rows = []
     draws = data.sizes["draw"]
     bound = t_bound(data.law_plain.size, draws)
-    mean, error = _mean(data.plain)
-    apart = abs(mean - data.law_plain) / (bound * error)
+    gaps = mean(data.plain).gap(data.law_plain) / bound
     for kind in data.kind.values:
-        gap = float(apart.sel(kind=kind).max())
-        rows.append(
-            Compared(f"{kind}: J, largest gap over its interval", gap, high=1.0)
-        )
-    relu = float(abs(data.law_plain.sel(kind="ReLU, critical") - 1).max())
+        gap = float(gaps.sel(kind=kind).max())
+        what = f"{kind}: J, largest gap over its interval"
+        rows.append(Compared(what, gap, high=1.0))
+    predicted = data.law_plain.sel(kind="ReLU, critical")
+    relu = float(abs(predicted - 1).max())
     # Rounding of a product of so many χ.
     slack = 1e-14 * data.sizes["layer"]
     rows.append(Compared("ReLU, critical: |J − 1| in theory", relu, high=slack))
-    power = float(np.diff(data.law_great)[0] / np.diff(np.log(_GREAT))[0])
+    near, far = data.law_great.values
+    power = (far - near) / math.log(_GREAT[1] / _GREAT[0])
     rows.append(within("tanh, critical: power of depth", power, -1.0, 0.01))
     return settled(rows + _norm_rows(data) + _gain_rows(data))
 
 
-def _mean(values: xarray.DataArray) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """Return the mean over draws, and its standard error."""
-    error = values.std("draw", ddof=1) / math.sqrt(values.sizes["draw"])
-    return values.mean("draw"), error
-
-
-def _log_growth(data: xarray.Dataset) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """Return ln J from the first counted layer with a norm at N → ∞, and its error."""
-    mean, error = _mean(data.norm.isel(block=_FRONT))
-    log = xarray.apply_ufunc(np.log, mean)
-    square = (error / mean) ** 2
-    narrow, wide = log.isel(scale=0), log.isel(scale=1)
-    both = 4 * square.isel(scale=1) + square.isel(scale=0)
-    return 2 * wide - narrow, both**0.5
+def _log_growth(data: xarray.Dataset) -> Estimate:
+    """Return ln J from the first counted layer with a norm at infinite width."""
+    first = mean(data.norm.isel(block=_FRONT))
+    return first.log().extrapolated()
 
 
 def _norm_rows(data: xarray.Dataset) -> list[Compared]:
     """Hold layers with norms against the growth that the stream gives them."""
     rows = []
-    growth, error = _log_growth(data)
-    bound = t_bound(growth.size, data.sizes["draw"])
+    growth = _log_growth(data)
+    bound = t_bound(growth.value.size, data.sizes["draw"])
     blocks = data.sizes["block"]
     for skip in data.skip.values:
         gaps = []
         for sigma_w in data.sigma_w.values:
-            here = {"sigma_w": sigma_w, "skip": skip}
             logs = np.log(_factors(sigma_w, skip, blocks))
-            gap = float(growth.sel(here)) - logs[_FRONT + 1 :].sum()
-            gaps.append(abs(gap) / (bound * float(error.sel(here))))
+            wanted = logs[_FRONT + 1 :].sum()
+            here = growth.at(sigma_w=sigma_w, skip=skip)
+            gaps.append(float(here.gap(wanted)) / bound)
         what = f"norm, μ = {skip:g}: ln J, largest gap over its interval"
         rows.append(Compared(what, max(gaps), high=1.0))
     for sigma_w in data.sigma_w.values:
@@ -370,25 +354,28 @@ def _norm_rows(data: xarray.Dataset) -> list[Compared]:
 def _gain_rows(data: xarray.Dataset) -> list[Compared]:
     """Hold networks with gains against J = 1, and gains against critical ones."""
     rows = []
-    after = data.gained.isel(when=1)
-    mean, error = _mean(after)
-    bound = t_bound(mean.size, data.sizes["draw"])
+    after = mean(data.gained.isel(when=1))
+    bound = t_bound(after.value.size, data.sizes["draw"])
     for name in data.wrong.values:
-        off = abs(mean.sel(wrong=name) - 1)
+        here = after.at(wrong=name)
         # The gains are as uncertain as the mean over the draws that they are from.
-        spread = error.sel(wrong=name) ** 2 + data.gain_error.sel(wrong=name) ** 2
-        gap = float((off / (bound * spread**0.5)).max())
+        of_gains = float(data.gain_error.sel(wrong=name))
+        both = Estimate(here.value, (here.error**2 + of_gains**2) ** 0.5)
+        gap = float(both.gap(1.0).max()) / bound
         what = f"{_plain_text(name)}, with gains: J, largest gap over its interval"
         rows.append(Compared(what, gap, high=1.0))
-        before = float(data.gained.sel(wrong=name).isel(when=0, at=0).mean())
-        what = f"{_plain_text(name)}, before: |ln J|"
-        rows.append(Compared(what, abs(math.log(before)), low=2.0))
+        before = data.gained.sel(wrong=name).isel(when=0, at=0)
+        # A network that was right before would show nothing.
+        log = abs(math.log(before.mean()))
+        rows.append(Compared(f"{_plain_text(name)}, before: |ln J|", log, low=2.0))
     name = next(iter(WRONG))
-    gains = data.gain.sel(wrong=name).values[1:]
-    scale = WRONG[name].sigma_w * math.exp(np.mean(np.log(gains)))
+    # Without the first layer, in front of which there are no slopes.
+    log_gains = np.log(data.gain.sel(wrong=name).values[1:])
+    sigma_w = WRONG[name].sigma_w * math.exp(log_gains.mean())
     # The product of so many squared gains has the error of the mean that they make.
-    slack = bound * float(data.gain_error.sel(wrong=name)) / (2 * len(gains))
-    rows.append(within("ReLU with gains: σ_w", scale, math.sqrt(2), 2 * slack))
+    relative = bound * float(data.gain_error.sel(wrong=name)) / (2 * len(log_gains))
+    critical = math.sqrt(2)
+    rows.append(within("ReLU with gains: σ_w", sigma_w, critical, critical * relative))
     return rows
 
 
@@ -410,12 +397,11 @@ def plot(data: xarray.Dataset) -> Figure:
 
 def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
     """Draw partial Jacobians of plain networks, from each layer to the output."""
-    mean, error = _mean(data.plain)
+    found = mean(data.plain)
     layers = np.arange(1, data.sizes["layer"] + 1)
     for i, kind in enumerate(data.kind.values):
-        here = {"kind": kind}
-        _style.dots(ax, layers, mean.sel(here), 2 * error.sel(here), i, label=kind)
-        _style.line(ax, layers, data.law_plain.sel(here), i)
+        found.at(kind=kind).draw(ax, layers, i, label=kind)
+        _style.line(ax, layers, data.law_plain.sel(kind=kind), i)
     total = data.sizes["layer"] + 1
     ax.plot(layers, layers / total, ":", color="black", label="l/L")
     _style.ticks(ax, [n for n in (1, 2, 4, 8, 16, 32) if n < total])
@@ -426,14 +412,13 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
 
 def _draw_depth(ax: Axes, data: xarray.Dataset) -> None:
     """Draw partial Jacobians behind skips with μ = 1, from each layer to the output."""
-    mean, error = _mean(data.norm.sel(skip=1.0).isel(scale=1))
+    found = mean(data.norm.sel(skip=1.0)).part(scale=1)
     blocks = data.sizes["block"]
     points = np.arange(1, blocks + 1)
     for i, sigma_w in enumerate(data.sigma_w.values):
-        here = {"sigma_w": sigma_w}
-        zeta = float(data.law_zeta.sel(here))
+        zeta = float(data.law_zeta.sel(sigma_w=sigma_w))
         label = f"σ$_w$ = {sigma_w:g}, ζ = {zeta:.2f}"
-        _style.dots(ax, points, mean.sel(here), 2 * error.sel(here), i, label=label)
+        found.at(sigma_w=sigma_w).draw(ax, points, i, label=label)
         logs = np.log(_factors(sigma_w, 1.0, blocks))
         # From the stream behind a block on, only later blocks act.
         line = np.exp(logs.sum() - np.cumsum(logs))
@@ -446,18 +431,16 @@ def _draw_depth(ax: Axes, data: xarray.Dataset) -> None:
 
 def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
     """Draw χ of layers with norms against σ_w."""
-    growth, error = _log_growth(data)
     blocks = data.sizes["block"]
-    count = blocks - _FRONT - 1
-    grid = np.geomspace(data.sigma_w[0] / 1.2, data.sigma_w[-1] * 1.2, 60)
+    growth = _log_growth(data).per(blocks - _FRONT - 1)
+    low, high = float(data.sigma_w[0]), float(data.sigma_w[-1])
+    grid = np.geomspace(low / 1.2, high * 1.2, 60)
+    zetas = np.array([_own_zeta(sigma_w) for sigma_w in grid])
     for i, skip in enumerate(data.skip.values):
-        here = {"skip": skip}
-        chi = np.exp(growth.sel(here) / count)
-        two_errors = 2 * chi * error.sel(here) / count
+        chi = growth.at(skip=skip).exp()
         # Moved apart a little, because they meet where ζ is 1.
         moved = data.sigma_w * 1.04 ** (i - 1.5)
-        _style.dots(ax, moved, chi, two_errors, i, label=f"μ = {skip:g}")
-        zetas = np.array([_own_zeta(sigma_w) for sigma_w in grid])
+        chi.draw(ax, moved, i, label=f"μ = {skip:g}")
         _style.line(ax, grid, skip**2 + (1 - skip**2) * zetas, i)
     finite = []
     for sigma_w in grid:
@@ -471,20 +454,15 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
 
 def _draw_gained(ax: Axes, data: xarray.Dataset) -> None:
     """Draw partial Jacobians before and after networks are given gains."""
-    mean, error = _mean(data.gained)
+    found = mean(data.gained)
     layers = np.arange(data.sizes["at"])
     for i, name in enumerate(data.wrong.values):
-        for when, words in enumerate(("before", "with gains")):
-            here = {"wrong": name}
-            found = mean.sel(here).isel(when=when)
-            two_errors = 2 * error.sel(here).isel(when=when)
-            # Open marks before, full ones after.
-            style = {"mfc": "white"} if when == 0 else {}
-            label = f"{name}, {words}"
-            # Every second layer, so that marks at 1 do not cover each other.
-            some = slice(i, None, len(WRONG))
-            at = layers[some]
-            _style.dots(ax, at, found[some], two_errors[some], i, label=label, **style)
+        # Every second layer, so that marks at 1 do not cover each other.
+        some = list(layers[i :: len(WRONG)])
+        here = found.at(wrong=name).part(at=some)
+        # Open marks before, full ones after.
+        here.part(when=0).draw(ax, some, i, label=f"{name}, before", mfc="white")
+        here.part(when=1).draw(ax, some, i, label=f"{name}, with gains")
     ax.axhline(1.0, color="black", lw=0.8)
     ax.set(yscale="log", ylim=(1e-5, 1e8), xlabel="layer l", ylabel="J to the output")
     ax.set(title="A gain a layer")

@@ -24,16 +24,23 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import xarray
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import optimize, stats
+from scipy import optimize
 
 import isometry
 from isometry import Spectrum, networks, theory
 from isometry._internal.types import Key
 from paper_figs import _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import (
+    Estimate,
+    Variables,
+    largest_excess,
+    mean,
+    squared_values,
+    typical_input,
+)
 
 # Not 1, at which an exponent of c would go unnoticed.
 C = 0.8
@@ -90,6 +97,7 @@ PRESETS = {
 # ln s of the pictures. At c = 0.8 all limits end inside.
 GRID = np.linspace(-2.6, 2.6, 261)
 
+_LABELS = {"on the stream": "networks", "hard_tanh": "hard tanh", "relu": "ReLU"}
 _ARROW: dict = {"fontsize": 6, "arrowprops": {"arrowstyle": "->", "lw": 0.6}}
 
 # Depths at which the distance of finite laws to the limit is compared. With a tenth of
@@ -148,22 +156,14 @@ class Network(NamedTuple):
             bias=False,
         )
         keys = jax.random.split(key, seeds)
-        return isometry.ensemble(
-            net, keys, _typical(width), method="dense", span="hidden"
-        )
-
-
-def _typical(width: int) -> Float[np.ndarray, "1 width"]:
-    """Return one input with mean square 1, whose units are as Gaussian as can be."""
-    # Quantiles: signs of random units would be unbalanced, by 1/√N, in every network.
-    ranks = (np.arange(width) + 0.5) / width
-    units = stats.norm.ppf(ranks)
-    return (units / np.sqrt(np.mean(units**2)))[None].astype(np.float32)
+        xs = typical_input(width)
+        return isometry.ensemble(net, keys, xs, method="dense", span="hidden")
 
 
 def _shown(size: Size) -> dict[str, Network]:
     """Return the networks whose densities are shown, by panel and name."""
     shown = {}
+    # W₁ and W₂ are fresh on both sides of the slopes, so that this law is exact.
     for depth in size.depths:
         shown[f"depth {depth}"] = Network("relu", "two_layer", depth, C)
     for activation in ACTIVATIONS:
@@ -177,34 +177,11 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     size = PRESETS[preset]
     key_shown, key_variances = jax.random.split(key)
     shown = _shown(size)
-    laws = {name: net.law() for name, net in shown.items()}
-    keys = jax.random.split(key_shown, len(shown))
-    log_s, excess, outliers = [], [], []
-    for key_net, (name, net) in zip(keys, shown.items(), strict=True):
-        sp = net.spectrum(key_net, width=size.width, seeds=size.seeds)
-        comparison = isometry.compare(sp, laws[name])
-        bands = comparison.band
-        ratios = [bands[gap].excess(v) for gap, v in comparison.gaps.items()]
-        log_s.append(np.asarray(sp.log_values, np.float64)[:, 0])
-        excess.append(max(ratios))
-        outliers.append(comparison.outliers)
-    limit = theory.resnet_law(C)
-    densities = [law.density(GRID, "log_s") for law in laws.values()]
-    moments = [_relative_variance(law) for law in laws.values()]
-    net_dims, variance_dims = ("net", "seed", "rank"), ("c", "scale", "draw")
     return xarray.Dataset(
         {
-            "log_s": (net_dims, np.array(log_s)),
-            "excess": ("net", excess),
-            "outliers": ("net", outliers),
-            "law_density": (("net", "log_s_grid"), np.array(densities)),
-            "law_limit": ("log_s_grid", limit.density(GRID, "log_s")),
-            "law_variance": ("net", moments),
-            "law_edges": ("edge", np.array(limit.support[0])),
-            "variance": (variance_dims, _variances(key_variances, size)),
-            "law_exact": ("c", [_exact(c, size) for c in size.strengths]),
-            "law_distance": ("great_depth", [_distance(limit, n) for n in _GREAT]),
-            "law_chain": ("edge", _chain_edges()),
+            **_densities(key_shown, shown, size),
+            **_variances(key_variances, size),
+            **_limits(),
         },
         {
             "net": list(shown),
@@ -217,39 +194,87 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     )
 
 
+def _densities(key: Key, shown: dict[str, Network], size: Size) -> Variables:
+    """Measure spectra, and compare each with the law of free blocks."""
+    keys = jax.random.split(key, len(shown))
+    log_s, excess, densities, variances = [], [], [], []
+    for key_net, net in zip(keys, shown.values(), strict=True):
+        law = net.law()
+        sp = net.spectrum(key_net, width=size.width, seeds=size.seeds)
+        values = np.asarray(sp.log_values, np.float64)
+        log_s.append(values[:, 0])
+        # A band has what chance and finite width explain, so that 1 is the most.
+        excess.append(largest_excess(isometry.compare(sp, law)))
+        densities.append(law.density(GRID, "log_s"))
+        variances.append(_relative_variance(law))
+    return {
+        "log_s": (("net", "seed", "rank"), np.array(log_s)),
+        "excess": ("net", excess),
+        "law_density": (("net", "log_s_grid"), np.array(densities)),
+        "law_variance": ("net", variances),
+    }
+
+
 def _relative_variance(law: theory.Law) -> float:
     return law.moment(2) / law.moment(1) ** 2 - 1
 
 
-def _stream(c: float, size: Size) -> Network:
-    """Return the network with slopes on the stream whose variance is measured."""
-    return Network("relu", "pre_activation", size.variance_depth, c)
+def _variances(key: Key, size: Size) -> Variables:
+    """Measure Var s²/(mean s²)² of draws whose slopes sit on the stream.
 
-
-def _variances(key: Key, size: Size) -> Float[np.ndarray, "c scale draw"]:
-    """Measure Var s²/(mean s²)² of single draws, at a width and at twice the width."""
-    by_strength = []
+    Each is measured at a width and at twice the width, and computed from theory.
+    """
+    measured, predicted = [], []
     for c in size.strengths:
-        net = _stream(c, size)
+        net = Network("relu", "pre_activation", size.variance_depth, c)
         by_width = []
         for scale in (1, 2):
             key, key_net = jax.random.split(key)
             width = scale * size.variance_width
             sp = net.spectrum(key_net, width=width, seeds=size.variance_seeds)
-            lam = np.exp(2 * np.asarray(sp.log_values, np.float64))[:, 0]
-            square = lam.mean(axis=-1) ** 2
-            by_width.append((lam**2).mean(axis=-1) / square - 1)
-        by_strength.append(by_width)
-    return np.array(by_strength)
+            lam = squared_values(sp)
+            mean_lam = lam.mean(axis=-1)
+            by_width.append(lam.var(axis=-1) / mean_lam**2)
+        measured.append(by_width)
+        predicted.append(_exact(net))
+    return {
+        "variance": (("c", "scale", "draw"), np.array(measured)),
+        "law_exact": ("c", predicted),
+    }
 
 
-def _exact(c: float, size: Size) -> float:
-    """Return what `_variances` should be, with the correlations of slopes."""
-    net = _stream(c, size)
+def _exact(net: Network) -> float:
+    """Return Var s²/(mean s²)² of a network, with the correlations of slopes."""
     moments = theory.residual_moments(
-        net.activation, net.branches, order=net.order, sigma_w=1.0
+        net.activation,
+        net.branches,
+        order=net.order,
+        sigma_w=1.0,
     )
     return moments.variance / moments.mean**2
+
+
+def _limits() -> Variables:
+    """Compute the limit of great depth, how laws tend to it, and a known chain."""
+    # Of linear blocks the law is known apart from the library, see `_polynomial_edges`.
+    limit = theory.resnet_law(C)
+    chain = theory.residual_law(
+        "linear",
+        [8**-0.5] * 8,
+        order="post_activation",
+        sigma_w=1.0,
+    )
+    distances = []
+    for depth in _GREAT:
+        law = Network("relu", "two_layer", depth, C).law()
+        gap = law.cdf(GRID, "log_s") - limit.cdf(GRID, "log_s")
+        distances.append(np.max(np.abs(gap)))
+    return {
+        "law_limit": ("log_s_grid", limit.density(GRID, "log_s")),
+        "law_edges": ("edge", np.array(limit.support[0])),
+        "law_chain": ("edge", np.array(chain.support[0])),
+        "law_distance": ("great_depth", distances),
+    }
 
 
 def _free_variance(c: float, depth: int, spread: float) -> float:
@@ -258,27 +283,13 @@ def _free_variance(c: float, depth: int, spread: float) -> float:
     return depth * (2 * g + spread * g**2) / (1 + g) ** 2
 
 
-def _distance(limit: theory.Law, depth: int) -> float:
-    """Return the largest difference of distribution functions, finite to limit."""
-    law = Network("relu", "two_layer", depth, C).law()
-    gap = law.cdf(GRID, "log_s") - limit.cdf(GRID, "log_s")
-    return float(np.max(np.abs(gap)))
-
-
-def _chain_edges() -> Float[np.ndarray, " edge"]:
-    """Return the edges of s² of eight blocks x + G x/√8."""
-    chain = theory.residual_law(
-        "linear", [8**-0.5] * 8, order="post_activation", sigma_w=1.0
-    )
-    return np.array(chain.support[0])
-
-
 def _polynomial_edges(square: float, depth: int) -> tuple[float, float]:
     """Return the edges of s² of x + a G x from λ(u), which is rational.
 
     λ(u) = (1 + u)(1 + a²u)^(L+1)(1 + a² + a²u)^(L−1)/u has its critical values there.
     """
 
+    # Critical points of λ are those of its logarithm, which is a sum.
     def log_value(u: float) -> float:
         inner = (depth + 1) * math.log(1 + square * u)
         outer = (depth - 1) * math.log(1 + square + square * u)
@@ -311,6 +322,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     for name in data.net.values:
         excess = float(data.excess.sel(net=name))
         what = f"{name}: largest gap over its band"
+        # Blocks that are not free must not have the law of free blocks.
         if name == "on the stream":
             rows.append(Compared(f"{what} (free law)", excess, low=1.5))
             continue
@@ -320,30 +332,23 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     return settled(rows)
 
 
-def _extrapolated(data: xarray.Dataset) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """Return the variances at infinite width, and their standard errors."""
-    mean = data.variance.mean("draw")
-    square = data.variance.var("draw", ddof=1) / data.sizes["draw"]
-    narrow, wide = mean.isel(scale=0), mean.isel(scale=1)
-    error = np.sqrt(4 * square.isel(scale=1) + square.isel(scale=0))
-    return 2 * wide - narrow, error
-
-
 def _variance_rows(data: xarray.Dataset) -> list[Compared]:
     """Hold the variances of slopes on the stream against the exact and the free one."""
     rows = []
-    found, error = _extrapolated(data)
-    slack = t_bound(data.sizes["c"], data.sizes["draw"]) * error
+    found = mean(data.variance).extrapolated()
+    bound = t_bound(data.sizes["c"], data.sizes["draw"])
     for c in data.c.values:
-        at = {"c": c}
-        exact = float(data.law_exact.sel(at))
+        here = found.at(c=c)
+        exact = float(data.law_exact.sel(c=c))
+        slack = bound * float(here.error)
         what = f"on the stream, c = {c:g}: Var s²/(E s²)²"
-        rows.append(within(what, float(found.sel(at)), exact, float(slack.sel(at))))
-    last = {"c": float(data.c[-1])}
-    free = _free_variance(last["c"], data.variance_depth, spread=2.0)
-    beyond = float((found - slack).sel(last)) - free
-    what = f"on the stream, c = {last['c']:g}: beyond free blocks, lower bound"
-    rows.append(Compared(what, beyond, low=0.0))
+        rows.append(within(what, float(here.value), exact, slack))
+    largest = float(data.c[-1])
+    last = found.at(c=largest)
+    lower = float(last.value - bound * last.error)
+    free = _free_variance(largest, data.variance_depth, spread=2.0)
+    what = f"on the stream, c = {largest:g}: beyond free blocks, lower bound"
+    rows.append(Compared(what, lower - free, low=0.0))
     return rows
 
 
@@ -398,7 +403,7 @@ def plot(data: xarray.Dataset) -> Figure:
         ax.legend(loc="upper left")
     # Where the largest singular value of a ReLU network is, outside the law.
     top = float(data.log_s.sel(net="relu").max("rank").mean())
-    universal.annotate("relu", (top, 0), (top, 0.1), ha="center", **_ARROW)
+    universal.annotate("ReLU", (top, 0), (top, 0.1), ha="center", **_ARROW)
     _draw_variances(variances, data)
     return figure
 
@@ -410,15 +415,14 @@ def _draw(ax: Axes, data: xarray.Dataset, names: Sequence[str]) -> None:
     middle = (edges[1:] + edges[:-1]) / 2
     for i, name in enumerate(names):
         log_s = data.log_s.sel(net=name).values
-        counts = np.array([np.histogram(draw, edges)[0] for draw in log_s])
-        heights = counts / log_s.shape[-1] / step
-        mean = heights.mean(axis=0)
-        error = 2 * heights.std(axis=0, ddof=1) / math.sqrt(len(heights))
+        counts = [np.histogram(draw, edges)[0] for draw in log_s]
+        heights = np.array(counts) / (log_s.shape[-1] * step)
+        density = mean(xarray.DataArray(heights, dims=("draw", "bin")))
         # Each network has bins of its own, so that marks do not cover each other.
         is_own = np.arange(len(middle)) % len(names) == i
-        some = is_own & (mean > 0)
-        label = name.replace("_", " ").replace("on the stream", "networks")
-        _style.dots(ax, middle[some], mean[some], error[some], i, label=label)
+        some = is_own & (density.value.values > 0)
+        shown = Estimate(density.value[some], density.error[some])
+        shown.draw(ax, middle[some], i, label=_LABELS.get(name, name))
 
 
 def _draw_laws(
@@ -434,8 +438,8 @@ def _draw_laws(
 
 def _draw_variances(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the relative variance of s² against c."""
-    found, error = _extrapolated(data)
-    _style.dots(ax, data.c, found, 2 * error, 0, label="Networks, N → ∞")
+    found = mean(data.variance).extrapolated()
+    found.draw(ax, data.c, 0, label="Networks, N → ∞")
     ax.plot(data.c, data.law_exact, color="black", label="Exact: slopes correlated")
     depth = data.variance_depth
     free = [_free_variance(c, depth, spread=2.0) for c in data.c.values]

@@ -30,7 +30,7 @@ import xarray
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import linalg, stats
+from scipy import linalg
 
 import isometry
 from isometry import networks, theory
@@ -39,6 +39,13 @@ from isometry.measure._spans import Span
 from isometry.networks import Network
 from paper_figs import _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import (
+    Variables,
+    largest_excess,
+    mean,
+    squared_values,
+    typical_input,
+)
 
 # sigma_w of plain tanh networks: chaotic, and so slowly that draws differ little.
 CHAOTIC = 1.3
@@ -148,41 +155,17 @@ def _blocks(activation: str, sigma_w: float, width: int, *, depth: int) -> Growi
     )
 
 
-def _typical(width: int, scale: float = 1.0) -> Float[np.ndarray, "1 width"]:
-    """Return one input of this root mean square, as Gaussian over units as can be."""
-    ranks = (np.arange(width) + 0.5) / width
-    units = stats.norm.ppf(ranks)
-    units = units * scale / np.sqrt(np.mean(units**2))
-    return units[None].astype(np.float32)
-
-
 def compute(preset: str, key: Key) -> xarray.Dataset:
     """Measure gradients of three kinds of networks, and streams of scaled ReLU ones."""
     size = PRESETS[preset]
     key_kinds, key_lengths = jax.random.split(key)
     kinds = _kinds(size.width, size.depths[-1])
-    keys = jax.random.split(key_kinds, len(kinds))
-    squares, predicted = [], []
-    for key_kind, kind in zip(keys, kinds.values(), strict=True):
-        squares.append(_mean_squares(kind, key_kind, size))
-        predicted.append([kind.law(depth) for depth in size.depths])
-    keys = jax.random.split(key_lengths, len(size.lengths))
-    scaled = []
-    for key_length, length in zip(keys, size.lengths, strict=True):
-        scaled.append(_scaled(length, key_length, size))
-    kind_dims, length_dims = ("kind", "depth"), ("length", "draw")
+    great = [_log_tanh(depth) for depth in _GREAT]
     return xarray.Dataset(
         {
-            "square": ((*kind_dims, "draw"), np.array(squares)),
-            "law_square": (kind_dims, np.array(predicted)),
-            "law_great": ("great", [_log_tanh(depth) for depth in _GREAT]),
-            "q": (length_dims, np.array([found.q for found in scaled])),
-            "top": (length_dims, np.array([found.top for found in scaled])),
-            "second": (length_dims, np.array([found.second for found in scaled])),
-            "outliers": ("length", [found.outliers for found in scaled]),
-            "excess": ("length", [found.excess for found in scaled]),
-            "law_q": ("length", [found.law_q for found in scaled]),
-            "law_edge": ("length", [found.law_edge for found in scaled]),
+            **_growth(key_kinds, kinds, size),
+            **_all_scaled(key_lengths, size),
+            "law_great": ("great", great),
         },
         {
             "kind": list(kinds),
@@ -193,16 +176,25 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     )
 
 
-def _mean_squares(
-    kind: Growing, key: Key, size: Size
-) -> Float[np.ndarray, "depth draw"]:
-    """Measure the mean of s² of every draw."""
-    keys = jax.random.split(key, size.seeds)
-    xs = _typical(size.width, kind.scale)
-    spans: list[Span] = [kind.span(depth) for depth in size.depths]
-    spectra = isometry.ensemble(kind.net, keys, xs, method="dense", span=spans)
-    means = [spectra[span].moment(1)[:, 0] for span in spans]
-    return np.array(means, np.float64)
+def _growth(key: Key, kinds: dict[str, Growing], size: Size) -> Variables:
+    """Measure the mean of s² of every draw, to each depth."""
+    keys = jax.random.split(key, len(kinds))
+    squares, predicted = [], []
+    for key_kind, kind in zip(keys, kinds.values(), strict=True):
+        spans: list[Span] = [kind.span(depth) for depth in size.depths]
+        spectra = isometry.ensemble(
+            kind.net,
+            jax.random.split(key_kind, size.seeds),
+            typical_input(size.width, kind.scale),
+            method="dense",
+            span=spans,
+        )
+        squares.append([spectra[span].moment(1)[:, 0] for span in spans])
+        predicted.append([kind.law(depth) for depth in size.depths])
+    return {
+        "square": (("kind", "depth", "draw"), np.array(squares, np.float64)),
+        "law_square": (("kind", "depth"), np.array(predicted)),
+    }
 
 
 def _log_tanh(depth: int) -> float:
@@ -234,11 +226,26 @@ class Scaled(NamedTuple):
     law_edge: float
 
 
+def _all_scaled(key: Key, size: Size) -> Variables:
+    """Measure networks with branches a φ(Wx) of all lengths."""
+    keys = jax.random.split(key, len(size.lengths))
+    found = []
+    for key_length, length in zip(keys, size.lengths, strict=True):
+        found.append(_scaled(length, key_length, size))
+    variables: Variables = {}
+    for name, column in zip(Scaled._fields, zip(*found, strict=True), strict=True):
+        values = np.array(column)
+        dims = ("length", "draw")[: values.ndim]
+        variables[name] = (dims, values)
+    return variables
+
+
 def _scaled(length: int, key: Key, size: Size) -> Scaled:
     """Measure ReLU networks with branches a φ(Wx), a² = c/L."""
     branch = math.sqrt(C / length)
     # With fan_in · Var W = 2 a branch adds a² q to the mean square but for the means.
-    order, sigma_w = "post_activation", math.sqrt(2)
+    order = "post_activation"
+    sigma_w = math.sqrt(2)
     net = networks.resnet(
         size.width,
         length,
@@ -249,23 +256,24 @@ def _scaled(length: int, key: Key, size: Size) -> Scaled:
         sigma_w=sigma_w,
         bias=False,
     )
-    params = jax.vmap(net.init)(jax.random.split(key, size.seeds))
-    xs = _typical(size.width)
-    sp = isometry.ensemble(net, params=params, xs=xs, method="dense", span="hidden")
-    outputs = jax.vmap(net, in_axes=(0, None))(params, xs[0])
     law = theory.residual_law("relu", [branch] * length, order=order, sigma_w=sigma_w)
+    keys = jax.random.split(key, size.seeds)
+    params = jax.vmap(net.init)(keys)
+    xs = typical_input(size.width)
+    sp = isometry.ensemble(net, params=params, xs=xs, method="dense", span="hidden")
     comparison = isometry.compare(sp, law)
-    bands = comparison.band
-    ratios = [bands[gap].excess(value) for gap, value in comparison.gaps.items()]
-    squares = np.exp(2 * np.asarray(sp.log_values, np.float64))[:, 0]
-    predicted = net.mean_field(xs).at(f"blocks/first[{length - 1}]:sum")
+    squares = squared_values(sp)
+    # Blocks alone, without a head: the output is the stream behind the last.
+    outputs = jax.vmap(net, in_axes=(0, None))(params, xs[0])
+    output_values = np.asarray(outputs, np.float64)
+    last = net.mean_field(xs).at(f"blocks/first[{length - 1}]:sum")
     return Scaled(
-        q=np.mean(np.asarray(outputs, np.float64) ** 2, axis=-1),
+        q=np.mean(output_values**2, axis=-1),
         top=squares[:, 0],
         second=squares[:, 1],
         outliers=comparison.outliers,
-        excess=max(ratios),
-        law_q=float(predicted.q[0, 0]),
+        excess=largest_excess(comparison),
+        law_q=float(last.q[0, 0]),
         law_edge=law.s_max**2,
     )
 
@@ -333,10 +341,12 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     rows = []
     # One bound for all depths of all kinds together.
     bound = t_bound(data.law_square.size, draws)
-    apart = _apart(data.square, data.law_square)
+    gaps = mean(data.square).gap(data.law_square) / bound
     for kind in data.kind.values:
+        gap = float(gaps.sel(kind=kind).max())
         what = f"{kind}: E s², largest gap over its interval"
-        rows.append(Compared(what, float(apart.sel(kind=kind).max()) / bound, high=1.0))
+        rows.append(Compared(what, gap, high=1.0))
+    # ReLU blocks double s² whatever the stream: g = σ₁²σ₂²/2 = 1.
     last = float(np.log(data.law_square).sel(kind=RELU)[-1] / data.depth[-1])
     rows.append(within("ReLU blocks: ln E s² per block", last, math.log(2), 1e-9))
     # Beyond the leading term ln E s² has 8/(9π) ln L: Σ −g²/2 over blocks, and what
@@ -364,7 +374,7 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
     names = {"q": "mean square of the stream", "top": "largest s²"}
     for name, values in references.items():
         wanted = xarray.DataArray(values, dims="length")
-        gaps = _apart(data[name], wanted) / bound
+        gaps = mean(data[name]).gap(wanted) / bound
         if name == "top":
             gaps = gaps.where(wanted > _FAR * data.law_edge, drop=True)
         gap = float(gaps.max())
@@ -377,6 +387,7 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
     slope = (logs[1] - logs[0]) / float(np.diff(np.sqrt(_GREAT_STREAM))[0])
     limit = 2 * math.sqrt(C / math.pi)
     rows.append(within("ln q over √L", slope, limit, 0.001 * limit))
+    # The means, and not a², are what makes the stream grow.
     naive = math.log(float(data.q[-1].mean())) - C
     rows.append(Compared("ln q at the largest L, beyond c", naive, low=2.0))
     # At small L it is not yet far enough outside to be counted in every draw.
@@ -389,12 +400,6 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
 
 def _log_stream(length: int) -> float:
     return math.log(_stream(math.sqrt(C / length), length).squares[-1])
-
-
-def _apart(values: xarray.DataArray, wanted: xarray.DataArray) -> xarray.DataArray:
-    """Return how many standard errors means over draws are off."""
-    error = values.std("draw", ddof=1) / math.sqrt(values.sizes["draw"])
-    return abs(values.mean("draw") - wanted) / error
 
 
 def plot(data: xarray.Dataset) -> Figure:
@@ -415,9 +420,8 @@ def _draw_gradients(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the mean of s² against depth."""
     for i, kind in enumerate(data.kind.values):
         here = data.sel(kind=kind)
-        found, error = _mean(here.square)
-        # To first order the error of a logarithm is the relative error.
-        _style.dots(ax, data.depth, np.log(found), 2 * error / found, i, label=kind)
+        found = mean(here.square).log()
+        found.draw(ax, data.depth, i, label=kind)
         _style.line(ax, data.depth, np.log(here.law_square), i)
     leading = 8 / 3 * np.sqrt(data.depth / (2 * math.pi))
     ax.plot(data.depth, leading, ":", color="black", label="(8/3) √(L/2π)")
@@ -430,8 +434,9 @@ def _draw_gradients(ax: Axes, data: xarray.Dataset) -> None:
 def _draw_streams(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the mean square of the stream of branches a φ(Wx)."""
     roots = np.sqrt(data.length)
-    _style.dots(ax, roots, *_twice(data.q), 0, label="networks")
+    mean(data.q).draw(ax, roots, 0, label="networks")
     _style.line(ax, roots, data.law_q, 0, label="theory")
+    # For L → ∞ the map of the stream is dq/dm = 2m with dm/dl = a √(q/π).
     closed = np.cosh(np.sqrt(C * data.length / math.pi)) ** 2
     ax.plot(roots, closed, ":", color="black", label="cosh² √(cL/π)")
     naive = np.full(roots.shape, math.exp(C))
@@ -446,21 +451,9 @@ def _draw_values(ax: Axes, data: xarray.Dataset) -> None:
     roots = np.sqrt(data.length)
     branches = np.sqrt(C / data.length.values)
     coherent = list(map(_coherent, branches, data.length.values))
-    _style.dots(ax, roots, *_twice(data.top), 1, label="largest s²")
+    mean(data.top).draw(ax, roots, 1, label="largest s²")
     _style.line(ax, roots, coherent, 1, label="along the means")
-    _style.dots(ax, roots, *_twice(data.second), 2, label="second s²")
+    mean(data.second).draw(ax, roots, 2, label="second s²")
     _style.line(ax, roots, data.law_edge, 2, label="edge of the law")
     ax.set(ylabel="s²", title="One value leaves the law")
     ax.legend(loc="upper left")
-
-
-def _mean(values: xarray.DataArray) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """Return the mean over draws, and its standard error."""
-    error = values.std("draw", ddof=1) / math.sqrt(values.sizes["draw"])
-    return values.mean("draw"), error
-
-
-def _twice(values: xarray.DataArray) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """Return the mean over draws, and two standard errors."""
-    mean, error = _mean(values)
-    return mean, 2 * error

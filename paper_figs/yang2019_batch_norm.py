@@ -1,22 +1,22 @@
 """BatchNorm makes gradients explode; behind a skip the factor becomes a power of depth.
 
-Yang et al. (2019), arXiv:1902.08129: in layers W φ(BN(x)) in training, squared
-gradients grow by χ_B > 1 from layer to layer, whatever the scale of the weights. For an
-infinite batch χ = E φ'²/Var φ: π/(π − 1) for ReLU, and 1 for linear layers alone.
-At B examples it is larger, and infinite for three of them.
+Yang et al. (2019), arXiv:1902.08129: in layers φ(BN(Wx)) in training, here with W last,
+squared gradients grow by χ_B > 1 from layer to layer, whatever the scale of the
+weights. For an infinite batch χ = E φ'²/Var φ: π/(π − 1) for ReLU, and 1 for linear
+layers alone. At B examples it is larger, and infinite for three of them.
 
 Left: squared gradients of plain networks against depth. Middle: the factor against the
 batch; marks are networks of two widths N extrapolated, 2 ln χ(2N) − ln χ(N), as tanh
 layers are off by 1 % at the widths here. Lines are theory.
 
 Right, which the paper does not have: blocks x' = x + W φ(BN(x)). Behind l blocks the
-variance of the stream over the batch is 1 + l σ_w² v with v = E φ² − E φφ' for two
-examples, so a block multiplies squared gradients by 1 + χ_B/(l + l₀), l₀ = 1/(σ_w² v):
-they grow as L^χ instead of χ^L, and π/(π − 1) is a power.
+variance of the stream over the batch is 1 + l σ_w² v with v = E φ(u)² − E φ(u) φ(u′) of
+two examples, so a block multiplies squared gradients by 1 + χ_B/(l + l₀) with
+l₀ = 1/(σ_w² v): they grow as L^χ instead of χ^L, and π/(π − 1) is a power.
 
 The examples of the input are orthogonal to each other, which is the fixed point that
-the theory is about: near it tanh layers would need many layers to come to it. Marks:
-means over draws with two standard errors. Full: 1 minute on 2 cores.
+the theory is about: tanh networks would come to it only after many layers. Marks: means
+over draws with two standard errors. Full: 1 minute on 2 cores.
 """
 
 import math
@@ -35,6 +35,7 @@ from isometry import networks, theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import Estimate, Variables, log_ratio, mean
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda u: np.maximum(u, 0.0),
@@ -72,7 +73,7 @@ class Size(NamedTuple):
 
 PRESETS = {
     "full": Size(width=96, seeds=32, batches=(6, 8, 16, 32), depth=20, blocks=32),
-    "smoke": Size(width=48, seeds=32, batches=(8, 16), depth=14, blocks=16),
+    "smoke": Size(width=48, seeds=32, batches=(12,), depth=14, blocks=16),
 }
 
 
@@ -80,9 +81,9 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     """Measure squared gradients at every layer, with and without skips."""
     size = PRESETS[preset]
     key_plain, key_skip, key_theory = jax.random.split(key, 3)
-    plain, skip, kept = [], [], []
     rng = _draws.generator(key_theory)
     largest = size.batches[-1]
+    plain, skip, kept = [], [], []
     for index, activation in enumerate(ACTIVATIONS):
         key_here = jax.random.fold_in(key_plain, index)
         by_batch = []
@@ -91,24 +92,21 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
             by_batch.append(_gradients(key_batch, activation, batch, size=size))
         plain.append(by_batch)
         key_here = jax.random.fold_in(key_skip, index)
-        skip.append(
-            _gradients(key_here, activation, largest, size=size, has_skips=True)
-        )
+        behind = _gradients(key_here, activation, largest, size=size, has_skips=True)
+        skip.append(behind)
         kept.append(_kept(rng, activation, largest))
+    draws = ("scale", "draw")
+    variables: Variables = {
+        "plain": (("activation", "batch", *draws, "layer"), np.array(plain)),
+        "skip": (("activation", *draws, "block"), np.array(skip)),
+        "law_kept": ("activation", kept),
+    }
     laws = [[_chi(name, batch) for batch in size.batches] for name in ACTIVATIONS]
+    variables["law_chi"] = (("activation", "batch"), laws)
     limits = [theory.batch_norm_growth(name) for name in ACTIVATIONS]
+    variables["law_limit"] = ("activation", limits)
     return xarray.Dataset(
-        {
-            "plain": (
-                ("activation", "batch", "scale", "draw", "layer"),
-                np.array(plain),
-            ),
-            "skip": (("activation", "scale", "draw", "block"), np.array(skip)),
-            "law_chi": (("activation", "batch"), np.array(laws)),
-            "law_limit": ("activation", limits),
-            "law_kept": ("activation", kept),
-        },
-        {"activation": list(ACTIVATIONS), "batch": list(size.batches)},
+        variables, {"activation": list(ACTIVATIONS), "batch": list(size.batches)}
     )
 
 
@@ -140,6 +138,7 @@ def _gradients(
         )
         keys = jax.random.split(key_weights, size.seeds)
         xs = _orthogonal(key_input, batch, width)
+        # In training mode x is the whole batch, and its statistics are differentiated.
         signals = isometry.signals(net.training, keys, xs)
         names = [f"blocks/first[{layer}]:sum" for layer in range(depth)]
         # apjn is the mean over outputs, one for each example.
@@ -156,8 +155,9 @@ def _orthogonal(key: Key, batch: int, width: int) -> Float[np.ndarray, "1 batch 
 
 
 def _kept(rng: np.random.Generator, activation: str, batch: int) -> float:
-    """Return E φ² − E φφ' for two examples of a normalized batch, from draws."""
+    """Return E φ(u)² − E φ(u) φ(u′) of two examples of a batch, from draws."""
     phi = ACTIVATIONS[activation]
+    # Pre-activations of wide layers are Gaussian, and isotropic over the batch.
     drawn = rng.standard_normal((_BATCHES, batch))
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     normalized = centred / centred.std(axis=1, keepdims=True)
@@ -165,23 +165,12 @@ def _kept(rng: np.random.Generator, activation: str, batch: int) -> float:
     return float(phi(normalized).var(axis=1, ddof=1).mean())
 
 
-def _log_growth(
-    apjn: xarray.DataArray, layers: str
-) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """Return ln of the growth between the inner layers at N → ∞, and its error."""
+def _log_growth(apjn: xarray.DataArray, layers: str) -> Estimate:
+    """Return ln of the growth between the inner layers at infinite width."""
     last = apjn.sizes[layers] - _BEFORE_OUTPUT
     near_input = apjn.isel({layers: _BEHIND_INPUT})
     near_output = apjn.isel({layers: last})
-    draws = apjn.sizes["draw"]
-    ratio = near_input.mean("draw") / near_output.mean("draw")
-    log_ratio = xarray.apply_ufunc(np.log, ratio)
-    # Of the logarithm of a ratio of means: the mean of these deviations vanishes.
-    first = near_input / near_input.mean("draw")
-    second = near_output / near_output.mean("draw")
-    error = (first - second).std("draw", ddof=1) / math.sqrt(draws)
-    narrow, wide = log_ratio.isel(scale=0), log_ratio.isel(scale=1)
-    square = 4 * error.isel(scale=1) ** 2 + error.isel(scale=0) ** 2
-    return 2 * wide - narrow, square**0.5
+    return log_ratio(near_input, near_output).extrapolated()
 
 
 def _inner(count: int) -> range:
@@ -215,12 +204,12 @@ def _relu_chi(batch: int) -> float:
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     """Hold networks against theory, and theory against closed forms."""
     rows = []
-    growth, error = _log_growth(data.plain, "layer")
+    growth = _log_growth(data.plain, "layer")
     layers = len(_inner(data.sizes["layer"]))
     bound = t_bound(data.law_chi.size, data.sizes["draw"])
-    apart = abs(growth - layers * np.log(data.law_chi)) / (bound * error)
+    gaps = growth.gap(layers * np.log(data.law_chi)) / bound
     for activation in ACTIVATIONS:
-        gap = float(apart.sel(activation=activation).max())
+        gap = float(gaps.sel(activation=activation).max())
         what = f"{activation}: ln χ_B, largest gap over its interval"
         rows.append(Compared(what, gap, high=1.0))
     for batch in data.batch.values:
@@ -229,11 +218,11 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         what = f"relu: χ_B in theory, B = {batch}"
         rows.append(within(what, chi, _relu_chi(int(batch)), 1e-9))
     # Behind the last layer only the head is left, of which |w|² is σ_w² in the mean.
-    head = data.plain.isel(layer=-1, scale=1, batch=-1).sel(activation="relu")
-    slack = t_bound(1, data.sizes["draw"]) * float(head.std("draw", ddof=1))
-    slack /= math.sqrt(data.sizes["draw"])
+    behind = data.plain.isel(layer=-1, scale=1, batch=-1)
+    head = mean(behind.sel(activation="relu"))
+    slack = t_bound(1, data.sizes["draw"]) * float(head.error)
     what = "squared gradient behind the last layer"
-    rows.append(within(what, float(head.mean()), SIGMA_W**2, slack))
+    rows.append(within(what, float(head.value), SIGMA_W**2, slack))
     limit = float(data.law_limit.sel(activation="relu"))
     what = "relu: χ in theory, B → ∞"
     rows.append(within(what, limit, math.pi / (math.pi - 1), 1e-9))
@@ -243,19 +232,20 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
 def _skip_rows(data: xarray.Dataset) -> list[Compared]:
     """Hold the blocks with skips against the power of depth."""
     rows = []
-    growth, error = _log_growth(data.skip, "block")
+    growth = _log_growth(data.skip, "block")
     bound = t_bound(len(ACTIVATIONS), data.sizes["draw"])
     counted = _inner(data.sizes["block"])
     for activation in ACTIVATIONS:
-        here = {"activation": activation}
-        found = float(growth.sel(here))
+        here = growth.at(activation=activation)
+        found = float(here.value)
         logs = np.log(_factors(data, activation))
-        # Skips pass on the mean of a gradient over the batch, one direction in B.
-        slack = bound * float(error.sel(here)) + 1 / int(data.batch[-1])
         wanted = float(logs[counted].sum())
+        # Skips pass on the mean of a gradient over the batch, one direction in B.
+        slack = bound * float(here.error) + 1 / int(data.batch[-1])
         what = f"{activation} behind skips: ln growth over {len(counted)} blocks"
         rows.append(within(what, found, wanted, slack))
-        chi = float(data.law_chi.sel(here)[-1])
+        # A power of depth is less than an exponential, at this depth already.
+        chi = float(data.law_chi.sel(activation=activation)[-1])
         without = len(counted) * math.log(chi)
         what = f"{activation}: the same with skips, over that without"
         rows.append(Compared(what, found / without, high=0.75))
@@ -272,15 +262,11 @@ def plot(data: xarray.Dataset) -> Figure:
     return figure
 
 
-def _relative(
-    apjn: xarray.DataArray, layers: str
-) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """Return means over draws of the wider networks over the last inner one, 2 SE."""
+def _relative(apjn: xarray.DataArray, layers: str) -> Estimate:
+    """Return means of the wider networks over that at the last inner layer."""
     wide = apjn.isel(scale=1)
     last = wide.sizes[layers] - _BEFORE_OUTPUT
-    scaled = wide / wide.isel({layers: last}).mean("draw")
-    error = scaled.std("draw", ddof=1) / math.sqrt(scaled.sizes["draw"])
-    return scaled.mean("draw"), 2 * error
+    return mean(wide / wide.isel({layers: last}).mean("draw"))
 
 
 def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
@@ -290,9 +276,9 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
     layers = np.arange(1, depth + 1)
     for i, activation in enumerate(ACTIVATIONS):
         here = data.sel(activation=activation).isel(batch=-1)
-        mean, error = _relative(here.plain, "layer")
+        found = _relative(here.plain, "layer")
+        found.draw(ax, layers, i, label=NAMES[activation])
         chi = float(here.law_chi)
-        _style.dots(ax, layers, mean, error, i, label=NAMES[activation])
         line = chi ** (depth - _BEFORE_OUTPUT + 1.0 - layers)
         _style.line(ax, layers, line, i, label=f"χ = {chi:.3f}")
     ax.set(yscale="log", xlabel="layer", ylabel="squared gradient (relative)")
@@ -302,16 +288,17 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
 
 def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the growth from layer to layer against the batch."""
-    growth, error = _log_growth(data.plain, "layer")
+    growth = _log_growth(data.plain, "layer")
     layers = len(_inner(data.sizes["layer"]))
+    # From 5 on: for 4 examples the factor would be off the picture.
     grid = np.unique(np.geomspace(5, 64, 14).astype(int))
     for i, activation in enumerate(ACTIVATIONS):
-        here = {"activation": activation}
-        chi = np.exp(growth.sel(here) / layers)
-        two_errors = 2 * chi * error.sel(here) / layers
-        _style.dots(ax, data.batch, chi, two_errors, i, label=NAMES[activation])
-        _style.line(ax, grid, [_chi(activation, int(batch)) for batch in grid], i)
-        limit = float(data.law_limit.sel(here))
+        here = growth.at(activation=activation)
+        chi = here.per(layers).exp()
+        chi.draw(ax, data.batch, i, label=NAMES[activation])
+        predicted = [_chi(activation, int(batch)) for batch in grid]
+        _style.line(ax, grid, predicted, i)
+        limit = float(data.law_limit.sel(activation=activation))
         ax.axhline(limit, color=_style.COLOURS[i], ls=":", lw=0.8)
     ax.plot(grid, (grid - 2) / (grid - 3), "--", color="black", label="linear")
     ax.text(64, math.pi / (math.pi - 1), "π/(π − 1)", ha="right", va="top")
@@ -327,7 +314,6 @@ def _draw_skip(ax: Axes, data: xarray.Dataset) -> None:
     last = data.sizes["block"] - _BEFORE_OUTPUT
     for i, activation in enumerate(ACTIVATIONS):
         here = data.sel(activation=activation)
-        mean, error = _relative(here.skip, "block")
         start = 1 / (SIGMA_W**2 * float(here.law_kept))
         logs = np.log(_factors(data, activation))
         # From block to block up to the last inner one, where both are 1.
@@ -336,9 +322,8 @@ def _draw_skip(ax: Axes, data: xarray.Dataset) -> None:
         chi = float(here.law_chi[-1])
         # Marks of later blocks would run into each other.
         shown = [block for block in (0, 1, 2, 3, 5, 7, 11, 15, 21, 29) if block < last]
-        at = blocks[shown] + start
-        name = NAMES[activation]
-        _style.dots(ax, at, mean[shown], error[shown], i, label=name)
+        found = _relative(here.skip, "block").part(block=shown)
+        found.draw(ax, blocks[shown] + start, i, label=NAMES[activation])
         label = f"∝ (l + l₀)$^{{-{chi:.2f}}}$"
         _style.line(ax, blocks + start, line, i, label=label)
     _style.ticks(ax, [2, 4, 8, 16, 32])
