@@ -25,7 +25,7 @@ import jax, numpy as np
 import isometry
 
 def run(point, key):
-    time.sleep(0.05)
+    time.sleep(0.1)
     if point["a"] == 3 and point["b"] == 1:
         raise ValueError("no three")
     values = jax.random.normal(key, (point["a"] + 1,))
@@ -93,7 +93,10 @@ def test_interrupt_ends_all_processes_with_a_line(folder):
         text=True,
         start_new_session=True,
     )
-    time.sleep(6)
+    # Once the first cells are done.
+    while not (folder / "interrupted" / "state" / "c").exists():
+        assert process.poll() is None
+        time.sleep(0.2)
     workers = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     # A deadline for what would go on to its end, a minute later.
