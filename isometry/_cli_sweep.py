@@ -144,8 +144,9 @@ def run(
         accept_code=accept_code,
     )
     _print(dataset, out, as_json=as_json)
-    # All cells of the store are cells of the plan, which holds all its labels.
-    if (dataset["state"] == _states().FAILED).any():
+    # All cells of the store are cells of the plan, which holds all its labels. One that
+    # could not be written is absent.
+    if (dataset["state"] != _states().DONE).any():
         return common.EXIT_RAISED
     return common.EXIT_CLEAN
 

@@ -24,7 +24,7 @@ from paper_figs._check import ClaimFailed, Compared
 
 SEED = 0
 PRESETS = ("full", "smoke")
-SHARED = ("_draws.py", "_times.py", "_zero.py")  # what figures compute with, besides the library
+SHARED = ("_draws.py", "_ensembles.py", "_times.py", "_zero.py")  # what figures compute with, besides the library
 
 
 class Outcome(NamedTuple):

@@ -109,7 +109,8 @@ def sampled(settings: Settings, key: Key, seeds: int) -> Sampled:
 
     Args:
         settings: What the network is made of: `network`, `build` with what it reads, or
-            the arguments of `perceptron`; and `REDRAWING`.
+            the arguments of `perceptron`; and the settings named in `REDRAWING`,
+            which say how its parameters are drawn.
         key: The key of the parameters.
         seeds: The number of draws.
 

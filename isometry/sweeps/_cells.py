@@ -4,6 +4,8 @@ import contextlib
 import functools
 import hashlib
 import os
+import pathlib
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,16 +14,31 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from isometry._internal import checks
+from isometry._internal import checks, strict_json
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
-from isometry.sweeps._grid import Grid, Index, Point
+from isometry.sweeps._grid import (
+    LARGEST_INTEGER,
+    RESERVED,
+    Grid,
+    Index,
+    Point,
+    is_name,
+    is_unicode,
+)
 
 Run: TypeAlias = Callable[[Point, Key], Mapping[str, object]]
 
 # Words of 32 bits of the hash that are folded into the key. With one word two of
 # 10,000 cells would share their key with a probability of one percent.
 _WORDS = 4
+
+# Characters of an error's message that are kept. With a tenth of it the shapes in an
+# error of JAX would be cut off; an error that holds an array has millions.
+_LONGEST_REASON = 2000
+
+# Attributes by which xarray would decode numbers into others.
+_DECODED = ("_FillValue", "missing_value", "scale_factor", "add_offset")
 
 # Folders of installed packages: the last line outside of them is the user's own.
 _INSTALLED = ("site-packages", "dist-packages")
@@ -69,6 +86,7 @@ class Settings:
 
     x64: bool
     matmul_precision: str | None
+    prng_impl: str
     partitionable: bool
 
     @classmethod
@@ -77,6 +95,7 @@ class Settings:
         return cls(
             x64=checks.x64(),
             matmul_precision=_setting("jax_default_matmul_precision"),
+            prng_impl=_setting("jax_default_prng_impl"),
             partitionable=_setting("jax_threefry_partitionable"),
         )
 
@@ -86,6 +105,7 @@ class Settings:
         with (
             jax.enable_x64(self.x64),
             jax.default_matmul_precision(self.matmul_precision),
+            jax.default_prng_impl(self.prng_impl),
             jax.threefry_partitionable(self.partitionable),
         ):
             yield
@@ -109,6 +129,9 @@ class Work:
         key_data: The words of the key of the sweep.
         key_impl: The name of its generator.
         settings: Settings of JAX.
+        process: The process that calls `sweep`.
+        file: A file with the pickled work, once it was written for processes of this
+            machine. They read it, so that it crosses once and not with each cell.
     """
 
     def __init__(self, run: Run, grid: Grid, key: Key):
@@ -119,26 +142,38 @@ class Work:
         self.key_data = np.asarray(jax.random.key_data(key))
         self.key_impl = str(jax.random.key_impl(key))
         self.settings = Settings.here()
+        self.process = os.getpid()
+        self.file: str | None = None
 
     @functools.cached_property
     def _pickled(self) -> bytes:
         import cloudpickle
 
         try:
-            return cloudpickle.dumps(self.__dict__)
+            return cloudpickle.dumps({**self.__dict__, "file": None})
         except Exception as error:
             raise InputError(
                 "run, or a value of the grid, cannot be sent to another process: "
                 f"{error}"
             ) from error
 
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self._pickled).hexdigest()
+
     def require_picklable(self) -> None:
         """Refuse a `run` that cannot be sent to another process."""
         self.__reduce__()
 
-    def __reduce__(self) -> tuple[Callable[[str, bytes], "Work"], tuple[str, bytes]]:
-        digest = hashlib.sha256(self._pickled).hexdigest()
-        return _unpickled, (digest, self._pickled)
+    def write_to(self, file: str) -> None:
+        """Let processes of this machine read the work from a file."""
+        pathlib.Path(file).write_bytes(self._pickled)
+        self.file = file
+
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[[str, str | bytes], "Work"], tuple[str, str | bytes]]:
+        return _unpickled, (self._digest, self.file or self._pickled)
 
     def key(self, index: Index) -> Key:
         """Return the key of a cell, folded from the names and values of its axes."""
@@ -155,28 +190,43 @@ class Work:
 _LAST: dict[str, Work] = {}
 
 
-def _unpickled(digest: str, pickled: bytes) -> Work:
-    """Return the work of a digest, unpickled the first time only."""
+def _unpickled(digest: str, source: str | bytes) -> Work:
+    """Return the work of a digest, unpickled the first time only.
+
+    Args:
+        digest: The hash of the bytes.
+        source: The bytes, or the file that holds them.
+    """
     import cloudpickle
 
     if digest not in _LAST:
+        if isinstance(source, str):
+            source = pathlib.Path(source).read_bytes()
         work = Work.__new__(Work)
-        work.__dict__.update(cloudpickle.loads(pickled))
+        work.__dict__.update(cloudpickle.loads(source))
         _LAST.clear()
         _LAST[digest] = work
     return _LAST[digest]
 
 
-def run_cell(work: Work, index: Index) -> Outcome:
-    """Run one cell. What it raises is told in words, for it may not be picklable."""
+def run_cell(work: Work, index: Index, attempt: int = 0) -> Outcome:
+    """Run one cell. What it raises is told in words, for it may not be picklable.
+
+    Args:
+        work: What all cells share.
+        index: The position of the cell.
+        attempt: How often it was tried before. Executors such as Dask's answer a call
+            with the arguments of an earlier one from their memory.
+    """
+    del attempt
     try:
         with work.settings.applied():
             result = work.run(work.grid.point(index), work.key(index))
-    except Exception as error:
+    # SystemExit too: it would end the worker process, and other cells with it.
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and _is_of_user(work):
+            raise
         return Failed(_reason(error))
-    except SystemExit as error:
-        # It would end the worker process, and cells of others with it.
-        return Failed(f"SystemExit: run ended the process with {error.code!r}")
     try:
         return Done(_variables(result, work.grid.names))
     except InputError as error:
@@ -186,9 +236,23 @@ def run_cell(work: Work, index: Index) -> Outcome:
         return Failed(f"run returned what is no array. {_reason(error)}")
 
 
-def _reason(error: Exception) -> str:
+def _is_of_user(work: Work) -> bool:
+    """Tell whether Ctrl-C is meant for the sweep, and not raised by the run."""
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    return is_main_thread and os.getpid() == work.process
+
+
+def _reason(error: BaseException) -> str:
     """Return the error and the line of the user's code where it was raised."""
-    text = f"{type(error).__name__}: {error}"
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message cannot be written)"
+    if len(message) > _LONGEST_REASON:
+        message = message[:_LONGEST_REASON] + "..."
+    # Halves of surrogate pairs have no bytes.
+    message = message.encode(errors="backslashreplace").decode()
+    text = f"{type(error).__name__}: {message}"
     frames = traceback.extract_tb(error.__traceback__)
     # The first is `run_cell`.
     own = [
@@ -228,12 +292,12 @@ def _variables(result: object, names: tuple[str, ...]) -> dict[str, Variable]:
         raise InputError("run returned nothing; return at least one array.")
     variables = {}
     for name, value in result.items():
-        if not isinstance(name, str) or not name or "/" in name:
+        if not isinstance(name, str) or not is_name(name):
             raise InputError(
                 f"run returned a variable {checks.show(name)}; name it by a text "
-                "without '/'."
+                "without '/' and spaces around it."
             )
-        if name in (*names, "state", "error"):
+        if name in (*names, *RESERVED):
             raise InputError(
                 f"run returned a variable {name!r}, which the store has already; "
                 "give it another name."
@@ -253,7 +317,7 @@ def _variable(name: str, value: Any, names: tuple[str, ...]) -> Variable:
             f"run returned {name!r} of shape {array.shape} with the dimensions {dims}; "
             "name each dimension of the array, otherwise than the axes of the grid."
         )
-    return Variable(dims, array, attrs)
+    return Variable(dims, array, _plain_attrs(name, attrs))
 
 
 def _parts(value: Any) -> tuple[tuple[str, ...] | None, object, dict[str, object]]:
@@ -273,6 +337,22 @@ def _parts(value: Any) -> tuple[tuple[str, ...] | None, object, dict[str, object
     return tuple(dims), array, attrs
 
 
+def _plain_attrs(name: str, attrs: dict[str, object]) -> dict[str, object]:
+    """Return attributes as JSON has them.
+
+    Raises:
+        InputError: JSON has not, or xarray would read other numbers because of them.
+    """
+    units = str(attrs.get("units", ""))
+    decoded = [key for key in attrs if key in _DECODED]
+    if decoded or " since " in units:
+        raise InputError(
+            f"run returned {name!r} with the attributes {attrs}, by which xarray would "
+            "read other numbers; return the numbers as they are meant."
+        )
+    return {str(key): strict_json.plain(value, key) for key, value in attrs.items()}
+
+
 def _are_dims(value: object) -> bool:
     """Tell whether a value is a name, or a tuple of names, of dimensions."""
     if isinstance(value, str):
@@ -289,16 +369,33 @@ def _host_array(name: str, value: object) -> np.ndarray:
     dtype = getattr(value, "dtype", None)
     if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
         raise InputError(f"run returned {name!r}, a random key; return its key_data.")
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"run returned {name!r}, a masked array; fill it with NaN.")
     array = np.asarray(value)
-    if array.dtype.kind == "U":
+    kind = array.dtype.kind
+    if kind in "UT":
+        texts = array.ravel().tolist()
+        if not all(map(is_unicode, texts)):
+            raise InputError(f"run returned {name!r}, a text that has no bytes.")
         return array.astype(np.dtypes.StringDType())
-    # bfloat16 and the small floats of ml_dtypes are no kind of NumPy's own; float32
-    # holds each of their values.
-    if array.dtype.kind == "V" and array.dtype.names is None:
-        return array.astype(np.float32)
-    if array.dtype.kind in "biufcT":
-        return array
-    raise InputError(
-        f"run returned {name!r}={checks.show(value)}, which is no array of numbers or "
-        "texts."
-    )
+    # bfloat16 and the small floats of ml_dtypes are no kind of NumPy's own.
+    is_small = kind == "V" and array.dtype.names is None
+    # No other type holds each number of longdouble.
+    is_long = kind in "fc" and array.dtype in (np.longdouble, np.clongdouble)
+    is_known = kind in "biufc" and not is_long
+    if not is_small and not is_known:
+        raise InputError(
+            f"run returned {name!r}={checks.show(value)}, which is no array of numbers "
+            "or texts."
+        )
+    if kind == "c":
+        return array.astype(np.complex128)
+    if kind in "iu" and array.size:
+        largest = max(int(array.max()), -int(array.min()))
+        if largest > LARGEST_INTEGER:
+            raise InputError(
+                f"run returned {name!r} with integers beyond 2**53, which lose digits; "
+                "return them as texts."
+            )
+    # float64 holds each number of the other types, and a NaN where nothing is.
+    return array.astype(np.float64)

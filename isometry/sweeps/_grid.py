@@ -24,8 +24,12 @@ RESERVED = ("state", "error")
 # The axis of a grid that is given as a mapping from labels to networks.
 _NETWORK = "network"
 
+# Files of zarr in a folder of an array or a group.
+_METADATA = "zarr.json"
+_PARTIAL = ".partial"
+
 # Integers beyond this have no exact float, and no int64 soon after.
-_LARGEST = 2**53
+LARGEST_INTEGER = 2**53
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,33 @@ class Axis:
     Attributes:
         name: The name.
         labels: Numbers or names, all different: the coordinates in the store.
-        values: What `run` gets at each label. The labels themselves, but for an axis
-            that was given as a mapping from labels to objects.
+        objects: What `run` gets at each label, of an axis that was given as a mapping
+            from labels to objects; None if it gets the labels.
     """
 
     name: str
     labels: tuple[Label, ...]
-    values: tuple[object, ...]
+    objects: tuple[object, ...] | None = None
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        """What `run` gets at each label."""
+        if self.objects is None:
+            return self.labels
+        return self.objects
+
+    @property
+    def kind(self) -> type:
+        """The type of the labels: bool, int, float or str."""
+        return type(self.labels[0])
 
     def arranged(self, labels: Sequence[Label]) -> "Axis":
-        """Return this axis with its labels in another order."""
-        positions = [self.labels.index(label) for label in labels]
-        values = tuple(self.values[position] for position in positions)
-        return Axis(self.name, tuple(labels), values)
+        """Return this axis with its labels in another order, and as they are there."""
+        objects = None
+        if self.objects is not None:
+            positions = [self.labels.index(label) for label in labels]
+            objects = tuple(self.objects[position] for position in positions)
+        return Axis(self.name, tuple(labels), objects)
 
 
 @dataclass(frozen=True)
@@ -126,7 +144,7 @@ def grid_of(given: Mapping[str, object]) -> Grid:
 
 def _axis_of(name: object, values: object) -> Axis:
     """Make an axis, or say what is wrong with it."""
-    if not isinstance(name, str) or not _is_name(name):
+    if not isinstance(name, str) or not is_name(name) or name in RESERVED:
         reserved = " and ".join(RESERVED)
         raise InputError(
             f"grid has an axis {checks.show(name)}; an axis is named by a text without "
@@ -142,19 +160,30 @@ def _axis_of(name: object, values: object) -> Axis:
     labels = _of_one_kind(where, labels)
     if not labels:
         raise InputError(f"{where} is empty; write at least one value.")
-    texts = [_canonical(label) for label in labels]
-    for text, label in zip(texts, labels, strict=True):
-        if texts.count(text) > 1:
+    seen: set[object] = set()
+    for label in labels:
+        text = _canonical(label)
+        if text in seen:
             raise InputError(f"{where} holds {label!r} more than once.")
-    if objects is None:
-        objects = tuple(labels)
+        seen.add(text)
     return Axis(name, tuple(labels), objects)
 
 
-def _is_name(text: str) -> bool:
-    """Tell whether a text can name an axis, and so a folder of the store."""
-    is_bare = text != "" and text.strip() == text
-    return is_bare and "/" not in text and text not in RESERVED
+def is_name(text: str) -> bool:
+    """Tell whether a text can name an axis or a variable, and so a folder."""
+    is_bare = text.strip() == text and 0 < len(text.encode(errors="replace")) <= 200
+    is_plain = not any(character in text for character in "/\\\0")
+    is_folder = not text.startswith(".") and not text.endswith(_PARTIAL)
+    return is_bare and is_plain and is_folder and is_unicode(text) and text != _METADATA
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text has bytes, which halves of surrogate pairs have not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _several(where: str, values: object) -> Iterable[object]:
@@ -177,7 +206,7 @@ def _several(where: str, values: object) -> Iterable[object]:
 
 def _label(where: str, value: object) -> Label:
     """Return a number or a name as Python's own type."""
-    if isinstance(value, str):
+    if isinstance(value, str) and is_unicode(value):
         return str(value)
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -207,7 +236,7 @@ def _of_one_kind(where: str, labels: list[Label]) -> list[Label]:
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise InputError(f"{where} holds values of several kinds ({names}).")
-    if kinds == {int} and any(abs(int(label)) > _LARGEST for label in labels):
+    if kinds == {int} and any(abs(int(label)) > LARGEST_INTEGER for label in labels):
         raise InputError(f"{where} holds integers beyond 2**53; write their names.")
     return labels
 
@@ -215,6 +244,8 @@ def _of_one_kind(where: str, labels: list[Label]) -> list[Label]:
 def _canonical(label: Label) -> bool | int | float | str:
     """Return one representative of all labels that are equal."""
     # 0.0 and -0.0, 1 and 1.0 are equal, and have one representative: the integer.
-    if isinstance(label, float) and label.is_integer() and abs(label) <= _LARGEST:
-        return int(label)
-    return label
+    if not isinstance(label, float) or not label.is_integer():
+        return label
+    if abs(label) > LARGEST_INTEGER:
+        return label
+    return int(label)

@@ -1,5 +1,6 @@
 """`sweeps.merge`: the cells of several stores in one."""
 
+import dataclasses
 import pathlib
 import shutil
 import tempfile
@@ -92,12 +93,16 @@ def merge(
     target = pathlib.Path(store)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"store={str(target)!r} exists; write a new folder.")
-    fields = stored_identity(sources[0])
-    fields["axes"] = tuple(fields["axes"])
-    fields["volatile"] = tuple(fields["volatile"])
-    identity = Identity(**fields)
+    identity = _identity(stored_identity(sources[0]))
     for source in sources[1:]:
         require_same(source, identity, accept_code)
+        other = _identity(stored_identity(source))
+        # Of an axis of objects each may hold others.
+        identity = dataclasses.replace(
+            identity,
+            objects={**other.objects, **identity.objects},
+            volatile=tuple(sorted({*identity.volatile, *other.volatile})),
+        )
     grid = _union([stored_grid(source) for source in sources])
     records: list[object] = []
     for source in sources:
@@ -122,32 +127,43 @@ def merge(
     return open_store(target)
 
 
+def _identity(fields: dict[str, Any]) -> Identity:
+    """Return an identity from what the store says of it."""
+    names = [field.name for field in dataclasses.fields(Identity)]
+    known = {name: fields[name] for name in names}
+    known["axes"] = tuple(known["axes"])
+    known["volatile"] = tuple(known["volatile"])
+    return Identity(**known)
+
+
 def _union(grids: Sequence[Grid]) -> Grid:
     """Return the grid of all labels; numbers are sorted, names as they come."""
     axes = []
     for axis in grids[0].axes:
-        labels: list[Any] = []
+        labels: dict[Any, None] = {}
+        kinds = set()
         for grid in grids:
             by_name = {other.name: other for other in grid.axes}
-            other = by_name[axis.name]
-            labels += [label for label in other.labels if label not in labels]
-        kinds = {isinstance(label, str) for label in labels}
-        if len(kinds) > 1:
+            labels.update(dict.fromkeys(by_name[axis.name].labels))
+            kinds.add(by_name[axis.name].kind)
+        # Integers of one store beside floats of another become floats.
+        if len(kinds - {int, float}) + bool(kinds & {int, float}) > 1:
+            names = sorted(kind.__name__ for kind in kinds)
             raise InputError(
-                f"stores: the axis {axis.name!r} has names in one, numbers in another."
+                f"stores: the axis {axis.name!r} has labels of several kinds ({names})."
             )
-        if kinds == {False}:
-            # Integers of one store beside floats of another become floats.
-            labels = np.sort(np.array(labels)).tolist()
-        axes.append(Axis(axis.name, tuple(labels), tuple(labels)))
+        ordered = list(labels)
+        if kinds <= {int, float}:
+            ordered = np.sort(np.array(ordered)).tolist()
+        axes.append(Axis(axis.name, tuple(ordered)))
     return Grid(tuple(axes))
 
 
 def _copy(source: pathlib.Path, target: Store) -> None:
-    """Write the cells of a store that are not absent into another.
+    """Write the done and the failed cells of a store into another.
 
     Raises:
-        InputError: A cell is there with other values.
+        InputError: A cell is done in both, with different values.
     """
     group = read_only_group(source)
     arrays: dict[str, Any] = dict(group.arrays())
@@ -190,10 +206,19 @@ def _require_equal(target: Store, position: Index, done: Done) -> None:
 def _equal(one: np.ndarray, other: np.ndarray, is_float: bool) -> bool:
     """Tell whether two arrays are equal, NaN being equal to NaN.
 
-    One may be longer, because another cell of its store is; what is behind the other is
-    then NaN in both.
+    One may be longer, because another cell of its store is. The rest of it is padding.
     """
-    common = tuple(
-        slice(min(pair)) for pair in zip(one.shape, other.shape, strict=True)
-    )
-    return np.array_equal(one[common], other[common], equal_nan=is_float)
+    shapes = zip(one.shape, other.shape, strict=True)
+    common = tuple(slice(min(pair)) for pair in shapes)
+    if not np.array_equal(one[common], other[common], equal_nan=is_float):
+        return False
+    return all(_is_padding_beyond(array, common) for array in (one, other))
+
+
+def _is_padding_beyond(array: np.ndarray, common: tuple[slice, ...]) -> bool:
+    """Tell whether an array holds nothing but padding outside of a part."""
+    if array.dtype.kind in "fc":
+        is_value = ~np.isnan(array)
+    else:
+        is_value = array != ""
+    return np.count_nonzero(is_value) == np.count_nonzero(is_value[common])

@@ -135,7 +135,7 @@ def _has_rich() -> bool:
 
 @contextlib.contextmanager
 def _bar(total: int) -> Iterator[Callable[[Report], Any]]:
-    """Yield a function that draws a bar, with the line behind it."""
+    """Yield a function that draws a bar, with the text of the report beside it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

@@ -5,14 +5,18 @@ be computed by other code than those that are done.
 """
 
 import ast
+import dataclasses
 import difflib
 import functools
 import hashlib
 import inspect
+import pathlib
 import re
+import sysconfig
 import textwrap
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,26 +24,51 @@ import numpy as np
 # Lines of a difference in a message: enough to recognize it, less than a page.
 _MOST_LINES = 16
 
+# Texts of one run. A run that refers to more is described by its first thousand; with a
+# tenth of it the settings of a large model would be cut off.
+_MOST_TEXTS = 1000
+
 # The address of an object differs in each process.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
+# Folders of code that is named, and not quoted: its versions are recorded.
+_INSTALLED = (
+    str(pathlib.Path(__file__).parents[1]),
+    sysconfig.get_path("stdlib"),
+    sysconfig.get_path("purelib"),
+    sysconfig.get_path("platlib"),
+)
 
-def describe(value: object) -> dict[str, str]:
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a value and all that it refers to consist of.
+
+    Attributes:
+        texts: Texts by where they were found: "run.helper" is what `run` calls helper.
+        values: Names of the texts that are of values, which may change while `run`
+            runs, and not of source.
+    """
+
+    texts: dict[str, str]
+    values: frozenset[str]
+
+
+def describe(value: object) -> Description:
     """Describe a function and all that it refers to.
 
-    That is the source of the function, its default arguments and what it closes over;
-    and of the global names that it uses, the functions and classes of its own module
-    and constants. Functions of other modules are named without their source.
-
-    Returns:
-        Texts by where they were found: "run.helper" is what `run` calls helper.
+    Of functions and classes of the user's own files that is the source; of all
+    functions their default arguments and what they close over; of the user's own
+    functions also the global values that they use. What belongs to an installed package
+    is named without its source. Attributes of objects are seen if they are of the
+    user's own classes, or of dataclasses; of other objects only what `repr` shows.
     """
-    described = _Described()
-    described.add("run", value, None)
-    return described.texts
+    collector = _Collector()
+    collector.add("run", value)
+    return Description(collector.texts, frozenset(collector.values))
 
 
-def difference(before: dict[str, str], now: dict[str, str]) -> str:
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Return the lines in which two descriptions differ, marked by - and +."""
     changed = []
     for name in sorted({*before, *now}):
@@ -56,112 +85,168 @@ def difference(before: dict[str, str], now: dict[str, str]) -> str:
     return "\n".join(changed)
 
 
-class _Described:
-    """Texts of a function and of all that it refers to, as they are collected.
-
-    Attributes:
-        texts: Texts by where they were found.
-    """
+class _Collector:
+    """Texts of a function and of all that it refers to, as they are collected."""
 
     def __init__(self):
         self.texts: dict[str, str] = {}
-        # Identities of the functions and classes whose source is there already.
-        self._seen: set[int] = set()
+        self.values: set[str] = set()
+        # Where each object was first found; cycles end there.
+        self._places: dict[int, str] = {}
 
-    def add(self, where: str, value: object, module: str | None) -> None:
-        """Add a value and what it refers to.
-
-        Args:
-            where: The name of its text.
-            value: The value.
-            module: The module whose functions are described by their source; None for
-                the module of the first function.
-        """
+    def add(self, where: str, value: Any) -> None:
+        """Add a value and what it refers to, under a name."""
+        if isinstance(value, types.ModuleType) or len(self.texts) >= _MOST_TEXTS:
+            return
+        is_plain = value is None or isinstance(
+            value, bool | int | float | complex | str | bytes
+        )
+        if is_plain or isinstance(value, np.ndarray | np.generic | jax.Array):
+            self._add_value(where, _shown(value))
+            return
+        if id(value) in self._places:
+            self.texts[where] = f"as {self._places[id(value)]}"
+            return
+        self._places[id(value)] = where
         if isinstance(value, functools.partial):
             self.texts[where] = "partial"
-            self.add(f"{where}.func", value.func, module)
-            self._add_all(where, enumerate(value.args), module)
-            self._add_all(where, value.keywords.items(), module)
+            self.add(f"{where}.func", value.func)
+            self._add_all(where, enumerate(value.args))
+            self._add_all(where, value.keywords.items())
         elif isinstance(value, types.MethodType):
-            self.add(where, value.__func__, module)
-            self.add(f"{where}.self", value.__self__, module)
+            self.add(where, value.__func__)
+            self.add(f"{where}.self", value.__self__)
         elif isinstance(value, types.FunctionType):
-            self._add_function(where, value, module)
-        elif callable(value) and hasattr(value, "__wrapped__"):
-            # jax.jit and functools.wraps keep the function that they wrap.
-            self.add(where, inspect.unwrap(value), module)
+            self._add_function(where, value)
         elif isinstance(value, type):
-            self._add_class(where, value, module)
+            self._add_class(where, value)
+        elif isinstance(value, Mapping):
+            self._add_value(where, type(value).__name__)
+            self._add_all(where, value.items())
+        elif isinstance(value, tuple | list):
+            self._add_value(where, f"{type(value).__name__} of {len(value)}")
+            self._add_all(where, enumerate(value))
+        elif callable(value) and hasattr(value, "__wrapped__"):
+            # jax.jit keeps the function that it wraps.
+            self.add(where, inspect.unwrap(value))
         else:
-            self.texts[where] = _shown(value)
-            kind = type(value)
-            is_own = module is None or kind.__module__ == module
-            # The class of a callable object is its source.
-            if callable(value) and is_own and not _is_installed(kind.__module__):
-                self._add_class(f"{where}.class", kind, module)
-                attributes = getattr(value, "__dict__", {})
-                self._add_all(where, attributes.items(), module)
+            self._add_object(where, value)
 
-    def _add_all(
-        self, where: str, items: Iterable[tuple[object, object]], module: str | None
-    ) -> None:
-        for name, value in items:
-            self.add(f"{where}.{name}", value, module)
+    def _add_value(self, where: str, text: str) -> None:
+        self.texts[where] = text
+        self.values.add(where)
 
-    def _add_function(
-        self, where: str, function: types.FunctionType, module: str | None
-    ) -> None:
-        own = module or function.__module__
+    def _add_all(self, where: str, items: Iterable[tuple[object, object]]) -> None:
+        # An item that is added or dropped while the run runs is no reason to fail.
+        for name, value in list(items):
+            self.add(f"{where}.{name}", value)
+
+    def _add_function(self, where: str, function: types.FunctionType) -> None:
         name = f"{function.__module__}.{function.__qualname__}"
-        self.texts[where] = name
-        is_own = function.__module__ == own and not _is_installed(own)
-        if id(function) in self._seen or not is_own:
-            return
-        self._seen.add(id(function))
-        self.texts[where] = "\n".join([name, *_source(function)])
-        self._add_all(where, enumerate(function.__defaults__ or ()), own)
-        self._add_all(where, (function.__kwdefaults__ or {}).items(), own)
-        try:
-            variables = inspect.getclosurevars(function)
-        except ValueError:
-            # A variable of an enclosing function that has no value yet.
-            return
-        self._add_all(where, variables.nonlocals.items(), own)
-        of_module = {
-            name: value
-            for name, value in variables.globals.items()
-            if _is_constant(value) or getattr(value, "__module__", None) == own
-        }
-        self._add_all(where, of_module.items(), own)
+        is_own = _is_own(function.__code__.co_filename)
+        if is_own:
+            self.texts[where] = "\n".join([name, *_source(function)])
+        else:
+            self.texts[where] = name
+        self._add_all(where, enumerate(function.__defaults__ or ()))
+        self._add_all(where, (function.__kwdefaults__ or {}).items())
+        cells = zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        )
+        for variable, cell in cells:
+            # A variable of an enclosing function may have no value yet.
+            if cell != types.CellType():
+                self.add(f"{where}.{variable}", cell.cell_contents)
+        # A decorator's own function; functools.wraps keeps the other.
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is not None:
+            self.add(f"{where}.__wrapped__", wrapped)
+        if is_own:
+            # Names of attributes are among them too; of these some are global names.
+            for variable in sorted(set(_names(function.__code__))):
+                if variable in function.__globals__:
+                    self.add(f"{where}.{variable}", function.__globals__[variable])
 
-    def _add_class(self, where: str, kind: type, module: str | None) -> None:
-        own = module or kind.__module__
+    def _add_class(self, where: str, kind: type) -> None:
         self.texts[where] = f"{kind.__module__}.{kind.__qualname__}"
-        if id(kind) in self._seen or kind.__module__ != own or _is_installed(own):
+        if not _is_own_class(kind):
             return
-        self._seen.add(id(kind))
-        methods = {
-            name: value
-            for name, value in vars(kind).items()
-            if isinstance(value, types.FunctionType)
-        }
-        self._add_all(where, methods.items(), own)
+        for base in kind.__bases__:
+            self.add(f"{where}.{base.__name__}", base)
+        for name, member in vars(kind).items():
+            if isinstance(member, staticmethod | classmethod):
+                self.add(f"{where}.{name}", member.__func__)
+            elif isinstance(member, property):
+                self.add(f"{where}.{name}", member.fget)
+            elif not name.startswith("__") or isinstance(member, types.FunctionType):
+                self.add(f"{where}.{name}", member)
+
+    def _add_object(self, where: str, value: Any) -> None:
+        kind = type(value)
+        if dataclasses.is_dataclass(value):
+            self._add_value(where, f"{kind.__module__}.{kind.__qualname__}")
+            fields = dataclasses.fields(value)
+            self._add_all(where, ((f.name, getattr(value, f.name)) for f in fields))
+        elif _is_own_class(kind):
+            self._add_value(where, f"{kind.__module__}.{kind.__qualname__}")
+            self._add_all(where, getattr(value, "__dict__", {}).items())
+        else:
+            self._add_value(where, _shown(value))
+        if _is_own_class(kind):
+            self.add(f"{where}.class", kind)
 
 
-def _source(function: types.FunctionType) -> list[str]:
+def _is_own(file: str) -> bool:
+    """Tell whether a file is the user's own, and of no installed package."""
+    return not any(file.startswith(folder) for folder in _INSTALLED)
+
+
+def _is_own_class(kind: type) -> bool:
+    """Tell whether a class stands in a file of the user's own."""
+    for member in vars(kind).values():
+        function = inspect.unwrap(member) if callable(member) else member
+        if isinstance(function, types.FunctionType):
+            # Methods that dataclass makes stand in no file.
+            file = function.__code__.co_filename
+            if not file.startswith("<string>"):
+                return _is_own(file)
+    module = kind.__module__
+    try:
+        return _is_own(inspect.getfile(kind))
+    except (TypeError, OSError):
+        # A notebook or a console has no file.
+        return module == "__main__"
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Yield the names that a code and the functions inside of it use."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _source(function: types.FunctionType) -> tuple[str, ...]:
     """Return the source of a function, or its bytecode where there is none.
 
     The lines of a lambda are those of the whole statement, such as the call of `sweep`
     with its grid. So of a lambda the bytecode is taken.
     """
-    if function.__name__ != "<lambda>":
+    return _source_of_code(function.__code__, function.__name__ == "<lambda>")
+
+
+# Read once in a process: a file that is edited while the sweep runs has other lines
+# than the function that runs.
+@functools.cache
+def _source_of_code(code: types.CodeType, is_lambda: bool) -> tuple[str, ...]:
+    if not is_lambda:
         try:
-            text = textwrap.dedent(inspect.getsource(function))
+            text = textwrap.dedent(inspect.getsource(code))
             # Comments, docstrings and the width of lines change nothing.
-            return _normal(text).splitlines()
+            return tuple(_normal(text).splitlines())
         except (OSError, TypeError, SyntaxError):
             pass
-    return _bytecode(function.__code__)
+    return tuple(_bytecode(code))
 
 
 def _normal(source: str) -> str:
@@ -189,21 +274,7 @@ def _bytecode(code: types.CodeType) -> list[str]:
     return lines
 
 
-def _is_constant(value: object) -> bool:
-    """Tell whether a global value is data, and no module or function."""
-    if isinstance(value, tuple | list):
-        return all(_is_constant(item) for item in value)
-    return isinstance(
-        value, bool | int | float | complex | str | np.ndarray | jax.Array
-    )
-
-
-def _is_installed(module: str) -> bool:
-    """Tell whether a module is this package, whose version is recorded."""
-    return module.split(".")[0] == "isometry"
-
-
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     """Return a value as text, arrays by the hash of their bytes."""
     if isinstance(value, np.ndarray | jax.Array) and value.dtype != object:
         try:
@@ -213,12 +284,7 @@ def _shown(value: object) -> str:
             array = np.asarray(jax.random.key_data(value))
         digest = hashlib.sha256(array.tobytes()).hexdigest()
         return f"array {value.dtype}{list(value.shape)} {digest[:16]}"
-    if isinstance(value, Mapping):
-        items = [f"{key!r}: {_shown(item)}" for key, item in value.items()]
-        return "{" + ", ".join(items) + "}"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(_shown, value)) + "]"
     if isinstance(value, set | frozenset):
         # The order of a set differs in each process.
-        return "{" + ", ".join(sorted(map(_shown, value))) + "}"
+        return "{" + ", ".join(sorted(map(repr, value))) + "}"
     return _ADDRESS.sub("", repr(value))

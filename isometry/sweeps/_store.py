@@ -15,10 +15,12 @@ nothing is done.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -42,15 +44,15 @@ ABSENT, DONE, FAILED = 0, 1, 2
 # The attribute of the group that holds what the store belongs to.
 _ATTRIBUTE = "isometry_sweep"
 
-# Attributes that the store adds to those of a variable.
-_FILL_ATTRIBUTE = "_FillValue"
+# The suffix of a store that is being made.
+_PART = ".isometry-part"
 
 # Labels of an axis lie in one chunk, so that they are written at once, also when the
 # axis grows. A longer axis takes more chunks.
-_LABELS_OF_CHUNK = 2**16
+_LABELS_OF_CHUNK = 2**10
 
-# Booleans are stored as these integers, because a boolean cannot say that it is absent.
-_BOOLEAN = np.dtype(np.int8)
+# Numbers that fit into a block of a disk.
+_NUMBERS_OF_BLOCK = 512
 
 # Units and meanings of axes that a reader may not guess.
 _MEANINGS = {
@@ -72,9 +74,10 @@ class Identity:
         key: The generator and the words of the key.
         settings: The settings of JAX.
         version: The version of this package.
-        run: What the run and the objects on the axes consist of: see `_source`.
-        volatile: Names of texts of `run` that a sweep has changed itself, such as a
-            list of calls. They tell nothing.
+        run: What the run consists of: see `_source`.
+        objects: The same of the objects on axes, by "axis=label".
+        volatile: Names of texts of `run` that the cells have changed themselves, such
+            as a list of calls. They tell nothing.
     """
 
     axes: tuple[str, ...]
@@ -82,6 +85,7 @@ class Identity:
     settings: dict[str, object]
     version: str
     run: dict[str, str]
+    objects: dict[str, dict[str, str]]
     volatile: tuple[str, ...] = ()
 
     @classmethod
@@ -93,22 +97,24 @@ class Identity:
             key=f"{work.key_impl} {words}",
             settings=asdict(work.settings),
             version=provenance.versions()["isometry"],
-            run=_described(work),
+            run=_source.describe(work.run).texts,
+            objects=_described_objects(work.grid),
         )
 
 
-def _described(work: Work) -> dict[str, str]:
-    """Describe a run and the objects on the axes."""
-    described = _source.describe(work.run)
-    for axis in work.grid.axes:
-        # Numbers and names say what they are.
-        if axis.values == axis.labels:
+def _described_objects(grid: Grid) -> dict[str, dict[str, str]]:
+    """Describe the objects on axes. Numbers and names say what they are."""
+    described = {}
+    for axis in grid.axes:
+        if axis.objects is None:
             continue
-        for label, value in zip(axis.labels, axis.values, strict=True):
-            texts = _source.describe(value)
-            for where, text in texts.items():
-                described[f"{axis.name}={label} {where}"] = text
+        for label, value in zip(axis.labels, axis.objects, strict=True):
+            described[f"{axis.name}={label}"] = _source.describe(value).texts
     return described
+
+
+class Gone(InputError):
+    """The store is no longer where it was."""
 
 
 class Store:
@@ -124,9 +130,14 @@ class Store:
         self.path = path
         self.grid = grid
         self._roll_back()
+        # A folder that is put in the place of this one is another one.
+        self._inode = path.stat().st_ino
+        # Whether arrays have shapes that readers do not see yet.
+        self._is_unpublished = False
         self._group = _zarr().open_group(path, mode="r+", use_consolidated=True)
         self._arrays: dict[str, Any] = dict(self._group.arrays())
         self.states: np.ndarray = self._arrays["state"][...]
+        self._remove_remains()
 
     def read(self, index: Index) -> Done:
         """Return what the store holds of a cell."""
@@ -137,23 +148,31 @@ class Store:
 
         Raises:
             InputError: The store holds another kind of array of that name.
+            Gone: The store was moved or removed.
             OSError: The disk refuses.
         """
+        self._require_there()
         for name, variable in done.variables.items():
             self._require_alike(name, variable)
         self._make_room(done.variables)
         for name, variable in done.variables.items():
-            array = self._arrays[name]
-            stored = _stored(variable.array).astype(_numpy_dtype(array))
             if _is_coordinate(name, variable):
-                self._write_coordinate(name, stored)
                 continue
+            array = self._arrays[name]
+            stored = variable.array.astype(_numpy_dtype(array))
             own_shape = array.shape[len(self.grid.axes) :]
             array[index] = _padded(stored, own_shape, array.fill_value)
         self._write_state(index, DONE, "")
 
     def write_failed(self, index: Index, reason: str) -> None:
-        """Write that a cell failed, and why."""
+        """Write that a cell failed, and why.
+
+        Raises:
+            Gone: The store was moved or removed.
+            OSError: The disk refuses.
+        """
+        self._require_there()
+        self._remove_data(index)
         self._write_state(index, FAILED, reason)
 
     def grow(self, grid: Grid) -> None:
@@ -182,7 +201,13 @@ class Store:
         record = _provenance()
         before = stored_identity(self.path)
         now = _as_json(identity)
+        now["axes"] = before["axes"]
         now["volatile"] = before["volatile"]
+        now["objects"] = {**before["objects"], **now["objects"]}
+        now["earlier"] = before["earlier"]
+        # Cells that are done were computed by the code before this one.
+        if _code(before) != _code(now) and _code(before) not in now["earlier"]:
+            now["earlier"].append(_code(before))
         if record in records and now == before:
             return
         if record not in records:
@@ -194,9 +219,16 @@ class Store:
 
     def find_volatile(self, work: Work) -> None:
         """Record what the cells have changed of what `run` refers to."""
+        self._require_there()
         before = stored_identity(self.path)
-        now = _described(work)
-        changed = [name for name, text in before["run"].items() if now[name] != text]
+        now = _source.describe(work.run)
+        # Only values change while a run runs. Its source may be another file by now.
+        changed = [
+            name
+            for name in {*before["run"], *now.texts}
+            if now.texts.get(name) != before["run"].get(name)
+            and (name in now.values or name not in now.texts)
+        ]
         volatile = sorted({*before["volatile"], *changed})
         if volatile != before["volatile"]:
             before["volatile"] = volatile
@@ -216,7 +248,7 @@ class Store:
         array = self._arrays.get(name)
         if array is None:
             return
-        stored = _stored(variable.array)
+        stored = variable.array
         expected = array.metadata.dimension_names
         dims = self._dims(name, variable)
         if dims != expected:
@@ -226,14 +258,22 @@ class Store:
                 f"cells of this store have {own}."
             )
         kind = _numpy_dtype(array)
-        if not np.can_cast(stored.dtype, kind, "safe"):
+        # Real numbers may stand among complex ones.
+        is_alike = stored.dtype.kind == kind.kind or (stored.dtype.kind, kind.kind) == (
+            "f",
+            "c",
+        )
+        if not is_alike:
             raise InputError(
-                f"run returned {name!r} of dtype {variable.array.dtype}; other cells "
-                f"of this store have {kind}."
+                f"run returned {name!r} of dtype {stored.dtype}; other cells of this "
+                f"store have {kind}."
             )
         if _is_coordinate(name, variable):
             common = min(len(stored), array.shape[0])
-            if not np.array_equal(stored[:common], array[:common]):
+            before = array[:common]
+            is_unset = _equal_elements(before, np.full(common, array.fill_value))
+            is_equal = _equal_elements(before, stored[:common].astype(kind))
+            if not np.all(is_unset | is_equal):
                 raise InputError(
                     f"run returned other labels {name!r} than other cells of this "
                     "store; leave them out."
@@ -250,45 +290,49 @@ class Store:
             for dim, size in zip(names, array.shape, strict=True):
                 if dim in sizes:
                     sizes[dim] = max(size, sizes[dim])
-        has_changed = False
         for array in self._arrays.values():
             names = array.metadata.dimension_names
             pairs = zip(names, array.shape, strict=True)
             shape = tuple(sizes.get(dim, size) for dim, size in pairs)
             if shape != array.shape:
+                # Before it happens: what is changed in memory alone must be published
+                # by the next cell, if the disk refuses this one.
+                self._is_unpublished = True
                 array.resize(shape)
-                has_changed = True
         for name, variable in variables.items():
             if name not in self._arrays:
+                self._is_unpublished = True
                 self._make(name, variable, sizes)
-                has_changed = True
-        if has_changed:
+        # Labels before the shapes are published, so that none is seen unset.
+        for name, variable in variables.items():
+            if _is_coordinate(name, variable):
+                self._write_coordinate(name, variable.array)
+        if self._is_unpublished:
             self._consolidate()
+            self._is_unpublished = False
 
     def _make(self, name: str, variable: Variable, sizes: dict[str, int]) -> None:
         """Make the array of a variable, of a cell a chunk."""
         own_shape = tuple(sizes[dim] for dim in variable.dims)
-        stored = _stored(variable.array)
-        attributes = dict(variable.attrs)
+        dtype = variable.array.dtype
         if _is_coordinate(name, variable):
             shape, chunks = own_shape, (_LABELS_OF_CHUNK,)
         else:
             shape = (*self.grid.shape, *own_shape)
             own_chunk = tuple(max(1, size) for size in own_shape)
+            if len(own_chunk) == 1:
+                # Room for longer arrays, as far as it takes no more of a disk.
+                own_chunk = (max(own_chunk[0], _NUMBERS_OF_BLOCK),)
             chunks = (*(1 for _ in self.grid.axes), *own_chunk)
-        fill = _fill(stored.dtype)
-        if stored.dtype.kind in "iu":
-            # xarray then reads NaN where nothing is written.
-            attributes[_FILL_ATTRIBUTE] = fill
         self._arrays[name] = _array(
             self._group,
             name,
             shape=shape,
             chunks=chunks,
-            dtype=stored.dtype,
-            fill_value=fill,
+            dtype=dtype,
+            fill_value=_fill(dtype),
             dims=self._dims(name, variable),
-            attributes=attributes,
+            attributes=variable.attrs,
         )
 
     def _dims(self, name: str, variable: Variable) -> tuple[str, ...]:
@@ -300,29 +344,65 @@ class Store:
     def _write_coordinate(self, name: str, labels: np.ndarray) -> None:
         """Write labels of a dimension, of which the store may hold the beginning."""
         array = self._arrays[name]
-        if not np.array_equal(array[: len(labels)], labels):
+        labels = labels.astype(_numpy_dtype(array))
+        if not np.all(_equal_elements(array[: len(labels)], labels)):
             array[: len(labels)] = labels
 
     def _consolidate(self) -> None:
         """Publish the shapes of all arrays, in one file."""
         _consolidate(self.path)
 
+    def _require_there(self) -> None:
+        """Refuse to write where the store is no longer.
+
+        Raises:
+            Gone: It was moved or removed, or another folder is in its place.
+        """
+        try:
+            is_there = self.path.stat().st_ino == self._inode
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise Gone(
+                f"store={str(self.path)!r} was moved or removed while the sweep ran; "
+                "call it again with the folder where the store is now."
+            )
+
     def _roll_back(self) -> None:
         """Undo what a process that was killed had not yet published."""
-        for part in self.path.rglob("*.partial"):
-            part.unlink(missing_ok=True)
-        zarr = _zarr()
         published = read_only_group(self.path)
         shapes = {name: array.shape for name, array in published.arrays()}
         for folder in self.path.iterdir():
-            if not folder.is_dir():
+            # What the user has put beside the arrays stays.
+            if not _is_array(folder):
                 continue
+            for part in folder.rglob("*.partial"):
+                part.unlink(missing_ok=True)
             if folder.name not in shapes:
                 shutil.rmtree(folder)
                 continue
-            array = zarr.open_array(folder, mode="r+")
+            array = _zarr().open_array(folder, mode="r+")
             if array.shape != shapes[folder.name]:
                 array.resize(shapes[folder.name])
+
+    def _remove_remains(self) -> None:
+        """Remove what a process that was killed has left of cells that are not done."""
+        for cell in np.argwhere(self.states != DONE):
+            self._remove_data(tuple(int(position) for position in cell))
+
+    def _remove_data(self, index: Index) -> None:
+        """Remove the numbers of a cell, so that they are read as NaN."""
+        chunk = "/".join(map(str, index))
+        for name, array in self._arrays.items():
+            is_of_cells = array.metadata.dimension_names[0] == self.grid.axes[0].name
+            if name in (*self.grid.names, *RESERVED) or not is_of_cells:
+                continue
+            # Where zarr keeps a chunk: a file, in a folder if it has dimensions more.
+            path = self.path / name / "c" / chunk
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -344,17 +424,18 @@ def opened(
         InputError: The folder holds something else, or is in use, or cannot be written
             to.
     """
-    folder = pathlib.Path(path)
+    # A run may change the working directory.
+    folder = pathlib.Path(path).absolute()
     identity = Identity.of(work)
-    is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if is_new:
-        create(folder, work.grid, identity, records=[_provenance()])
-    elif not is_store(folder):
+    is_new = False
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        is_new = create(folder, work.grid, identity, records=[_provenance()])
+    if not is_new and not is_store(folder):
         raise InputError(
             f"store={str(folder)!r} holds something else than a sweep; write another "
             "folder."
         )
-    elif not resume:
+    if not is_new and not resume:
         raise InputError(
             f"store={str(folder)!r} exists, and resume=False; remove it, or write "
             "another folder."
@@ -384,12 +465,9 @@ def is_store(path: pathlib.Path) -> bool:
 def stored_grid(path: pathlib.Path) -> Grid:
     """Return the grid of a store. The values of its axes are the labels."""
     group = read_only_group(path)
-    names = json.loads(group.attrs[_ATTRIBUTE])["axes"]
-    axes = []
-    for name in names:
-        labels = tuple(group[name][...].tolist())
-        axes.append(Axis(name, labels, labels))
-    return Grid(tuple(axes))
+    names = group["state"].metadata.dimension_names
+    labels = {name: tuple(group[name][...].tolist()) for name in names}
+    return Grid(tuple(Axis(name, labels[name]) for name in names))
 
 
 def stored_identity(path: pathlib.Path) -> dict[str, Any]:
@@ -416,7 +494,6 @@ def read_cell(arrays: dict[str, Any], grid: Grid, index: Index) -> Done:
             continue
         dims = tuple(array.metadata.dimension_names)
         attributes = dict(array.attrs)
-        attributes.pop(_FILL_ATTRIBUTE, None)
         if dims == (name,):
             # Labels of a dimension, which cells share.
             values = array[...]
@@ -429,7 +506,7 @@ def read_cell(arrays: dict[str, Any], grid: Grid, index: Index) -> Done:
 
 def create(
     path: pathlib.Path, grid: Grid, identity: Identity, *, records: Sequence[object]
-) -> None:
+) -> bool:
     """Make a store in which all cells are absent; none is there if this fails.
 
     Args:
@@ -438,16 +515,19 @@ def create(
         identity: What the cells have in common.
         records: What is known of the processes that computed cells.
 
+    Returns:
+        Whether the store was made; False if another process has made one meanwhile.
+
     Raises:
         InputError: The disk refuses.
     """
     checks.extra("xarray", "store")
     parent = files.prepare(path.absolute().parent)
-    # One that was left by a process that was killed goes.
-    part = parent / f".{path.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    prefix = f".{path.name}."
+    _remove_parts(parent, prefix)
+    part = pathlib.Path(tempfile.mkdtemp(dir=parent, prefix=prefix, suffix=_PART))
+    handle = _lock(part)
     try:
-        part.mkdir()
         group = _zarr().create_group(part, zarr_format=3)
         group.attrs.update(
             {
@@ -494,15 +574,45 @@ def create(
             attributes={"long_name": "why the cell failed"},
         )
         _consolidate(part)
-        # An empty folder may be there.
+        # mkdtemp lets nobody else read; a store is as readable as any other folder.
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o777 & ~umask)
+        # An empty folder may be there, or by now the store of another process.
         part.replace(path)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
         message = f"store={str(path)!r} cannot be written: {error.strerror}."
         raise InputError(message) from error
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+    finally:
+        _unlock(handle)
+    return True
+
+
+def _remove_parts(parent: pathlib.Path, prefix: str) -> None:
+    """Remove stores that processes which were killed have not finished to make."""
+    for folder in parent.iterdir():
+        if not folder.name.startswith(prefix) or folder.suffix != _PART:
+            continue
+        # One that is locked is being made.
+        with contextlib.suppress(OSError):
+            handle = _lock(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            _unlock(handle)
+
+
+def _is_array(folder: pathlib.Path) -> bool:
+    """Tell whether a folder is an array of zarr."""
+    try:
+        metadata = json.loads((folder / "zarr.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return metadata.get("node_type") == "array"
 
 
 def _array(
@@ -541,26 +651,47 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         InputError: Another process writes to the store.
     """
     try:
-        import fcntl
-    except ImportError:
-        # Windows. Two sweeps of one store would do cells twice, with equal results.
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = _lock(path)
     except BlockingIOError:
-        os.close(handle)
         raise InputError(
             f"store={str(path)!r} is being written to by another sweep; wait for it, "
             "or write to another folder and merge the two."
         ) from None
-    except OSError:
-        # Some network disks know no locks.
-        pass
     try:
         yield
     finally:
+        _unlock(handle)
+
+
+def _lock(folder: pathlib.Path) -> int | None:
+    """Lock a folder until this process ends, in whatever way, or unlocks it.
+
+    Returns:
+        What unlocks it, or None where there are no locks: on Windows, where two sweeps
+        of one store would do cells twice, with equal results.
+
+    Raises:
+        BlockingIOError: Another process, or another call, has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:
+        # Some network disks know no locks.
+        pass
+    return handle
+
+
+def _unlock(handle: int | None) -> None:
+    """Unlock what `_lock` has locked."""
+    if handle is not None:
         os.close(handle)
 
 
@@ -590,18 +721,35 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
             f"this is {now['version']}; {advice}."
         )
     # What the cells change themselves tells nothing.
-    ignored = set(before["volatile"])
-    # Texts "axis=label" of labels that the grid adds are no difference.
-    new = {name for name in now["run"] if name not in before["run"] and "=" in name}
+    ignored = {*before["volatile"], *now["volatile"]}
     run_before = _without(before["run"], ignored)
-    run_now = _without(now["run"], ignored | new)
+    run_now = _without(now["run"], ignored)
     if run_before != run_now:
         changed = _source.difference(run_before, run_now)
         raise InputError(f"{where} was computed by another run; {advice}:\n{changed}")
+    # A label that one of the two lacks is no difference.
+    for label in before["objects"].keys() & now["objects"].keys():
+        object_before, object_now = before["objects"][label], now["objects"][label]
+        if object_before != object_now:
+            changed = _source.difference(object_before, object_now)
+            raise InputError(
+                f"{where} was computed with another object at {label}; {advice}:\n"
+                f"{changed}"
+            )
 
 
 def _without(texts: dict[str, str], names: set[str]) -> dict[str, str]:
-    return {name: text for name, text in texts.items() if name not in names}
+    """Leave out texts of some names, and of what was found inside of those."""
+
+    def is_inside(name: str) -> bool:
+        return any(name == outer or name.startswith(f"{outer}.") for outer in names)
+
+    return {name: text for name, text in texts.items() if not is_inside(name)}
+
+
+def _code(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what of an identity says by which code cells were computed."""
+    return {name: identity[name] for name in ("version", "run")}
 
 
 def _united(path: pathlib.Path, grid: Grid) -> Grid:
@@ -623,13 +771,14 @@ def _united(path: pathlib.Path, grid: Grid) -> Grid:
                 "or write another folder."
             )
         new = [label for label in axis.labels if label not in before.labels]
-        # The type of the labels is that of the first sweep.
-        is_same_kind = isinstance(new[0], type(before.labels[0])) if new else True
-        if not is_same_kind and not isinstance(before.labels[0], float):
-            kind = type(before.labels[0]).__name__
+        # The type of the labels is that of the first sweep; 1 and 1.0 are one label.
+        if before.kind is float and axis.kind is int:
+            new = [float(label) for label in new]
+        elif before.kind is not axis.kind and (new or bool in (before.kind, axis.kind)):
             raise InputError(
                 f"store={str(path)!r}: its axis {axis.name!r} holds values of type "
-                f"{kind}, and grid adds {new[0]!r}; write another folder."
+                f"{before.kind.__name__}, and grid has {(new or axis.labels)[0]!r}; "
+                "write another folder."
             )
         axes.append(axis.arranged([*before.labels, *new]))
     return Grid(tuple(axes))
@@ -645,7 +794,7 @@ def _listed(labels: list[Label]) -> str:
 
 def _as_json(identity: Identity) -> dict[str, Any]:
     """Return an identity as it reads back from JSON, with lists for tuples."""
-    return json.loads(json.dumps(asdict(identity)))
+    return json.loads(json.dumps({**asdict(identity), "earlier": []}))
 
 
 def _provenance() -> dict[str, object]:
@@ -674,24 +823,21 @@ def _is_coordinate(name: str, variable: Variable) -> bool:
     return variable.dims == (name,)
 
 
-def _stored(array: np.ndarray) -> np.ndarray:
-    """Return an array as it is stored."""
-    if array.dtype == bool:
-        return array.astype(_BOOLEAN)
-    return array
-
-
 def _fill(dtype: np.dtype) -> Any:
     """Return what stands for cells that are absent, and behind shorter arrays."""
     if dtype.kind == "T":
         return ""
-    if dtype.kind == "b":
-        return False
-    if dtype.kind == "i":
-        return int(np.iinfo(dtype).min)
-    if dtype.kind == "u":
-        return int(np.iinfo(dtype).max)
-    return dtype.type(np.nan)
+    if dtype.kind in "fc":
+        return dtype.type(np.nan)
+    # Labels of an axis, all of which are always written.
+    return dtype.type(0)
+
+
+def _equal_elements(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell of each element whether it is equal in both, NaN being equal to NaN."""
+    if one.dtype.kind in "fc":
+        return (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.array([a == b for a, b in zip(one.tolist(), other.tolist(), strict=True)])
 
 
 def _padded(array: np.ndarray, shape: tuple[int, ...], fill: object) -> np.ndarray:
@@ -714,6 +860,8 @@ def _consolidate(path: pathlib.Path) -> None:
     with warnings.catch_warnings():
         # It is no part of zarr's specification yet; xarray reads and writes it.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently")
+        # A folder that the user has put there.
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
         zarr.consolidate_metadata(path)
 
 

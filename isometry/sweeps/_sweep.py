@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import logging
 from collections.abc import Mapping
@@ -23,11 +24,12 @@ from isometry.sweeps._progress import (
     reporter,
     require_progress,
 )
-from isometry.sweeps._store import DONE, Store, opened
+from isometry.sweeps._store import DONE, Gone, Store, opened
 from isometry.sweeps._workers import (
     Broken,
     Job,
     Workers,
+    needs_processes,
     outcome,
     require_executor,
     wait,
@@ -43,6 +45,11 @@ _LOG = logging.getLogger("isometry.sweeps")
 # one, a single large cell would stop the small ones; with ten times as many, hours of
 # computing would be thrown away.
 _MOST_UNWRITTEN = 3
+
+
+# Workers that die while they start, one after another. With a tenth of it a machine
+# that is short of memory for a moment would stop the sweep; each takes two seconds.
+_MOST_REFUSED = 10
 
 
 @public("sweep")
@@ -62,30 +69,31 @@ def sweep(
 
     The store is a folder that xarray reads (`sweeps.open`). A sweep that was stopped or
     killed goes on if it is called again: only the cells in flight are lost. Called with
-    more values on its axes, the grid grows, and only the new cells are run. Cells that
-    failed are run again.
+    more values on its axes, the grid grows, and only the new cells are run. Each call
+    also runs the cells again that had failed.
 
-    The key of a cell is folded from the names and the values of its axes, so that its
-    result depends neither on the rest of the grid, nor on the order, the executor or
-    how often the sweep was stopped.
+    The key of a cell is folded from the names and the values of its axes, so that the
+    result of the cell depends neither on the rest of the grid, nor on the order, the
+    executor or how often the sweep was stopped.
 
     Args:
         run: A function of (point, key). `point` maps the name of each axis to a value;
             `key` is a typed random key. It returns a mapping from names to arrays. An
             array may come with the names of its dimensions: (dims, array), or (dims,
             array, attrs), as in xarray. If the lengths of arrays differ between cells,
-            shorter ones are padded with NaN. Of the ready functions in `sweeps.runs`,
-            `functools.partial` sets what is not on an axis.
-        grid: Maps names of axes to numbers or texts, or to a mapping from labels to
-            objects, such as networks. A mapping from labels to networks alone is an
-            axis "network". Seeds are an axis.
+            shorter ones are padded with NaN. `sweeps.runs` has ready functions;
+            `functools.partial` sets those of their arguments that are not on an axis.
+        grid: Maps the name of each axis to its numbers or texts, or to a mapping from
+            labels to objects, such as networks. A grid that is itself a mapping from
+            labels to networks has the one axis "network". Seeds are an axis like any
+            other.
         store: The folder, which may hold an earlier part of the sweep.
         key: The random key of the sweep.
         executor: Where cells run. None starts a worker process for each core, as far as
-            the memory allows, or one for each GPU; a number starts so many. Or any
-            executor of `concurrent.futures`, such as `Client.get_executor()` of Dask or
-            `MPIPoolExecutor` of mpi4py; or one whose jobs have `done` and `result`,
-            such as submitit's.
+            the memory allows, or one for each GPU; a number starts so many
+            worker processes. It may also be any executor of `concurrent.futures`, such
+            as `Client.get_executor(pure=False)` of Dask or `MPIPoolExecutor` of mpi4py,
+            or one whose jobs have `done` and `result`, such as submitit's.
         resume: Whether `store` may exist.
         retries: How often a cell is tried again that raised, or whose worker died.
         accept_code: Whether to go on with a store whose cells were computed by another
@@ -98,13 +106,14 @@ def sweep(
         and 2 for those that failed; `error` says why.
 
     Raises:
-        InputError: An argument cannot be used; the store is of another grid, key or
-            code, or in use; or the disk refuses three cells in a row.
+        InputError: An argument cannot be used; the store has other axes, labels that
+            grid lacks, another key or other code, or is in use; or the disk refuses
+            three cells in a row.
         MissingExtra: zarr, xarray or loky is not installed.
 
     Note:
         A worker process imports JAX, which takes two seconds, and compiles for itself.
-        A cell costs about 5 ms beside its run, 1 ms of that for each variable.
+        Beside its run, a cell costs about 3 ms, and 1 ms more for each variable.
 
     Example:
         >>> from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +140,8 @@ def sweep(
     cells = grid_of(grid)
     _require_known_axes(run, cells.names)
     work = Work(run, cells, key)
+    if needs_processes(executor):
+        work.require_picklable()
     with opened(store, work, resume=resume, accept_code=accept_code) as target:
         # From here on in the order of the store.
         work = Work(run, target.grid, key)
@@ -143,6 +154,7 @@ def sweep(
             progressing = _Progressing(target, pool, report, retries=retries)
             try:
                 progressing.run(remaining)
+                progressing.require_settled(remaining)
             except KeyboardInterrupt:
                 num_done = np.count_nonzero(target.states == DONE)
                 _LOG.warning(
@@ -150,7 +162,12 @@ def sweep(
                     f"{target.path}; the same call goes on."
                 )
                 raise
-        target.find_volatile(work)
+            finally:
+                # After Ctrl-C too: without it the store might take the same call for
+                # one of other code. A store that is gone, or a disk that refuses,
+                # needs no second error.
+                with contextlib.suppress(Gone, OSError):
+                    target.find_volatile(work)
         progressing.tell_failures()
     return open_store(store)
 
@@ -167,7 +184,7 @@ def _remaining(target: Store) -> np.ndarray:
 
 
 def _require_known_axes(run: Run, names: tuple[str, ...]) -> None:
-    """Let a ready run refuse axes that it does not know."""
+    """Let a function of `sweeps.runs` refuse axes that it does not know."""
     keywords: dict[str, object] = {}
     function: Any = run
     while isinstance(function, functools.partial):
@@ -210,6 +227,8 @@ class _Progressing:
         # next death can be told of one cell.
         self._suspects: collections.deque[_Cell] = collections.deque()
         self._num_unwritten = 0
+        # Cells in a row that no worker took.
+        self._num_refused = 0
         self.failures: dict[Index, str] = {}
 
     def run(self, remaining: np.ndarray) -> None:
@@ -222,6 +241,9 @@ class _Progressing:
         while True:
             self._submit(waiting)
             if not self._in_flight:
+                # Workers may die while a cell is given to them.
+                if self._suspects or self._again:
+                    continue
                 return
             for job in wait(list(self._in_flight)):
                 # A worker that died has taken others with it.
@@ -251,12 +273,25 @@ class _Progressing:
         return tuple(int(position) for position in positions)
 
     def _start(self, cell: _Cell) -> bool:
-        """Start a cell. Return whether it was taken."""
+        """Start a cell. Return whether it was taken.
+
+        Raises:
+            InputError: The executor takes no cells, or workers die one after another.
+        """
         try:
-            job = self._pool.submit(cell.index)
-        except concurrent.futures.BrokenExecutor:
+            job = self._pool.submit(cell.index, cell.attempts)
+        except concurrent.futures.BrokenExecutor as error:
+            self._num_refused += 1
+            if self._num_refused > _MOST_REFUSED:
+                raise InputError(f"workers die as they start: {error}") from error
             self._recover([cell])
             return False
+        except RuntimeError as error:
+            # It was shut down.
+            raise InputError(
+                f"executor takes no cells: {error}; call sweep again with a new one "
+                "to go on."
+            ) from error
         self._in_flight[job] = cell
         return True
 
@@ -267,6 +302,11 @@ class _Progressing:
         try:
             result: Outcome = outcome(job)
         except Broken as error:
+            if "un-serialize" in str(error):
+                raise InputError(
+                    f"run cannot be read in a worker process: {error}. Modules that "
+                    "it imports must be found there."
+                ) from error
             if is_alone:
                 del self._in_flight[job]
                 self._recover([])
@@ -278,6 +318,7 @@ class _Progressing:
         except Exception as error:
             # The executor itself refuses, as Dask does after several dead workers.
             result = Failed(f"{type(error).__name__}: {error}")
+        self._num_refused = 0
         del self._in_flight[job]
         if isinstance(result, Done):
             self._write(cell, result)
@@ -305,11 +346,16 @@ class _Progressing:
         """Write what a cell returned."""
         try:
             self._store.write_done(cell.index, result)
+        except Gone:
+            raise
         except InputError as error:
             # An array that does not fit to those of other cells.
             self._fail(cell, error.message)
         except OSError as error:
             self._unwritten(cell, error)
+        except Exception as error:
+            # What zarr does not take is a matter of this cell.
+            self._fail(cell, f"it cannot be stored: {type(error).__name__}: {error}")
         else:
             self._num_unwritten = 0
             self._report.done()
@@ -340,6 +386,13 @@ class _Progressing:
                 f"{num_done} of {self._store.grid.size} cells are done; the same call "
                 "goes on."
             ) from error
+
+    def require_settled(self, remaining: np.ndarray) -> None:
+        """Assert that each cell is done, or failed with a reason."""
+        for flat in remaining:
+            index = self._index(flat)
+            is_done = self._store.states[index] == DONE
+            assert is_done or index in self.failures, index
 
     def tell_failures(self) -> None:
         """Say how many cells failed, and why the first did."""

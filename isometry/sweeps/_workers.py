@@ -69,8 +69,8 @@ class Workers(Protocol):
 
     capacity: int
 
-    def submit(self, index: Index) -> Job:
-        """Start a cell."""
+    def submit(self, index: Index, attempt: int) -> Job:
+        """Start a cell, which was tried so often before."""
         ...
 
     def restart(self) -> None:
@@ -90,8 +90,8 @@ class _OfExecutor:
         if isinstance(num_workers, int):
             self.capacity = _CELLS_OF_WORKER * max(1, num_workers)
 
-    def submit(self, index: Index) -> Job:
-        return self._executor.submit(run_cell, self._work, index)
+    def submit(self, index: Index, attempt: int) -> Job:
+        return self._executor.submit(run_cell, self._work, index, attempt=attempt)
 
     def restart(self) -> None:
         raise InputError(
@@ -108,13 +108,14 @@ class _OfLoky:
         self._work = work
         self._executor: Any = None
         self.capacity = _CELLS_OF_WORKER * num_workers
-        # A worker locks the file of the device that it takes.
-        self._locks = tempfile.TemporaryDirectory(prefix="isometry-devices-")
+        # It holds the pickled work, and a file for each device in use.
+        self._folder = tempfile.TemporaryDirectory(prefix="isometry-sweep-")
+        work.write_to(os.path.join(self._folder.name, "work"))
 
-    def submit(self, index: Index) -> Job:
+    def submit(self, index: Index, attempt: int) -> Job:
         if self._executor is None:
             self._executor = self._started_executor()
-        return self._executor.submit(run_cell, self._work, index)
+        return self._executor.submit(run_cell, self._work, index, attempt=attempt)
 
     def restart(self) -> None:
         self.stop()
@@ -128,7 +129,7 @@ class _OfLoky:
     def close(self) -> None:
         """End the workers for good."""
         self.stop()
-        self._locks.cleanup()
+        self._folder.cleanup()
 
     def _started_executor(self) -> Any:
         loky = checks.extra("loky", "store")
@@ -144,7 +145,7 @@ class _OfLoky:
         return loky.ProcessPoolExecutor(
             max_workers=self._num_workers,
             initializer=_start_worker,
-            initargs=(os.getpid(), _devices(), self._locks.name, _caching()),
+            initargs=(os.getpid(), _devices(), self._folder.name, _settings()),
             env=environment,
         )
 
@@ -161,9 +162,10 @@ def _devices() -> list[str]:
     return names or [str(device.local_hardware_id) for device in jax.local_devices()]
 
 
-def _caching() -> dict[str, Any]:
-    """Return the settings of JAX's compilation cache, which workers share."""
+def _settings() -> dict[str, Any]:
+    """Return the settings of JAX that hold for a whole process."""
     names = (
+        "jax_platforms",
         "jax_compilation_cache_dir",
         "jax_persistent_cache_min_compile_time_secs",
         "jax_persistent_cache_min_entry_size_bytes",
@@ -172,7 +174,7 @@ def _caching() -> dict[str, Any]:
 
 
 def _start_worker(
-    parent: int, devices: Sequence[str], locks: str, caching: dict[str, Any]
+    parent: int, devices: Sequence[str], locks: str, settings: dict[str, Any]
 ) -> None:
     """Prepare a worker process, before its first cell.
 
@@ -180,7 +182,7 @@ def _start_worker(
         parent: The process that ends the workers.
         devices: The accelerators, of which the worker takes one.
         locks: A folder with a file for each device in use.
-        caching: Settings of JAX's compilation cache.
+        settings: Settings of JAX: its platforms and its compilation cache.
     """
     # Ctrl-C reaches all processes of a terminal. The parent ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -190,7 +192,7 @@ def _start_worker(
         device = _take_device(devices, locks)
         for name in _VISIBLE:
             os.environ[name] = device
-    for name, value in caching.items():
+    for name, value in settings.items():
         jax.config.update(name, value)
 
 
@@ -234,18 +236,24 @@ def workers(executor: Any, work: Work, num_cells: int) -> Iterator[Workers]:
     if executor is not None and not isinstance(executor, int):
         yield _OfExecutor(executor, work)
         return
-    # A TPU belongs to one process, and that is this one.
-    if executor is None and jax.default_backend() not in ("cpu", "gpu"):
+    if not needs_processes(executor):
         with concurrent.futures.ThreadPoolExecutor(1) as thread:
             yield _OfExecutor(thread, work)
         return
-    work.require_picklable()
     num_workers = executor or _number_of_workers()
     own = _OfLoky(min(num_workers, max(1, num_cells)), work)
     try:
         yield own
     finally:
         own.close()
+
+
+def needs_processes(executor: Any) -> bool:
+    """Tell whether worker processes of our own are started."""
+    if executor is None:
+        # A TPU belongs to one process, and that is this one.
+        return jax.default_backend() in ("cpu", "gpu")
+    return isinstance(executor, int)
 
 
 def require_executor(executor: Any) -> None:

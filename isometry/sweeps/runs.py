@@ -91,7 +91,7 @@ def spectrum(
         >>> dims, values.shape, attrs["units"]
         (('probability',), (7,), '1')
     """
-    # Its entries are among the keywords already.
+    # The decorator has put its entries among the keywords.
     del point
     keys = keys_of(key)
     sampled = _architectures.sampled({"build": build, **network}, keys.networks, seeds)
@@ -151,7 +151,7 @@ def signals(
         >>> [str(name) for name in cell["point_name"][1]]
         ['input', 'layers/0', 'layers/0:out', 'output']
     """
-    # Its entries are among the keywords already.
+    # The decorator has put its entries among the keywords.
     del point
     keys = keys_of(key)
     sampled = _architectures.sampled({"build": build, **network}, keys.networks, seeds)
@@ -197,8 +197,8 @@ def audit(
 
     Returns:
         `flag_state` ("raised", "clear", "undecided", "not_run"), `flag_value` and
-        `flag_threshold` along "flag", with the names `flag`; and `num_raised`. A value
-        that is not one number is NaN.
+        `flag_threshold` along "flag"; `flag`, the names of the flags; and `num_raised`.
+        A value or a threshold that is not one number is NaN.
 
     Raises:
         InputError: A setting cannot be used, or nobody reads it; what `isometry.audit`
@@ -211,7 +211,7 @@ def audit(
         >>> int(cell["num_raised"][1]) > 0
         True
     """
-    # Its entries are among the keywords already.
+    # The decorator has put its entries among the keywords.
     del point
     keys = keys_of(key)
     sampled = _architectures.sampled({"build": build, **network}, keys.networks, seeds)
@@ -261,9 +261,9 @@ def train(
     """Train a network, by default on the handwritten digits of scikit-learn.
 
     A fifth of the examples is kept for the test, the same in all cells. The mean of the
-    others is subtracted, and each example scaled to mean square
-    input_q. The loss is the
-    cross-entropy. A network with a training mode is trained and measured in it.
+    training examples is subtracted from all, and each example is scaled to mean square
+    `input_q`. The loss is the cross-entropy. A network with a training mode is trained
+    and measured in it.
 
     Args:
         point: The values of the axes, by name.
@@ -275,7 +275,7 @@ def train(
         learning_rate: The learning rate.
         steps: The number of steps.
         batch: The number of examples in a batch.
-        target_loss: The loss to which steps are counted.
+        target_loss: The loss at which `steps_to_target` is reached.
         input_q: The mean square of each example.
         build: A function from settings to a `Network`.
         **network: The settings of the network: see `isometry.sweeps.runs`. `n_in` and
@@ -286,7 +286,7 @@ def train(
         the same with the prefix `record_` along "record", with `record_step`;
         `steps_to_target`, when the smoothed loss of the batches reached the target, NaN
         for never; and `diverged`, 1 if a loss was not finite. Losses and accuracies are
-        NaN from there on.
+        NaN from that record on.
 
     Raises:
         InputError: A setting cannot be used, or nobody reads it; data that do not fit.
@@ -301,7 +301,7 @@ def train(
         >>> float(cell["train_accuracy"][1]) > 0.8
         True
     """
-    # Its entries are among the keywords already.
+    # The decorator has put its entries among the keywords.
     del point
     checks.number("learning_rate", learning_rate, above=0.0)
     checks.number("target_loss", target_loss, above=0.0)

@@ -1,5 +1,6 @@
 """One cell: its key, its settings, and what it may return."""
 
+import asyncio
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -84,11 +85,22 @@ def test_variables_of_xarray_keep_their_dimensions():
     assert done.variables["k"].array.tolist() == ["u", "v"]
 
 
-def test_small_floats_are_stored_as_float32():
-    """float32 holds each bfloat16."""
-    array = outcome_of({"x": jnp.array([0.1], jnp.bfloat16)}).variables["x"].array
-    assert array.dtype == np.float32
-    assert array[0] == float(jnp.bfloat16(0.1))
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (jnp.array([0.1], jnp.bfloat16), [float(jnp.bfloat16(0.1))]),
+        (np.array([0.1], np.float32), [float(np.float32(0.1))]),
+        (np.array([255, 0], np.uint8), [255.0, 0.0]),
+        (np.array([-128], np.int8), [-128.0]),
+        ([True, False], [1.0, 0.0]),
+        (2**53, 2.0**53),
+    ],
+)
+def test_numbers_are_stored_in_float64(value, expected):
+    """It holds each of them, and NaN where there is none."""
+    array = outcome_of({"x": value}).variables["x"].array
+    assert array.dtype == np.float64
+    assert array.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -103,6 +115,16 @@ def test_small_floats_are_stored_as_float32():
         ({"x": KEY}, "key_data"),
         ({"x": (("k",), np.ones((2, 2)))}, "name each dimension"),
         ({"x": (("a",), np.ones(2))}, "name each dimension"),
+        ({"x\\y": 1.0}, "without '/'"),
+        ({"x.partial": 1.0}, "without '/'"),
+        ({"..": 1.0}, "without '/'"),
+        ({"x": 2**53 + 1}, "lose digits"),
+        ({"x": np.longdouble(1)}, "no array"),
+        ({"x": np.ma.masked_equal([1, 2], 1)}, "fill it with NaN"),
+        ({"x": "\udcff"}, "no bytes"),
+        ({"x": ((), 1.0, {"scale_factor": 2.0})}, "read other numbers"),
+        ({"x": ((), 1.0, {"units": "days since 2000-01-01"})}, "read other numbers"),
+        ({"x": ((), 1.0, {"note": object()})}, "strict JSON"),
     ],
 )
 def test_bad_result_is_a_failure_with_the_reason(result, words):
@@ -120,9 +142,33 @@ def test_failure_names_the_line_of_the_user():
     assert failed.reason.endswith("of test_cells.py, in run)")
 
 
-def test_exit_of_a_cell_ends_no_process():
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
+def test_exception_that_would_end_a_process_ends_the_cell(kind):
     def run(point, key):
-        raise SystemExit(3)
+        raise kind(3)
 
     failed = run_cell(Work(run, grid_of({"a": [1]}), KEY), (0,))
-    assert "SystemExit" in failed.reason
+    assert failed.reason.startswith(kind.__name__)
+
+
+def test_interrupt_that_a_worker_raises_is_its_own():
+    """Only in the main thread of the calling process it is Ctrl-C."""
+
+    def run(point, key):
+        raise KeyboardInterrupt
+
+    work = Work(run, grid_of({"a": [1]}), KEY)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(work, (0,))
+    with ThreadPoolExecutor(1) as thread:
+        failed = thread.submit(run_cell, work, (0,)).result()
+    assert failed.reason.startswith("KeyboardInterrupt")
+
+
+def test_reason_is_a_text_of_some_length():
+    def run(point, key):
+        raise ValueError("\udcff" + 10**6 * "x")
+
+    failed = run_cell(Work(run, grid_of({"a": [1]}), KEY), (0,))
+    assert failed.reason.encode().startswith(b"ValueError: \\udcffxxx")
+    assert len(failed.reason) < 3000

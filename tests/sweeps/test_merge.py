@@ -61,6 +61,35 @@ def test_merged_store_is_that_of_one_sweep(stores, tmp_path):
     assert (grown["state"].sel(b=[5, 6, 8]) == 1).all()
 
 
+def test_halves_of_an_axis_of_objects_are_merged(tmp_path):
+    """Each store knows its own objects; the merged one knows both."""
+    objects = {"one": np.ones(3), "two": np.full(3, 2.0)}
+
+    def total(point, key):
+        return {"total": point["array"].sum()}
+
+    def sweep(names, store):
+        chosen = {name: objects[name] for name in names}
+        with ThreadPoolExecutor(1) as executor:
+            return isometry.sweep(
+                total,
+                {"array": chosen},
+                tmp_path / store,
+                key=KEY,
+                executor=executor,
+                progress=False,
+            )
+
+    sweep(["one"], "first")
+    sweep(["two"], "second")
+    merged = sweeps.merge([tmp_path / "first", tmp_path / "second"], tmp_path / "all")
+    assert merged["total"].values.tolist() == [3.0, 6.0]
+    sweep(["one", "two"], "all")
+    objects["two"] = np.zeros(3)
+    with pytest.raises(InputError, match="another object at array=two"):
+        sweep(["one", "two"], "all")
+
+
 def test_cells_that_nobody_ran_are_absent(stores, tmp_path):
     merged = sweeps.merge([stores / "first", stores / "third"], tmp_path / "merged")
     assert merged["state"].sel(a=2, b=7) == 0

@@ -1,5 +1,6 @@
 """A sweep, whole: what it runs and keeps, and what it does when things go wrong."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -57,7 +58,7 @@ def test_store_is_read_by_xarray_alone(sweep, tmp_path):
     assert dataset["double"].sel(a=2, name="u") == 4
     assert (dataset["state"] == 1).all()
     assert (dataset["error"] == "").all()
-    assert dataset["x"].encoding["chunks"] == (1, 1, 2)
+    assert dataset["x"].encoding["chunks"][:2] == (1, 1)
     # Independent of the store: the run itself, with the key that the cell is promised.
     work = isometry.sweeps._cells.Work(
         normal, isometry.sweeps._grid.grid_of({"a": [2], "name": ["v"]}), KEY
@@ -75,16 +76,19 @@ def test_grid_grows_without_redoing_a_cell(sweep, tmp_path):
         return normal(point, key)
 
     path = tmp_path / "s.zarr"
-    sweep(run, {"a": [1.0, 3.0], "b": [0]}, path)
-    grid = {"b": [0, 1], "a": [1.0, 2.0, 3.0]}
+    sweep(run, {"a": [1.0, 3.0], "b": [0, 1]}, path)
+    # The order of axes is that of the store, and nothing is left to do.
+    sweep(run, {"b": [0, 1], "a": [1.0, 3.0]}, path)
+    assert len(called) == 4
+    grid = {"b": [0, 1, 2], "a": [1, 2, 3]}
     grown = sweep(run, grid, path)
-    assert len(called) == len(set(called)) == 6
+    assert len(called) == len(set(called)) == 9
+    assert all(isinstance(a, float) for a, _ in called)
     assert grown["a"].values.tolist() == [1.0, 2.0, 3.0]
-    whole = sweep(run, {"a": grid["a"], "b": grid["b"]}, tmp_path / "whole.zarr")
+    whole = sweep(run, {"a": [1.0, 2.0, 3.0], "b": grid["b"]}, tmp_path / "whole.zarr")
     identical(grown, whole)
-    # Nothing is left to do.
-    sweep(run, grid, path)
-    assert len(called) == 12
+    merged = sweeps.merge([path], tmp_path / "merged.zarr")
+    identical(merged, whole)
 
 
 def test_failed_cell_says_why_and_is_tried_again(sweep, tmp_path, caplog):
@@ -136,14 +140,14 @@ def test_array_of_another_kind_fails_its_cell(sweep, tmp_path):
     def run(point, key):
         return {
             1: {"x": np.float32(1)},
-            2: {"x": np.float64(1)},
+            2: {"x": "one"},
             3: {"x": np.ones(2, np.float32)},
         }[point["a"]]
 
     dataset = sweep(run, {"a": [3, 2, 1]}, tmp_path / "s.zarr")
     errors = dataset["error"].values.tolist()
     assert errors[0] == ""
-    assert "dtype float64; other cells of this store have float32" in errors[1]
+    assert "other cells of this store have float64" in errors[1]
     assert "dimensions ('x_0',); other cells of this store have ()" in errors[2]
 
 
@@ -157,7 +161,7 @@ def test_store_of_something_else_is_refused_with_the_difference(sweep, tmp_path)
     refused = [
         ({"run": other}, "another run(.|\n)*x.: 0.0"),
         ({"grid": {"a": [2]}}, "holds 1, which grid lacks"),
-        ({"grid": {"a": [1, 2, 2.5]}}, "of type int, and grid adds 2.5"),
+        ({"grid": {"a": [1, 2, 2.5]}}, "of type int, and grid has 2.5"),
         ({"grid": {"a": [1, 2], "b": [1]}}, "its axes are"),
         ({"key": jax.random.key(1)}, "another key"),
         ({"resume": False}, "resume=False"),
@@ -229,6 +233,88 @@ def test_second_sweep_of_one_store_is_refused(sweep, tmp_path):
     assert (sweep(run, {"a": [1]}, path)["state"] == 1).all()
 
 
+def test_disk_that_is_full_for_a_moment_loses_no_cell(sweep, tmp_path, monkeypatch):
+    """Also where it refuses to publish the arrays that a cell has made or widened."""
+    publish = _store.Store._consolidate
+
+    def run(point, key):
+        size = 6 - point["a"]
+        return {"x": (("k",), np.arange(1.0, 1 + size)), "k": (("k",), np.arange(size))}
+
+    for refused in (1, 2, 3):
+        num_calls = []
+
+        def consolidate(store, refused=refused, calls=num_calls):
+            calls.append(1)
+            if len(calls) == refused:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            publish(store)
+
+        path = tmp_path / f"{refused}.zarr"
+        with monkeypatch.context() as patch:
+            patch.setattr(_store.Store, "_consolidate", consolidate)
+            dataset = sweep(run, {"a": range(4)}, path).load()
+        assert (dataset["state"] == 1).sum() == 3
+        dataset = sweep(run, {"a": range(4)}, path).load()
+        for a in range(4):
+            values = dataset["x"].sel(a=a).values
+            size = 6 - a
+            assert values[:size].tolist() == np.arange(1.0, 1 + size).tolist()
+            assert np.isnan(values[size:]).all()
+        assert dataset["k"].values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_store_that_is_moved_ends_the_sweep(sweep, tmp_path):
+    path = tmp_path / "s.zarr"
+
+    def run(point, key):
+        if path.exists() and point["a"] == 2:
+            path.rename(tmp_path / "moved.zarr")
+        return normal(point, key)
+
+    with pytest.raises(InputError, match="moved or removed"):
+        sweep(run, {"a": range(5)}, path)
+    assert not path.exists()
+    dataset = sweep(run, {"a": range(5)}, tmp_path / "moved.zarr")
+    assert (dataset["state"] == 1).all()
+
+
+def test_folders_of_the_user_stay(sweep, tmp_path):
+    path = tmp_path / "s.zarr"
+    sweep(normal, {"a": [1]}, path)
+    (path / "plots").mkdir()
+    (path / "plots" / "precious.partial").write_text("mine")
+    sweep(normal, {"a": [1, 2]}, path)
+    assert (path / "plots" / "precious.partial").exists()
+    # And so does what nobody can tell from a store that is being made.
+    (tmp_path / ".t.zarr.part").mkdir()
+    sweep(normal, {"a": [1]}, tmp_path / "t.zarr")
+    assert (tmp_path / ".t.zarr.part").exists()
+
+
+def test_parts_of_a_store_that_was_killed_are_removed(sweep, tmp_path):
+    part = tmp_path / ".s.zarr.abc.isometry-part"
+    part.mkdir()
+    sweep(normal, {"a": [1]}, tmp_path / "s.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_cell_that_was_killed_leaves_no_numbers(sweep, tmp_path, monkeypatch):
+    """Another code may return other arrays for it."""
+    path = tmp_path / "s.zarr"
+
+    def killed(store, index, state, reason):
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_store.Store, "_write_state", killed)
+        with pytest.raises(SystemError):
+            sweep(lambda point, key: {"x": 1.0, "y": 7.0}, {"a": [1]}, path)
+    dataset = sweep(lambda point, key: {"x": 2.0}, {"a": [1]}, path, accept_code=True)
+    assert dataset["x"].values.tolist() == [2.0]
+    assert np.isnan(dataset["y"].values).all()
+
+
 def test_disk_that_is_full_stops_the_sweep(sweep, tmp_path, monkeypatch):
     """After three cells in a row; what was done stays, and the same call goes on."""
     path = tmp_path / "s.zarr"
@@ -266,12 +352,13 @@ def test_death_at_any_write_loses_only_the_cell(sweep, tmp_path, monkeypatch):
     """A process is killed after its n-th write, another goes on, and so forth."""
     import zarr.storage
 
-    grid = {"a": [1, 2, 3]}
+    grid = {"a": [1, 2, 3], "b": [0]}
 
     def run(point, key):
-        # The first cells are the shortest, so that both arrays are widened.
+        # The first cells are the shortest, so that all arrays are widened.
         size = 4 - point["a"]
-        return {"x": (("k",), np.arange(1.0, 1 + size)), "y": (("k",), np.ones(size))}
+        values = np.arange(1.0, 1 + size)
+        return {"x": (("k",), values), "y": (("k",), values), "k": (("k",), values)}
 
     undisturbed = sweep(run, grid, tmp_path / "undisturbed.zarr").load()
     path = tmp_path / "s.zarr"
@@ -285,9 +372,9 @@ def test_death_at_any_write_loses_only_the_cell(sweep, tmp_path, monkeypatch):
         await put(store, key, value)
 
     monkeypatch.setattr(zarr.storage.LocalStore, "set", put_while_alive)
-    # To make the store takes eight writes, and of none is anything seen if one fails. A
+    # To make the store takes nine writes, and of none is anything seen if one fails. A
     # cell takes three to ten, with those that make and widen its arrays.
-    lives = [1, 7, 9, *range(1, 12), *range(1, 12)]
+    lives = [1, 7, 10, *range(1, 14), *range(1, 14)]
     num_deaths = 0
     for num_writes in lives:
         writes_left[0] = num_writes
@@ -301,13 +388,24 @@ def test_death_at_any_write_loses_only_the_cell(sweep, tmp_path, monkeypatch):
             # A reader between two lives sees a store that is whole.
             seen = xarray.open_zarr(path, chunks=None).load()
             done = seen["state"].values == 1
-            for name in set(seen) - {"state", "error"}:
+            for name in set(seen.data_vars) - {"state", "error"}:
                 values = seen[name].values[done]
                 expected = undisturbed[name].values[done][:, : values.shape[1]]
                 np.testing.assert_array_equal(values, expected)
     assert num_deaths > 8
     writes_left[0] = 1000
     identical(sweep(run, grid, path), undisturbed)
+    # The same while the grid grows along both axes.
+    grid = {"a": [1, 2, 3], "b": [0, 1]}
+    grown = sweep(run, grid, tmp_path / "grown.zarr").load()
+    for num_writes in range(1, 30, 3):
+        writes_left[0] = num_writes
+        with contextlib.suppress(SystemError):
+            sweep(run, grid, path)
+        writes_left[0] = 1000
+        kept = sweeps.open(path).sel(b=[0])
+        identical(kept.drop_vars("b"), undisturbed.drop_vars("b"))
+    identical(sweep(run, grid, path), grown)
 
 
 def test_worker_that_dies_is_replaced(tmp_path):
@@ -332,11 +430,32 @@ def test_worker_that_dies_is_replaced(tmp_path):
     assert "its worker died" in str(dataset["error"].sel(a=0).values)
 
 
+def test_workers_that_die_between_cells_are_replaced(tmp_path):
+    """All of them at once, while no cell is in flight."""
+    import multiprocessing
+
+    def kill(num_done, total):
+        if num_done == 1:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+                worker.join()
+
+    dataset = isometry.sweep(
+        lambda point, key: {"x": 2.0 * point["a"]},
+        {"a": range(4)},
+        tmp_path / "s.zarr",
+        key=KEY,
+        executor=1,
+        progress=kill,
+    )
+    assert (dataset["state"] == 1).all()
+
+
 def test_broken_executor_of_the_user_is_said(sweep, tmp_path):
     """Only its owner can replace it."""
 
     class Broken:
-        def submit(self, function, *args):
+        def submit(self, function, *args, **options):
             raise BrokenExecutor
 
     with pytest.raises(InputError, match="executor died"):
@@ -361,8 +480,8 @@ class Job:
 class Cluster:
     """An executor of such jobs."""
 
-    def submit(self, function, *args):
-        return Job(function(*args))
+    def submit(self, function, *args, **options):
+        return Job(function(*args, **options))
 
 
 def test_jobs_that_are_no_futures_are_looked_at(sweep, tmp_path, monkeypatch):

@@ -46,7 +46,8 @@ def test_worker_ends_with_its_parent(tmp_path):
         "import os, time; from isometry.sweeps import _workers;"
         "_workers._LOOK_SECONDS = 0.01;"
         f"assert _workers._take_device(['0'], {str(tmp_path)!r}) == '0';"
-        "print(os.getpid(), flush=True); _workers._end_with(os.getppid())"
+        "parent = os.getppid(); print(os.getpid(), flush=True);"
+        "_workers._end_with(parent)"
     )
     parent = (
         "import subprocess, sys, os, time;"

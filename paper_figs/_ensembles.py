@@ -1,0 +1,164 @@
+"""What the figures share that hold ensembles of networks against theory."""
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import xarray
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from isometry import Comparison, Spectrum
+from paper_figs import _style
+
+# Variables of a dataset by name, each with its dimensions.
+Variables: TypeAlias = dict[str, tuple[str | tuple[str, ...], ArrayLike]]
+
+
+class Estimate(NamedTuple):
+    """A number with its standard error, or an array of them.
+
+    Attributes:
+        value: The numbers.
+        error: Their standard errors.
+    """
+
+    value: xarray.DataArray
+    error: xarray.DataArray
+
+    def at(self, **where: str | float) -> "Estimate":
+        """Return the part with these labels.
+
+        Args:
+            **where: The label on each axis.
+        """
+        return Estimate(self.value.sel(where), self.error.sel(where))
+
+    def part(self, **where: int | list[int]) -> "Estimate":
+        """Return the part with these indices.
+
+        Args:
+            **where: The index on each axis, or several.
+        """
+        return Estimate(self.value.isel(where), self.error.isel(where))
+
+    def log(self) -> "Estimate":
+        """Return the logarithm; to first order its error is the relative error."""
+        log = xarray.apply_ufunc(np.log, self.value)
+        return Estimate(log, self.error / self.value)
+
+    def exp(self) -> "Estimate":
+        """Return the exponential, the inverse of `log`."""
+        value = xarray.apply_ufunc(np.exp, self.value)
+        return Estimate(value, value * self.error)
+
+    def per(self, count: int) -> "Estimate":
+        """Return the numbers over a count.
+
+        Args:
+            count: What they are divided by.
+        """
+        return Estimate(self.value / count, self.error / count)
+
+    def gap(self, wanted: ArrayLike | xarray.DataArray) -> xarray.DataArray:
+        """Return how many standard errors the numbers are off.
+
+        Args:
+            wanted: What they should be.
+        """
+        return abs(self.value - wanted) / self.error
+
+    def extrapolated(self) -> "Estimate":
+        """Return the numbers at infinite width, of those at widths N and 2N.
+
+        What is left of order 1/N cancels in 2 v(2N) − v(N). The two widths are the axis
+        "scale".
+        """
+        narrow = self.part(scale=0)
+        wide = self.part(scale=1)
+        value = 2 * wide.value - narrow.value
+        square = 4 * wide.error**2 + narrow.error**2
+        return Estimate(value, square**0.5)
+
+    def draw(self, ax: Axes, x: ArrayLike, i: int, *, label: str, **style: str) -> None:
+        """Draw the numbers with two standard errors, the i-th of a picture.
+
+        Args:
+            ax: The axes.
+            x: Where along x they are.
+            i: The number of their mark and colour.
+            label: Their name in the legend.
+            **style: What is different about their marks.
+        """
+        _style.dots(ax, x, self.value, 2 * self.error, i, label=label, **style)
+
+
+def mean(values: xarray.DataArray) -> Estimate:
+    """Return means over the axis "draw".
+
+    Args:
+        values: Numbers of single draws.
+    """
+    deviation = values.std("draw", ddof=1)
+    error = deviation / math.sqrt(values.sizes["draw"])
+    return Estimate(values.mean("draw"), error)
+
+
+def log_ratio(first: xarray.DataArray, second: xarray.DataArray) -> Estimate:
+    """Return the logarithm of the ratio of two means over the same draws.
+
+    Args:
+        first: Numbers of single draws.
+        second: Other numbers of the same draws.
+    """
+    ratio = first.mean("draw") / second.mean("draw")
+    log = xarray.apply_ufunc(np.log, ratio)
+    # To first order it moves with the mean of these deviations, which vanishes. Draws
+    # with a large first number have a large second one, so that errors do not add.
+    relative = first / first.mean("draw")
+    relative = relative - second / second.mean("draw")
+    return Estimate(log, mean(relative).error)
+
+
+def typical_input(width: int, scale: float = 1.0) -> Float[np.ndarray, "1 width"]:
+    """Return one input whose units are as Gaussian as they can be.
+
+    Units are quantiles. Drawn ones would have unbalanced signs, by 1/√N, which all
+    networks that read them would share.
+
+    Args:
+        width: The number of units.
+        scale: Their root mean square.
+    """
+    ranks = (np.arange(width) + 0.5) / width
+    units = stats.norm.ppf(ranks)
+    units = units * scale / np.sqrt(np.mean(units**2))
+    return units[None].astype(np.float32)
+
+
+def squared_values(sp: Spectrum) -> Float[np.ndarray, "draw rank"]:
+    """Return s² of single draws at one input, the largest first.
+
+    Args:
+        sp: A spectrum over draws and one input.
+    """
+    log_values = np.asarray(sp.log_values, np.float64)
+    return np.exp(2 * log_values[:, 0])
+
+
+def largest_excess(comparison: Comparison) -> float:
+    """Return the largest gap between a spectrum and a law over its band.
+
+    Args:
+        comparison: What `isometry.compare` returned.
+
+    Returns:
+        Up to 1 where they are consistent.
+    """
+    excesses = []
+    for name, gap in comparison.gaps.items():
+        band = comparison.band[name]
+        excesses.append(band.excess(gap))
+    return max(excesses)

@@ -1,0 +1,469 @@
+"""Partial Jacobians tell how depth acts; a norm and a skip make every scale critical.
+
+Doshi, He and Gromov (2021), arXiv:2111.12143, and He, Doshi and Gromov (2022),
+arXiv:2206.13568: J^(l, L) = E |∂h^L/∂h^l|²/N is the product of χ over the layers
+between, so it is a power of depth at criticality, and exponential elsewhere.
+
+Top left: plain networks. At σ_w² = 2 ReLU keeps J = 1; at σ_w = 1 tanh has q = 1/2l
+and χ = 1 − 1/l, so J = l/L. Lines are mean-field theory.
+
+Top right and bottom left: layers x' = μx + W φ(LN(x)) + b of tanh. Without skips they
+have χ = ζ = σ_w² E φ'²/(σ_w² E φ² + σ_b²) at unit variance, with them
+χ = μ² + (1 − μ²) ζ. At μ = 1 that is 1 for every σ_w: J grows as depth to the power ζ.
+"Everywhere critical" means no more than that: the power itself depends on σ_w. Marks at
+the bottom left are networks of two widths N extrapolated, 2 ln J(2N) − ln J(N), as the
+norm alone adds 2/N to ln χ; the dotted line is μ = 1 at this depth.
+
+Bottom right: one gain a layer, such that the mean of s² up to it is 1, brings networks
+of a wrong scale to J = 1. The paper tunes |ln J| from layer to layer by gradient steps
+instead; the gains are drawn from other networks than those shown.
+
+Marks: means over draws with two standard errors. Full: 2 minutes on 2 cores.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import xarray
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+import isometry
+from isometry import networks, theory
+from isometry._internal.types import Key
+from isometry.networks import Network
+from paper_figs import _style
+from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import Estimate, Variables, mean, typical_input
+
+
+class Scale(NamedTuple):
+    """An activation at a scale of weights and biases.
+
+    Attributes:
+        activation: Its name.
+        sigma_w: √(fan_in · Var W).
+        sigma_b: Standard deviation of the biases.
+    """
+
+    activation: str
+    sigma_w: float
+    sigma_b: float = 0.0
+
+
+PLAIN = {
+    "ReLU, critical": Scale("relu", math.sqrt(2)),
+    "tanh, critical": Scale("tanh", 1.0),
+    "tanh, ordered": Scale("tanh", 0.8),
+    "tanh, chaotic": Scale("tanh", 1.3),
+}
+WRONG = {
+    "ReLU, σ$_w$ = 1": Scale("relu", 1.0),
+    "tanh, σ$_w$ = 2.5": Scale("tanh", 2.5, 0.3),
+}
+SIGMA_B = 0.3
+"""Of layers with a norm: with no biases ζ would not depend on σ_w."""
+
+# Blocks in front of the first that is counted: before, the stream is far from where
+# skips below 1 bring it. With twice as many blocks J of the narrow networks scatters.
+_FRONT = 4
+
+# Depths between which the power of critical tanh networks is taken. It is off −1 by
+# 0.001 there; four times as many layers take four times as long.
+_GREAT = (100, 400)
+
+
+class Size(NamedTuple):
+    """How large the figure is.
+
+    Attributes:
+        width: Units of half of the networks with norms; others have twice as many.
+        seeds: Networks of each kind.
+        depth: Layers of plain networks.
+        blocks: Layers with norms.
+        sigmas: The σ_w of these.
+        skips: Their μ.
+        layers: Layers of the networks that gains are given to.
+    """
+
+    width: int
+    seeds: int
+    depth: int
+    blocks: int
+    sigmas: tuple[float, ...]
+    skips: tuple[float, ...]
+    layers: int
+
+
+PRESETS = {
+    "full": Size(
+        width=96,
+        seeds=40,
+        depth=32,
+        blocks=24,
+        sigmas=(0.25, 0.5, 1.0, 2.0, 4.0),
+        skips=(0.0, 0.5, 0.9, 1.0),
+        layers=16,
+    ),
+    "smoke": Size(
+        width=48,
+        seeds=30,
+        depth=16,
+        blocks=14,
+        sigmas=(0.5, 4.0),
+        skips=(0.5, 1.0),
+        layers=8,
+    ),
+}
+
+
+def compute(preset: str, key: Key) -> xarray.Dataset:
+    """Measure partial Jacobians of plain networks, with norms, and with gains."""
+    size = PRESETS[preset]
+    key_plain, key_norms, key_gains = jax.random.split(key, 3)
+    axes = ("sigma_w", "skip", "scale", "draw", "block")
+    great = [_log_critical(depth) for depth in _GREAT]
+    zetas = [_zeta(sigma_w) for sigma_w in size.sigmas]
+    return xarray.Dataset(
+        {
+            **_plain(key_plain, size),
+            "law_great": ("great", great),
+            "norm": (axes, _with_norms(key_norms, size)),
+            "law_zeta": ("sigma_w", zetas),
+            **_with_gains(key_gains, size),
+        },
+        {
+            "kind": list(PLAIN),
+            "wrong": list(WRONG),
+            "sigma_w": list(size.sigmas),
+            "skip": list(size.skips),
+        },
+    )
+
+
+def _plain(key: Key, size: Size) -> Variables:
+    """Measure partial Jacobians of plain networks, and compute them from theory."""
+    names = _layers(size.depth)
+    measured, predicted = [], []
+    for index, scale in enumerate(PLAIN.values()):
+        net = _network(scale, 2 * size.width, size.depth)
+        key_net = jax.random.fold_in(key, index)
+        measured.append(_partial(net, key_net, names, seeds=size.seeds))
+        predicted.append(_products(scale, size.depth))
+    return {
+        "plain": (("kind", "draw", "layer"), np.array(measured)),
+        "law_plain": (("kind", "layer"), np.array(predicted)),
+    }
+
+
+def _network(scale: Scale, width: int, depth: int) -> Network:
+    """Return a plain network with so many layers."""
+    return networks.mlp(
+        [width] * (depth + 1),
+        scale.activation,
+        "gaussian",
+        sigma_w=scale.sigma_w,
+        sigma_b=scale.sigma_b,
+    )
+
+
+def _layers(depth: int) -> list[str]:
+    """Return the points of a plain network, its pre-activations."""
+    # Equal layers are stacked. The last, layers/2, is the output itself.
+    hidden = [f"layers/1[{layer}]" for layer in range(depth - 2)]
+    return ["layers/0", *hidden]
+
+
+def _partial(
+    net: Network, key: Key, names: list[str], *, seeds: int
+) -> Float[np.ndarray, "draw point"]:
+    """Measure |∂output/∂h|²/N at points of single draws."""
+    (width,) = net.example.shape
+    keys = jax.random.split(key, seeds)
+    signals = isometry.signals(net, keys, typical_input(width))
+    by_point = [signals.at(name).apjn[:, 0] for name in names]
+    return np.array(by_point, np.float64).T
+
+
+def _products(scale: Scale, depth: int) -> Float[np.ndarray, " layer"]:
+    """Return J from each pre-activation of a plain network, at infinite width."""
+    # Inputs have mean square 1.
+    first = scale.sigma_w**2 + scale.sigma_b**2
+    path = theory.q_trajectory(
+        scale.activation, first, scale.sigma_w, scale.sigma_b, depth - 2
+    )
+    factors = [theory.chi(scale.activation, float(q), scale.sigma_w) for q in path]
+    return np.cumprod(factors[::-1])[::-1]
+
+
+def _log_critical(depth: int) -> float:
+    """Return ln J^(0, l) of critical tanh networks at a great depth."""
+    path = theory.q_trajectory("tanh", 1.0, 1.0, 0.0, depth)
+    return sum(math.log(theory.chi("tanh", float(q), 1.0)) for q in path)
+
+
+def _zeta(sigma_w: float) -> float:
+    return theory.norm_chi("tanh", sigma_w, SIGMA_B)
+
+
+def _with_norms(
+    key: Key, size: Size
+) -> Float[np.ndarray, "sigma skip scale draw block"]:
+    """Measure partial Jacobians of layers with norms and skips."""
+    names = [f"blocks/first[{block}]:sum" for block in range(size.blocks)]
+    by_sigma = []
+    for sigma_w in size.sigmas:
+        by_skip = []
+        for skip in size.skips:
+            by_width = []
+            for scale in (1, 2):
+                net = networks.resnet(
+                    scale * size.width,
+                    size.blocks,
+                    "tanh",
+                    "gaussian",
+                    order="pre_activation",
+                    norm="layer",
+                    skip=skip,
+                    sigma_w=sigma_w,
+                    sigma_b=SIGMA_B,
+                )
+                key, key_net = jax.random.split(key)
+                by_width.append(_partial(net, key_net, names, seeds=size.seeds))
+            by_skip.append(by_width)
+        by_sigma.append(by_skip)
+    return np.array(by_sigma)
+
+
+def _with_gains(key: Key, size: Size) -> Variables:
+    """Measure networks of a wrong scale before and after they are given gains."""
+    names = ["input", *_layers(size.layers)]
+    width = 2 * size.width
+    partial, gains, errors = [], [], []
+    for scale in WRONG.values():
+        key, key_gains, key_net = jax.random.split(key, 3)
+        net = _network(scale, width, size.layers)
+        keys = jax.random.split(key_gains, size.seeds)
+        calibrated = net.calibrated(keys, typical_input(width))
+        # Drawn from the same keys, which are not those of the gains.
+        before = _partial(net, key_net, names, seeds=size.seeds)
+        after = _partial(calibrated, key_net, names, seeds=size.seeds)
+        partial.append([before, after])
+        gains.append([row.value for row in calibrated.gains.rows])
+        errors.append(calibrated.gains.error)
+    return {
+        "gained": (("wrong", "when", "draw", "at"), np.array(partial)),
+        "gain": (("wrong", "at"), np.array(gains)),
+        # The standard error of the mean of s² that the gains bring to 1.
+        "gain_error": ("wrong", errors),
+    }
+
+
+class Unit(NamedTuple):
+    """Moments of tanh at unit variance, from a quadrature apart from the library's.
+
+    Attributes:
+        square: E φ².
+        slope: E φ'².
+    """
+
+    square: float
+    slope: float
+
+
+def _unit() -> Unit:
+    # The trapezoidal rule converges as fast as any for what is smooth and decays; its
+    # error at this step is below 1e-14.
+    z = np.linspace(-12.0, 12.0, 2401)
+    weights = stats.norm.pdf(z) * (z[1] - z[0])
+    phi = np.tanh(z)
+    return Unit(float(weights @ phi**2), float(weights @ (1 - phi**2) ** 2))
+
+
+def _own_zeta(sigma_w: float) -> float:
+    """Return ζ from `_unit`."""
+    unit = _unit()
+    return sigma_w**2 * unit.slope / (sigma_w**2 * unit.square + SIGMA_B**2)
+
+
+def _factors(sigma_w: float, skip: float, blocks: int) -> Float[np.ndarray, " block"]:
+    """Return χ of each layer with a norm, μ² + σ_w² E φ'²/q of the stream it reads."""
+    unit = _unit()
+    added = sigma_w**2 * unit.square + SIGMA_B**2
+    q = 1.0
+    factors = []
+    for _ in range(blocks):
+        factors.append(skip**2 + sigma_w**2 * unit.slope / q)
+        q = skip**2 * q + added
+    return np.array(factors)
+
+
+def check(data: xarray.Dataset) -> tuple[Compared, ...]:
+    """Hold networks against theory, and theory against closed forms."""
+    rows = []
+    draws = data.sizes["draw"]
+    bound = t_bound(data.law_plain.size, draws)
+    gaps = mean(data.plain).gap(data.law_plain) / bound
+    for kind in data.kind.values:
+        gap = float(gaps.sel(kind=kind).max())
+        what = f"{kind}: J, largest gap over its interval"
+        rows.append(Compared(what, gap, high=1.0))
+    predicted = data.law_plain.sel(kind="ReLU, critical")
+    relu = float(abs(predicted - 1).max())
+    # Rounding of a product of so many χ.
+    slack = 1e-14 * data.sizes["layer"]
+    rows.append(Compared("ReLU, critical: |J − 1| in theory", relu, high=slack))
+    near, far = data.law_great.values
+    power = (far - near) / math.log(_GREAT[1] / _GREAT[0])
+    rows.append(within("tanh, critical: power of depth", power, -1.0, 0.01))
+    return settled(rows + _norm_rows(data) + _gain_rows(data))
+
+
+def _log_growth(data: xarray.Dataset) -> Estimate:
+    """Return ln J from the first counted layer with a norm at infinite width."""
+    first = mean(data.norm.isel(block=_FRONT))
+    return first.log().extrapolated()
+
+
+def _norm_rows(data: xarray.Dataset) -> list[Compared]:
+    """Hold layers with norms against the growth that the stream gives them."""
+    rows = []
+    growth = _log_growth(data)
+    bound = t_bound(growth.value.size, data.sizes["draw"])
+    blocks = data.sizes["block"]
+    for skip in data.skip.values:
+        gaps = []
+        for sigma_w in data.sigma_w.values:
+            logs = np.log(_factors(sigma_w, skip, blocks))
+            wanted = logs[_FRONT + 1 :].sum()
+            here = growth.at(sigma_w=sigma_w, skip=skip)
+            gaps.append(float(here.gap(wanted)) / bound)
+        what = f"norm, μ = {skip:g}: ln J, largest gap over its interval"
+        rows.append(Compared(what, max(gaps), high=1.0))
+    for sigma_w in data.sigma_w.values:
+        zeta = float(data.law_zeta.sel(sigma_w=sigma_w))
+        what = f"norm, σ_w = {sigma_w:g}: ζ in theory"
+        rows.append(within(what, zeta, _own_zeta(sigma_w), 1e-9))
+    return rows
+
+
+def _gain_rows(data: xarray.Dataset) -> list[Compared]:
+    """Hold networks with gains against J = 1, and gains against critical ones."""
+    rows = []
+    after = mean(data.gained.isel(when=1))
+    bound = t_bound(after.value.size, data.sizes["draw"])
+    for name in data.wrong.values:
+        here = after.at(wrong=name)
+        # The gains are as uncertain as the mean over the draws that they are from.
+        of_gains = float(data.gain_error.sel(wrong=name))
+        both = Estimate(here.value, (here.error**2 + of_gains**2) ** 0.5)
+        gap = float(both.gap(1.0).max()) / bound
+        what = f"{_plain_text(name)}, with gains: J, largest gap over its interval"
+        rows.append(Compared(what, gap, high=1.0))
+        before = data.gained.sel(wrong=name).isel(when=0, at=0)
+        # A network that was right before would show nothing.
+        log = abs(math.log(before.mean()))
+        rows.append(Compared(f"{_plain_text(name)}, before: |ln J|", log, low=2.0))
+    name = next(iter(WRONG))
+    # Without the first layer, in front of which there are no slopes.
+    log_gains = np.log(data.gain.sel(wrong=name).values[1:])
+    sigma_w = WRONG[name].sigma_w * math.exp(log_gains.mean())
+    # The product of so many squared gains has the error of the mean that they make.
+    relative = bound * float(data.gain_error.sel(wrong=name)) / (2 * len(log_gains))
+    critical = math.sqrt(2)
+    rows.append(within("ReLU with gains: σ_w", sigma_w, critical, critical * relative))
+    return rows
+
+
+def _plain_text(name: str) -> str:
+    """Return a name without the marks of a picture."""
+    return name.replace("$", "")
+
+
+def plot(data: xarray.Dataset) -> Figure:
+    """Draw plain networks, layers with norms, their χ, and networks with gains."""
+    figure, axes = _style.panels(2, 2, height=2.3)
+    (plain, depth), (factor, gained) = axes
+    _draw_plain(plain, data)
+    _draw_depth(depth, data)
+    _draw_factor(factor, data)
+    _draw_gained(gained, data)
+    return figure
+
+
+def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw partial Jacobians of plain networks, from each layer to the output."""
+    found = mean(data.plain)
+    layers = np.arange(1, data.sizes["layer"] + 1)
+    for i, kind in enumerate(data.kind.values):
+        found.at(kind=kind).draw(ax, layers, i, label=kind)
+        _style.line(ax, layers, data.law_plain.sel(kind=kind), i)
+    total = data.sizes["layer"] + 1
+    ax.plot(layers, layers / total, ":", color="black", label="l/L")
+    _style.ticks(ax, [n for n in (1, 2, 4, 8, 16, 32) if n < total])
+    ax.set(yscale="log", ylim=(1e-3, 1e3), xlabel="layer l", ylabel="J to the output")
+    ax.set(title="Plain networks")
+    ax.legend(loc="upper left", ncols=2)
+
+
+def _draw_depth(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw partial Jacobians behind skips with μ = 1, from each layer to the output."""
+    found = mean(data.norm.sel(skip=1.0)).part(scale=1)
+    blocks = data.sizes["block"]
+    points = np.arange(1, blocks + 1)
+    for i, sigma_w in enumerate(data.sigma_w.values):
+        zeta = float(data.law_zeta.sel(sigma_w=sigma_w))
+        label = f"σ$_w$ = {sigma_w:g}, ζ = {zeta:.2f}"
+        found.at(sigma_w=sigma_w).draw(ax, points, i, label=label)
+        logs = np.log(_factors(sigma_w, 1.0, blocks))
+        # From the stream behind a block on, only later blocks act.
+        line = np.exp(logs.sum() - np.cumsum(logs))
+        _style.line(ax, points, line, i)
+    _style.ticks(ax, [n for n in (1, 2, 4, 8, 16, 24) if n <= blocks])
+    ax.set(yscale="log", xlabel="block l", ylabel="J to the output")
+    ax.set(title="Norm and skip, μ = 1: powers of depth")
+    ax.legend(loc="upper right")
+
+
+def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw χ of layers with norms against σ_w."""
+    blocks = data.sizes["block"]
+    growth = _log_growth(data).per(blocks - _FRONT - 1)
+    low, high = float(data.sigma_w[0]), float(data.sigma_w[-1])
+    grid = np.geomspace(low / 1.2, high * 1.2, 60)
+    zetas = np.array([_own_zeta(sigma_w) for sigma_w in grid])
+    for i, skip in enumerate(data.skip.values):
+        chi = growth.at(skip=skip).exp()
+        # Moved apart a little, because they meet where ζ is 1.
+        moved = data.sigma_w * 1.04 ** (i - 1.5)
+        chi.draw(ax, moved, i, label=f"μ = {skip:g}")
+        _style.line(ax, grid, skip**2 + (1 - skip**2) * zetas, i)
+    finite = []
+    for sigma_w in grid:
+        logs = np.log(_factors(sigma_w, 1.0, blocks))
+        finite.append(math.exp(logs[_FRONT + 1 :].mean()))
+    ax.plot(grid, finite, ":", color="black", label="μ = 1, this depth")
+    _style.ticks(ax, data.sigma_w.values)
+    ax.set(xlabel="σ$_w$", ylabel="χ", title="χ = μ² + (1 − μ²)ζ")
+    ax.legend(loc="lower right")
+
+
+def _draw_gained(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw partial Jacobians before and after networks are given gains."""
+    found = mean(data.gained)
+    layers = np.arange(data.sizes["at"])
+    for i, name in enumerate(data.wrong.values):
+        # Every second layer, so that marks at 1 do not cover each other.
+        some = list(layers[i :: len(WRONG)])
+        here = found.at(wrong=name).part(at=some)
+        # Open marks before, full ones after.
+        here.part(when=0).draw(ax, some, i, label=f"{name}, before", mfc="white")
+        here.part(when=1).draw(ax, some, i, label=f"{name}, with gains")
+    ax.axhline(1.0, color="black", lw=0.8)
+    ax.set(yscale="log", ylim=(1e-5, 1e8), xlabel="layer l", ylabel="J to the output")
+    ax.set(title="A gain a layer")
+    ax.legend(loc="upper right")

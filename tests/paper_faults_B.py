@@ -1,0 +1,222 @@
+"""Faults that make the papers' figures of residual and normalized networks fail.
+
+Each is planted by replacing one attribute, of the figure or of the library; the check
+of the figure at its smoke preset must then fail.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Fault(NamedTuple):
+    """One fault.
+
+    Attributes:
+        figure: The name of the figure.
+        what: The fault in words.
+        target: The dotted path of the attribute.
+        replace: From the attribute to its replacement.
+    """
+
+    figure: str
+    what: str
+    target: str
+    replace: Callable[[Any], Any]
+
+
+def _multipliers(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps `networks.resnet` such that multipliers are changed."""
+
+    def replace(resnet: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            given = kwargs.get(name, 1.0)
+            return resnet(*args, **{**kwargs, name: change(given)})
+
+        return changed
+
+    return replace
+
+
+def _branches(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps `networks.resnet` such that branches are changed."""
+    return _multipliers("branch", change)
+
+
+def _skips(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps `networks.resnet` such that skips are changed."""
+    return _multipliers("skip", change)
+
+
+def _given(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that a keyword argument is changed."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{**kwargs, name: change(kwargs[name])})
+
+        return changed
+
+    return replace
+
+
+def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that its result is changed."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return change(function(*args, **kwargs))
+
+        return changed
+
+    return replace
+
+
+def _first(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that it gets a changed first argument."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(first: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(change(first), *args, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _third(value: Any) -> Callable[[Any], Any]:
+    """Return what wraps a function such that its third argument is this value."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(first: Any, second: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(first, second, value, *args, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _scaled(factor: float) -> Callable[[Any], Any]:
+    """Return what multiplies a number, or every number of a list."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, list):
+            return [factor * number for number in value]
+        return factor * value
+
+    return change
+
+
+def _steeper(branches: property) -> property:
+    """Return branches that fall as 1/L^¾ instead of 1/L^½."""
+
+    def changed(self: Any) -> list[float]:
+        assert branches.fget is not None
+        return [branch * self.depth**-0.25 for branch in branches.fget(self)]
+
+    return property(changed)
+
+
+FAULTS = [
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "branches of the networks 5 % too strong",
+        "isometry.networks.resnet",
+        _branches(_scaled(1.05)),
+    ),
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "networks of another activation",
+        "isometry.networks.resnet",
+        _third("gelu"),
+    ),
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "branches that fall as 1/L^¾",
+        "paper_figs.tarnowski2019_residual_spectra.Network.branches",
+        _steeper,
+    ),
+    Fault(
+        "tarnowski2019_residual_spectra",
+        "a limit law of c^1.5",
+        "isometry.theory.resnet_law",
+        _first(lambda c: c**1.5),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "branches of the networks 5 % too strong",
+        "isometry.networks.resnet",
+        _branches(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "networks of another activation",
+        "isometry.networks.resnet",
+        _third("gelu"),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "branches that fall as 1/L^¾",
+        "isometry.networks.resnet",
+        _branches(lambda branch: branch**1.5),
+    ),
+    Fault(
+        "yang2017_residual_growth",
+        "a plain network's chi 5 % too large",
+        "isometry.theory.chi",
+        _result(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "a factor of theory 5 % too large",
+        "isometry.theory.batch_norm_growth",
+        _result(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "networks of another activation",
+        "isometry.networks.resnet",
+        _third("gelu"),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "skips 5 % too strong",
+        "isometry.networks.resnet",
+        _skips(_scaled(1.05)),
+    ),
+    Fault(
+        "yang2019_batch_norm",
+        "streams whose variance grows as l²",
+        "paper_figs.yang2019_batch_norm._factors",
+        _result(lambda factors: 1 + (factors - 1) ** 2),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "skips 5 % too strong",
+        "isometry.networks.resnet",
+        _skips(_scaled(1.05)),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "networks with norms of another activation",
+        "isometry.networks.resnet",
+        _third("relu"),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "a factor of theory 5 % too large",
+        "isometry.theory.norm_chi",
+        _result(_scaled(1.05)),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "variances that fall as 1/√l at criticality",
+        "isometry.theory.q_trajectory",
+        _result(lambda path: path**0.5),
+    ),
+    Fault(
+        "doshi2021_partial_jacobians",
+        "weights of plain networks 5 % too large",
+        "isometry.networks.mlp",
+        _given("sigma_w", _scaled(1.05)),
+    ),
+]
