@@ -46,7 +46,7 @@ EXAMPLES = examples()
 
 
 class Rounded(doctest.OutputChecker):
-    """A float64 may differ by rounding: versions of NumPy and XLA add in other orders."""
+    """A float64 may differ by rounding: versions of NumPy add in other orders."""
 
     def check_output(self, want, got, optionflags):
         if super().check_output(want, got, optionflags):

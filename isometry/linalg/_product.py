@@ -134,7 +134,9 @@ def log_values(stacks: Sequence[Factors], every: int = 1) -> Float[Array, " k"]:
     # a NaN passes for a zero row on the way: comparisons with it are false
     finite = functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(a)) for a in jax.tree.leaves(list(stacks))))
     lost = min(sizes[0], sizes[-1]) - min(sizes)
-    return jnp.where(finite, jnp.concatenate([logs, jnp.full(lost, -jnp.inf, logs.dtype)]), jnp.nan)
+    logs = jnp.concatenate([logs, jnp.full(lost, -jnp.inf, logs.dtype)])
+    # the NaN is added: of a selected one XLA's float32 exponential may be anything (`measure._nodes.exp`)
+    return logs + jnp.where(finite, 0, jnp.nan)
 
 
 def _through(product: _graded.Graded, stack: Factors, every: int, backward: bool) -> _graded.Graded:

@@ -475,6 +475,7 @@ def test_nothing_is_said_of_a_traced_jacobian_that_is_not_finite(method):
             for name in ("condition_number", "isometry_deviation")
         },
         "mean": lambda sp: sp.moment(1),
+        "sum of a user's own": lambda sp: jnp.exp(sp.log_values).sum(),
         "mean log": lambda sp: sp.moment(1, "log_s"),
         "cdf": lambda sp: sp.cdf([0.5])[0],
         "quantile": lambda sp: sp.quantile(0.5),

@@ -81,7 +81,8 @@ class Product(Method):
         # A NaN may look like a zero in ln s: the derivative of relu at NaN is 0.
         leaves = jax.tree.leaves(stacks)
         is_finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-        log_values = jnp.where(is_finite, log_values, jnp.nan)
+        # Added, not selected: see `measure._nodes.exp`.
+        log_values = log_values + jnp.where(is_finite, 0, jnp.nan)
         return target.record(self, log_values, log_floor=-jnp.inf)
 
     def spectra(
