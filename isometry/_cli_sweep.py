@@ -131,18 +131,24 @@ def run(
 
     import isometry
     from isometry._internal import checks
+    from isometry._internal.errors import InputError
 
     checks.integer("--seed", seed)
-    dataset = isometry.sweep(
-        plan.run,
-        plan.grid,
-        out,
-        key=jax.random.key(seed),
-        executor=workers,
-        resume=resume,
-        retries=retries,
-        accept_code=accept_code,
-    )
+    try:
+        dataset = isometry.sweep(
+            plan.run,
+            plan.grid,
+            out,
+            key=jax.random.key(seed),
+            executor=workers,
+            resume=resume,
+            retries=retries,
+            accept_code=accept_code,
+        )
+    except InputError as error:
+        # The options of the command have other names than the arguments.
+        message = error.message.replace("accept_code=True", "--accept-code")
+        raise InputError(message) from error
     _print(dataset, out, as_json=as_json)
     # All cells of the store are cells of the plan, which holds all its labels. One that
     # could not be written is absent.

@@ -299,8 +299,8 @@ def _variables(result: object, names: tuple[str, ...]) -> dict[str, Variable]:
             )
         if name in (*names, *RESERVED):
             raise InputError(
-                f"run returned a variable {name!r}, which the store has already; "
-                "give it another name."
+                f"run returned a variable {name!r}, which is an axis, or what the "
+                "store says of a cell; give it another name."
             )
         variables[name] = _variable(name, value, names)
     return variables

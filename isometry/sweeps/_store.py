@@ -702,8 +702,8 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
     where = f"store={str(path)!r}"
     if set(before["axes"]) != set(now["axes"]):
         raise InputError(
-            f"{where} is of another grid: its axes are {before['axes']}, and those of "
-            f"grid are {now['axes']}; write another folder."
+            f"{where} has the axes {before['axes']}, and not {now['axes']}; sweeps of "
+            "one store have the same axes."
         )
     for name in ("key", "settings"):
         if before[name] != now[name]:
@@ -714,7 +714,10 @@ def require_same(path: pathlib.Path, identity: Identity, accept_code: bool) -> N
             )
     if accept_code:
         return
-    advice = "write another folder, or go on with accept_code=True"
+    advice = (
+        "write another folder, or accept_code=True, which keeps the cells that are "
+        "done and runs the others with this code"
+    )
     if before["version"] != now["version"]:
         raise InputError(
             f"{where} was computed by version {before['version']} of isometry, and "
@@ -800,7 +803,12 @@ def _as_json(identity: Identity) -> dict[str, Any]:
 def _provenance() -> dict[str, object]:
     """Return the record of this process, without what differs at each call."""
     record = provenance.provenance()
-    return {name: record[name] for name in ("versions", "device", "git_commit")}
+    return {
+        "versions": record["versions"],
+        "device": record["device"],
+        # The commit of this package's checkout, and not of the user's.
+        "isometry_commit": record["git_commit"],
+    }
 
 
 def _axis_attributes(axis: Axis) -> dict[str, object]:

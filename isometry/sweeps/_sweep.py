@@ -400,7 +400,10 @@ class _Progressing:
             return
         index, reason = next(iter(self.failures.items()))
         grid = self._store.grid
+        # On one line, whatever the error says.
+        reason = " ".join(reason.split())
         _LOG.warning(
             f"{len(self.failures)} of {grid.size} cells failed; the same call tries "
-            f"them again. {grid.show(index)}: {reason}"
+            "them again, after a change of run with accept_code=True. "
+            f"{grid.show(index)}: {reason}"
         )

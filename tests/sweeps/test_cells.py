@@ -108,8 +108,8 @@ def test_numbers_are_stored_in_float64(value, expected):
     [
         (None, "return a mapping"),
         ({}, "nothing"),
-        ({"a": 1.0}, "has already"),
-        ({"state": 1.0}, "has already"),
+        ({"a": 1.0}, "another name"),
+        ({"state": 1.0}, "another name"),
         ({"x/y": 1.0}, "without '/'"),
         ({"x": object()}, "no array"),
         ({"x": KEY}, "key_data"),

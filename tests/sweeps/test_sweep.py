@@ -162,7 +162,7 @@ def test_store_of_something_else_is_refused_with_the_difference(sweep, tmp_path)
         ({"run": other}, "another run(.|\n)*x.: 0.0"),
         ({"grid": {"a": [2]}}, "holds 1, which grid lacks"),
         ({"grid": {"a": [1, 2, 2.5]}}, "of type int, and grid has 2.5"),
-        ({"grid": {"a": [1, 2], "b": [1]}}, "its axes are"),
+        ({"grid": {"a": [1, 2], "b": [1]}}, "has the axes"),
         ({"key": jax.random.key(1)}, "another key"),
         ({"resume": False}, "resume=False"),
     ]
