@@ -319,7 +319,8 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     seeds = data.sizes["seed"]
     # Depths share their networks, so that Bonferroni over all of them is cautious.
     num_means = data.law_lam.size
-    off = _off(data.lam, data.law_lam).max("layers")
+    of_layers = _off(data.lam, data.law_lam)
+    off = of_layers.max("layers")
     rows = [
         Compared(
             f"E lam, {variant}: off theory, standard errors",

@@ -75,13 +75,17 @@ SIGMA_B = 0.05**0.5
 RING = 8
 KERNELS = {"uniform": "gaussian", "delta": "delta_orthogonal"}
 # The variances of the taps.
-TAPS = {"uniform": np.full(3, 1 / 3), "delta": np.array([0.0, 1.0, 0.0])}
+TAPS = {
+    "uniform": np.full(3, 1 / 3),
+    "delta": np.array([0.0, 1.0, 0.0]),
+}
 # Modes of the ring that differ; the others mirror them.
 MODES = np.arange(RING // 2 + 1)
 LAYERS = 2
 # One less the cosine of two inputs where they differ. Ten times as much would bend the
 # map of correlations by a percent; a hundredth would meet rounding in float32.
 OFF = 1e-3
+QUARTILES = (0.25, 0.5, 0.75)
 # Positions of the ring whose spectrum is taken. With as many taps, real and imaginary
 # part of a kernel at the frequency 2π/3 have equal variances; on a ring of 4 they have
 # not, and the exponents there are others.
@@ -110,36 +114,31 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     size = PRESETS[preset]
     square_w = list(size["square_w"])
     keys = jax.random.split(key, 3)
-    response = []
+    response, factors, fine_factors = [], [], []
+    fine = np.linspace(0.6, 1.75, 60)
     for kernel in KERNELS:
         at_each = [_response(kernel, value, size, key=keys[0]) for value in square_w]
         response.append(at_each)
-    spectra = [
-        [_delta_orthogonal(width, depth, size, key=keys[1]) for depth in size["depths"]]
-        for width in size["widths"]
-    ]
-    predicted = [_predicted(depth) for depth in size["depths"]]
+        factors.append([_factors(kernel, value) for value in square_w])
+        fine_factors.append([_factors(kernel, value) for value in fine])
+    depths = list(size["depths"])
+    spectra = []
+    for width in size["widths"]:
+        over_depth = [
+            _delta_orthogonal(width, depth, size, key=keys[1]) for depth in depths
+        ]
+        spectra.append(over_depth)
+    predicted = [_predicted(depth) for depth in depths]
     exponents = _exponents(size, key=keys[2])
     accuracies = [
         [_accuracies(scheme, depth, size) for depth in size["trained"]]
         for scheme in KERNELS.values()
     ]
-    fine = np.linspace(0.6, 1.75, 60)
-    fixed_sizes = {
-        "spectrum_width": list(size["widths"]),
-        "depth": list(size["depths"]),
-    }
     return xarray.Dataset(
         {
             "response": (("kernel", "square_w", "mode", "draw"), response),
-            "law_factor": (
-                ("kernel", "square_w", "mode"),
-                [[_factors(kernel, value) for value in square_w] for kernel in KERNELS],
-            ),
-            "law_fine": (
-                ("kernel", "fine", "mode"),
-                [[_factors(kernel, value) for value in fine] for kernel in KERNELS],
-            ),
+            "law_factor": (("kernel", "square_w", "mode"), factors),
+            "law_fine": (("kernel", "fine", "mode"), fine_factors),
             "spectrum": (("spectrum_width", "depth", "statistic", "seed"), spectra),
             "law_spectrum": (("depth", "statistic"), predicted),
             "law_critical": _critical_square_w(),
@@ -151,7 +150,8 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
             "square_w": square_w,
             "mode": MODES,
             "fine": fine,
-            **fixed_sizes,
+            "spectrum_width": list(size["widths"]),
+            "depth": depths,
             "statistic": ["spread", "own"],
             "scheme": list(KERNELS.values()),
             "trained": list(size["trained"]),
@@ -167,7 +167,11 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
 def _factors(kernel: str, square_w: float) -> Float[np.ndarray, " modes"]:
     """Return by how much theory says that a layer multiplies each mode."""
     modes = theory.conv_modes(
-        ACTIVATION, square_w**0.5, SIGMA_B, kernel=TAPS[kernel], size=(RING,)
+        ACTIVATION,
+        square_w**0.5,
+        SIGMA_B,
+        kernel=TAPS[kernel],
+        size=(RING,),
     )
     return np.real(modes.eigenvalues)[MODES]
 
@@ -201,22 +205,28 @@ def _response(
         sigma_b=SIGMA_B,
     )
 
+    size_of_z = math.sqrt(q)
+    cosine = 1 - OFF
+    sine = math.sqrt(1 - cosine**2)
+
     def of_draw(key: Key) -> Float[Array, " modes"]:
         key_net, key_z, key_other = jax.random.split(key, 3)
-        z = math.sqrt(q) * jax.random.normal(key_z, (RING, channels))
-        other = math.sqrt(q) * jax.random.normal(key_other, (channels,))
-        turned = (1 - OFF) * z[0] + math.sqrt(1 - (1 - OFF) ** 2) * other
+        z = size_of_z * jax.random.normal(key_z, (RING, channels))
+        other = size_of_z * jax.random.normal(key_other, (channels,))
+        turned = cosine * z[0] + sine * other
         z_near = z.at[0].set(turned)
         params = net.init(key_net)
         # The first layer reads its input as it is, so the nonlinearity comes here.
-        ends = [net(params, jnp.tanh(values)) for values in (z, z_near)]
+        end = net(params, jnp.tanh(z))
+        end_near = net(params, jnp.tanh(z_near))
         before = jnp.mean((z - z_near) ** 2, axis=-1)
-        after = jnp.mean((ends[0] - ends[1]) ** 2, axis=-1)
+        after = jnp.mean((end - end_near) ** 2, axis=-1)
         return jnp.fft.rfft(after).real / before[0]
 
     keys = jax.random.split(key, size["draws"])
     # One network at a time: a batch of kernels is slow on CPUs.
-    return np.asarray(jax.jit(functools.partial(jax.lax.map, of_draw))(keys)).T
+    for_all = jax.jit(functools.partial(jax.lax.map, of_draw))
+    return np.asarray(for_all(keys)).T
 
 
 def _critical(depth: int) -> theory.CriticalPoint:
@@ -243,11 +253,14 @@ def _delta_orthogonal(
 ) -> Float[np.ndarray, "statistics seeds"]:
     """Measure the interquartile range of ln s, and the lowest below the median."""
     point = _critical(depth)
-    key_net, key_x = jax.random.split(jax.random.fold_in(key, depth))
+    key_of_depth = jax.random.fold_in(key, depth)
+    key_net, key_x = jax.random.split(key_of_depth)
     # Every position starts at the fixed point; else each would have its own law.
-    q_input = (1 / depth - point.sigma_b**2) / point.sigma_w**2
+    q_star = 1 / depth
+    q_input = (q_star - point.sigma_b**2) / point.sigma_w**2
     x = jax.random.normal(key_x, (SMALL_RING, width))
-    x = x * jnp.sqrt(q_input / jnp.mean(x**2, axis=-1, keepdims=True))
+    squares = jnp.mean(x**2, axis=-1, keepdims=True)
+    x = x * jnp.sqrt(q_input / squares)
     sp = isometry.ensemble(
         _deep(width, depth),
         jax.random.split(key_net, size["seeds"]),
@@ -256,9 +269,10 @@ def _delta_orthogonal(
         span="hidden",
     )
     log_s = np.asarray(sp.log_values)[:, 0]
-    low, middle, high = np.quantile(log_s, [0.25, 0.5, 0.75], axis=-1)
+    low, middle, high = np.quantile(log_s, QUARTILES, axis=-1)
     # One value for each position: the direction of its signal.
-    own = np.sort(log_s, axis=-1)[:, :SMALL_RING].mean(axis=-1)
+    ascending = np.sort(log_s, axis=-1)
+    own = ascending[:, :SMALL_RING].mean(axis=-1)
     return np.stack([high - low, own - middle])
 
 
@@ -268,11 +282,12 @@ def _predicted(depth: int) -> tuple[float, float]:
     law = theory.jacobian_law(
         ACTIVATION, weights="orthogonal", depth=depth, q=1 / depth
     )
-    low, middle, high = np.asarray(law.quantile([0.25, 0.5, 0.75], "log_s"))
+    low, middle, high = np.asarray(law.quantile(QUARTILES, "log_s"))
     # The length of a signal follows the variance map, and so does its derivative along
     # the signal itself.
     fixed = theory.q_fixed_point(ACTIVATION, point.sigma_w, point.sigma_b)
-    return float(high - low), float(depth * np.log(fixed.slope) - middle)
+    own = depth * np.log(fixed.slope)
+    return float(high - low), float(own - middle)
 
 
 def _exponents(size: dict, *, key: Key) -> Float[np.ndarray, "seeds frequencies index"]:
@@ -287,11 +302,15 @@ def _exponents(size: dict, *, key: Key) -> Float[np.ndarray, "seeds frequencies 
         bias=False,
     )
     offsets = np.arange(3) - 1
-    angles = 2 * np.pi * np.arange(2) / SMALL_RING
-    waves = np.exp(1j * np.outer(angles, offsets))
+    # The frequencies 0 and 2π/3; the third of a ring of 3 mirrors the second.
+    angles = np.array([0.0, 2 * np.pi / SMALL_RING])
+    phases = np.outer(angles, offsets)
+    waves = np.exp(1j * phases)
     found = []
     for seed_key in jax.random.split(key, size["seeds"]):
-        taps = np.asarray(net.init(seed_key)["layers"][1]["w"], np.float64)
+        # The stack of all layers but the first and the last.
+        stack = net.init(seed_key)["layers"][1]
+        taps = np.asarray(stack["w"], np.float64)
         at_frequencies = np.einsum("ft,ltio->floi", waves, taps)
         found.append([_exponents_of(factors) for factors in at_frequencies])
     return np.array(found)
@@ -303,8 +322,9 @@ def _exponents_of(
     """Return the Lyapunov exponents of complex matrices."""
     # Real and imaginary parts alternate, so that the pivots of QR come in equal pairs.
     unit = np.array([[0.0, -1.0], [1.0, 0.0]])
-    pairs = np.einsum("loi,ab->loaib", np.real(factors), np.eye(2))
-    pairs = pairs + np.einsum("loi,ab->loaib", np.imag(factors), unit)
+    real = np.einsum("loi,ab->loaib", np.real(factors), np.eye(2))
+    imaginary = np.einsum("loi,ab->loaib", np.imag(factors), unit)
+    pairs = real + imaginary
     num_layers, width, _ = factors.shape
     with jax.enable_x64(True):
         exponents = linalg.lyapunov_exponents(
@@ -316,10 +336,17 @@ def _exponents_of(
 def _known_exponents(width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the exponents over (frequency, index), and the variance of one layer's."""
     left = width - np.arange(width)
-    real = (special.digamma(left / 2) + math.log(2 / width)) / 2
-    both = (special.digamma(left) - math.log(width)) / 2
-    variances = [special.polygamma(1, left / 2), special.polygamma(1, left)]
-    return np.stack([real, both]), np.stack(variances) / 4
+    log_width = math.log(width)
+    # ln of a sum of squares: chi-squared with `left` degrees of freedom for real
+    # entries, with twice as many for complex ones.
+    real = special.digamma(left / 2) + math.log(2) - log_width
+    both = special.digamma(left) - log_width
+    real_variance = special.polygamma(1, left / 2)
+    both_variance = special.polygamma(1, left)
+    # ln s is half of it.
+    exponents = np.stack([real, both]) / 2
+    variances = np.stack([real_variance, both_variance]) / 4
+    return exponents, variances
 
 
 def _accuracies(scheme: str, depth: int, size: dict) -> list[float]:
@@ -357,7 +384,8 @@ def _accuracies(scheme: str, depth: int, size: dict) -> list[float]:
 
 def _standard_error(values: xarray.DataArray, dim: str) -> xarray.DataArray:
     """Return the standard error of means over a dimension."""
-    return values.std(dim, ddof=1) / math.sqrt(values.sizes[dim])
+    root = math.sqrt(values.sizes[dim])
+    return values.std(dim, ddof=1) / root
 
 
 def _extrapolated(data: xarray.Dataset) -> tuple[xarray.DataArray, xarray.DataArray]:
@@ -394,7 +422,8 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
             high=CHANCE,
         ),
     ]
-    return settled([*_modes(data), *_spectra(data), *_gaussian(data), *accuracies])
+    rows = [*_modes(data), *_spectra(data), *_gaussian(data)]
+    return settled([*rows, *accuracies])
 
 
 def _modes(data: xarray.Dataset) -> list[Compared]:
@@ -414,7 +443,11 @@ def _modes(data: xarray.Dataset) -> list[Compared]:
     # On the critical line χ = 1 is left out of the factor.
     critical = theory.critical_at(ACTIVATION, 1.0)
     modes = theory.conv_modes(
-        ACTIVATION, critical.sigma_w, critical.sigma_b, kernel=3, size=(RING,)
+        ACTIVATION,
+        critical.sigma_w,
+        critical.sigma_b,
+        kernel=3,
+        size=(RING,),
     )
     rows.append(
         within(
@@ -438,8 +471,10 @@ def _spectra(data: xarray.Dataset) -> list[Compared]:
     interval = bound * error.sel(statistic="spread") + rest * law
     gap = float((abs(spread - law) / interval).max())
     own = found.sel(statistic="own").isel(depth=-1)
-    own_law = float(data.law_spectrum.sel(statistic="own")[-1])
-    own_interval = bound * float(error.sel(statistic="own")[-1]) + rest * abs(own_law)
+    own_laws = data.law_spectrum.sel(statistic="own")
+    own_law = float(own_laws[-1])
+    own_error = float(error.sel(statistic="own")[-1])
+    own_interval = bound * own_error + rest * abs(own_law)
     deepest = int(data.depth[-1])
     return [
         Compared(
@@ -465,11 +500,15 @@ def _gaussian(data: xarray.Dataset) -> list[Compared]:
     known, variance = _known_exponents(data.attrs["lyapunov_width"])
     num_layers = data.attrs["lyapunov_depth"]
     error = np.sqrt(variance / num_layers / data.sizes["seed"])
-    off = np.abs(data.exponent.mean("seed").values - known) / error
+    found = data.exponent.mean("seed").values
+    off = np.abs(found - known) / error
     # The variance is known, so the bound is that of normal numbers.
-    bound = float(stats.norm.ppf(1 - 0.05 / (2 * off.size)))
-    spread = num_layers * _spread_of_ring(data.exponent.mean("seed").values)
-    expected = num_layers * _spread_of_ring(known)
+    level = 0.05 / off.size
+    bound = float(stats.norm.ppf(1 - level / 2))
+    seeds = data.sizes["seed"]
+    root = math.sqrt(seeds)
+    spreads = [_spread_of_ring(of_seed) for of_seed in data.exponent.values]
+    spread_error = np.std(spreads, ddof=1) / root
     return [
         Compared(
             f"Gaussian: exponents of {num_layers} layers, standard errors off",
@@ -478,9 +517,9 @@ def _gaussian(data: xarray.Dataset) -> list[Compared]:
         ),
         within(
             f"Gaussian: spread of ln s at {num_layers} layers",
-            spread,
-            expected,
-            tolerance=2 * bound * num_layers * float(error.max()),
+            num_layers * float(np.mean(spreads)),
+            num_layers * _spread_of_ring(known),
+            tolerance=num_layers * t_bound(1, seeds) * float(spread_error),
         ),
     ]
 
@@ -488,7 +527,8 @@ def _gaussian(data: xarray.Dataset) -> list[Compared]:
 def _spread_of_ring(exponents: Float[np.ndarray, "frequencies index"]) -> float:
     """Return the interquartile range of the exponents of all frequencies."""
     # The third frequency mirrors the second.
-    every = np.concatenate([exponents[0], exponents[1], exponents[1]])
+    real, both = exponents
+    every = np.concatenate([real, both, both])
     low, high = np.quantile(every, [0.25, 0.75])
     return float(high - low)
 
@@ -518,15 +558,19 @@ def _draw_modes(ax: "Axes", data: xarray.Dataset) -> None:
     # Modes 3 and 4 are gone after one layer.
     for i, mode in enumerate(MODES[:3]):
         at = {"kernel": "uniform", "mode": mode}
-        _draw_scale(ax, mean.sel(at), error=error.sel(at), i=i)
-        predicted = -1 / np.log(np.abs(data.law_fine.sel(at)))
+        of_mode = mean.sel(at)
+        _draw_scale(ax, of_mode, error=error.sel(at), i=i)
+        factor = np.abs(data.law_fine.sel(at))
+        predicted = -1 / np.log(factor)
         _style.line(ax, data.fine, y=predicted, i=i)
     # It coincides with mode 0 of uniform kernels, so its marks are open and larger.
     at = {"kernel": "delta", "mode": 2}
     how = {"fillstyle": "none", "ms": 6, "label": "mode 2, delta"}
-    _draw_scale(ax, mean.sel(at), error=error.sel(at), i=3, **how)
+    of_mode = mean.sel(at)
+    _draw_scale(ax, of_mode, error=error.sel(at), i=3, **how)
     critical = float(data.law_critical)
-    ax.axvline(critical, color="0.4", lw=0.9, ls=":", label="critical")
+    thin = {"color": "0.4", "lw": 0.9, "ls": ":"}
+    ax.axvline(critical, label="critical", **thin)
     ax.set(
         xlabel=r"$\sigma_w^2$",
         ylabel="depth scale (layers)",
@@ -548,31 +592,51 @@ def _draw_scale(
     """Draw the depth scales of one mode, with two standard errors."""
     scale = -LAYERS / np.log(mean)
     # To first order: d(1/ln y) = dy/(y ln² y).
-    scale_error = 2 * scale**2 * error / mean / LAYERS
+    relative = error / mean
+    scale_error = 2 * scale**2 * relative / LAYERS
     style = {"label": f"mode {i}, uniform", **how}
     _style.dots(ax, mean.square_w, scale, error=scale_error, i=i, **style)
 
 
 def _draw_spreads(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw the interquartile range of ln s against depth."""
-    found, error = _extrapolated(data)
-    spread, own = found.sel(statistic="spread"), found.sel(statistic="own")
-    spread_error, own_error = error.sel(statistic="spread"), error.sel(statistic="own")
     num_layers = data.attrs["lyapunov_depth"]
-    known, _ = _known_exponents(data.attrs["lyapunov_width"])
-    measured = _spread_of_ring(data.exponent.mean("seed").values)
-    layers = np.array([10, num_layers])
-    _style.line(ax, layers, y=layers * _spread_of_ring(known), i=1)
     width = data.attrs["lyapunov_width"]
-    label = f"Gaussian, linear, {width} channels"
-    _style.dots(ax, [num_layers], [num_layers * measured], error=None, i=1, label=label)
-    law = data.law_spectrum
-    _style.line(ax, data.depth, y=law.sel(statistic="spread"), i=0)
-    label = "delta-orthogonal"
-    _style.dots(ax, data.depth, spread, error=2 * spread_error, i=0, label=label)
-    _style.line(ax, data.depth, y=-law.sel(statistic="own"), i=2, ls="--")
-    label = "signal's own direction"
-    _style.dots(ax, data.depth, -own, error=2 * own_error, i=2, label=label)
+    known, _ = _known_exponents(width)
+    exponents = data.exponent.mean("seed")
+    measured = _spread_of_ring(exponents.values)
+    # Exponents say how products grow once there are as many factors as channels.
+    layers = np.array([width, num_layers])
+    predicted = layers * _spread_of_ring(known)
+    _style.line(ax, layers, y=predicted, i=1)
+    _style.dots(
+        ax,
+        [num_layers],
+        [num_layers * measured],
+        error=None,
+        i=1,
+        label=f"Gaussian, linear, {width} channels",
+    )
+    found, error = _extrapolated(data)
+    labels = {
+        "spread": "delta-orthogonal",
+        "own": "the same, signal below the median",
+    }
+    for i, (statistic, label) in zip((0, 2), labels.items(), strict=True):
+        at = {"statistic": statistic}
+        # The signal's own direction lies below the median.
+        value = abs(found.sel(at))
+        two_errors = 2 * error.sel(at)
+        _style.dots(
+            ax,
+            data.depth,
+            value,
+            error=two_errors,
+            i=i,
+            label=label,
+        )
+        predicted = abs(data.law_spectrum.sel(at))
+        _style.line(ax, data.depth, y=predicted, i=i)
     ax.set(
         xlabel="layers, L",
         ylabel="interquartile range of ln s",
@@ -589,13 +653,17 @@ def _draw_accuracies(ax: "Axes", data: xarray.Dataset) -> None:
     names = {"delta_orthogonal": "delta-orthogonal", "gaussian": "Gaussian"}
     for i, (scheme, name) in enumerate(names.items()):
         accuracy = data.accuracy.sel(scheme=scheme)
-        _style.line(ax, data.trained, y=accuracy.mean("training_seed"), i=i)
+        mean = accuracy.mean("training_seed")
+        _style.line(ax, data.trained, y=mean, i=i)
         for j in range(data.sizes["training_seed"]):
             label = name if j == 0 else None
             of_seed = accuracy.isel(training_seed=j)
             _style.dots(ax, data.trained, of_seed, error=None, i=i, label=label)
-    ax.axhline(CHANCE_SHARE, color="0.4", lw=0.9, ls=":", label="most frequent digit")
+    thin = {"color": "0.4", "lw": 0.9, "ls": ":"}
+    ax.axhline(CHANCE_SHARE, label="most frequent digit", **thin)
     _style.ticks(ax, data.trained)
+    # Marks at the ends are not cut.
+    ax.margins(x=0.08)
     ax.set(
         xlabel="layers, L",
         ylabel="accuracy on the training set",
