@@ -327,6 +327,15 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
             rows.append(Compared(f"{what} (free law)", excess, low=1.5))
             continue
         rows.append(Compared(what, excess, high=1.0))
+    # The mean needs no freeness: (1 + g)^L with g = c/L.
+    on_stream = data.sel(net="on the stream")
+    squares = np.exp(2 * on_stream.log_s.rename(seed="draw"))
+    found = mean(squares.mean("rank"))
+    slack = t_bound(1, data.sizes["seed"]) * float(found.error)
+    depth = int(on_stream.depth)
+    wanted = (1 + C / depth) ** depth
+    what = "on the stream: E s²"
+    rows.append(within(what, float(found.value), wanted, slack))
     rows += _variance_rows(data)
     rows += _law_rows(data)
     return settled(rows)
