@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # What `state` holds of a cell.
 _ABSENT, _DONE, _FAILED = 0, 1, 2
 
+_LETTERS = {"sigma_w": "$\\sigma_w$", "sigma_b": "$\\sigma_b$"}
+
 # An axis is logarithmic if its numbers span this factor, and the largest of the steps
 # between their logarithms is at most so many times the smallest. 4, 8, 16 is, and so is
 # 6, 10, 16, 25, whose steps are rounded. With a ratio of 3, axes of numbers that were
@@ -185,6 +187,9 @@ def read_axis(
 
 def label_of(name: str, variable: "Variable") -> str:
     """Return the long name of a variable with its unit, or the name it goes by."""
+    # The field knows these two by their letters.
+    if name in _LETTERS:
+        return _LETTERS[name]
     label = str(variable.attrs.get("long_name", name))
     units = str(variable.attrs.get("units", ""))
     # "1" is how files say that a quantity has no unit.
