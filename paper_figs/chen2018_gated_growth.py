@@ -243,12 +243,19 @@ def _quadrature(cell: _Cell) -> float:
     weak = cell.scales["update"] ** 2
     # z has the mean square of V x, and enters the gate through a V of scale 1 again.
     square = cell.sigma_v**2
+    drive = square * cell.sigma_v**2
+
+    def gate(q: float) -> Float[np.ndarray, " points"]:
+        return expit(math.sqrt(weak * q + drive) * points + cell.bias)
+
     q = square
     # The gate depends on q weakly, so that this converges in a few steps.
     for _ in range(200):
-        u = expit(math.sqrt(weak * q + square * cell.sigma_v**2) * points + cell.bias)
+        u = gate(q)
         q = masses @ (1 - u) ** 2 * square / (1 - masses @ u**2)
+    u = gate(q)
     slope = masses @ (u * (1 - u)) ** 2
+    # The states and the inputs in h − z are independent.
     return float(masses @ u**2 + weak * slope * (q + square))
 
 

@@ -242,6 +242,7 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     """
     size = PRESETS[preset]
     images, labels = _images()
+    # One draw of each network: what is locked does not depend on the draw.
     kinds = {
         "transformer": _transformer(jax.random.fold_in(key, 0)),
         "cnn": _cnn(jax.random.fold_in(key, 1)),
@@ -580,9 +581,10 @@ def _draw_shares(ax: "Axes", data: xarray.Dataset, number: str) -> None:
         # A line of marks for each network, layers from top to bottom.
         count = of_run.sizes["layer"]
         y = i + np.linspace(-0.32, 0.32, count)
-        how = {"ls": "none", "color": _style.COLOURS[i % len(_style.COLOURS)]}
-        ax.plot(of_run.counted, y, marker=".", ms=3, **how)
-        ax.plot(of_run.certified, y, marker="o", ms=4.5, mfc="none", mew=0.6, **how)
+        colour = _style.COLOURS[i % len(_style.COLOURS)]
+        # Rings around the counts: certified from the initial weights alone.
+        ax.plot(of_run.counted, y, ".", ms=3, color=colour)
+        ax.plot(of_run.certified, y, "o", ms=4.5, mfc="none", mew=0.6, color=colour)
     ax.plot([], [], "o", color="0.3", mfc="none", mew=0.6, label="certified, a weight")
     ax.plot([], [], ".", color="0.3", label="counted after Adam")
     ax.set(xlim=(-0.06, 1.06), ylim=(len(RUNS) - 0.4, -0.6))

@@ -1,0 +1,211 @@
+"""Faults that make the figures of certificates, attention and gated networks fail.
+
+Each is planted by replacing one attribute, of the figure or of the library; the check
+of the figure at its smoke preset must then fail.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Fault(NamedTuple):
+    """One fault.
+
+    Attributes:
+        figure: The name of the figure.
+        what: The fault in words.
+        target: The dotted path of the attribute.
+        replace: From the attribute to its replacement.
+    """
+
+    figure: str
+    what: str
+    target: str
+    replace: Callable[[Any], Any]
+
+
+def _given(**values: Any) -> Callable[[Any], Any]:
+    """Return what makes a function take these values for its keyword arguments."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{**kwargs, **values})
+
+        return changed
+
+    return replace
+
+
+def _second(value: Any) -> Callable[[Any], Any]:
+    """Return what wraps a function such that its second argument is this value."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(first: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(first, value, *args, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _first(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that it gets a changed first argument."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(first: Any, *args: Any, **kwargs: Any) -> Any:
+            return function(change(first), *args, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that its result is changed."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return change(function(*args, **kwargs))
+
+        return changed
+
+    return replace
+
+
+def _one_run(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes the parameters of one network of a table again."""
+
+    def replace(runs: dict[str, Any]) -> dict[str, Any]:
+        run = runs[name]
+
+        def changed(params: Any) -> Any:
+            return change(run.change(params))
+
+        return {**runs, name: run._replace(change=changed)}
+
+    return replace
+
+
+def _on_layer(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes the weights of one layer of an attention."""
+
+    def changed(params: Any) -> Any:
+        def leaf(path: Any, w: Any) -> Any:
+            keys = [getattr(key, "key", None) for key in path]
+            return change(w) if keys[-2:] == [name, "w"] else w
+
+        return jax.tree_util.tree_map_with_path(leaf, params)
+
+    return changed
+
+
+def _with_noise(adam: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an optimizer that adds noise to every parameter."""
+
+    def changed(rate: float) -> Any:
+        noise = optax.add_noise(eta=1e-6, gamma=0.0, key=0)
+        return optax.chain(adam(rate), noise)
+
+    return changed
+
+
+def _skipping(params: Callable[..., Any]) -> Callable[..., Any]:
+    """Return layers whose skips are larger by 0.05."""
+
+    def changed(*args: Any, variant: Any, **kwargs: Any) -> Any:
+        variant = variant._replace(skip=variant.skip + 0.05)
+        return params(*args, variant=variant, **kwargs)
+
+    return changed
+
+
+def _sigmoid(_: Any) -> Callable[[Any], Any]:
+    """Return attention by sigmoids, whose sum over eight tokens is 1 at logits of 0."""
+    return lambda logits: jax.nn.sigmoid(logits) / 4
+
+
+def _rate(change: Callable[[float], float]) -> Callable[[Any], Any]:
+    """Return what changes the growth that theory predicts."""
+    return _result(lambda point: point._replace(rate=change(point.rate)))
+
+
+FAULTS = [
+    Fault(
+        "ours_certificates",
+        "a copied head whose output is 5 % larger",
+        "paper_figs.ours_certificates.RUNS",
+        _one_run(
+            "equal heads", _on_layer("output", lambda w: w.at[:, 1].multiply(1.05))
+        ),
+    ),
+    Fault(
+        "ours_certificates",
+        "keys that are not zero",
+        "paper_figs.ours_certificates.RUNS",
+        _one_run("Q = K = 0", _on_layer("key", lambda w: w + jnp.cos(jnp.arange(2)))),
+    ),
+    Fault(
+        "ours_certificates",
+        "sigmoid in the perceptron, which is not 0 at 0",
+        "isometry.networks.mlp",
+        _second("sigmoid"),
+    ),
+    Fault(
+        "ours_certificates",
+        "noise on every parameter",
+        "optax.adam",
+        _with_noise,
+    ),
+    Fault(
+        "dong2021_rank_collapse",
+        "branches 5 % stronger",
+        "isometry.networks.transformer",
+        _given(branch=1.05),
+    ),
+    Fault(
+        "dong2021_rank_collapse",
+        "sigmoids in the place of the softmax",
+        "jax.nn.softmax",
+        _sigmoid,
+    ),
+    Fault(
+        "dong2021_rank_collapse",
+        "skips of 5 % where there are none",
+        "paper_figs.dong2021_rank_collapse._params",
+        _skipping,
+    ),
+    Fault(
+        "dong2021_rank_collapse",
+        "tokens whose 1 − cosine has another power",
+        "paper_figs.dong2021_rank_collapse._tokens",
+        _first(lambda distance: distance**1.25),
+    ),
+    Fault(
+        "chen2018_gated_growth",
+        "a growth that theory predicts 5 % too large",
+        "isometry.theory.recurrent",
+        _rate(lambda rate: 1.05 * rate),
+    ),
+    Fault(
+        "chen2018_gated_growth",
+        "fresh weights in every step",
+        "isometry.theory.recurrent",
+        _given(tied=False),
+    ),
+    Fault(
+        "chen2018_gated_growth",
+        "theory of ReLU",
+        "isometry.theory.recurrent",
+        _given(activation="relu"),
+    ),
+    Fault(
+        "chen2018_gated_growth",
+        "growth of |δh|, not of its square",
+        "paper_figs.chen2018_gated_growth._measured",
+        _result(lambda measured: (measured[0] ** 0.5, measured[1])),
+    ),
+]
