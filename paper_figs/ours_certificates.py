@@ -552,8 +552,15 @@ def plot(data: xarray.Dataset) -> "Figure":
     right.set(xlabel="rank of the update, of the full rank", title="Ranks", yticks=[])
     middle.set_yticks(range(len(RUNS)), list(RUNS))
     handles, labels = middle.get_legend_handles_labels()
-    right.legend(handles, labels, loc="center left", bbox_to_anchor=(0.08, 0.45))
+    # Below the weights of the equal heads nothing is drawn between 0.2 and 0.9.
+    right.legend(handles, labels, loc="center left", bbox_to_anchor=(0.15, 0.45))
+    _style.legend(figure, left, ncols=len(RUNS))
     return figure
+
+
+def _colour(i: int) -> str:
+    """Return the colour of the i-th network: there is one colour less than networks."""
+    return (*_style.COLOURS, "0.55")[i]
 
 
 def _draw_losses(ax: "Axes", data: xarray.Dataset) -> None:
@@ -563,7 +570,7 @@ def _draw_losses(ax: "Axes", data: xarray.Dataset) -> None:
         loss = smooth(data.loss.sel(run=run).values)
         step = data.step[SMOOTHED - 1 :]
         style = "-" if not RUNS[run].expected else "--"
-        _style.line(ax, step, y=loss, i=i, label=run, ls=style)
+        _style.line(ax, step, y=loss, i=i, label=run, ls=style, color=_colour(i))
     ax.axhline(float(data.entropy), color="0.5", lw=0.8, ls=":", zorder=1)
     ax.set(
         xlabel="step of Adam",
@@ -571,7 +578,9 @@ def _draw_losses(ax: "Axes", data: xarray.Dataset) -> None:
         title="Digits (dashed: locked)",
         yscale="log",
     )
-    ax.legend(loc="lower left")
+    marked = (0.1, 0.2, 0.5, 1.0, 2.0)
+    ax.set_yticks(marked, [f"{loss:g}" for loss in marked])
+    ax.minorticks_off()
 
 
 def _draw_shares(ax: "Axes", data: xarray.Dataset, number: str) -> None:
@@ -581,7 +590,7 @@ def _draw_shares(ax: "Axes", data: xarray.Dataset, number: str) -> None:
         # A line of marks for each network, layers from top to bottom.
         count = of_run.sizes["layer"]
         y = i + np.linspace(-0.32, 0.32, count)
-        colour = _style.COLOURS[i % len(_style.COLOURS)]
+        colour = _colour(i)
         # Rings around the counts: certified from the initial weights alone.
         ax.plot(of_run.counted, y, ".", ms=3, color=colour)
         ax.plot(of_run.certified, y, "o", ms=4.5, mfc="none", mew=0.6, color=colour)
