@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PRESETS = {
-    "full": {"seeds": 2048, "width": 64, "layers": 12},
+    "full": {"seeds": 1024, "width": 48, "layers": 8},
     "smoke": {"seeds": 512, "width": 32, "layers": 6},
 }
 
