@@ -25,7 +25,7 @@ import jax, numpy as np
 import isometry
 
 def run(point, key):
-    time.sleep(0.1)
+    time.sleep(0.25)
     if point["a"] == 3 and point["b"] == 1:
         raise ValueError("no three")
     values = jax.random.normal(key, (point["a"] + 1,))
@@ -136,7 +136,7 @@ def test_killed_sweep_equals_an_undisturbed_one(folder, executor):
         process = start(folder, store, executor)
         # Until the first cells run, and some time longer.
         time.sleep(3 + 4 * rng.random())
-        for _ in range(rng.randrange(3)):
+        for _ in range(rng.randrange(1, 4)):
             workers = children(process.pid)
             if workers and process.poll() is None:
                 num_kills += kill(rng.choice(workers))
@@ -147,8 +147,7 @@ def test_killed_sweep_equals_an_undisturbed_one(folder, executor):
             # A sweep that ends well leaves no cell behind.
             assert (xarray.open_zarr(folder / store)["state"] != 0).all()
             break
-    # Enough of them fell into the time in which cells were left.
-    assert num_kills >= NUM_KILLS / 3
+    assert num_kills >= NUM_KILLS
     assert start(folder, store, executor).wait() == 0
     identical(folder, store)
     assert not list((folder / store).rglob("*.partial"))
