@@ -198,9 +198,9 @@ FAULTS = [
     ),
     Fault(
         "chen2018_gated_growth",
-        "theory of ReLU",
+        "theory of erf",
         "isometry.theory.recurrent",
-        _given(activation="relu"),
+        _given(activation="erf"),
     ),
     Fault(
         "chen2018_gated_growth",
