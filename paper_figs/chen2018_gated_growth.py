@@ -382,4 +382,7 @@ def _draw_times(ax: "Axes", data: xarray.Dataset) -> None:
         title=f"Minimal cell, recurrent scale {WEAK:g}",
         yscale="log",
     )
+    marked = (1, 2, 5, 10)
+    ax.set_yticks(marked, [str(time) for time in marked])
+    ax.minorticks_off()
     ax.legend(loc="upper left")

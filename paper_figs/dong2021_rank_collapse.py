@@ -360,7 +360,11 @@ def _draw_depth(ax: "Axes", data: xarray.Dataset) -> None:
     law = 1 - data.law_product / data.law_square
     for i, variant in enumerate(VARIANTS):
         of_variant = distance.sel(variant=variant)
-        _style.dots(ax, data.layer, of_variant, error=None, i=i, label=variant)
+        # The last two coincide, so that the marks of the third are larger.
+        large = 6 if i == 2 else 3
+        _style.dots(
+            ax, data.layer, of_variant, error=None, i=i, label=variant, ms=large
+        )
         # Beyond this the difference of two predicted numbers is rounding.
         predicted = law.sel(variant=variant)
         _style.line(ax, data.layer, y=predicted.where(predicted > 1e-14), i=i)
@@ -369,7 +373,7 @@ def _draw_depth(ax: "Axes", data: xarray.Dataset) -> None:
         ylabel="1 − cosine of two tokens",
         title="Depth (lines: theory)",
         yscale="log",
-        ylim=(1e-10, 2),
+        ylim=(1e-14, 2),
     )
     ax.legend(loc="lower right")
 
