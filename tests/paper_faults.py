@@ -27,7 +27,7 @@ class Fault(NamedTuple):
     replace: Callable[[Any], Any]
 
 
-def _with(**values: Any) -> Callable[[Any], Any]:
+def given(**values: Any) -> Callable[[Any], Any]:
     """Return what makes a function take these values for its keyword arguments."""
 
     def replace(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,7 +105,7 @@ FAULTS = [
         "ours_zero_padding",
         "tanh instead of ReLU",
         "isometry.networks.cnn",
-        _with(activation="tanh"),
+        given(activation="tanh"),
     ),
     Fault(
         "ours_zero_padding",
@@ -129,7 +129,7 @@ FAULTS = [
         "xiao2018_depth",
         "linear instead of tanh",
         "isometry.networks.cnn",
-        _with(activation="linear"),
+        given(activation="linear"),
     ),
     Fault(
         "xiao2018_depth",
@@ -153,13 +153,13 @@ FAULTS = [
         "zero2021_convolution",
         "tanh instead of ReLU",
         "isometry.networks.cnn",
-        _with(activation="tanh"),
+        given(activation="tanh"),
     ),
     Fault(
         "zero2021_convolution",
         "orthogonal instead of Dirac and ZerO",
         "isometry.networks.cnn",
-        _with(scheme="delta_orthogonal"),
+        given(scheme="delta_orthogonal"),
     ),
     Fault(
         "zero2021_convolution",

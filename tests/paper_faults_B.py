@@ -5,23 +5,9 @@ of the figure at its smoke preset must then fail.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Fault(NamedTuple):
-    """One fault.
-
-    Attributes:
-        figure: The name of the figure.
-        what: The fault in words.
-        target: The dotted path of the attribute.
-        replace: From the attribute to its replacement.
-    """
-
-    figure: str
-    what: str
-    target: str
-    replace: Callable[[Any], Any]
+from tests.paper_faults import Fault
 
 
 def _multipliers(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -5,39 +5,13 @@ of the figure at its smoke preset must then fail.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-
-class Fault(NamedTuple):
-    """One fault.
-
-    Attributes:
-        figure: The name of the figure.
-        what: The fault in words.
-        target: The dotted path of the attribute.
-        replace: From the attribute to its replacement.
-    """
-
-    figure: str
-    what: str
-    target: str
-    replace: Callable[[Any], Any]
-
-
-def _given(**values: Any) -> Callable[[Any], Any]:
-    """Return what makes a function take these values for its keyword arguments."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **{**kwargs, **values})
-
-        return changed
-
-    return replace
+from tests.paper_faults import Fault, given
 
 
 def _second(value: Any) -> Callable[[Any], Any]:
@@ -164,7 +138,7 @@ FAULTS = [
         "dong2021_rank_collapse",
         "branches 5 % stronger",
         "isometry.networks.transformer",
-        _given(branch=1.05),
+        given(branch=1.05),
     ),
     Fault(
         "dong2021_rank_collapse",
@@ -194,13 +168,13 @@ FAULTS = [
         "chen2018_gated_growth",
         "fresh weights in every step",
         "isometry.theory.recurrent",
-        _given(tied=False),
+        given(tied=False),
     ),
     Fault(
         "chen2018_gated_growth",
         "theory of erf",
         "isometry.theory.recurrent",
-        _given(activation="erf"),
+        given(activation="erf"),
     ),
     Fault(
         "chen2018_gated_growth",
