@@ -186,9 +186,9 @@ class Store:
             labels.resize((len(axis.labels),))
             labels[:] = _label_array(axis)
         for name, array in self._arrays.items():
-            if name not in grid.names and array.metadata.dimension_names[:1] == (
-                grid.axes[0].name,
-            ):
+            # Labels of own dimensions do not grow with the grid.
+            is_of_cells = array.metadata.dimension_names[0] == grid.axes[0].name
+            if is_of_cells and name not in grid.names:
                 own_shape = array.shape[len(grid.axes) :]
                 array.resize((*grid.shape, *own_shape))
         self.grid = grid
@@ -259,11 +259,8 @@ class Store:
             )
         kind = _numpy_dtype(array)
         # Real numbers may stand among complex ones.
-        is_alike = stored.dtype.kind == kind.kind or (stored.dtype.kind, kind.kind) == (
-            "f",
-            "c",
-        )
-        if not is_alike:
+        is_real_among_complex = stored.dtype.kind == "f" and kind.kind == "c"
+        if stored.dtype.kind != kind.kind and not is_real_among_complex:
             raise InputError(
                 f"run returned {name!r} of dtype {stored.dtype}; other cells of this "
                 f"store have {kind}."
@@ -627,10 +624,10 @@ def _array(
     attributes: dict[str, Any],
 ) -> Any:
     """Make an array of a group. Chunks are too small to gain by compression."""
+    kind: Any = dtype
+    # zarr has a name of its own for texts of any length.
     if dtype.kind == "T":
-        kind: Any = str
-    else:
-        kind = dtype
+        kind = str
     return group.create_array(
         name,
         shape=shape,
