@@ -1,5 +1,7 @@
-"""The papers' figures, made again: one file a figure, `<paper>_<claim>.py`, and what they share in files named `_*.py`.
+"""The papers' figures, made again.
 
-A figure's file has a docstring whose first line is its claim, `PRESETS` ("full", "smoke"), `compute(preset, key)` that
-draws nothing, `check(data)` that holds the numbers against the paper, and `plot(data)`.
+Each file `<paper>_<claim>.py` is a figure, and files named `_*.py` are what figures
+share. The first line of a figure's docstring is its claim. It has the presets "full"
+and "smoke" in `PRESETS`, and three functions: `compute(preset, key)` returns the
+numbers, `check(data)` holds them against the paper, and `plot(data)` draws them.
 """

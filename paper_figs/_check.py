@@ -1,4 +1,4 @@
-"""Holding a figure's numbers against the paper's."""
+"""Hold the numbers of a figure against those of its paper."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 
 class Compared(NamedTuple):
-    """One number of a figure and the interval the claim puts it in; `words`: that interval in the reader's words."""
+    """One number of a figure, and the interval in which the claim puts it.
+
+    Attributes:
+        what: What the number is.
+        measured: The number.
+        low: The lower end of the interval, which belongs to it.
+        high: The upper end of the interval, which belongs to it.
+        words: The interval in the reader's words. Without them it is written as it is.
+    """
 
     what: str
     measured: float
@@ -16,15 +24,20 @@ class Compared(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the number lies in its interval; NaN does not."""
+        """Whether the number lies in its interval. NaN lies in none."""
         return bool(self.low <= self.measured <= self.high)
 
     @property
     def verdict(self) -> str:
-        """Of a number that nothing is asserted of: that it is reported."""
-        if self.low == -math.inf and self.high == math.inf and self.holds:
+        """What a table says of the number: "holds", "FAILS" or "reported".
+
+        A number that may have any value is reported.
+        """
+        if not self.holds:
+            return "FAILS"
+        if math.isinf(self.low) and math.isinf(self.high):
             return "reported"
-        return "holds" if self.holds else "FAILS"
+        return "holds"
 
     @property
     def expected(self) -> str:
@@ -35,27 +48,50 @@ class Compared(NamedTuple):
             return f"{self.low:.6g}"
         if math.isinf(self.low):
             return f"at most {self.high:.4g}"
-        return f"at least {self.low:.4g}" if math.isinf(self.high) else f"{self.low:.4g} to {self.high:.4g}"
+        if math.isinf(self.high):
+            return f"at least {self.low:.4g}"
+        return f"{self.low:.4g} to {self.high:.4g}"
 
-    def row(self) -> dict[str, object]:
-        """For a record and a table: words only, so that what is not a number can be said too."""
-        said = {"what": self.what, "measured": f"{self.measured:.5g}", "expected": self.expected}
-        return {**said, "holds": self.holds, "verdict": self.verdict}
+    def row(self) -> dict[str, str | bool]:
+        """Return the comparison for a record, in words.
+
+        Words can say NaN and infinity, which JSON cannot.
+        """
+        return {
+            "what": self.what,
+            "measured": f"{self.measured:.5g}",
+            "expected": self.expected,
+            "holds": self.holds,
+            "verdict": self.verdict,
+        }
 
 
 class ClaimFailed(AssertionError):
-    """A figure does not show what its paper claims; `.compared` holds all numbers, those that held too."""
+    """A figure does not show what its paper claims.
+
+    Attributes:
+        compared: All numbers of the figure, with those that hold.
+    """
 
     def __init__(self, compared: Sequence[Compared]):
         self.compared = tuple(compared)
-        failed = [c for c in compared if not c.holds]
-        super().__init__("; ".join(f"{c.what}: {c.measured:.6g}, expected {c.expected}" for c in failed))
+        failures = [
+            f"{c.what}: {c.measured:.6g}, expected {c.expected}"
+            for c in compared
+            if not c.holds
+        ]
+        super().__init__("; ".join(failures))
 
 
 def settled(compared: Sequence[Compared]) -> tuple[Compared, ...]:
-    """The comparisons, if all hold.
+    """Return the comparisons if all of them hold.
 
-    **Raises** `ClaimFailed`: one does not, or there are none, which would be a check that cannot fail.
+    Args:
+        compared: The comparisons of one figure.
+
+    Raises:
+        ClaimFailed: One does not hold; or there are none, for a check without
+            comparisons could not fail.
     """
     if not compared or not all(c.holds for c in compared):
         raise ClaimFailed(compared)
@@ -63,12 +99,34 @@ def settled(compared: Sequence[Compared]) -> tuple[Compared, ...]:
 
 
 def within(what: str, measured: float, expected: float, tolerance: float) -> Compared:
-    """`measured` is `expected` up to `tolerance`."""
-    return Compared(what, measured, expected - tolerance, expected + tolerance, f"{expected:.5g} ± {tolerance:.2g}")
+    """Return the comparison of a number with one that is expected.
+
+    Args:
+        what: What the number is.
+        measured: The number.
+        expected: What it should be.
+        tolerance: How far off it may be.
+    """
+    return Compared(
+        what=what,
+        measured=measured,
+        low=expected - tolerance,
+        high=expected + tolerance,
+        words=f"{expected:.5g} ± {tolerance:.2g}",
+    )
 
 
 def t_bound(tests: int, seeds: int, level: float = 0.05) -> float:
-    """Standard errors that none of so many true means exceeds, but for a chance of `level`: Bonferroni, t quantile."""
+    """Return how many standard errors a mean may be off.
+
+    If all of so many means are right, one of them is farther off than this with a
+    chance of at most `level` (Bonferroni's bound, with the quantile of Student's t).
+
+    Args:
+        tests: The number of means that are held against what is expected.
+        seeds: The number of independent draws behind each mean.
+        level: The chance of a false alarm.
+    """
     from scipy import stats
 
     return float(stats.t.ppf(1 - level / (2 * tests), seeds - 1))

@@ -1,165 +1,235 @@
-"""Running a figure: compute or take from the cache, check, draw, write data, pictures and a record, each atomically."""
+"""Make figures: compute, check, draw, and write the data, pictures and a record."""
 
-import hashlib
+import concurrent.futures
+import functools
 import importlib
-import inspect
 import json
 import pathlib
 import pkgutil
-import shutil
 import tempfile
 import time
-from typing import Any, NamedTuple
+import types
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 import xarray
 
 import isometry
 import paper_figs
 from isometry import InputError, store
 from isometry._internal import provenance
-from paper_figs import _style
+from isometry._internal.types import Key
+from isometry.data import Data
+from paper_figs import _data, _style
 from paper_figs._check import ClaimFailed, Compared
 
 SEED = 0
 PRESETS = ("full", "smoke")
-SHARED = ("_draws.py", "_ensembles.py", "_times.py", "_zero.py")  # what figures compute with, besides the library
 
-
-class Outcome(NamedTuple):
-    """What running a figure came to. `seconds`: of computing it, whenever that was."""
-
-    name: str
-    claim: str
-    compared: tuple[Compared, ...]
-    holds: bool
-    seconds: float
+# What is written of a figure as NAME.json: "figure", "claim", "holds", "seconds",
+# "compared" (`Compared.row` of each number) and "provenance".
+Record: TypeAlias = dict[str, Any]
 
 
 def names() -> list[str]:
-    """Every figure file of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(paper_figs.__path__) if not m.name.startswith("_"))
+    """Return the names of all figures: the files of this folder."""
+    modules = pkgutil.iter_modules(paper_figs.__path__)
+    return sorted(m.name for m in modules if not m.name.startswith("_"))
 
 
-def figure(name: str) -> Any:
-    """The module of a figure."""
+def figure(name: str) -> types.ModuleType:
+    """Return the module of a figure."""
     return importlib.import_module(f"paper_figs.{name}")
 
 
-def claim(module: Any) -> str:
-    """The first line of a figure's docstring."""
+def claim(module: types.ModuleType) -> str:
+    """Return the claim of a figure, the first line of its docstring."""
+    assert module.__doc__ is not None
     return module.__doc__.splitlines()[0]
 
 
-def run(name: str, preset: str, out: pathlib.Path, *, from_cache: bool = False, data: Any = None) -> Outcome:
-    """Everything of one figure into `out`: NAME.zarr.zip, NAME.png, NAME.pdf, NAME.json.
+def run(
+    name: str,
+    preset: str,
+    out: pathlib.Path,
+    *,
+    from_cache: bool = False,
+    data: Data | None = None,
+) -> Record:
+    """Make one figure: NAME.zarr.zip, NAME.png, NAME.pdf and NAME.json in a folder.
 
-    Data that the same code made of the same preset is taken from `out`, so that a run that was stopped goes on where it
-    was. `from_cache` takes what is there whatever made it. `data`: a data set of the user's for the figures that can
-    use one.
+    Data that the same code made with the same preset are taken from the folder.
 
-    **Raises** `ValueError`: nothing cached; a data set for a figure that takes none.
+    Args:
+        name: The name of the figure.
+        preset: One of `PRESETS`.
+        out: The folder, which exists.
+        from_cache: Whether to take the data in the folder whatever code made them.
+        data: A data set of the user's, for figures that can use one.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: The folder holds no data, or data that the figure cannot read; or
+            the figure takes no data set.
     """
     module = figure(name)
-    found = _found(module, name, preset, out, from_cache, data)
+    numbers = _numbers(module, name, preset, out, from_cache=from_cache, data=data)
     try:
-        compared, holds = judge(module, found)
-        _draw(module, found, out, name)
+        compared, holds = judge(module, numbers)
+        _draw(module, name, numbers, out)
     except (AttributeError, KeyError) as error:
         if not from_cache:
             raise
         raise InputError(
-            f"paper_figs: what {out} holds of {name} was made by other code ({error}); run it without --from-cache."
+            f"paper_figs: what {out} holds of {name} was made by other code "
+            f"({error}); run it without --from-cache."
         ) from error
-    outcome = Outcome(name, claim(module), compared, holds, float(found.attrs["seconds"]))
-    store.write_json(out / f"{name}.json", _record(outcome, found))
-    return outcome
+    origin = provenance.provenance(
+        seed=SEED,
+        preset=numbers.attrs["preset"],
+        fingerprint=numbers.attrs["fingerprint"],
+    )
+    command = f"python -m paper_figs {name} --preset {numbers.attrs['preset']}"
+    origin["command"] = command.split()
+    record: Record = {
+        "figure": name,
+        "claim": claim(module),
+        "holds": holds,
+        "seconds": float(numbers.attrs["seconds"]),
+        "compared": [c.row() for c in compared],
+        "provenance": origin,
+    }
+    store.write_json(_record_path(out, name), record)
+    return record
 
 
-def judge(module: Any, data: xarray.Dataset) -> tuple[tuple[Compared, ...], bool]:
-    """What a figure's check compared, and whether all of it holds."""
+def _numbers(
+    module: types.ModuleType,
+    name: str,
+    preset: str,
+    out: pathlib.Path,
+    *,
+    from_cache: bool,
+    data: Data | None,
+) -> xarray.Dataset:
+    """Return the data of a figure, from the folder or computed and written to it."""
+    mark = _data.fingerprint(module, preset, data)
+    cached = _data.cached(out, name, mark=None if from_cache else mark)
+    if cached is not None:
+        return cached
+    if from_cache:
+        raise InputError(
+            f"paper_figs: {out} holds no data of {name}; run it without --from-cache "
+            "first."
+        )
+    arguments = {} if data is None else {"data": data}
+    started = time.monotonic()
+    numbers = module.compute(preset, jax.random.key(SEED), **arguments)
+    numbers = numbers.assign_attrs(
+        fingerprint=mark, preset=preset, seconds=time.monotonic() - started
+    )
+    _data.write(_data.path_of(out, name), numbers)
+    return numbers
+
+
+def judge(
+    module: types.ModuleType, numbers: xarray.Dataset
+) -> tuple[tuple[Compared, ...], bool]:
+    """Return what the check of a figure compared, and whether all of it holds."""
     try:
-        return tuple(module.check(data)), True
+        return tuple(module.check(numbers)), True
     except ClaimFailed as failed:
         return failed.compared, False
 
 
-def _found(module: Any, name: str, preset: str, out: pathlib.Path, from_cache: bool, data: Any) -> xarray.Dataset:
-    mark = fingerprint(module, preset, data)
-    found = cached(out, name, None if from_cache else mark)
-    if found is not None:
-        return found
-    if from_cache:
-        raise InputError(f"paper_figs: {out} holds no data of {name}; run it without --from-cache first.")
-    started, given = time.monotonic(), {} if data is None else {"data": data}
-    found = module.compute(preset, jax.random.key(SEED), **given)
-    found = found.assign_attrs(fingerprint=mark, preset=preset, seconds=time.monotonic() - started)
-    write_data(out / f"{name}.zarr.zip", found)
-    return found
-
-
-def takes_data(module: Any) -> bool:
-    """Whether a figure can be made of a data set of the user's."""
-    return "data" in inspect.signature(module.compute).parameters
-
-
-def fingerprint(module: Any, preset: str, data: Any = None) -> str:
-    """What the numbers depend on: the figure's code and what it shares, the library's, the preset, the data set."""
-    if data is not None and not takes_data(module):
-        raise InputError(f"paper_figs: {module.__name__.split('.')[-1]} takes no data set; leave --data out.")
-    library = pathlib.Path(isometry.__file__).parent.rglob("*.py")
-    shared = [pathlib.Path(__file__).with_name(name) for name in SHARED]
-    parts = [_source(module).encode(), preset.encode(), *(p.read_bytes() for p in sorted([*shared, *library]))]
-    parts += [np.asarray(a).tobytes() for a in data or () if a is not None]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _source(module: Any) -> str:
-    return inspect.getsource(module)
-
-
-def cached(out: pathlib.Path, name: str, mark: str | None) -> xarray.Dataset | None:
-    """The data in `out`, if it is of this fingerprint, or of any if that is None."""
-    path = out / f"{name}.zarr.zip"
-    if not path.exists():
-        return None
-    found = read_data(path)
-    return found if mark in (None, found.attrs.get("fingerprint")) else None
-
-
-def read_data(path: pathlib.Path) -> xarray.Dataset:
-    """The data of a figure, in memory."""
-    from zarr.storage import ZipStore
-
-    with ZipStore(path, mode="r") as files:
-        return xarray.open_zarr(files, consolidated=False).load()
-
-
-def write_data(path: pathlib.Path, data: xarray.Dataset) -> None:
-    """A dataset as a zipped zarr, whole or not at all."""
-    with tempfile.TemporaryDirectory() as folder:
-        whole = pathlib.Path(folder) / "data"
-        data.to_zarr(whole, consolidated=False, zarr_format=2)  # 3 has no settled strings
-        with open(shutil.make_archive(str(whole), "zip", whole), "rb") as zipped:
-            store.atomically(path, lambda file: shutil.copyfileobj(zipped, file))
-
-
-def _draw(module: Any, data: xarray.Dataset, out: pathlib.Path, name: str) -> None:
+def _draw(
+    module: types.ModuleType, name: str, numbers: xarray.Dataset, out: pathlib.Path
+) -> None:
     with _style.drawn():
-        picture = module.plot(data)
+        picture = module.plot(numbers)
         for suffix in ("png", "pdf"):
             store.write_figure(out / f"{name}.{suffix}", picture, dpi=200)
 
 
-def _record(outcome: Outcome, data: xarray.Dataset) -> dict[str, Any]:
-    where = provenance.provenance(seed=SEED, preset=data.attrs["preset"], fingerprint=data.attrs["fingerprint"])
-    where["command"] = ["python", "-m", "paper_figs", outcome.name, "--preset", data.attrs["preset"]]
-    told = {"figure": outcome.name, "claim": outcome.claim, "holds": outcome.holds, "seconds": outcome.seconds}
-    return {**told, "compared": [c.row() for c in outcome.compared], "provenance": where}
+def run_many(
+    wanted: Sequence[str],
+    preset: str,
+    out: pathlib.Path,
+    *,
+    from_cache: bool = False,
+    data: Data | None = None,
+    executor: concurrent.futures.Executor | int | None = None,
+) -> tuple[list[Record], dict[str, str]]:
+    """Make several figures as a sweep, each a cell of it.
+
+    One that fails does not stop the others. Stopped or killed, the same call goes on:
+    what was computed is taken from the folder.
+
+    Args:
+        wanted: The names of the figures.
+        preset: One of `PRESETS`.
+        out: The folder, which exists.
+        from_cache: Whether to take the data in the folder whatever code made them.
+        data: A data set of the user's. Figures that cannot use one are made without.
+        executor: Where figures are made, as for `isometry.sweep`.
+
+    Returns:
+        The records of the figures that were made, and why the others were not.
+    """
+    cell = functools.partial(
+        _cell, preset=preset, out=out, from_cache=from_cache, data=data
+    )
+    # What is kept from one call to the next are the data of each figure, which know the
+    # code that made them. The store of the sweep knows the names only.
+    with tempfile.TemporaryDirectory() as folder:
+        cells = isometry.sweep(
+            cell,
+            {"figure": list(wanted)},
+            pathlib.Path(folder) / "figures.zarr",
+            key=jax.random.key(SEED),
+            executor=executor,
+            retries=0,
+        ).load()
+    reasons = {}
+    for name in wanted:
+        reason = str(cells["error"].sel(figure=name).values)
+        if reason:
+            reasons[name] = reason
+    made = [name for name in wanted if name not in reasons]
+    return [_read_record(out, name) for name in made], reasons
 
 
-def records(out: pathlib.Path) -> list[dict[str, Any]]:
-    """The records in `out` of figures that there are, by name."""
-    paths = [out / f"{name}.json" for name in names()]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
+def _cell(
+    point: dict[str, Any],
+    key: Key,
+    *,
+    preset: str,
+    out: pathlib.Path,
+    from_cache: bool,
+    data: Data | None,
+) -> dict[str, float]:
+    """Make the figure at a point of the sweep.
+
+    The key is not used: a figure has the same numbers alone and among others.
+    """
+    name = point["figure"]
+    if not _data.takes_data(figure(name)):
+        data = None
+    record = run(name, preset, out, from_cache=from_cache, data=data)
+    return {"seconds": record["seconds"]}
+
+
+def _record_path(out: pathlib.Path, name: str) -> pathlib.Path:
+    return out / f"{name}.json"
+
+
+def _read_record(out: pathlib.Path, name: str) -> Record:
+    return json.loads(_record_path(out, name).read_text(encoding="utf-8"))
+
+
+def records(out: pathlib.Path) -> list[Record]:
+    """Return the records in a folder, by the name of the figure."""
+    return [_read_record(out, n) for n in names() if _record_path(out, n).exists()]

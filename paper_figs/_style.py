@@ -1,15 +1,22 @@
-"""How all pictures look: a column's width, the same colours and marks as the library's own."""
+"""How all pictures look: as wide as a column, in the library's colours and marks."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
 from isometry.plots import COLOURS as COLOURS
 from isometry.plots import MARKS as MARKS
 
+# Inches of a column of text.
 COLUMN = 3.4
-"""Inches of a column of text."""
-_RC: Any = {
+
+# Matplotlib names its settings in a type of its own, which is not public.
+_SETTINGS: Any = {
     "font.size": 7,
     "axes.titlesize": 7,
     "legend.fontsize": 6,
@@ -18,46 +25,109 @@ _RC: Any = {
     "axes.spines.right": False,
     "lines.linewidth": 1.1,
     "lines.markersize": 3,
+    # Text in a PDF stays text; the default, Type 3, is refused by some journals.
     "pdf.fonttype": 42,
 }
 
 
 @contextlib.contextmanager
 def drawn() -> Iterator[None]:
-    """The style, for what is drawn inside; nothing stays set."""
+    """Set the style for what is drawn inside, and set it back."""
     import matplotlib
 
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(_SETTINGS):
         yield
 
 
-def panels(rows: int = 1, columns: int = 1, *, height: float = 2.4, width: float = COLUMN, **sharing: Any) -> Any:
-    """(figure, array of axes), panels of `width` × `height` inches; no window is opened."""
-    from matplotlib.figure import Figure
+def panels(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    height: float = 2.4,
+    width: float = COLUMN,
+    **sharing: Any,
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its panels. No window is opened.
 
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    Args:
+        rows: How many panels stand one below another.
+        columns: How many stand side by side.
+        height: Of one panel, in inches.
+        width: Of one panel, in inches.
+        **sharing: Passed to `Figure.subplots`, such as `sharex`.
+
+    Returns:
+        The figure, and an array of Axes (rows, columns).
+    """
+    size = (width * columns, height * rows)
+    figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **sharing)
 
 
-def legend(figure: Any, ax: Any, *, ncols: int, **how: Any) -> None:
-    """The legend of one panel, for all of them, above the panels: it covers nothing."""
+def legend(figure: Figure, ax: Axes, *, ncols: int, **how: Any) -> None:
+    """Write the legend of one panel above all panels, where it covers nothing.
+
+    Args:
+        figure: The figure.
+        ax: The panel whose labels are written.
+        ncols: The number of columns.
+        **how: Passed to `Figure.legend`.
+    """
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=ncols, **how)
 
 
-def dots(ax: Any, x: Any, y: Any, error: Any, i: int, **how: Any) -> None:
-    """Measured: the i-th mark in the i-th colour, with its error bars."""
-    style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i % len(MARKS)], "ls": "none", "capsize": 1.5}
-    ax.errorbar(x, y, error, **{**style, "lw": 0.8, "zorder": 2, **how})
+def dots(
+    ax: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    error: ArrayLike | None,
+    i: int,
+    **how: Any,
+) -> None:
+    """Draw what was measured: marks with error bars.
+
+    Args:
+        ax: The panel.
+        x: Where along x the marks are.
+        y: Their heights.
+        error: The lengths of their error bars, or None.
+        i: The number of the series, which chooses the mark and the colour.
+        **how: Passed to `Axes.errorbar`, over what is chosen here.
+    """
+    style: dict[str, Any] = {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKS[i % len(MARKS)],
+        "ls": "none",
+        "capsize": 1.5,
+        "lw": 0.8,
+        "zorder": 2,
+    }
+    ax.errorbar(x, y, error, **{**style, **how})
 
 
-def line(ax: Any, x: Any, y: Any, i: int, **how: Any) -> None:
-    """Predicted: a line in the i-th colour, over the data."""
-    ax.plot(x, y, **{"color": COLOURS[i % len(COLOURS)], "zorder": 3, **how})
+def line(ax: Axes, x: ArrayLike, y: ArrayLike, i: int, **how: Any) -> None:
+    """Draw what is predicted: a line over the marks.
+
+    Args:
+        ax: The panel.
+        x: Where along x the line has its points.
+        y: Their heights.
+        i: The number of the series, which chooses the colour.
+        **how: Passed to `Axes.plot`, over what is chosen here.
+    """
+    style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "zorder": 3}
+    ax.plot(x, y, **{**style, **how})
 
 
-def ticks(ax: Any, values: Any) -> None:
-    """A logarithmic x axis that names these values and no others."""
+def ticks(ax: Axes, values: ArrayLike) -> None:
+    """Make the x axis logarithmic, and name these values on it and no others.
+
+    Args:
+        ax: The panel.
+        values: The values.
+    """
+    places = np.asarray(values, float)
     ax.set_xscale("log")
-    ax.set_xticks([float(v) for v in values], [f"{float(v):g}" for v in values])
+    ax.set_xticks(places, [f"{place:g}" for place in places])
     ax.minorticks_off()

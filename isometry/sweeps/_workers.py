@@ -126,6 +126,16 @@ class _OfLoky:
         if executor is not None:
             executor.shutdown(wait=True, kill_workers=True)
 
+    def finish(self) -> None:
+        """Let the workers end, once no cell is in flight.
+
+        A worker that is killed leaves behind what its libraries would have released,
+        such as semaphores, of which Python warns.
+        """
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True)
+
     def close(self) -> None:
         """End the workers for good."""
         self.stop()
@@ -244,6 +254,7 @@ def workers(executor: Any, work: Work, num_cells: int) -> Iterator[Workers]:
     own = _OfLoky(min(num_workers, max(1, num_cells)), work)
     try:
         yield own
+        own.finish()
     finally:
         own.close()
 
