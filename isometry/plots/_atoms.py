@@ -1,0 +1,135 @@
+"""Mass that has no place on a logarithmic axis: zeros, and what is not known."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isometry.measure._record import Spectrum
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
+
+# The label of the axes that hold the bars, by which a second spectrum finds them.
+MASSES = "masses"
+
+# In units of the length of the data: the width of a bar, the width of a bar with its
+# text, and the distance from the data. With twice as much, the bars of two spectra
+# would take half of a panel; with half as much, the texts would touch.
+_BAR = 0.03
+_SLOT = 0.115
+_GAP = 0.04
+
+# Points, as everywhere in an audit; smaller letters are not legible in print.
+_FONT_SIZE = 6.5
+
+# A hollow bar says that these values may be zeros or not.
+_STYLES = {
+    "zeros": {"hatch": ""},
+    "unresolved": {"hatch": "//////", "fill": False},
+    "not finite": {"hatch": "xxxxxx", "fill": False},
+}
+
+
+def masses(sp: Spectrum) -> dict[str, float]:
+    """Return the mass of the values that a histogram of log s leaves out.
+
+    Args:
+        sp: A spectrum of singular values.
+
+    Returns:
+        The shares "zeros" (exact ones), "unresolved" (not zero, below the rounding
+        floor) and "not finite", of all values of all matrices.
+    """
+    log_values = np.asarray(sp.log_values)
+    weights = np.asarray(sp.weights, float)
+    is_zero = np.isneginf(log_values)
+    is_finite = np.isfinite(log_values)
+    kinds = {
+        "zeros": is_zero,
+        "unresolved": is_finite & ~np.asarray(sp.resolved),
+        "not finite": ~is_finite & ~is_zero,
+    }
+    total = weights.sum()
+    return {
+        kind: float(np.sum(weights, where=is_kind) / total)
+        for kind, is_kind in kinds.items()
+    }
+
+
+def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: "ColorType") -> None:
+    """Draw shares of the mass as bars left of the data, each with its name.
+
+    The height of the Axes is the whole mass. The bars are in axes of their own over the
+    Axes, `ax.child_axes`, whose vertical axis is the mass. Those of further spectra are
+    drawn beside them.
+
+    Args:
+        ax: The Axes, which has the histogram already.
+        shares: The shares by their names, as of `masses`. Those of zero are left out.
+        colour: The colour of the histogram.
+    """
+    if not any(shares.values()):
+        return
+    strip = _strip(ax)
+    for kind, share in shares.items():
+        if share == 0:
+            continue
+        style = {"fc": colour, "ec": colour, "lw": 0.8, **_STYLES[kind]}
+        strip.bar(0, share, **style)
+        strip.text(
+            0,
+            0.03,
+            f"{kind} {percent(share)}",
+            color=colour,
+            fontsize=_FONT_SIZE,
+            rotation=90,
+            ha="right",
+            va="bottom",
+        )
+    _place(ax, strip)
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, to two digits, and 100 % only of the whole."""
+    digits = f"{100 * share:.2g}"
+    if digits == "1e+02":
+        digits = "100"
+    if digits == "100" and share < 1:
+        digits = "> 99"
+    return f"{digits} %"
+
+
+def _strip(ax: "Axes") -> "Axes":
+    """Return the axes of the bars, which share the horizontal axis of `ax`."""
+    for child in ax.child_axes:
+        if child.get_label() == MASSES:
+            return child
+    strip = ax.inset_axes((0, 0, 1, 1), sharex=ax, label=MASSES)
+    strip.set_axis_off()
+    strip.set_navigate(False)
+    strip.set_ylim(0, 1)
+    # Left of this line the horizontal axis means nothing.
+    strip.axvline(0, color="0.6", lw=0.8, ls=(0, (4, 2)))
+    return strip
+
+
+def _place(ax: "Axes", strip: "Axes") -> None:
+    """Move all bars to the left of the data that `ax` has by now."""
+    # Without data, and with a single value, there is no length.
+    low = ax.dataLim.x0
+    length = ax.dataLim.width
+    separator = low - _GAP * length / 2
+    strip.lines[0].set_xdata([separator, separator])
+    left = low - _GAP * length
+    for bar, text in zip(strip.patches, strip.texts, strict=True):
+        bar.set(x=left - _BAR * length, width=_BAR * length)
+        text.set_x(left - 1.2 * _BAR * length)
+        left -= _SLOT * length
+    # The limits follow the bars, unless the caller has fixed them.
+    strip.relim()
+    strip.update_datalim([(left, 0)])
+    strip.autoscale_view(scaley=False)
+    if not ax.get_autoscalex_on() and ax.get_xlim()[0] > left:
+        ax.set_xlim(left=left)
