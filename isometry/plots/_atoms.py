@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 # The label of the axes that hold the bars, by which a second spectrum finds them.
 MASSES = "masses"
 
-# In units of the length of the data: the width of a bar, the width of a bar with its
-# text, and the distance from the data. With twice as much, the bars of two spectra
-# would take half of a panel; with half as much, the texts would touch.
-_BAR = 0.03
-_SLOT = 0.115
-_GAP = 0.04
+# In inches: the width of a bar, the width of a bar with its text, and the distance of
+# the bars from the data. With twice as much, the bars of two spectra would take half of
+# a narrow panel; with half as much, texts would be on bars.
+_BAR = 0.045
+_SLOT = 0.155
+_GAP = 0.06
+
+# Empty space beside the data and the bars, of their length, as matplotlib leaves it.
+_MARGINS = 1.1
 
 # Points, as everywhere in an audit; smaller letters are not legible in print.
 _FONT_SIZE = 6.5
@@ -117,16 +120,21 @@ def _strip(ax: "Axes") -> "Axes":
 
 def _place(ax: "Axes", strip: "Axes") -> None:
     """Move all bars to the left of the data that `ax` has by now."""
-    # Without data, and with a single value, there is no length.
     low = ax.dataLim.x0
-    length = ax.dataLim.width
-    separator = low - _GAP * length / 2
+    inches = ax.figure.get_figure(root=True).dpi_scale_trans.inverted()
+    width = ax.get_window_extent().transformed(inches).width
+    # Half of a very narrow panel is left for the data.
+    taken = min(_GAP + _SLOT * len(strip.patches), width / 2)
+    length = _MARGINS * ax.dataLim.width
+    # Units of the horizontal axis.
+    inch = length / (width - taken)
+    separator = low - _GAP / 2 * inch
     strip.lines[0].set_xdata([separator, separator])
-    left = low - _GAP * length
+    left = low - _GAP * inch
     for bar, text in zip(strip.patches, strip.texts, strict=True):
-        bar.set(x=left - _BAR * length, width=_BAR * length)
-        text.set_x(left - 1.2 * _BAR * length)
-        left -= _SLOT * length
+        bar.set(x=left - _BAR * inch, width=_BAR * inch)
+        text.set_x(left - 1.3 * _BAR * inch)
+        left -= _SLOT * inch
     # The limits follow the bars, unless the caller has fixed them.
     strip.relim()
     strip.update_datalim([(left, 0)])

@@ -1,12 +1,14 @@
 """Picture `ranks`: the rank of the accumulated gradient during training."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from isometry._internal.errors import public
-from isometry.plots._style import colour, mark, require_axes, require_named
+from isometry.plots._style import colour, mark, nested, require_axes, require_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,9 +18,22 @@ if TYPE_CHECKING:
 
 _DASHES = (":", "--", "-.")
 
-# Every fourth point of a line has a mark, each line from another point on, so that the
-# marks of coinciding lines do not hide each other.
-_MARK_EVERY = 4
+# Share of the Axes at the right end for the names of the lines, and the inches beyond
+# which no name gains by more.
+_NAMES_SHARE = 0.4
+_NAMES_WIDTH = 2.1
+
+# Points: the smallest letters that are legible in print.
+_FONT_SIZE = 6.5
+
+# Of the font size: the height of a line of text with the space between two texts, and
+# the mean width of a letter.
+_LINE_HEIGHT = 1.5
+_LETTER_WIDTH = 0.56
+
+# Two lines coincide for a reader if they do in this share of the records. Lines that
+# only cross are told apart by their slopes.
+_COINCIDENT = 0.25
 
 # Fields of a report that pictures read.
 REPORT = ("flags", "spectra", "probe", "widths")
@@ -29,8 +44,10 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
     """Draw the rank of the accumulated gradient of the middle hidden layer.
 
     The abscissa is training steps. A line is the median over seeds of one network, its
-    band the range of seeds. The dashed line is the input dimension. If a network was
-    trained at several widths, each has a line.
+    band the range of seeds. If a network was trained at several widths, each has a thin
+    black line. The dashed red line is the input dimension. The names at the right are
+    those of all lines that end at this rank. Where lines coincide, later ones are
+    thinner, with smaller marks.
 
     Args:
         reports: Reports of audits by name, as `isometry.audit` gives for a mapping of
@@ -62,6 +79,10 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
     # The input dimension, which bounds the rank. It is the same for all networks, which
     # are audited on the same inputs.
     bound = 0
+    ends: dict[float, list[str]] = {}
+    medians: list[np.ndarray] = []
+    last_step = 0
+    layers = _middle_layers(reports)
     for index, (name, report) in enumerate(reports.items()):
         # An audit without training steps has no probe.
         probe = report.probe
@@ -70,54 +91,161 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
         flag = report.flags["rank_constrained_training"]
         bound = flag.evidence["input_dimension"]
         middle = len(probe.layers) // 2
-        _draw_probe(ax, name, probe, middle=middle, index=index)
+        # The median of an odd number of seeds is a rank that occurred.
+        median = np.median(probe.gradient_rank[:, :, middle], 0)
+        rows, columns = probe.shapes[middle]
+        label = f"{name} ({rows}×{columns})"
+        if len(layers) > 1:
+            label = f"{name} ({probe.layers[middle]}, {rows}×{columns})"
+        depth = sum(_coincide(median, other) for other in medians)
+        style = {"label": label, "marker": mark(index), **nested(depth)}
+        _draw_probe(ax, probe, median, middle=middle, index=index, style=style)
+        medians.append(median)
+        ends.setdefault(float(median[-1]), []).append(name)
+        last_step = max(last_step, int(probe.steps[-1]))
         if report.widths is not None:
-            _draw_widths(ax, name, report.widths, middle=middle)
+            _draw_widths(ax, name, report.widths, middle=middle, ends=ends)
     if bound:
         label = f"input dimension N$_x$ = {bound}"
-        ax.axhline(bound, color="#D00000", ls="--", lw=1, label=label)
+        steps = [0, last_step]
+        ax.plot(steps, [bound, bound], color="#D00000", ls="--", lw=1, label=label)
+        ends.setdefault(float(bound), []).append(label)
     ax.set_xlabel("training step")
     ax.set_ylabel("rank of accumulated gradient")
-    ax.set_ylim(bottom=0)
+    if len(layers) == 1:
+        ax.set_ylabel(f"rank of accumulated gradient\nof {layers.pop()}")
+    if ends:
+        # Below zero there is room for half a mark, and above for a name.
+        top = 1.06 * max(ax.dataLim.y1, 1)
+        ax.set_ylim(-0.03 * top, top)
+        _name_ends(ax, ends, last_step=last_step)
     return ax
 
 
+def _middle_layers(reports: Mapping[str, "Report"]) -> set[str]:
+    """Return the names of the layers that are drawn."""
+    probes = [report.probe for report in reports.values()]
+    return {
+        probe.layers[len(probe.layers) // 2]
+        for probe in probes
+        if probe is not None and probe.layers
+    }
+
+
+def _coincide(first: np.ndarray, second: np.ndarray) -> bool:
+    """Tell whether two lines hide each other."""
+    if first.shape != second.shape:
+        return False
+    return bool(np.mean(first == second) >= _COINCIDENT)
+
+
 def _draw_probe(
-    ax: "Axes", name: str, probe: "Probe", *, middle: int, index: int
+    ax: "Axes",
+    probe: "Probe",
+    median: np.ndarray,
+    *,
+    middle: int,
+    index: int,
+    style: dict[str, Any],
 ) -> None:
     """Draw the rank in the middle layer: the median over seeds, and their range."""
-    # The median of an odd number of seeds is a rank that occurred.
+    ax.plot(probe.steps, median, color=colour(index), **style)
     seeds = probe.gradient_rank[:, :, middle]
-    rows, columns = probe.shapes[middle]
-    layer = probe.layers[middle]
-    ax.plot(
-        probe.steps,
-        np.median(seeds, 0),
-        color=colour(index),
-        marker=mark(index),
-        markevery=(index % _MARK_EVERY, _MARK_EVERY),
-        ms=4.5,
-        lw=1.2,
-        label=f"{name} ({layer}, {rows}×{columns})",
-    )
     low = seeds.min(0)
     high = seeds.max(0)
     ax.fill_between(probe.steps, low, high, color=colour(index), alpha=0.2, lw=0)
 
 
 def _draw_widths(
-    ax: "Axes", name: str, widths: Mapping[str, Any], *, middle: int
+    ax: "Axes",
+    name: str,
+    widths: Mapping[str, Any],
+    *,
+    middle: int,
+    ends: dict[float, list[str]],
 ) -> None:
-    """Draw the rank of networks of other widths, a line for each width."""
+    """Draw the rank of networks of other widths, a line for each width.
+
+    Args:
+        ax: The Axes.
+        name: The name of the network.
+        widths: Ranks by width, as a report has them.
+        middle: The index of the layer.
+        ends: The names of lines by their last rank, to which these are added.
+    """
     by_width = widths["gradient_rank"]
+    # All widths have one entry in the legend, and names at their ends.
+    label = f"{name}, widths {', '.join(map(str, by_width))}"
+    own: dict[float, list[str]] = {}
     for (width, by_layer), dashes in zip(by_width.items(), _DASHES, strict=True):
         # Networks of other widths may be shallower.
         layer = min(middle, by_layer.shape[1] - 1)
+        rank = by_layer[:, layer]
+        ax.plot(widths["steps"], rank, color="black", ls=dashes, lw=0.8, label=label)
+        own.setdefault(float(rank[-1]), []).append(str(width))
+        label = "_nolegend_"
+    for rank, same in own.items():
+        words = f"{name} at width {', '.join(same)}"
+        ends.setdefault(rank, []).append(words)
+
+
+def _name_ends(ax: "Axes", ends: Mapping[float, list[str]], *, last_step: int) -> None:
+    """Write the names of the lines right of their ends.
+
+    Args:
+        ax: The Axes, with all lines and the lower limit of the ranks.
+        ends: The names of all lines that end at a rank.
+        last_step: The last training step.
+    """
+    inches = ax.figure.get_figure(root=True).dpi_scale_trans.inverted()
+    box = ax.get_window_extent().transformed(inches)
+    share = min(_NAMES_SHARE, _NAMES_WIDTH / box.width)
+    letters = int(share * box.width * 72 / (_LETTER_WIDTH * _FONT_SIZE))
+    left = -0.03 * last_step
+    right = left + (last_step - left) / (1 - share)
+    # Ticks are for training steps alone.
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= last_step])
+    ax.set_xlim(left, right)
+    top = ax.get_ylim()[1]
+    ranks = np.array(sorted(ends))
+    names = [textwrap.fill(", ".join(ends[rank]), letters) for rank in ranks]
+    num_lines = np.array([text.count("\n") + 1 for text in names])
+    line = _LINE_HEIGHT * _FONT_SIZE / 72 / box.height * top
+    places = _spread(ranks, num_lines * line, top=top)
+    gap = 0.02 * (right - left)
+    for rank, place, text in zip(ranks, places, names, strict=True):
         ax.plot(
-            widths["steps"],
-            by_layer[:, layer],
-            color="black",
-            ls=dashes,
-            lw=1,
-            label=f"{name}, width {width}",
+            [last_step + 0.4 * gap, last_step + gap],
+            [rank, place],
+            color="0.5",
+            lw=0.6,
+            label="_nolegend_",
         )
+        ax.text(last_step + 1.3 * gap, place, text, fontsize=_FONT_SIZE, va="center")
+
+
+def _spread(
+    values: Float[np.ndarray, " texts"],
+    heights: Float[np.ndarray, " texts"],
+    *,
+    top: float,
+) -> Float[np.ndarray, " texts"]:
+    """Move the middles of texts apart until none overlaps another.
+
+    Args:
+        values: Where the middles should be, in increasing order.
+        heights: The heights of the texts.
+        top: The highest place.
+
+    Returns:
+        Places, the first above 0 and the last below `top` if there is room for all.
+    """
+    places = values.copy()
+    reach = heights / 2
+    places[0] = max(places[0], reach[0])
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + reach[i - 1] + reach[i])
+    places[-1] = min(places[-1], top - reach[-1])
+    for i in reversed(range(len(places) - 1)):
+        places[i] = min(places[i], places[i + 1] - reach[i + 1] - reach[i])
+    return places

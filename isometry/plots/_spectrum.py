@@ -111,8 +111,9 @@ def _draw_values(
     heights = mass / count / width_of_value
     _, _, bars = ax.hist(logs, bins=list(edges), weights=heights, **style)
     # Without values there is no height to scale the axis by.
-    if not logs.size and ax.get_autoscaley_on():
-        ax.set_ylim(0, 1, auto=True)
+    if not logs.size:
+        ax.update_datalim([(edges[0], 0), (edges[-1], 1)])
+        ax.autoscale_view()
     draw_masses(ax, masses(sp), _colour(bars[0]))
 
 
