@@ -1,7 +1,7 @@
 """Mass that has no place on a logarithmic axis: zeros, and what is not known."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -9,7 +9,6 @@ from isometry.measure._record import Spectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.typing import ColorType
 
 # The label of the axes that hold the bars, by which a second spectrum finds them.
 MASSES = "masses"
@@ -18,7 +17,7 @@ MASSES = "masses"
 # the bars from the data. With twice as much, the bars of two spectra would take half of
 # a narrow panel; with half as much, texts would be on bars.
 _BAR = 0.045
-_SLOT = 0.155
+_SLOT = 0.17
 _GAP = 0.06
 
 # Empty space beside the data and the bars, of their length, as matplotlib leaves it.
@@ -61,7 +60,7 @@ def masses(sp: Spectrum) -> dict[str, float]:
     }
 
 
-def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: "ColorType") -> None:
+def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
     """Draw shares of the mass as bars left of the data, each with its name.
 
     The height of the Axes is the whole mass. The bars are in axes of their own over the
@@ -94,6 +93,11 @@ def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: "ColorType") ->
     _place(ax, strip)
 
 
+def separate(ax: "Axes", place: float) -> None:
+    """Draw the line left of which the horizontal axis means nothing."""
+    ax.axvline(place, color="0.6", lw=0.8, ls=(0, (4, 2)))
+
+
 def percent(share: float) -> str:
     """Return a share in per cent, to two digits, and 100 % only of the whole."""
     digits = f"{100 * share:.2g}"
@@ -108,13 +112,12 @@ def _strip(ax: "Axes") -> "Axes":
     """Return the axes of the bars, which share the horizontal axis of `ax`."""
     for child in ax.child_axes:
         if child.get_label() == MASSES:
-            return child
+            return cast("Axes", child)
     strip = ax.inset_axes((0, 0, 1, 1), sharex=ax, label=MASSES)
     strip.set_axis_off()
     strip.set_navigate(False)
     strip.set_ylim(0, 1)
-    # Left of this line the horizontal axis means nothing.
-    strip.axvline(0, color="0.6", lw=0.8, ls=(0, (4, 2)))
+    separate(strip, 0)
     return strip
 
 

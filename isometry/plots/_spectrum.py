@@ -1,7 +1,7 @@
 """Picture `spectrum`: the singular values of one measurement."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,17 +10,12 @@ from isometry._internal import checks
 from isometry._internal.errors import public
 from isometry.measure._record import Spectrum
 from isometry.plots._atoms import draw_masses, masses
-from isometry.plots._axis import LN10, Axis, log_floor, smooth_density
+from isometry.plots._axis import LEAST_RANGE, LN10, Axis, log_floor, smooth_density
 from isometry.plots._style import COLOURS, Edges, Line, require_axes, require_bins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
-
-# In decades: a narrower histogram is that of one value. With ten times more, spectra
-# of width 0.05 would be a single bar; with a hundredth, ticks would differ in the
-# fifth digit, as in the rounding of single precision.
-_LEAST_RANGE = 1e-3
 
 # Empty space right of the largest value, in decades.
 _MARGIN = 0.1
@@ -114,15 +109,19 @@ def _draw_values(
     if not logs.size:
         ax.update_datalim([(edges[0], 0), (edges[-1], 1)])
         ax.autoscale_view()
-    draw_masses(ax, masses(sp), _colour(bars[0]))
+    # Of a single series, matplotlib returns its bars or its outline.
+    bar = cast("list[Patch]", bars)[0]
+    draw_masses(ax, masses(sp), _colour(bar))
 
 
-def _colour(bar: "Patch") -> tuple[float, ...]:
+def _colour(bar: "Patch") -> str:
     """Return the opaque colour of a bar, which may be an outline alone."""
-    colour = bar.get_facecolor()
-    if not bar.get_fill():
-        colour = bar.get_edgecolor()
-    return tuple(colour[:3])
+    # Imported here, because matplotlib is an extra.
+    from matplotlib.colors import to_hex
+
+    if bar.get_fill():
+        return to_hex(bar.get_facecolor())
+    return to_hex(bar.get_edgecolor())
 
 
 def _edges(logs: Line, *, num_bins: int) -> Edges:
@@ -133,7 +132,7 @@ def _edges(logs: Line, *, num_bins: int) -> Edges:
         low = float(logs.min())
         high = float(logs.max())
     # Values that differ by rounding alone are one value for the reader.
-    if high - low < _LEAST_RANGE:
+    if high - low < LEAST_RANGE:
         middle = (low + high) / 2
         # In the middle of a bin, so that rounding does not move mass between bins.
         if num_bins % 2 == 0:

@@ -130,7 +130,7 @@ def _finite(records: "Records", name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return which records of a statistic are finite, and their values by input."""
     values = records.values[name].reshape(len(records.steps), -1)
     # The mean is not finite if one input is not.
-    is_finite = np.isfinite(values).all(1)
+    is_finite = np.asarray(np.isfinite(values).all(1))
     return is_finite, values[is_finite]
 
 
