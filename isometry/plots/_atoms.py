@@ -141,6 +141,5 @@ def _place(ax: "Axes", strip: "Axes") -> None:
     # The limits follow the bars, unless the caller has fixed them.
     strip.relim()
     strip.update_datalim([(left, 0)])
-    strip.autoscale_view(scaley=False)
     if not ax.get_autoscalex_on() and ax.get_xlim()[0] > left:
         ax.set_xlim(left=left)

@@ -213,7 +213,7 @@ def test_bars_of_two_spectra_are_apart_and_in_view(ax):
     """The second reaches lower, so that the bars of the first have to move."""
     plots.spectrum(of_diagonal(1, 0.5, 0, 0), ax, bins=4, color="#0072B2")
     plots.spectrum(
-        of_diagonal(1, 1e-3, 0, 0), ax, bins=4, color="#D55E00", histtype="step"
+        of_diagonal(1, 1e-3, 0, 0), ax, bins=4, histtype="step", edgecolor="#D55E00"
     )
     (strip,) = ax.child_axes
     first, second = strip.patches
@@ -517,6 +517,23 @@ def test_overlay_shades_what_is_below_the_floor(measured):
     assert not heights[edges[1:] < -8 / math.log(10)].any()
     zeros = float(np.asarray(sp.zero_fraction()).mean())
     assert float(heights @ np.diff(edges)) == pytest.approx(1 - zeros, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_overlay_of_an_isometry_shows_both_bars_in_readable_limits(measured, ax, scale):
+    """All values are 1 up to rounding, and so is the law of linear rotations."""
+    rounding = RNG.uniform(-1e-7, 1e-7, (4, 1, 64))
+    sp = replace(measured, log_values=np.sort(rounding)[..., ::-1])
+    law = theory.jacobian_law("linear", 4, q=1.0)
+    plots.overlay(sp, law, ax, scale=scale)
+    left, right = ax.get_xlim()
+    assert 0.1 < right - left < 2
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    shown = [bar for bar in twin.patches if bar.get_height() > 0]
+    assert [bar.get_height() for bar in shown] == pytest.approx([1, 1])
+    for bar in shown:
+        assert left < bar.get_x()
+        assert bar.get_x() + bar.get_width() < right
 
 
 def test_overlay_refuses_what_does_not_belong_together(measured, ax):
