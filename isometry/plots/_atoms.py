@@ -28,7 +28,6 @@ _FONT_SIZE = 6.5
 
 # A hollow bar says that these values may be zeros or not.
 _STYLES = {
-    "zeros": {"hatch": ""},
     "unresolved": {"hatch": "//////", "fill": False},
     "not finite": {"hatch": "xxxxxx", "fill": False},
 }
@@ -69,7 +68,7 @@ def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
 
     Args:
         ax: The Axes, which has the histogram already.
-        shares: The shares by their names, as of `masses`. Those of zero are left out.
+        shares: The shares by their names, as of `masses`. A share of 0 has no bar.
         colour: The colour of the histogram.
     """
     if not any(shares.values()):
@@ -78,7 +77,7 @@ def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
     for kind, share in shares.items():
         if share == 0:
             continue
-        style = {"fc": colour, "ec": colour, "lw": 0.8, **_STYLES[kind]}
+        style = {"fc": colour, "ec": colour, "lw": 0.8, **_STYLES.get(kind, {})}
         strip.bar(0, share, **style)
         strip.text(
             0,

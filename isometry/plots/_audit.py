@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isometry._internal.errors import public
+from isometry.plots._atoms import draw_masses
 from isometry.plots._axis import LN10, Axis
 from isometry.plots._ranks import REPORT, ranks
 from isometry.plots._spectrum import spectrum
@@ -55,9 +56,10 @@ def audit(reports: Mapping[str, "Report"]) -> "Figure":
 
     A panel has two histograms of singular values: end to end (filled) and of the hidden
     layers (outline). Zeros and unresolved values are bars at the left, as in
-    `plots.spectrum`. A line is the law of the hidden layers. The dotted line is s = 1,
-    isometry. Above a panel are the flags that are raised, and in grey why there is no
-    law. All panels have the same horizontal axis; each has its own scale of density.
+    `plots.spectrum`. A line is the law of the hidden layers, and a black bar its zeros.
+    The dotted line is s = 1, isometry. Above a panel are the flags that are raised, and
+    in grey why there is no law. All panels have the same horizontal axis; each has its
+    own scale of density.
 
     Args:
         reports: Reports of audits by name, as `isometry.audit` gives for a mapping of
@@ -242,10 +244,12 @@ def _no_law(report: "Report") -> str:
 def _draw_law(ax: "Axes", report: "Report", edges: Edges) -> None:
     """Draw the law of the hidden layers, if there is one.
 
-    An atom is a stem, as high as the bar of its mass in one bin.
+    An atom is a stem, as high as the bar of its mass in one bin. The atom at zero is a
+    bar beside those of the measured zeros.
     """
     if report.law is None:
         return
+    draw_masses(ax, {"zeros predicted": report.law.zero_mass}, "black")
     x = np.linspace(edges[0], edges[-1], 301)
     top = ax.get_ylim()[1]
     line = np.minimum(Axis("s", "log").law_density(report.law, x), top)

@@ -23,6 +23,9 @@ _DASHES = (":", "--", "-.")
 _NAMES_SHARE = 0.4
 _NAMES_WIDTH = 2.1
 
+# Inches between the end of a line and its name: more than half a mark.
+_LEADER = 0.15
+
 # Points: the smallest letters that are legible in print.
 _FONT_SIZE = 6.5
 
@@ -200,7 +203,8 @@ def _name_ends(ax: "Axes", ends: Mapping[float, list[str]], *, last_step: int) -
     inches = ax.figure.get_figure(root=True).dpi_scale_trans.inverted()
     box = ax.get_window_extent().transformed(inches)
     share = min(_NAMES_SHARE, _NAMES_WIDTH / box.width)
-    letters = int(share * box.width * 72 / (_LETTER_WIDTH * _FONT_SIZE))
+    width = share * box.width - _LEADER
+    letters = int(72 * width / (_LETTER_WIDTH * _FONT_SIZE))
     left = -0.03 * last_step
     right = left + (last_step - left) / (1 - share)
     # Ticks are for training steps alone.
@@ -212,16 +216,17 @@ def _name_ends(ax: "Axes", ends: Mapping[float, list[str]], *, last_step: int) -
     num_lines = np.array([text.count("\n") + 1 for text in names])
     line = _LINE_HEIGHT * _FONT_SIZE / 72 / box.height * top
     places = _spread(ranks, num_lines * line, top=top)
-    gap = 0.02 * (right - left)
+    inch = (right - left) / box.width
+    end = last_step + _LEADER * inch
     for rank, place, text in zip(ranks, places, names, strict=True):
         ax.plot(
-            [last_step + 0.4 * gap, last_step + gap],
+            [last_step + 0.4 * _LEADER * inch, end - 0.1 * _LEADER * inch],
             [rank, place],
             color="0.5",
             lw=0.6,
             label="_nolegend_",
         )
-        ax.text(last_step + 1.3 * gap, place, text, fontsize=_FONT_SIZE, va="center")
+        ax.text(end, place, text, fontsize=_FONT_SIZE, va="center")
 
 
 def _spread(

@@ -597,6 +597,16 @@ def test_the_audit_shows_zeros_as_mass_on_a_common_axis(reports):
     assert not overlapping(zeros.child_axes[0].texts)
 
 
+def test_the_audit_shows_the_zeros_that_the_law_predicts(reports):
+    """A ReLU passes half of the directions of one layer (Pennington et al., 2017)."""
+    law = theory.jacobian_law("relu", 1, q=1.0)
+    report = replace(reports["gaussian"], law=law, no_law="")
+    (panel, _) = plots.audit({"relu": report}).axes
+    assert bar_texts(panel) == ["zeros predicted 50 %"]
+    (bar,) = panel.child_axes[0].patches
+    assert bar.get_height() == pytest.approx(0.5)
+
+
 def test_the_audit_of_what_was_not_measured_is_not_an_empty_panel(reports):
     reason = "not measured: the parameters hold a NaN"
     report = replace(reports["xavier"], spectra={}, law=None, no_law=reason)
