@@ -79,60 +79,72 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
     """
     require_named("reports", reports, kind="Report", fields=REPORT)
     require_axes(ax)
-    # The input dimension, which bounds the rank. It is the same for all networks, which
-    # are audited on the same inputs.
-    bound = 0
-    ends: dict[float, list[str]] = {}
+    # An audit without training steps has no probe.
+    probes = {
+        name: report.probe
+        for name, report in reports.items()
+        if report.probe is not None and report.probe.layers
+    }
+    layers = {probe.layers[_middle(probe)] for probe in probes.values()}
+    names = list(reports)
     medians: list[np.ndarray] = []
-    last_step = 0
-    layers = _middle_layers(reports)
-    for index, (name, report) in enumerate(reports.items()):
-        # An audit without training steps has no probe.
-        probe = report.probe
-        if probe is None or not probe.layers:
-            continue
-        flag = report.flags["rank_constrained_training"]
-        bound = flag.evidence["input_dimension"]
-        middle = len(probe.layers) // 2
-        # The median of an odd number of seeds is a rank that occurred.
-        median = np.median(probe.gradient_rank[:, :, middle], 0)
-        rows, columns = probe.shapes[middle]
-        label = f"{name} ({rows}×{columns})"
-        if len(layers) > 1:
-            label = f"{name} ({probe.layers[middle]}, {rows}×{columns})"
-        depth = sum(_coincide(median, other) for other in medians)
-        style = {"label": label, "marker": mark(index), **nested(depth)}
-        _draw_probe(ax, probe, median, middle=middle, index=index, style=style)
+    ends: dict[float, list[str]] = {}
+    for name, probe in probes.items():
+        median = _median(probe)
+        num_below = sum(_coincide(median, other) for other in medians)
         medians.append(median)
+        index = names.index(name)
+        style = {
+            "color": colour(index),
+            "marker": mark(index),
+            "label": _label(name, probe, has_layer=len(layers) > 1),
+            **nested(num_below),
+        }
+        _draw_probe(ax, probe, style)
         ends.setdefault(float(median[-1]), []).append(name)
-        last_step = max(last_step, int(probe.steps[-1]))
-        if report.widths is not None:
-            _draw_widths(ax, name, report.widths, middle=middle, ends=ends)
-    if bound:
-        label = f"input dimension N$_x$ = {bound}"
-        steps = [0, last_step]
-        ax.plot(steps, [bound, bound], color="#D00000", ls="--", lw=1, label=label)
-        ends.setdefault(float(bound), []).append(label)
+        widths = reports[name].widths
+        if widths is not None:
+            _draw_widths(ax, name, widths, middle=_middle(probe), ends=ends)
     ax.set_xlabel("training step")
     ax.set_ylabel("rank of accumulated gradient")
     if len(layers) == 1:
         ax.set_ylabel(f"rank of accumulated gradient\nof {layers.pop()}")
-    if ends:
-        # Below zero there is room for half a mark, and above for a name.
-        top = 1.06 * max(ax.dataLim.y1, 1)
-        ax.set_ylim(-0.03 * top, top)
-        _name_ends(ax, ends, last_step=last_step)
+    if not probes:
+        return ax
+    last_step = max(int(probe.steps[-1]) for probe in probes.values())
+    # The input dimension bounds the rank. It is the same for all networks, which are
+    # audited on the same inputs.
+    flag = reports[next(iter(probes))].flags["rank_constrained_training"]
+    bound = flag.evidence["input_dimension"]
+    label = f"input dimension N$_x$ = {bound}"
+    steps = [0, last_step]
+    ax.plot(steps, [bound, bound], color="#D00000", ls="--", lw=1, label=label)
+    ends.setdefault(float(bound), []).append(label)
+    # Below zero there is room for half a mark, and above for a name.
+    top = 1.06 * ax.dataLim.y1
+    ax.set_ylim(-0.03 * top, top)
+    _name_ends(ax, ends, last_step=last_step)
     return ax
 
 
-def _middle_layers(reports: Mapping[str, "Report"]) -> set[str]:
-    """Return the names of the layers that are drawn."""
-    probes = [report.probe for report in reports.values()]
-    return {
-        probe.layers[len(probe.layers) // 2]
-        for probe in probes
-        if probe is not None and probe.layers
-    }
+def _middle(probe: "Probe") -> int:
+    """Return the index of the layer that is drawn."""
+    return len(probe.layers) // 2
+
+
+def _median(probe: "Probe") -> Float[np.ndarray, " records"]:
+    """Return the median rank over seeds."""
+    # Of an odd number of seeds it is a rank that occurred.
+    return np.median(probe.gradient_rank[:, :, _middle(probe)], 0)
+
+
+def _label(name: str, probe: "Probe", *, has_layer: bool) -> str:
+    """Return the entry of a network in the legend."""
+    middle = _middle(probe)
+    rows, columns = probe.shapes[middle]
+    if has_layer:
+        return f"{name} ({probe.layers[middle]}, {rows}×{columns})"
+    return f"{name} ({rows}×{columns})"
 
 
 def _coincide(first: np.ndarray, second: np.ndarray) -> bool:
@@ -142,21 +154,13 @@ def _coincide(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(np.mean(first == second) >= _COINCIDENT)
 
 
-def _draw_probe(
-    ax: "Axes",
-    probe: "Probe",
-    median: np.ndarray,
-    *,
-    middle: int,
-    index: int,
-    style: dict[str, Any],
-) -> None:
+def _draw_probe(ax: "Axes", probe: "Probe", style: dict[str, Any]) -> None:
     """Draw the rank in the middle layer: the median over seeds, and their range."""
-    ax.plot(probe.steps, median, color=colour(index), **style)
-    seeds = probe.gradient_rank[:, :, middle]
+    ax.plot(probe.steps, _median(probe), **style)
+    seeds = probe.gradient_rank[:, :, _middle(probe)]
     low = seeds.min(0)
     high = seeds.max(0)
-    ax.fill_between(probe.steps, low, high, color=colour(index), alpha=0.2, lw=0)
+    ax.fill_between(probe.steps, low, high, color=style["color"], alpha=0.2, lw=0)
 
 
 def _draw_widths(
