@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from isometry.measure._record import Spectrum
+from isometry.plots._style import SMALL, size_in_inches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,9 +23,6 @@ _GAP = 0.06
 
 # Empty space beside the data and the bars, of their length, as matplotlib leaves it.
 _MARGINS = 1.1
-
-# Points, as everywhere in an audit; smaller letters are not legible in print.
-_FONT_SIZE = 6.5
 
 # A hollow bar says that these values may be zeros or not.
 _STYLES = {
@@ -84,7 +82,7 @@ def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
             0.03,
             f"{kind} {percent(share)}",
             color=colour,
-            fontsize=_FONT_SIZE,
+            fontsize=SMALL,
             rotation=90,
             ha="right",
             va="bottom",
@@ -123,8 +121,7 @@ def _strip(ax: "Axes") -> "Axes":
 def _place(ax: "Axes", strip: "Axes") -> None:
     """Move all bars to the left of the data that `ax` has by now."""
     low = ax.dataLim.x0
-    inches = ax.figure.get_figure(root=True).dpi_scale_trans.inverted()
-    width = ax.get_window_extent().transformed(inches).width
+    width, _ = size_in_inches(ax)
     # Half of a very narrow panel is left for the data.
     taken = min(_GAP + _SLOT * len(strip.patches), width / 2)
     length = _MARGINS * ax.dataLim.width

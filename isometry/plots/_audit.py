@@ -12,7 +12,14 @@ from isometry.plots._atoms import draw_masses
 from isometry.plots._axis import LN10, Axis
 from isometry.plots._ranks import REPORT, ranks
 from isometry.plots._spectrum import spectrum
-from isometry.plots._style import COLOURS, Edges, figures, require_named
+from isometry.plots._style import (
+    COLOURS,
+    SMALL,
+    Edges,
+    figures,
+    num_letters,
+    require_named,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,13 +35,11 @@ _WIDTH = 7.2
 _ROW_HEIGHT = 1.9
 _RANKS_HEIGHT = 3.2
 
-# Points: the smallest letters that are legible in print, and those of titles.
-_FONT_SIZE = 6.5
+# Points.
 _TITLE_SIZE = 8
 
-# Of the font size: the height of a line of text, and the mean width of a letter.
+# The height of a line of text, in units of the size of its letters.
 _LINE_HEIGHT = 1.25
-_LETTER_WIDTH = 0.56
 
 # Letters of the reason why there is no law: two lines of a panel.
 _MOST_LETTERS = 56
@@ -123,7 +128,7 @@ def _common_legend(figure: "Figure") -> None:
         by_label.keys(),
         loc="outside upper center",
         ncols=4,
-        fontsize=_FONT_SIZE,
+        fontsize=SMALL,
         frameon=False,
     )
 
@@ -142,7 +147,7 @@ def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
     # A legend of many networks would cover the lines.
     if ax.lines:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-        ax.legend(fontsize=_FONT_SIZE, ncols=4, frameon=False, **below)
+        ax.legend(fontsize=SMALL, ncols=4, frameon=False, **below)
     else:
         middle = {"transform": ax.transAxes, "ha": "center"}
         ax.text(0.5, 0.5, "no training probe", **middle)
@@ -150,9 +155,9 @@ def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
 
 def _small_letters(ax: "Axes") -> None:
     """Set the size of ticks and labels."""
-    ax.tick_params(labelsize=_FONT_SIZE)
-    ax.xaxis.label.set_fontsize(_FONT_SIZE + 0.5)
-    ax.yaxis.label.set_fontsize(_FONT_SIZE + 0.5)
+    ax.tick_params(labelsize=SMALL)
+    ax.xaxis.label.set_fontsize(SMALL + 0.5)
+    ax.yaxis.label.set_fontsize(SMALL + 0.5)
 
 
 def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
@@ -175,7 +180,7 @@ def _draw_panel(ax: "Axes", report: "Report", edges: Edges) -> None:
         ax.set_yticks([])
         _small_letters(ax)
         middle = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-        ax.text(0.5, 0.5, "not measured", fontsize=_FONT_SIZE, **middle)
+        ax.text(0.5, 0.5, "not measured", fontsize=SMALL, **middle)
         return
     for span, style in _SPANS.items():
         if span in report.spectra:
@@ -196,15 +201,15 @@ def _write_header(ax: "Axes", report: "Report", name: str, *, width: float) -> N
         name: The name of the network.
         width: The width of the panel in inches.
     """
-    num_letters = int(72 * width / (_LETTER_WIDTH * _FONT_SIZE))
-    height = _LINE_HEIGHT * _FONT_SIZE
+    most_letters = num_letters(width)
+    height = _LINE_HEIGHT * SMALL
     offset = 3.0
     # From the axes upwards.
     blocks = ((_no_law(report), "0.35"), (", ".join(_flags(report)), "#A00000"))
     for words, colour in blocks:
         if not words:
             continue
-        lines = textwrap.wrap(words, num_letters, break_long_words=False)
+        lines = textwrap.wrap(words, most_letters, break_long_words=False)
         ax.annotate(
             "\n".join(lines),
             (0, 1),
@@ -212,7 +217,7 @@ def _write_header(ax: "Axes", report: "Report", name: str, *, width: float) -> N
             xycoords="axes fraction",
             textcoords="offset points",
             va="bottom",
-            fontsize=_FONT_SIZE,
+            fontsize=SMALL,
             linespacing=1.1,
             color=colour,
             # The title reserves the height. A long word may reach beyond the panel,

@@ -5,10 +5,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from isometry._internal.errors import public
-from isometry.plots._style import colour, mark, nested, require_axes, require_named
+from isometry.plots._style import (
+    SMALL,
+    colour,
+    mark,
+    nested,
+    num_letters,
+    require_axes,
+    require_named,
+    size_in_inches,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +35,8 @@ _NAMES_WIDTH = 2.1
 # Inches between the end of a line and its name: more than half a mark.
 _LEADER = 0.15
 
-# Points: the smallest letters that are legible in print.
-_FONT_SIZE = 6.5
-
-# Of the font size: the height of a line of text with the space between two texts, and
-# the mean width of a letter.
-_LINE_HEIGHT = 1.5
-_LETTER_WIDTH = 0.56
+# Inches: the height of a line of small letters, with the space between two texts.
+_LINE_HEIGHT = 0.135
 
 # Two lines coincide for a reader if they do in this share of the records. Lines that
 # only cross are told apart by their slopes.
@@ -111,10 +115,12 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
         ax.set_ylabel(f"rank of accumulated gradient\nof {layers.pop()}")
     if not probes:
         return ax
-    last_step = max(int(probe.steps[-1]) for probe in probes.values())
-    # The input dimension bounds the rank. It is the same for all networks, which are
-    # audited on the same inputs.
-    flag = reports[next(iter(probes))].flags["rank_constrained_training"]
+    last_steps = [int(probe.steps[-1]) for probe in probes.values()]
+    last_step = max(last_steps)
+    # The input dimension is the same for all networks, which are audited on the same
+    # inputs.
+    report = reports[next(iter(probes))]
+    flag = report.flags["rank_constrained_training"]
     bound = flag.evidence["input_dimension"]
     label = f"input dimension N$_x$ = {bound}"
     steps = [0, last_step]
@@ -135,7 +141,12 @@ def _middle(probe: "Probe") -> int:
 def _median(probe: "Probe") -> Float[np.ndarray, " records"]:
     """Return the median rank over seeds."""
     # Of an odd number of seeds it is a rank that occurred.
-    return np.median(probe.gradient_rank[:, :, _middle(probe)], 0)
+    return np.median(_ranks(probe), 0)
+
+
+def _ranks(probe: "Probe") -> Int[np.ndarray, "seeds records"]:
+    """Return the ranks of the layer that is drawn."""
+    return probe.gradient_rank[:, :, _middle(probe)]
 
 
 def _label(name: str, probe: "Probe", *, has_layer: bool) -> str:
@@ -157,7 +168,7 @@ def _coincide(first: np.ndarray, second: np.ndarray) -> bool:
 def _draw_probe(ax: "Axes", probe: "Probe", style: dict[str, Any]) -> None:
     """Draw the rank in the middle layer: the median over seeds, and their range."""
     ax.plot(probe.steps, _median(probe), **style)
-    seeds = probe.gradient_rank[:, :, _middle(probe)]
+    seeds = _ranks(probe)
     low = seeds.min(0)
     high = seeds.max(0)
     ax.fill_between(probe.steps, low, high, color=style["color"], alpha=0.2, lw=0)
@@ -181,14 +192,16 @@ def _draw_widths(
         ends: The names of lines by their last rank, to which these are added.
     """
     by_width = widths["gradient_rank"]
+    steps = widths["steps"]
     # All widths have one entry in the legend, and names at their ends.
-    label = f"{name}, widths {', '.join(map(str, by_width))}"
+    every = ", ".join(map(str, by_width))
+    label = f"{name}, widths {every}"
     own: dict[float, list[str]] = {}
     for (width, by_layer), dashes in zip(by_width.items(), _DASHES, strict=True):
         # Networks of other widths may be shallower.
         layer = min(middle, by_layer.shape[1] - 1)
         rank = by_layer[:, layer]
-        ax.plot(widths["steps"], rank, color="black", ls=dashes, lw=0.8, label=label)
+        ax.plot(steps, rank, color="black", ls=dashes, lw=0.8, label=label)
         own.setdefault(float(rank[-1]), []).append(str(width))
         label = "_nolegend_"
     for rank, same in own.items():
@@ -204,33 +217,29 @@ def _name_ends(ax: "Axes", ends: Mapping[float, list[str]], *, last_step: int) -
         ends: The names of all lines that end at a rank.
         last_step: The last training step.
     """
-    inches = ax.figure.get_figure(root=True).dpi_scale_trans.inverted()
-    box = ax.get_window_extent().transformed(inches)
-    share = min(_NAMES_SHARE, _NAMES_WIDTH / box.width)
-    width = share * box.width - _LEADER
-    letters = int(72 * width / (_LETTER_WIDTH * _FONT_SIZE))
-    left = -0.03 * last_step
-    right = left + (last_step - left) / (1 - share)
+    width, height = size_in_inches(ax)
+    names_share = min(_NAMES_SHARE, _NAMES_WIDTH / width)
+    first = -0.03 * last_step
+    length = (last_step - first) / (1 - names_share)
     # Ticks are for training steps alone.
-    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= last_step])
-    ax.set_xlim(left, right)
-    top = ax.get_ylim()[1]
+    ticks = [tick for tick in ax.get_xticks() if 0 <= tick <= last_step]
+    ax.set_xticks(ticks)
+    ax.set_xlim(first, first + length)
+    most_letters = num_letters(names_share * width - _LEADER)
     ranks = np.array(sorted(ends))
-    names = [textwrap.fill(", ".join(ends[rank]), letters) for rank in ranks]
-    num_lines = np.array([text.count("\n") + 1 for text in names])
-    line = _LINE_HEIGHT * _FONT_SIZE / 72 / box.height * top
-    places = _spread(ranks, num_lines * line, top=top)
-    inch = (right - left) / box.width
-    end = last_step + _LEADER * inch
-    for rank, place, text in zip(ranks, places, names, strict=True):
-        ax.plot(
-            [last_step + 0.4 * _LEADER * inch, end - 0.1 * _LEADER * inch],
-            [rank, place],
-            color="0.5",
-            lw=0.6,
-            label="_nolegend_",
-        )
-        ax.text(end, place, text, fontsize=_FONT_SIZE, va="center")
+    texts = []
+    for rank in ranks:
+        words = ", ".join(ends[rank])
+        texts.append(textwrap.fill(words, most_letters))
+    top = ax.get_ylim()[1]
+    line_height = _LINE_HEIGHT / height * top
+    heights = [line_height * (text.count("\n") + 1) for text in texts]
+    places = _spread(ranks, np.array(heights), top=top)
+    leader = _LEADER / width * length
+    x = last_step + leader * np.array([0.4, 0.9])
+    for rank, place, text in zip(ranks, places, texts, strict=True):
+        ax.plot(x, [rank, place], color="0.5", lw=0.6, label="_nolegend_")
+        ax.text(last_step + leader, place, text, fontsize=SMALL, va="center")
 
 
 def _spread(
@@ -250,11 +259,14 @@ def _spread(
         Places, the first above 0 and the last below `top` if there is room for all.
     """
     places = values.copy()
-    reach = heights / 2
-    places[0] = max(places[0], reach[0])
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + reach[i - 1] + reach[i])
-    places[-1] = min(places[-1], top - reach[-1])
-    for i in reversed(range(len(places) - 1)):
-        places[i] = min(places[i], places[i + 1] - reach[i + 1] - reach[i])
+    last = len(places) - 1
+    distances = (heights[1:] + heights[:-1]) / 2
+    places[0] = max(places[0], heights[0] / 2)
+    for i in range(last):
+        lowest = places[i] + distances[i]
+        places[i + 1] = max(places[i + 1], lowest)
+    places[last] = min(places[last], top - heights[last] / 2)
+    for i in reversed(range(last)):
+        highest = places[i + 1] - distances[i]
+        places[i] = min(places[i], highest)
     return places

@@ -45,6 +45,14 @@ _NESTED = (
 # have to count ticks between names.
 _MOST_NAMES = 16
 
+# Points: the smallest letters that are legible in print.
+SMALL = 6.5
+
+# The mean width of a letter, in units of its size.
+_LETTER_WIDTH = 0.56
+
+_POINTS_PER_INCH = 72
+
 # Keyword arguments of a legend above the axes, where it hides no data.
 LEGEND_ABOVE = {
     "loc": "lower left",
@@ -79,6 +87,19 @@ def nested(index: int) -> dict[str, Any]:
     depth = index % len(_NESTED)
     size, width, dashes = _NESTED[depth]
     return {"ms": size, "lw": width, "ls": dashes, "mfc": "none", "mew": 0.9}
+
+
+def size_in_inches(ax: "Axes") -> tuple[float, float]:
+    """Return the width and height of an Axes, as they are before the layout."""
+    figure = ax.figure.get_figure(root=True)
+    pixels = ax.get_window_extent()
+    return pixels.width / figure.dpi, pixels.height / figure.dpi
+
+
+def num_letters(width: float) -> int:
+    """Return how many small letters fit into a width in inches, about."""
+    points = _POINTS_PER_INCH * width
+    return int(points / (_LETTER_WIDTH * SMALL))
 
 
 def figures() -> ModuleType:

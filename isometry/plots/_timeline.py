@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isometry._internal.errors import public
-from isometry.plots._style import colour, mark, nested, require_axes, require_fields
+from isometry.plots._style import (
+    SMALL,
+    colour,
+    mark,
+    nested,
+    require_axes,
+    require_fields,
+    size_in_inches,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,9 +44,6 @@ _LOG_FACTOR = 10
 # Of a line with more records only some have a mark, so that marks do not touch.
 _MOST_MARKS = 12
 
-# Points: the smallest letters that are legible in print.
-_FONT_SIZE = 6.5
-
 # Points between an Axes and its title, for the legend.
 _TITLE_PAD = 18
 
@@ -46,6 +51,9 @@ _TITLE_PAD = 18
 # frame they would be on the ticks, and a row of larger ones would be a band.
 _CROSS_HEIGHT = 0.05
 _CROSS_SIZE = 3.5
+
+# Inches for a tick of the vertical axis: below a third of it, labels would overlap.
+_TICK_HEIGHT = 0.6
 
 # Inches above a panel for its legend, and the most of the panel's height that it takes.
 _LEGEND_HEIGHT = 0.2
@@ -143,8 +151,7 @@ def _is_positive(records: "Records", name: str) -> bool:
 def _panels(ax: "Axes", *, num_panels: int) -> list["Axes"]:
     """Divide an Axes into panels with common steps, the first at the top."""
     ax.set_axis_off()
-    inches = ax.figure.get_figure(root=True).dpi_scale_trans.inverted()
-    height = ax.get_window_extent().transformed(inches).height
+    _, height = size_in_inches(ax)
     slot = 1 / num_panels
     legend = min(_LEGEND_HEIGHT / height, _LEGEND_SHARE * slot)
     panels: list[Axes] = []
@@ -153,7 +160,7 @@ def _panels(ax: "Axes", *, num_panels: int) -> list["Axes"]:
         shared = panels[0] if panels else None
         panel = ax.inset_axes((0, bottom, 1, slot - legend), sharex=shared)
         is_last = index == num_panels - 1
-        panel.tick_params(labelsize=_FONT_SIZE, labelbottom=is_last)
+        panel.tick_params(labelsize=SMALL, labelbottom=is_last)
         panels.append(panel)
     return panels
 
@@ -166,12 +173,13 @@ def _draw_group(ax: "Axes", records: "Records", names: list[str]) -> None:
     is_log = not is_linear and drawn.size > 0 and drawn.min() > 0
     if is_log and drawn.max() >= _LOG_FACTOR * drawn.min():
         ax.set_yscale("log")
-    num_ticks = max(2, int(6 * ax.get_window_extent().height / ax.figure.bbox.height))
-    if ax.get_yscale() == "linear":
-        ax.locator_params(axis="y", nbins=num_ticks + 1)
+    _, height = size_in_inches(ax)
+    most_ticks = 3 + int(height / _TICK_HEIGHT)
+    if ax.get_yscale() == "log":
+        ax.locator_params(axis="y", numticks=most_ticks)
     else:
-        ax.locator_params(axis="y", numticks=num_ticks + 1)
-    ax.yaxis.get_offset_text().set_fontsize(_FONT_SIZE)
+        ax.locator_params(axis="y", nbins=most_ticks)
+    ax.yaxis.get_offset_text().set_fontsize(SMALL)
     every = list(records.values)
     for depth, name in enumerate(names):
         _draw_line(ax, records, name, index=every.index(name), depth=depth)
@@ -181,7 +189,7 @@ def _draw_group(ax: "Axes", records: "Records", names: list[str]) -> None:
         bbox_to_anchor=(1, 1.0),
         borderaxespad=0.1,
         ncols=len(ax.get_legend_handles_labels()[1]),
-        fontsize=_FONT_SIZE,
+        fontsize=SMALL,
         frameon=False,
         handlelength=2.4,
         handletextpad=0.4,
