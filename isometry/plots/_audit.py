@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isometry._internal.errors import public
+from isometry.plots._atoms import draw_masses
 from isometry.plots._axis import LN10, Axis
 from isometry.plots._ranks import REPORT, ranks
 from isometry.plots._spectrum import spectrum
-from isometry.plots._style import COLOURS, Edges, figures, require_named
+from isometry.plots._style import (
+    COLOURS,
+    SMALL,
+    Edges,
+    figures,
+    num_letters,
+    require_named,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,11 +29,20 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS = 4
 
-# In inches: width and height of a panel, the least width of the figure, and the height
-# of the panel of ranks with its legend.
-_PANEL = (2.0, 1.75)
-_LEAST_WIDTH = 7.2
-_RANKS_HEIGHT = 3.5
+# In inches: the width of the figure, which is that of a page, and the heights of a row
+# of panels and of the panel of ranks with its legend.
+_WIDTH = 7.2
+_ROW_HEIGHT = 1.9
+_RANKS_HEIGHT = 3.2
+
+# Points.
+_TITLE_SIZE = 8
+
+# The height of a line of text, in units of the size of its letters.
+_LINE_HEIGHT = 1.25
+
+# Letters of the reason why there is no law: two lines of a panel.
+_MOST_LETTERS = 56
 
 _SPANS = {
     "end_to_end": {"color": COLOURS[0], "alpha": 0.65, "label": "end to end"},
@@ -43,8 +60,11 @@ def audit(reports: Mapping[str, "Report"]) -> "Figure":
     """Draw an audit: a panel of spectra for each network, and one of gradient ranks.
 
     A panel has two histograms of singular values: end to end (filled) and of the hidden
-    layers (outline). A line is the law of the hidden layers; if there is none, the
-    reason is written. The dotted line is s = 1, isometry.
+    layers (outline). Zeros and unresolved values are bars at the left, as in
+    `plots.spectrum`. A line is the law of the hidden layers, and a black bar its zeros.
+    The dotted line is s = 1, isometry. Above a panel are the flags that are raised, and
+    in grey why there is no law. All panels have the same horizontal axis; each has its
+    own scale of density.
 
     Args:
         reports: Reports of audits by name, as `isometry.audit` gives for a mapping of
@@ -72,23 +92,26 @@ def audit(reports: Mapping[str, "Report"]) -> "Figure":
     # Few networks get wide panels, many a grid.
     num_columns = min(_MOST_COLUMNS, len(reports))
     num_rows = -(-len(reports) // num_columns)
-    width = max(_LEAST_WIDTH, _PANEL[0] * num_columns)
-    height = _PANEL[1] * num_rows + _RANKS_HEIGHT
-    figure = figures().Figure(figsize=(width, height), layout="constrained")
+    height = _ROW_HEIGHT * num_rows + _RANKS_HEIGHT
+    figure = figures().Figure(figsize=(_WIDTH, height), layout="constrained")
     grid = figure.add_gridspec(
-        num_rows + 1, num_columns, height_ratios=[_PANEL[1]] * num_rows + [2.6]
+        num_rows + 1,
+        num_columns,
+        height_ratios=[_ROW_HEIGHT] * num_rows + [_RANKS_HEIGHT],
     )
     # The same bins everywhere, so that panels can be compared at a glance.
     edges = np.linspace(*_common_range(reports), 36)
     for index, (name, report) in enumerate(reports.items()):
         row, column = divmod(index, num_columns)
         ax = figure.add_subplot(grid[row, column])
-        _draw_panel(ax, report, edges, title=name)
+        _draw_panel(ax, report, edges)
+        _write_header(ax, report, name, width=0.9 * _WIDTH / num_columns)
         if column > 0:
             ax.set_ylabel("")
         has_panel_below = index + num_columns < len(reports)
         if has_panel_below:
             ax.set_xlabel("")
+    _share_limits(figure.axes)
     _common_legend(figure)
     _draw_ranks(figure.add_subplot(grid[num_rows, :]), reports)
     return figure
@@ -105,24 +128,36 @@ def _common_legend(figure: "Figure") -> None:
         by_label.keys(),
         loc="outside upper center",
         ncols=4,
-        fontsize=7,
+        fontsize=SMALL,
         frameon=False,
     )
+
+
+def _share_limits(panels: "list[Axes]") -> None:
+    """Give all panels the same horizontal axis, wide enough for every bar of zeros."""
+    limits = np.array([ax.get_xlim() for ax in panels])
+    for ax in panels:
+        ax.set_xlim(limits[:, 0].min(), limits[:, 1].max())
 
 
 def _draw_ranks(ax: "Axes", reports: Mapping[str, "Report"]) -> None:
     """Draw the picture `ranks` in the last row, with a legend below it."""
     ranks(reports, ax)
-    ax.tick_params(labelsize=7)
-    ax.xaxis.label.set_fontsize(8)
-    ax.yaxis.label.set_fontsize(8)
+    _small_letters(ax)
     # A legend of many networks would cover the lines.
     if ax.lines:
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-        ax.legend(fontsize=6.5, ncols=3, frameon=False, **below)
+        ax.legend(fontsize=SMALL, ncols=4, frameon=False, **below)
     else:
         middle = {"transform": ax.transAxes, "ha": "center"}
         ax.text(0.5, 0.5, "no training probe", **middle)
+
+
+def _small_letters(ax: "Axes") -> None:
+    """Set the size of ticks and labels."""
+    ax.tick_params(labelsize=SMALL)
+    ax.xaxis.label.set_fontsize(SMALL + 0.5)
+    ax.yaxis.label.set_fontsize(SMALL + 0.5)
 
 
 def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
@@ -138,74 +173,88 @@ def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
     return min(low - 0.1, -0.5), max(high + 0.1, 0.3)
 
 
-def _draw_panel(
-    ax: "Axes",
-    report: "Report",
-    edges: Edges,
-    *,
-    title: str,
-) -> None:
-    """Draw the spectra and the law of one network, and write its raised flags."""
+def _draw_panel(ax: "Axes", report: "Report", edges: Edges) -> None:
+    """Draw the spectra and the law of one network."""
+    if not report.spectra:
+        ax.set_xlim(edges[0], edges[-1])
+        ax.set_yticks([])
+        _small_letters(ax)
+        middle = {"transform": ax.transAxes, "ha": "center", "va": "center"}
+        ax.text(0.5, 0.5, "not measured", fontsize=SMALL, **middle)
+        return
     for span, style in _SPANS.items():
         if span in report.spectra:
             spectrum(report.spectra[span], ax, bins=edges, **style)
     ax.axvline(0, color="black", ls=":", lw=0.9, label="s = 1 (isometry)")
-    words = _words(report)
-    _draw_law(ax, report, edges, num_lines=len(words))
-    ax.text(
-        0.03,
-        0.95,
-        "\n".join(words),
-        transform=ax.transAxes,
-        va="top",
-        fontsize=5.5,
-        color="#A00000",
-    )
-    ax.set_title(title, fontsize=8)
-    ax.tick_params(labelsize=6.5)
-    ax.set_yticks([])
-    ax.xaxis.label.set_fontsize(7)
-    ax.yaxis.label.set_fontsize(7)
-    # Room for the words above the bars.
-    ax.set_ylim(top=ax.get_ylim()[1] * 1.25)
+    _draw_law(ax, report, edges)
+    ax.locator_params(axis="y", nbins=4)
+    ax.locator_params(axis="x", nbins=6, integer=True)
+    _small_letters(ax)
 
 
-def _words(report: "Report") -> list[str]:
-    """Return what is written in a panel: the share of zeros, and the raised flags."""
-    words = []
-    if report.spectra:
-        zeros = float(np.mean(report.spectra["end_to_end"].zero_fraction()))
-        if zeros > 0:
-            words.append(f"zeros {100 * zeros:.2g} %")
+def _write_header(ax: "Axes", report: "Report", name: str, *, width: float) -> None:
+    """Write the name, the raised flags and why there is no law above a panel.
+
+    Args:
+        ax: The panel.
+        report: The report of its network.
+        name: The name of the network.
+        width: The width of the panel in inches.
+    """
+    most_letters = num_letters(width)
+    height = _LINE_HEIGHT * SMALL
+    offset = 3.0
+    # From the axes upwards.
+    blocks = ((_no_law(report), "0.35"), (", ".join(_flags(report)), "#A00000"))
+    for words, colour in blocks:
+        if not words:
+            continue
+        lines = textwrap.wrap(words, most_letters, break_long_words=False)
+        ax.annotate(
+            "\n".join(lines),
+            (0, 1),
+            xytext=(0, offset),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="bottom",
+            fontsize=SMALL,
+            linespacing=1.1,
+            color=colour,
+            # The title reserves the height. A long word may reach beyond the panel,
+            # which is to stay as wide as the others.
+            in_layout=False,
+        )
+        offset += height * len(lines)
+    ax.set_title(name, fontsize=_TITLE_SIZE, pad=offset + 1)
+
+
+def _flags(report: "Report") -> list[str]:
+    """Return the names of the raised flags, or "undecided" where one may be."""
     raised = [flag.name for flag in report.flags.values() if flag.raised]
     if not raised and report.verdict != "clear":
         raised = ["undecided"]
-    return words + raised
+    return raised
 
 
-def _draw_law(
-    ax: "Axes",
-    report: "Report",
-    edges: Edges,
-    *,
-    num_lines: int,
-) -> None:
-    """Draw the law of the hidden layers, or write why there is none.
+def _no_law(report: "Report") -> str:
+    """Return in a few words why there is no law, "" if there is one."""
+    if report.law is not None:
+        return ""
+    # After the colon there is often advice, which is in the report. Before it there may
+    # be nothing but "no law".
+    reason, _, _ = report.no_law.partition(": there is")
+    return textwrap.shorten(reason, _MOST_LETTERS, placeholder=" ...")
 
-    An atom is a stem, as high as the bar of its mass in one bin. A reason is written
-    below the `num_lines` lines of text that are there already.
+
+def _draw_law(ax: "Axes", report: "Report", edges: Edges) -> None:
+    """Draw the law of the hidden layers, if there is one.
+
+    An atom is a stem, as high as the bar of its mass in one bin. The atom at zero is a
+    bar beside those of the measured zeros.
     """
     if report.law is None:
-        ax.text(
-            0.03,
-            0.92 - 0.08 * num_lines,
-            textwrap.fill(report.no_law, 30),
-            transform=ax.transAxes,
-            va="top",
-            fontsize=5,
-            color="0.35",
-        )
         return
+    draw_masses(ax, {"zeros predicted": report.law.zero_mass}, "black")
     x = np.linspace(edges[0], edges[-1], 301)
     top = ax.get_ylim()[1]
     line = np.minimum(Axis("s", "log").law_density(report.law, x), top)

@@ -13,6 +13,11 @@ from isometry.theory import Law
 
 LN10 = math.log(10)
 
+# In decades: a narrower histogram is that of one value. With ten times more, spectra
+# of width 0.05 would be a single bar; with a hundredth, ticks would differ in the
+# fifth digit, as in the rounding of single precision.
+LEAST_RANGE = 1e-3
+
 # Confidence level of the two-sided bands over probes.
 _LEVEL = 0.95
 

@@ -11,7 +11,8 @@ from isometry._internal.errors import public
 from isometry.comparison._atoms import at_atoms, mass_below_floor, window
 from isometry.comparison._matching import require_match
 from isometry.measure._record import Spectrum
-from isometry.plots._axis import Axis, log_floor, smooth_density
+from isometry.plots._atoms import separate
+from isometry.plots._axis import LEAST_RANGE, Axis, log_floor, smooth_density
 from isometry.plots._style import (
     COLOURS,
     LEGEND_ABOVE,
@@ -35,6 +36,10 @@ TAIL = 1e-3
 _BAR = 0.022
 _ZERO_BAR = 0.07
 
+# Empty space beside the data, in units of its length: enough for the bars of an atom at
+# its end.
+_MARGIN = 0.05
+
 # Points of a line: more than a screen has across a figure.
 _POINTS = 801
 
@@ -53,8 +58,8 @@ def overlay(
 
     Both are densities of total mass 1; all matrices of the spectrum are pooled. Atoms
     are pairs of bars, measured and predicted, whose height is their mass on a second
-    axis at the right. The atom at 0 is left of the smallest value, and includes all
-    values that the measurement does not resolve. Dotted lines are the edges of the
+    axis at the right. The atom at 0 is left of the dashed line, and includes all values
+    that the measurement does not resolve. Dotted lines are the edges of the
     support. What is below the floor is shaded.
 
     For a quadrature ("lanczos") its smooth density is drawn instead of bars, with the
@@ -124,10 +129,12 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
         ends.append(float(resolved.max()))
     low = axis.place(max(min(ends), log_floor(sp)))
     high = axis.place(max(ends))
-    # The spectrum of an isometry has no width.
-    margin = 0.05 * (high - low) or 0.1
     if not axis.is_log:
-        return np.linspace(0.0, high + margin, bins + 1)
+        return np.linspace(0.0, (1 + _MARGIN) * high, bins + 1)
+    margin = _MARGIN * (high - low)
+    # Of an isometry all values are the same, up to rounding.
+    if high - low < LEAST_RANGE:
+        margin = 0.1
     return np.linspace(low - margin, high + margin, bins + 1)
 
 
@@ -307,6 +314,7 @@ def _draw_atoms(
     at_zero = max(measured.get(0.0, 0.0), predicted.get(0.0, 0.0))
     if at_zero > 0:
         ax.set_xlim(left=zero - 3 * width)
+        separate(right, (zero + width + edges[0]) / 2)
         right.text(zero, at_zero, "0", ha="center", va="bottom", fontsize=8)
 
 

@@ -90,11 +90,13 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     require_fields("measured", measured, kind="Signals", fields=_FIELDS)
     if predicted is not None:
         require_fields("predicted", predicted, kind="Signals", fields=_FIELDS)
-    figure = figures().Figure(figsize=(9.6, 5.6), layout="constrained")
+    # As wide as a page, so that letters keep their size in print.
+    figure = figures().Figure(figsize=(7.2, 4.8), layout="constrained")
     panels = figure.subplots(2, 3)
     for ax, (field, (title, is_log)) in zip(panels.flat, _PANELS.items(), strict=False):
         _draw_panel(ax, measured, predicted, field=field, is_log=is_log)
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title, fontsize=7.5)
+        ax.tick_params(labelsize=6.5)
         name_points(ax, measured.points)
     # Five panels hold the fields. The sixth holds the legend, the same for all of them.
     last = panels.flat[-1]
@@ -103,8 +105,9 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     num_seeds = len(_by_seed(measured, "q"))
     if num_seeds > 1:
         # The shaded bands have no entry in the legend, so they are named above it.
-        last.text(0.5, 0.75, f"bands: range of {num_seeds} seeds", ha="center")
-    last.legend(handles, labels, loc="center", fontsize=8, frameon=False)
+        words = f"bands: range of {num_seeds} seeds"
+        last.text(0.5, 0.75, words, ha="center", fontsize=7)
+    last.legend(handles, labels, loc="center", fontsize=7, frameon=False)
     return figure
 
 
@@ -184,11 +187,11 @@ def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
     ax.text(
         0.5,
         0.5,
-        textwrap.fill(reason, 36),
+        textwrap.fill(reason, 32),
         transform=ax.transAxes,
         ha="center",
         va="center",
-        fontsize=8,
+        fontsize=7,
     )
 
 

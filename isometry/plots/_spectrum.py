@@ -1,7 +1,7 @@
 """Picture `spectrum`: the singular values of one measurement."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,11 +9,13 @@ from numpy.typing import ArrayLike
 from isometry._internal import checks
 from isometry._internal.errors import public
 from isometry.measure._record import Spectrum
-from isometry.plots._axis import LN10, Axis, log_floor, smooth_density
-from isometry.plots._style import COLOURS, require_axes, require_bins
+from isometry.plots._atoms import draw_masses, masses
+from isometry.plots._axis import LEAST_RANGE, LN10, Axis, log_floor, smooth_density
+from isometry.plots._style import COLOURS, Edges, Line, require_axes, require_bins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
 
 # Empty space right of the largest value, in decades.
 _MARGIN = 0.1
@@ -36,8 +38,12 @@ def spectrum(
     """Draw the density of log10 s, all matrices pooled.
 
     If the nodes are singular values, this is a histogram of the resolved ones. Its mass
-    is 1 - zero_fraction: zeros and unresolved values are missing from it. For a
-    quadrature ("lanczos"), whose nodes are not singular values, it is the smooth
+    is 1 - zero_fraction. The rest is drawn as bars left of it, with a name and a
+    percentage: zeros, unresolved values (below the rounding floor) and values that are
+    not finite. Their scale is their own: the height of the Axes is all of the mass. The
+    spectrum of another measurement may be drawn into the same Axes.
+
+    For a quadrature ("lanczos"), whose nodes are not singular values, it is the smooth
     density with its 95 % band over probes. What it does not resolve is shaded, with the
     share of the mass there.
 
@@ -62,6 +68,8 @@ def spectrum(
         >>> ax = plots.spectrum(sp, Figure().add_subplot(), bins=2)
         >>> float(sum(bar.get_height() * bar.get_width() for bar in ax.patches))
         0.5
+        >>> [text.get_text() for text in ax.child_axes[0].texts]
+        ['zeros 50 %']
     """
     checks.on_host("sp", sp)
     checks.instance("sp", sp, Spectrum)
@@ -83,19 +91,55 @@ def _draw_values(
     bins: int | ArrayLike,
     style: dict[str, Any],
 ) -> None:
-    """Draw a histogram of the resolved values."""
+    """Draw a histogram of the resolved values, and the mass of all others."""
     resolved = np.asarray(sp.resolved)
     logs = np.asarray(sp.log_values)[resolved] / LN10
     mass = np.asarray(sp.weights)[resolved]
     edges = np.asarray(bins)
     if np.ndim(bins) == 0:
-        edges = np.histogram_bin_edges(logs, bins=bins)
+        edges = _edges(logs, num_bins=int(edges))
     bin_of_value = np.searchsorted(edges, logs, "right") - 1
     bin_of_value = np.clip(bin_of_value, 0, len(edges) - 2)
     width_of_value = np.diff(edges)[bin_of_value]
     # Each bar is a density: its mass over its width.
     count = max(math.prod(sp.log_values.shape[:-1]), 1)
-    ax.hist(logs, bins=list(edges), weights=mass / count / width_of_value, **style)
+    heights = mass / count / width_of_value
+    _, _, bars = ax.hist(logs, bins=list(edges), weights=heights, **style)
+    # Without values there is no height to scale the axis by.
+    if not logs.size:
+        ax.update_datalim([(edges[0], 0), (edges[-1], 1)])
+        ax.autoscale_view()
+    # Of a single series, matplotlib returns its bars or its outline.
+    bar = cast("list[Patch]", bars)[0]
+    draw_masses(ax, masses(sp), _colour(bar))
+
+
+def _colour(bar: "Patch") -> str:
+    """Return the opaque colour of a bar, which may be an outline alone."""
+    # Imported here, because matplotlib is an extra.
+    from matplotlib.colors import to_hex
+
+    if bar.get_fill():
+        return to_hex(bar.get_facecolor())
+    return to_hex(bar.get_edgecolor())
+
+
+def _edges(logs: Line, *, num_bins: int) -> Edges:
+    """Return the edges of bins over all values of log10 s."""
+    # Without values the axis shows the neighbourhood of isometry, s = 1.
+    low = high = 0.0
+    if logs.size:
+        low = float(logs.min())
+        high = float(logs.max())
+    # Values that differ by rounding alone are one value for the reader.
+    if high - low < LEAST_RANGE:
+        middle = (low + high) / 2
+        # In the middle of a bin, so that rounding does not move mass between bins.
+        if num_bins % 2 == 0:
+            middle += 0.5 / num_bins
+        low = middle - 0.5
+        high = middle + 0.5
+    return np.linspace(low, high, num_bins + 1)
 
 
 def _draw_quadrature(

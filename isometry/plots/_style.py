@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -33,9 +33,25 @@ COLOURS = (
 )
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
+# The size of marks, the width of the line and its dashes, for lines that may coincide.
+_NESTED = (
+    (7.5, 2.3, "-"),
+    (5.7, 1.7, (0, (3, 1.5))),
+    (4.0, 1.2, (0, (5, 2, 1, 2))),
+    (2.6, 0.9, (0, (1, 1.5))),
+)
+
 # The most names along an axis. More would overlap; with a third of them a reader would
 # have to count ticks between names.
 _MOST_NAMES = 16
+
+# Points: the smallest letters that are legible in print.
+SMALL = 6.5
+
+# The mean width of a letter, in units of its size.
+_LETTER_WIDTH = 0.56
+
+_POINTS_PER_INCH = 72
 
 # Keyword arguments of a legend above the axes, where it hides no data.
 LEGEND_ABOVE = {
@@ -52,8 +68,38 @@ def colour(index: int) -> str:
 
 
 def mark(index: int) -> str:
-    """Return the mark of the line with this index; marks repeat."""
-    return MARKS[index % len(MARKS)]
+    """Return the mark of the line with this index.
+
+    When colours repeat, each has the next mark: 49 lines differ in colour or mark.
+    """
+    return MARKS[(index + index // len(COLOURS)) % len(MARKS)]
+
+
+def nested(index: int) -> dict[str, Any]:
+    """Return the style of one of several lines that may coincide.
+
+    Later lines are thinner, dashed and have smaller marks that are open, so that they
+    do not hide those below them.
+
+    Args:
+        index: The index of the line, in the order in which they are drawn.
+    """
+    depth = index % len(_NESTED)
+    size, width, dashes = _NESTED[depth]
+    return {"ms": size, "lw": width, "ls": dashes, "mfc": "none", "mew": 0.9}
+
+
+def size_in_inches(ax: "Axes") -> tuple[float, float]:
+    """Return the width and height of an Axes, as they are before the layout."""
+    figure = ax.figure.get_figure(root=True)
+    pixels = ax.get_window_extent()
+    return pixels.width / figure.dpi, pixels.height / figure.dpi
+
+
+def num_letters(width: float) -> int:
+    """Return how many small letters fit into a width in inches, about."""
+    points = _POINTS_PER_INCH * width
+    return int(points / (_LETTER_WIDTH * SMALL))
 
 
 def figures() -> ModuleType:

@@ -1,5 +1,6 @@
 """Pictures draw what was measured, on the Axes they are given, and nothing else."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from isometry import Dense, InputError, Records, Spectrum, plots, theory
+from isometry.plots._atoms import percent
 from isometry.verdicts import Flag, Report, Reports
 from isometry.verdicts._probe import Probe
 
@@ -135,6 +137,113 @@ def test_the_mass_of_the_histogram_is_what_is_not_zero(ax):
     right = ax.patches[-1].get_x() + ax.patches[-1].get_width()
     assert right == pytest.approx(math.log10(24), rel=1e-5)
     assert "log" in ax.get_xlabel()
+    (strip,) = ax.child_axes
+    (bar,) = strip.patches
+    assert mass + bar.get_height() == pytest.approx(1, rel=1e-5)
+    assert bar_texts(ax) == ["zeros 25 %"]
+    # Left of all values.
+    assert bar.get_x() + bar.get_width() < ax.patches[0].get_x()
+
+
+def bar_texts(ax):
+    """The words at the bars of mass, from the right."""
+    return [text.get_text() for child in ax.child_axes for text in child.texts]
+
+
+def of_diagonal(*values):
+    return Spectrum.of_jacobians(np.diag(np.array(values, float)))
+
+
+def area(ax):
+    return sum(bar.get_height() * bar.get_width() for bar in ax.patches)
+
+
+def visible(ax):
+    """The limits that are drawn."""
+    ax.figure.draw_without_rendering()
+    return ax.get_xlim()
+
+
+def test_unresolved_values_are_not_called_zeros(ax):
+    """1e-9 is below the rounding floor of single precision, and not zero."""
+    sp = of_diagonal(1, 1, 0.1, 1e-9, 0, 0, 0, 0)
+    plots.spectrum(sp, ax, bins=4)
+    assert bar_texts(ax) == ["zeros 50 %", "unresolved 12 %"]
+    zeros, unresolved = ax.child_axes[0].patches
+    assert (zeros.get_height(), unresolved.get_height()) == (0.5, 0.125)
+    assert not unresolved.get_fill()
+    assert area(ax) == pytest.approx(1 - 0.625)
+    assert ax.child_axes[0].get_ylim() == (0, 1)
+
+
+def test_values_that_are_not_finite_have_a_bar(ax):
+    log_values = np.array([[0.0, -1.0], [np.nan, np.nan]])
+    weights = np.full((2, 2), 0.5)
+    sp = Spectrum(log_values, weights, np.full(2, -12.0), Dense(), 2)
+    plots.spectrum(sp, ax, bins=4)
+    assert bar_texts(ax) == ["not finite 50 %"]
+    assert area(ax) == pytest.approx(0.5)
+
+
+def test_a_spectrum_of_zeros_is_not_an_empty_axis(ax):
+    plots.spectrum(of_diagonal(0, 0, 0), ax)
+    assert bar_texts(ax) == ["zeros 100 %"]
+    (bar,) = ax.child_axes[0].patches
+    left, right = visible(ax)
+    assert left < bar.get_x() < right
+    bottom, top = ax.get_ylim()
+    assert bottom == 0
+    assert top >= 1
+
+
+@pytest.mark.parametrize("bins", [7, 40])
+def test_an_isometry_is_one_bar_in_the_middle(ax, bins):
+    """Singular values of an orthogonal matrix are 1 up to rounding."""
+    rotation = np.linalg.qr(RNG.normal(size=(4, 1, 9, 9)))[0]
+    plots.spectrum(Spectrum.of_jacobians(rotation), ax, bins=bins)
+    tall = [bar for bar in ax.patches if bar.get_height() > 0]
+    assert len(tall) == 1
+    assert area(ax) == pytest.approx(1)
+    left, right = visible(ax)
+    assert 0.9 < right - left < 2
+    assert not ax.child_axes
+
+
+def test_bars_of_two_spectra_are_apart_and_in_view(ax):
+    """The second reaches lower, so that the bars of the first have to move."""
+    plots.spectrum(of_diagonal(1, 0.5, 0, 0), ax, bins=4, color="#0072B2")
+    plots.spectrum(
+        of_diagonal(1, 1e-3, 0, 0), ax, bins=4, histtype="step", edgecolor="#D55E00"
+    )
+    (strip,) = ax.child_axes
+    first, second = strip.patches
+    assert second.get_x() + second.get_width() < first.get_x()
+    left, _ = visible(ax)
+    assert left < second.get_x()
+    assert first.get_x() + first.get_width() < -3
+    colours = [matplotlib.colors.to_hex(bar.get_facecolor()) for bar in strip.patches]
+    assert [colour.upper() for colour in colours] == ["#0072B2", "#D55E00"]
+    assert [text.get_color().upper() for text in strip.texts] == ["#0072B2", "#D55E00"]
+    assert not overlapping(strip.texts)
+
+
+def overlapping(texts):
+    """Pairs of texts whose boxes overlap, after the layout of their figure."""
+    figure = texts[0].figure
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in texts]
+    return [
+        (i, j)
+        for i in range(len(boxes))
+        for j in range(i)
+        if boxes[i].overlaps(boxes[j])
+    ]
+
+
+def test_a_share_is_one_hundred_per_cent_only_if_it_is_all():
+    assert percent(1.0) == "100 %"
+    assert percent(0.9999) == "> 99 %"
+    assert percent(0.25) == "25 %"
 
 
 def test_values_beyond_the_bins_are_not_drawn(reports, ax):
@@ -162,6 +271,52 @@ def test_ranks_draws_every_network_and_the_input_dimension(reports, ax):
         np.testing.assert_array_equal(
             line.get_ydata(), np.median(report.probe.gradient_rank[:, :, 0], 0)
         )
+
+
+def with_ranks(report, name, ranks):
+    """A report of three records, with these ranks in all five seeds."""
+    by_seed = np.broadcast_to(np.array(ranks)[None, :, None], (5, 3, 1))
+    probe = replace(report.probe, gradient_rank=by_seed)
+    return replace(report, network=name, probe=probe)
+
+
+def test_lines_that_coincide_are_named_together_and_drawn_thinner(reports, ax):
+    base = reports["gaussian"]
+    ranks = {"first": [2, 5, 8], "second": [2, 5, 8], "third": [1, 3, 3]}
+    drawn = {name: with_ranks(base, name, of) for name, of in ranks.items()}
+    plots.ranks(drawn, ax)
+    words = [text.get_text().replace("\n", " ") for text in ax.texts]
+    assert words == ["third", "input dimension N$_x$ = 6", "first, second"]
+    first, second, third = [line for line in ax.lines if "×" in line.get_label()]
+    assert second.get_linewidth() < first.get_linewidth()
+    assert second.get_markersize() < first.get_markersize()
+    assert second.get_linestyle() != first.get_linestyle()
+    assert third.get_linewidth() == first.get_linewidth()
+    # No line is moved to make it visible.
+    assert first.get_ydata().tolist() == second.get_ydata().tolist() == [2, 5, 8]
+
+
+def test_names_of_neighbouring_ranks_do_not_overlap(reports, ax):
+    base = reports["gaussian"]
+    ends = {f"network {rank}": [1, 2, rank] for rank in (60, 61, 62, 64)}
+    drawn = {name: with_ranks(base, name, of) for name, of in ends.items()}
+    plots.ranks(drawn, ax)
+    assert not overlapping(ax.texts)
+
+
+def test_widths_have_one_entry_in_the_legend(reports, ax):
+    base = with_ranks(reports["gaussian"], "net", [2, 4, 4])
+    by_width = {width: np.array([[2], [4], [4]]) for width in (8, 16, 32)}
+    widths = {"gradient_rank": by_width, "steps": base.probe.steps}
+    plots.ranks({"net": replace(base, widths=widths)}, ax)
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == [
+        "net (8×8)",
+        "net, widths 8, 16, 32",
+        "input dimension N$_x$ = 6",
+    ]
+    words = [text.get_text().replace("\n", " ") for text in ax.texts]
+    assert words[0] == "net, net at width 8, 16, 32"
 
 
 def test_ranks_without_a_probe_are_empty(shallow, ax):
@@ -197,23 +352,83 @@ def records(missed=0, **values):
 
 
 def test_a_timeline_draws_means_over_inputs_and_their_range(ax):
-    found = records(
-        s_max=[[1, 3], [2, 4], [3, 5]], dead_units=[0.5, 0.25, 0.125], missed=2
-    )
+    found = records(s_min=[[1, 3], [2, 4], [3, 5]], s_max=[20, 30, 40], missed=2)
     assert plots.timeline(found, ax) is ax
+    assert not ax.child_axes
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(
         found.values
     )
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.lines}
-    assert lines == {"s_max": [2, 3, 4], "dead_units": [0.5, 0.25, 0.125]}
+    assert lines == {"s_min": [2, 3, 4], "s_max": [20, 30, 40]}
     assert len(ax.collections) == 1  # the band of the one that has inputs
     assert ax.get_yscale() == "log"
     assert "2 later records" in ax.get_title()
 
 
-def test_a_timeline_leaves_out_what_is_not_finite(ax):
+def test_statistics_of_different_units_have_panels_of_their_own(ax):
+    found = records(
+        s_max=[1, 100, 1000],
+        effective_rank=[60, 50, 40],
+        zero_fraction=[0.1, 0.2, 0.3],
+        s_median=[0.5, 0.5, 0.5],
+        stable_rank=[6, 5, 4],
+        mine=[-1, 0, 1],
+        missed=1,
+    )
+    assert plots.timeline(found, ax) is ax
+    drawn = [[line.get_label() for line in panel.lines] for panel in ax.child_axes]
+    assert drawn == [
+        ["s_max", "s_median"],
+        ["effective_rank", "stable_rank"],
+        ["zero_fraction"],
+        ["mine"],
+    ]
+    scales = [panel.get_yscale() for panel in ax.child_axes]
+    assert scales == ["log", "linear", "linear", "linear"]
+    ax.figure.draw_without_rendering()
+    boxes = [panel.get_window_extent() for panel in ax.child_axes]
+    for above, below in itertools.pairwise(boxes):
+        assert above.y0 > below.y1
+    # Each panel has its own values and the same steps.
+    for panel in ax.child_axes:
+        low, high = panel.get_ylim()
+        values = np.concatenate([line.get_ydata() for line in panel.lines])
+        assert low < values.min()
+        assert values.max() < high
+        assert high - low < 2 * np.ptp(values)
+        assert panel.get_xlim() == ax.child_axes[0].get_xlim()
+    assert "1 later record" in ax.get_title()
+    assert ax.child_axes[-1].get_xlabel() == "training step"
+
+
+def test_a_statistic_that_is_zero_does_not_share_an_axis_with_a_large_one(ax):
+    plots.timeline(records(s_min=[1e-3, 0, 0], s_max=[1, 10, 100]), ax)
+    small, large = ax.child_axes
+    assert small.lines[0].get_ydata().tolist() == [1e-3, 0, 0]
+    assert small.get_yscale() == "linear"
+    assert small.get_ylim()[1] < 2e-3
+    assert large.get_yscale() == "log"
+
+
+def test_statistics_that_coincide_are_told_apart(ax):
+    same = [0.25, 0.5, 0.5]
+    plots.timeline(records(zero_fraction=same, exact_zero_fraction=same), ax)
+    first, second = ax.lines
+    assert second.get_linewidth() < first.get_linewidth()
+    assert second.get_markersize() < first.get_markersize()
+    assert second.get_linestyle() != first.get_linestyle()
+    assert second.get_markerfacecolor() == "none"
+
+
+def test_a_timeline_marks_the_steps_that_are_not_finite(ax):
     plots.timeline(records(deviation=[0, np.nan, 2]), ax)
-    assert ax.lines[0].get_xdata().tolist() == [0, 20]
+    line, crosses = ax.lines
+    assert line.get_xdata().tolist() == [0, 20]
+    assert crosses.get_xdata().tolist() == [10]
+    assert crosses.get_label() == "not finite"
+    # At the bottom, whatever the values are.
+    assert crosses.get_transform() == ax.get_xaxis_transform()
+    assert 0 < crosses.get_ydata()[0] < 0.2
     assert ax.get_yscale() == "linear"
     assert not ax.get_title()
 
@@ -304,6 +519,23 @@ def test_overlay_shades_what_is_below_the_floor(measured):
     assert float(heights @ np.diff(edges)) == pytest.approx(1 - zeros, rel=1e-6)
 
 
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_overlay_of_an_isometry_shows_both_bars_in_readable_limits(measured, ax, scale):
+    """All values are 1 up to rounding, and so is the law of linear rotations."""
+    rounding = RNG.uniform(-1e-7, 1e-7, (4, 1, 64))
+    sp = replace(measured, log_values=np.sort(rounding)[..., ::-1])
+    law = theory.jacobian_law("linear", 4, q=1.0)
+    plots.overlay(sp, law, ax, scale=scale)
+    left, right = ax.get_xlim()
+    assert 0.1 < right - left < 2
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    shown = [bar for bar in twin.patches if bar.get_height() > 0]
+    assert [bar.get_height() for bar in shown] == pytest.approx([1, 1])
+    for bar in shown:
+        assert left < bar.get_x()
+        assert bar.get_x() + bar.get_width() < right
+
+
 def test_overlay_refuses_what_does_not_belong_together(measured, ax):
     with pytest.raises(InputError, match="3 pairs"):
         plots.overlay(measured, theory.fuss_catalan(3), ax)
@@ -335,6 +567,8 @@ def test_the_audit_draws_the_law_or_says_why_not(reports):
         "no law is known of" in t.get_text().replace("\n", " ") for t in without.texts
     )
     assert not [line for line in without.lines if "predicted" in line.get_label()]
+    # Words are above the panel, where they hide no data.
+    assert all(text.xy == (0, 1) for text in without.texts)
     (line,) = [line for line in with_law.lines if "predicted" in line.get_label()]
     x, y = line.get_data()
     density = reports["gaussian"].law.density(x * math.log(10), "log_s") * math.log(10)
@@ -342,6 +576,70 @@ def test_the_audit_draws_the_law_or_says_why_not(reports):
     is_inside = (y > 0) & (y < y.max())
     assert is_inside.any()
     np.testing.assert_allclose(y[is_inside], density[is_inside], rtol=1e-6)
+
+
+def zero_network(report):
+    """The report of a network whose Jacobians are zero."""
+    sp = Spectrum.of_jacobians(np.zeros((5, 2, 3, 3)))
+    spectra = {"end_to_end": sp, "hidden": sp}
+    return replace(report, spectra=spectra, law=None, no_law=NO_LAW)
+
+
+def test_the_audit_shows_zeros_as_mass_on_a_common_axis(reports):
+    figure = plots.audit({"zeros": zero_network(reports["xavier"]), **reports})
+    zeros, *others = figure.axes[:-1]
+    assert bar_texts(zeros) == ["zeros 100 %", "zeros 100 %"]
+    assert not any(bar_texts(ax) for ax in others)
+    figure.draw_without_rendering()
+    assert len({ax.get_xlim() for ax in figure.axes[:-1]}) == 1
+    left, _ = zeros.get_xlim()
+    assert all(left < bar.get_x() for bar in zeros.child_axes[0].patches)
+    assert not overlapping(zeros.child_axes[0].texts)
+
+
+def test_the_audit_shows_the_zeros_that_the_law_predicts(reports):
+    """A ReLU passes half of the directions of one layer (Pennington et al., 2017)."""
+    law = theory.jacobian_law("relu", 1, q=1.0)
+    report = replace(reports["gaussian"], law=law, no_law="")
+    (panel, _) = plots.audit({"relu": report}).axes
+    assert bar_texts(panel) == ["zeros predicted 50 %"]
+    (bar,) = panel.child_axes[0].patches
+    assert bar.get_height() == pytest.approx(0.5)
+
+
+def test_the_audit_of_what_was_not_measured_is_not_an_empty_panel(reports):
+    reason = "not measured: the parameters hold a NaN"
+    report = replace(reports["xavier"], spectra={}, law=None, no_law=reason)
+    figure = plots.audit({"broken": report, **reports})
+    words = [text.get_text().replace("\n", " ") for text in figure.axes[0].texts]
+    assert "not measured" in words
+    assert reason in words
+
+
+@pytest.mark.parametrize("num_networks", [1, 2, 7, 12])
+def test_the_audit_is_as_wide_as_a_page_with_legible_letters(reports, num_networks):
+    named = {}
+    for index in range(num_networks):
+        base = (reports["xavier"], reports["gaussian"])[index % 2]
+        named[f"network {index}"] = base
+    figure = plots.audit(named)
+    assert figure.get_figwidth() == 7.2
+    figure.draw_without_rendering()
+    sizes = [text.get_fontsize() for text in figure.findobj(matplotlib.text.Text)]
+    assert min(sizes) >= 6.5
+    for ax in figure.axes[:-1]:
+        # The density has a scale.
+        low, high = ax.get_ylim()
+        labels = [
+            label.get_text()
+            for label, place in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
+            if low <= place <= high
+        ]
+        assert len([label for label in labels if label]) >= 2
+    # All lines are told apart: none has the colour and the mark of another.
+    lines = [line for line in figure.axes[-1].lines if "×" in line.get_label()]
+    styles = {(line.get_color(), line.get_marker()) for line in lines}
+    assert len(styles) == num_networks
 
 
 @pytest.mark.parametrize("sigma_w", [1e-40, 1e40])

@@ -1,0 +1,141 @@
+"""Mass that has no place on a logarithmic axis: zeros, and what is not known."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from isometry.measure._record import Spectrum
+from isometry.plots._style import SMALL, size_in_inches
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# The label of the axes that hold the bars, by which a second spectrum finds them.
+MASSES = "masses"
+
+# In inches: the width of a bar, the width of a bar with its text, and the distance of
+# the bars from the data. With twice as much, the bars of two spectra would take half of
+# a narrow panel; with half as much, texts would be on bars.
+_BAR = 0.045
+_SLOT = 0.17
+_GAP = 0.06
+
+# Empty space beside the data and the bars, of their length, as matplotlib leaves it.
+_MARGINS = 1.1
+
+# A hollow bar says that these values may be zeros or not.
+_STYLES = {
+    "unresolved": {"hatch": "//////", "fill": False},
+    "not finite": {"hatch": "xxxxxx", "fill": False},
+}
+
+
+def masses(sp: Spectrum) -> dict[str, float]:
+    """Return the mass of the values that a histogram of log s leaves out.
+
+    Args:
+        sp: A spectrum of singular values.
+
+    Returns:
+        The shares "zeros" (exact ones), "unresolved" (not zero, below the rounding
+        floor) and "not finite", of all values of all matrices.
+    """
+    log_values = np.asarray(sp.log_values)
+    weights = np.asarray(sp.weights, float)
+    is_zero = np.isneginf(log_values)
+    is_finite = np.isfinite(log_values)
+    kinds = {
+        "zeros": is_zero,
+        "unresolved": is_finite & ~np.asarray(sp.resolved),
+        "not finite": ~is_finite & ~is_zero,
+    }
+    total = weights.sum()
+    return {
+        kind: float(np.sum(weights, where=is_kind) / total)
+        for kind, is_kind in kinds.items()
+    }
+
+
+def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
+    """Draw shares of the mass as bars left of the data, each with its name.
+
+    The height of the Axes is the whole mass. The bars are in axes of their own over the
+    Axes, `ax.child_axes`, whose vertical axis is the mass. Those of further spectra are
+    drawn beside them.
+
+    Args:
+        ax: The Axes, which has the histogram already.
+        shares: The shares by their names, as of `masses`. A share of 0 has no bar.
+        colour: The colour of the histogram.
+    """
+    if not any(shares.values()):
+        return
+    strip = _strip(ax)
+    for kind, share in shares.items():
+        if share == 0:
+            continue
+        style = {"fc": colour, "ec": colour, "lw": 0.8, **_STYLES.get(kind, {})}
+        strip.bar(0, share, **style)
+        strip.text(
+            0,
+            0.03,
+            f"{kind} {percent(share)}",
+            color=colour,
+            fontsize=SMALL,
+            rotation=90,
+            ha="right",
+            va="bottom",
+        )
+    _place(ax, strip)
+
+
+def separate(ax: "Axes", place: float) -> None:
+    """Draw the line left of which the horizontal axis means nothing."""
+    ax.axvline(place, color="0.6", lw=0.8, ls=(0, (4, 2)))
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, to two digits, and 100 % only of the whole."""
+    digits = f"{100 * share:.2g}"
+    if digits == "1e+02":
+        digits = "100"
+    if digits == "100" and share < 1:
+        digits = "> 99"
+    return f"{digits} %"
+
+
+def _strip(ax: "Axes") -> "Axes":
+    """Return the axes of the bars, which share the horizontal axis of `ax`."""
+    for child in ax.child_axes:
+        if child.get_label() == MASSES:
+            return cast("Axes", child)
+    strip = ax.inset_axes((0, 0, 1, 1), sharex=ax, label=MASSES)
+    strip.set_axis_off()
+    strip.set_navigate(False)
+    strip.set_ylim(0, 1)
+    separate(strip, 0)
+    return strip
+
+
+def _place(ax: "Axes", strip: "Axes") -> None:
+    """Move all bars to the left of the data that `ax` has by now."""
+    low = ax.dataLim.x0
+    width, _ = size_in_inches(ax)
+    # Half of a very narrow panel is left for the data.
+    taken = min(_GAP + _SLOT * len(strip.patches), width / 2)
+    length = _MARGINS * ax.dataLim.width
+    # Units of the horizontal axis.
+    inch = length / (width - taken)
+    separator = low - _GAP / 2 * inch
+    strip.lines[0].set_xdata([separator, separator])
+    left = low - _GAP * inch
+    for bar, text in zip(strip.patches, strip.texts, strict=True):
+        bar.set(x=left - _BAR * inch, width=_BAR * inch)
+        text.set_x(left - 1.3 * _BAR * inch)
+        left -= _SLOT * inch
+    # The limits follow the bars, unless the caller has fixed them.
+    strip.relim()
+    strip.update_datalim([(left, 0)])
+    if not ax.get_autoscalex_on() and ax.get_xlim()[0] > left:
+        ax.set_xlim(left=left)
