@@ -1,0 +1,84 @@
+"""Faults that make the papers' figures of signals and products of matrices fail.
+
+Each is planted by replacing one attribute, of the figure or of the library; the check
+of the figure at its smoke preset must then fail.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.paper_faults import Fault
+
+
+def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes the result of a function."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return change(function(*args, **kwargs))
+
+        return changed
+
+    return replace
+
+
+def _argument(index: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes one positional argument of a function."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            values = list(args)
+            values[index] = change(values[index])
+            return function(*values, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _value(value: Any) -> Callable[[Any], Any]:
+    """Return what puts a value in the place of another."""
+
+    def replace(_: Any) -> Any:
+        return value
+
+    return replace
+
+
+def _larger(value: Any) -> Any:
+    """Return a value that is 5 % larger."""
+    return 1.05 * value
+
+
+FAULTS = [
+    Fault(
+        "poole2016_maps",
+        "weights 5 % larger",
+        "paper_figs._draws.square",
+        _result(_larger),
+    ),
+    Fault(
+        "poole2016_maps",
+        "theory of erf",
+        "paper_figs.poole2016_maps.ACTIVATION",
+        _value("erf"),
+    ),
+    Fault(
+        "poole2016_maps",
+        "a correlation map without biases",
+        "isometry.theory.c_map",
+        _argument(4, lambda sigma_b: 0.0 * sigma_b),
+    ),
+    Fault(
+        "poole2016_maps",
+        "a length map with sigma_w^1.5 for its square",
+        "isometry.theory.q_map",
+        _argument(2, lambda sigma_w: sigma_w**0.75),
+    ),
+    Fault(
+        "poole2016_maps",
+        "a critical line at biases 5 % larger",
+        "isometry.theory.critical_points",
+        _argument(1, _larger),
+    ),
+]
