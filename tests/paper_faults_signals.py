@@ -81,4 +81,34 @@ FAULTS = [
         "isometry.theory.critical_points",
         _argument(1, _larger),
     ),
+    Fault(
+        "hanin2020_fluctuation",
+        "weights 5 % larger",
+        "paper_figs._draws.square",
+        _result(_larger),
+    ),
+    Fault(
+        "hanin2020_fluctuation",
+        "orthogonal weights where Gaussian ones are meant",
+        "paper_figs._draws.square",
+        _argument(1, lambda _: "orthogonal"),
+    ),
+    Fault(
+        "hanin2020_fluctuation",
+        "a rate that is 5 % too large",
+        "paper_figs.hanin2020_fluctuation.RATES",
+        lambda rates: {weights: 1.05 * rate for weights, rate in rates.items()},
+    ),
+    Fault(
+        "hanin2020_fluctuation",
+        "the claim of Gaussian weights for orthogonal ones",
+        "paper_figs.hanin2020_fluctuation.RATES",
+        _value({"gaussian": 5.0, "orthogonal": 5.0}),
+    ),
+    Fault(
+        "hanin2020_fluctuation",
+        "a prediction in 1/√N",
+        "isometry.theory.Law.finite_width",
+        _argument(1, lambda width: round(width**0.5)),
+    ),
 ]
