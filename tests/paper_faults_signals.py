@@ -7,6 +7,8 @@ of the figure at its smoke preset must then fail.
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
 from tests.paper_faults import Fault
 
 
@@ -110,5 +112,35 @@ FAULTS = [
         "a prediction in 1/√N",
         "isometry.theory.Law.finite_width",
         _argument(1, lambda width: round(width**0.5)),
+    ),
+    Fault(
+        "newman1986_products",
+        "entries 5 % larger",
+        "paper_figs._draws.square",
+        _result(_larger),
+    ),
+    Fault(
+        "newman1986_products",
+        "orthogonal factors",
+        "paper_figs._draws.square",
+        _argument(1, lambda _: "orthogonal"),
+    ),
+    Fault(
+        "newman1986_products",
+        "a product without its first factor",
+        "isometry.linalg.product_log_singular_values",
+        _argument(0, lambda factors: factors.at[0].set(jnp.eye(factors.shape[-1]))),
+    ),
+    Fault(
+        "newman1986_products",
+        "exponents with one degree of freedom less",
+        "scipy.special.digamma",
+        _argument(0, lambda half: half - 0.5 + 1e-3),
+    ),
+    Fault(
+        "newman1986_products",
+        "entries that are divided once more by N^0.05",
+        "paper_figs._draws.square",
+        _result(lambda factors: factors / factors.shape[-1] ** 0.05),
     ),
 ]
