@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from tests.paper_faults import Fault
 
@@ -50,6 +51,15 @@ def _value(value: Any) -> Callable[[Any], Any]:
 def _larger(value: Any) -> Any:
     """Return a value that is 5 % larger."""
     return 1.05 * value
+
+
+def _without_a_block(weights: list[Any]) -> list[Any]:
+    """Return weights whose second layer has a block of zeros."""
+    first, second, *others = weights
+    half = len(second) // 2
+    is_kept = np.ones_like(second)
+    is_kept[:half, half:] = 0
+    return [first, second * is_kept, *others]
 
 
 FAULTS = [
@@ -142,5 +152,35 @@ FAULTS = [
         "entries that are divided once more by N^0.05",
         "paper_figs._draws.square",
         _result(lambda factors: factors / factors.shape[-1] ** 0.05),
+    ),
+    Fault(
+        "balduzzi2017_looks_linear",
+        "weights 5 % larger",
+        "paper_figs.balduzzi2017_looks_linear._weights",
+        _result(lambda weights: [1.05 * weight for weight in weights]),
+    ),
+    Fault(
+        "balduzzi2017_looks_linear",
+        "tanh instead of ReLU",
+        "paper_figs.balduzzi2017_looks_linear._activation",
+        _value(np.tanh),
+    ),
+    Fault(
+        "balduzzi2017_looks_linear",
+        "orthogonal weights without pairs of units",
+        "isometry.networks.mlp",
+        _argument(2, lambda _: "orthogonal"),
+    ),
+    Fault(
+        "balduzzi2017_looks_linear",
+        "a linear network with orthogonal weights",
+        "paper_figs.balduzzi2017_looks_linear._slope",
+        _value(np.ones_like),
+    ),
+    Fault(
+        "balduzzi2017_looks_linear",
+        "a looks-linear network without one of its blocks",
+        "paper_figs.balduzzi2017_looks_linear._weights",
+        _result(_without_a_block),
     ),
 ]
