@@ -183,4 +183,34 @@ FAULTS = [
         "paper_figs.balduzzi2017_looks_linear._weights",
         _result(_without_a_block),
     ),
+    Fault(
+        "schoenholz2016_depth_scales",
+        "weights 5 % larger",
+        "paper_figs._draws.square",
+        _result(_larger),
+    ),
+    Fault(
+        "schoenholz2016_depth_scales",
+        "theory of erf",
+        "paper_figs.schoenholz2016_depth_scales.ACTIVATION",
+        _value("erf"),
+    ),
+    Fault(
+        "schoenholz2016_depth_scales",
+        "rates over one layer less",
+        "paper_figs.schoenholz2016_depth_scales._response",
+        _result(lambda ratio: np.abs(ratio) ** (4 / 3)),
+    ),
+    Fault(
+        "schoenholz2016_depth_scales",
+        "depth scales to the power of 1.5",
+        "paper_figs.schoenholz2016_depth_scales._xi",
+        _result(lambda scales: tuple(scale**1.5 for scale in scales)),
+    ),
+    Fault(
+        "schoenholz2016_depth_scales",
+        "networks of one sigma_w² that are trained instead of many",
+        "paper_figs.schoenholz2016_depth_scales._initial",
+        _argument(1, lambda square_w: 0 * square_w + 1.0),
+    ),
 ]
