@@ -72,8 +72,7 @@ LAYERS = 4
 OFF = 1e-4
 
 # Mean rates of 1000 networks of widths 50 and 100 are off by up to 1.3/N, and most by
-# less than their noise. With 2/N weights that are 5 % too large are seen at preset
-# smoke; with 5/N they are not.
+# less than their noise. With 5/N weights that are 5 % too large would hardly be seen.
 FINITE_WIDTH = 2.0
 
 # A mean ratio that noise has made negative counts as this, and the check fails.
