@@ -4,13 +4,15 @@ Each is planted by replacing one attribute, of the figure or of the library; the
 of the figure at its smoke preset must then fail.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from tests.paper_faults import Fault
+from isometry.initializers import Initializer
+from tests.paper_faults import Fault, given
 
 
 def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -51,6 +53,22 @@ def _value(value: Any) -> Callable[[Any], Any]:
 def _larger(value: Any) -> Any:
     """Return a value that is 5 % larger."""
     return 1.05 * value
+
+
+def _scaled(initializer: Initializer) -> Initializer:
+    """Return an initializer of weights that are 5 % larger."""
+
+    def draw(*args: Any) -> Any:
+        return 1.05 * initializer.draw(*args)
+
+    return dataclasses.replace(initializer, draw=draw)
+
+
+def _erf_for_tanh(activation: str) -> str:
+    """Return an activation, with erf in the place of tanh."""
+    if activation == "tanh":
+        return "erf"
+    return activation
 
 
 def _without_a_block(weights: list[Any]) -> list[Any]:
@@ -212,5 +230,35 @@ FAULTS = [
         "networks of one sigma_w² that are trained instead of many",
         "paper_figs.schoenholz2016_depth_scales._initial",
         _argument(1, lambda square_w: 0 * square_w + 1.0),
+    ),
+    Fault(
+        "every_initializer_spectrum",
+        "weights 5 % larger",
+        "isometry.networks.mlp",
+        _argument(2, _scaled),
+    ),
+    Fault(
+        "every_initializer_spectrum",
+        "networks of erf instead of tanh",
+        "isometry.networks.mlp",
+        _argument(1, _erf_for_tanh),
+    ),
+    Fault(
+        "every_initializer_spectrum",
+        "the law of orthogonal weights for all",
+        "isometry.theory.jacobian_law",
+        given(weights="orthogonal"),
+    ),
+    Fault(
+        "every_initializer_spectrum",
+        "laws of one layer less",
+        "paper_figs._pairing._law",
+        given(length=7),
+    ),
+    Fault(
+        "every_initializer_spectrum",
+        "an initializer that is left out without a reason",
+        "paper_figs.every_initializer_spectrum.pairings",
+        _result(lambda pairings: pairings._replace(rows=pairings.rows[3:])),
     ),
 ]
