@@ -12,10 +12,9 @@ the critical line chi_1 = 1, on which the slope of the correlation map at c = 1 
 parts order, where all inputs become alike, from chaos, where close inputs come apart.
 
 Lines are theory. Marks are means over networks of finite width N with Gaussian weights,
-with two standard errors; in the middle some are shifted sideways, so that none
-hides another. A network of width N is off by O(1/N) in each layer, so every mark must
-lie within its t interval plus L/N at layer L.
-Full (width 1000): 1 minute on 2 cores.
+with two standard errors; in the middle some are shifted sideways, so that none hides
+another. A network of width N is off by O(1/N) in each layer, so every mark must lie
+within its t interval plus L/N at layer L. Full (width 1000): 1 minute on 2 cores.
 """
 
 import math
