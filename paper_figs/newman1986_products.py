@@ -1,21 +1,36 @@
-"""Products of Gaussian matrices have log singular values that spread as depth times Newman's exponents.
+"""Products of L Gaussian matrices have ln s that grow as L times Newman's exponents.
 
-Newman (1986), Communications in Mathematical Physics 103, 121; not a figure of the paper: depths to 10,000 are ours.
+Newman (1986), Communications in Mathematical Physics 103, 121. Not a figure of the
+paper; depths up to 10,000 are ours.
 
-One product of real N × N matrices of variance 1/N, read at several depths. Left: ln s_i / L against i: marks by
-`linalg.product_log_singular_values`, crosses what an SVD of the multiplied-out product in float64 gives, line the
-exponents ½[ψ((N − i + 1)/2) + ln 2 − ln N]. Right: the spread ln(s_1/s_N), where plain float64 stops at 1/eps. The
-sum of all ln s is held against the factors' determinants, and the QR exponents against their exact mean and variance
-ψ'((N − i + 1)/2)/4L. Full: 1 minute on 2 cores.
+One product of real N × N matrices with entries of variance 1/N, read at several depths
+L. Its i-th largest singular value s_i behaves as exp(L λ_i), with the exponents
+λ_i = ½[ψ((N − i + 1)/2) + ln 2 − ln N]. Left: ln s_i over L, by
+`isometry.linalg.product_log_singular_values`, and the exponents as a line. Crosses are
+an SVD of the product multiplied out in float64, rescaled in each step so that it cannot
+underflow: values below eps times the largest are lost. Right: the logarithm of the
+condition number s_1/s_N, which goes on growing where float64 stops at 1/eps.
+
+The sum of all ln s is held against the sum of ln |det W| of the factors. The exponents
+by QR are held against their exact law, of mean λ_i and variance ψ'((N − i + 1)/2)/4L.
+Times L they are held against ln s, from which they differ by a number that does not
+grow with L. Full: 1 minute on 2 cores.
 """
 
-from typing import Any
+import math
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import special, stats
 
 from isometry import linalg
+from isometry._internal.types import Key
 from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, within
 
@@ -23,98 +38,237 @@ PRESETS = {
     "full": {"size": 16, "depths": (10, 100, 1000, 10000)},
     "smoke": {"size": 8, "depths": (10, 1000)},
 }
+
 EPS = float(np.finfo(np.float64).eps)
 
+# Sums of ln s over ten thousand factors round to about 1e-15 of themselves. One factor
+# more or less would change them by 1e-4.
+ROUNDING = 1e-10
 
-def compute(preset: str, key: Any) -> xarray.Dataset:
-    """Over (depth, index): ln s, that of the plain product, and the Lyapunov exponents; over depth: Σ ln |det W|."""
+# The least ln s of the deepest product is about −2 L: far more than this is lost of it.
+LOST = 100.0
+
+
+class _Exponents(NamedTuple):
+    """Newman's exponents, and the variance of what one factor adds to L times them."""
+
+    mean: Float[np.ndarray, " index"]
+    variance: Float[np.ndarray, " index"]
+
+
+def compute(preset: str, key: Key) -> xarray.Dataset:
+    """Measure singular values and exponents of one product at several depths.
+
+    Args:
+        preset: "full" or "smoke".
+        key: The key of all draws.
+
+    Returns:
+        Over (depth, index), largest first: `log_s`; `plain`, that of the product in
+        float64; and `swept`, the exponents by QR. `determinant`, the sum of ln |det W|,
+        over depth. `law` and `law_variance` over index.
+    """
     size = PRESETS[preset]
-    n, depths = size["size"], size["depths"]
-    factors = _draws.square(_draws.generator(key), "gaussian", max(depths), n)
-    determinants = np.cumsum(np.linalg.slogdet(factors)[1])
-    padded = [
-        np.r_[factors[:d], np.broadcast_to(np.eye(n), (len(factors) - d, n, n))] for d in depths
-    ]  # one compilation
+    num_units, depths = size["size"], size["depths"]
+    rng = _draws.generator(key)
+    factors = _draws.square(rng, "gaussian", max(depths), num_units)
+    log_determinants = np.cumsum(np.linalg.slogdet(factors)[1])
+    padded = [_padded(factors, depth) for depth in depths]
     with jax.enable_x64(True):
-        graded = [np.asarray(linalg.product_log_singular_values(jax.numpy.asarray(p), every=1)) for p in padded]
-        swept = [
-            np.asarray(linalg.lyapunov_exponents(jax.numpy.asarray(p))) * len(factors) / d
-            for p, d in zip(padded, depths, strict=True)
-        ]
-    names = ("depth", "index")
+        log_s = [_graded(product) for product in padded]
+        swept = list(map(_swept, padded, depths))
+    plain = [_multiplied(factors[:depth]) for depth in depths]
+    exponents = _newman(num_units)
+    by_depth = ("depth", "index")
     return xarray.Dataset(
         {
-            "log_s": (names, np.array(graded)),
-            "swept": (names, np.array(swept)),
-            "plain": (names, np.array([_multiplied(factors[:d]) for d in depths])),
-            "determinant": ("depth", determinants[np.array(depths) - 1]),
-            "law": ("index", _newman(n)[0]),
-            "law_variance": ("index", _newman(n)[1]),
+            "log_s": (by_depth, np.array(log_s)),
+            "swept": (by_depth, np.array(swept)),
+            "plain": (by_depth, np.array(plain)),
+            "determinant": ("depth", log_determinants[np.array(depths) - 1]),
+            "law": ("index", exponents.mean),
+            "law_variance": ("index", exponents.variance),
         },
-        {"depth": list(depths), "index": np.arange(1, n + 1)},
+        {"depth": list(depths), "index": np.arange(1, num_units + 1)},
     )
 
 
-def _newman(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The exponents, and the variance of one layer's ln R_ii."""
-    from scipy import special
+def _padded(
+    factors: Float[np.ndarray, "factors n n"], depth: int
+) -> Float[np.ndarray, "factors n n"]:
+    """Return the first factors, and identities in the place of the others."""
+    # Products of all depths have one shape, so that they are compiled once.
+    padded = factors.copy()
+    padded[depth:] = np.eye(factors.shape[-1])
+    return padded
 
-    half = np.arange(n, 0, -1) / 2
-    return (special.digamma(half) + np.log(2 / n)) / 2, special.polygamma(1, half) / 4
+
+def _graded(factors: Float[np.ndarray, "factors n n"]) -> Float[np.ndarray, " n"]:
+    """Return ln s of a product, all of them to full precision."""
+    log_values = linalg.product_log_singular_values(jnp.asarray(factors), every=1)
+    return np.asarray(log_values)
 
 
-def _multiplied(factors: np.ndarray) -> np.ndarray:
-    """ln s of the product, rescaled at every step so that it does not at least underflow."""
-    product, scale = np.eye(factors.shape[1]), 0.0
+def _swept(
+    factors: Float[np.ndarray, "factors n n"], depth: int
+) -> Float[np.ndarray, " n"]:
+    """Return the exponents by QR of a product of this depth."""
+    # Identities add nothing, but they are counted among the factors.
+    mean = np.asarray(linalg.lyapunov_exponents(jnp.asarray(factors)))
+    return mean * len(factors) / depth
+
+
+def _newman(num_units: int) -> _Exponents:
+    """Return Newman's exponents, the largest first."""
+    # The diagonal of R holds roots of χ² variables over N, with N, N − 1, …, 1 degrees
+    # of freedom.
+    half = np.arange(num_units, 0, -1) / 2
+    return _Exponents(
+        mean=(special.digamma(half) + np.log(2 / num_units)) / 2,
+        variance=special.polygamma(1, half) / 4,
+    )
+
+
+def _multiplied(factors: Float[np.ndarray, "factors n n"]) -> Float[np.ndarray, " n"]:
+    """Return ln s of the product that is multiplied out in float64."""
+    product = np.eye(factors.shape[-1])
+    log_scale = 0.0
     for factor in factors:
         product = factor @ product
+        # Without this the product would underflow, and nothing be left of it.
         norm = np.linalg.norm(product)
-        product, scale = product / norm, scale + np.log(norm)
-    return _draws.log_values(product) + scale
+        product = product / norm
+        log_scale += np.log(norm)
+    return _draws.log_values(product) + log_scale
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Determinants, exact means and variances, convergence, and what plain float64 loses."""
-    from scipy import stats
+    """Hold products against determinants, exponents and their exact moments.
 
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The comparisons.
+
+    Raises:
+        ClaimFailed: One of them does not hold.
+    """
     last = data.isel(depth=-1)
-    depth, n = int(last.depth), data.sizes["index"]
-    total = np.abs(data.log_s.sum("index") / data.determinant - 1)
-    apart = np.abs(last.swept - data.law) / np.sqrt(data.law_variance / depth)
-    settles = np.abs(data.log_s / data.depth - data.swept).max("index") * data.depth
-    lost = float((last.plain - last.log_s).isel(index=-1))
-    bound = float(stats.norm.ppf(1 - 0.025 / n))
+    depth = int(last.depth)
+    num_units = data.sizes["index"]
+    sums = np.abs(data.log_s.sum("index") / data.determinant - 1)
+    error = np.sqrt(data.law_variance / depth)
+    gap = np.abs(last.swept - data.law) / error
+    # Of N tests, by Bonferroni, at 5 %.
+    bound = float(stats.norm.ppf(1 - 0.025 / num_units))
+    # QR starts from unit vectors, and not from the singular ones. It misses the overlap
+    # of the two, but only once; that is a power of N.
+    apart = np.abs(data.log_s / data.depth - data.swept) * data.depth
+    excess = (last.plain - last.log_s).isel(index=-1)
     return settled(
         [
-            within("Σ ln s over Σ ln |det W| − 1, largest", float(total.max()), 0.0, 1e-10),
-            Compared(f"QR exponents, L = {depth}, from Newman's, standard errors", float(apart.max()), high=bound),
-            Compared("ln s from L × the QR exponents, largest at any depth", float(settles.max()), high=4 * np.log(n)),
-            Compared(f"plain float64 at L = {depth}: least ln s too large by", lost, 100.0),
+            within(
+                "Σ ln s over Σ ln |det W| − 1, largest",
+                float(sums.max()),
+                0.0,
+                tolerance=ROUNDING,
+            ),
+            Compared(
+                f"QR exponents, L = {depth}, from Newman's, standard errors",
+                float(gap.max()),
+                high=bound,
+            ),
+            Compared(
+                "ln s from L × the QR exponents, largest at any depth",
+                float(apart.max()),
+                high=4 * math.log(num_units),
+            ),
+            Compared(
+                f"plain float64 at L = {depth}: least ln s too large by",
+                float(excess),
+                low=LOST,
+            ),
         ]
     )
 
 
-def plot(data: xarray.Dataset) -> Any:
-    """ln s / L against the index; the spread against depth."""
+def plot(data: xarray.Dataset) -> Figure:
+    """Draw ln s over L against the index, and the condition number against depth.
+
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The figure.
+    """
     figure, axes = _style.panels(1, 2, height=2.6)
     left, right = axes[0]
+    _draw_values(left, data)
+    _draw_conditions(right, data)
+    return figure
+
+
+def _draw_values(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw ln s over L of all depths, and Newman's exponents."""
+    num_units, num_depths = data.sizes["index"], data.sizes["depth"]
     for i, depth in enumerate(data.depth.values):
-        part, style = data.sel(depth=depth), {"ms": 3.5, "ls": "none", "color": _style.COLOURS[i]}
-        left.plot(data.index, part.log_s / depth, marker=_style.MARKS[i], label=f"L = {depth}", **style)
-        left.plot(data.index, part.plain / depth, marker="x", mew=0.8, **style)
-    left.plot([], [], "x", color="0.4", label="multiplied out in float64")
-    left.plot(data.index, data.law, color="black", zorder=3, label="Newman's exponents")
-    left.set(
+        part = data.sel(depth=depth)
+        colour = _style.COLOURS[i]
+        ax.plot(
+            data.index,
+            part.log_s / depth,
+            marker=_style.MARKS[i],
+            # Deep products agree with one another, so their open marks are nested.
+            ms=3 + 1.5 * (num_depths - 1 - i),
+            mfc="none",
+            ls="none",
+            color=colour,
+            label=f"L = {depth}",
+        )
+        ax.plot(data.index, part.plain / depth, "x", ms=2.5, mew=0.8, color=colour)
+    ax.plot([], [], "x", ms=2.5, color="0.4", label="multiplied out in float64")
+    ax.plot(data.index, data.law, color="black", lw=0.8, label="Newman's exponents")
+    ax.set(
         xlabel="index i",
         ylabel="ln s$_i$ / L",
-        title=f"Products of {data.sizes['index']} × {data.sizes['index']} matrices",
+        title=f"Products of {num_units} × {num_units} matrices",
     )
-    ends = lambda v: v.isel(index=0) - v.isel(index=-1)  # noqa: E731
-    right.plot(data.depth, ends(data.log_s), "o", color=_style.COLOURS[0], label="graded product")
-    right.plot(data.depth, ends(data.plain), "x", color=_style.COLOURS[1], label="multiplied out in float64")
-    right.plot(data.depth, data.depth * float(ends(data.law)), color="black", zorder=3, label="Newman's exponents × L")
-    right.axhline(-np.log(EPS), color="0.5", ls=":", lw=0.8, label="1/eps")
-    right.set(xlabel="depth L", ylabel="ln (s$_1$ / s$_N$)", xscale="log", yscale="log", title="What float64 resolves")
-    left.legend(loc="lower left")
-    right.legend(loc="upper left")
-    return figure
+    ax.legend(loc="lower left")
+
+
+def _condition(log_values: xarray.DataArray) -> xarray.DataArray:
+    """Return the logarithm of the largest value over the least."""
+    return log_values.isel(index=0) - log_values.isel(index=-1)
+
+
+def _draw_conditions(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw the logarithm of the condition number against depth."""
+    ax.plot(
+        data.depth,
+        _condition(data.log_s),
+        "o",
+        ms=5,
+        mfc="none",
+        color=_style.COLOURS[0],
+        label="graded product",
+    )
+    ax.plot(
+        data.depth,
+        _condition(data.plain),
+        "x",
+        color=_style.COLOURS[1],
+        label="multiplied out in float64",
+    )
+    predicted = data.depth * float(_condition(data.law))
+    label = "L × Newman's exponents"
+    ax.plot(data.depth, predicted, color="black", lw=0.8, label=label)
+    ax.axhline(-math.log(EPS), color="0.5", ls=":", lw=0.8, label="ln(1/eps)")
+    ax.set(
+        xlabel="depth L",
+        ylabel="ln (s$_1$ / s$_N$)",
+        xscale="log",
+        yscale="log",
+        title="What float64 resolves",
+    )
+    ax.legend(loc="upper left")

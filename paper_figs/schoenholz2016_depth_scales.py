@@ -1,178 +1,464 @@
-"""Signals in wide networks live for depth scales that theory knows, and networks train to a few of them.
+"""Signals in wide networks live for a predicted depth, and networks train to that.
 
 Schoenholz et al. (2016), arXiv:1611.01232, Figs. 2 and 5: tanh, sigma_b² = 0.05.
 
-Left: depth scales. Marks come from the linear response of networks at their fixed point (width 400, 40 draws, two
-standard errors): two inputs a little off c*, or one a little too long, on the same weights; the rate is −ln of the mean
-ratio of the deviations after 4 layers, over 4. A network of width N is off by O(1/N) a layer: rates must lie within
-their t interval plus 5/N. Right: training accuracy on 8×8 digits after 300 steps of SGD (width 64, rate 0.003, batches
-of 64; the paper: MNIST, width 300). The depth of half accuracy grows with xi_c. Its multiple depends on rate and steps;
-the paper draws 6, where e⁻⁶ of a signal is left, as the end of what trains: it must not lie beyond. Depths beyond the
-deepest tried are censored, and left out of slope and factor. Full: 6 minutes on 2 cores.
+Left: depth scales. Deviations of the length q and of the correlation c of two inputs
+from their fixed points fall as exp(−L/xi_q) and exp(−L/xi_c). Marks are the linear
+response of networks of width 400 at the fixed point, with two standard errors: of an
+input that is a little too long, and of two inputs that are a little off c*, through the
+same weights. The rate is −ln of the mean ratio of the deviations after 4 layers to
+those before, over 4. A network of width N is off by O(1/N) in each layer, so rates must
+lie within their t interval plus 2/N.
+
+Right: training accuracy on 8 × 8 digits after 300 steps of SGD (width 64, rate 0.003,
+batches of 64; the paper has MNIST and width 300). The depth of half accuracy grows with
+xi_c, and its multiple of xi_c depends on rate and steps. The paper draws 6, where e⁻⁶
+of a signal is left, as the end of what trains; half accuracy must not lie beyond. If it
+lies beyond the deepest networks, slope and multiple leave it out.
+Full: 6 minutes on 2 cores.
 """
 
 import itertools
-from typing import Any
+import math
+from typing import NamedTuple
 
 import numpy as np
 import xarray
+from jaxtyping import Float, Int
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
 
 from isometry import data as datasets
 from isometry import theory
+from isometry._internal.types import Key
 from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, t_bound
+from paper_figs._ensembles import Estimate, mean
 
-SQUARE_B, STEPS, RATE, BATCH, LAYERS, OFF = 0.05, 300, 0.003, 64, 4, 1e-4
-SIGMA_B = SQUARE_B**0.5
-RESPONSE = (1.0, 1.3, 1.5, 2.0, 2.5, 3.0, 4.0)
 PRESETS = {
-    "full": {"width": 400, "draws": 40, "seeds": 3, "depths": (6, 10, 16, 25, 40, 64, 96),
-             "square_w": (1.0, 1.15, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0), "grid": 61},
-    "smoke": {"width": 200, "draws": 40, "seeds": 2, "depths": (6, 12, 24), "square_w": (0.7, 1.0, 1.2), "grid": 13},
-}  # fmt: skip
+    "full": {
+        "width": 400,
+        "draws": 40,
+        "seeds": 3,
+        "depths": (6, 10, 16, 25, 40, 64, 96),
+        "square_w": (1.0, 1.15, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0),
+        "grid": 61,
+    },
+    "smoke": {
+        "width": 200,
+        "draws": 40,
+        "seeds": 2,
+        "depths": (6, 12, 24),
+        "square_w": (0.7, 1.0, 1.2),
+        "grid": 13,
+    },
+}
+
+ACTIVATION = "tanh"
+SIGMA_B = math.sqrt(0.05)
+
+# Values of sigma_w² at which depth scales are measured. At the critical 1.76 the
+# deviation of c is not exponential.
+RESPONSE = (1.0, 1.3, 1.5, 2.0, 2.5, 3.0, 4.0)
+
+# Layers over which a response is measured. The deviation of q falls to 1 % over them;
+# over twice as many it would drown in the fluctuations of the networks.
+LAYERS = 4
+
+# The first deviation of q and c. Ten times larger, terms of second order would be seen
+# close to the critical line; much smaller, rounding would.
+OFF = 1e-4
+
+# Mean rates of 1000 networks of widths 50 and 100 are off by up to 1.3/N, and most by
+# less than their noise. With 5/N weights that are 5 % too large would hardly be seen.
+FINITE_WIDTH = 2.0
+
+# A mean ratio that noise has made negative counts as this, and the check fails.
+LEAST_RATIO = 1e-12
+
+# Training. At this rate networks of all depths stay finite; the steps are those at
+# which shallow ones have learned most digits.
+STEPS = 300
+RATE = 0.003
+BATCH = 64
+UNITS = 64
+# Accuracies of single batches are noisy by 1/√64; twenty of them average.
+LAST_BATCHES = 20
+
+# The multiple of xi_c that the paper draws.
+MULTIPLE = 6.0
+
+# At preset full the slope is 0.67 to 0.69, as sums round. It would be 0 if the depth of
+# half accuracy had nothing to do with xi_c.
+SLOPE_ERROR = 0.35
+
+SCALES = ("xi_q", "xi_c")
 
 
-def compute(preset: str, key: Any, data: Any = None) -> xarray.Dataset:
-    """Theory's and measured depth scales over sigma_w², and accuracies over (sigma_w², depth, seed)."""
-    size, rng = PRESETS[preset], _draws.generator(key)
-    given = datasets.digits() if data is None else data
-    fine = np.linspace(min(size["square_w"]), 4.0, size["grid"])
-    accuracy = [_train(rng, given, np.repeat(size["square_w"], size["seeds"]), depth) for depth in size["depths"]]
-    accuracy = np.array(accuracy).reshape(len(size["depths"]), len(size["square_w"]), -1)
+class _Digits(NamedTuple):
+    """Images and their labels."""
+
+    images: Float[np.ndarray, "images pixels"]
+    labels: Int[np.ndarray, " images"]
+
+
+class _Layers(NamedTuple):
+    """Weights and biases of many networks, layer by layer."""
+
+    weights: list[Float[np.ndarray, "networks fan_in fan_out"]]
+    biases: list[Float[np.ndarray, "networks 1 fan_out"]]
+
+
+def compute(preset: str, key: Key, data: datasets.Data | None = None) -> xarray.Dataset:
+    """Measure depth scales of networks, and train networks of many depths.
+
+    Args:
+        preset: "full" or "smoke".
+        key: The key of all draws.
+        data: Inputs and labels to train on. The digits if None.
+
+    Returns:
+        `ratio` of deviations over (response, scale, draw); `accuracy` over (depth,
+        square_w, seed); and predicted depth scales on a fine grid, `law_xi`, at the
+        measured ones, `law_at`, and at the trained ones, `law_trained`.
+    """
+    size = PRESETS[preset]
+    rng = _draws.generator(key)
+    if data is None:
+        data = datasets.digits()
+    digits = _normalized(data)
+    values = size["square_w"]
+    fine = np.linspace(min(values), 4.0, size["grid"])
+    # Networks of all sigma_w and seeds train side by side.
+    of_networks = np.repeat(values, size["seeds"])
+    accuracy = [_train(rng, digits, of_networks, depth) for depth in size["depths"]]
+    shape = (len(size["depths"]), len(values), size["seeds"])
+    ratio = [_response(rng, square_w, size) for square_w in RESPONSE]
     return xarray.Dataset(
         {
-            "law_xi": (("fine", "scale"), [_xi(v) for v in fine]),
-            "law_at": (("response", "scale"), [_xi(v) for v in RESPONSE]),
-            "law_trained": (("square_w", "scale"), [_xi(v) for v in size["square_w"]]),
-            "ratio": (("response", "scale", "draw"), [_response(rng, v, size) for v in RESPONSE]),
-            "accuracy": (("depth", "square_w", "seed"), accuracy),
+            "law_xi": (("fine", "scale"), [_xi(value) for value in fine]),
+            "law_at": (("response", "scale"), [_xi(value) for value in RESPONSE]),
+            "law_trained": (("square_w", "scale"), [_xi(value) for value in values]),
+            "ratio": (("response", "scale", "draw"), ratio),
+            "accuracy": (
+                ("depth", "square_w", "seed"),
+                np.array(accuracy).reshape(shape),
+            ),
         },
-        {"fine": fine, "response": list(RESPONSE), "scale": ["xi_q", "xi_c"], "square_w": list(size["square_w"]),
-         "depth": list(size["depths"])},
-        {"width": size["width"], "classes": int(np.max(np.asarray(given.targets))) + 1},
-    )  # fmt: skip
+        {
+            "fine": fine,
+            "response": list(RESPONSE),
+            "scale": list(SCALES),
+            "square_w": list(values),
+            "depth": list(size["depths"]),
+        },
+        {"width": size["width"], "classes": int(digits.labels.max()) + 1},
+    )
 
 
 def _xi(square_w: float) -> tuple[float, float]:
-    found = theory.depth_scales("tanh", square_w**0.5, SIGMA_B)
-    return found.xi_q, found.xi_c
+    """Return the predicted depth scales of q and c."""
+    scales = theory.depth_scales(ACTIVATION, math.sqrt(square_w), SIGMA_B)
+    return scales.xi_q, scales.xi_c
 
 
-def _response(rng: np.random.Generator, square_w: float, size: dict) -> np.ndarray:
-    """(scale, draw): deviations of q from q* and of c from c* after the layers, over those before."""
-    n, draws, sigma_w = size["width"], size["draws"], square_w**0.5
-    q = theory.q_fixed_point("tanh", sigma_w, SIGMA_B).value
-    c = theory.c_fixed_point("tanh", sigma_w, SIGMA_B).value
-    near = (c - OFF, min(c + OFF, 1.0))
-    basis = np.linalg.qr(rng.standard_normal((draws, n, 2)))[0] * np.sqrt(n * q)
-    mix = np.array([[1.0, 1 + OFF, *near], [0.0, 0.0, *(np.sqrt(1 - v**2) for v in near)]])
-    z = basis @ mix
+def _normalized(data: datasets.Data) -> _Digits:
+    """Return images whose pixels have mean 0 over images, and mean square 1 in each."""
+    images = np.asarray(data.xs, np.float32)
+    images = images - images.mean(0)
+    squares = np.mean(images**2, axis=1, keepdims=True)
+    return _Digits(images / np.sqrt(squares), np.asarray(data.targets))
+
+
+def _response(
+    rng: np.random.Generator, square_w: float, size: dict
+) -> Float[np.ndarray, "2 draws"]:
+    """Return deviations of q and of c after the layers, over those before."""
+    width, num_draws = size["width"], size["draws"]
+    sigma_w = math.sqrt(square_w)
+    z = _near_fixed_point(rng, sigma_w, size)
     before = _deviations(z)
     for _ in range(LAYERS):
-        bias = SIGMA_B * rng.standard_normal((draws, n, 1))
-        z = sigma_w * _draws.square(rng, "gaussian", draws, n) @ np.tanh(z) + bias
+        bias = SIGMA_B * rng.standard_normal((num_draws, width, 1))
+        weights = sigma_w * _draws.square(rng, "gaussian", num_draws, width)
+        z = weights @ np.tanh(z) + bias
     return _deviations(z) / before
 
 
-def _deviations(z: np.ndarray) -> np.ndarray:
-    """(scale, draw), from (draw, n, four vectors): the lengthened less the plain, the closer pair less the other."""
-    q, overlap = (z**2).mean(1), (z[:, :, :1] * z[:, :, 2:]).mean(1)
-    c = overlap / np.sqrt(q[:, :1] * q[:, 2:])
+def _near_fixed_point(
+    rng: np.random.Generator, sigma_w: float, size: dict
+) -> Float[np.ndarray, "draws width 4"]:
+    """Draw a vector of length q*, a longer one, and two that nearly have c* with it."""
+    width, num_draws = size["width"], size["draws"]
+    q = theory.q_fixed_point(ACTIVATION, sigma_w, SIGMA_B).value
+    c = theory.c_fixed_point(ACTIVATION, sigma_w, SIGMA_B).value
+    # In the ordered phase c* is 1, and nothing lies beyond.
+    near = np.array([c - OFF, min(c + OFF, 1.0)])
+    basis, _ = np.linalg.qr(rng.standard_normal((num_draws, width, 2)))
+    along = [1.0, 1 + OFF, *near]
+    across = [0.0, 0.0, *np.sqrt(1 - near**2)]
+    return basis * np.sqrt(width * q) @ np.array([along, across])
+
+
+def _deviations(
+    z: Float[np.ndarray, "draws width 4"],
+) -> Float[np.ndarray, "2 draws"]:
+    """Return by how much the longer vector is longer, and the closer one closer."""
+    q = np.mean(z**2, axis=1)
+    products = np.mean(z[:, :, :1] * z[:, :, 2:], axis=1)
+    c = products / np.sqrt(q[:, :1] * q[:, 2:])
     return np.stack([q[:, 1] - q[:, 0], c[:, 1] - c[:, 0]])
 
 
-def _train(rng: np.random.Generator, given: Any, square_w: np.ndarray, depth: int, n: int = 64) -> np.ndarray:
-    """Accuracy over the last 20 batches of networks (one a sigma_w²) of so many layers; all see the same batches."""
-    xs, labels = np.asarray(given.xs, np.float32), np.asarray(given.targets)
-    xs = xs - xs.mean(0)
-    xs = xs / np.sqrt((xs**2).mean(1, keepdims=True))
-    sizes, draw = [xs.shape[1], *[n] * (depth - 1), int(labels.max()) + 1], rng.standard_normal
-    scale = np.sqrt(square_w)[:, None, None]
-    ws = [(scale / a**0.5 * draw((len(scale), a, b))).astype(np.float32) for a, b in itertools.pairwise(sizes)]
-    bs = [(SIGMA_B * draw((len(scale), 1, b))).astype(np.float32) for b in sizes[1:]]
-    target, right = np.eye(sizes[-1], dtype=np.float32)[labels], []
+def _train(
+    rng: np.random.Generator,
+    digits: _Digits,
+    square_w: Float[np.ndarray, " networks"],
+    depth: int,
+) -> Float[np.ndarray, " networks"]:
+    """Return the accuracies over the last batches; all networks see the same ones."""
+    num_images, num_pixels = digits.images.shape
+    num_classes = int(digits.labels.max()) + 1
+    layers = _initial(rng, square_w, [num_pixels, *[UNITS] * (depth - 1), num_classes])
+    targets = np.eye(num_classes, dtype=np.float32)[digits.labels]
+    accuracies = []
     for _ in range(STEPS):
-        batch = rng.choice(len(xs), BATCH, replace=False)
-        right.append((_step(ws, bs, xs[batch], target[batch]).argmax(2) == labels[batch]).mean(1))
-    return np.mean(right[-20:], 0)
+        batch = rng.choice(num_images, BATCH, replace=False)
+        outputs = _step(layers, digits.images[batch], targets[batch])
+        is_right = outputs.argmax(axis=2) == digits.labels[batch]
+        accuracies.append(is_right.mean(axis=1))
+    return np.mean(accuracies[-LAST_BATCHES:], axis=0)
 
 
-def _step(ws: list[np.ndarray], bs: list[np.ndarray], x: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The outputs, and one step of SGD on the cross entropy in place."""
-    hs = [np.broadcast_to(x, (len(ws[0]), *x.shape))]
-    for w, b in zip(ws[:-1], bs[:-1], strict=True):
-        hs.append(np.tanh(hs[-1] @ w + b))
-    z = hs[-1] @ ws[-1] + bs[-1]
-    p = np.exp(z - z.max(2, keepdims=True))
-    delta = (p / p.sum(2, keepdims=True) - target) / len(x)
-    for i in reversed(range(len(ws))):
-        grad, bias = hs[i].mT @ delta, delta.sum(1, keepdims=True)
-        delta = (delta @ ws[i].mT) * (1 - hs[i] ** 2)
-        ws[i] -= np.float32(RATE) * grad
-        bs[i] -= np.float32(RATE) * bias
-    return z
+def _initial(
+    rng: np.random.Generator, square_w: Float[np.ndarray, " networks"], sizes: list[int]
+) -> _Layers:
+    """Draw Gaussian weights and biases of networks with these numbers of units."""
+    num_networks = len(square_w)
+    sigma_w = np.sqrt(square_w)[:, None, None]
+    weights = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        units = rng.standard_normal((num_networks, fan_in, fan_out))
+        scaled = sigma_w / fan_in**0.5 * units
+        weights.append(scaled.astype(np.float32))
+    biases = []
+    for fan_out in sizes[1:]:
+        bias = SIGMA_B * rng.standard_normal((num_networks, 1, fan_out))
+        biases.append(bias.astype(np.float32))
+    return _Layers(weights, biases)
 
 
-def _rates(data: xarray.Dataset) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """−ln of the mean ratio a layer, and its standard error."""
-    mean, error = data.ratio.mean("draw"), data.ratio.std("draw", ddof=1) / np.sqrt(data.sizes["draw"])
-    return -np.log(np.maximum(mean, 1e-12)) / LAYERS, error / mean / LAYERS
+def _step(
+    layers: _Layers,
+    images: Float[np.ndarray, "batch pixels"],
+    targets: Float[np.ndarray, "batch classes"],
+) -> Float[np.ndarray, "networks batch classes"]:
+    """Return the outputs, and change layers by a step of SGD on the cross entropy."""
+    weights, biases = layers
+    num_networks = len(weights[0])
+    activities = [np.broadcast_to(images, (num_networks, *images.shape))]
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        activities.append(np.tanh(activities[-1] @ weight + bias))
+    outputs = activities[-1] @ weights[-1] + biases[-1]
+    # Without the largest output the exponential could overflow.
+    powers = np.exp(outputs - outputs.max(axis=2, keepdims=True))
+    probabilities = powers / powers.sum(axis=2, keepdims=True)
+    backward = (probabilities - targets) / len(images)
+    rate = np.float32(RATE)
+    for i in reversed(range(len(weights))):
+        activity = activities[i]
+        gradient = activity.mT @ backward
+        bias_gradient = backward.sum(axis=1, keepdims=True)
+        backward = (backward @ weights[i].mT) * (1 - activity**2)
+        weights[i] -= rate * gradient
+        biases[i] -= rate * bias_gradient
+    return outputs
 
 
-def _half_depths(data: xarray.Dataset) -> np.ndarray:
-    """(square_w,): where mean accuracy is half-way from 1 to chance, between depths on a log scale; NaN if nowhere."""
-    log_depth, level = np.log(data.depth.values), (1 + 1 / data.attrs["classes"]) / 2
-    found = []
-    for curve in data.accuracy.mean("seed").values.T:
-        i = int(np.argmax(curve < level))
-        share = (curve[i - 1] - level) / (curve[i - 1] - curve[i]) if i else np.nan
-        found.append(np.exp(log_depth[i - 1] + share * (log_depth[i] - log_depth[i - 1])) if i else np.nan)
-    return np.array(found)
+def _rates(data: xarray.Dataset) -> Estimate:
+    """Return the measured rates, 1/xi, with their standard errors."""
+    ratio = mean(data.ratio)
+    positive = Estimate(ratio.value.clip(min=LEAST_RATIO), ratio.error)
+    growth = positive.log().per(LAYERS)
+    return Estimate(-growth.value, growth.error)
+
+
+def _half_depths(data: xarray.Dataset) -> Float[np.ndarray, " square_w"]:
+    """Return where the mean accuracy is half-way from 1 to that of guessing."""
+    log_depth = np.log(data.depth.values)
+    level = (1 + 1 / data.attrs["classes"]) / 2
+    curves = data.accuracy.mean("seed").transpose("square_w", "depth").values
+    return np.array([_crossing(curve, log_depth, level) for curve in curves])
+
+
+def _crossing(
+    curve: Float[np.ndarray, " depth"],
+    log_depth: Float[np.ndarray, " depth"],
+    level: float,
+) -> float:
+    """Return the depth at which a curve falls below a level, or NaN."""
+    is_below = curve < level
+    i = int(np.argmax(is_below))
+    # The first depth is below the level already, or none is.
+    if i == 0:
+        return math.nan
+    share = (curve[i - 1] - level) / (curve[i - 1] - curve[i])
+    return np.exp(log_depth[i - 1] + share * (log_depth[i] - log_depth[i - 1]))
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Scales as theory has them; the depth of half accuracy proportional to xi_c."""
-    from scipy import stats
+    """Hold depth scales against theory, and depths of half accuracy against xi_c.
 
-    rate, error = _rates(data)
-    apart = np.abs(rate - 1 / data.law_at) / (t_bound(rate.size, data.sizes["draw"]) * error + 5 / data.attrs["width"])
-    what = "{}: rates, largest gap over its interval"
-    rows = [Compared(what.format(s), float(apart.sel(scale=s).max()), high=1.0) for s in ("xi_q", "xi_c")]
-    depth, xi = _half_depths(data), data.law_trained.sel(scale="xi_c").values
-    known = np.isfinite(depth)
-    x, y = np.log(xi[known]), np.log(depth[known])
-    slope, log_factor = (np.polyfit(x, y, 1)[0], y - x) if len(x) > 1 else (np.nan, np.full(2, np.nan))
-    half = stats.t.ppf(0.975, max(len(log_factor) - 1, 1)) * log_factor.std(ddof=1) / np.sqrt(len(log_factor))
-    low, middle, high = np.exp(log_factor.mean() + half * np.array([-1, 0, 1]))
-    what = f"depth of half accuracy over xi_c (95 %: {low:.2f} to {high:.2f})"
-    rows.append(Compared(what, float(middle), 1.0, 6.0))
-    return settled([*rows, Compared("slope of its log on ln xi_c", float(slope), 0.65, 1.35, "1 ± 0.35")])
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The comparisons.
+
+    Raises:
+        ClaimFailed: One of them does not hold.
+    """
+    rate = _rates(data)
+    bound = t_bound(rate.value.size, data.sizes["draw"])
+    interval = bound * rate.error + FINITE_WIDTH / data.attrs["width"]
+    gap = np.abs(rate.value - 1 / data.law_at) / interval
+    rows = []
+    for scale in SCALES:
+        what = f"{scale}: rates, largest gap over its interval"
+        rows.append(Compared(what, float(gap.sel(scale=scale).max()), high=1.0))
+    return settled([*rows, *_trained(data)])
 
 
-def plot(data: xarray.Dataset) -> Any:
-    """Depth scales, and accuracy over (sigma_w², depth) with 6 xi_c."""
+def _trained(data: xarray.Dataset) -> list[Compared]:
+    """Compare depths of half accuracy with xi_c."""
+    depth = _half_depths(data)
+    xi = data.law_trained.sel(scale="xi_c").values
+    is_measured = np.isfinite(depth)
+    log_xi = np.log(xi[is_measured])
+    log_depth = np.log(depth[is_measured])
+    count = len(log_xi)
+    slope, middle, low, high = [math.nan] * 4
+    # A slope and an interval need two depths; NaN fails the check.
+    if count > 1:
+        slope = float(np.polyfit(log_xi, log_depth, 1)[0])
+        log_multiple = log_depth - log_xi
+        error = log_multiple.std(ddof=1) / math.sqrt(count)
+        half_width = stats.t.ppf(0.975, count - 1) * error
+        ends = log_multiple.mean() + half_width * np.array([-1, 0, 1])
+        low, middle, high = np.exp(ends)
+    return [
+        Compared(
+            f"depth of half accuracy over xi_c (95 %: {low:.2f} to {high:.2f})",
+            float(middle),
+            low=1.0,
+            high=MULTIPLE,
+        ),
+        Compared(
+            "slope of its log on ln xi_c",
+            slope,
+            low=1 - SLOPE_ERROR,
+            high=1 + SLOPE_ERROR,
+            words=f"1 ± {SLOPE_ERROR}",
+        ),
+    ]
+
+
+def plot(data: xarray.Dataset) -> Figure:
+    """Draw depth scales, and accuracies with 6 xi_c.
+
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The figure.
+    """
     figure, axes = _style.panels(1, 2, height=2.6)
     left, right = axes[0]
-    rate, error = _rates(data)
-    for i, (scale, name) in enumerate((("xi_q", r"$\xi_q$"), ("xi_c", r"$\xi_c$"))):
-        r, e = rate.sel(scale=scale), error.sel(scale=scale)
-        some = r > 2 * e
-        _style.dots(left, data.response[some], (1 / r)[some], (2 * e / r**2)[some], i, label=f"{name}, networks")
-        _style.line(left, data.fine, data.law_xi.sel(scale=scale), i, label=f"{name}, theory")
-    left.set(
-        xlabel=r"$\sigma_w^2$", ylabel="depth scale (layers)", title="Depth scales", yscale="log", ylim=(0.6, 1000)
+    _draw_scales(left, data)
+    _draw_accuracy(right, data)
+    handles, labels = left.get_legend_handles_labels()
+    more_handles, more_labels = right.get_legend_handles_labels()
+    figure.legend(
+        [*handles, *more_handles],
+        [*labels, *more_labels],
+        loc="outside upper center",
+        ncols=3,
     )
-    left.legend(loc="upper right")
-    mean = data.accuracy.mean("seed")
-    shown = right.pcolormesh(data.square_w, data.depth, mean, shading="nearest", cmap="cividis", vmin=0, vmax=1)
-    figure.colorbar(shown, ax=right, label="training accuracy")
-    right.plot(data.fine, 6 * data.law_xi.sel(scale="xi_c"), color="white", lw=1.4, label=r"$6\,\xi_c$, theory")
-    right.plot(data.square_w, _half_depths(data), "o", color=_style.COLOURS[1], mec="white", label="half accuracy")
-    depths = data.depth.values
-    right.set(xlabel=r"$\sigma_w^2$", ylabel="depth (layers)", title="Trained on digits", yscale="log")
-    right.set_ylim(depths[0] ** 1.5 / depths[1] ** 0.5, depths[-1] ** 1.5 / depths[-2] ** 0.5)
-    right.set_xlim(float(data.square_w[0]) - 0.08, float(data.square_w[-1]) + 0.12)
-    right.set_yticks(depths, [str(d) for d in depths])
-    right.minorticks_off()
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2, facecolor="0.6", frameon=True)
     return figure
+
+
+def _draw_scales(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw measured and predicted depth scales."""
+    rate = _rates(data)
+    names = {"xi_q": r"$\xi_q$", "xi_c": r"$\xi_c$"}
+    for i, (scale, name) in enumerate(names.items()):
+        part = rate.at(scale=scale)
+        # A rate that could be 0 has no depth scale.
+        is_measured = part.value > 2 * part.error
+        value, error = part.value[is_measured], part.error[is_measured]
+        xi = Estimate(1 / value, error / value**2)
+        xi.draw(ax, value.response, i, label=f"{name}, networks")
+        predicted = data.law_xi.sel(scale=scale)
+        _style.line(ax, data.fine, y=predicted, i=i, label=f"{name}, theory")
+    ax.set(
+        xlabel=r"$\sigma_w^2$",
+        ylabel="depth scale (layers)",
+        title="Depth scales",
+        yscale="log",
+        ylim=(0.6, 1000),
+    )
+    ax.set_yticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
+
+
+def _draw_accuracy(ax: Axes, data: xarray.Dataset) -> None:
+    """Draw accuracies over sigma_w² and depth, where they are a half, and 6 xi_c."""
+    accuracy = data.accuracy.mean("seed")
+    colours = ax.pcolormesh(
+        data.square_w,
+        data.depth,
+        accuracy,
+        shading="nearest",
+        cmap="cividis",
+        vmin=0,
+        vmax=1,
+    )
+    ax.figure.colorbar(colours, ax=ax, label="training accuracy")
+    # A white rim shows both on dark and on bright squares.
+    rim = [patheffects.withStroke(linewidth=3, foreground="white")]
+    ax.plot(
+        data.fine,
+        MULTIPLE * data.law_xi.sel(scale="xi_c"),
+        color="black",
+        path_effects=rim,
+        label=rf"{MULTIPLE:g} $\xi_c$, theory",
+    )
+    ax.plot(
+        data.square_w,
+        _half_depths(data),
+        "D",
+        ms=4.5,
+        color="black",
+        mec="white",
+        label="half accuracy, networks",
+    )
+    _limit(ax, data)
+
+
+def _limit(ax: Axes, data: xarray.Dataset) -> None:
+    """Give the axes of accuracies their names, ends and ticks."""
+    depths = data.depth.values
+    # Squares reach half-way to the next depth on the logarithmic scale.
+    lowest = depths[0] ** 1.5 / depths[1] ** 0.5
+    highest = depths[-1] ** 1.5 / depths[-2] ** 0.5
+    ax.set(
+        xlabel=r"$\sigma_w^2$",
+        ylabel="depth (layers)",
+        title="Trained on digits",
+        yscale="log",
+        xlim=(float(data.square_w[0]) - 0.08, float(data.square_w[-1]) + 0.12),
+        ylim=(lowest, highest),
+    )
+    ax.set_yticks(depths, [str(depth) for depth in depths])
+    ax.minorticks_off()
