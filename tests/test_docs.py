@@ -60,12 +60,15 @@ def name_of(page):
 
 
 def chosen(page, slow):
+    """Blocks to be run in one namespace. Those of README.md are run where their output is compared."""
+    if page == ROOT / "README.md":
+        return []
     return [b for b in blocks(page) if b.tag == "python" and not b.needs and (slow or not b.slow)]
 
 
 def groups(pages):
     """Pages that audit the same network stand together, so that one process compiles it once."""
-    alike = [p for p in pages if p.name == "README.md" or p.parent.name == "flags"]
+    alike = [p for p in pages if p.parent.name == "flags"]
     return [g for g in (alike, *([p] for p in pages if p not in alike)) if g]
 
 
@@ -94,16 +97,48 @@ def test_slow_code_runs(page, tmp_path, monkeypatch):
     run(page, chosen(page, slow=True))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what they call of JAX is theirs
-@pytest.mark.parametrize("module", OPTIONAL)
-def test_code_for_other_libraries_runs(module, tmp_path, monkeypatch):
+def run_needing(module, slow, tmp_path, monkeypatch):
+    """Blocks that need an optional module, each alone."""
     monkeypatch.chdir(tmp_path)
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed: its recipes are not run")
-    found = [(page, b) for page in PAGES for b in blocks(page) if b.needs == module]
+    pages = [page for page in PAGES if page != ROOT / "README.md"]
+    found = [(page, b) for page in pages for b in blocks(page) if b.needs == module and b.slow == slow]
     assert found
     for page, block in found:
         run(page, [block])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what they call of JAX is theirs
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_code_for_other_libraries_runs(module, tmp_path, monkeypatch):
+    run_needing(module, False, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_slow_code_for_flax_runs(tmp_path, monkeypatch):
+    run_needing("flax", True, tmp_path, monkeypatch)
+
+
+def printed_by_readme():
+    """The blocks of code of README.md, each with the output that it shows."""
+    shown = [b for b in blocks(ROOT / "README.md") if b.tag in ("python", "text")]
+    return list(zip(shown[::2], shown[1::2], strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("code", "output"), printed_by_readme(), ids=["perceptron", "flax"])
+def test_readme_shows_what_its_code_prints(code, output, tmp_path, monkeypatch, capsys):
+    """A line "..." stands for the rest."""
+    monkeypatch.chdir(tmp_path)
+    run(ROOT / "README.md", [code])
+    lines = capsys.readouterr().out.splitlines()
+    shown = output.text.splitlines()
+    if shown[-1] == "...":
+        shown = shown[:-1]
+        lines = lines[: len(shown)]
+    assert lines == shown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
