@@ -1,0 +1,77 @@
+"""Faults that make the papers' figures of critical dense networks fail.
+
+Each is planted by replacing one attribute, of the figure or of the library; the check
+of the figure at its smoke preset must then fail.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from tests.paper_faults import Fault, given
+
+
+def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes the result of a function."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: change(function(*args, **kwargs))
+
+    return replace
+
+
+def _argument(index: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes one argument of a function, given by position."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            values = list(args)
+            values[index] = change(values[index])
+            return function(*values, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _point(**factors: float) -> Callable[[Any], Any]:
+    """Return what multiplies fields of a critical point by factors."""
+
+    def change(point: Any) -> Any:
+        scaled = {name: by * getattr(point, name) for name, by in factors.items()}
+        return dataclasses.replace(point, **scaled)
+
+    return _result(change)
+
+
+def _always(value: Any) -> Callable[[Any], Any]:
+    """Return what makes an argument this value."""
+    return lambda _: value
+
+
+FAULTS = [
+    Fault(
+        "pennington2017_spectra",
+        "weights 5 % larger",
+        "isometry.theory.critical_at",
+        _point(sigma_w=1.05),
+    ),
+    Fault(
+        "pennington2017_spectra",
+        "erf instead of each activation",
+        "paper_figs._draws.phi",
+        _argument(0, _always("erf")),
+    ),
+    Fault(
+        "pennington2017_spectra",
+        "Gaussian instead of orthogonal weights",
+        "paper_figs._draws.square",
+        _argument(1, _always("gaussian")),
+    ),
+    Fault(
+        "pennington2017_spectra",
+        "laws at q* = 1/2 instead of 1/4",
+        "isometry.theory.jacobian_law",
+        given(q=0.5),
+    ),
+]
