@@ -74,4 +74,28 @@ FAULTS = [
         "isometry.theory.jacobian_law",
         given(q=0.5),
     ),
+    Fault(
+        "pennington2017_variance_law",
+        "weights 5 % larger",
+        "isometry.theory.critical_at",
+        _point(sigma_w=1.05),
+    ),
+    Fault(
+        "pennington2017_variance_law",
+        "erf instead of each activation",
+        "paper_figs._draws.phi",
+        _argument(0, _always("erf")),
+    ),
+    Fault(
+        "pennington2017_variance_law",
+        "Gaussian instead of orthogonal weights",
+        "paper_figs._draws.square",
+        _argument(1, _always("gaussian")),
+    ),
+    Fault(
+        "pennington2017_variance_law",
+        "s₁ = −1.05 instead of −1",
+        "paper_figs.pennington2017_variance_law.S1",
+        lambda constants: {**constants, "gaussian": -1.05},
+    ),
 ]
