@@ -5,6 +5,7 @@ of the figure at its smoke preset must then fail.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -97,5 +98,29 @@ FAULTS = [
         "s₁ = −1.05 instead of −1",
         "paper_figs.pennington2017_variance_law.S1",
         lambda constants: {**constants, "gaussian": -1.05},
+    ),
+    Fault(
+        "pennington2017_s_max",
+        "weights 5 % larger",
+        "isometry.theory.critical_at",
+        _point(sigma_w=1.05),
+    ),
+    Fault(
+        "pennington2017_s_max",
+        "tanh instead of hard tanh and ReLU",
+        "paper_figs._draws.phi",
+        _argument(0, _always("tanh")),
+    ),
+    Fault(
+        "pennington2017_s_max",
+        "Gaussian instead of orthogonal weights",
+        "paper_figs._draws.square",
+        _argument(1, _always("gaussian")),
+    ),
+    Fault(
+        "pennington2017_s_max",
+        "laws of √L layers instead of L",
+        "isometry.theory.jacobian_law",
+        _argument(1, math.isqrt),
     ),
 ]
