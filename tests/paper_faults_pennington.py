@@ -123,4 +123,34 @@ FAULTS = [
         "isometry.theory.jacobian_law",
         _argument(1, math.isqrt),
     ),
+    Fault(
+        "pennington2018_universality",
+        "weights 5 % larger",
+        "isometry.theory.critical_at",
+        _point(sigma_w=1.05),
+    ),
+    Fault(
+        "pennington2018_universality",
+        "tanh instead of each activation",
+        "paper_figs._draws.phi",
+        _argument(0, _always("tanh")),
+    ),
+    Fault(
+        "pennington2018_universality",
+        "Gaussian instead of orthogonal weights",
+        "paper_figs._draws.square",
+        _argument(1, _always("gaussian")),
+    ),
+    Fault(
+        "pennington2018_universality",
+        "σ₀² 5 % larger",
+        "paper_figs.pennington2018_universality.SPREAD",
+        lambda spread: 1.05 * spread,
+    ),
+    Fault(
+        "pennington2018_universality",
+        "rates of the classes exchanged",
+        "paper_figs.pennington2018_universality.RATE",
+        lambda rates: {"smooth": rates["bernoulli"], "bernoulli": rates["smooth"]},
+    ),
 ]
