@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tests.paper_faults import Fault, given
 
 
@@ -152,5 +154,35 @@ FAULTS = [
         "rates of the classes exchanged",
         "paper_figs.pennington2018_universality.RATE",
         lambda rates: {"smooth": rates["bernoulli"], "bernoulli": rates["smooth"]},
+    ),
+    Fault(
+        "hu2020_width_depth",
+        "weights 5 % larger",
+        "paper_figs._draws.square",
+        _result(lambda weights: 1.05 * weights),
+    ),
+    Fault(
+        "hu2020_width_depth",
+        "Gaussian instead of orthogonal weights",
+        "paper_figs._draws.square",
+        _argument(1, _always("gaussian")),
+    ),
+    Fault(
+        "hu2020_width_depth",
+        "L* to the power of a half",
+        "paper_figs.hu2020_width_depth._frontier",
+        _result(np.sqrt),
+    ),
+    Fault(
+        "hu2020_width_depth",
+        "a rate that does not fall with depth",
+        "paper_figs.hu2020_width_depth._start",
+        _result(lambda task: task._replace(rate=len(task.weights) * task.rate)),
+    ),
+    Fault(
+        "hu2020_width_depth",
+        "the gain m/d_y instead of its root",
+        "paper_figs.hu2020_width_depth._start",
+        _result(lambda task: task._replace(gain=task.gain**2)),
     ),
 ]
