@@ -185,4 +185,22 @@ FAULTS = [
         "paper_figs.hu2020_width_depth._start",
         _result(lambda task: task._replace(gain=task.gain**2)),
     ),
+    Fault(
+        "pennington2017_training_time",
+        "weights 5 % larger",
+        "paper_figs._draws.square",
+        _result(lambda weights: 1.05 * weights),
+    ),
+    Fault(
+        "pennington2017_training_time",
+        "orthogonal and Gaussian weights exchanged",
+        "paper_figs._draws.square",
+        _argument(1, {"orthogonal": "gaussian", "gaussian": "orthogonal"}.get),
+    ),
+    Fault(
+        "pennington2017_training_time",
+        "rates that do not fall with depth",
+        "paper_figs.pennington2017_training_time.POWER",
+        _always({"tanh": 0.0, "relu": 0.0}),
+    ),
 ]
