@@ -28,7 +28,8 @@ class Histogram(NamedTuple):
 
 
 def histogram(
-    values: Float[np.ndarray, "draws n"], edges: Float[np.ndarray, " edges"]
+    values: Float[np.ndarray, "draws n"],
+    edges: Float[np.ndarray, " edges"],
 ) -> Histogram:
     """Count the values of each draw by bins.
 

@@ -29,7 +29,10 @@ def generator(key: Key) -> np.random.Generator:
 
 
 def square(
-    rng: np.random.Generator, law: str, count: int, n: int
+    rng: np.random.Generator,
+    law: str,
+    count: int,
+    n: int,
 ) -> Float[np.ndarray, "count n n"]:
     """Draw square matrices of unit scale.
 

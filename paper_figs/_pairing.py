@@ -130,7 +130,12 @@ class _Setup(NamedTuple):
 
 
 def pairings(
-    key: Key, *, width: int, depth: int, seeds: int, entries: Sequence[Entry]
+    key: Key,
+    *,
+    width: int,
+    depth: int,
+    seeds: int,
+    entries: Sequence[Entry],
 ) -> Pairings:
     """Measure networks of equal widths without biases, at one input with |x|²/n = 1.
 
@@ -220,7 +225,9 @@ def _initializer(entry: Entry, arguments: Arguments, activation: str) -> Initial
 
 
 def _spectrum(
-    net: networks.Network, params: Params, xs: Float[Array, "1 width"]
+    net: networks.Network,
+    params: Params,
+    xs: Float[Array, "1 width"],
 ) -> Spectrum:
     """Return the spectra of networks."""
     with warnings.catch_warnings():
@@ -231,7 +238,11 @@ def _spectrum(
 
 
 def _row(
-    label: str, activation: str, sp: Spectrum, *, law: theory.Law | str
+    label: str,
+    activation: str,
+    sp: Spectrum,
+    *,
+    law: theory.Law | str,
 ) -> Pairing:
     """Return a pairing, compared with its law where there is one."""
     is_resolved = np.asarray(sp.resolved)
@@ -266,7 +277,11 @@ def _top_atom(law: theory.Law) -> tuple[float, float]:
 
 
 def _drawn(
-    name: str, arguments: Arguments, init: Initializer, activation: str, n: int
+    name: str,
+    arguments: Arguments,
+    init: Initializer,
+    activation: str,
+    n: int,
 ) -> Drawn:
     """Return the ensemble whose law at infinite width square layers have.
 

@@ -65,7 +65,8 @@ def crossing(curve: Float[np.ndarray, "*settings steps"], level: float) -> Setti
 
 
 def _at(
-    values: Float[np.ndarray, "*settings n"], index: Int[np.ndarray, "*settings"]
+    values: Float[np.ndarray, "*settings n"],
+    index: Int[np.ndarray, "*settings"],
 ) -> Settings:
     """Return one value along the last axis, each with an index of its own."""
     return np.take_along_axis(values, index[..., None], axis=-1)[..., 0]

@@ -116,7 +116,12 @@ class _Task(NamedTuple):
 
 
 def _start(
-    rng: np.random.Generator, law: str, width: int, *, depth: int, seeds: int
+    rng: np.random.Generator,
+    law: str,
+    width: int,
+    *,
+    depth: int,
+    seeds: int,
 ) -> _Task:
     """Draw weights and targets."""
     weights = [_draws.square(rng, law, count=seeds, n=width) for _ in range(depth)]
@@ -189,7 +194,8 @@ def _frontier(data: xarray.Dataset) -> Float[np.ndarray, "width seed"]:
 
 
 def _passes(
-    log_depth: Float[np.ndarray, " depth"], log_loss: Float[np.ndarray, " depth"]
+    log_depth: Float[np.ndarray, " depth"],
+    log_loss: Float[np.ndarray, " depth"],
 ) -> float:
     """Return the depth at which the loss of one seed first passes the level."""
     level = math.log(PASSED)
@@ -282,7 +288,10 @@ def plot(data: xarray.Dataset) -> "Figure":
     left.set_ylabel("depth L (layers)")
     _draw_frontier(left, data)
     figure.colorbar(
-        colours, ax=axes, extend="min", label="log$_{10}$ of loss over that of f = 0"
+        colours,
+        ax=axes,
+        extend="min",
+        label="log$_{10}$ of loss over that of f = 0",
     )
     # On grey, because the line is white.
     _style.legend(figure, left, ncols=2, facecolor="0.6", frameon=True)

@@ -131,7 +131,11 @@ def _tops(weights: str, depths: Sequence[int]) -> list[list[float]]:
 
 
 def _measured(
-    weights: str, width: int, size: dict, *, rng: np.random.Generator
+    weights: str,
+    width: int,
+    size: dict,
+    *,
+    rng: np.random.Generator,
 ) -> Float[np.ndarray, "nets depths seeds"]:
     """Return ln s_max of networks of one width."""
     nets = [

@@ -113,13 +113,19 @@ def _top_atom(law: theory.Law) -> tuple[float, float]:
 
 
 def _measured(
-    case: str, size: dict, *, rng: np.random.Generator
+    case: str,
+    size: dict,
+    *,
+    rng: np.random.Generator,
 ) -> Float[np.ndarray, "depths seeds n"]:
     """Return ln s of networks at every depth."""
     activation, weights = case.split()
     net = _draws.Critical(rng, activation, Q, count=size["seeds"], n=size["width"])
     by_net = _draws.at_depths(
-        [net], weights, size["depths"], statistic=_draws.log_values
+        [net],
+        weights,
+        size["depths"],
+        statistic=_draws.log_values,
     )
     return by_net[0]
 
@@ -204,7 +210,11 @@ def _draw_case(ax: "Axes", data: xarray.Dataset, case: str) -> None:
 
 
 def _draw_mass_below(
-    ax: "Axes", log10_s: Float[np.ndarray, "seeds n"], law: theory.Law, *, i: int
+    ax: "Axes",
+    log10_s: Float[np.ndarray, "seeds n"],
+    law: theory.Law,
+    *,
+    i: int,
 ) -> None:
     """Write the mass to the left of the axis, in networks and by the law."""
     # What float64 does not resolve of a product lies below 1e-9, and so is counted

@@ -184,7 +184,12 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
 
 
 def _start(
-    rng: np.random.Generator, net: str, depth: int, *, q: float, size: dict
+    rng: np.random.Generator,
+    net: str,
+    depth: int,
+    *,
+    q: float,
+    size: dict,
 ) -> _Task:
     """Draw the parameters and the batches of every seed."""
     activation, law = net.split(", ")
@@ -222,7 +227,8 @@ def _run(task: _Task, q: float, *, steps: int) -> _Run:
     seen, labels = training.xs[:SEEN], training.labels[:SEEN]
     num_rates = len(training.rates)
     params = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (num_rates, *leaf.shape)), task.params
+        lambda leaf: jnp.broadcast_to(leaf, (num_rates, *leaf.shape)),
+        task.params,
     )
     records = [0]
     curve = [_wrong(params, seen, labels, activation=activation)]
@@ -254,7 +260,9 @@ def _is_there_at_one_rate(curve: list[Float[Array, "rates seeds"]]) -> bool:
 
 
 def _outputs(
-    params: _Params, x: Float[Array, "*batch pixels"], activation: str
+    params: _Params,
+    x: Float[Array, "*batch pixels"],
+    activation: str,
 ) -> Float[Array, "*batch classes"]:
     """Return the outputs of one network."""
     phi = activations.get(activation)
@@ -317,7 +325,9 @@ def _train(
         return -of_label.mean()
 
     def run(
-        rate: Array, params: _Params, batches: Int[Array, "steps batch"]
+        rate: Array,
+        params: _Params,
+        batches: Int[Array, "steps batch"],
     ) -> _Params:
         def step(i: Array, params: _Params) -> _Params:
             gradient = jax.grad(loss)(params, batches[i])

@@ -109,7 +109,11 @@ def _predicted(activation: str, depth: int, weights: str) -> float:
 
 
 def _measured(
-    weights: str, width: int, size: dict, *, rng: np.random.Generator
+    weights: str,
+    width: int,
+    size: dict,
+    *,
+    rng: np.random.Generator,
 ) -> Float[np.ndarray, "activations depths seeds 2"]:
     """Return mean and variance of λ in networks of one width."""
     nets = [

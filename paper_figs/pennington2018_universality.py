@@ -131,7 +131,10 @@ def _quantiles(law: theory.Law) -> Float[np.ndarray, " rank"]:
 
 
 def _measured(
-    activation: str, size: dict, *, rng: np.random.Generator
+    activation: str,
+    size: dict,
+    *,
+    rng: np.random.Generator,
 ) -> Float[np.ndarray, "seeds n"]:
     """Return ln s of networks at one depth."""
     depth = size["depth"]
