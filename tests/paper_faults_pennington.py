@@ -199,8 +199,8 @@ FAULTS = [
     ),
     Fault(
         "pennington2017_training_time",
-        "rates that do not fall with depth",
-        "paper_figs.pennington2017_training_time.POWER",
-        _always({"tanh": 0.0, "relu": 0.0}),
+        "Gaussian instead of orthogonal weights",
+        "paper_figs._draws.square",
+        _argument(1, _always("gaussian")),
     ),
 ]
