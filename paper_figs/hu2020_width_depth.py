@@ -53,8 +53,8 @@ LAWS = ("gaussian", "orthogonal")
 # No width is below the number of inputs, which would bound the rank.
 INPUTS = 16
 OUTPUTS = 4
-# In the paper's scale. At ten times this rate training diverges; at a tenth of it even
-# shallow networks are not trained after so few steps.
+# In the paper's scale. At ten times this rate Gaussian networks of all depths diverge;
+# at a tenth of it not even shallow ones are trained after so few steps.
 RATE = 0.2
 # A network counts as trained below this share of the loss of f = 0. A tenth of it would
 # ask for more steps; ten times as much is no training at all.
