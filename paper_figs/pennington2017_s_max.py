@@ -1,131 +1,318 @@
-"""Gaussian weights stretch like √L whatever q*; orthogonal hard-tanh networks stay near 1 to the depth that q* sets.
+"""Gaussian weights stretch signals as √L; orthogonal hard-tanh networks may not at all.
 
 Pennington, Schoenholz, Ganguli (2017), arXiv:1711.04735, Fig. 3.
 
-The largest singular value at criticality against depth and against q*. Lines: the top of the law, exact. Marks:
-networks. Below a soft edge the largest of N values lies by O(N^(−2/3)), so the mean of ln s_max over draws at N, 2N and
-4N is extrapolated by a + b N^(−2/3) + c/N; bars are two standard errors. Where the law's top is a point mass every
-network has it exactly. ReLU with orthogonal weights at L = 2, a hard edge with other powers of N, is left out. Measured
-only where L/N ≤ 1/50 for the widest. Full: 2 minutes on 2 cores.
+The largest singular value at criticality against depth, and against q* at one depth.
+With orthogonal weights and a hard tanh it stays near 1, to a depth that is set by q*.
+Lines are the top of the law, which is exact. Marks are networks, with two standard
+errors over draws; networks of one width share their weights, and marks at one depth are
+moved apart. Where a law ends in a soft edge, the largest of N values lies below it by
+O(N^(−2/3)). So the mean of ln s_max at widths N, 2N and 4N is extrapolated by
+a + b N^(−2/3) + c/N. Where the law ends in a point mass, each network has that value
+exactly. Networks are measured only where L is at most a fiftieth of the largest width,
+and not at L = 2: there ReLU with orthogonal weights has a hard edge, with other powers
+of N. The paper shows no networks here. Full: 2 minutes on 2 cores.
 """
 
-import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray
+from jaxtyping import Float
 
 from isometry import theory
+from isometry._internal.types import Key
 from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import Estimate, mean
 
-LAWS = ("gaussian", "orthogonal")
-NETS = {"hard_tanh, q* = 1/64": ("hard_tanh", 1 / 64), "hard_tanh, q* = 1/4": ("hard_tanh", 0.25),
-        "hard_tanh, q* = 1": ("hard_tanh", 1.0), "relu": ("relu", 1.0)}  # fmt: skip
-FIXED = 64  # the depth of the scan over q*
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 PRESETS = {
-    "full": {"depths": (1, 4, 8), "widths": (100, 200, 400), "seeds": 40, "points": 31},
-    "smoke": {"depths": (1, 4), "widths": (50, 100, 200), "seeds": 20, "points": 6},
+    "full": {
+        "depths": (1, 4, 8),
+        "widths": (100, 200, 400),
+        "seeds": 40,
+        "points": 31,
+    },
+    "smoke": {
+        "depths": (1, 4),
+        "widths": (50, 100, 200),
+        "seeds": 20,
+        "points": 6,
+    },
 }
 
 
-def compute(preset: str, key: Any) -> xarray.Dataset:
-    """Over (weights, net, depth): the laws' s_max, and ln s_max of networks (seed, width)."""
-    size, rng = PRESETS[preset], _draws.generator(key)
+class _Net(NamedTuple):
+    """A kind of network.
+
+    Attributes:
+        activation: Its activation.
+        q: The variance of its pre-activations.
+    """
+
+    activation: str
+    q: float
+
+
+LAWS = ("gaussian", "orthogonal")
+NETS = {
+    "hard_tanh, q* = 1/64": _Net("hard_tanh", 1 / 64),
+    "hard_tanh, q* = 1/4": _Net("hard_tanh", 1 / 4),
+    "hard_tanh, q* = 1": _Net("hard_tanh", 1.0),
+    "relu": _Net("relu", 1.0),
+}
+# The depth of the scan over q*.
+FIXED = 64
+# Growth is measured between the last two. At a hundredth of these depths the power of
+# linear Gaussian networks is 0.45, still below its limit of 1/2.
+DEEP = (64, 256, 1024)
+
+
+def compute(preset: str, key: Key) -> xarray.Dataset:
+    """Compute the tops of the laws, and measure networks.
+
+    Args:
+        preset: "full" or "smoke".
+        key: The key of all draws.
+
+    Returns:
+        `law`, s_max by the law over (weights, net, depth); `law_scan`, the same over
+        (weights, q) at one depth; and `log_s_max`, ln s_max of networks over (weights,
+        width, net, measured_depth, seed).
+    """
+    size = PRESETS[preset]
+    rng = _draws.generator(key)
     q = np.geomspace(1 / 64, 4, size["points"])
-    depths = sorted({64, 256, *size["depths"], *np.geomspace(1, 1024, size["points"]).round().astype(int).tolist()})
-    law = [[[_top(*net, d, w) for d in depths] for net in NETS.values()] for w in LAWS]
-    scan = [[_top("hard_tanh", v, FIXED, w) for v in q] for w in LAWS]
-    measured = np.stack([[_measured(rng, w, n, size) for n in size["widths"]] for w in LAWS])
-    names = ("weights", "net", "depth")
+    spaced = np.geomspace(1, DEEP[-1], size["points"]).round().astype(int)
+    # Spaced depths may be among the others.
+    depths = sorted({*DEEP, *size["depths"], *spaced.tolist()})
+    tops = [_tops(weights, depths) for weights in LAWS]
+    scanned = [_Net("hard_tanh", variance) for variance in q]
+    scan = [[_law(net, FIXED, weights).s_max for net in scanned] for weights in LAWS]
+    measured = []
+    for weights in LAWS:
+        by_width = [_measured(weights, n, size, rng=rng) for n in size["widths"]]
+        measured.append(by_width)
     return xarray.Dataset(
         {
-            "law": (names, np.array(law)),
+            "law": (("weights", "net", "depth"), np.array(tops)),
             "law_scan": (("weights", "q"), np.array(scan)),
-            "log_s_max": (("weights", "width", "net", "measured_depth", "seed"), measured),
+            "log_s_max": (
+                ("weights", "width", "net", "measured_depth", "seed"),
+                np.array(measured),
+            ),
         },
-        {"weights": list(LAWS), "net": list(NETS), "depth": depths, "q": q,
-         "width": list(size["widths"]), "measured_depth": list(size["depths"])},
-    )  # fmt: skip
+        {
+            "weights": list(LAWS),
+            "net": list(NETS),
+            "depth": depths,
+            "q": q,
+            "width": list(size["widths"]),
+            "measured_depth": list(size["depths"]),
+        },
+    )
 
 
-@functools.cache
-def _law(activation: str, q: float, depth: int, weights: str) -> theory.Law:
-    return theory.jacobian_law(activation, depth, q=q, weights=weights)
+def _law(net: _Net, depth: int, weights: str) -> theory.Law:
+    """Return the law of as many layers."""
+    return theory.jacobian_law(net.activation, depth, q=net.q, weights=weights)
 
 
-def _top(activation: str, q: float, depth: int, weights: str) -> float:
-    return _law(activation, q, depth, weights).s_max
+def _tops(weights: str, depths: Sequence[int]) -> list[list[float]]:
+    """Return s_max by the laws, over (net, depth)."""
+    return [
+        [_law(net, depth, weights).s_max for depth in depths] for net in NETS.values()
+    ]
 
 
-def _measured(rng: np.random.Generator, law: str, width: int, size: dict) -> np.ndarray:
-    """(net, depth, seed)."""
-    nets = [_draws.Critical(rng, a, q, size["seeds"], width) for a, q in NETS.values()]
-    found = []
-    for depth in range(1, max(size["depths"]) + 1):
-        weights = _draws.square(rng, law, size["seeds"], width)
-        for net in nets:
-            net.step(weights)
-        if depth in size["depths"]:
-            found.append([np.log(np.linalg.norm(net.jacobian, 2, (1, 2))) for net in nets])
-    return np.swapaxes(found, 0, 1)
+def _measured(
+    weights: str,
+    width: int,
+    size: dict,
+    *,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "nets depths seeds"]:
+    """Return ln s_max of networks of one width."""
+    nets = [
+        _draws.Critical(rng, net.activation, net.q, count=size["seeds"], n=width)
+        for net in NETS.values()
+    ]
+    return _draws.at_depths(nets, weights, size["depths"], statistic=_log_s_max)
 
 
-def _extrapolated(data: xarray.Dataset) -> tuple[xarray.DataArray, xarray.DataArray]:
-    """ln s_max at infinite width, and its standard error."""
+def _log_s_max(
+    jacobian: Float[np.ndarray, "seeds n n"],
+) -> Float[np.ndarray, " seeds"]:
+    """Return ln s_max of each matrix."""
+    return np.log(np.linalg.norm(jacobian, ord=2, axis=(1, 2)))
+
+
+def _extrapolated(data: xarray.Dataset) -> Estimate:
+    """Return ln s_max at infinite width."""
     n = data.width.values.astype(float)
-    share = xarray.DataArray(np.linalg.inv(np.stack([n**0, n ** (-2 / 3), 1 / n], 1))[0], {"width": data.width})
-    mean, error = data.log_s_max.mean("seed"), data.log_s_max.std("seed", ddof=1) / np.sqrt(data.sizes["seed"])
-    return (share * mean).sum("width"), np.sqrt(((share * error) ** 2).sum("width"))
+    powers = np.stack([n**0, n ** (-2 / 3), 1 / n], axis=1)
+    # There are as many widths as coefficients, so that the first row of the inverse
+    # gives a as a sum over widths.
+    shares = xarray.DataArray(np.linalg.inv(powers)[0], {"width": data.width})
+    by_width = mean(data.log_s_max.rename(seed="draw"))
+    value = (shares * by_width.value).sum("width")
+    square = ((shares * by_width.error) ** 2).sum("width")
+    return Estimate(value, square**0.5)
 
 
-def _topped(data: xarray.Dataset) -> xarray.DataArray:
-    """Whether the top of the law that is measured is a point mass."""
-    laws = [[[_law(*net, d, w) for d in data.measured_depth.values.tolist()] for net in NETS.values()] for w in LAWS]
-    dims = ("weights", "net", "measured_depth")
-    return xarray.DataArray([[[bool(a.atoms and a.atoms[-1].lam > 0) for a in r] for r in p] for p in laws], dims=dims)
+def _has_top_atom(data: xarray.Dataset) -> xarray.DataArray:
+    """Return whether the law of a measured network ends in a point mass."""
+    is_atom = [
+        [
+            [_is_atom_on_top(_law(net, depth, weights)) for depth in _depths(data)]
+            for net in NETS.values()
+        ]
+        for weights in LAWS
+    ]
+    return xarray.DataArray(is_atom, dims=("weights", "net", "measured_depth"))
+
+
+def _depths(data: xarray.Dataset) -> list[int]:
+    """Return the depths at which networks were measured."""
+    return data.measured_depth.values.tolist()
+
+
+def _is_atom_on_top(law: theory.Law) -> bool:
+    """Return whether the law ends in a point mass."""
+    # Laws here have no density above a point mass that is not at zero.
+    return bool(law.atoms) and law.atoms[-1].lam > 0
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """The closed forms; the networks; growth like √L against none."""
-    atom, (found, error) = _topped(data), _extrapolated(data)
-    law = np.log(data.law.sel(depth=data.measured_depth))
-    apart = (np.abs(found - law) / error).where(~atom)
-    exact = np.abs(data.log_s_max - law).where(atom)
-    relu = data.law.sel(net="relu", depth=64) ** 2
-    growth = np.log(data.law.sel(depth=1024) / data.law.sel(depth=256)) / np.log(4)
-    gaussian = growth.sel(weights="gaussian")
-    deep = float(data.law.sel(weights="orthogonal", net="hard_tanh, q* = 1/64", depth=1024))
-    bound = t_bound(int((~atom).sum()), data.sizes["seed"])
-    return settled(
-        [
-            within("λ_max, ReLU, Gaussian, L = 64", float(relu.sel(weights="gaussian")), 347.947, 5e-4),
-            within("λ_max, ReLU, orthogonal, L = 64", float(relu.sel(weights="orthogonal")), 172.609, 5e-4),
-            Compared("networks from the law's soft edge, standard errors", float(apart.max()), high=bound),
-            within("networks at the law's top atom, largest |ln s_max/law|", float(exact.max()), 0.0, 1e-12),
-            Compared("least d ln s_max/d ln L, Gaussian, L = 256 to 1024", float(gaussian.min()), 0.49, 0.51),
-            Compared("largest of the same", float(gaussian.max()), 0.49, 0.51),
-            within("s_max, orthogonal hard-tanh, q* = 1/64, L = 1024", deep, 1.0, 1e-9),
-        ]
-    )  # fmt: skip
+    """Hold laws against closed forms and powers of L, and networks against the laws.
+
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The comparisons.
+
+    Raises:
+        ClaimFailed: One of them does not hold.
+    """
+    relu = data.law.sel(net="relu", depth=FIXED) ** 2
+    # The closed forms for units that are active with probability 1/2, to six digits.
+    largest = {"gaussian": 347.947, "orthogonal": 172.609}
+    rows = [
+        within(
+            f"λ_max, ReLU, {_named(weights)}, L = {FIXED}",
+            float(relu.sel(weights=weights)),
+            expected,
+            tolerance=5e-4,
+        )
+        for weights, expected in largest.items()
+    ]
+    return settled([*rows, *_networks(data), *_growth(data)])
 
 
-def plot(data: xarray.Dataset) -> Any:
-    """Against depth for both laws of the weights; against q* at one depth."""
-    figure, axes = _style.panels(1, 3, height=2.7, width=2.4, sharey=True)
-    found, error = _extrapolated(data)
-    for ax, weights in zip(axes[0], LAWS, strict=False):
-        for i, net in enumerate(NETS):
-            part = data.sel(weights=weights, net=net)
-            _style.line(ax, data.depth, part.law, i, ls=("-", "-", "-", "--")[i], label=net)
-            where = {"weights": LAWS.index(weights), "net": i}
-            mean, bar = np.exp(found.isel(where)), 2 * error.isel(where)
-            _style.dots(ax, data.measured_depth, mean, mean * bar, i)
-        ax.set(title=f"{weights.capitalize()} weights", xscale="log", yscale="log", xlabel="depth L")
-    for i, weights in enumerate(LAWS):
-        _style.line(axes[0, 2], data.q, data.law_scan.sel(weights=weights), i + 4, label=weights.capitalize())
-    axes[0, 2].set(title=f"hard_tanh, L = {FIXED}", xscale="log", xlabel="q*")
-    axes[0, 2].legend(loc="upper left")
-    axes[0, 0].set_ylabel("largest singular value s$_{max}$")
-    _style.legend(figure, axes[0, 0], ncols=4)
+def _named(weights: str) -> str:
+    """Return the name of a law of the weights in a sentence."""
+    return weights.replace("gaussian", "Gaussian")
+
+
+def _networks(data: xarray.Dataset) -> list[Compared]:
+    """Compare networks with the tops of their laws."""
+    has_atom = _has_top_atom(data)
+    log_law = np.log(data.law.sel(depth=data.measured_depth))
+    from_edge = _extrapolated(data).gap(log_law).where(~has_atom)
+    num_edges = int((~has_atom).sum())
+    from_atom = abs(data.log_s_max - log_law).where(has_atom)
+    return [
+        Compared(
+            "networks from the law's soft edge, standard errors",
+            float(from_edge.max()),
+            high=t_bound(num_edges, data.sizes["seed"]),
+        ),
+        # The rounding of a product of a few matrices.
+        within(
+            "networks at the law's top atom, largest |ln s_max/law|",
+            float(from_atom.max()),
+            0.0,
+            tolerance=1e-12,
+        ),
+    ]
+
+
+def _growth(data: xarray.Dataset) -> list[Compared]:
+    """Compare the growth of laws with depth."""
+    _, start, end = DEEP
+    ratio = data.law.sel(depth=end) / data.law.sel(depth=start)
+    power = np.log(ratio) / np.log(end / start)
+    # At these depths the power is not yet quite its limit of 1/2.
+    gaussian = power.sel(weights="gaussian")
+    flat = data.law.sel(weights="orthogonal", net="hard_tanh, q* = 1/64", depth=end)
+    return [
+        Compared(
+            f"least d ln s_max/d ln L, Gaussian, L = {start} to {end}",
+            float(gaussian.min()),
+            low=0.49,
+            high=0.51,
+        ),
+        Compared("largest of the same", float(gaussian.max()), low=0.49, high=0.51),
+        within(
+            f"s_max, orthogonal hard-tanh, q* = 1/64, L = {end}",
+            float(flat),
+            1.0,
+            tolerance=1e-9,
+        ),
+    ]
+
+
+def plot(data: xarray.Dataset) -> "Figure":
+    """Draw s_max against depth for both laws of the weights, and against q*.
+
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The figure.
+    """
+    # Three panels are as wide as a page.
+    figure, axes = _style.panels(1, 3, height=2.5, width=2.4, sharey=True)
+    left, middle, right = axes[0]
+    for ax, weights in ((left, "gaussian"), (middle, "orthogonal")):
+        _draw_depths(ax, data, weights)
+    _draw_scan(right, data)
+    left.set(ylabel="largest singular value s$_\\mathrm{max}$", yscale="log")
+    values = (1, 2, 5, 10, 20, 50)
+    left.set_yticks(values, list(map(str, values)))
+    left.minorticks_off()
+    _style.legend(figure, left, ncols=4)
     return figure
+
+
+def _draw_depths(ax: "Axes", data: xarray.Dataset, weights: str) -> None:
+    """Draw s_max against depth."""
+    measured = _extrapolated(data).at(weights=weights).exp()
+    # Laws of small q* hardly differ for Gaussian weights, so that one is dashed.
+    dashes = ("-", (0, (4, 3)), "-", ":")
+    for i, net in enumerate(NETS):
+        law = data.law.sel(weights=weights, net=net)
+        _style.line(ax, data.depth, y=law, i=i, ls=dashes[i], label=net)
+        # Marks of one depth stand side by side.
+        beside = data.measured_depth * 1.15 ** (i - (len(NETS) - 1) / 2)
+        measured.at(net=net).draw(ax, beside, i, label="")
+    _style.ticks(ax, (1, 4, 16, 64, 256, 1024))
+    ax.set(title=f"{weights.capitalize()} weights (lines: laws)", xlabel="depth L")
+
+
+def _draw_scan(ax: "Axes", data: xarray.Dataset) -> None:
+    """Draw s_max against q* at one depth."""
+    for i, weights in enumerate(LAWS, start=len(NETS)):
+        law = data.law_scan.sel(weights=weights)
+        _style.line(ax, data.q, y=law, i=i, label=weights.capitalize())
+    labels = {1 / 64: "1/64", 1 / 16: "1/16", 1 / 4: "1/4", 1: "1", 4: "4"}
+    _style.ticks(ax, labels)
+    ax.set_xticks(list(labels), list(labels.values()))
+    ax.set(title=f"Laws of hard_tanh, L = {FIXED}", xlabel="q*")
+    ax.legend(loc="upper left")

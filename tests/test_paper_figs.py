@@ -83,11 +83,13 @@ def timed(noise=0.15):
     logs = middle[:, :, None, None] + 0.1 * (np.arange(8) - 3.5)[:, None] ** 2 + noise * rng.standard_normal(12)
     logs = logs + noise * rng.standard_normal(logs.shape)
     wrong = 0.9 + 0.04 * rng.standard_normal((4, 2, 12))
+    variance = 1 + 0.1 * rng.standard_normal((4, 2, 12))
     return xarray.Dataset(
         {
             "steps": (("net", "depth", "rate", "seed"), np.exp(logs)),
             "ended": (("net", "depth"), np.full((4, 2), 400)),
             "wrong": (("net", "depth", "seed"), wrong),
+            "variance": (("net", "depth", "seed"), variance),
         },
         {"net": list(GROWN), "depth": depths, "rate": 2.0 ** (np.arange(-4, 4) / 2)},
     )
