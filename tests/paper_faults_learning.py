@@ -1,0 +1,79 @@
+"""Faults that make the figures of learning in linear nets, and from ZerO, fail.
+
+Each is planted by replacing one attribute, of the figure or of the library; the check
+of the figure at its smoke preset must then fail.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.paper_faults import Fault
+
+
+def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that its result is changed."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            return change(function(*args, **kwargs))
+
+        return changed
+
+    return replace
+
+
+def _argument(place: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what wraps a function such that it gets one argument changed."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            arguments = list(args)
+            arguments[place] = change(arguments[place])
+            return function(*arguments, **kwargs)
+
+        return changed
+
+    return replace
+
+
+def _decaying(slopes: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what lets the weights decay while they learn."""
+
+    def changed(weights: Any, target: Any) -> Any:
+        return slopes(weights, target) - 0.05 * weights
+
+    return changed
+
+
+FAULTS = [
+    Fault(
+        "saxe2013_learning_curves",
+        "rotations that are 5 % too large",
+        "paper_figs._draws.square",
+        _result(lambda rotations: 1.05 * rotations),
+    ),
+    Fault(
+        "saxe2013_learning_curves",
+        "Gaussian matrices instead of rotations",
+        "paper_figs._draws.square",
+        _argument(1, lambda _: "gaussian"),
+    ),
+    Fault(
+        "saxe2013_learning_curves",
+        "weights that decay",
+        "paper_figs.saxe2013_learning_curves._slopes",
+        _decaying,
+    ),
+    Fault(
+        "saxe2013_learning_curves",
+        "theory of half a layer more",
+        "paper_figs.saxe2013_learning_curves._theory_time",
+        _argument(2, lambda depth: depth + 0.5),
+    ),
+    Fault(
+        "saxe2013_learning_curves",
+        "closed form with a time that is 5 % too long",
+        "paper_figs.saxe2013_learning_curves._closed_form",
+        _argument(1, lambda times: 1.05 * times),
+    ),
+]
