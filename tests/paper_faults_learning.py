@@ -4,10 +4,13 @@ Each is planted by replacing one attribute, of the figure or of the library; the
 of the figure at its smoke preset must then fail.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from tests.paper_faults import Fault
+
+EXCHANGED = {"orthogonal": "gaussian", "gaussian": "orthogonal"}
 
 
 def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -45,6 +48,16 @@ def _decaying(slopes: Callable[..., Any]) -> Callable[..., Any]:
     return changed
 
 
+def _steeper(losses: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what trains at rates that fall with the root of the depth."""
+
+    def changed(weights: Any, rates: Any, *args: Any, **kwargs: Any) -> Any:
+        depth = weights.hidden.shape[1] + 2
+        return losses(weights, rates * depth**0.5, *args, **kwargs)
+
+    return changed
+
+
 FAULTS = [
     Fault(
         "saxe2013_learning_curves",
@@ -75,5 +88,35 @@ FAULTS = [
         "closed form with a time that is 5 % too long",
         "paper_figs.saxe2013_learning_curves._closed_form",
         _argument(1, lambda times: 1.05 * times),
+    ),
+    Fault(
+        "saxe2013_linear_learning",
+        "matrices that are 5 % too large",
+        "paper_figs._draws.square",
+        _result(lambda matrices: 1.05 * matrices),
+    ),
+    Fault(
+        "saxe2013_linear_learning",
+        "orthogonal and Gaussian exchanged",
+        "paper_figs._draws.square",
+        _argument(1, lambda law: EXCHANGED[law]),
+    ),
+    Fault(
+        "saxe2013_linear_learning",
+        "rates that fall with the root of the depth",
+        "paper_figs.saxe2013_linear_learning._losses",
+        _steeper,
+    ),
+    Fault(
+        "saxe2013_linear_learning",
+        "singular values of the law that are 5 % too large",
+        "paper_figs.saxe2013_linear_learning._law",
+        _result(lambda log_values: log_values + math.log(1.05)),
+    ),
+    Fault(
+        "saxe2013_linear_learning",
+        "the law of a factor more",
+        "paper_figs.saxe2013_linear_learning._law",
+        _argument(0, lambda count: count + 1),
     ),
 ]
