@@ -58,6 +58,15 @@ def _steeper(losses: Callable[..., Any]) -> Callable[..., Any]:
     return changed
 
 
+def _without_a_gain(mean_field: Callable[..., float]) -> Callable[..., float]:
+    """Return what leaves g² out of one of the factors of mean field."""
+
+    def changed(gain: float, mean_square: float) -> float:
+        return mean_field(gain, mean_square) - 2 * math.log(gain)
+
+    return changed
+
+
 FAULTS = [
     Fault(
         "saxe2013_learning_curves",
@@ -118,5 +127,41 @@ FAULTS = [
         "the law of a factor more",
         "paper_figs.saxe2013_linear_learning._law",
         _argument(0, lambda count: count + 1),
+    ),
+    Fault(
+        "saxe2013_nonlinear_gain",
+        "gains that are 5 % larger",
+        "paper_figs.saxe2013_nonlinear_gain._log_values",
+        _argument(1, lambda gain: 1.05 * gain),
+    ),
+    Fault(
+        "saxe2013_nonlinear_gain",
+        "Gaussian instead of orthogonal weights",
+        "paper_figs._draws.square",
+        _argument(1, lambda _: "gaussian"),
+    ),
+    Fault(
+        "saxe2013_nonlinear_gain",
+        "theory of erf instead of tanh",
+        "isometry.theory.chi",
+        _argument(0, lambda _: "erf"),
+    ),
+    Fault(
+        "saxe2013_nonlinear_gain",
+        "the root of each layer's factor",
+        "isometry.theory.chi",
+        _result(math.sqrt),
+    ),
+    Fault(
+        "saxe2013_nonlinear_gain",
+        "lengths that do not change from layer to layer",
+        "isometry.theory.q_map",
+        lambda _: lambda activation, q, *args, **kwargs: q,
+    ),
+    Fault(
+        "saxe2013_nonlinear_gain",
+        "theory without the gain of one layer",
+        "paper_figs.saxe2013_nonlinear_gain._mean_field",
+        _without_a_gain,
     ),
 ]
