@@ -4,11 +4,15 @@ Each is planted by replacing one attribute, of the figure or of the library; the
 of the figure at its smoke preset must then fail.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
-from tests.paper_faults import Fault
+import jax
+import numpy as np
+
+from tests.paper_faults import Fault, given
 
 EXCHANGED = {"orthogonal": "gaussian", "gaussian": "orthogonal"}
 
@@ -63,6 +67,34 @@ def _without_a_gain(mean_field: Callable[..., float]) -> Callable[..., float]:
 
     def changed(gain: float, mean_square: float) -> float:
         return mean_field(gain, mean_square) - 2 * math.log(gain)
+
+    return changed
+
+
+def _from_noise(train: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what trains from weights that are off by 5 %."""
+
+    def changed(weights: list[np.ndarray], *args: Any, **kwargs: Any) -> Any:
+        rng = np.random.default_rng(0)
+        for i, weight in enumerate(weights):
+            noise = 0.05 * rng.standard_normal(weight.shape) / math.sqrt(len(weight))
+            weights[i] = (weight + noise).astype(weight.dtype)
+        return train(weights, *args, **kwargs)
+
+    return changed
+
+
+def _shifted(outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Return signals of layers with a bias of 5 % behind the first."""
+    return [outputs[0], *(signal + 0.05 for signal in outputs[1:])]
+
+
+def _anew(generator: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what makes another generator at each call."""
+    count = itertools.count()
+
+    def changed(key: jax.Array) -> Any:
+        return generator(jax.random.fold_in(key, next(count)))
 
     return changed
 
@@ -163,5 +195,49 @@ FAULTS = [
         "theory without the gain of one layer",
         "paper_figs.saxe2013_nonlinear_gain._mean_field",
         _without_a_gain,
+    ),
+    Fault(
+        "zero2021_partial_identity_rank",
+        "weights off by 5 %",
+        "paper_figs._zero.train",
+        _from_noise,
+    ),
+    Fault(
+        "zero2021_partial_identity_rank",
+        "signals that do not stay zero behind the identity",
+        "paper_figs._zero._layers",
+        _result(_shifted),
+    ),
+    Fault(
+        "zero2021_partial_identity_rank",
+        "a batch for each width",
+        "paper_figs._draws.generator",
+        _anew,
+    ),
+    Fault(
+        "zero2021_rank_ceiling",
+        "weights off by 5 %",
+        "paper_figs._zero.train",
+        _from_noise,
+    ),
+    Fault(
+        "zero2021_rank_ceiling",
+        "Hadamard signs that repeat after twice as many",
+        "paper_figs.zero2021_rank_ceiling._period",
+        _result(lambda period: 2 * period),
+    ),
+    Fault(
+        "zero2021_rank_ceiling",
+        "all weights in float64",
+        "paper_figs.zero2021_rank_ceiling.RUNS",
+        lambda runs: {
+            name: run._replace(dtype="float64") for name, run in runs.items()
+        },
+    ),
+    Fault(
+        "zero2021_rank_ceiling",
+        "orthogonal weights instead of all",
+        "isometry.networks.mlp",
+        given(scheme="orthogonal"),
     ),
 ]
