@@ -222,9 +222,9 @@ FAULTS = [
     ),
     Fault(
         "zero2021_rank_ceiling",
-        "Hadamard signs that repeat after twice as many",
+        "Hadamard signs that repeat after half as many",
         "paper_figs.zero2021_rank_ceiling._period",
-        _result(lambda period: 2 * period),
+        _result(lambda period: period // 2),
     ),
     Fault(
         "zero2021_rank_ceiling",
