@@ -212,9 +212,10 @@ def rows_of_gaps(gaps: xarray.DataArray, axis: str, what: str) -> list[Compared]
     rows = []
     # A gap of 1 is as far as chance takes the largest of them all.
     for name in gaps[axis].values:
-        largest = float(gaps.sel({axis: name}).max())
+        # NaN stays NaN, which holds nowhere.
+        largest = gaps.sel({axis: name}).max(skipna=False)
         words = f"{name}: {what}, largest gap over its interval"
-        rows.append(Compared(words, largest, high=1.0))
+        rows.append(Compared(words, float(largest), high=1.0))
     return rows
 
 

@@ -149,17 +149,18 @@ def _same(params: Params) -> Params:
 def _equal_heads(params: Params) -> Params:
     """Return a transformer whose second head is a copy of the first, in each block."""
     attention = params["body"]["blocks"]["attention"]
-    changed = {}
-    for name, layer in attention.items():
+    changed = dict(attention)
+    for name in ("query", "key", "value"):
+        layer = attention[name]
         w = layer["w"]
-        if name in ("query", "key", "value"):
-            # Axes are blocks, features, heads, entries of a head.
-            first = w[:, :, 0]
-            w = w.at[:, :, 1].set(first)
-        if name == "output":
-            first = w[:, 0]
-            w = w.at[:, 1].set(first)
-        changed[name] = {**layer, "w": w}
+        # Axes are blocks, features, heads, entries of a head.
+        first = w[:, :, 0]
+        changed[name] = {**layer, "w": w.at[:, :, 1].set(first)}
+    layer = attention["output"]
+    w = layer["w"]
+    # Axes are blocks, heads, entries of a head, features.
+    first = w[:, 0]
+    changed["output"] = {**layer, "w": w.at[:, 1].set(first)}
     return _with_attention(params, changed)
 
 
