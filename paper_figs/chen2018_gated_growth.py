@@ -265,7 +265,9 @@ def _gru_step(
     inner = dr * h + r * dh
     dg = (1 - g**2) * (inner @ candidate["recurrent"])
     state = u * h + (1 - u) * g
-    return state, du * (h - g) + u * dh + (1 - u) * dg
+    # The gate keeps or replaces the state, and moves between the two.
+    tangent = du * (h - g) + u * dh + (1 - u) * dg
+    return state, tangent
 
 
 def _minimal_step(
@@ -322,18 +324,22 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         ClaimFailed: One of them does not hold.
     """
     seeds = data.sizes["seed"]
-    bound = t_bound(data.sizes["scale"] + data.sizes["bias"], seeds)
+    # One bound for all cells together.
+    num_cells = data.sizes["scale"] + data.sizes["bias"]
+    bound = t_bound(num_cells, seeds)
     rates = mean(data.rate, axis="seed")
     time_rates = mean(data.time_rate, axis="seed")
     rows = []
     for scale in data.scale.values:
         tied = float(data.law_tied.sel(scale=scale))
         what = f"GRU, scale {scale:g}: growth of |δh|² per step"
-        rows.append(_against(rates.at(scale=scale), tied, bound, what=what))
+        rate = rates.at(scale=scale)
+        rows.append(_against(rate, tied, bound, what=what))
     for bias in data.bias.values:
         tied = float(data.law_time_tied.sel(bias=bias))
         what = f"minimal, bias {bias:g}: growth of |δh|² per step"
-        rows.append(_against(time_rates.at(bias=bias), tied, bound, what=what))
+        rate = time_rates.at(bias=bias)
+        rows.append(_against(rate, tied, bound, what=what))
     chaotic = rates.at(scale=CHAOTIC)
     fresh = data.law_fresh.sel(scale=CHAOTIC)
     difference = abs(data.law_time_fresh - data.law_quadrature)
@@ -389,6 +395,7 @@ def _draw_growth(ax: "Axes", data: xarray.Dataset) -> None:
     _style.line(ax, data.scale, y=data.law_tied, i=0, label=TIED)
     fresh = data.law_fresh
     _style.line(ax, data.scale, y=fresh, i=1, ls="--", label=FRESH)
+    # Above it two states part, below it they meet.
     ax.axhline(1.0, color="0.6", lw=0.8, ls=":", zorder=1)
     ax.set(
         xlabel="scale of the candidate's weights",

@@ -160,7 +160,8 @@ def _tokens(distance: float, width: int) -> Float[Array, "tokens width"]:
     # One common direction, and one for each token.
     axes = width**0.5 * np.eye(TOKENS + 1, width)
     own = math.sqrt(distance) * axes[1:]
-    return jnp.asarray(own + math.sqrt(1 - distance) * axes[0])
+    common = math.sqrt(1 - distance) * axes[0]
+    return jnp.asarray(own + common)
 
 
 def _layer(width: int) -> networks.Network:
@@ -203,7 +204,8 @@ def _through(variant: _Variant, size: dict, *, key: Key) -> tuple[_Numbers, _Num
     start = _tokens(1 - COSINE, size["width"])
 
     def step(x: Array, key: Key) -> tuple[Array, Array]:
-        x = net(_params(net, key, variant=variant, layers=layers), x)
+        params = _params(net, key, variant=variant, layers=layers)
+        x = net(params, x)
         return x, _moments(x)
 
     def by_layer(key: Key) -> Float[Array, "layers 2"]:
@@ -245,20 +247,24 @@ def _one_layer(skip: float, size: dict, *, key: Key) -> tuple[_Numbers, _Numbers
 
     keys = _keys(key, size)
     moments = _over_distances(parted, keys, size=size)
-    return moments[..., 0] * TOKENS / (TOKENS - 1), moments[..., 1]
+    spread = moments[..., 0]
+    squares = moments[..., 1]
+    # The mean over tokens takes one of them from the sum of squares.
+    return spread * TOKENS / (TOKENS - 1), squares
 
 
 def _over_distances(
     function: Callable[[Array, Key], _Vector], keys: Key, *, size: dict
 ) -> _Numbers:
     """Return a function of tokens of every 1 − cosine, for each draw."""
-    xs = jnp.stack([_tokens(distance, size["width"]) for distance in DISTANCES])
+    width = size["width"]
+    xs = jnp.stack([_tokens(distance, width) for distance in DISTANCES])
     of_keys = jax.vmap(function, in_axes=(None, 0))
     of_all = jax.vmap(of_keys, in_axes=(0, None))
     return np.asarray(jax.jit(of_all)(xs, keys))
 
 
-def _gradients(size: dict, *, key: Key) -> Float[np.ndarray, "weights distance seeds"]:
+def _gradients(size: dict, *, key: Key) -> _Numbers:
     """Return the squared gradient of a random output, for each weight of a layer."""
     net = _layer(size["width"])
     variant = VARIANTS["no skip"]
@@ -280,7 +286,7 @@ def _gradients(size: dict, *, key: Key) -> Float[np.ndarray, "weights distance s
     return np.moveaxis(gradients, -1, 0)
 
 
-def _law(variant: _Variant, layers: int) -> tuple[list[float], list[float]]:
+def _law(variant: _Variant, layers: int) -> tuple[_Numbers, _Numbers]:
     """Return mean squares and products of tokens behind each layer, as predicted."""
     sigma_q = 1.0
     if variant.uniform:
@@ -298,7 +304,7 @@ def _law(variant: _Variant, layers: int) -> tuple[list[float], list[float]]:
         )
         squares.append(gram[0, 0])
         products.append(gram[0, 1])
-    return squares, products
+    return np.array(squares), np.array(products)
 
 
 def _law_parted(skip: float) -> list[float]:
@@ -306,7 +312,8 @@ def _law_parted(skip: float) -> list[float]:
     parted = []
     for distance in DISTANCES:
         gram = theory.attention_gram(_gram(distance), skip=skip)
-        parted.append(float(gram[0, 0] - gram[0, 1]))
+        square, product = gram[0, :2]
+        parted.append(float(square - product))
     return parted
 
 
@@ -476,6 +483,7 @@ def _draw_gradients(ax: "Axes", data: xarray.Dataset) -> None:
     of_query = gradient.sel(weights="query")
     start = float(of_query.isel(distance=0))
     square = start * (data.distance / DISTANCES[0]) ** 2
+    # Through the first mark of queries.
     ax.plot(data.distance, square, color="0.3", lw=0.8, label="power 2")
     ax.set(
         xlabel="1 − cosine in front",

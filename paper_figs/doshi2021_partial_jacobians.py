@@ -432,6 +432,7 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
         law = data.law_plain.sel(kind=kind)
         here.draw_with_line(ax, layers, i, predicted=law, label=kind)
     total = data.sizes["layer"] + 1
+    # Critical tanh networks tend to it.
     ax.plot(layers, layers / total, ":", color="black", label="l/L")
     marked = [layer for layer in (1, 2, 4, 8, 16, 32) if layer < total]
     _style.ticks(ax, marked)

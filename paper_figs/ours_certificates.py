@@ -80,6 +80,8 @@ SMOOTHED = 20
 
 _Function: TypeAlias = Callable[[Params, Array], Array]
 _Images: TypeAlias = Float[np.ndarray, "images 64"]
+_Pixels: TypeAlias = Float[np.ndarray, "steps batch 64"]
+_Batches: TypeAlias = Int[np.ndarray, "steps batch"]
 _Labels: TypeAlias = Int[np.ndarray, " images"]
 # A weight or its update: all axes but the last are of inputs.
 _Weight: TypeAlias = Float[np.ndarray, "..."]
@@ -155,12 +157,14 @@ def _equal_heads(params: Params) -> Params:
         w = layer["w"]
         # Axes are blocks, features, heads, entries of a head.
         first = w[:, :, 0]
-        changed[name] = {**layer, "w": w.at[:, :, 1].set(first)}
+        w = w.at[:, :, 1].set(first)
+        changed[name] = {**layer, "w": w}
     layer = attention["output"]
     w = layer["w"]
     # Axes are blocks, heads, entries of a head, features.
     first = w[:, 0]
-    changed["output"] = {**layer, "w": w.at[:, 1].set(first)}
+    w = w.at[:, 1].set(first)
+    changed["output"] = {**layer, "w": w}
     return _with_attention(params, changed)
 
 
@@ -275,17 +279,21 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
         train = functools.partial(trainers[run.kind], batches=batches, noisy=noisy)
         digits = (images, labels)
         trained.append(_trained(run, kind, params, train=train, digits=digits))
+    certified = [one.certified for one in trained]
+    counted = [one.counted for one in trained]
+    expected = [one.expected for one in trained]
     shares = np.bincount(labels) / len(labels)
+    entropy = -np.sum(shares * np.log(shares))
     by_layer = ("run", "layer", "number")
     return xarray.Dataset(
         {
-            "certified": (by_layer, _padded([one.certified for one in trained])),
-            "counted": (by_layer, _padded([one.counted for one in trained])),
-            "law_expected": (by_layer, _padded([one.expected for one in trained])),
+            "certified": (by_layer, _padded(certified)),
+            "counted": (by_layer, _padded(counted)),
+            "law_expected": (by_layer, _padded(expected)),
             "departure": ("run", [one.departure for one in trained]),
             "loss": (("run", "step"), [one.loss for one in trained]),
             "final": ("run", [one.final for one in trained]),
-            "entropy": -float(np.sum(shares * np.log(shares))),
+            "entropy": float(entropy),
         },
         {
             "run": list(RUNS),
@@ -412,14 +420,14 @@ def _perceptron(key: Key) -> _Kind:
     return _Kind(net, (SIDE**2,), net.init(key))
 
 
-def _batches(key: Key, num_images: int, size: dict) -> Int[np.ndarray, "steps batch"]:
+def _batches(key: Key, num_images: int, size: dict) -> _Batches:
     """Return the images of each step."""
     shape = (size["steps"], size["batch"])
     batches = jax.random.randint(key, shape, 0, maxval=num_images)
     return np.asarray(batches)
 
 
-def _noise(key: Key, shape: tuple[int, ...]) -> Float[np.ndarray, "steps batch 64"]:
+def _noise(key: Key, shape: tuple[int, ...]) -> _Pixels:
     """Return the noise of all pixels of all steps."""
     rng = _draws.generator(key)
     return rng.standard_normal((*shape, SIDE**2))
@@ -430,7 +438,9 @@ def _trainer(kind: _Kind, labels: _Labels) -> Callable[..., tuple]:
     adam = optax.adam(RATE)
 
     def loss(
-        params: Params, xs: Float[Array, "batch ..."], chosen: Int[Array, " batch"]
+        params: Params,
+        xs: Float[Array, "batch ..."],
+        chosen: Int[Array, " batch"],
     ) -> Float[Array, ""]:
         of_batch = jax.vmap(kind.f, in_axes=(None, 0))
         outputs = of_batch(params, xs)
@@ -446,16 +456,19 @@ def _trainer(kind: _Kind, labels: _Labels) -> Callable[..., tuple]:
 
     @jax.jit
     def train(
-        params: Params, chosen: Int[Array, "steps batch"], xs: Float[Array, "..."]
+        params: Params,
+        chosen: Int[Array, "steps batch"],
+        xs: Float[Array, "..."],
     ) -> tuple[Params, Float[Array, " steps"]]:
         state = (params, adam.init(params))
-        (last, _), losses = jax.lax.scan(step, state, (xs, chosen))
+        batches = (xs, chosen)
+        (last, _), losses = jax.lax.scan(step, state, batches)
         return last, losses
 
     def on_digits(
         params: Params,
-        batches: Int[np.ndarray, "steps batch"],
-        noisy: Float[np.ndarray, "steps batch 64"],
+        batches: _Batches,
+        noisy: _Pixels,
     ) -> tuple[Params, Float[Array, " steps"]]:
         xs = noisy.reshape(*batches.shape, *kind.shape)
         return train(params, labels[batches], xs)
@@ -489,7 +502,11 @@ def _full_rank(shape: tuple[int, ...]) -> int:
 
 
 def _numbers(
-    shape: tuple[int, ...], distinct: tuple[int, ...], *, never: float, rank: int
+    shape: tuple[int, ...],
+    distinct: tuple[int, ...],
+    *,
+    never: float,
+    rank: int,
 ) -> _Measured:
     """Return the numbers of a weight, as shares of those of a free one."""
     return _Measured(
@@ -502,7 +519,10 @@ def _numbers(
 def _certified(layer: isometry.LayerLock) -> _Measured:
     """Return what the certificate says of a weight."""
     return _numbers(
-        layer.shape, layer.distinct, never=layer.never_moves, rank=layer.rank_bound
+        layer.shape,
+        layer.distinct,
+        never=layer.never_moves,
+        rank=layer.rank_bound,
     )
 
 
@@ -649,7 +669,8 @@ def _draw_losses(ax: "Axes", data: xarray.Dataset) -> None:
         if run.expected:
             style["ls"] = "--"
         _style.line(ax, step, y=smooth, i=i, **style)
-    ax.axhline(float(data.entropy), color="0.5", lw=0.8, ls=":", zorder=1)
+    entropy = float(data.entropy)
+    ax.axhline(entropy, color="0.5", lw=0.8, ls=":", zorder=1)
     ax.set(
         xlabel="step of Adam",
         ylabel="loss (dotted: entropy of the labels)",

@@ -478,6 +478,7 @@ def _draw_laws(
 
 def _draw_variances(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the relative variance of s² against c."""
+    # Finite width shifts variances by 1/N, which cancels.
     variance = mean(data.variance).extrapolated()
     variance.draw(ax, data.c, 0, label="Networks, N → ∞")
     ax.plot(data.c, data.law_exact, color="black", label="Exact: slopes correlated")

@@ -121,7 +121,13 @@ def _kinds(width: int, depth: int) -> dict[str, Growing]:
     chi = theory.chi("tanh", q, CHAOTIC)
     # The first layer and the last are not in the span: their W has no slopes in front.
     widths = [width] * (depth + 3)
-    plain = networks.mlp(widths, "tanh", "gaussian", sigma_w=CHAOTIC, bias=False)
+    plain = networks.mlp(
+        widths,
+        "tanh",
+        "gaussian",
+        sigma_w=CHAOTIC,
+        bias=False,
+    )
     return {
         PLAIN: Growing(
             net=plain,
@@ -200,7 +206,10 @@ def _growth(key: Key, kinds: dict[str, Growing], size: Size) -> Variables:
         squares.append([spectrum.moment(1)[:, 0] for spectrum in by_span])
         predicted.append([kind.law(depth) for depth in size.depths])
     return {
-        "square": (("kind", "depth", "draw"), np.array(squares, np.float64)),
+        "square": (
+            ("kind", "depth", "draw"),
+            np.array(squares, np.float64),
+        ),
         "law_square": (("kind", "depth"), np.array(predicted)),
     }
 
@@ -265,7 +274,8 @@ def _scaled(length: int, key: Key, size: Size) -> Scaled:
         sigma_w=sigma_w,
         bias=False,
     )
-    law = theory.residual_law("relu", [branch] * length, order=order, sigma_w=sigma_w)
+    branches = [branch] * length
+    law = theory.residual_law("relu", branches, order=order, sigma_w=sigma_w)
     keys = jax.random.split(key, size.seeds)
     params = jax.vmap(net.init)(keys)
     xs = typical_input(size.width)
@@ -273,7 +283,8 @@ def _scaled(length: int, key: Key, size: Size) -> Scaled:
     comparison = isometry.compare(sp, law)
     squares = squared_values(sp)
     # Blocks alone, without a head: the output is the stream behind the last.
-    outputs = jax.vmap(net, in_axes=(0, None))(params, xs[0])
+    of_draws = jax.vmap(net, in_axes=(0, None))
+    outputs = of_draws(params, xs[0])
     output_values = np.asarray(outputs, np.float64)
     last = net.mean_field(xs).at(f"blocks/first[{length - 1}]:sum")
     return Scaled(
@@ -331,7 +342,9 @@ def _coherent(branch: float, length: int) -> float:
         for m, q in zip(means, squares, strict=True):
             e = math.sqrt(q / math.pi)
             along = alpha * e + beta * (m * e + branch * q)
-            whole = alpha**2 + 2 * alpha * beta * m + beta**2 * q + rest
+            # The mean square of the cotangent over units.
+            mixed = 2 * alpha * beta * m
+            whole = alpha**2 + mixed + beta**2 * q + rest
             crossed = 2 * beta * branch * e * (alpha + beta * m)
             slopes = whole / 2 + crossed + (beta * branch) ** 2 * q
             unknown = (beta * branch) ** 2 * (q - e**2)
@@ -362,9 +375,9 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     # ReLU blocks double s² whatever the stream: g = σ₁²σ₂²/2 = 1.
     deepest = data.isel(depth=-1)
     square = float(deepest.law_square.sel(kind=RELU))
-    per_block = np.log(square) / int(deepest.depth)
+    per_block = math.log(square) / int(deepest.depth)
     what = "ReLU blocks: ln E s² per block"
-    rows.append(within(what, float(per_block), math.log(2), tolerance=1e-9))
+    rows.append(within(what, per_block, math.log(2), tolerance=1e-9))
     # Beyond the leading term ln E s² has 8/(9π) ln L: Σ −g²/2 over blocks, and what
     # the stream lacks of L.
     subleading = 8 / (9 * math.pi) * np.log(_GREAT)
@@ -378,8 +391,9 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
 
 def _per_root(logs: Sequence[float], depths: tuple[int, int]) -> float:
     """Return the growth of a logarithm with √L, between two depths."""
-    roots = np.sqrt(depths)
-    return float((logs[1] - logs[0]) / (roots[1] - roots[0]))
+    growth = logs[1] - logs[0]
+    distance = math.sqrt(depths[1]) - math.sqrt(depths[0])
+    return float(growth / distance)
 
 
 def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
@@ -390,7 +404,7 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
     pairs = list(zip(branches, lengths, strict=True))
     bound = t_bound(2 * len(lengths), data.sizes["draw"])
     references = {
-        "q": [_stream(*pair).squares[-1] for pair in pairs],
+        "q": [_last_square(*pair) for pair in pairs],
         "top": [_coherent(*pair) for pair in pairs],
     }
     names = {"q": "mean square of the stream", "top": "largest s²"}
@@ -403,7 +417,8 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
         gap = float(gaps.max())
         what = f"branches a φ(Wx): {names[name]}, largest gap over its interval"
         rows.append(Compared(what, gap, high=1.0))
-    ratio = float(data.law_q[-1]) / references["q"][-1]
+    last_q = float(data.law_q[-1])
+    ratio = last_q / references["q"][-1]
     what = "stream by the library over that by its own map"
     rows.append(within(what, ratio, 1.0, tolerance=1e-5))
     logs = [_log_stream(length) for length in _GREAT_STREAM]
@@ -424,8 +439,14 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
 
 
 def _log_stream(length: int) -> float:
-    stream = _stream(math.sqrt(C / length), length)
-    return math.log(stream.squares[-1])
+    branch = math.sqrt(C / length)
+    return math.log(_last_square(branch, length))
+
+
+def _last_square(branch: float, length: int) -> float:
+    """Return the mean square of the stream behind the last block."""
+    stream = _stream(branch, length)
+    return stream.squares[-1]
 
 
 def plot(data: xarray.Dataset) -> Figure:
@@ -448,7 +469,8 @@ def _draw_gradients(ax: Axes, data: xarray.Dataset) -> None:
         log = mean(here.square).log()
         law = np.log(here.law_square)
         log.draw_with_line(ax, data.depth, i, predicted=law, label=kind)
-    leading = 8 / 3 * np.sqrt(data.depth / (2 * math.pi))
+    root = np.sqrt(data.depth / (2 * math.pi))
+    leading = 8 / 3 * root
     ax.plot(data.depth, leading, ":", color="black", label="(8/3) √(L/2π)")
     _style.ticks(ax, data.depth.values)
     ax.set(
@@ -483,6 +505,7 @@ def _draw_values(ax: Axes, data: xarray.Dataset) -> None:
     lengths = data.length.values
     branches = np.sqrt(C / lengths)
     coherent = list(map(_coherent, branches, lengths))
+    # Above the law by a factor that grows with L.
     mean(data.top).draw(ax, roots, 1, label="largest s²")
     _style.line(ax, roots, coherent, 1, label="along the means")
     mean(data.second).draw(ax, roots, 2, label="second s²")
