@@ -1,17 +1,23 @@
 """What the figures share that hold ensembles of networks against theory."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import xarray
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from scipy import stats
 
+import isometry
 from isometry import Comparison, Spectrum
+from isometry._internal.types import Key
+from isometry.networks import Network
 from paper_figs import _style
+from paper_figs._check import Compared
 
 # Variables of a dataset by name, each with its dimensions.
 Variables: TypeAlias = dict[str, tuple[str | tuple[str, ...], ArrayLike]]
@@ -36,7 +42,7 @@ class Estimate(NamedTuple):
         """
         return Estimate(self.value.sel(where), self.error.sel(where))
 
-    def part(self, **where: int | list[int]) -> "Estimate":
+    def part(self, **where: int | list[int] | slice) -> "Estimate":
         """Return the part with these indices.
 
         Args:
@@ -54,8 +60,8 @@ class Estimate(NamedTuple):
         value = xarray.apply_ufunc(np.exp, self.value)
         return Estimate(value, value * self.error)
 
-    def per(self, count: int) -> "Estimate":
-        """Return the numbers over a count.
+    def per(self, count: float) -> "Estimate":
+        """Return the numbers over a count or a scale.
 
         Args:
             count: What they are divided by.
@@ -82,7 +88,15 @@ class Estimate(NamedTuple):
         square = 4 * wide.error**2 + narrow.error**2
         return Estimate(value, square**0.5)
 
-    def draw(self, ax: Axes, x: ArrayLike, i: int, *, label: str, **style: str) -> None:
+    def draw(
+        self,
+        ax: Axes,
+        x: ArrayLike,
+        i: int,
+        *,
+        label: str,
+        **style: str | float,
+    ) -> None:
         """Draw the numbers with two standard errors, the i-th of a picture.
 
         Args:
@@ -92,18 +106,41 @@ class Estimate(NamedTuple):
             label: Their name in the legend.
             **style: What is different about their marks.
         """
-        _style.dots(ax, x, self.value, 2 * self.error, i, label=label, **style)
+        bars = 2 * self.error
+        _style.dots(ax, x, self.value, bars, i, label=label, **style)
+
+    def draw_with_line(
+        self,
+        ax: Axes,
+        x: ArrayLike,
+        i: int,
+        *,
+        predicted: ArrayLike | xarray.DataArray,
+        label: str,
+    ) -> None:
+        """Draw the numbers, and what theory says of them in the same colour.
+
+        Args:
+            ax: The axes.
+            x: Where along x they are.
+            i: The number of their mark and colour.
+            predicted: What theory says, at the same places.
+            label: Their name in the legend.
+        """
+        self.draw(ax, x, i, label=label)
+        _style.line(ax, x, predicted, i)
 
 
-def mean(values: xarray.DataArray) -> Estimate:
-    """Return means over the axis "draw".
+def mean(values: xarray.DataArray, axis: str = "draw") -> Estimate:
+    """Return means over draws.
 
     Args:
         values: Numbers of single draws.
+        axis: The axis of the draws.
     """
-    deviation = values.std("draw", ddof=1)
-    error = deviation / math.sqrt(values.sizes["draw"])
-    return Estimate(values.mean("draw"), error)
+    deviation = values.std(axis, ddof=1)
+    error = deviation / math.sqrt(values.sizes[axis])
+    return Estimate(values.mean(axis), error)
 
 
 def log_ratio(first: xarray.DataArray, second: xarray.DataArray) -> Estimate:
@@ -162,3 +199,86 @@ def largest_excess(comparison: Comparison) -> float:
         band = comparison.band[name]
         excesses.append(band.excess(gap))
     return max(excesses)
+
+
+def rows_of_gaps(gaps: xarray.DataArray, axis: str, what: str) -> list[Compared]:
+    """Return a comparison for each label of an axis: its largest gap is at most 1.
+
+    Args:
+        gaps: How far measured numbers are from theory, over what is allowed.
+        axis: The axis of the kinds of networks.
+        what: What is measured.
+    """
+    rows = []
+    # A gap of 1 is as far as chance takes the largest of them all.
+    for name in gaps[axis].values:
+        # NaN stays NaN, which holds nowhere.
+        largest = gaps.sel({axis: name}).max(skipna=False)
+        words = f"{name}: {what}, largest gap over its interval"
+        rows.append(Compared(words, float(largest), high=1.0))
+    return rows
+
+
+def power(values: ArrayLike, depths: tuple[int, int]) -> float:
+    """Return the power of depth with which something grows between two depths.
+
+    Args:
+        values: Its logarithms at the two depths.
+        depths: The depths.
+    """
+    near, far = np.asarray(values)
+    log_depths = math.log(depths[1] / depths[0])
+    return float((far - near) / log_depths)
+
+
+def behind_blocks(count: int) -> list[str]:
+    """Return the names of the stream behind each block of a residual network.
+
+    Args:
+        count: The number of blocks.
+    """
+    return [f"blocks/first[{block}]:sum" for block in range(count)]
+
+
+def squared_gradients(
+    net: Network,
+    keys: Key,
+    xs: ArrayLike,
+    *,
+    names: Sequence[str],
+) -> Float[np.ndarray, "draw point"]:
+    """Measure |∂output/∂h|² over the outputs at points of single draws.
+
+    Args:
+        net: The network.
+        keys: A key for each draw.
+        xs: One input, or one batch of a network in training.
+        names: The points.
+    """
+    signals = isometry.signals(net, keys, xs)
+    # Over (draw, input); there is one input.
+    by_point = [signals.at(name).apjn[:, 0] for name in names]
+    return np.array(by_point, np.float64).T
+
+
+def three_panels(height: float, width: float) -> tuple[Figure, Axes, Axes, Axes]:
+    """Return a figure of three panels in a row, which is as wide as a page.
+
+    Args:
+        height: Inches of the figure.
+        width: Inches of a panel.
+    """
+    figure, axes = _style.panels(1, 3, height=height, width=width)
+    left, middle, right = axes[0]
+    return figure, left, middle, right
+
+
+def marked_heights(ax: Axes, heights: Sequence[float]) -> None:
+    """Name these values on a logarithmic y axis, and no others.
+
+    Args:
+        ax: The axes.
+        heights: The values.
+    """
+    ax.set_yticks(heights, [f"{height:g}" for height in heights])
+    ax.minorticks_off()

@@ -1,85 +1,208 @@
-"""What the figures of the ZerO paper share: its network, trained by plain SGD with numpy, and the rank of W₃ − I."""
+"""What the figures of ZerO share: its network, trained by plain SGD, and its rank.
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+All is numpy: networks are small, and their states must not depend on the width by more
+than the order of sums.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from isometry import InputError
 from isometry import data as datasets
+from isometry._internal.types import Key
 from paper_figs import _draws
 
-RATE, BATCH, TOLERANCE = 0.1, 64, 1e-4
+Array: TypeAlias = Float[np.ndarray, "..."]
+# Matrices (in, out), the first layer's first.
+Weights: TypeAlias = list[Array]
+
+# Ten times larger, and networks from the identity diverge; ten times smaller, and they
+# need ten times as many steps.
+RATE = 0.1
+BATCH = 64
+# Singular values above it count for the rank, as in the paper. It is above what leaks
+# in float32, and below what gradients move in a few steps.
+TOLERANCE = 1e-4
+# The rate falls once in so many epochs, where it falls at all.
+EPOCHS_PER_DECAY = 12
 
 
-def split(data: Any, key: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(inputs, labels, held-out inputs, their labels) in float64: four fifths and one, in random order.
+class Split(NamedTuple):
+    """Inputs that are learned and others that are held out, with their labels."""
 
-    Of digits pooled to 4×4 unless there is other `data`.
+    inputs: Float[np.ndarray, "examples features"]
+    labels: Int[np.ndarray, " examples"]
+    held_inputs: Float[np.ndarray, "others features"]
+    held_labels: Int[np.ndarray, " others"]
 
-    **Raises** `ValueError`: `data` without labels.
+    @property
+    def num_inputs(self) -> int:
+        """The dimension of an input, N_x."""
+        return self.inputs.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels, N_y."""
+        return int(self.labels.max()) + 1
+
+    def sizes(self, width: int) -> list[int]:
+        """Return the sizes of layers of a network with two wide ones.
+
+        Args:
+            width: Units of each of the two.
+        """
+        first = self.num_inputs
+        return [first, first, width, width, self.num_classes]
+
+
+class Schedule(NamedTuple):
+    """How long a network learns.
+
+    Attributes:
+        epochs: How often it sees each example.
+        every: Steps between two measurements of the rank.
+        decay: The factor of the rate every 12 epochs.
     """
-    given = datasets.digits(pooled=True) if data is None else data
-    if given.targets is None or np.ndim(given.targets) != 1:
-        raise InputError("paper_figs: ZerO's figures learn labels; give --data a .npz file with whole numbers y.")
-    xs, labels = np.asarray(given.xs, np.float64), np.asarray(given.targets)
-    order = _draws.generator(key).permutation(len(xs))
-    xs, labels, held = xs[order], labels[order], len(xs) // 5
-    return xs[held:], labels[held:], xs[:held], labels[:held]
+
+    epochs: int
+    every: int
+    decay: float = 1.0
 
 
-def sizes(xs: np.ndarray, labels: np.ndarray, h: int) -> list[int]:
-    """N_x → N_x → h → h → N_y."""
-    return [xs.shape[1], xs.shape[1], h, h, int(labels.max()) + 1]
+class History(NamedTuple):
+    """The rank of W₃ − I while a network learns.
 
-
-def train(
-    ws: list[np.ndarray], xs: np.ndarray, labels: np.ndarray, size: dict, rng: np.random.Generator, decay: float = 1.0
-) -> tuple[list[int], list[int]]:
-    """(steps, rank of W₃ − I at each): SGD on the weights (in, out), in place and in their precision.
-
-    `size`: "epochs", and "every" how many steps the rank is taken. The rate falls by `decay` after 12 epochs.
+    Attributes:
+        steps: Steps before which it was measured.
+        ranks: The ranks.
     """
-    xs, target = xs.astype(ws[0].dtype), np.eye(ws[-1].shape[1], dtype=ws[0].dtype)[labels]
-    steps, ranks = [], []
-    for count, (epoch, batch) in enumerate(_batches(len(xs), size["epochs"], rng)):
-        if count == 1 or count % size["every"] == 0:
-            steps, ranks = [*steps, count], [*ranks, _rank(ws[2] - np.eye(len(ws[2]), dtype=ws[2].dtype))]
-        _step(ws, xs[batch], target[batch], RATE * decay ** (epoch // 12))
-    return steps, ranks
+
+    steps: list[int]
+    ranks: list[int]
 
 
-def accuracy(ws: Sequence[np.ndarray], xs: np.ndarray, labels: np.ndarray) -> float:
-    """The share of inputs whose label the network gives."""
-    return float((_outputs(ws, xs)[-1].argmax(1) == labels).mean())
+def split(data: datasets.Data | None, key: Key) -> Split:
+    """Hold out a fifth of the examples, drawn at random.
+
+    Args:
+        data: A user's data set, or none for digits that are pooled to 4 × 4.
+        key: The key of the draw.
+
+    Returns:
+        The examples in float64.
+
+    Raises:
+        InputError: The data set has no labels.
+    """
+    if data is None:
+        data = datasets.digits(pooled=True)
+    if data.targets is None or np.ndim(data.targets) != 1:
+        raise InputError(
+            "paper_figs: ZerO's figures learn labels; "
+            "give --data a .npz file with whole numbers y."
+        )
+    inputs = np.asarray(data.xs, np.float64)
+    labels = np.asarray(data.targets)
+    rng = _draws.generator(key)
+    order = rng.permutation(len(inputs))
+    num_held = len(inputs) // 5
+    held = order[:num_held]
+    learned = order[num_held:]
+    return Split(
+        inputs=inputs[learned],
+        labels=labels[learned],
+        held_inputs=inputs[held],
+        held_labels=labels[held],
+    )
 
 
-def _batches(count: int, epochs: int, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+def train(weights: Weights, data: Split, schedule: Schedule, *, key: Key) -> History:
+    """Train a network by SGD, in place and in the precision of its weights.
+
+    Args:
+        weights: Its weights.
+        data: What it learns.
+        schedule: How long.
+        key: The key of the batches. Networks with the same key see the same ones.
+    """
+    dtype = weights[0].dtype
+    inputs = data.inputs.astype(dtype)
+    classes = np.eye(data.num_classes, dtype=dtype)
+    one_hot = classes[data.labels]
+    identity = np.eye(len(weights[2]), dtype=dtype)
+    history = History([], [])
+    rng = _draws.generator(key)
+    batches = _batches(rng, len(inputs), schedule.epochs)
+    for count, (epoch, batch) in enumerate(batches):
+        # The first step shows how many classes of units the gradient tells apart.
+        if count == 1 or count % schedule.every == 0:
+            history.steps.append(count)
+            history.ranks.append(_rank(weights[2] - identity))
+        num_decays = epoch // EPOCHS_PER_DECAY
+        rate = RATE * schedule.decay**num_decays
+        _step(weights, inputs[batch], one_hot[batch], rate=rate)
+    return history
+
+
+def accuracy(weights: Weights, data: Split) -> float:
+    """Return the share of held-out inputs whose label a network gives.
+
+    Args:
+        weights: Its weights.
+        data: The examples.
+    """
+    outputs = _layers(weights, data.held_inputs)[-1]
+    is_right = outputs.argmax(1) == data.held_labels
+    return float(is_right.mean())
+
+
+def _batches(
+    rng: np.random.Generator, num_examples: int, epochs: int
+) -> Iterator[tuple[int, Int[np.ndarray, " batch"]]]:
+    """Yield the number of the epoch and the examples of each step."""
+    num_batches = num_examples // BATCH
     for epoch in range(epochs):
-        for batch in np.array_split(rng.permutation(count), count // BATCH):
+        order = rng.permutation(num_examples)
+        for batch in np.array_split(order, num_batches):
             yield epoch, batch
 
 
-def _rank(change: np.ndarray) -> int:
-    """Of what is not exactly zero, so that wide networks cost no more."""
-    block = change[change.any(1)][:, change.any(0)]
-    return int((np.linalg.svd(block, compute_uv=False) > TOLERANCE).sum()) if block.size else 0
+def _rank(change: Float[np.ndarray, "in out"]) -> int:
+    """Return how many singular values are above the tolerance."""
+    # Rows and columns of exact zeros are left out, so that wide networks cost no more.
+    moved_rows = change[change.any(1)]
+    block = moved_rows[:, change.any(0)]
+    if block.size == 0:
+        return 0
+    values = np.linalg.svd(block, compute_uv=False)
+    return int((values > TOLERANCE).sum())
 
 
-def _outputs(ws: Sequence[np.ndarray], x: np.ndarray) -> list[np.ndarray]:
-    """The inputs and what each layer gives, ReLU behind all but the last."""
-    found = [x]
-    for i, w in enumerate(ws):
-        z = found[-1] @ w
-        found.append(z if i == len(ws) - 1 else np.maximum(z, 0))
-    return found
+def _layers(weights: Weights, inputs: Array) -> list[Array]:
+    """Return the inputs and the outputs of all layers; behind the last is no ReLU."""
+    outputs = [inputs]
+    for weight in weights[:-1]:
+        pre_activation = outputs[-1] @ weight
+        outputs.append(np.maximum(pre_activation, 0))
+    outputs.append(outputs[-1] @ weights[-1])
+    return outputs
 
 
-def _step(ws: list[np.ndarray], x: np.ndarray, target: np.ndarray, rate: float) -> None:
-    """One step of SGD on the cross entropy, in place."""
-    hs = _outputs(ws, x)
-    p = np.exp(hs[-1] - hs[-1].max(1, keepdims=True))
-    delta = (p / p.sum(1, keepdims=True) - target) / len(x)
-    for i in reversed(range(len(ws))):
-        grad, delta = hs[i].T @ delta, (delta @ ws[i].T) * (hs[i] > 0)
-        ws[i] -= rate * grad
+def _step(weights: Weights, inputs: Array, one_hot: Array, *, rate: float) -> None:
+    """Take a step of SGD on the cross entropy, in place."""
+    outputs = _layers(weights, inputs)
+    logits = outputs[-1]
+    largest = logits.max(1, keepdims=True)
+    # Against overflow; it cancels in the probabilities.
+    powers = np.exp(logits - largest)
+    probabilities = powers / powers.sum(1, keepdims=True)
+    error = (probabilities - one_hot) / len(inputs)
+    for i in reversed(range(len(weights))):
+        gradient = outputs[i].T @ error
+        # The error goes back through the weights that made it, before they move.
+        is_active = outputs[i] > 0
+        error = (error @ weights[i].T) * is_active
+        weights[i] -= rate * gradient

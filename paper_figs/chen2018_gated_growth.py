@@ -22,7 +22,7 @@ reproduced. Full: 1 minute on 2 cores.
 """
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -32,8 +32,9 @@ from scipy.special import expit
 
 from isometry import networks, theory
 from isometry._internal.types import Key
-from paper_figs import _style
+from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import Estimate, marked_heights, mean, three_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +72,16 @@ SCATTER = 0.01
 CHAOTIC = 3.0
 UNTIED = 0.8573995
 
+# Entries of legends.
+NETWORKS = "networks, N → ∞"
+TIED = "theory, tied"
+FRESH = "theory, fresh weights"
+
+# Numbers of each network.
+_Numbers: TypeAlias = Float[np.ndarray, "..."]
+# A state, an input or a tangent.
+_Vector: TypeAlias = Float[np.ndarray, " units"]
+
 
 class _Cell(NamedTuple):
     """A recurrent network.
@@ -86,6 +97,14 @@ class _Cell(NamedTuple):
     scales: dict[str, float]
     sigma_v: float
     bias: float
+
+    @property
+    def activation(self) -> str:
+        """The activation of the candidate."""
+        # Without one the candidate of a minimal cell is the input itself.
+        if self.kind == "minimal":
+            return "linear"
+        return "tanh"
 
 
 def _gru(scale: float) -> _Cell:
@@ -115,17 +134,17 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     size = PRESETS[preset]
     grus = [_gru(scale) for scale in size["scales"]]
     minimals = [_minimal(bias) for bias in size["biases"]]
-    measured = [_measured(cell, size, key=key) for cell in grus]
-    times = [_measured(cell, size, key=key) for cell in minimals]
+    rates, distances = _measured_all(grus, size, key=key)
+    time_rates, _ = _measured_all(minimals, size, key=key)
     return xarray.Dataset(
         {
-            "rate": (("scale", "seed"), [rate for rate, _ in measured]),
-            "distance": (("scale", "seed", "step"), [d for _, d in measured]),
-            "time_rate": (("bias", "seed"), [rate for rate, _ in times]),
-            "law_tied": ("scale", [_law(cell, size, tied=True) for cell in grus]),
-            "law_fresh": ("scale", [_law(cell, size, tied=False) for cell in grus]),
-            "law_time_tied": ("bias", [_law(c, size, tied=True) for c in minimals]),
-            "law_time_fresh": ("bias", [_law(c, size, tied=False) for c in minimals]),
+            "rate": (("scale", "seed"), rates),
+            "distance": (("scale", "seed", "step"), distances),
+            "time_rate": (("bias", "seed"), time_rates),
+            "law_tied": ("scale", _laws(grus, size, tied=True)),
+            "law_fresh": ("scale", _laws(grus, size, tied=False)),
+            "law_time_tied": ("bias", _laws(minimals, size, tied=True)),
+            "law_time_fresh": ("bias", _laws(minimals, size, tied=False)),
             "law_quadrature": ("bias", [_quadrature(cell) for cell in minimals]),
         },
         {
@@ -137,33 +156,45 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     )
 
 
+def _measured_all(
+    cells: list[_Cell], size: dict, *, key: Key
+) -> tuple[list[_Numbers], list[_Numbers]]:
+    """Return growth and distances of all cells."""
+    measured = [_measured(cell, size, key=key) for cell in cells]
+    rates = [rate for rate, _ in measured]
+    distances = [distance for _, distance in measured]
+    return rates, distances
+
+
+def _laws(cells: list[_Cell], size: dict, *, tied: bool) -> list[float]:
+    """Return the growth of all cells, as the library predicts it."""
+    return [_law(cell, size, tied=tied) for cell in cells]
+
+
 def _law(cell: _Cell, size: dict, *, tied: bool) -> float:
     """Return the growth of |δh|² in a step, as the library predicts it."""
-    # Without an activation the candidate of a minimal cell is the input itself.
-    activation = "tanh" if cell.kind == "gru" else "linear"
-    sigma_v = cell.sigma_v
     point = theory.recurrent(
         cell.kind,
         cell.scales,
-        sigma_v,
+        cell.sigma_v,
         gate_bias=cell.bias,
         tied=tied,
-        activation=activation,
+        activation=cell.activation,
         sites=size["sites"],
     )
     return point.rate
 
 
-def _measured(
-    cell: _Cell, size: dict, *, key: Key
-) -> tuple[Float[np.ndarray, " seeds"], Float[np.ndarray, "seeds steps"]]:
+def _measured(cell: _Cell, size: dict, *, key: Key) -> tuple[_Numbers, _Numbers]:
     """Return the growth of |δh|² per step, and distances of two states."""
+    steps = size["steps"]
+    units = size["units"]
     rates, distances = [], []
     for seed in range(size["seeds"]):
-        keys = jax.random.split(jax.random.fold_in(key, seed))
-        steps, units = size["steps"], size["units"]
-        narrow, _ = _simulated(cell, units, steps, key=keys[0])
-        wide, distance = _simulated(cell, 2 * units, steps, key=keys[1])
+        key_seed = jax.random.fold_in(key, seed)
+        key_narrow, key_wide = jax.random.split(key_seed)
+        narrow, _ = _simulated(cell, units, steps, key=key_narrow)
+        wide, distance = _simulated(cell, 2 * units, steps, key=key_wide)
         # Finite width slows the growth by a share of 1/N, which cancels here.
         rates.append(wide**2 / narrow)
         distances.append(distance)
@@ -172,23 +203,26 @@ def _measured(
 
 def _simulated(
     cell: _Cell, units: int, steps: int, *, key: Key
-) -> tuple[float, Float[np.ndarray, " steps"]]:
+) -> tuple[float, _Numbers]:
     """Return growth and distances of one network."""
     net = networks.rnn(
         units,
         units,
         1,
         cell=cell.kind,
-        activation="tanh" if cell.kind == "gru" else "linear",
+        activation=cell.activation,
         scheme="gaussian",
         sigma_w=cell.scales,
         sigma_v=cell.sigma_v,
         gate_bias=cell.bias,
     )
     params = jax.tree.map(np.asarray, net.init(key))
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    step = {"gru": _gru_step, "minimal": _minimal_step}[cell.kind]
-    h, dh = np.zeros(units), rng.standard_normal(units)
+    rng = _draws.generator(key)
+    step = STEPS[cell.kind]
+    # States are compared, and growth counts, once they have forgotten the start.
+    forgotten = steps // 3
+    h = np.zeros(units)
+    dh = rng.standard_normal(units)
     logs, distances = [], []
     other = None
     for t in range(steps):
@@ -200,41 +234,56 @@ def _simulated(
         length = np.linalg.norm(dh)
         dh = dh / length
         logs.append(2 * math.log(length))
-        # States are compared once they have forgotten the start.
-        if t == steps // 3:
+        if t == forgotten:
             other = h + 1e-3 * rng.standard_normal(units)
         if other is not None:
-            distances.append(np.mean((h - other) ** 2))
-    later = logs[steps // 3 :]
+            difference = h - other
+            distances.append(np.mean(difference**2))
     padded = np.full(steps, np.nan)
     padded[: len(distances)] = distances
-    return math.exp(np.mean(later)), padded
+    mean_log = np.mean(logs[forgotten:])
+    return math.exp(mean_log), padded
+
+
+def _affine(layer: dict, h: _Vector, x: _Vector) -> _Vector:
+    """Return W h + V x + b of a gate or a candidate."""
+    return h @ layer["recurrent"] + x @ layer["input"] + layer["b"]
 
 
 def _gru_step(
-    params: dict, h: np.ndarray, x: np.ndarray, *, dh: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    params: dict, h: _Vector, x: _Vector, *, dh: _Vector
+) -> tuple[_Vector, _Vector]:
     """Return h' = u h + (1 − u) tanh(W(r h) + V x), and its tangent."""
-    update, reset, candidate = (params[n] for n in ("update", "reset", "candidate"))
-    u = expit(h @ update["recurrent"] + x @ update["input"] + update["b"])
-    r = expit(h @ reset["recurrent"] + x @ reset["input"] + reset["b"])
-    inner = (r * h) @ candidate["recurrent"] + x @ candidate["input"] + candidate["b"]
-    g = np.tanh(inner)
+    update = params["update"]
+    reset = params["reset"]
+    candidate = params["candidate"]
+    u = expit(_affine(update, h, x))
+    r = expit(_affine(reset, h, x))
+    g = np.tanh(_affine(candidate, r * h, x))
     du = u * (1 - u) * (dh @ update["recurrent"])
     dr = r * (1 - r) * (dh @ reset["recurrent"])
-    dg = (1 - g**2) * ((dr * h + r * dh) @ candidate["recurrent"])
-    return u * h + (1 - u) * g, du * (h - g) + u * dh + (1 - u) * dg
+    inner = dr * h + r * dh
+    dg = (1 - g**2) * (inner @ candidate["recurrent"])
+    state = u * h + (1 - u) * g
+    # The gate keeps or replaces the state, and moves between the two.
+    tangent = du * (h - g) + u * dh + (1 - u) * dg
+    return state, tangent
 
 
 def _minimal_step(
-    params: dict, h: np.ndarray, x: np.ndarray, *, dh: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    params: dict, h: _Vector, x: _Vector, *, dh: _Vector
+) -> tuple[_Vector, _Vector]:
     """Return h' = u h + (1 − u) z, with z = V x, and its tangent."""
-    update, candidate = params["update"], params["candidate"]
+    update = params["update"]
+    candidate = params["candidate"]
     z = x @ candidate["input"] + candidate["b"]
-    u = expit(h @ update["recurrent"] + z @ update["input"] + update["b"])
+    u = expit(_affine(update, h, z))
     du = u * (1 - u) * (dh @ update["recurrent"])
-    return u * h + (1 - u) * z, du * (h - z) + u * dh
+    state = u * h + (1 - u) * z
+    return state, du * (h - z) + u * dh
+
+
+STEPS = {"gru": _gru_step, "minimal": _minimal_step}
 
 
 def _quadrature(cell: _Cell) -> float:
@@ -247,13 +296,15 @@ def _quadrature(cell: _Cell) -> float:
     drive = square * cell.sigma_v**2
 
     def gate(q: float) -> Float[np.ndarray, " points"]:
-        return expit(math.sqrt(weak * q + drive) * points + cell.bias)
+        deviation = math.sqrt(weak * q + drive)
+        return expit(deviation * points + cell.bias)
 
     q = square
     # The gate depends on q weakly, so that this converges in a few steps.
     for _ in range(200):
         u = gate(q)
-        q = masses @ (1 - u) ** 2 * square / (1 - masses @ u**2)
+        added = masses @ (1 - u) ** 2 * square
+        q = added / (1 - masses @ u**2)
     u = gate(q)
     slope = masses @ (u * (1 - u)) ** 2
     # The states and the inputs in h − z are independent.
@@ -273,38 +324,52 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         ClaimFailed: One of them does not hold.
     """
     seeds = data.sizes["seed"]
-    bound = t_bound(data.sizes["scale"] + data.sizes["bias"], seeds)
-    root = math.sqrt(seeds)
+    # One bound for all cells together.
+    num_cells = data.sizes["scale"] + data.sizes["bias"]
+    bound = t_bound(num_cells, seeds)
+    rates = mean(data.rate, axis="seed")
+    time_rates = mean(data.time_rate, axis="seed")
     rows = []
     for scale in data.scale.values:
-        of_scale = data.sel(scale=scale)
-        error = float(of_scale.rate.std("seed", ddof=1)) / root
-        rate, tied = float(of_scale.rate.mean("seed")), float(of_scale.law_tied)
-        tolerance = bound * error + SCATTER * tied
+        tied = float(data.law_tied.sel(scale=scale))
         what = f"GRU, scale {scale:g}: growth of |δh|² per step"
-        rows.append(within(what, rate, tied, tolerance=tolerance))
+        rate = rates.at(scale=scale)
+        rows.append(_against(rate, tied, bound, what=what))
     for bias in data.bias.values:
-        of_bias = data.sel(bias=bias)
-        error = float(of_bias.time_rate.std("seed", ddof=1)) / root
-        rate = float(of_bias.time_rate.mean("seed"))
-        tied = float(of_bias.law_time_tied)
-        tolerance = bound * error + SCATTER * tied
+        tied = float(data.law_time_tied.sel(bias=bias))
         what = f"minimal, bias {bias:g}: growth of |δh|² per step"
-        rows.append(within(what, rate, tied, tolerance=tolerance))
-    chaotic = data.sel(scale=CHAOTIC)
-    fresh = float(chaotic.law_fresh)
-    error = float(chaotic.rate.std("seed", ddof=1)) / root
-    surely = float(chaotic.rate.mean("seed")) - 2 * error
-    difference = abs(data.law_time_fresh - data.law_quadrature).max()
+        rate = time_rates.at(bias=bias)
+        rows.append(_against(rate, tied, bound, what=what))
+    chaotic = rates.at(scale=CHAOTIC)
+    fresh = data.law_fresh.sel(scale=CHAOTIC)
+    difference = abs(data.law_time_fresh - data.law_quadrature)
     rows += [
         Compared(
-            f"GRU, scale {CHAOTIC:g}: growth, less two standard errors", surely, low=1.0
+            f"GRU, scale {CHAOTIC:g}: growth, less two standard errors",
+            float(chaotic.value) - 2 * float(chaotic.error),
+            low=1.0,
         ),
         # The closed form of the same case, by hand.
-        within(f"GRU, scale {CHAOTIC:g}: χ of fresh weights", fresh, UNTIED, 1e-6),
-        within("minimal: χ against our quadrature", float(difference), 0.0, 1e-9),
+        within(
+            f"GRU, scale {CHAOTIC:g}: χ of fresh weights",
+            float(fresh),
+            UNTIED,
+            tolerance=1e-6,
+        ),
+        within(
+            "minimal: χ against our quadrature",
+            float(difference.max()),
+            0.0,
+            tolerance=1e-9,
+        ),
     ]
     return settled(rows)
+
+
+def _against(rate: Estimate, tied: float, bound: float, *, what: str) -> Compared:
+    """Compare the growth of networks with theory of tied weights."""
+    tolerance = bound * float(rate.error) + SCATTER * tied
+    return within(what, float(rate.value), tied, tolerance=tolerance)
 
 
 def plot(data: xarray.Dataset) -> "Figure":
@@ -316,9 +381,7 @@ def plot(data: xarray.Dataset) -> "Figure":
     Returns:
         The figure.
     """
-    # Three panels are as wide as a page.
-    figure, axes = _style.panels(1, 3, height=2.5, width=2.7)
-    left, middle, right = axes[0]
+    figure, left, middle, right = three_panels(height=2.5, width=2.7)
     _draw_growth(left, data)
     _draw_distances(middle, data)
     _draw_times(right, data)
@@ -327,14 +390,12 @@ def plot(data: xarray.Dataset) -> "Figure":
 
 def _draw_growth(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw the growth of |δh|² per step against the scale."""
-    root = math.sqrt(data.sizes["seed"])
-    error = 2 * data.rate.std("seed", ddof=1) / root
-    label = "networks, N → ∞"
-    mean = data.rate.mean("seed")
-    _style.dots(ax, data.scale, mean, error=error, i=0, label=label)
-    _style.line(ax, data.scale, y=data.law_tied, i=0, label="theory, tied")
+    rate = mean(data.rate, axis="seed")
+    rate.draw(ax, data.scale, 0, label=NETWORKS)
+    _style.line(ax, data.scale, y=data.law_tied, i=0, label=TIED)
     fresh = data.law_fresh
-    _style.line(ax, data.scale, y=fresh, i=1, ls="--", label="theory, fresh weights")
+    _style.line(ax, data.scale, y=fresh, i=1, ls="--", label=FRESH)
+    # Above it two states part, below it they meet.
     ax.axhline(1.0, color="0.6", lw=0.8, ls=":", zorder=1)
     ax.set(
         xlabel="scale of the candidate's weights",
@@ -352,7 +413,8 @@ def _draw_distances(ax: "Axes", data: xarray.Dataset) -> None:
         time = np.arange(distance.sizes["step"])
         label = f"scale {scale:g}"
         _style.line(ax, time, y=distance, i=i, label=label)
-        fresh = float(distance[0]) * float(of_scale.law_fresh) ** time
+        factor = float(of_scale.law_fresh)
+        fresh = float(distance[0]) * factor**time
         label = f"scale {scale:g}, fresh weights"
         _style.line(ax, time, y=fresh, i=i, ls="--", label=label)
     ax.set(
@@ -367,22 +429,23 @@ def _draw_distances(ax: "Axes", data: xarray.Dataset) -> None:
 
 def _draw_times(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw the time of forgetting against the bias of the gate."""
-    times = -1 / np.log(data.time_rate)
-    root = math.sqrt(data.sizes["seed"])
-    error = 2 * times.std("seed", ddof=1) / root
-    mean = times.mean("seed")
-    _style.dots(ax, data.bias, mean, error=error, i=0, label="networks, N → ∞")
-    laws = {"theory, tied": "law_time_tied", "theory, fresh weights": "law_time_fresh"}
-    for i, (label, name) in enumerate(laws.items()):
-        time = -1 / np.log(data[name])
-        _style.line(ax, data.bias, y=time, i=i, ls=("-", "--")[i], label=label)
+    times = mean(_time(data.time_rate), axis="seed")
+    times.draw(ax, data.bias, 0, label=NETWORKS)
+    tied = _time(data.law_time_tied)
+    fresh = _time(data.law_time_fresh)
+    _style.line(ax, data.bias, y=tied, i=0, ls="-", label=TIED)
+    _style.line(ax, data.bias, y=fresh, i=1, ls="--", label=FRESH)
     ax.set(
         xlabel="bias of the update gate",
         ylabel="time of forgetting, steps",
         title=f"Minimal cell, recurrent scale {WEAK:g}",
         yscale="log",
     )
-    marked = (1, 2, 5, 10)
-    ax.set_yticks(marked, [str(time) for time in marked])
-    ax.minorticks_off()
+    marked_heights(ax, (1, 2, 5, 10))
     ax.legend(loc="upper left")
+
+
+def _time(rate: xarray.DataArray) -> xarray.DataArray:
+    """Return the steps in which |δh|² falls by a factor of e."""
+    log_rate = xarray.apply_ufunc(np.log, rate)
+    return -1 / log_rate

@@ -22,7 +22,8 @@ minute on 2 cores.
 
 import functools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +35,23 @@ from isometry import networks, theory
 from isometry._internal.types import Key, Params
 from paper_figs import _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import mean, three_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PRESETS = {
-    "full": {"seeds": 1024, "width": 48, "layers": 8},
-    "smoke": {"seeds": 512, "width": 32, "layers": 6},
+    "full": {
+        "seeds": 1024,
+        "width": 48,
+        "layers": 8,
+    },
+    "smoke": {
+        "seeds": 512,
+        "width": 32,
+        "layers": 6,
+    },
 }
 
 TOKENS = 8
@@ -52,6 +62,15 @@ DISTANCES = np.array([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
 # two closest pairs: √1e-5 over ln 10 is 1.4e-3, and a factor of order one is before it.
 SLOPE_ERROR = 0.005
 WEIGHTS = ("query", "key", "value")
+# Without a skip and with one, in front of a single layer.
+SKIPS = (0.0, 1.0)
+# Predictions of 1 − cosine below this are differences of numbers that are the same but
+# for rounding, and are not drawn.
+ROUNDING = 1e-14
+
+# Numbers of each draw, over layers or distances.
+_Numbers: TypeAlias = Float[np.ndarray, "..."]
+_Vector: TypeAlias = Float[Array, "..."]
 
 
 class _Variant(NamedTuple):
@@ -69,7 +88,9 @@ class _Variant(NamedTuple):
 
     def branch(self, layers: int) -> float:
         """Return the factor of the attention."""
-        return layers**-0.5 if self.scaled else 1.0
+        if self.scaled:
+            return layers**-0.5
+        return 1.0
 
 
 VARIANTS = {
@@ -95,21 +116,25 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     """
     size = PRESETS[preset]
     layers = size["layers"]
+    variants = VARIANTS.values()
     with jax.enable_x64(True):
-        grams = [_through(v, size, key=key) for v in VARIANTS.values()]
-        outputs = [_one_layer(skip, size, key=key) for skip in (0.0, 1.0)]
+        through = [_through(variant, size, key=key) for variant in variants]
+        outputs = [_one_layer(skip, size, key=key) for skip in SKIPS]
         gradient = _gradients(size, key=key)
-    law = [_law(variant, layers) for variant in VARIANTS.values()]
+    squares, products = zip(*through, strict=True)
+    laws = [_law(variant, layers) for variant in variants]
+    law_squares, law_products = zip(*laws, strict=True)
     pairs, lengths = zip(*outputs, strict=True)
-    law_parted = [[_law_parted(skip, d) for d in DISTANCES] for skip in (0.0, 1.0)]
+    law_parted = [_law_parted(skip) for skip in SKIPS]
     moments = ("variant", "seed", "layer")
+    law_moments = ("variant", "layer")
     one = ("skip", "distance", "seed")
     return xarray.Dataset(
         {
-            "square": (moments, [g[0] for g in grams]),
-            "product": (moments, [g[1] for g in grams]),
-            "law_square": (("variant", "layer"), [g[0] for g in law]),
-            "law_product": (("variant", "layer"), [g[1] for g in law]),
+            "square": (moments, list(squares)),
+            "product": (moments, list(products)),
+            "law_square": (law_moments, list(law_squares)),
+            "law_product": (law_moments, list(law_products)),
             "parted": (one, np.array(pairs)),
             "length": (one, np.array(lengths)),
             "law_parted": (("skip", "distance"), law_parted),
@@ -135,7 +160,8 @@ def _tokens(distance: float, width: int) -> Float[Array, "tokens width"]:
     # One common direction, and one for each token.
     axes = width**0.5 * np.eye(TOKENS + 1, width)
     own = math.sqrt(distance) * axes[1:]
-    return jnp.asarray(own + math.sqrt(1 - distance) * axes[0])
+    common = math.sqrt(1 - distance) * axes[0]
+    return jnp.asarray(own + common)
 
 
 def _layer(width: int) -> networks.Network:
@@ -156,9 +182,10 @@ def _params(
     net: networks.Network, key: Key, *, variant: _Variant, layers: int
 ) -> Params:
     """Draw the parameters of one layer of attention."""
-    drawn = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), net.init(key))
-    blocks = drawn["blocks"]
     # In float64: what is left of 1 − cosine is below the rounding of float32.
+    in_float32 = net.init(key)
+    drawn = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), in_float32)
+    blocks = drawn["blocks"]
     attention = dict(blocks["attention"])
     attention["skip"] = jnp.full(1, variant.skip)
     attention["branch"] = variant.branch(layers) * attention["branch"]
@@ -170,22 +197,25 @@ def _params(
     return {**drawn, "blocks": {"attention": attention, "mlp": mlp}}
 
 
-def _through(
-    variant: _Variant, size: dict, *, key: Key
-) -> tuple[Float[np.ndarray, "seeds layers"], Float[np.ndarray, "seeds layers"]]:
+def _through(variant: _Variant, size: dict, *, key: Key) -> tuple[_Numbers, _Numbers]:
     """Return the mean square of tokens, and their mean product, behind each layer."""
-    net, layers = _layer(size["width"]), size["layers"]
+    layers = size["layers"]
+    net = _layer(size["width"])
     start = _tokens(1 - COSINE, size["width"])
 
     def step(x: Array, key: Key) -> tuple[Array, Array]:
-        x = net(_params(net, key, variant=variant, layers=layers), x)
+        params = _params(net, key, variant=variant, layers=layers)
+        x = net(params, x)
         return x, _moments(x)
 
     def by_layer(key: Key) -> Float[Array, "layers 2"]:
-        _, moments = jax.lax.scan(step, start, jax.random.split(key, layers))
-        return jnp.concatenate([_moments(start)[None], moments])
+        keys = jax.random.split(key, layers)
+        _, moments = jax.lax.scan(step, start, keys)
+        first = _moments(start)
+        return jnp.concatenate([first[None], moments])
 
-    moments = np.asarray(jax.jit(jax.vmap(by_layer))(_keys(key, size)))
+    of_draws = jax.jit(jax.vmap(by_layer))
+    moments = np.asarray(of_draws(_keys(key, size)))
     return moments[..., 0], moments[..., 1]
 
 
@@ -203,9 +233,7 @@ def _moments(x: Float[Array, "tokens width"]) -> Float[Array, " 2"]:
     return jnp.stack([square, square - parted])
 
 
-def _one_layer(
-    skip: float, size: dict, *, key: Key
-) -> tuple[Float[np.ndarray, "distance seeds"], Float[np.ndarray, "distance seeds"]]:
+def _one_layer(skip: float, size: dict, *, key: Key) -> tuple[_Numbers, _Numbers]:
     """Return by how much tokens differ behind one layer, and their mean square."""
     net = _layer(size["width"])
     variant = _Variant(skip=skip, scaled=False, uniform=False)
@@ -214,15 +242,29 @@ def _one_layer(
     def parted(x: Array, key: Key) -> Float[Array, " 2"]:
         y = net(draw(key), x)
         centred = y - y.mean(axis=0, keepdims=True)
-        return jnp.stack([jnp.mean(centred**2), jnp.mean(y**2)])
+        spread = jnp.mean(centred**2)
+        return jnp.stack([spread, jnp.mean(y**2)])
 
-    xs = jnp.stack([_tokens(d, size["width"]) for d in DISTANCES])
-    of_keys = jax.vmap(parted, in_axes=(None, 0))
-    found = np.asarray(jax.jit(jax.vmap(of_keys, (0, None)))(xs, _keys(key, size)))
-    return found[..., 0] * TOKENS / (TOKENS - 1), found[..., 1]
+    keys = _keys(key, size)
+    moments = _over_distances(parted, keys, size=size)
+    spread = moments[..., 0]
+    squares = moments[..., 1]
+    # The mean over tokens takes one of them from the sum of squares.
+    return spread * TOKENS / (TOKENS - 1), squares
 
 
-def _gradients(size: dict, *, key: Key) -> Float[np.ndarray, "weights distance seeds"]:
+def _over_distances(
+    function: Callable[[Array, Key], _Vector], keys: Key, *, size: dict
+) -> _Numbers:
+    """Return a function of tokens of every 1 − cosine, for each draw."""
+    width = size["width"]
+    xs = jnp.stack([_tokens(distance, width) for distance in DISTANCES])
+    of_keys = jax.vmap(function, in_axes=(None, 0))
+    of_all = jax.vmap(of_keys, in_axes=(0, None))
+    return np.asarray(jax.jit(of_all)(xs, keys))
+
+
+def _gradients(size: dict, *, key: Key) -> _Numbers:
     """Return the squared gradient of a random output, for each weight of a layer."""
     net = _layer(size["width"])
     variant = VARIANTS["no skip"]
@@ -233,52 +275,63 @@ def _gradients(size: dict, *, key: Key) -> Float[np.ndarray, "weights distance s
         return jnp.sum(cotangent * net(params, x))
 
     def squares(x: Array, key: Key) -> Float[Array, " weights"]:
-        attention = jax.grad(loss)(draw(key), x)["blocks"]["attention"]
-        return jnp.stack([jnp.sum(attention[name]["w"] ** 2) for name in WEIGHTS])
+        gradient = jax.grad(loss)(draw(key), x)
+        attention = gradient["blocks"]["attention"]
+        matrices = [attention[name]["w"] for name in WEIGHTS]
+        return jnp.stack([jnp.sum(matrix**2) for matrix in matrices])
 
-    xs = jnp.stack([_tokens(d, size["width"]) for d in DISTANCES])
-    of_keys = jax.vmap(squares, in_axes=(None, 0))
     # Slopes are those of every draw, so few will do.
     few = _keys(key, size)[:32]
-    found = jax.jit(jax.vmap(of_keys, (0, None)))(xs, few)
-    return np.moveaxis(np.asarray(found), -1, 0)
+    gradients = _over_distances(squares, few, size=size)
+    return np.moveaxis(gradients, -1, 0)
 
 
-def _law(variant: _Variant, layers: int) -> tuple[list[float], list[float]]:
+def _law(variant: _Variant, layers: int) -> tuple[_Numbers, _Numbers]:
     """Return mean squares and products of tokens behind each layer, as predicted."""
-    # Layer by layer, from the mean Gram matrix behind the one before.
+    sigma_q = 1.0
+    if variant.uniform:
+        sigma_q = 0.0
     gram = _gram(1 - COSINE)
-    squares, products = [gram[0, 0]], [gram[0, 1]]
+    squares = [gram[0, 0]]
+    products = [gram[0, 1]]
+    # Layer by layer, from the mean Gram matrix behind the one before.
     for _ in range(layers):
         gram = theory.attention_gram(
             gram,
-            sigma_q=0.0 if variant.uniform else 1.0,
+            sigma_q=sigma_q,
             skip=variant.skip,
             branch=variant.branch(layers),
         )
         squares.append(gram[0, 0])
         products.append(gram[0, 1])
-    return squares, products
+    return np.array(squares), np.array(products)
 
 
-def _law_parted(skip: float, distance: float) -> float:
-    """Return q − p behind one layer, as predicted."""
-    gram = theory.attention_gram(_gram(distance), skip=skip)
-    return float(gram[0, 0] - gram[0, 1])
+def _law_parted(skip: float) -> list[float]:
+    """Return q − p behind one layer, as predicted, for tokens of every 1 − cosine."""
+    parted = []
+    for distance in DISTANCES:
+        gram = theory.attention_gram(_gram(distance), skip=skip)
+        square, product = gram[0, :2]
+        parted.append(float(square - product))
+    return parted
 
 
 def _uniform(data: xarray.Dataset, variant: str) -> Float[np.ndarray, " layer"]:
     """Return the claim for uniform attention: 1 − cosine behind each layer."""
-    strength = VARIANTS[variant].branch(data.sizes["layer"] - 1) ** 2
-    mean = COSINE + (1 - COSINE) / TOKENS
+    layers = data.sizes["layer"] - 1
+    strength = VARIANTS[variant].branch(layers) ** 2
+    mean_cosine = COSINE + (1 - COSINE) / TOKENS
     grown = (1 + strength) ** data.layer.values - 1
-    return (1 - COSINE) / (1 + mean * grown)
+    return (1 - COSINE) / (1 + mean_cosine * grown)
 
 
 def _slope(values: xarray.DataArray) -> float:
     """Return the power of 1 − cosine between the two closest pairs of tokens."""
-    closest = np.log(values.isel(distance=0)) - np.log(values.isel(distance=1))
-    powers = closest / math.log(DISTANCES[0] / DISTANCES[1])
+    closest = values.isel(distance=0)
+    next_closest = values.isel(distance=1)
+    growth = np.log(closest) - np.log(next_closest)
+    powers = growth / math.log(DISTANCES[0] / DISTANCES[1])
     # The power holds in each draw; the median is that of a usual one.
     return float(np.median(powers))
 
@@ -286,10 +339,11 @@ def _slope(values: xarray.DataArray) -> float:
 def _parted_off(data: xarray.Dataset) -> float:
     """Return how many standard errors one layer is off theory."""
     # At closer tokens the prediction is a difference below its own rounding.
-    data = data.isel(skip=0).sel(distance=slice(3e-3, None))
-    error = data.parted.std("seed", ddof=1) / math.sqrt(data.sizes["seed"])
-    off = abs(data.parted.mean("seed") - data.law_parted) / error
-    return float(off.max())
+    apart = slice(3e-3, None)
+    data = data.isel(skip=0).sel(distance=apart)
+    parted = mean(data.parted, axis="seed")
+    gaps = parted.gap(data.law_parted)
+    return float(gaps.max())
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
@@ -306,33 +360,49 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     """
     seeds = data.sizes["seed"]
     rows = []
-    for variant in VARIANTS:
-        if not VARIANTS[variant].uniform:
-            continue
-        square = data.square.sel(variant=variant, layer=slice(1, None))
-        law = data.law_square.sel(variant=variant, layer=slice(1, None))
-        error = square.std("seed", ddof=1) / math.sqrt(seeds)
-        off = float((abs(square.mean("seed") - law) / error).max())
-        high = t_bound(law.size, seeds)
-        what = f"{variant}: mean square of tokens, standard errors off"
-        rows.append(Compared(what, off, high=high))
-        exact = 1 - data.law_product / data.law_square
-        difference = abs(exact.sel(variant=variant) - _uniform(data, variant))
-        what = f"{variant}: theory against the closed form"
-        rows.append(within(what, float(difference.max()), 0.0, tolerance=1e-12))
+    for name, variant in VARIANTS.items():
+        if variant.uniform:
+            rows += _uniform_rows(data, name)
     powers = {"no skip": 3.0, "skip": 1.0}
     for i, (name, power) in enumerate(powers.items()):
         slope = _slope(data.parted.isel(skip=i))
         what = f"{name}: power of 1 − cosine in one layer"
         rows.append(within(what, slope, power, tolerance=SLOPE_ERROR))
-    for name, power in zip(WEIGHTS, (2.0, 2.0, 0.0), strict=True):
+    powers = {"query": 2.0, "key": 2.0, "value": 0.0}
+    for name, power in powers.items():
         slope = _slope(data.gradient.sel(weights=name))
         what = f"squared gradient of {name}: power of 1 − cosine"
         rows.append(within(what, slope, power, tolerance=SLOPE_ERROR))
     what = "no skip: tokens parted by one layer, standard errors off"
     # 1 − cosine of 0.01 and 0.1.
-    rows.append(Compared(what, _parted_off(data), high=t_bound(2, seeds)))
+    bound = t_bound(2, seeds)
+    rows.append(Compared(what, _parted_off(data), high=bound))
     return settled(rows)
+
+
+def _uniform_rows(data: xarray.Dataset, variant: str) -> list[Compared]:
+    """Compare uniform attention with theory, and that with the closed form."""
+    # All tokens start with the mean square 1.
+    behind = data.sel(variant=variant, layer=slice(1, None))
+    square = mean(behind.square, axis="seed")
+    gaps = square.gap(behind.law_square)
+    bound = t_bound(behind.law_square.size, data.sizes["seed"])
+    predicted = data.sel(variant=variant)
+    distance = 1 - predicted.law_product / predicted.law_square
+    difference = abs(distance - _uniform(data, variant))
+    return [
+        Compared(
+            f"{variant}: mean square of tokens, standard errors off",
+            float(gaps.max()),
+            high=bound,
+        ),
+        within(
+            f"{variant}: theory against the closed form",
+            float(difference.max()),
+            0.0,
+            tolerance=1e-12,
+        ),
+    ]
 
 
 def plot(data: xarray.Dataset) -> "Figure":
@@ -344,9 +414,7 @@ def plot(data: xarray.Dataset) -> "Figure":
     Returns:
         The figure.
     """
-    # Three panels are as wide as a page.
-    figure, axes = _style.panels(1, 3, height=2.5, width=2.7)
-    left, middle, right = axes[0]
+    figure, left, middle, right = three_panels(height=2.5, width=2.7)
     _draw_depth(left, data)
     _draw_layer(middle, data)
     _draw_gradients(right, data)
@@ -355,19 +423,20 @@ def plot(data: xarray.Dataset) -> "Figure":
 
 def _draw_depth(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw 1 − cosine against depth."""
-    square, product = data.square.mean("seed"), data["product"].mean("seed")
+    square = data.square.mean("seed")
+    product = data["product"].mean("seed")
     distance = (square - product) / square
     law = 1 - data.law_product / data.law_square
     for i, variant in enumerate(VARIANTS):
-        of_variant = distance.sel(variant=variant)
+        style = {"label": variant, "ms": 3}
         # The last two coincide, so that the marks of the third are larger.
-        large = 6 if i == 2 else 3
-        _style.dots(
-            ax, data.layer, of_variant, error=None, i=i, label=variant, ms=large
-        )
-        # Beyond this the difference of two predicted numbers is rounding.
+        if i == 2:
+            style["ms"] = 6
+        measured = distance.sel(variant=variant)
+        _style.dots(ax, data.layer, measured, error=None, i=i, **style)
         predicted = law.sel(variant=variant)
-        _style.line(ax, data.layer, y=predicted.where(predicted > 1e-14), i=i)
+        shown = predicted.where(predicted > ROUNDING)
+        _style.line(ax, data.layer, y=shown, i=i)
     ax.set(
         xlabel="layers",
         ylabel="1 − cosine of two tokens",
@@ -380,14 +449,17 @@ def _draw_depth(ax: "Axes", data: xarray.Dataset) -> None:
 
 def _draw_layer(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw how far tokens part behind one layer."""
-    root = math.sqrt(data.sizes["seed"])
     for i, label in enumerate(("no skip", "with skip")):
-        parted = data.parted.isel(skip=i)
-        error = 2 * parted.std("seed", ddof=1) / root
-        mean = parted.mean("seed")
-        _style.dots(ax, data.distance, mean, error=error, i=i, label=label)
-        law = data.law_parted.isel(skip=i)
-        _style.line(ax, data.distance, y=law.where(law > 1e-14), i=i)
+        with_skip = data.isel(skip=i)
+        parted = mean(with_skip.parted, axis="seed")
+        law = with_skip.law_parted
+        parted.draw_with_line(
+            ax,
+            data.distance,
+            i,
+            predicted=law.where(law > ROUNDING),
+            label=label,
+        )
     ax.set(
         xlabel="1 − cosine in front",
         ylabel="squared difference / 2, behind",
@@ -400,15 +472,19 @@ def _draw_layer(ax: "Axes", data: xarray.Dataset) -> None:
 
 def _draw_gradients(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw squared gradients of the weights against 1 − cosine."""
-    mean = data.gradient.mean("draw")
+    gradient = data.gradient.mean("draw")
     for i, name in enumerate(WEIGHTS):
+        style = {"label": name, "ms": 3}
         # Queries and keys coincide, so that the marks of queries are larger.
-        large = 6 if name == "query" else 3
-        of_name = mean.sel(weights=name)
-        _style.dots(ax, data.distance, of_name, error=None, i=i, label=name, ms=large)
-    start = float(mean.sel(weights="query").isel(distance=0))
-    power = (data.distance / DISTANCES[0]) ** 2
-    ax.plot(data.distance, start * power, color="0.3", lw=0.8, label="power 2")
+        if name == "query":
+            style["ms"] = 6
+        of_name = gradient.sel(weights=name)
+        _style.dots(ax, data.distance, of_name, error=None, i=i, **style)
+    of_query = gradient.sel(weights="query")
+    start = float(of_query.isel(distance=0))
+    square = start * (data.distance / DISTANCES[0]) ** 2
+    # Through the first mark of queries.
+    ax.plot(data.distance, square, color="0.3", lw=0.8, label="power 2")
     ax.set(
         xlabel="1 − cosine in front",
         ylabel="squared gradient of the weight",

@@ -32,13 +32,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-import isometry
 from isometry import networks, theory
 from isometry._internal.types import Key
 from isometry.networks import Network
 from paper_figs import _style
 from paper_figs._check import Compared, settled, t_bound, within
-from paper_figs._ensembles import Estimate, Variables, mean, typical_input
+from paper_figs._ensembles import (
+    Estimate,
+    Variables,
+    behind_blocks,
+    mean,
+    power,
+    rows_of_gaps,
+    squared_gradients,
+    typical_input,
+)
 
 
 class Scale(NamedTuple):
@@ -184,9 +192,7 @@ def _partial(
     """Measure |∂output/∂h|²/N at points of single draws."""
     (width,) = net.example.shape
     keys = jax.random.split(key, seeds)
-    signals = isometry.signals(net, keys, typical_input(width))
-    by_point = [signals.at(name).apjn[:, 0] for name in names]
-    return np.array(by_point, np.float64).T
+    return squared_gradients(net, keys, typical_input(width), names=names)
 
 
 def _products(scale: Scale, depth: int) -> Float[np.ndarray, " layer"]:
@@ -194,10 +200,17 @@ def _products(scale: Scale, depth: int) -> Float[np.ndarray, " layer"]:
     # Inputs have mean square 1.
     first = scale.sigma_w**2 + scale.sigma_b**2
     path = theory.q_trajectory(
-        scale.activation, first, scale.sigma_w, scale.sigma_b, depth - 2
+        scale.activation,
+        first,
+        scale.sigma_w,
+        sigma_b=scale.sigma_b,
+        depth=depth - 2,
     )
-    factors = [theory.chi(scale.activation, float(q), scale.sigma_w) for q in path]
-    return np.cumprod(factors[::-1])[::-1]
+    variances = path.tolist()
+    factors = [theory.chi(scale.activation, q, scale.sigma_w) for q in variances]
+    # From the output to the input.
+    products = np.cumprod(factors[::-1])
+    return products[::-1]
 
 
 def _log_critical(depth: int) -> float:
@@ -214,7 +227,7 @@ def _with_norms(
     key: Key, size: Size
 ) -> Float[np.ndarray, "sigma skip scale draw block"]:
     """Measure partial Jacobians of layers with norms and skips."""
-    names = [f"blocks/first[{block}]:sum" for block in range(size.blocks)]
+    names = behind_blocks(size.blocks)
     by_sigma = []
     for sigma_w in size.sigmas:
         by_skip = []
@@ -279,15 +292,21 @@ def _unit() -> Unit:
     # The trapezoidal rule converges as fast as any for what is smooth and decays; its
     # error at this step is below 1e-14.
     z = np.linspace(-12.0, 12.0, 2401)
-    weights = stats.norm.pdf(z) * (z[1] - z[0])
+    step = z[1] - z[0]
+    weights = stats.norm.pdf(z) * step
     phi = np.tanh(z)
-    return Unit(float(weights @ phi**2), float(weights @ (1 - phi**2) ** 2))
+    slope = 1 - phi**2
+    return Unit(
+        square=float(weights @ phi**2),
+        slope=float(weights @ slope**2),
+    )
 
 
 def _own_zeta(sigma_w: float) -> float:
     """Return ζ from `_unit`."""
     unit = _unit()
-    return sigma_w**2 * unit.slope / (sigma_w**2 * unit.square + SIGMA_B**2)
+    added = sigma_w**2 * unit.square + SIGMA_B**2
+    return sigma_w**2 * unit.slope / added
 
 
 def _factors(sigma_w: float, skip: float, blocks: int) -> Float[np.ndarray, " block"]:
@@ -308,18 +327,16 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     draws = data.sizes["draw"]
     bound = t_bound(data.law_plain.size, draws)
     gaps = mean(data.plain).gap(data.law_plain) / bound
-    for kind in data.kind.values:
-        gap = float(gaps.sel(kind=kind).max())
-        what = f"{kind}: J, largest gap over its interval"
-        rows.append(Compared(what, gap, high=1.0))
+    rows += rows_of_gaps(gaps, "kind", "J")
     predicted = data.law_plain.sel(kind="ReLU, critical")
-    relu = float(abs(predicted - 1).max())
+    relu = abs(predicted - 1)
     # Rounding of a product of so many χ.
     slack = 1e-14 * data.sizes["layer"]
-    rows.append(Compared("ReLU, critical: |J − 1| in theory", relu, high=slack))
-    near, far = data.law_great.values
-    power = (far - near) / math.log(_GREAT[1] / _GREAT[0])
-    rows.append(within("tanh, critical: power of depth", power, -1.0, 0.01))
+    what = "ReLU, critical: |J − 1| in theory"
+    rows.append(Compared(what, float(relu.max()), high=slack))
+    what = "tanh, critical: power of depth"
+    slope = power(data.law_great.values, _GREAT)
+    rows.append(within(what, slope, -1.0, tolerance=0.01))
     return settled(rows + _norm_rows(data) + _gain_rows(data))
 
 
@@ -339,15 +356,17 @@ def _norm_rows(data: xarray.Dataset) -> list[Compared]:
         gaps = []
         for sigma_w in data.sigma_w.values:
             logs = np.log(_factors(sigma_w, skip, blocks))
-            wanted = logs[_FRONT + 1 :].sum()
+            predicted = logs[_FRONT + 1 :].sum()
             here = growth.at(sigma_w=sigma_w, skip=skip)
-            gaps.append(float(here.gap(wanted)) / bound)
+            gap = float(here.gap(predicted))
+            gaps.append(gap / bound)
         what = f"norm, μ = {skip:g}: ln J, largest gap over its interval"
         rows.append(Compared(what, max(gaps), high=1.0))
     for sigma_w in data.sigma_w.values:
         zeta = float(data.law_zeta.sel(sigma_w=sigma_w))
         what = f"norm, σ_w = {sigma_w:g}: ζ in theory"
-        rows.append(within(what, zeta, _own_zeta(sigma_w), 1e-9))
+        # Both quadratures are more exact than this.
+        rows.append(within(what, zeta, _own_zeta(sigma_w), tolerance=1e-9))
     return rows
 
 
@@ -358,25 +377,34 @@ def _gain_rows(data: xarray.Dataset) -> list[Compared]:
     bound = t_bound(after.value.size, data.sizes["draw"])
     for name in data.wrong.values:
         here = after.at(wrong=name)
+        label = _plain_text(name)
         # The gains are as uncertain as the mean over the draws that they are from.
         of_gains = float(data.gain_error.sel(wrong=name))
-        both = Estimate(here.value, (here.error**2 + of_gains**2) ** 0.5)
-        gap = float(both.gap(1.0).max()) / bound
-        what = f"{_plain_text(name)}, with gains: J, largest gap over its interval"
-        rows.append(Compared(what, gap, high=1.0))
+        error = (here.error**2 + of_gains**2) ** 0.5
+        gaps = Estimate(here.value, error).gap(1.0) / bound
+        what = f"{label}, with gains: J, largest gap over its interval"
+        rows.append(Compared(what, float(gaps.max()), high=1.0))
         before = data.gained.sel(wrong=name).isel(when=0, at=0)
         # A network that was right before would show nothing.
         log = abs(math.log(before.mean()))
-        rows.append(Compared(f"{_plain_text(name)}, before: |ln J|", log, low=2.0))
+        rows.append(Compared(f"{label}, before: |ln J|", log, low=2.0))
+    rows.append(_critical_gains(data, bound))
+    return rows
+
+
+def _critical_gains(data: xarray.Dataset, bound: float) -> Compared:
+    """Hold ReLU networks with gains against critical ones."""
     name = next(iter(WRONG))
+    relu = data.sel(wrong=name)
     # Without the first layer, in front of which there are no slopes.
-    log_gains = np.log(data.gain.sel(wrong=name).values[1:])
+    log_gains = np.log(relu.gain.values[1:])
     sigma_w = WRONG[name].sigma_w * math.exp(log_gains.mean())
     # The product of so many squared gains has the error of the mean that they make.
-    relative = bound * float(data.gain_error.sel(wrong=name)) / (2 * len(log_gains))
+    num_squared = 2 * len(log_gains)
+    relative = bound * float(relu.gain_error) / num_squared
     critical = math.sqrt(2)
-    rows.append(within("ReLU with gains: σ_w", sigma_w, critical, critical * relative))
-    return rows
+    slack = critical * relative
+    return within("ReLU with gains: σ_w", sigma_w, critical, tolerance=slack)
 
 
 def _plain_text(name: str) -> str:
@@ -397,35 +425,48 @@ def plot(data: xarray.Dataset) -> Figure:
 
 def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
     """Draw partial Jacobians of plain networks, from each layer to the output."""
-    found = mean(data.plain)
+    measured = mean(data.plain)
     layers = np.arange(1, data.sizes["layer"] + 1)
     for i, kind in enumerate(data.kind.values):
-        found.at(kind=kind).draw(ax, layers, i, label=kind)
-        _style.line(ax, layers, data.law_plain.sel(kind=kind), i)
+        here = measured.at(kind=kind)
+        law = data.law_plain.sel(kind=kind)
+        here.draw_with_line(ax, layers, i, predicted=law, label=kind)
     total = data.sizes["layer"] + 1
+    # Critical tanh networks tend to it.
     ax.plot(layers, layers / total, ":", color="black", label="l/L")
-    _style.ticks(ax, [n for n in (1, 2, 4, 8, 16, 32) if n < total])
-    ax.set(yscale="log", ylim=(1e-3, 1e3), xlabel="layer l", ylabel="J to the output")
-    ax.set(title="Plain networks")
+    marked = [layer for layer in (1, 2, 4, 8, 16, 32) if layer < total]
+    _style.ticks(ax, marked)
+    ax.set(
+        xlabel="layer l",
+        ylabel="J to the output",
+        title="Plain networks",
+        yscale="log",
+        ylim=(1e-3, 1e3),
+    )
     ax.legend(loc="upper left", ncols=2)
 
 
 def _draw_depth(ax: Axes, data: xarray.Dataset) -> None:
     """Draw partial Jacobians behind skips with μ = 1, from each layer to the output."""
-    found = mean(data.norm.sel(skip=1.0)).part(scale=1)
+    measured = mean(data.norm.sel(skip=1.0)).part(scale=1)
     blocks = data.sizes["block"]
     points = np.arange(1, blocks + 1)
     for i, sigma_w in enumerate(data.sigma_w.values):
         zeta = float(data.law_zeta.sel(sigma_w=sigma_w))
         label = f"σ$_w$ = {sigma_w:g}, ζ = {zeta:.2f}"
-        found.at(sigma_w=sigma_w).draw(ax, points, i, label=label)
         logs = np.log(_factors(sigma_w, 1.0, blocks))
         # From the stream behind a block on, only later blocks act.
-        line = np.exp(logs.sum() - np.cumsum(logs))
-        _style.line(ax, points, line, i)
-    _style.ticks(ax, [n for n in (1, 2, 4, 8, 16, 24) if n <= blocks])
-    ax.set(yscale="log", xlabel="block l", ylabel="J to the output")
-    ax.set(title="Norm and skip, μ = 1: powers of depth")
+        law = np.exp(logs.sum() - np.cumsum(logs))
+        here = measured.at(sigma_w=sigma_w)
+        here.draw_with_line(ax, points, i, predicted=law, label=label)
+    marked = [block for block in (1, 2, 4, 8, 16, 24) if block <= blocks]
+    _style.ticks(ax, marked)
+    ax.set(
+        xlabel="block l",
+        ylabel="J to the output",
+        title="Norm and skip, μ = 1: powers of depth",
+        yscale="log",
+    )
     ax.legend(loc="upper right")
 
 
@@ -441,7 +482,8 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
         # Moved apart a little, because they meet where ζ is 1.
         moved = data.sigma_w * 1.04 ** (i - 1.5)
         chi.draw(ax, moved, i, label=f"μ = {skip:g}")
-        _style.line(ax, grid, skip**2 + (1 - skip**2) * zetas, i)
+        law = skip**2 + (1 - skip**2) * zetas
+        _style.line(ax, grid, law, i)
     finite = []
     for sigma_w in grid:
         logs = np.log(_factors(sigma_w, 1.0, blocks))
@@ -454,16 +496,23 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
 
 def _draw_gained(ax: Axes, data: xarray.Dataset) -> None:
     """Draw partial Jacobians before and after networks are given gains."""
-    found = mean(data.gained)
+    measured = mean(data.gained)
     layers = np.arange(data.sizes["at"])
     for i, name in enumerate(data.wrong.values):
         # Every second layer, so that marks at 1 do not cover each other.
         some = list(layers[i :: len(WRONG)])
-        here = found.at(wrong=name).part(at=some)
+        here = measured.at(wrong=name).part(at=some)
+        before = here.part(when=0)
+        after = here.part(when=1)
         # Open marks before, full ones after.
-        here.part(when=0).draw(ax, some, i, label=f"{name}, before", mfc="white")
-        here.part(when=1).draw(ax, some, i, label=f"{name}, with gains")
+        before.draw(ax, some, i, label=f"{name}, before", mfc="white")
+        after.draw(ax, some, i, label=f"{name}, with gains")
     ax.axhline(1.0, color="black", lw=0.8)
-    ax.set(yscale="log", ylim=(1e-5, 1e8), xlabel="layer l", ylabel="J to the output")
-    ax.set(title="A gain a layer")
+    ax.set(
+        xlabel="layer l",
+        ylabel="J to the output",
+        title="A gain a layer",
+        yscale="log",
+        ylim=(1e-5, 1e8),
+    )
     ax.legend(loc="upper right")

@@ -34,16 +34,23 @@ import isometry
 from isometry import data as datasets
 from isometry import networks
 from isometry._internal.types import Key, Params
-from paper_figs import _style
+from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, within
+from paper_figs._ensembles import marked_heights, three_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PRESETS = {
-    "full": {"steps": 500, "batch": 32},
-    "smoke": {"steps": 60, "batch": 16},
+    "full": {
+        "steps": 500,
+        "batch": 32,
+    },
+    "smoke": {
+        "steps": 60,
+        "batch": 16,
+    },
 }
 
 SIDE = 8
@@ -72,6 +79,12 @@ ABOVE_ENTROPY = 0.02
 SMOOTHED = 20
 
 _Function: TypeAlias = Callable[[Params, Array], Array]
+_Images: TypeAlias = Float[np.ndarray, "images 64"]
+_Pixels: TypeAlias = Float[np.ndarray, "steps batch 64"]
+_Batches: TypeAlias = Int[np.ndarray, "steps batch"]
+_Labels: TypeAlias = Int[np.ndarray, " images"]
+# A weight or its update: all axes but the last are of inputs.
+_Weight: TypeAlias = Float[np.ndarray, "..."]
 # Parameters and the moments of Adam.
 _State: TypeAlias = tuple[Params, optax.OptState]
 
@@ -138,16 +151,20 @@ def _same(params: Params) -> Params:
 def _equal_heads(params: Params) -> Params:
     """Return a transformer whose second head is a copy of the first, in each block."""
     attention = params["body"]["blocks"]["attention"]
-    changed = {}
-    for name, layer in attention.items():
-        changed[name] = layer
-        if name in ("query", "key", "value"):
-            # Axes are blocks, features, heads, entries of a head.
-            w = layer["w"]
-            changed[name] = {**layer, "w": w.at[:, :, 1].set(w[:, :, 0])}
-        if name == "output":
-            w = layer["w"]
-            changed[name] = {**layer, "w": w.at[:, 1].set(w[:, 0])}
+    changed = dict(attention)
+    for name in ("query", "key", "value"):
+        layer = attention[name]
+        w = layer["w"]
+        # Axes are blocks, features, heads, entries of a head.
+        first = w[:, :, 0]
+        w = w.at[:, :, 1].set(first)
+        changed[name] = {**layer, "w": w}
+    layer = attention["output"]
+    w = layer["w"]
+    # Axes are blocks, heads, entries of a head, features.
+    first = w[:, 0]
+    w = w.at[:, 1].set(first)
+    changed["output"] = {**layer, "w": w}
     return _with_attention(params, changed)
 
 
@@ -169,9 +186,11 @@ def _with_attention(params: Params, attention: Params) -> Params:
 def _equal_blocks(params: Params) -> Params:
     """Return a transformer all whose blocks are copies of the first."""
     body = params["body"]
-    blocks = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), body["blocks"]
-    )
+
+    def copied(leaf: Array) -> Array:
+        return jnp.broadcast_to(leaf[:1], leaf.shape)
+
+    blocks = jax.tree.map(copied, body["blocks"])
     return {**params, "body": {**body, "blocks": blocks}}
 
 
@@ -191,7 +210,8 @@ def _zero_twice(params: Params) -> Params:
     """Return a perceptron whose last two layers are zero."""
     first, stacked, last = _zero_head(params)["layers"]
     # The last of the hidden layers, which are stacked.
-    stacked = {**stacked, "w": stacked["w"].at[-1].set(0.0)}
+    w = stacked["w"].at[-1].set(0.0)
+    stacked = {**stacked, "w": w}
     return {**params, "layers": (first, stacked, last)}
 
 
@@ -250,40 +270,30 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     }
     trainers = {name: _trainer(kind, labels) for name, kind in kinds.items()}
     batches = _batches(key, len(images), size)
-    rows = {"certified": [], "counted": [], "law_expected": []}
-    departures, losses, final = [], [], []
+    # Where blank pixels stay blank there is no gradient; noise mends that.
+    noisy = images[batches] + NOISE * _noise(key, batches.shape)
+    trained = []
     for run in RUNS.values():
         kind = kinds[run.kind]
         params = run.change(kind.params)
-        cert = isometry.certify(kind.f, params, jnp.zeros(kind.shape))
-        with jax.enable_x64(True):
-            start = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-            # Where blank pixels stay blank there is no gradient; noise mends that.
-            noisy = images[batches] + NOISE * _noise(key, batches.shape)
-            shape = (*batches.shape, *kind.shape)
-            end, loss = trainers[run.kind](start, batches, noisy.reshape(shape))
-            every = jnp.asarray(images.reshape(-1, *kind.shape))
-            outputs = jax.vmap(kind.f, in_axes=(None, 0))(end, every)
-            last = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        updates = [_weight(end, layer) - _weight(start, layer) for layer in cert.layers]
-        rows["certified"].append([_certified(layer) for layer in cert.layers])
-        rows["counted"].append([_counted(update) for update in updates])
-        claims = [_claim(run, layer) for layer in cert.layers]
-        expected = map(_expected, claims, cert.layers)
-        rows["law_expected"].append(list(expected))
-        departures.append(_departure(updates, claims))
-        losses.append(np.asarray(loss))
-        # In NumPy, because outside of the 64-bit mode JAX would round to float32.
-        final.append(float(np.asarray(last).mean()))
+        train = functools.partial(trainers[run.kind], batches=batches, noisy=noisy)
+        digits = (images, labels)
+        trained.append(_trained(run, kind, params, train=train, digits=digits))
+    certified = [one.certified for one in trained]
+    counted = [one.counted for one in trained]
+    expected = [one.expected for one in trained]
     shares = np.bincount(labels) / len(labels)
+    entropy = -np.sum(shares * np.log(shares))
     by_layer = ("run", "layer", "number")
     return xarray.Dataset(
         {
-            **{name: (by_layer, _padded(table)) for name, table in rows.items()},
-            "departure": ("run", departures),
-            "loss": (("run", "step"), losses),
-            "final": ("run", final),
-            "entropy": -float(np.sum(shares * np.log(shares))),
+            "certified": (by_layer, _padded(certified)),
+            "counted": (by_layer, _padded(counted)),
+            "law_expected": (by_layer, _padded(expected)),
+            "departure": ("run", [one.departure for one in trained]),
+            "loss": (("run", "step"), [one.loss for one in trained]),
+            "final": ("run", [one.final for one in trained]),
+            "entropy": float(entropy),
         },
         {
             "run": list(RUNS),
@@ -293,22 +303,79 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     )
 
 
+class _Trained(NamedTuple):
+    """A network after training.
+
+    Attributes:
+        certified: What is certified of each weight.
+        counted: What is counted in its update.
+        expected: What is claimed of it.
+        departure: By how much slices that are claimed to be equal have parted.
+        loss: At each step.
+        final: The loss on all images.
+    """
+
+    certified: list[_Measured]
+    counted: list[_Measured]
+    expected: list[_Measured]
+    departure: float
+    loss: Float[np.ndarray, " steps"]
+    final: float
+
+
+def _trained(
+    run: _Run,
+    kind: _Kind,
+    params: Params,
+    *,
+    train: Callable[[Params], tuple[Params, Array]],
+    digits: tuple[_Images, _Labels],
+) -> _Trained:
+    """Certify a network, train it, and count in its updates."""
+    images, labels = digits
+    cert = isometry.certify(kind.f, params, jnp.zeros(kind.shape))
+    with jax.enable_x64(True):
+        start = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        end, loss = train(start)
+        xs = jnp.asarray(images.reshape(-1, *kind.shape))
+        of_images = jax.vmap(kind.f, in_axes=(None, 0))
+        outputs = of_images(end, xs)
+        last = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    updates, claims, expected = [], [], []
+    for layer in cert.layers:
+        updates.append(_weight(end, layer) - _weight(start, layer))
+        claim = _claim(run, layer)
+        claims.append(claim)
+        expected.append(_expected(claim, layer))
+    return _Trained(
+        certified=[_certified(layer) for layer in cert.layers],
+        counted=[_counted(update) for update in updates],
+        expected=expected,
+        departure=_departure(updates, claims),
+        loss=np.asarray(loss),
+        # In NumPy, because outside of the 64-bit mode JAX would round to float32.
+        final=float(np.asarray(last).mean()),
+    )
+
+
 def _padded(
     table: list[list[_Measured]],
 ) -> Float[np.ndarray, "run layer number"]:
     """Return one array of all networks, NaN beyond the layers of each."""
     longest = max(len(rows) for rows in table)
-    padded = np.full((len(table), longest, len(_Measured._fields)), np.nan)
+    num_fields = len(_Measured._fields)
+    padded = np.full((len(table), longest, num_fields), np.nan)
     for i, rows in enumerate(table):
         padded[i, : len(rows)] = rows
     return padded
 
 
-def _images() -> tuple[Float[np.ndarray, "images 64"], Int[np.ndarray, " images"]]:
+def _images() -> tuple[_Images, _Labels]:
     """Return digits of mean 0 and variance 1, and their labels."""
     xs, labels = datasets.digits()
     xs = np.asarray(xs, np.float64)
-    return (xs - xs.mean()) / xs.std(), np.asarray(labels)
+    images = (xs - xs.mean()) / xs.std()
+    return images, np.asarray(labels)
 
 
 def _transformer(key: Key) -> _Kind:
@@ -353,27 +420,30 @@ def _perceptron(key: Key) -> _Kind:
     return _Kind(net, (SIDE**2,), net.init(key))
 
 
-def _batches(key: Key, num_images: int, size: dict) -> Int[np.ndarray, "steps batch"]:
+def _batches(key: Key, num_images: int, size: dict) -> _Batches:
     """Return the images of each step."""
     shape = (size["steps"], size["batch"])
-    return np.asarray(jax.random.randint(key, shape, 0, maxval=num_images))
+    batches = jax.random.randint(key, shape, 0, maxval=num_images)
+    return np.asarray(batches)
 
 
-def _noise(key: Key, shape: tuple[int, ...]) -> Float[np.ndarray, "steps batch 64"]:
+def _noise(key: Key, shape: tuple[int, ...]) -> _Pixels:
     """Return the noise of all pixels of all steps."""
-    seed = np.asarray(jax.random.key_data(key)).ravel()
-    rng = np.random.default_rng(seed)
+    rng = _draws.generator(key)
     return rng.standard_normal((*shape, SIDE**2))
 
 
-def _trainer(kind: _Kind, labels: Int[np.ndarray, " images"]) -> Callable[..., tuple]:
+def _trainer(kind: _Kind, labels: _Labels) -> Callable[..., tuple]:
     """Return a compiled function from parameters and batches to the end and losses."""
     adam = optax.adam(RATE)
 
     def loss(
-        params: Params, xs: Float[Array, "batch ..."], chosen: Int[Array, " batch"]
+        params: Params,
+        xs: Float[Array, "batch ..."],
+        chosen: Int[Array, " batch"],
     ) -> Float[Array, ""]:
-        outputs = jax.vmap(kind.f, in_axes=(None, 0))(params, xs)
+        of_batch = jax.vmap(kind.f, in_axes=(None, 0))
+        outputs = of_batch(params, xs)
         return optax.softmax_cross_entropy_with_integer_labels(outputs, chosen).mean()
 
     def step(
@@ -386,22 +456,39 @@ def _trainer(kind: _Kind, labels: Int[np.ndarray, " images"]) -> Callable[..., t
 
     @jax.jit
     def train(
-        params: Params, chosen: Int[Array, "steps batch"], xs: Float[Array, "..."]
+        params: Params,
+        chosen: Int[Array, "steps batch"],
+        xs: Float[Array, "..."],
     ) -> tuple[Params, Float[Array, " steps"]]:
         state = (params, adam.init(params))
-        (last, _), losses = jax.lax.scan(step, state, (xs, chosen))
+        batches = (xs, chosen)
+        (last, _), losses = jax.lax.scan(step, state, batches)
         return last, losses
 
-    return lambda params, batches, xs: train(params, labels[batches], xs)
+    def on_digits(
+        params: Params,
+        batches: _Batches,
+        noisy: _Pixels,
+    ) -> tuple[Params, Float[Array, " steps"]]:
+        xs = noisy.reshape(*batches.shape, *kind.shape)
+        return train(params, labels[batches], xs)
+
+    return on_digits
 
 
-def _weight(params: Params, layer: isometry.LayerLock) -> Float[np.ndarray, "..."]:
+def _weight(params: Params, layer: isometry.LayerLock) -> _Weight:
     """Return the weight that a row of a certificate is about."""
     name, _, index = layer.name.removesuffix("]").partition("[")
     leaf = params
     for part in name.split("/"):
-        leaf = leaf[int(part)] if isinstance(leaf, tuple | list) else leaf[part]
-    w = np.asarray(leaf["w"] if isinstance(leaf, dict) else leaf)
+        if isinstance(leaf, tuple | list):
+            leaf = leaf[int(part)]
+        else:
+            leaf = leaf[part]
+    # A head is a matrix of its own, without biases.
+    if isinstance(leaf, dict):
+        leaf = leaf["w"]
+    w = np.asarray(leaf)
     # Stacked layers have a first axis over layers, also if there is one alone.
     if w.ndim > len(layer.shape):
         return w[int(index or 0)]
@@ -410,11 +497,16 @@ def _weight(params: Params, layer: isometry.LayerLock) -> Float[np.ndarray, "...
 
 def _full_rank(shape: tuple[int, ...]) -> int:
     """Return the rank of a generic matrix from all axes but the last to the last."""
-    return min(int(np.prod(shape[:-1])), shape[-1])
+    num_inputs = int(np.prod(shape[:-1]))
+    return min(num_inputs, shape[-1])
 
 
 def _numbers(
-    shape: tuple[int, ...], distinct: tuple[int, ...], *, never: float, rank: int
+    shape: tuple[int, ...],
+    distinct: tuple[int, ...],
+    *,
+    never: float,
+    rank: int,
 ) -> _Measured:
     """Return the numbers of a weight, as shares of those of a free one."""
     return _Measured(
@@ -427,7 +519,10 @@ def _numbers(
 def _certified(layer: isometry.LayerLock) -> _Measured:
     """Return what the certificate says of a weight."""
     return _numbers(
-        layer.shape, layer.distinct, never=layer.never_moves, rank=layer.rank_bound
+        layer.shape,
+        layer.distinct,
+        never=layer.never_moves,
+        rank=layer.rank_bound,
     )
 
 
@@ -445,16 +540,19 @@ def _expected(claim: _Expected, layer: isometry.LayerLock) -> _Measured:
     return _numbers(layer.shape, claim.distinct, never=never, rank=claim.rank)
 
 
-def _counted(update: Float[np.ndarray, "..."]) -> _Measured:
+def _counted(update: _Weight) -> _Measured:
     """Return the numbers of a weight as training has moved it."""
     if not update.any():
         return _numbers(update.shape, (0,), never=1.0, rank=0)
-    distinct = [
-        len(_classes(np.moveaxis(update, axis, 0).reshape(length, -1)))
-        for axis, length in enumerate(update.shape)
-    ]
-    values = np.linalg.svd(update.reshape(-1, update.shape[-1]), compute_uv=False)
-    rank = int((values > ZERO * values[0]).sum())
+    distinct = []
+    for axis, length in enumerate(update.shape):
+        along = np.moveaxis(update, axis, 0)
+        slices = along.reshape(length, -1)
+        distinct.append(len(_classes(slices)))
+    matrix = update.reshape(-1, update.shape[-1])
+    values = np.linalg.svd(matrix, compute_uv=False)
+    is_nonzero = values > ZERO * values[0]
+    rank = int(is_nonzero.sum())
     never = float(np.mean(update == 0))
     return _numbers(update.shape, tuple(distinct), never=never, rank=rank)
 
@@ -466,19 +564,16 @@ def _classes(slices: Float[np.ndarray, "slices entries"]) -> list[int]:
     for i, one in enumerate(slices):
         if np.abs(one).max() <= scale:
             continue
-        known = slices[members]
-        nearest = np.minimum(
-            np.abs(known - one).max(axis=1, initial=0.0),
-            np.abs(known + one).max(axis=1, initial=0.0),
-        )
+        others = slices[members]
+        same = np.abs(others - one).max(axis=1, initial=0.0)
+        opposite = np.abs(others + one).max(axis=1, initial=0.0)
+        nearest = np.minimum(same, opposite)
         if not (nearest <= scale).any():
             members.append(i)
     return members
 
 
-def _departure(
-    updates: list[Float[np.ndarray, "..."]], claims: list[_Expected]
-) -> float:
+def _departure(updates: list[_Weight], claims: list[_Expected]) -> float:
     """Return by how much equal slices have parted, over the largest entry."""
     largest = 0.0
     for update, claim in zip(updates, claims, strict=True):
@@ -488,8 +583,10 @@ def _departure(
         for axis, count in enumerate(claim.distinct):
             # The first two slices are equal wherever any are.
             if count < update.shape[axis]:
-                difference = np.take(update, 0, axis) - np.take(update, 1, axis)
-                largest = max(largest, float(np.abs(difference).max() / scale))
+                first = np.take(update, 0, axis)
+                second = np.take(update, 1, axis)
+                difference = np.abs(first - second).max()
+                largest = max(largest, float(difference / scale))
     return largest
 
 
@@ -542,9 +639,7 @@ def plot(data: xarray.Dataset) -> "Figure":
     Returns:
         The figure.
     """
-    # Three panels are as wide as a page.
-    figure, axes = _style.panels(1, 3, height=2.7, width=2.7)
-    left, middle, right = axes[0]
+    figure, left, middle, right = three_panels(height=2.7, width=2.7)
     _draw_losses(left, data)
     _draw_shares(middle, data, "free")
     _draw_shares(right, data, "rank")
@@ -565,35 +660,40 @@ def _colour(i: int) -> str:
 
 def _draw_losses(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw the running mean of the loss against the step."""
-    smooth = functools.partial(np.convolve, np.ones(SMOOTHED) / SMOOTHED, mode="valid")
-    for i, run in enumerate(RUNS):
-        loss = smooth(data.loss.sel(run=run).values)
-        step = data.step[SMOOTHED - 1 :]
-        style = "-" if not RUNS[run].expected else "--"
-        _style.line(ax, step, y=loss, i=i, label=run, ls=style, color=_colour(i))
-    ax.axhline(float(data.entropy), color="0.5", lw=0.8, ls=":", zorder=1)
+    weights = np.ones(SMOOTHED) / SMOOTHED
+    step = data.step[SMOOTHED - 1 :]
+    for i, (name, run) in enumerate(RUNS.items()):
+        loss = data.loss.sel(run=name).values
+        smooth = np.convolve(weights, loss, mode="valid")
+        style = {"label": name, "color": _colour(i), "ls": "-"}
+        if run.expected:
+            style["ls"] = "--"
+        _style.line(ax, step, y=smooth, i=i, **style)
+    entropy = float(data.entropy)
+    ax.axhline(entropy, color="0.5", lw=0.8, ls=":", zorder=1)
     ax.set(
         xlabel="step of Adam",
         ylabel="loss (dotted: entropy of the labels)",
         title="Digits (dashed: locked)",
         yscale="log",
     )
-    marked = (0.1, 0.2, 0.5, 1.0, 2.0)
-    ax.set_yticks(marked, [f"{loss:g}" for loss in marked])
-    ax.minorticks_off()
+    marked_heights(ax, (0.1, 0.2, 0.5, 1.0, 2.0))
 
 
 def _draw_shares(ax: "Axes", data: xarray.Dataset, number: str) -> None:
     """Draw a number of every weight, as certified and as counted."""
+    # Rings around the counts: certified from the initial weights alone.
+    ring = {"marker": "o", "ls": "none", "mfc": "none", "mew": 0.6}
     for i, run in enumerate(RUNS):
         of_run = data.sel(run=run, number=number).dropna("layer")
         # A line of marks for each network, layers from top to bottom.
         count = of_run.sizes["layer"]
         y = i + np.linspace(-0.32, 0.32, count)
         colour = _colour(i)
-        # Rings around the counts: certified from the initial weights alone.
         ax.plot(of_run.counted, y, ".", ms=3, color=colour)
-        ax.plot(of_run.certified, y, "o", ms=4.5, mfc="none", mew=0.6, color=colour)
-    ax.plot([], [], "o", color="0.3", mfc="none", mew=0.6, label="certified, a weight")
+        ax.plot(of_run.certified, y, ms=4.5, color=colour, **ring)
+    ax.plot([], [], color="0.3", label="certified, a weight", **ring)
     ax.plot([], [], ".", color="0.3", label="counted after Adam")
-    ax.set(xlim=(-0.06, 1.06), ylim=(len(RUNS) - 0.4, -0.6))
+    # The first network is at the top.
+    bottom = len(RUNS) - 0.4
+    ax.set(xlim=(-0.06, 1.06), ylim=(bottom, -0.6))

@@ -32,6 +32,7 @@ from isometry import networks, theory
 from isometry._internal.types import Key
 from paper_figs import _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import mean, three_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -299,9 +300,7 @@ def _loss(data: xarray.Dataset) -> tuple[xarray.DataArray, xarray.DataArray]:
 
 def _off(measured: xarray.DataArray, expected: xarray.DataArray) -> xarray.DataArray:
     """Return how many standard errors means over seeds are off."""
-    root = math.sqrt(measured.sizes["seed"])
-    error = measured.std("seed", ddof=1) / root
-    return abs(measured.mean("seed") - expected) / error
+    return mean(measured, axis="seed").gap(expected)
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
@@ -408,9 +407,7 @@ def plot(data: xarray.Dataset) -> "Figure":
     Returns:
         The figure.
     """
-    # Three panels are as wide as a page.
-    figure, axes = _style.panels(1, 3, height=2.5, width=2.7)
-    left, middle, right = axes[0]
+    figure, left, middle, right = three_panels(height=2.5, width=2.7)
     _draw_lam(left, data)
     _draw_loss(middle, data)
     _draw_variances(right, data)
@@ -420,21 +417,13 @@ def plot(data: xarray.Dataset) -> "Figure":
 
 def _draw_lam(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw E lam against depth."""
-    root = math.sqrt(data.sizes["seed"])
-    mean = data.lam.mean("seed")
-    error = 2 * data.lam.std("seed", ddof=1) / root
+    lam = mean(data.lam, axis="seed")
     num_variants = data.sizes["variant"]
     for i, variant in enumerate(data.variant.values):
         # Each has depths of its own, so that no mark hides another.
         shown = slice(i, None, num_variants)
-        _style.dots(
-            ax,
-            data.layers[shown],
-            mean.sel(variant=variant)[shown],
-            error=error.sel(variant=variant)[shown],
-            i=i,
-            label=variant,
-        )
+        some = lam.at(variant=variant).part(layers=shown)
+        some.draw(ax, data.layers[shown], i, label=variant)
         dashes = ("-", "-", "-", (0, (4, 3)))[i]
         predicted = data.law_lam.sel(variant=variant)
         _style.line(ax, data.layers, y=predicted, i=i, ls=dashes)
@@ -478,20 +467,15 @@ def _draw_loss(ax: "Axes", data: xarray.Dataset) -> None:
 def _draw_variances(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw the variance of signals by position, over that of the input."""
     scale = SIGMA_W**2
-    root = math.sqrt(data.sizes["seed"])
-    mean = data.variance.mean("seed") / scale
-    error = 2 * data.variance.std("seed", ddof=1) / root / scale
+    variance = mean(data.variance, axis="seed").per(scale)
     for i, depth in enumerate(data.depth.values):
-        _style.dots(
+        variance.at(depth=depth).draw_with_line(
             ax,
             data.position,
-            mean.sel(depth=depth),
-            error=error.sel(depth=depth),
-            i=i,
+            i,
+            predicted=data.law_variance.sel(depth=depth) / scale,
             label=f"layer {depth}",
         )
-        predicted = data.law_variance.sel(depth=depth) / scale
-        _style.line(ax, data.position, y=predicted, i=i)
     ax.set(
         xlabel="position",
         ylabel="variance over that of the input",

@@ -1,125 +1,306 @@
-"""Orthogonal tanh chains: errors vanish below g = 1 and spread above it; at g = 1 neither, and yet no isometry.
+"""Errors in orthogonal tanh networks vanish below a gain of 1, and spread above it.
 
 Saxe, McClelland, Ganguli (2013), arXiv:1312.6120, Fig. 7.
 
-Singular values of the Jacobian of x → g W tanh(x), 99 times over, W orthogonal and drawn anew for each layer, against
-the gain g and the variance of the input; float64. Below g = 1 every one decays, with ln s at most 99 ln g exactly,
-since tanh' ≤ 1; above, the largest grow and the smallest do not follow. Lines: where mean field puts the mean of s²,
-Π g² E tanh'(√q_l z)², q_l by the length map; finite nets of this depth scatter about it. The paper has width 1000 and
-shows some nets; here 200, and marks with 5 % to 95 % of the values over all draws. At g = 1 the median is below 1, and
-the more so the larger the input; a little above it the median is nearer to 1, but the values lie wider apart.
-Full: 1 minute on 2 cores.
+Singular values of the Jacobian of x → g W tanh(x), 99 times over, for gains g and
+inputs of different mean squares; W is orthogonal, and another one in each layer. Below
+g = 1 all of them decay: as tanh' is at most 1, ln s is at most 99 ln g, exactly. Above
+it the largest grow, and the smallest do not follow. At g = 1 they do neither, and yet
+there is no isometry: the median is below 1, the more so the larger the input. A little
+above g = 1 the median is nearer to 1, but the values lie wider apart.
+
+Lines are where mean field puts the mean of s², Π g² E tanh'(√q_l z)² with the variances
+q_l of the length map. Networks of this depth scatter about it. The paper shows single
+networks of width 1000; here the width is 200, and marks, side by side, are means over
+draws with 5 % to 95 % of the values. Numbers are float64. Full: 1 minute on 2 cores.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import xarray
+from jaxtyping import Float
 
 from isometry import theory
+from isometry._internal.types import Key
 from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, t_bound
+from paper_figs._ensembles import Estimate, mean
 
-LAYERS, SHARES = 99, (0.05, 0.5, 0.95)
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_Vector: TypeAlias = Float[np.ndarray, " width"]
+_Weights: TypeAlias = Float[np.ndarray, "layer width width"]
+
+
+class Size(NamedTuple):
+    """How large the figure is.
+
+    Attributes:
+        width: Units of each layer.
+        gains: The gains, 1 among them.
+        inputs: Mean squares of inputs.
+        draws: Networks, each with all gains and inputs.
+    """
+
+    width: int
+    gains: tuple[float, ...]
+    inputs: tuple[float, ...]
+    draws: int
+
+
 PRESETS = {
-    "full": {"width": 200, "gains": (0.9, 0.95, 1.0, 1.05, 1.1), "inputs": (0.2, 1.0, 4.0), "draws": 10},
-    "smoke": {"width": 50, "gains": (0.9, 1.0, 1.1), "inputs": (0.2, 1.0), "draws": 10},
+    "full": Size(
+        width=200,
+        gains=(0.9, 0.95, 1.0, 1.05, 1.1),
+        inputs=(0.2, 1.0, 4.0),
+        draws=10,
+    ),
+    "smoke": Size(
+        width=50,
+        gains=(0.9, 1.0, 1.1),
+        inputs=(0.2, 1.0),
+        draws=10,
+    ),
 }
 
+# The paper's depth of 100, without the layer of the input.
+LAYERS = 99
+# Units over which rounding adds up, at most: those of the largest preset.
+LARGEST_WIDTH = 200
+# Of singular values, drawn as a bar and the mark on it. The least and the largest value
+# depend on the width, and these do not.
+SHARES = (0.05, 0.5, 0.95)
 
-def compute(preset: str, key: Any) -> xarray.Dataset:
-    """Over (gain, input, draw): quantiles of ln s, its least and largest, ln of the mean of s²; that by mean field."""
-    size, rng = PRESETS[preset], _draws.generator(key)
-    shape = len(size["gains"]), len(size["inputs"])
-    log_s = np.empty((*shape, size["draws"], size["width"]))
-    for draw in range(size["draws"]):
-        weights = _draws.square(rng, "orthogonal", LAYERS, size["width"])
-        direction = rng.standard_normal(size["width"])
+
+def compute(preset: str, key: Key) -> xarray.Dataset:
+    """Measure the singular values of networks at every gain and input.
+
+    Args:
+        preset: "full" or "smoke".
+        key: The key of all draws.
+
+    Returns:
+        Over (gain, input, draw): `log_s`, quantiles of ln s; `largest`, the largest;
+        and `mean_square`, ln of the mean of s². `law`: what mean field says of it.
+    """
+    size = PRESETS[preset]
+    rng = _draws.generator(key)
+    shape = (len(size.gains), len(size.inputs))
+    log_s = np.empty((*shape, size.draws, size.width))
+    law = np.empty(shape)
+    # All gains and inputs share their networks, so that differences fluctuate less.
+    for draw in range(size.draws):
+        weights = _draws.square(rng, "orthogonal", LAYERS, n=size.width)
+        direction = rng.standard_normal(size.width)
         for i, j in np.ndindex(shape):
-            log_s[i, j, draw] = _chain(weights, size["gains"][i], size["inputs"][j], direction)
+            gain = size.gains[i]
+            x = _scaled(direction, size.inputs[j])
+            log_s[i, j, draw] = _log_values(weights, gain, x)
+    for i, j in np.ndindex(shape):
+        gain = size.gains[i]
+        law[i, j] = _mean_field(gain, size.inputs[j])
+    # Quantiles come first.
+    quantiles = np.quantile(log_s, SHARES, axis=-1)
+    quantiles = np.moveaxis(quantiles, 0, -1)
+    squares = np.exp(2 * log_s)
     names = ("gain", "input", "draw")
-    law = [[_mean_field(g, q) for q in size["inputs"]] for g in size["gains"]]
     return xarray.Dataset(
         {
-            "log_s": ((*names, "share"), np.quantile(log_s, SHARES, -1).transpose(1, 2, 3, 0)),
+            "log_s": ((*names, "share"), quantiles),
             "largest": (names, log_s.max(-1)),
-            "mean_square": (names, np.log(np.exp(2 * log_s).mean(-1))),
-            "law": (("gain", "input"), np.array(law)),
+            "mean_square": (names, np.log(squares.mean(-1))),
+            "law": (("gain", "input"), law),
         },
-        {"gain": list(size["gains"]), "input": list(size["inputs"]), "share": list(SHARES)},
-        {"width": size["width"]},
-    )  # fmt: skip
+        {
+            "gain": list(size.gains),
+            "input": list(size.inputs),
+            "share": list(SHARES),
+        },
+        {"width": size.width},
+    )
 
 
-def _chain(weights: np.ndarray, gain: float, q: float, direction: np.ndarray) -> np.ndarray:
-    """ln s of the Jacobian, at an input of mean square q."""
-    x = direction * np.sqrt(q / np.mean(direction**2))
+def _scaled(direction: _Vector, mean_square: float) -> _Vector:
+    """Return an input of this mean square."""
+    return direction * np.sqrt(mean_square / np.mean(direction**2))
+
+
+def _log_values(weights: _Weights, gain: float, x: _Vector) -> _Vector:
+    """Return ln s of the Jacobian at an input."""
     jacobian = np.eye(len(x))
-    for w in weights:
+    for weight in weights:
         h = np.tanh(x)
-        jacobian = gain * w @ ((1 - h**2)[:, None] * jacobian)
-        x = gain * w @ h
+        slope = 1 - h**2
+        jacobian = gain * weight @ (slope[:, None] * jacobian)
+        x = gain * weight @ h
     return _draws.log_values(jacobian)
 
 
-def _mean_field(gain: float, q: float) -> float:
-    """ln of the mean of s² in infinite width."""
-    total = 0.0
+def _mean_field(gain: float, mean_square: float) -> float:
+    """Return ln of the mean of s² at infinite width."""
+    log_chi = 0.0
+    q = mean_square
     for _ in range(LAYERS):
-        total += np.log(theory.chi("tanh", q, gain))
-        q = theory.q_map("tanh", q, gain, 0.0)
-    return total
+        log_chi += np.log(theory.chi("tanh", q, gain))
+        q = theory.q_map("tanh", q, gain, sigma_b=0.0)
+    return log_chi
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Decay below g = 1; at 1 the spectrum spans less than above and its median is nearer to 1 than below."""
-    middle = data.log_s.sel(share=0.5)
-    spread = data.log_s.sel(share=0.95) - data.log_s.sel(share=0.05)
-    low, high = float(data.gain.min()), float(data.gain.max())
+    """Hold decay below a gain of 1 against growth above it, and both against theory.
+
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The comparisons.
+
+    Raises:
+        ClaimFailed: One of them does not hold.
+    """
+    return settled([*_largest(data), *_spread(data), *_theory(data)])
+
+
+def _largest(data: xarray.Dataset) -> list[Compared]:
+    """Compare the largest singular values with what bounds them."""
+    low, high = _outer_gains(data)
+    # Each layer rounds once in the product with a matrix and once in that with slopes.
+    epsilon = np.finfo(np.float64).eps
+    rounding = 2 * LAYERS * epsilon * LARGEST_WIDTH
+    below = data.largest.sel(gain=low).max()
+    decay = LAYERS * np.log(low)
+    at_one = data.largest.sel(gain=1).max()
+    above = data.largest.sel(gain=high).min()
+    return [
+        Compared(
+            f"g = {low:g}: largest ln s less {LAYERS} ln g",
+            float(below - decay),
+            high=rounding,
+        ),
+        Compared("g = 1: largest ln s", float(at_one), high=rounding),
+        Compared(
+            f"g = {high:g}: largest ln s, least over nets",
+            float(above),
+            low=0,
+        ),
+    ]
+
+
+def _outer_gains(data: xarray.Dataset) -> tuple[float, float]:
+    """Return the least and the largest gain."""
+    return float(data.gain.min()), float(data.gain.max())
+
+
+def _spread(data: xarray.Dataset) -> list[Compared]:
+    """Compare where singular values lie at a gain of 1 with what is below and above."""
+    low, high = _outer_gains(data)
+    bottom, middle, top = (data.log_s.sel(share=share) for share in SHARES)
+    spread = top - bottom
     bound = t_bound(data.sizes["input"], data.sizes["draw"])
-
-    def apart(difference: xarray.DataArray) -> float:
-        """The mean over its standard error, draw by draw, least over the inputs."""
-        error = difference.std("draw", ddof=1) / np.sqrt(data.sizes["draw"])
-        return float((difference.mean("draw") / error).min())
-
-    field = float(np.abs(data.mean_square.mean("draw") - data.law).max())
-    slack = 2 * LAYERS * np.finfo(np.float64).eps * 200
-    return settled(
-        [
-            Compared(f"g = {low:g}: largest ln s less {LAYERS} ln g",
-                     float(data.largest.sel(gain=low).max()) - LAYERS * np.log(low), high=slack),
-            Compared("g = 1: largest ln s", float(data.largest.sel(gain=1).max()), high=slack),
-            Compared(f"g = {high:g}: largest ln s, least over nets", float(data.largest.sel(gain=high).min()), low=0),
-            Compared(f"median of ln s, g = 1 less g = {low:g}: standard errors",
-                     apart(middle.sel(gain=1) - middle.sel(gain=low)), low=bound),
-            Compared(f"ln s from 5 % to 95 %, g = {high:g} less g = 1: standard errors",
-                     apart(spread.sel(gain=high) - spread.sel(gain=1)), low=bound),
-            Compared("ln of the mean of s² from mean field, largest; finite width: L/N", field, 0,
-                     LAYERS / data.attrs["width"]),
-            Compared("median of s at g = 1, smallest input: not isometric",
-                     float(np.exp(middle.sel(gain=1).isel(input=0).mean())), 0, 1),
-        ]
-    )  # fmt: skip
+    nearer = middle.sel(gain=1) - middle.sel(gain=low)
+    wider = spread.sel(gain=high) - spread.sel(gain=1)
+    smallest_input = middle.sel(gain=1).isel(input=0)
+    median = np.exp(smallest_input.mean())
+    return [
+        Compared(
+            f"median of ln s, g = 1 less g = {low:g}: standard errors",
+            _least_significance(nearer),
+            low=bound,
+        ),
+        Compared(
+            f"ln s from 5 % to 95 %, g = {high:g} less g = 1: standard errors",
+            _least_significance(wider),
+            low=bound,
+        ),
+        Compared(
+            "median of s at g = 1, smallest input: not isometric",
+            float(median),
+            low=0,
+            high=1,
+        ),
+    ]
 
 
-def plot(data: xarray.Dataset) -> Any:
-    """A panel for each input variance: marks and ranges of s against the gain, mean field over them."""
-    figure, (axes,) = _style.panels(1, data.sizes["input"], height=2.5, width=2.3, sharey=True)
-    for ax, q in zip(axes, data.input.values, strict=True):
-        part = data.sel(input=q)
-        low, middle, high = (part.log_s.sel(share=p).mean("draw") / np.log(10) for p in SHARES)
-        bars = np.stack([middle - low, high - middle])
-        _style.dots(ax, data.gain, middle, bars, 0, label="median; 5 % to 95 %")
-        top = part.largest / np.log(10)
-        error = 2 * top.std("draw", ddof=1) / np.sqrt(data.sizes["draw"])
-        _style.dots(ax, data.gain, top.mean("draw"), error, 1, label="largest")
-        rms = part.mean_square / (2 * np.log(10))
-        error = 2 * rms.std("draw", ddof=1) / np.sqrt(data.sizes["draw"])
-        _style.dots(ax, data.gain, rms.mean("draw"), error, 2, label="root mean square")
-        _style.line(ax, data.gain, part.law / (2 * np.log(10)), 2, label="root mean square, mean field")
-        ax.axhline(0, color="0.6", lw=0.7, ls=":")
-        ax.set(xlabel="gain g", title=f"mean square of the input {q:g}")
-    axes[0].set_ylabel("log$_{10}$ s")
-    _style.legend(figure, axes[0], ncols=4)
+def _least_significance(differences: xarray.DataArray) -> float:
+    """Return the mean over its standard error, the least over inputs.
+
+    Gains share their networks, so that differences are of the same draw.
+    """
+    difference = mean(differences)
+    return float((difference.value / difference.error).min())
+
+
+def _theory(data: xarray.Dataset) -> list[Compared]:
+    """Compare the mean of s² with mean field."""
+    low, _ = _outer_gains(data)
+    log_mean_square = mean(data.mean_square)
+    gap = abs(log_mean_square.value - data.law)
+    # Where all values decay they fluctuate little, and one layer more or less is seen.
+    decaying = log_mean_square.at(gain=low)
+    num_errors = decaying.gap(data.law.sel(gain=low))
+    return [
+        Compared(
+            "ln of the mean of s² from mean field, largest; finite width: L/N",
+            float(gap.max()),
+            low=0,
+            high=LAYERS / data.attrs["width"],
+        ),
+        Compared(
+            f"the same at g = {low:g}, standard errors",
+            float(num_errors.max()),
+            low=0,
+            high=t_bound(data.sizes["input"], data.sizes["draw"]),
+        ),
+    ]
+
+
+def plot(data: xarray.Dataset) -> "Figure":
+    """Draw singular values against the gain, in a panel for each input.
+
+    Args:
+        data: What `compute` returned.
+
+    Returns:
+        The figure.
+    """
+    num_inputs = data.sizes["input"]
+    # Three panels are about as wide as two of a column's width.
+    size = {"height": 2.5, "width": 2.3}
+    figure, axes = _style.panels(1, num_inputs, sharey=True, **size)
+    for ax, mean_square in zip(axes[0], data.input.values, strict=True):
+        _draw_values(ax, data.sel(input=mean_square))
+        ax.set(xlabel="gain g", title=f"input of mean square {mean_square:g}")
+    first = axes[0, 0]
+    first.set_ylabel("log$_{10}$ s")
+    _style.legend(figure, first, ncols=4)
     return figure
+
+
+def _draw_values(ax: "Axes", data: xarray.Dataset) -> None:
+    """Draw the median with a range, the largest and the root mean square."""
+    ax.axhline(0, color="0.6", lw=0.7, ls=":")
+    digits = data.log_s.mean("draw") / np.log(10)
+    bottom, middle, top = (digits.sel(share=share) for share in SHARES)
+    bars = [middle - bottom, top - middle]
+    # Where values decay together, marks would lie on top of each other.
+    aside = 0.007
+    left = data.gain - aside
+    right = data.gain + aside
+    label = "median; 5 % to 95 %"
+    _style.dots(ax, left, middle, error=bars, i=0, label=label)
+    largest = _digits(data.largest)
+    largest.draw(ax, right, 1, label="largest")
+    # The root is half of the square, as a logarithm.
+    root_mean_square = _digits(data.mean_square / 2)
+    root_mean_square.draw(ax, data.gain, 2, label="root mean square")
+    predicted = data.law / 2 / np.log(10)
+    label = "root mean square, mean field"
+    _style.line(ax, data.gain, y=predicted, i=2, label=label)
+
+
+def _digits(log_values: xarray.DataArray) -> Estimate:
+    """Return the mean of log₁₀ s over draws."""
+    return mean(log_values / np.log(10))

@@ -38,6 +38,7 @@ from paper_figs._ensembles import (
     Variables,
     largest_excess,
     mean,
+    power,
     squared_values,
     typical_input,
 )
@@ -98,7 +99,10 @@ PRESETS = {
 GRID = np.linspace(-2.6, 2.6, 261)
 
 _LABELS = {"on the stream": "networks", "hard_tanh": "hard tanh", "relu": "ReLU"}
-_ARROW: dict = {"fontsize": 6, "arrowprops": {"arrowstyle": "->", "lw": 0.6}}
+_ARROW: dict = {
+    "fontsize": 6,
+    "arrowprops": {"arrowstyle": "->", "lw": 0.6},
+}
 
 # Depths at which the distance of finite laws to the limit is compared. With a tenth of
 # them the next order in 1/L would move the power by more than its tolerance.
@@ -126,7 +130,8 @@ class Network(NamedTuple):
         branches = []
         q = 1.0
         for _ in range(self.depth):
-            square = self.c / self.depth / theory.chi(self.activation, q, 1.0)
+            share = self.c / self.depth
+            square = share / theory.chi(self.activation, q, 1.0)
             branches.append(math.sqrt(square))
             # Of activations with a mean q grows faster, but those here that have one
             # are ReLU, whose slopes do not depend on q.
@@ -280,7 +285,8 @@ def _limits() -> Variables:
 def _free_variance(c: float, depth: int, spread: float) -> float:
     """Return Var s²/(mean s²)² of free blocks, of which each has v_X = `spread`."""
     g = c / depth
-    return depth * (2 * g + spread * g**2) / (1 + g) ** 2
+    of_block = (2 * g + spread * g**2) / (1 + g) ** 2
+    return depth * of_block
 
 
 def _polynomial_edges(square: float, depth: int) -> tuple[float, float]:
@@ -291,28 +297,35 @@ def _polynomial_edges(square: float, depth: int) -> tuple[float, float]:
 
     # Critical points of λ are those of its logarithm, which is a sum.
     def log_value(u: float) -> float:
-        inner = (depth + 1) * math.log(1 + square * u)
-        outer = (depth - 1) * math.log(1 + square + square * u)
+        factor = 1 + square * u
+        inner = (depth + 1) * math.log(factor)
+        outer = (depth - 1) * math.log(factor + square)
         return math.log((1 + u) / u) + inner + outer
 
     def slope(u: float) -> float:
-        inner = (depth + 1) * square / (1 + square * u)
-        outer = (depth - 1) * square / (1 + square + square * u)
+        factor = 1 + square * u
+        inner = (depth + 1) * square / factor
+        outer = (depth - 1) * square / (factor + square)
         return 1 / (1 + u) - 1 / u + inner + outer
 
     # The slope is infinite at the poles, and brackets stay this far off them.
     tiny = 1e-9
-    brackets = [(tiny - 1 / square, -1 - tiny), (tiny, 1 / tiny)]
-    roots = [optimize.root_scalar(slope, bracket=pair).root for pair in brackets]
-    bottom, top = map(log_value, roots)
-    return math.exp(bottom), math.exp(top)
+    below = (tiny - 1 / square, -1 - tiny)
+    above = (tiny, 1 / tiny)
+    edges = []
+    for bracket in (below, above):
+        critical = optimize.root_scalar(slope, bracket=bracket)
+        edges.append(math.exp(log_value(critical.root)))
+    bottom, top = edges
+    return bottom, top
 
 
 def _limit_edges(c: float) -> tuple[float, float]:
     """Return the edges of s² of the limit, λ = e^(c(1 + 2ψ))(1 + ψ)/ψ at slope zero."""
     root = math.sqrt(1 + 2 / c)
     psi = np.array([-1 - root, root - 1]) / 2
-    low, high = np.exp(c * (1 + 2 * psi)) * (1 + psi) / psi
+    exponentials = np.exp(c * (1 + 2 * psi))
+    low, high = exponentials * (1 + psi) / psi
     return low, high
 
 
@@ -329,13 +342,13 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         rows.append(Compared(what, excess, high=1.0))
     # The mean needs no freeness: (1 + g)^L with g = c/L.
     on_stream = data.sel(net="on the stream")
-    squares = np.exp(2 * on_stream.log_s.rename(seed="draw"))
-    found = mean(squares.mean("rank"))
-    slack = t_bound(1, data.sizes["seed"]) * float(found.error)
+    squares = np.exp(2 * on_stream.log_s)
+    square = mean(squares.mean("rank"), axis="seed")
+    slack = t_bound(1, data.sizes["seed"]) * float(square.error)
     depth = int(on_stream.depth)
-    wanted = (1 + C / depth) ** depth
+    predicted = (1 + C / depth) ** depth
     what = "on the stream: E s²"
-    rows.append(within(what, float(found.value), wanted, slack))
+    rows.append(within(what, float(square.value), predicted, tolerance=slack))
     rows += _variance_rows(data)
     rows += _law_rows(data)
     return settled(rows)
@@ -344,16 +357,16 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
 def _variance_rows(data: xarray.Dataset) -> list[Compared]:
     """Hold the variances of slopes on the stream against the exact and the free one."""
     rows = []
-    found = mean(data.variance).extrapolated()
+    variance = mean(data.variance).extrapolated()
     bound = t_bound(data.sizes["c"], data.sizes["draw"])
     for c in data.c.values:
-        here = found.at(c=c)
+        here = variance.at(c=c)
         exact = float(data.law_exact.sel(c=c))
         slack = bound * float(here.error)
         what = f"on the stream, c = {c:g}: Var s²/(E s²)²"
-        rows.append(within(what, float(here.value), exact, slack))
+        rows.append(within(what, float(here.value), exact, tolerance=slack))
     largest = float(data.c[-1])
-    last = found.at(c=largest)
+    last = variance.at(c=largest)
     lower = float(last.value - bound * last.error)
     free = _free_variance(largest, data.variance_depth, spread=2.0)
     what = f"on the stream, c = {largest:g}: beyond free blocks, lower bound"
@@ -372,21 +385,30 @@ def _law_rows(data: xarray.Dataset) -> list[Compared]:
             spreads[name] = 3.0
     for name, spread in spreads.items():
         here = data.sel(net=name)
-        wanted = _free_variance(C, int(here.depth), spread)
+        predicted = _free_variance(C, int(here.depth), spread)
         what = f"law, {name}: Var s²/(E s²)²"
-        rows.append(within(what, float(here.law_variance), wanted, 1e-6))
-    pairs = {
-        "limit": (data.law_edges, _limit_edges(C)),
-        "x + G x/√8, 8 blocks": (data.law_chain, _polynomial_edges(1 / 8, 8)),
-    }
-    for name, (edges, wanted) in pairs.items():
-        for place, edge, value in zip(("least", "largest"), edges, wanted, strict=True):
-            what = f"{name}: {place} s²"
-            # The library finds an edge as a root to some 1e-9.
-            rows.append(within(what, float(edge), value, 1e-7 * value))
-    near, far = np.log(data.law_distance.values)
-    power = (far - near) / math.log(_GREAT[1] / _GREAT[0])
-    rows.append(within("distance of laws to the limit: power of L", power, -1.0, 0.05))
+        measured = float(here.law_variance)
+        rows.append(within(what, measured, predicted, tolerance=1e-6))
+    chain = _polynomial_edges(1 / 8, 8)
+    rows += _edge_rows("limit", data.law_edges, _limit_edges(C))
+    rows += _edge_rows("x + G x/√8, 8 blocks", data.law_chain, chain)
+    what = "distance of laws to the limit: power of L"
+    slope = power(np.log(data.law_distance), _GREAT)
+    rows.append(within(what, slope, -1.0, tolerance=0.05))
+    return rows
+
+
+def _edge_rows(
+    name: str, edges: xarray.DataArray, predicted: tuple[float, float]
+) -> list[Compared]:
+    """Hold the two edges of a law against closed forms."""
+    rows = []
+    for i, place in enumerate(("least", "largest")):
+        what = f"{name}: {place} s²"
+        edge = float(edges[i])
+        # The library finds an edge as a root to some 1e-9.
+        slack = 1e-7 * predicted[i]
+        rows.append(within(what, edge, predicted[i], tolerance=slack))
     return rows
 
 
@@ -408,10 +430,15 @@ def plot(data: xarray.Dataset) -> Figure:
     for ax in (depths, universal, stream):
         limit = data.law_limit.where(data.law_limit > 0)
         ax.plot(GRID, limit, color="black", ls="--", lw=0.9, label="limit of depth")
-        ax.set(xlabel="ln s", ylabel="density of ln s", xlim=(GRID[0], GRID[-1]))
+        ax.set(
+            xlabel="ln s",
+            ylabel="density of ln s",
+            xlim=(GRID[0], GRID[-1]),
+        )
         ax.legend(loc="upper left")
     # Where the largest singular value of a ReLU network is, outside the law.
-    top = float(data.log_s.sel(net="relu").max("rank").mean())
+    of_relu = data.log_s.sel(net="relu")
+    top = float(of_relu.max("rank").mean())
     universal.annotate("ReLU", (top, 0), (top, 0.1), ha="center", **_ARROW)
     _draw_variances(variances, data)
     return figure
@@ -431,7 +458,8 @@ def _draw(ax: Axes, data: xarray.Dataset, names: Sequence[str]) -> None:
         is_own = np.arange(len(middle)) % len(names) == i
         some = is_own & (density.value.values > 0)
         shown = Estimate(density.value[some], density.error[some])
-        shown.draw(ax, middle[some], i, label=_LABELS.get(name, name))
+        label = _LABELS.get(name, name)
+        shown.draw(ax, middle[some], i, label=label)
 
 
 def _draw_laws(
@@ -441,18 +469,26 @@ def _draw_laws(
     for i, name in enumerate(names):
         density = data.law_density.sel(net=name)
         # One entry of the legend stands for the lines of all colours.
-        line_label = label if i == 0 else None
-        _style.line(ax, GRID, density.where(density > 0), i, label=line_label)
+        line_label = None
+        if i == 0:
+            line_label = label
+        shown = density.where(density > 0)
+        _style.line(ax, GRID, shown, i, label=line_label)
 
 
 def _draw_variances(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the relative variance of s² against c."""
-    found = mean(data.variance).extrapolated()
-    found.draw(ax, data.c, 0, label="Networks, N → ∞")
+    # Finite width shifts variances by 1/N, which cancels.
+    variance = mean(data.variance).extrapolated()
+    variance.draw(ax, data.c, 0, label="Networks, N → ∞")
     ax.plot(data.c, data.law_exact, color="black", label="Exact: slopes correlated")
     depth = data.variance_depth
-    free = [_free_variance(c, depth, spread=2.0) for c in data.c.values]
-    ax.plot(data.c, free, color="black", ls="--", label="Free blocks")
-    ax.set(xlabel="c", ylabel="Var s² / (E s²)²")
-    ax.set(title=f"Branches Wφ(x), ReLU, {depth} blocks")
+    strengths = data.c.values
+    free = [_free_variance(c, depth, spread=2.0) for c in strengths]
+    ax.plot(strengths, free, color="black", ls="--", label="Free blocks")
+    ax.set(
+        xlabel="c",
+        ylabel="Var s² / (E s²)²",
+        title=f"Branches Wφ(x), ReLU, {depth} blocks",
+    )
     ax.legend(loc="upper left")

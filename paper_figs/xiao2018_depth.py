@@ -36,6 +36,7 @@ from isometry._internal.types import Key
 from isometry.sweeps import runs
 from paper_figs import _style
 from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._ensembles import three_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -542,9 +543,7 @@ def plot(data: xarray.Dataset) -> "Figure":
     Returns:
         The figure.
     """
-    # Three panels are as wide as a page.
-    figure, axes = _style.panels(1, 3, height=2.6, width=2.7)
-    left, middle, right = axes[0]
+    figure, left, middle, right = three_panels(height=2.6, width=2.7)
     _draw_modes(left, data)
     _draw_spreads(middle, data)
     _draw_accuracies(right, data)

@@ -21,7 +21,7 @@ Marks: means over draws with two standard errors. Full: 2 minutes on 2 cores.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -43,7 +43,9 @@ from paper_figs._ensembles import (
     Variables,
     largest_excess,
     mean,
+    rows_of_gaps,
     squared_values,
+    three_panels,
     typical_input,
 )
 
@@ -88,7 +90,12 @@ PRESETS = {
         depths=(4, 8, 16, 32, 64),
         lengths=(8, 16, 32, 64, 128),
     ),
-    "smoke": Size(width=96, seeds=24, depths=(4, 16, 32), lengths=(16, 64)),
+    "smoke": Size(
+        width=96,
+        seeds=24,
+        depths=(4, 16, 32),
+        lengths=(16, 64),
+    ),
 }
 
 
@@ -114,7 +121,13 @@ def _kinds(width: int, depth: int) -> dict[str, Growing]:
     chi = theory.chi("tanh", q, CHAOTIC)
     # The first layer and the last are not in the span: their W has no slopes in front.
     widths = [width] * (depth + 3)
-    plain = networks.mlp(widths, "tanh", "gaussian", sigma_w=CHAOTIC, bias=False)
+    plain = networks.mlp(
+        widths,
+        "tanh",
+        "gaussian",
+        sigma_w=CHAOTIC,
+        bias=False,
+    )
     return {
         PLAIN: Growing(
             net=plain,
@@ -189,10 +202,14 @@ def _growth(key: Key, kinds: dict[str, Growing], size: Size) -> Variables:
             method="dense",
             span=spans,
         )
-        squares.append([spectra[span].moment(1)[:, 0] for span in spans])
+        by_span = [spectra[span] for span in spans]
+        squares.append([spectrum.moment(1)[:, 0] for spectrum in by_span])
         predicted.append([kind.law(depth) for depth in size.depths])
     return {
-        "square": (("kind", "depth", "draw"), np.array(squares, np.float64)),
+        "square": (
+            ("kind", "depth", "draw"),
+            np.array(squares, np.float64),
+        ),
         "law_square": (("kind", "depth"), np.array(predicted)),
     }
 
@@ -205,7 +222,7 @@ def _log_tanh(depth: int) -> float:
 
 
 class Scaled(NamedTuple):
-    """What was found of networks with branches a φ(Wx).
+    """What is measured of networks with branches a φ(Wx).
 
     Attributes:
         q: The mean square of the output of each draw; that of inputs is 1.
@@ -229,11 +246,12 @@ class Scaled(NamedTuple):
 def _all_scaled(key: Key, size: Size) -> Variables:
     """Measure networks with branches a φ(Wx) of all lengths."""
     keys = jax.random.split(key, len(size.lengths))
-    found = []
+    measured = []
     for key_length, length in zip(keys, size.lengths, strict=True):
-        found.append(_scaled(length, key_length, size))
+        measured.append(_scaled(length, key_length, size))
     variables: Variables = {}
-    for name, column in zip(Scaled._fields, zip(*found, strict=True), strict=True):
+    columns = zip(*measured, strict=True)
+    for name, column in zip(Scaled._fields, columns, strict=True):
         values = np.array(column)
         dims = ("length", "draw")[: values.ndim]
         variables[name] = (dims, values)
@@ -256,7 +274,8 @@ def _scaled(length: int, key: Key, size: Size) -> Scaled:
         sigma_w=sigma_w,
         bias=False,
     )
-    law = theory.residual_law("relu", [branch] * length, order=order, sigma_w=sigma_w)
+    branches = [branch] * length
+    law = theory.residual_law("relu", branches, order=order, sigma_w=sigma_w)
     keys = jax.random.split(key, size.seeds)
     params = jax.vmap(net.init)(keys)
     xs = typical_input(size.width)
@@ -264,7 +283,8 @@ def _scaled(length: int, key: Key, size: Size) -> Scaled:
     comparison = isometry.compare(sp, law)
     squares = squared_values(sp)
     # Blocks alone, without a head: the output is the stream behind the last.
-    outputs = jax.vmap(net, in_axes=(0, None))(params, xs[0])
+    of_draws = jax.vmap(net, in_axes=(0, None))
+    outputs = of_draws(params, xs[0])
     output_values = np.asarray(outputs, np.float64)
     last = net.mean_field(xs).at(f"blocks/first[{length - 1}]:sum")
     return Scaled(
@@ -298,7 +318,8 @@ def _stream(branch: float, length: int) -> Stream:
     """
     means, squares = [0.0], [1.0]
     for _ in range(length):
-        m, q = means[-1], squares[-1]
+        m = means[-1]
+        q = squares[-1]
         e = math.sqrt(q / math.pi)
         means.append(m + branch * e)
         squares.append(q + 2 * branch * m * e + branch**2 * q)
@@ -315,10 +336,15 @@ def _coherent(branch: float, length: int) -> float:
 
     def square_in_front(alpha: float, beta: float) -> float:
         rest = 0.0
-        for m, q in zip(stream.means[-2::-1], stream.squares[-2::-1], strict=True):
+        # From the last block to the first.
+        means = stream.means[-2::-1]
+        squares = stream.squares[-2::-1]
+        for m, q in zip(means, squares, strict=True):
             e = math.sqrt(q / math.pi)
             along = alpha * e + beta * (m * e + branch * q)
-            whole = alpha**2 + 2 * alpha * beta * m + beta**2 * q + rest
+            # The mean square of the cotangent over units.
+            mixed = 2 * alpha * beta * m
+            whole = alpha**2 + mixed + beta**2 * q + rest
             crossed = 2 * beta * branch * e * (alpha + beta * m)
             slopes = whole / 2 + crossed + (beta * branch) ** 2 * q
             unknown = (beta * branch) ** 2 * (q - e**2)
@@ -327,12 +353,15 @@ def _coherent(branch: float, length: int) -> float:
         # The input has mean 0 and mean square 1.
         return alpha**2 + beta**2 + rest
 
-    one, x = square_in_front(1.0, 0.0), square_in_front(0.0, 1.0)
+    one = square_in_front(1.0, 0.0)
+    x = square_in_front(0.0, 1.0)
     crossed = (square_in_front(1.0, 1.0) - one - x) / 2
     form = np.array([[one, crossed], [crossed, x]])
-    m, q = stream.means[-1], stream.squares[-1]
+    m = stream.means[-1]
+    q = stream.squares[-1]
     metric = np.array([[1.0, m], [m, q]])
-    return float(linalg.eigh(form, metric, eigvals_only=True)[-1])
+    ratios = linalg.eigh(form, metric, eigvals_only=True)
+    return float(ratios[-1])
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
@@ -342,22 +371,29 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     # One bound for all depths of all kinds together.
     bound = t_bound(data.law_square.size, draws)
     gaps = mean(data.square).gap(data.law_square) / bound
-    for kind in data.kind.values:
-        gap = float(gaps.sel(kind=kind).max())
-        what = f"{kind}: E s², largest gap over its interval"
-        rows.append(Compared(what, gap, high=1.0))
+    rows += rows_of_gaps(gaps, "kind", "E s²")
     # ReLU blocks double s² whatever the stream: g = σ₁²σ₂²/2 = 1.
-    last = float(np.log(data.law_square).sel(kind=RELU)[-1] / data.depth[-1])
-    rows.append(within("ReLU blocks: ln E s² per block", last, math.log(2), 1e-9))
+    deepest = data.isel(depth=-1)
+    square = float(deepest.law_square.sel(kind=RELU))
+    per_block = math.log(square) / int(deepest.depth)
+    what = "ReLU blocks: ln E s² per block"
+    rows.append(within(what, per_block, math.log(2), tolerance=1e-9))
     # Beyond the leading term ln E s² has 8/(9π) ln L: Σ −g²/2 over blocks, and what
     # the stream lacks of L.
-    roots, logs = np.sqrt(_GREAT), np.log(_GREAT)
-    beyond = data.law_great.values - 8 / (9 * math.pi) * logs
-    slope = float(np.diff(beyond)[0] / np.diff(roots)[0])
+    subleading = 8 / (9 * math.pi) * np.log(_GREAT)
+    beyond = data.law_great.values - subleading
+    slope = _per_root(beyond, _GREAT)
     leading = 8 / 3 / math.sqrt(2 * math.pi)
     what = "tanh blocks: ln E s² over √L, less its power"
-    rows.append(within(what, slope, leading, 0.01 * leading))
+    rows.append(within(what, slope, leading, tolerance=0.01 * leading))
     return settled(rows + _scaled_rows(data))
+
+
+def _per_root(logs: Sequence[float], depths: tuple[int, int]) -> float:
+    """Return the growth of a logarithm with √L, between two depths."""
+    growth = logs[1] - logs[0]
+    distance = math.sqrt(depths[1]) - math.sqrt(depths[0])
+    return float(growth / distance)
 
 
 def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
@@ -368,44 +404,54 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
     pairs = list(zip(branches, lengths, strict=True))
     bound = t_bound(2 * len(lengths), data.sizes["draw"])
     references = {
-        "q": [_stream(*pair).squares[-1] for pair in pairs],
+        "q": [_last_square(*pair) for pair in pairs],
         "top": [_coherent(*pair) for pair in pairs],
     }
     names = {"q": "mean square of the stream", "top": "largest s²"}
     for name, values in references.items():
-        wanted = xarray.DataArray(values, dims="length")
-        gaps = mean(data[name]).gap(wanted) / bound
+        predicted = xarray.DataArray(values, dims="length")
+        gaps = mean(data[name]).gap(predicted) / bound
         if name == "top":
-            gaps = gaps.where(wanted > _FAR * data.law_edge, drop=True)
+            is_far = predicted > _FAR * data.law_edge
+            gaps = gaps.where(is_far, drop=True)
         gap = float(gaps.max())
         what = f"branches a φ(Wx): {names[name]}, largest gap over its interval"
         rows.append(Compared(what, gap, high=1.0))
-    ratio = float(data.law_q[-1]) / references["q"][-1]
+    last_q = float(data.law_q[-1])
+    ratio = last_q / references["q"][-1]
     what = "stream by the library over that by its own map"
-    rows.append(within(what, ratio, 1.0, 1e-5))
+    rows.append(within(what, ratio, 1.0, tolerance=1e-5))
     logs = [_log_stream(length) for length in _GREAT_STREAM]
-    slope = (logs[1] - logs[0]) / float(np.diff(np.sqrt(_GREAT_STREAM))[0])
+    slope = _per_root(logs, _GREAT_STREAM)
     limit = 2 * math.sqrt(C / math.pi)
-    rows.append(within("ln q over √L", slope, limit, 0.001 * limit))
+    rows.append(within("ln q over √L", slope, limit, tolerance=0.001 * limit))
     # The means, and not a², are what makes the stream grow.
-    naive = math.log(float(data.q[-1].mean())) - C
+    largest_length = data.q.isel(length=-1)
+    naive = math.log(largest_length.mean()) - C
     rows.append(Compared("ln q at the largest L, beyond c", naive, low=2.0))
     # At small L it is not yet far enough outside to be counted in every draw.
     outliers = float(data.outliers[-1])
-    rows.append(within("singular values outside the law", outliers, 1.0, 0.05))
+    what = "singular values outside the law"
+    rows.append(within(what, outliers, 1.0, tolerance=0.05))
     excess = float(data.excess.max())
     rows.append(Compared("all others: largest gap over its band", excess, high=1.0))
     return rows
 
 
 def _log_stream(length: int) -> float:
-    return math.log(_stream(math.sqrt(C / length), length).squares[-1])
+    branch = math.sqrt(C / length)
+    return math.log(_last_square(branch, length))
+
+
+def _last_square(branch: float, length: int) -> float:
+    """Return the mean square of the stream behind the last block."""
+    stream = _stream(branch, length)
+    return stream.squares[-1]
 
 
 def plot(data: xarray.Dataset) -> Figure:
     """Draw the growth of gradients, of scaled streams, and of singular values."""
-    figure, axes = _style.panels(1, 3, height=2.6, width=2.4)
-    gradients, streams, values = axes[0]
+    figure, gradients, streams, values = three_panels(height=2.6, width=2.4)
     _draw_gradients(gradients, data)
     for ax in (streams, values):
         lengths = np.sqrt(data.length)
@@ -420,14 +466,19 @@ def _draw_gradients(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the mean of s² against depth."""
     for i, kind in enumerate(data.kind.values):
         here = data.sel(kind=kind)
-        found = mean(here.square).log()
-        found.draw(ax, data.depth, i, label=kind)
-        _style.line(ax, data.depth, np.log(here.law_square), i)
-    leading = 8 / 3 * np.sqrt(data.depth / (2 * math.pi))
+        log = mean(here.square).log()
+        law = np.log(here.law_square)
+        log.draw_with_line(ax, data.depth, i, predicted=law, label=kind)
+    root = np.sqrt(data.depth / (2 * math.pi))
+    leading = 8 / 3 * root
     ax.plot(data.depth, leading, ":", color="black", label="(8/3) √(L/2π)")
     _style.ticks(ax, data.depth.values)
-    ax.set(yscale="log", xlabel="depth L", ylabel="ln E s²")
-    ax.set(title="Without scale: e$^{\\sqrt{L}}$ behind tanh")
+    ax.set(
+        xlabel="depth L",
+        ylabel="ln E s²",
+        title="Without scale: e$^{\\sqrt{L}}$ behind tanh",
+        yscale="log",
+    )
     ax.legend(loc="upper left")
 
 
@@ -437,20 +488,24 @@ def _draw_streams(ax: Axes, data: xarray.Dataset) -> None:
     mean(data.q).draw(ax, roots, 0, label="networks")
     _style.line(ax, roots, data.law_q, 0, label="theory")
     # For L → ∞ the map of the stream is dq/dm = 2m with dm/dl = a √(q/π).
-    closed = np.cosh(np.sqrt(C * data.length / math.pi)) ** 2
+    closed = np.cosh(roots * math.sqrt(C / math.pi)) ** 2
     ax.plot(roots, closed, ":", color="black", label="cosh² √(cL/π)")
     naive = np.full(roots.shape, math.exp(C))
     ax.plot(roots, naive, "--", color="black", label="without means: e$^c$")
-    ax.set(ylabel="mean square of the stream")
-    ax.set(title=f"ReLU branches aφ(Wx), a² = {C:g}/L")
+    ax.set(
+        ylabel="mean square of the stream",
+        title=f"ReLU branches aφ(Wx), a² = {C:g}/L",
+    )
     ax.legend(loc="upper left")
 
 
 def _draw_values(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the two largest singular values of branches a φ(Wx)."""
     roots = np.sqrt(data.length)
-    branches = np.sqrt(C / data.length.values)
-    coherent = list(map(_coherent, branches, data.length.values))
+    lengths = data.length.values
+    branches = np.sqrt(C / lengths)
+    coherent = list(map(_coherent, branches, lengths))
+    # Above the law by a factor that grows with L.
     mean(data.top).draw(ax, roots, 1, label="largest s²")
     _style.line(ax, roots, coherent, 1, label="along the means")
     mean(data.second).draw(ax, roots, 2, label="second s²")

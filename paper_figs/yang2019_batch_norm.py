@@ -30,12 +30,19 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import isometry
 from isometry import networks, theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
 from paper_figs._check import Compared, settled, t_bound, within
-from paper_figs._ensembles import Estimate, Variables, log_ratio, mean
+from paper_figs._ensembles import (
+    Estimate,
+    behind_blocks,
+    log_ratio,
+    mean,
+    rows_of_gaps,
+    squared_gradients,
+    three_panels,
+)
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda u: np.maximum(u, 0.0),
@@ -43,11 +50,18 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 NAMES = {"relu": "ReLU", "tanh": "tanh"}
 SIGMA_W = math.sqrt(2)
+# χ of ReLU layers for an infinite batch.
+RELU_LIMIT = math.pi / (math.pi - 1)
+# Tolerance against closed forms. The library's quadrature is more exact than this.
+EXACT = 1e-9
 
 # The growth is that between layers at these distances from the two ends: at the output
 # the gradient is that of one example, and needs a layer to spread over the batch.
 _BEHIND_INPUT = 2
 _BEFORE_OUTPUT = 3
+
+# Blocks that are drawn: denser at first, where a power of depth changes most.
+SHOWN_BLOCKS = (0, 1, 2, 3, 5, 7, 11, 15, 21, 29)
 
 # Batches drawn for v: its error is 0.1 %, ten times below that of networks.
 _BATCHES = 20_000
@@ -72,8 +86,20 @@ class Size(NamedTuple):
 
 
 PRESETS = {
-    "full": Size(width=96, seeds=32, batches=(6, 8, 16, 32), depth=20, blocks=32),
-    "smoke": Size(width=48, seeds=32, batches=(12,), depth=14, blocks=16),
+    "full": Size(
+        width=96,
+        seeds=32,
+        batches=(6, 8, 16, 32),
+        depth=20,
+        blocks=32,
+    ),
+    "smoke": Size(
+        width=48,
+        seeds=32,
+        batches=(12,),
+        depth=14,
+        blocks=16,
+    ),
 }
 
 
@@ -95,18 +121,24 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
         behind = _gradients(key_here, activation, largest, size=size, has_skips=True)
         skip.append(behind)
         kept.append(_kept(rng, activation, largest))
-    draws = ("scale", "draw")
-    variables: Variables = {
-        "plain": (("activation", "batch", *draws, "layer"), np.array(plain)),
-        "skip": (("activation", *draws, "block"), np.array(skip)),
-        "law_kept": ("activation", kept),
-    }
-    laws = [[_chi(name, batch) for batch in size.batches] for name in ACTIVATIONS]
-    variables["law_chi"] = (("activation", "batch"), laws)
-    limits = [theory.batch_norm_growth(name) for name in ACTIVATIONS]
-    variables["law_limit"] = ("activation", limits)
+    of_plain = ("activation", "batch", "scale", "draw", "layer")
+    of_skip = ("activation", "scale", "draw", "block")
+    laws, limits = [], []
+    for name in ACTIVATIONS:
+        laws.append([_chi(name, batch) for batch in size.batches])
+        limits.append(theory.batch_norm_growth(name))
     return xarray.Dataset(
-        variables, {"activation": list(ACTIVATIONS), "batch": list(size.batches)}
+        {
+            "plain": (of_plain, np.array(plain)),
+            "skip": (of_skip, np.array(skip)),
+            "law_kept": ("activation", kept),
+            "law_chi": (("activation", "batch"), laws),
+            "law_limit": ("activation", limits),
+        },
+        {
+            "activation": list(ACTIVATIONS),
+            "batch": list(size.batches),
+        },
     )
 
 
@@ -115,7 +147,12 @@ def _chi(activation: str, batch: int) -> float:
 
 
 def _gradients(
-    key: Key, activation: str, batch: int, *, size: Size, has_skips: bool = False
+    key: Key,
+    activation: str,
+    batch: int,
+    *,
+    size: Size,
+    has_skips: bool = False,
 ) -> Float[np.ndarray, "scale draw layer"]:
     """Measure squared gradients of an output at every layer, summed over the batch."""
     depth = size.blocks if has_skips else size.depth
@@ -139,11 +176,14 @@ def _gradients(
         keys = jax.random.split(key_weights, size.seeds)
         xs = _orthogonal(key_input, batch, width)
         # In training mode x is the whole batch, and its statistics are differentiated.
-        signals = isometry.signals(net.training, keys, xs)
-        names = [f"blocks/first[{layer}]:sum" for layer in range(depth)]
-        # apjn is the mean over outputs, one for each example.
-        by_layer = [signals.at(name).apjn[:, 0] for name in names]
-        by_width.append(np.array(by_layer, np.float64).T)
+        # The output is then one of each example, of which this is the mean.
+        gradients = squared_gradients(
+            net.training,
+            keys,
+            xs,
+            names=behind_blocks(depth),
+        )
+        by_width.append(gradients)
     return np.array(by_width)
 
 
@@ -151,7 +191,8 @@ def _orthogonal(key: Key, batch: int, width: int) -> Float[np.ndarray, "1 batch 
     """Return one batch of orthogonal examples with mean square 1."""
     drawn = _draws.generator(key).standard_normal((width, batch))
     basis, _ = np.linalg.qr(drawn)
-    return (math.sqrt(width) * basis.T)[None].astype(np.float32)
+    examples = math.sqrt(width) * basis.T
+    return examples[None].astype(np.float32)
 
 
 def _kept(rng: np.random.Generator, activation: str, batch: int) -> float:
@@ -161,8 +202,10 @@ def _kept(rng: np.random.Generator, activation: str, batch: int) -> float:
     drawn = rng.standard_normal((_BATCHES, batch))
     centred = drawn - drawn.mean(axis=1, keepdims=True)
     normalized = centred / centred.std(axis=1, keepdims=True)
+    activations = phi(normalized)
     # The unbiased variance over a batch is that of one less the products of two.
-    return float(phi(normalized).var(axis=1, ddof=1).mean())
+    variances = activations.var(axis=1, ddof=1)
+    return float(variances.mean())
 
 
 def _log_growth(apjn: xarray.DataArray, layers: str) -> Estimate:
@@ -182,8 +225,13 @@ def _factors(data: xarray.Dataset, activation: str) -> Float[np.ndarray, " block
     """Return what every block with a skip multiplies squared gradients by."""
     here = data.sel(activation=activation)
     chi = float(here.law_chi[-1])
-    start = 1 / (SIGMA_W**2 * float(here.law_kept))
-    return 1 + chi / (np.arange(data.sizes["block"]) + start)
+    blocks = np.arange(data.sizes["block"])
+    return 1 + chi / (blocks + _start(here))
+
+
+def _start(data: xarray.Dataset) -> float:
+    """Return l₀ of one activation: what the input counts for, in blocks."""
+    return 1 / (SIGMA_W**2 * float(data.law_kept))
 
 
 def _relu_chi(batch: int) -> float:
@@ -192,13 +240,17 @@ def _relu_chi(batch: int) -> float:
     B/(B − 3) E tr[(P − ûûᵀ) D P D]/E |Pφ(u)|², for u uniform on the sphere of radius
     √B in the space orthogonal to 1, where two entries have the correlation c.
     """
-    c = -1 / (batch - 1)
-    kappa = (math.sqrt(1 - c**2) + (math.pi - math.acos(c)) * c) / math.pi
+    others = batch - 1
+    c = -1 / others
+    # The arc-cosine kernels of order 1 and 0 at this correlation.
+    angle = math.pi - math.acos(c)
+    kappa = (math.sqrt(1 - c**2) + angle * c) / math.pi
     both = 0.25 + math.asin(c) / (2 * math.pi)
-    centred = 0.5 - 1 / (2 * batch) - (batch - 1) * both / batch
-    along = 0.5 - (1 + (batch - 1) * kappa) / (2 * batch)
-    kept = (batch - 1) * (1 - kappa) / 2
-    return batch / (batch - 3) * ((batch - 1) / 2 - centred - along) / kept
+    centred = 0.5 - 1 / (2 * batch) - others * both / batch
+    along = 0.5 - (1 + others * kappa) / (2 * batch)
+    kept = others * (1 - kappa) / 2
+    trace = others / 2 - centred - along
+    return batch / (batch - 3) * trace / kept
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
@@ -207,25 +259,34 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     growth = _log_growth(data.plain, "layer")
     layers = len(_inner(data.sizes["layer"]))
     bound = t_bound(data.law_chi.size, data.sizes["draw"])
-    gaps = growth.gap(layers * np.log(data.law_chi)) / bound
-    for activation in ACTIVATIONS:
-        gap = float(gaps.sel(activation=activation).max())
-        what = f"{activation}: ln χ_B, largest gap over its interval"
-        rows.append(Compared(what, gap, high=1.0))
-    for batch in data.batch.values:
-        at = {"activation": "relu", "batch": batch}
-        chi = float(data.law_chi.sel(at))
+    predicted = layers * np.log(data.law_chi)
+    gaps = growth.gap(predicted) / bound
+    rows += rows_of_gaps(gaps, "activation", "ln χ_B")
+    relu = data.sel(activation="relu")
+    for batch in data.batch.values.tolist():
+        chi = float(relu.law_chi.sel(batch=batch))
         what = f"relu: χ_B in theory, B = {batch}"
-        rows.append(within(what, chi, _relu_chi(int(batch)), 1e-9))
+        rows.append(within(what, chi, _relu_chi(batch), tolerance=EXACT))
     # Behind the last layer only the head is left, of which |w|² is σ_w² in the mean.
-    behind = data.plain.isel(layer=-1, scale=1, batch=-1)
-    head = mean(behind.sel(activation="relu"))
-    slack = t_bound(1, data.sizes["draw"]) * float(head.error)
-    what = "squared gradient behind the last layer"
-    rows.append(within(what, float(head.value), SIGMA_W**2, slack))
-    limit = float(data.law_limit.sel(activation="relu"))
-    what = "relu: χ in theory, B → ∞"
-    rows.append(within(what, limit, math.pi / (math.pi - 1), 1e-9))
+    behind = relu.plain.isel(layer=-1, scale=1, batch=-1)
+    head = mean(behind)
+    num_errors = t_bound(1, data.sizes["draw"])
+    rows.append(
+        within(
+            "squared gradient behind the last layer",
+            float(head.value),
+            SIGMA_W**2,
+            tolerance=num_errors * float(head.error),
+        )
+    )
+    rows.append(
+        within(
+            "relu: χ in theory, B → ∞",
+            float(relu.law_limit),
+            RELU_LIMIT,
+            tolerance=EXACT,
+        )
+    )
     return settled(rows + _skip_rows(data))
 
 
@@ -237,25 +298,25 @@ def _skip_rows(data: xarray.Dataset) -> list[Compared]:
     counted = _inner(data.sizes["block"])
     for activation in ACTIVATIONS:
         here = growth.at(activation=activation)
-        found = float(here.value)
+        measured = float(here.value)
         logs = np.log(_factors(data, activation))
-        wanted = float(logs[counted].sum())
+        predicted = float(logs[counted].sum())
         # Skips pass on the mean of a gradient over the batch, one direction in B.
-        slack = bound * float(here.error) + 1 / int(data.batch[-1])
+        one_direction = 1 / int(data.batch[-1])
+        slack = bound * float(here.error) + one_direction
         what = f"{activation} behind skips: ln growth over {len(counted)} blocks"
-        rows.append(within(what, found, wanted, slack))
+        rows.append(within(what, measured, predicted, tolerance=slack))
         # A power of depth is less than an exponential, at this depth already.
         chi = float(data.law_chi.sel(activation=activation)[-1])
         without = len(counted) * math.log(chi)
         what = f"{activation}: the same with skips, over that without"
-        rows.append(Compared(what, found / without, high=0.75))
+        rows.append(Compared(what, measured / without, high=0.75))
     return rows
 
 
 def plot(data: xarray.Dataset) -> Figure:
     """Draw gradients of plain networks, the factor, and gradients behind skips."""
-    figure, axes = _style.panels(1, 3, height=2.6, width=2.4)
-    plain, factor, skip = axes[0]
+    figure, plain, factor, skip = three_panels(height=2.6, width=2.4)
     _draw_plain(plain, data)
     _draw_factor(factor, data)
     _draw_skip(skip, data)
@@ -266,7 +327,8 @@ def _relative(apjn: xarray.DataArray, layers: str) -> Estimate:
     """Return means of the wider networks over that at the last inner layer."""
     wide = apjn.isel(scale=1)
     last = wide.sizes[layers] - _BEFORE_OUTPUT
-    return mean(wide / wide.isel({layers: last}).mean("draw"))
+    near_output = wide.isel({layers: last})
+    return mean(wide / near_output.mean("draw"))
 
 
 def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
@@ -276,13 +338,18 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
     layers = np.arange(1, depth + 1)
     for i, activation in enumerate(ACTIVATIONS):
         here = data.sel(activation=activation).isel(batch=-1)
-        found = _relative(here.plain, "layer")
-        found.draw(ax, layers, i, label=NAMES[activation])
+        measured = _relative(here.plain, "layer")
+        measured.draw(ax, layers, i, label=NAMES[activation])
         chi = float(here.law_chi)
-        line = chi ** (depth - _BEFORE_OUTPUT + 1.0 - layers)
-        _style.line(ax, layers, line, i, label=f"χ = {chi:.3f}")
-    ax.set(yscale="log", xlabel="layer", ylabel="squared gradient (relative)")
-    ax.set(title=f"Without skips, B = {batch}")
+        # Layers that are left up to the last inner one.
+        num_left = depth - _BEFORE_OUTPUT + 1.0 - layers
+        _style.line(ax, layers, chi**num_left, i, label=f"χ = {chi:.3f}")
+    ax.set(
+        xlabel="layer",
+        ylabel="squared gradient (relative)",
+        title=f"Without skips, B = {batch}",
+        yscale="log",
+    )
     ax.legend(loc="upper right")
 
 
@@ -291,7 +358,8 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
     growth = _log_growth(data.plain, "layer")
     layers = len(_inner(data.sizes["layer"]))
     # From 5 on: for 4 examples the factor would be off the picture.
-    grid = np.unique(np.geomspace(5, 64, 14).astype(int))
+    grid = np.geomspace(5, 64, 14).astype(int)
+    grid = np.unique(grid)
     for i, activation in enumerate(ACTIVATIONS):
         here = growth.at(activation=activation)
         chi = here.per(layers).exp()
@@ -299,12 +367,18 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
         predicted = [_chi(activation, int(batch)) for batch in grid]
         _style.line(ax, grid, predicted, i)
         limit = float(data.law_limit.sel(activation=activation))
-        ax.axhline(limit, color=_style.COLOURS[i], ls=":", lw=0.8)
-    ax.plot(grid, (grid - 2) / (grid - 3), "--", color="black", label="linear")
-    ax.text(64, math.pi / (math.pi - 1), "π/(π − 1)", ha="right", va="top")
+        colour = _style.COLOURS[i]
+        ax.axhline(limit, color=colour, ls=":", lw=0.8)
+    linear = (grid - 2) / (grid - 3)
+    ax.plot(grid, linear, "--", color="black", label="linear")
+    ax.text(64, RELU_LIMIT, "π/(π − 1)", ha="right", va="top")
     _style.ticks(ax, [4, 8, 16, 32, 64])
-    ax.set(xlabel="batch B", ylabel="χ", ylim=(0.95, 2.3))
-    ax.set(title="Factor of a layer (dotted: B → ∞)")
+    ax.set(
+        xlabel="batch B",
+        ylabel="χ",
+        title="Factor of a layer (dotted: B → ∞)",
+        ylim=(0.95, 2.3),
+    )
     ax.legend(loc="upper right")
 
 
@@ -314,20 +388,24 @@ def _draw_skip(ax: Axes, data: xarray.Dataset) -> None:
     last = data.sizes["block"] - _BEFORE_OUTPUT
     for i, activation in enumerate(ACTIVATIONS):
         here = data.sel(activation=activation)
-        start = 1 / (SIGMA_W**2 * float(here.law_kept))
+        x = blocks + _start(here)
+        measured = _relative(here.skip, "block")
+        # Marks of later blocks would run into each other.
+        shown = [block for block in SHOWN_BLOCKS if block < last]
+        some = measured.part(block=shown)
+        some.draw(ax, x[shown], i, label=NAMES[activation])
         logs = np.log(_factors(data, activation))
         # From block to block up to the last inner one, where both are 1.
-        passed = np.concatenate([[0.0], np.cumsum(logs[1:])])
+        passed = np.cumsum(logs) - logs[0]
         line = np.exp(passed[last] - passed)
         chi = float(here.law_chi[-1])
-        # Marks of later blocks would run into each other.
-        shown = [block for block in (0, 1, 2, 3, 5, 7, 11, 15, 21, 29) if block < last]
-        found = _relative(here.skip, "block").part(block=shown)
-        found.draw(ax, blocks[shown] + start, i, label=NAMES[activation])
         label = f"∝ (l + l₀)$^{{-{chi:.2f}}}$"
-        _style.line(ax, blocks + start, line, i, label=label)
+        _style.line(ax, x, line, i, label=label)
     _style.ticks(ax, [2, 4, 8, 16, 32])
-    ax.set(yscale="log", xlabel="l + l₀ (l: blocks in front)")
-    ax.set(ylabel="squared gradient (relative)")
-    ax.set(title=f"Behind skips, B = {int(data.batch[-1])}")
+    ax.set(
+        xlabel="l + l₀ (l: blocks in front)",
+        ylabel="squared gradient (relative)",
+        title=f"Behind skips, B = {int(data.batch[-1])}",
+        yscale="log",
+    )
     ax.legend(loc="upper right")

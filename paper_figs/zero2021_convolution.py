@@ -35,6 +35,7 @@ from isometry import networks
 from isometry._internal.types import Key, Params
 from paper_figs import _style
 from paper_figs._check import Compared, settled, within
+from paper_figs._ensembles import three_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -371,9 +372,7 @@ def plot(data: xarray.Dataset) -> "Figure":
     Returns:
         The figure.
     """
-    # Three panels are as wide as a page.
-    figure, axes = _style.panels(1, 3, height=2.5, width=2.7)
-    left, middle, right = axes[0]
+    figure, left, middle, right = three_panels(height=2.5, width=2.7)
     _draw_values(left, data)
     _draw_ranks(middle, data)
     _draw_accuracies(right, data)
