@@ -107,7 +107,7 @@ class Estimate(NamedTuple):
             **style: What is different about their marks.
         """
         bars = 2 * self.error
-        _style.dots(ax, x, self.value, bars, i, label=label, **style)
+        _style.dots(ax, x, self.value, error=bars, i=i, label=label, **style)
 
     def draw_with_line(
         self,
@@ -128,7 +128,7 @@ class Estimate(NamedTuple):
             label: Their name in the legend.
         """
         self.draw(ax, x, i, label=label)
-        _style.line(ax, x, predicted, i)
+        _style.line(ax, x, predicted, i=i)
 
 
 def mean(values: xarray.DataArray, axis: str = "draw") -> Estimate:

@@ -201,7 +201,9 @@ def _of(entry: Entry, arguments: Arguments, setup: _Setup) -> list[Pairing]:
         if params is None or is_solved:
             params = jax.vmap(net.init)(setup.keys)
         sp = _spectrum(net, params, setup.xs)
-        law = _drawn(entry.name, arguments, init, activation, setup.widths[0])
+        law = _drawn(
+            entry.name, arguments, init, activation=activation, n=setup.widths[0]
+        )
         # Otherwise it says why there is none.
         if not isinstance(law, str):
             law = setup.law_of(activation, law)

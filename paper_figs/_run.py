@@ -76,10 +76,10 @@ def run(
             the figure takes no data set.
     """
     module = figure(name)
-    numbers = _numbers(module, name, preset, out, from_cache=from_cache, data=data)
+    numbers = _numbers(module, name, preset, out=out, from_cache=from_cache, data=data)
     try:
         compared, holds = judge(module, numbers)
-        _draw(module, name, numbers, out)
+        _draw(module, name, numbers, out=out)
     except (AttributeError, KeyError) as error:
         if not from_cache:
             raise

@@ -215,7 +215,7 @@ def _products(scale: Scale, depth: int) -> Float[np.ndarray, " layer"]:
 
 def _log_critical(depth: int) -> float:
     """Return ln J^(0, l) of critical tanh networks at a great depth."""
-    path = theory.q_trajectory("tanh", 1.0, 1.0, 0.0, depth)
+    path = theory.q_trajectory("tanh", 1.0, 1.0, sigma_b=0.0, depth=depth)
     return sum(math.log(theory.chi("tanh", float(q), 1.0)) for q in path)
 
 
@@ -238,7 +238,7 @@ def _with_norms(
                     scale * size.width,
                     size.blocks,
                     "tanh",
-                    "gaussian",
+                    scheme="gaussian",
                     order="pre_activation",
                     norm="layer",
                     skip=skip,
@@ -483,7 +483,7 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
         moved = data.sigma_w * 1.04 ** (i - 1.5)
         chi.draw(ax, moved, i, label=f"μ = {skip:g}")
         law = skip**2 + (1 - skip**2) * zetas
-        _style.line(ax, grid, law, i)
+        _style.line(ax, grid, law, i=i)
     finite = []
     for sigma_w in grid:
         logs = np.log(_factors(sigma_w, 1.0, blocks))

@@ -118,7 +118,7 @@ def _measured(
     v /= np.linalg.norm(v, axis=1, keepdims=True)
     log_norms = []
     for depth in range(1, max(depths) + 1):
-        w = SIGMA_W * _draws.square(rng, weights, num_seeds, width)
+        w = SIGMA_W * _draws.square(rng, weights, num_seeds, n=width)
         is_active = z > 0
         z = w @ np.maximum(z, 0)
         v = w @ (is_active * v)

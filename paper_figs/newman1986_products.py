@@ -71,7 +71,7 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     size = PRESETS[preset]
     num_units, depths = size["size"], size["depths"]
     rng = _draws.generator(key)
-    factors = _draws.square(rng, "gaussian", max(depths), num_units)
+    factors = _draws.square(rng, "gaussian", max(depths), n=num_units)
     log_determinants = np.cumsum(np.linalg.slogdet(factors)[1])
     padded = [_padded(factors, depth) for depth in depths]
     with jax.enable_x64(True):

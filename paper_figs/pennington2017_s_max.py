@@ -312,7 +312,7 @@ def _draw_scan(ax: "Axes", data: xarray.Dataset) -> None:
         law = data.law_scan.sel(weights=weights)
         _style.line(ax, data.q, y=law, i=i, label=weights.capitalize())
     labels = {1 / 64: "1/64", 1 / 16: "1/16", 1 / 4: "1/4", 1: "1", 4: "4"}
-    _style.ticks(ax, labels)
+    _style.ticks(ax, list(labels))
     ax.set_xticks(list(labels), list(labels.values()))
     ax.set(title=f"Laws of hard_tanh, L = {FIXED}", xlabel="q*")
     ax.legend(loc="upper left")

@@ -333,7 +333,7 @@ def _train(
             gradient = jax.grad(loss)(params, batches[i])
             return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
 
-        return jax.lax.fori_loop(start, end, step, params)
+        return jax.lax.fori_loop(start, end, step, init_val=params)
 
     of_seeds = jax.vmap(run, in_axes=(None, 0, 0))
     of_rates = jax.vmap(of_seeds, in_axes=(0, 0, None))

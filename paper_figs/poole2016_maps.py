@@ -117,7 +117,7 @@ def _law_lengths(
     lengths: tuple[float, ...] | Float[np.ndarray, " lengths"], sigma_w: float
 ) -> list[float]:
     """Return the predicted length behind one layer, for each length before it."""
-    return [theory.q_map(ACTIVATION, q, sigma_w, SIGMA_B) for q in lengths]
+    return [theory.q_map(ACTIVATION, q, sigma_w, sigma_b=SIGMA_B) for q in lengths]
 
 
 def _law_correlations(sigma_w: float, depth: int) -> Float[np.ndarray, "c0 layers"]:
@@ -126,7 +126,12 @@ def _law_correlations(sigma_w: float, depth: int) -> Float[np.ndarray, "c0 layer
     path = [list(C0)]
     for _ in range(depth):
         before = path[-1]
-        path.append([theory.c_map(ACTIVATION, c, q, sigma_w, SIGMA_B) for c in before])
+        path.append(
+            [
+                theory.c_map(ACTIVATION, c, q, sigma_w=sigma_w, sigma_b=SIGMA_B)
+                for c in before
+            ]
+        )
     return np.array(path).T
 
 
@@ -155,7 +160,7 @@ def _measured(rng: np.random.Generator, sigma_w: float, size: dict) -> _Measured
     correlations = [_correlations(z[..., num_lengths:])]
     for layer in range(size["depth"]):
         bias = SIGMA_B * rng.standard_normal((num_seeds, width, 1))
-        weights = sigma_w * _draws.square(rng, "gaussian", num_seeds, width)
+        weights = sigma_w * _draws.square(rng, "gaussian", num_seeds, n=width)
         z = weights @ np.tanh(z) + bias
         if layer == 0:
             squares = np.mean(z[..., :num_lengths] ** 2, axis=1)

@@ -168,7 +168,7 @@ def _flow(rng: np.random.Generator, depth: int, times: _Modes) -> _Modes:
     for flat in solution.y.T:
         layers = flat.reshape(weights.shape)
         product = functools.reduce(np.matmul, layers)
-        modes = np.einsum("ia,ij,ja->a", first, product, last)
+        modes = np.sum(first * (product @ last), axis=0)
         strengths.append(modes)
     by_mode = np.stack(strengths, axis=1)
     places = np.searchsorted(solution.t, times)

@@ -133,7 +133,9 @@ def compute(preset: str, key: Key, data: datasets.Data | None = None) -> xarray.
     fine = np.linspace(min(values), 4.0, size["grid"])
     # Networks of all sigma_w and seeds train side by side.
     of_networks = np.repeat(values, size["seeds"])
-    accuracy = [_train(rng, digits, of_networks, depth) for depth in size["depths"]]
+    accuracy = [
+        _train(rng, digits, of_networks, depth=depth) for depth in size["depths"]
+    ]
     shape = (len(size["depths"]), len(values), size["seeds"])
     ratio = [_response(rng, square_w, size) for square_w in RESPONSE]
     return xarray.Dataset(
@@ -182,7 +184,7 @@ def _response(
     before = _deviations(z)
     for _ in range(LAYERS):
         bias = SIGMA_B * rng.standard_normal((num_draws, width, 1))
-        weights = sigma_w * _draws.square(rng, "gaussian", num_draws, width)
+        weights = sigma_w * _draws.square(rng, "gaussian", num_draws, n=width)
         z = weights @ np.tanh(z) + bias
     return _deviations(z) / before
 

@@ -135,7 +135,7 @@ class Network(NamedTuple):
             branches.append(math.sqrt(square))
             # Of activations with a mean q grows faster, but those here that have one
             # are ReLU, whose slopes do not depend on q.
-            q += square * theory.q_map(self.activation, q, 1.0, 0.0)
+            q += square * theory.q_map(self.activation, q, 1.0, sigma_b=0.0)
         return branches
 
     def law(self) -> theory.Law:
@@ -154,7 +154,7 @@ class Network(NamedTuple):
             width,
             self.depth,
             self.activation,
-            "gaussian",
+            scheme="gaussian",
             order=self.order,
             branch=self.branches,
             sigma_w=1.0,
@@ -170,10 +170,10 @@ def _shown(size: Size) -> dict[str, Network]:
     shown = {}
     # W₁ and W₂ are fresh on both sides of the slopes, so that this law is exact.
     for depth in size.depths:
-        shown[f"depth {depth}"] = Network("relu", "two_layer", depth, C)
+        shown[f"depth {depth}"] = Network("relu", "two_layer", depth, c=C)
     for activation in ACTIVATIONS:
-        shown[activation] = Network(activation, "post_activation", size.depth, C)
-    shown["on the stream"] = Network("relu", "pre_activation", size.depth, C)
+        shown[activation] = Network(activation, "post_activation", size.depth, c=C)
+    shown["on the stream"] = Network("relu", "pre_activation", size.depth, c=C)
     return shown
 
 
@@ -231,7 +231,7 @@ def _variances(key: Key, size: Size) -> Variables:
     """
     measured, predicted = [], []
     for c in size.strengths:
-        net = Network("relu", "pre_activation", size.variance_depth, c)
+        net = Network("relu", "pre_activation", size.variance_depth, c=c)
         by_width = []
         for scale in (1, 2):
             key, key_net = jax.random.split(key)
@@ -271,7 +271,7 @@ def _limits() -> Variables:
     )
     distances = []
     for depth in _GREAT:
-        law = Network("relu", "two_layer", depth, C).law()
+        law = Network("relu", "two_layer", depth, c=C).law()
         gap = law.cdf(GRID, "log_s") - limit.cdf(GRID, "log_s")
         distances.append(np.max(np.abs(gap)))
     return {
@@ -473,7 +473,7 @@ def _draw_laws(
         if i == 0:
             line_label = label
         shown = density.where(density > 0)
-        _style.line(ax, GRID, shown, i, label=line_label)
+        _style.line(ax, GRID, shown, i=i, label=line_label)
 
 
 def _draw_variances(ax: Axes, data: xarray.Dataset) -> None:

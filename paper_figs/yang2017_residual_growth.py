@@ -147,7 +147,7 @@ def _blocks(activation: str, sigma_w: float, width: int, *, depth: int) -> Growi
         width,
         depth,
         activation,
-        "gaussian",
+        scheme="gaussian",
         order=order,
         sigma_w=sigma_w,
         bias=False,
@@ -268,7 +268,7 @@ def _scaled(length: int, key: Key, size: Size) -> Scaled:
         size.width,
         length,
         "relu",
-        "gaussian",
+        scheme="gaussian",
         order=order,
         branch=branch,
         sigma_w=sigma_w,
@@ -486,7 +486,7 @@ def _draw_streams(ax: Axes, data: xarray.Dataset) -> None:
     """Draw the mean square of the stream of branches a φ(Wx)."""
     roots = np.sqrt(data.length)
     mean(data.q).draw(ax, roots, 0, label="networks")
-    _style.line(ax, roots, data.law_q, 0, label="theory")
+    _style.line(ax, roots, data.law_q, i=0, label="theory")
     # For L → ∞ the map of the stream is dq/dm = 2m with dm/dl = a √(q/π).
     closed = np.cosh(roots * math.sqrt(C / math.pi)) ** 2
     ax.plot(roots, closed, ":", color="black", label="cosh² √(cL/π)")
@@ -507,8 +507,8 @@ def _draw_values(ax: Axes, data: xarray.Dataset) -> None:
     coherent = list(map(_coherent, branches, lengths))
     # Above the law by a factor that grows with L.
     mean(data.top).draw(ax, roots, 1, label="largest s²")
-    _style.line(ax, roots, coherent, 1, label="along the means")
+    _style.line(ax, roots, coherent, i=1, label="along the means")
     mean(data.second).draw(ax, roots, 2, label="second s²")
-    _style.line(ax, roots, data.law_edge, 2, label="edge of the law")
+    _style.line(ax, roots, data.law_edge, i=2, label="edge of the law")
     ax.set(ylabel="s²", title="One value leaves the law")
     ax.legend(loc="upper left")

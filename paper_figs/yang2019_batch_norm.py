@@ -165,7 +165,7 @@ def _gradients(
             width,
             depth,
             activation,
-            "gaussian",
+            scheme="gaussian",
             order="pre_activation",
             norm="batch",
             skip=float(has_skips),
@@ -343,7 +343,7 @@ def _draw_plain(ax: Axes, data: xarray.Dataset) -> None:
         chi = float(here.law_chi)
         # Layers that are left up to the last inner one.
         num_left = depth - _BEFORE_OUTPUT + 1.0 - layers
-        _style.line(ax, layers, chi**num_left, i, label=f"χ = {chi:.3f}")
+        _style.line(ax, layers, chi**num_left, i=i, label=f"χ = {chi:.3f}")
     ax.set(
         xlabel="layer",
         ylabel="squared gradient (relative)",
@@ -365,7 +365,7 @@ def _draw_factor(ax: Axes, data: xarray.Dataset) -> None:
         chi = here.per(layers).exp()
         chi.draw(ax, data.batch, i, label=NAMES[activation])
         predicted = [_chi(activation, int(batch)) for batch in grid]
-        _style.line(ax, grid, predicted, i)
+        _style.line(ax, grid, predicted, i=i)
         limit = float(data.law_limit.sel(activation=activation))
         colour = _style.COLOURS[i]
         ax.axhline(limit, color=colour, ls=":", lw=0.8)
@@ -400,7 +400,7 @@ def _draw_skip(ax: Axes, data: xarray.Dataset) -> None:
         line = np.exp(passed[last] - passed)
         chi = float(here.law_chi[-1])
         label = f"∝ (l + l₀)$^{{-{chi:.2f}}}$"
-        _style.line(ax, x, line, i, label=label)
+        _style.line(ax, x, line, i=i, label=label)
     _style.ticks(ax, [2, 4, 8, 16, 32])
     ax.set(
         xlabel="l + l₀ (l: blocks in front)",
