@@ -1,0 +1,345 @@
+"""Transformers train well where neither angles between tokens nor gradients drift.
+
+Cowsik et al. (2024), arXiv:2403.02579: near collapse a block of a random transformer
+multiplies 1 − cosine of two tokens by exp λ_a, and squared gradients by exp λ_g. Where
+λ_a < 0 tokens become parallel, where λ_a > 0 they part, and the loss after training is
+least where both exponents vanish.
+
+Blocks here are Norm(x + a Attention(x)), then Norm(x + W₂ tanh(W₁ x)), so that both
+exponents are the same in every block. The strength a of attention makes λ_a smaller,
+and the scale σ_w of W₁ makes both larger. λ_g is the exponent of a gradient that is the
+same for all tokens; that of one whose sum over tokens is zero equals λ_a.
+
+Top: exponents of random transformers, from 1 − cosine before and behind four blocks and
+from gradients at parallel tokens (marks: means over draws with two standard errors;
+lines: `theory.collapse_factor`, `theory.collapse_gradients`). Bottom: the test loss of
+16 blocks of width 32 after 120 steps of Adam on 8×8 digits, whose rows are the tokens,
+at the best of three learning rates. Neither exponent is enough: networks fail to learn
+with λ_g = 0 where tokens collapse, and with λ_a = 0 where gradients explode.
+
+Not reproduced: the paper's text, its conventions for skips and norms, and its fit of
+the loss. λ_g < 0 does not occur, as gradients cannot vanish in tanh perceptrons without
+biases that are divided by their length. |λ_a| + |λ_g| is our choice, and the order of
+losses that it predicts is not exact: the least loss is at a λ_a somewhat below zero,
+since without attention the network cannot compare rows. Full: 4 minutes on 2 cores.
+"""
+
+import functools
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray
+from jaxtyping import Array, Float, Int
+from scipy import stats
+
+from isometry import data as datasets
+from isometry import networks, theory
+from isometry._internal.types import Key, Params
+from isometry.networks import Network
+from paper_figs import _style
+from paper_figs._check import Compared, settled, t_bound
+from paper_figs._ensembles import Estimate, log_ratio, mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class _Size(NamedTuple):
+    """How large the figure is.
+
+    Attributes:
+        attention: Multipliers of the attention.
+        scales: Scales of the first weights of perceptrons.
+        width: The width at which exponents are measured.
+        draws: The number of networks there.
+        blocks: The number of blocks of networks that are trained.
+        steps: How long they are trained.
+        rates: Learning rates, of which each setting has its best.
+        runs: How many networks are trained at each rate.
+    """
+
+    attention: tuple[float, ...]
+    scales: tuple[float, ...]
+    width: int
+    draws: int
+    blocks: int
+    steps: int
+    rates: tuple[float, ...]
+    runs: int
+
+
+# At a = 0.85 and σ_w = 4 the angle exponent vanishes, while gradients explode.
+EDGE = {"attention": 0.85, "scale": 4.0}
+ORDERED = {"attention": 2.0, "scale": 0.5}
+CHAOTIC = {"attention": 0.25, "scale": 4.0}
+# Both exponents are below 0.06.
+CRITICAL = {"attention": 0.25, "scale": 0.5}
+
+PRESETS = {
+    "full": _Size(
+        attention=(0.25, 0.5, 0.85, 2.0),
+        scales=(0.5, 1.0, 2.0, 4.0),
+        width=128,
+        draws=128,
+        blocks=16,
+        steps=120,
+        rates=(3e-4, 1e-3, 3e-3),
+        runs=3,
+    ),
+    "smoke": _Size(
+        attention=(0.25, 0.85, 2.0),
+        scales=(0.5, 4.0),
+        width=64,
+        draws=48,
+        blocks=12,
+        steps=80,
+        rates=(1e-3,),
+        runs=2,
+    ),
+}
+
+TOKENS = 8
+HEADS = 4
+ACTIVATION = "tanh"
+CLASSES = 10
+
+# Exponents are means over this many blocks. Of one, errors would be twice as large;
+# over sixteen, tokens of chaotic networks would no longer be near collapse.
+MEASURED_BLOCKS = 4
+# The 1 − cosine in front of them. Ten times larger, its second order would show; in
+# float64 it could be much smaller.
+DISTANCE = 1e-4
+KINDS = ("angle", "common", "free")
+
+# The width of networks that are trained, and their batches.
+TRAINED_WIDTH = 32
+BATCH = 32
+NUM_TEST = 297
+
+
+def compute(preset: str, key: Key) -> xarray.Dataset:
+    """Measure exponents of random transformers, and train such transformers.
+
+    Args:
+        preset: "full" or "smoke".
+        key: The key of all draws.
+
+    Returns:
+        Over (attention, scale): `growth` over (kind, draw), the factor of 1 − cosine
+        and of squared gradients over all measured blocks; `law`, their exponents in one
+        block in theory; `loss` over (rate, run), the test loss after training.
+    """
+    size = PRESETS[preset]
+    key_measured, key_trained = jax.random.split(key)
+    settings = [(a, scale) for a in size.attention for scale in size.scales]
+    growth = _measured(size, settings, key=key_measured)
+    losses = _losses(size, settings, key=key_trained)
+    laws = [_law(*setting) for setting in settings]
+    grid = (len(size.attention), len(size.scales))
+    of_setting = ("attention", "scale")
+    return xarray.Dataset(
+        {
+            "growth": (
+                (*of_setting, "kind", "draw"),
+                growth.reshape(*grid, *growth.shape[1:]),
+            ),
+            "law": ((*of_setting, "kind"), np.reshape(laws, (*grid, len(KINDS)))),
+            "loss": (
+                (*of_setting, "rate", "run"),
+                losses.reshape(*grid, *losses.shape[1:]),
+            ),
+        },
+        {
+            "attention": list(size.attention),
+            "scale": list(size.scales),
+            "kind": list(KINDS),
+            "rate": list(size.rates),
+        },
+        {"width": size.width},
+    )
+
+
+def _law(attention: float, scale: float) -> tuple[float, float, float]:
+    """Return the exponents in one block, as predicted, in the order of `KINDS`."""
+    block = {
+        "sigma_w": [scale, 1.0],
+        "branch": [attention, 1.0],
+        "norm_at": "post",
+    }
+    angle = theory.collapse_factor(ACTIVATION, **block)
+    gradients = theory.collapse_gradients(ACTIVATION, **block)
+    return math.log(angle), math.log(gradients.common), math.log(gradients.free)
+
+
+def _network(width: int, blocks: int) -> Network:
+    """Return the architecture, whose branches are still of strength 1."""
+    return networks.transformer(
+        width,
+        blocks,
+        HEADS,
+        mlp=1,
+        activation=ACTIVATION,
+        norm="rms",
+        norm_at="post",
+        # Every token attends to all, so that attention gives all tokens the same.
+        causal=False,
+        length=TOKENS,
+        scheme="gaussian",
+    )
+
+
+def _scaled(params: Params, setting: Float[Array, " 2"]) -> Params:
+    """Return the parameters with this strength of attention and scale of W1."""
+    attention = dict(params["blocks"]["attention"])
+    mlp = dict(params["blocks"]["mlp"])
+    attention["branch"] = setting[0] * attention["branch"]
+    first = mlp["first"]
+    mlp["first"] = {**first, "w": setting[1] * first["w"]}
+    return {**params, "blocks": {"attention": attention, "mlp": mlp}}
+
+
+def _measured(
+    size: _Size, settings: list[tuple[float, float]], *, key: Key
+) -> Float[np.ndarray, "setting kind draw"]:
+    """Return growth over the measured blocks, of all settings and draws."""
+    net = _network(size.width, MEASURED_BLOCKS)
+
+    # All settings share a draw, which costs more than what is measured with it.
+    def of_draw(key: Key) -> Float[Array, "setting kind"]:
+        key_params, key_gradient = jax.random.split(key)
+        params = jax.tree.map(
+            lambda leaf: leaf.astype(jnp.float64), net.init(key_params)
+        )
+
+        def of_setting(setting: Float[Array, " 2"]) -> Float[Array, " kind"]:
+            return _growth(net, _scaled(params, setting), key=key_gradient)
+
+        return jax.lax.map(of_setting, jnp.array(settings))
+
+    with jax.enable_x64(True):
+        keys = jax.random.split(key, size.draws)
+        growth = jax.jit(lambda keys: jax.lax.map(of_draw, keys))(keys)
+        return np.moveaxis(np.asarray(growth), 0, -1)
+
+
+def _growth(net: Network, params: Params, *, key: Key) -> Float[Array, " kind"]:
+    """Return the factors of 1 − cosine, and of squared gradients, through a network."""
+    behind = net(params, _tokens(net, DISTANCE))
+    centred = behind - behind.mean(axis=0)
+    # Tokens have a mean square of 1, and two of them differ by twice 1 − cosine.
+    angle = jnp.mean(centred**2) * TOKENS / (TOKENS - 1) / DISTANCE
+
+    _, backward = jax.vjp(lambda x: net(params, x), _tokens(net, 0.0))
+    cotangent = jax.random.normal(key, net.example.shape, jnp.float64)
+    common = jnp.broadcast_to(cotangent.mean(axis=0), cotangent.shape)
+    free = cotangent - common
+    squares = [jnp.sum(backward(u)[0] ** 2) / jnp.sum(u**2) for u in (common, free)]
+    return jnp.stack([angle, *squares])
+
+
+def _tokens(net: Network, distance: float) -> Float[Array, "tokens width"]:
+    """Return tokens of mean square 1, each pair of which has this 1 − cosine."""
+    _, width = net.example.shape
+    # One direction that all have in common, and one for each token.
+    axes = math.sqrt(width) * jnp.eye(TOKENS + 1, width)
+    return math.sqrt(distance) * axes[1:] + math.sqrt(1 - distance) * axes[0]
+
+
+class _Digits(NamedTuple):
+    """Images as tokens, and their classes.
+
+    Attributes:
+        rows: The rows of each image.
+        labels: The digits.
+    """
+
+    rows: Float[Array, "images tokens pixels"]
+    labels: Int[Array, " images"]
+
+
+def _digits() -> tuple[_Digits, _Digits]:
+    """Return the digits for training, and those for the test."""
+    images, labels = datasets.digits()
+    # The data set is sorted by who wrote the digits.
+    order = np.random.default_rng(0).permutation(len(images))
+    rows = np.asarray(images)[order].reshape(-1, TOKENS, images.shape[1] // TOKENS)
+    rows = jnp.asarray((rows - rows.mean(axis=0)) / rows.std())
+    labels = jnp.asarray(np.asarray(labels)[order])
+    for_test = _Digits(rows[:NUM_TEST], labels[:NUM_TEST])
+    return _Digits(rows[NUM_TEST:], labels[NUM_TEST:]), for_test
+
+
+def _losses(
+    size: _Size, settings: list[tuple[float, float]], *, key: Key
+) -> Float[np.ndarray, "setting rate run"]:
+    """Train networks of all settings, and return their losses on the test images."""
+    # Runs of the same number differ in setting and rate alone, not in their draw.
+    keys = jax.random.split(key, size.runs)
+    losses = [
+        [
+            [_trained(jnp.array(setting), rate, run, size=size) for run in keys]
+            for rate in size.rates
+        ]
+        for setting in settings
+    ]
+    return np.array(losses, np.float64)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _trained(
+    setting: Float[Array, " 2"], rate: float, key: Key, *, size: _Size
+) -> Float[Array, ""]:
+    """Train one network with Adam, and return its loss on the test images."""
+    for_training, for_test = _digits()
+    net = _network(TRAINED_WIDTH, size.blocks)
+    init_key, batch_key = jax.random.split(key)
+    params = _initial(net, setting, key=init_key)
+    adam = optax.adam(rate)
+    shape = (size.steps, BATCH)
+    batches = jax.random.randint(batch_key, shape, 0, len(for_training.labels))
+
+    def step(
+        state: tuple[Params, optax.OptState], batch: Int[Array, " batch"]
+    ) -> tuple[tuple[Params, optax.OptState], None]:
+        params, moments = state
+        images = _Digits(for_training.rows[batch], for_training.labels[batch])
+        gradient = jax.grad(_loss, argnums=1)(net, params, images)
+        updates, moments = adam.update(gradient, moments, params)
+        return (optax.apply_updates(params, updates), moments), None
+
+    (params, _), _ = jax.lax.scan(step, (params, adam.init(params)), batches)
+    return _loss(net, params, for_test)
+
+
+def _initial(net: Network, setting: Float[Array, " 2"], *, key: Key) -> Params:
+    """Draw a network with an embedding of rows, and a head for its mean token."""
+    _, width = net.example.shape
+    net_key, embedding_key, position_key, head_key = jax.random.split(key, 4)
+    pixels = _digits()[0].rows.shape[-1]
+    embedding = jax.random.normal(embedding_key, (pixels, width))
+    head = jax.random.normal(head_key, (width, CLASSES))
+    return {
+        "network": _scaled(net.init(net_key), setting),
+        "embedding": embedding / math.sqrt(pixels),
+        # As large as what a row is embedded to, so that tokens start far from collapse.
+        "positions": jax.random.normal(position_key, (TOKENS, width)),
+        "head": head / math.sqrt(width),
+    }
+
+
+def _loss(net: Network, params: Params, images: _Digits) -> Float[Array, ""]:
+    """Return the mean cross entropy."""
+
+    def outputs(rows: Float[Array, "tokens pixels"]) -> Float[Array, " classes"]:
+        x = rows @ params["embedding"] + params["positions"]
+        x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True))
+        return net(params["network"], x).mean(axis=0) @ params["head"]
+
+    logits = jax.vmap(outputs)(images.rows)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, images.labels)
+    return entropy.mean()
