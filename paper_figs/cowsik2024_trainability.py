@@ -408,12 +408,16 @@ def _fit(data: xarray.Dataset) -> _Fit:
     residual = np.sum((values - fitted) ** 2)
     variance = residual / (len(values) - len(solution))
     covariance = variance * np.linalg.pinv(design.T @ design)
+    total = np.sum((values - values.mean()) ** 2)
+    # Without any variance, nothing is explained.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        explained = float(1 - residual / total)
     return _Fit(
         constant=float(solution[0]),
         slopes=solution[1:],
         errors=np.sqrt(np.diag(covariance))[1:],
         fitted=losses.copy(data=fitted.reshape(losses.shape)),
-        explained=float(1 - residual / np.sum((values - values.mean()) ** 2)),
+        explained=explained,
     )
 
 
@@ -511,7 +515,9 @@ def _order(losses: xarray.DataArray, sizes: xarray.DataArray) -> float:
     means = losses.mean("run")
     # Spearman's is Pearson's correlation of ranks.
     ranks = [stats.rankdata(values) for values in (means, sizes)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    # Losses that are all the same have no order: the correlation is NaN, which fails.
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(*ranks)[0, 1])
 
 
 def plot(data: xarray.Dataset) -> "Figure":
