@@ -166,7 +166,10 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
                 (*of_setting, "kind", "draw"),
                 growth.reshape(*grid, *growth.shape[1:]),
             ),
-            "law": ((*of_setting, "kind"), np.reshape(laws, (*grid, len(KINDS)))),
+            "law": (
+                (*of_setting, "kind"),
+                np.reshape(laws, (*grid, len(KINDS))),
+            ),
             "loss": (
                 (*of_setting, "rate", "run"),
                 losses.reshape(*grid, *losses.shape[1:]),
@@ -241,8 +244,9 @@ def _measured(
 
     with jax.enable_x64(True):
         keys = jax.random.split(key, size.draws)
-        growth = jax.jit(lambda keys: jax.lax.map(of_draw, keys))(keys)
-        return np.moveaxis(np.asarray(growth), 0, -1)
+        of_draws = jax.jit(lambda keys: jax.lax.map(of_draw, keys))
+        growth = np.asarray(of_draws(keys))
+        return np.moveaxis(growth, 0, -1)
 
 
 def _growth(net: Network, params: Params, *, key: Key) -> Float[Array, " kind"]:
@@ -256,8 +260,12 @@ def _growth(net: Network, params: Params, *, key: Key) -> Float[Array, " kind"]:
     cotangent = jax.random.normal(key, net.example.shape, jnp.float64)
     common = jnp.broadcast_to(cotangent.mean(axis=0), cotangent.shape)
     free = cotangent - common
-    squares = [jnp.sum(backward(u)[0] ** 2) / jnp.sum(u**2) for u in (common, free)]
-    return jnp.stack([angle, *squares])
+
+    def grown(cotangent: Float[Array, "tokens width"]) -> Float[Array, ""]:
+        (gradient,) = backward(cotangent)
+        return jnp.sum(gradient**2) / jnp.sum(cotangent**2)
+
+    return jnp.stack([angle, grown(common), grown(free)])
 
 
 def _tokens(net: Network, distance: float) -> Float[Array, "tokens width"]:
@@ -265,7 +273,8 @@ def _tokens(net: Network, distance: float) -> Float[Array, "tokens width"]:
     _, width = net.example.shape
     # One direction that all have in common, and one for each token.
     axes = math.sqrt(width) * jnp.eye(TOKENS + 1, width)
-    return math.sqrt(distance) * axes[1:] + math.sqrt(1 - distance) * axes[0]
+    own = math.sqrt(distance) * axes[1:]
+    return own + math.sqrt(1 - distance) * axes[0]
 
 
 class _Digits(NamedTuple):
@@ -285,8 +294,10 @@ def _digits() -> tuple[_Digits, _Digits]:
     images, labels = datasets.digits()
     # The data set is sorted by who wrote the digits.
     order = np.random.default_rng(0).permutation(len(images))
-    rows = np.asarray(images)[order].reshape(-1, TOKENS, PIXELS)
-    rows = jnp.asarray((rows - rows.mean(axis=0)) / rows.std())
+    rows = np.asarray(images)[order]
+    rows = rows.reshape(-1, TOKENS, PIXELS)
+    centred = rows - rows.mean(axis=0)
+    rows = jnp.asarray(centred / rows.std())
     labels = jnp.asarray(np.asarray(labels)[order])
     for_test = _Digits(rows[:NUM_TEST], labels[:NUM_TEST])
     return _Digits(rows[NUM_TEST:], labels[NUM_TEST:]), for_test
@@ -335,7 +346,8 @@ def _trained(
         updates, moments = adam.update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments), None
 
-    (params, _), _ = jax.lax.scan(step, (params, adam.init(params)), batches)
+    start = (params, adam.init(params))
+    (params, _), _ = jax.lax.scan(step, start, batches)
     return _loss(net, params, for_test)
 
 
@@ -359,8 +371,9 @@ def _loss(net: Network, params: Params, images: _Digits) -> Float[Array, ""]:
 
     def outputs(rows: Float[Array, "tokens pixels"]) -> Float[Array, " classes"]:
         x = rows @ params["embedding"] + params["positions"]
-        x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True))
-        return net(params["network"], x).mean(axis=0) @ params["head"]
+        square = jnp.mean(x**2, axis=-1, keepdims=True)
+        behind = net(params["network"], x / jnp.sqrt(square))
+        return behind.mean(axis=0) @ params["head"]
 
     logits = jax.vmap(outputs)(images.rows)
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, images.labels)
@@ -400,7 +413,8 @@ class _Fit(NamedTuple):
 def _fit(data: xarray.Dataset) -> _Fit:
     """Fit mean losses by least squares."""
     losses = _best(data).mean("run")
-    sizes = abs(data.law.sel(kind=["angle", "common"])).values.reshape(-1, 2)
+    sizes = abs(data.law.sel(kind=["angle", "common"]))
+    sizes = sizes.values.reshape(-1, 2)
     design = np.column_stack([np.ones(len(sizes)), sizes])
     values = losses.values.ravel()
     solution = np.linalg.lstsq(design, values)[0]
@@ -460,8 +474,9 @@ def _rows_of_exponents(data: xarray.Dataset) -> list[Compared]:
             rows.append(row)
     gaps = abs(exponents.value - data.law) / slack
     for kind in KINDS:
+        largest = float(gaps.sel(kind=kind).max())
         what = f"{kind}, all settings: largest gap over its interval"
-        rows.append(Compared(what, float(gaps.sel(kind=kind).max()), high=1.0))
+        rows.append(Compared(what, largest, high=1.0))
     return rows
 
 
@@ -479,7 +494,8 @@ def _rows_of_losses(data: xarray.Dataset) -> list[Compared]:
         worse = float(ratio.sel(setting).min("run"))
         what = f"{name}: loss over that near both edges, least of all runs"
         rows.append(Compared(what, worse, low=WORSE))
-    angle, common = abs(data.law.sel(kind="angle")), abs(data.law.sel(kind="common"))
+    angle = abs(data.law.sel(kind="angle"))
+    common = abs(data.law.sel(kind="common"))
     both = (angle**2 + common**2) ** 0.5
     least = losses.mean("run").argmin(...)
     what = "√(λ_a² + λ_g²) at the least loss"
@@ -487,9 +503,10 @@ def _rows_of_losses(data: xarray.Dataset) -> list[Compared]:
     order = "rank correlation of the loss with"
     rows.append(Compared(f"{order} √(λ_a² + λ_g²)", _order(losses, both), low=ORDER))
     # Where gradients explode anyway, tokens that part do no further harm.
-    parting = float(losses.sel(CHAOTIC).mean() / losses.sel(EDGE).mean())
+    parting = losses.sel(CHAOTIC).mean() / losses.sel(EDGE).mean()
     what = "chaotic: loss over that at λ_a = 0 with the same λ_g"
-    rows.append(Compared(what, parting, words="above 1 if λ_a > 0 did harm"))
+    harm = "above 1 if λ_a > 0 did harm"
+    rows.append(Compared(what, float(parting), words=harm))
     for name, one in (("|λ_a|", angle), ("|λ_g|", common)):
         what = f"{order} {name} alone"
         rows.append(Compared(what, _order(losses, one), words="any"))
@@ -549,8 +566,8 @@ def _draw_exponent(ax: "Axes", data: xarray.Dataset, kind: str) -> None:
     for i, attention in enumerate(data.attention.values):
         of_attention = exponents.at(attention=attention)
         of_attention.draw(ax, scales, i, label=f"a = {attention:g}")
-        laws = [_law(float(attention), float(scale)) for scale in grid]
-        _style.line(ax, grid, np.array(laws)[:, KINDS.index(kind)], i)
+        laws = np.array([_law(float(attention), scale) for scale in grid])
+        _style.line(ax, grid, laws[:, KINDS.index(kind)], i)
     ax.axhline(0, color="0.5", lw=0.6)
     _style.ticks(ax, scales)
     ax.set(xlabel="scale σ_w of W₁")
@@ -586,6 +603,7 @@ def _draw_fit(ax: "Axes", data: xarray.Dataset) -> None:
         error = 2 * of_attention.std("run", ddof=1) / root
         fitted = fit.fitted.sel(attention=attention)
         _style.dots(ax, fitted, of_attention.mean("run"), error=error, i=i)
+    # Where both exponents vanish, and where the fit is largest.
     ends = [fit.constant, float(fit.fitted.max())]
     ax.plot(ends, ends, color="0.5", lw=0.8)
     ax.axhline(math.log(CLASSES), color="0.5", lw=0.8, ls=":")
