@@ -335,7 +335,8 @@ def _trained(
     params = _initial(net, setting, key=init_key)
     adam = optax.adam(rate)
     shape = (size.steps, BATCH)
-    batches = jax.random.randint(batch_key, shape, 0, len(for_training.labels))
+    count = len(for_training.labels)
+    batches = jax.random.randint(batch_key, shape, minval=0, maxval=count)
 
     def step(
         state: tuple[Params, optax.OptState], batch: Int[Array, " batch"]
@@ -567,7 +568,7 @@ def _draw_exponent(ax: "Axes", data: xarray.Dataset, kind: str) -> None:
         of_attention = exponents.at(attention=attention)
         of_attention.draw(ax, scales, i, label=f"a = {attention:g}")
         laws = np.array([_law(float(attention), scale) for scale in grid])
-        _style.line(ax, grid, laws[:, KINDS.index(kind)], i)
+        _style.line(ax, grid, laws[:, KINDS.index(kind)], i=i)
     ax.axhline(0, color="0.5", lw=0.6)
     _style.ticks(ax, scales)
     ax.set(xlabel="scale σ_w of W₁")
