@@ -308,7 +308,7 @@ def _losses(
 ) -> Float[np.ndarray, "setting rate run"]:
     """Train networks of all settings, and return their losses on the test images."""
     digits = _digits()
-    train = functools.partial(_trained, size=size, digits=digits)
+    train = jax.jit(functools.partial(_trained, size=size, digits=digits))
     # Runs of the same number differ in setting and rate alone, not in their draw.
     keys = jax.random.split(key, size.runs)
     losses = []
@@ -319,7 +319,6 @@ def _losses(
     return np.array(losses, np.float64)
 
 
-@functools.partial(jax.jit, static_argnames="size")
 def _trained(
     setting: Float[Array, " 2"],
     rate: float,
