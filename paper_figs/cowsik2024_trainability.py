@@ -14,8 +14,9 @@ Top: exponents of random transformers, from 1 − cosine before and behind four 
 from gradients at parallel tokens (marks: means over draws with two standard errors;
 lines: `theory.collapse_factor`, `theory.collapse_gradients`). Bottom: the test loss of
 16 blocks of width 32 after 120 steps of Adam on 8×8 digits, whose rows are the tokens,
-at the best of three learning rates. Neither exponent is enough: networks fail to learn
-with λ_g = 0 where tokens collapse, and with λ_a = 0 where gradients explode.
+at the best of three learning rates. Neither exponent is enough: losses are several
+times larger with λ_g = 0 where tokens collapse, and with λ_a = 0 where gradients
+explode, than where both are near zero.
 
 Not reproduced: the paper's text, its conventions for skips and norms, and its fit of
 the loss; ours is linear in |λ_a| and |λ_g|. Two regions of the paper's plane are out of
