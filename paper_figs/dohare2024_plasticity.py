@@ -20,7 +20,7 @@ effective rank is that of activations; here it is that of the Jacobian. The pena
 not in the paper. Bars are two standard errors over draws. Full: 3 minutes on 2 cores.
 """
 
-import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -127,6 +127,19 @@ class _Task(NamedTuple):
     batches: Int[Array, "steps batch"]
 
 
+class _Programs(NamedTuple):
+    """What is compiled once for all runs.
+
+    Attributes:
+        train: From a state, a task and the weight of the penalty to the next state and
+            the accuracy over the batches of the task.
+        inactive: From parameters and a task to the share of inactive units.
+    """
+
+    train: Callable[[_State, _Task, float], tuple[_State, Float[Array, ""]]]
+    inactive: Callable[[Params, _Task], Float[Array, ""]]
+
+
 def compute(preset: str, key: Key) -> xarray.Dataset:
     """Train networks of all kinds through a sequence of tasks.
 
@@ -141,9 +154,10 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
         inactive at all inputs at its end.
     """
     size = PRESETS[preset]
+    programs = _compiled(size["tasks"])
     results = [
         [
-            _followed(run, size["tasks"], key=jax.random.fold_in(key, draw))
+            _followed(run, programs, size["tasks"], key=jax.random.fold_in(key, draw))
             for draw in range(size["draws"])
         ]
         for run in RUNS.values()
@@ -199,7 +213,9 @@ def _monitor(num_tasks: int) -> optax.GradientTransformationExtraArgs:
     )
 
 
-def _followed(run: _Run, num_tasks: int, *, key: Key) -> dict[str, np.ndarray]:
+def _followed(
+    run: _Run, programs: _Programs, num_tasks: int, *, key: Key
+) -> dict[str, np.ndarray]:
     """Train one network through all tasks, and return its numbers task by task."""
     init_key, tasks_key = jax.random.split(key)
     params = _network().init(init_key)
@@ -216,9 +232,9 @@ def _followed(run: _Run, num_tasks: int, *, key: Key) -> dict[str, np.ndarray]:
         task = _drawn_task(task_key)
         if index > 0 and run.kept < 1:
             state = _drawn_back(state, run.kept, key=new_key)
-        state, hits = _trained(state, task, run.strength, num_tasks=num_tasks)
+        state, hits = programs.train(state, task, run.strength)
         accuracy.append(float(hits))
-        inactive.append(float(_inactive(state.params, task)))
+        inactive.append(float(programs.inactive(state.params, task)))
     records = isometry.recorded(state.watch)
     assert isinstance(records, isometry.Records)
     return {
@@ -250,19 +266,13 @@ def _drawn_back(state: _State, kept: float, *, key: Key) -> _State:
     return state._replace(params=params, adam=optax.adam(RATE).init(params))
 
 
-@functools.partial(jax.jit, static_argnames="num_tasks")
-def _trained(
-    state: _State, task: _Task, strength: float, *, num_tasks: int
-) -> tuple[_State, Float[Array, ""]]:
-    """Train on one task, and return the accuracy over its batches.
-
-    A batch is judged before the step on it, so that accuracy is that on new images.
-    """
+def _compiled(num_tasks: int) -> _Programs:
+    """Return programs of the constants as they are now."""
     watch = _monitor(num_tasks)
     adam = optax.adam(RATE)
 
     def loss(
-        params: Params, batch: Int[Array, " batch"]
+        params: Params, task: _Task, batch: Int[Array, " batch"], strength: float
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         xs = task.images[batch][:, task.order]
         labels = task.labels[batch]
@@ -272,10 +282,13 @@ def _trained(
         return entropy.mean() + strength * _distance_from_isometry(params), hits
 
     def step(
-        state: _State, batch: Int[Array, " batch"]
+        state: _State, task: _Task, batch: Int[Array, " batch"], strength: float
     ) -> tuple[_State, Float[Array, ""]]:
         params, watch_state, adam_state = state
-        gradient, hits = jax.grad(loss, has_aux=True)(params, batch)
+        # A batch is judged before the step on it: its images are new.
+        gradient, hits = jax.grad(loss, has_aux=True)(
+            params, task, batch, strength=strength
+        )
         gradient, watch_state = watch.update(
             gradient, watch_state, params, order=task.order
         )
@@ -283,8 +296,23 @@ def _trained(
         params = optax.apply_updates(params, updates)
         return _State(params=params, watch=watch_state, adam=adam_state), hits
 
-    state, hits = jax.lax.scan(step, state, task.batches)
-    return state, hits.mean()
+    def train(
+        state: _State, task: _Task, strength: float
+    ) -> tuple[_State, Float[Array, ""]]:
+        state, hits = jax.lax.scan(
+            lambda state, batch: step(state, task, batch, strength=strength),
+            state,
+            task.batches,
+        )
+        return state, hits.mean()
+
+    def inactive(params: Params, task: _Task) -> Float[Array, ""]:
+        xs = task.images[:NUM_COUNTED, task.order]
+        layers = jax.vmap(_features, (None, 0))(params, xs)
+        shares = [jnp.mean(jnp.all(layer <= 0, axis=0)) for layer in layers[:-1]]
+        return jnp.mean(jnp.stack(shares))
+
+    return _Programs(train=jax.jit(train), inactive=jax.jit(inactive))
 
 
 def _distance_from_isometry(params: Params) -> Float[Array, ""]:
@@ -301,15 +329,6 @@ def _distance_from_isometry(params: Params) -> Float[Array, ""]:
         gram = jnp.einsum("lij,lik->ljk", weights, weights)
         total = total + jnp.sum((gram / 2 - jnp.eye(WIDTH)) ** 2)
     return total
-
-
-@jax.jit
-def _inactive(params: Params, task: _Task) -> Float[Array, ""]:
-    """Return the share of hidden units that are inactive at all images of a task."""
-    xs = task.images[:NUM_COUNTED, task.order]
-    layers = jax.vmap(_features, (None, 0))(params, xs)
-    shares = [jnp.mean(jnp.all(layer <= 0, axis=0)) for layer in layers[:-1]]
-    return jnp.mean(jnp.stack(shares))
 
 
 def _first(values: xarray.DataArray) -> xarray.DataArray:
