@@ -1,4 +1,4 @@
-"""Hold the numbers of a figure against those of its paper."""
+"""Compare the numbers of a figure with those of its paper."""
 
 import math
 from collections.abc import Sequence
@@ -53,9 +53,9 @@ class Compared(NamedTuple):
         return f"{self.low:.4g} to {self.high:.4g}"
 
     def row(self) -> dict[str, str | bool]:
-        """Return the comparison for a record, in words.
+        """Return the comparison as a dictionary for JSON.
 
-        Words can say NaN and infinity, which JSON cannot.
+        Numbers are written as text, because JSON has no NaN and no infinity.
         """
         return {
             "what": self.what,

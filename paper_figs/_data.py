@@ -38,13 +38,13 @@ def fingerprint(module: types.ModuleType, preset: str, data: Data | None = None)
     """Return a hash of all that the numbers of a figure depend on.
 
     Args:
-        module: The figure. Its code counts, what it shares with other figures, and
-            the library's.
+        module: The figure. The hash covers its code, the code that it shares with other
+            figures, and the library's.
         preset: The name of its preset.
         data: A data set of the user's, or None.
 
     Raises:
-        InputError: There is a data set, and the figure takes none.
+        InputError: `data` is given, and the figure takes none.
     """
     if data is not None:
         require_takes_data(module)

@@ -97,14 +97,14 @@ class Estimate(NamedTuple):
         label: str,
         **style: str | float,
     ) -> None:
-        """Draw the numbers with two standard errors, the i-th of a picture.
+        """Draw the numbers as marks with bars of two standard errors.
 
         Args:
             ax: The axes.
-            x: Where along x they are.
-            i: The number of their mark and colour.
-            label: Their name in the legend.
-            **style: What is different about their marks.
+            x: The x coordinates.
+            i: The number of the series, which chooses its mark and colour.
+            label: The name of the series in the legend.
+            **style: Passed to `Axes.errorbar`, over what is chosen here.
         """
         bars = 2 * self.error
         _style.dots(ax, x, self.value, error=bars, i=i, label=label, **style)
@@ -160,13 +160,13 @@ def log_ratio(first: xarray.DataArray, second: xarray.DataArray) -> Estimate:
 
 
 def typical_input(width: int, scale: float = 1.0) -> Float[np.ndarray, "1 width"]:
-    """Return one input whose units are as Gaussian as they can be.
+    """Return one input whose entries are equally spaced quantiles of a Gaussian.
 
-    Units are quantiles. Drawn ones would have unbalanced signs, by 1/√N, which all
-    networks that read them would share.
+    A random draw would have an imbalance of signs of order 1/√width. All networks of an
+    ensemble would share it, so that averages over them would not remove it.
 
     Args:
-        width: The number of units.
+        width: The number of entries, which are in ascending order.
         scale: Their root mean square.
     """
     ranks = (np.arange(width) + 0.5) / width
@@ -219,16 +219,16 @@ def rows_of_gaps(gaps: xarray.DataArray, axis: str, what: str) -> list[Compared]
     return rows
 
 
-def power(values: ArrayLike, depths: tuple[int, int]) -> float:
-    """Return the power of depth with which something grows between two depths.
+def power(log_values: ArrayLike, depths: tuple[int, int]) -> float:
+    """Return the exponent p of a quantity ∝ depth^p, from two depths.
 
     Args:
-        values: Its logarithms at the two depths.
+        log_values: Natural logarithms of the quantity at the two depths.
         depths: The depths.
     """
-    near, far = np.asarray(values)
-    log_depths = math.log(depths[1] / depths[0])
-    return float((far - near) / log_depths)
+    shallow, deep = np.asarray(log_values)
+    log_depth_ratio = math.log(depths[1] / depths[0])
+    return float((deep - shallow) / log_depth_ratio)
 
 
 def behind_blocks(count: int) -> list[str]:

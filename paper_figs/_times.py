@@ -108,16 +108,16 @@ def growth(
     times: Float[np.ndarray, "depths seeds"],
     last: float,
 ) -> Growth:
-    """Fit the power of depth that times grow with, for each seed by itself.
+    """Fit the exponent p of times ∝ depth^p, for each seed by itself.
 
     Args:
         depths: The depths.
         times: Times, inf where a run did not end.
-        last: The last step of such runs, which stands for their time. Where they are
-            the deeper ones, the power comes out below the true one.
+        last: The step at which runs are cut off. It stands for the time of those that
+            did not end. If these are mainly deep, p is underestimated.
 
     Returns:
-        The mean over seeds.
+        The mean exponent over seeds.
     """
     x = _centred_log(depths)
     slopes = x @ np.log(np.minimum(times, last)) / (x @ x)

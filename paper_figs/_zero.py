@@ -49,22 +49,23 @@ class Split(NamedTuple):
         return int(self.labels.max()) + 1
 
     def sizes(self, width: int) -> list[int]:
-        """Return the sizes of layers of a network with two wide ones.
+        """Return the sizes of all layers, from the input to the output.
 
         Args:
-            width: Units of each of the two.
+            width: The number of units of the two wide layers.
         """
-        first = self.num_inputs
-        return [first, first, width, width, self.num_classes]
+        num_inputs = self.num_inputs
+        # The first hidden layer is as wide as the input: its weights are square.
+        return [num_inputs, num_inputs, width, width, self.num_classes]
 
 
 class Schedule(NamedTuple):
-    """How long a network learns.
+    """The schedule of a training.
 
     Attributes:
-        epochs: How often it sees each example.
+        epochs: The number of passes over the training set.
         every: Steps between two measurements of the rank.
-        decay: The factor of the rate every 12 epochs.
+        decay: What the learning rate is multiplied by every 12 epochs.
     """
 
     epochs: int
@@ -85,7 +86,7 @@ class History(NamedTuple):
 
 
 def split(data: datasets.Data | None, key: Key) -> Split:
-    """Hold out a fifth of the examples, drawn at random.
+    """Compare out a fifth of the examples, drawn at random.
 
     Args:
         data: A user's data set, or none for digits that are pooled to 4 × 4.

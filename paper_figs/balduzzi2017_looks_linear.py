@@ -172,7 +172,7 @@ def _rounding(data: xarray.Dataset) -> xarray.DataArray:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold both networks against linear isometries: one is one, and one is not.
+    """Compare both networks with linear isometries: one is one, and one is not.
 
     Args:
         data: What `compute` returned.
@@ -181,7 +181,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     plain = data.sel(scheme="orthogonal")
     return settled(

@@ -312,7 +312,7 @@ def _quadrature(cell: _Cell) -> float:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against theory with tied weights, and that with fresh ones.
+    """Compare networks with theory with tied weights, and that with fresh ones.
 
     Args:
         data: What `compute` returned.
@@ -321,7 +321,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     seeds = data.sizes["seed"]
     # One bound for all cells together.

@@ -437,7 +437,7 @@ def _fit(data: xarray.Dataset) -> _Fit:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold exponents against theory, and losses against exponents.
+    """Compare exponents with theory, and losses with exponents.
 
     Args:
         data: What `compute` returned.
@@ -446,13 +446,13 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     return settled([*_rows_of_exponents(data), *_rows_of_losses(data)])
 
 
 def _rows_of_exponents(data: xarray.Dataset) -> list[Compared]:
-    """Hold measured exponents against theory."""
+    """Compare measured exponents with theory."""
     exponents = _exponents(data)
     bound = t_bound(data.law.size, data.sizes["draw"])
     slack = bound * exponents.error + FINITE_WIDTH / data.attrs["width"]
@@ -482,7 +482,7 @@ def _rows_of_exponents(data: xarray.Dataset) -> list[Compared]:
 
 
 def _rows_of_losses(data: xarray.Dataset) -> list[Compared]:
-    """Hold the order of losses against that of exponents."""
+    """Compare the order of losses with that of exponents."""
     losses = _best(data)
     ratio = losses / losses.sel(CRITICAL)
     rows = []
@@ -515,7 +515,7 @@ def _rows_of_losses(data: xarray.Dataset) -> list[Compared]:
 
 
 def _rows_of_fit(data: xarray.Dataset) -> list[Compared]:
-    """Hold that both exponents add to the loss, and that little else does."""
+    """Compare that both exponents add to the loss, and that little else does."""
     fit = _fit(data)
     freedom = data.loss.isel(rate=0, run=0).size - 3
     quantile = float(stats.t.ppf(0.975, freedom))

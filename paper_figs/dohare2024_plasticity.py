@@ -77,12 +77,12 @@ PRESERVED = 0.85
 
 
 class _Run(NamedTuple):
-    """How a network goes from task to task.
+    """What a network takes from one task to the next.
 
     Attributes:
-        strength: The weight of the penalty.
-        kept: The share of its weights that it takes to the next task. The others come
-            from a new draw, and if there are any Adam's moments are reset.
+        strength: The coefficient of the isometry penalty.
+        kept: The share of the trained weights in those that the next task begins with;
+            the rest is a new draw. Below 1, all of Adam's moments are reset.
     """
 
     strength: float
@@ -285,10 +285,11 @@ def _compiled(num_tasks: int) -> _Programs:
         state: _State, task: _Task, batch: Int[Array, " batch"], strength: float
     ) -> tuple[_State, Float[Array, ""]]:
         params, watch_state, adam_state = state
-        # A batch is judged before the step on it: its images are new.
+        # Accuracy is that before the step, while the images are new.
         gradient, hits = jax.grad(loss, has_aux=True)(
             params, task, batch, strength=strength
         )
+        # The monitor records, and returns the gradient as it was.
         gradient, watch_state = watch.update(
             gradient, watch_state, params, order=task.order
         )
@@ -344,7 +345,7 @@ def _last(values: xarray.DataArray) -> xarray.DataArray:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold the last tasks against the first, and against networks drawn anew.
+    """Compare the last tasks with the first, and with networks drawn anew.
 
     Numbers are the ends of their intervals: a mean over draws less or plus its error
     times Student's quantile, so that a claim holds beyond chance.
@@ -356,7 +357,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     accuracy = _last(data.accuracy)
     control = accuracy.sel(run="drawn anew")

@@ -77,9 +77,9 @@ class _Variant(NamedTuple):
     """A network of the left panel.
 
     Attributes:
-        skip: The factor of the stream.
-        scaled: Whether branches have the factor 1/√L.
-        uniform: Whether Q = K = 0.
+        skip: The multiplier of the skip connection.
+        scaled: Whether branches are multiplied by 1/√L, with L blocks.
+        uniform: Whether query and key weights are zero, so that attention is uniform.
     """
 
     skip: float
@@ -110,9 +110,9 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
 
     Returns:
         `square` and `product` of tokens over (variant, seed, layer), and what theory
-        says, `law_square` and `law_product`; `parted`, E |x − y|²/2 of two tokens, and
-        `length` behind one layer over (skip, distance, seed), with `law_parted`; and
-        `gradient` over (weights, distance, draw).
+        says, `law_square` and `law_product`; `separation`, E |x − y|²/2 of two
+        tokens, and `length` behind one layer over (skip, distance, seed), with
+        `law_separation`; and `gradient` over (weights, distance, draw).
     """
     size = PRESETS[preset]
     layers = size["layers"]
@@ -125,7 +125,7 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     laws = [_law(variant, layers) for variant in variants]
     law_squares, law_products = zip(*laws, strict=True)
     pairs, lengths = zip(*outputs, strict=True)
-    law_parted = [_law_parted(skip) for skip in SKIPS]
+    law_separation = [_law_separation(skip) for skip in SKIPS]
     moments = ("variant", "seed", "layer")
     law_moments = ("variant", "layer")
     one = ("skip", "distance", "seed")
@@ -135,9 +135,9 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
             "product": (moments, list(products)),
             "law_square": (law_moments, list(law_squares)),
             "law_product": (law_moments, list(law_products)),
-            "parted": (one, np.array(pairs)),
+            "separation": (one, np.array(pairs)),
             "length": (one, np.array(lengths)),
-            "law_parted": (("skip", "distance"), law_parted),
+            "law_separation": (("skip", "distance"), law_separation),
             "gradient": (("weights", "distance", "draw"), gradient),
         },
         {
@@ -229,8 +229,8 @@ def _moments(x: Float[Array, "tokens width"]) -> Float[Array, " 2"]:
     square = jnp.mean(x**2)
     # From differences, which do not cancel where tokens are almost the same.
     centred = x - x.mean(axis=0, keepdims=True)
-    parted = jnp.mean(centred**2) * TOKENS / (TOKENS - 1)
-    return jnp.stack([square, square - parted])
+    separation = jnp.mean(centred**2) * TOKENS / (TOKENS - 1)
+    return jnp.stack([square, square - separation])
 
 
 def _one_layer(skip: float, size: dict, *, key: Key) -> tuple[_Numbers, _Numbers]:
@@ -239,14 +239,14 @@ def _one_layer(skip: float, size: dict, *, key: Key) -> tuple[_Numbers, _Numbers
     variant = _Variant(skip=skip, scaled=False, uniform=False)
     draw = functools.partial(_params, net, variant=variant, layers=1)
 
-    def parted(x: Array, key: Key) -> Float[Array, " 2"]:
+    def separation(x: Array, key: Key) -> Float[Array, " 2"]:
         y = net(draw(key), x)
         centred = y - y.mean(axis=0, keepdims=True)
         spread = jnp.mean(centred**2)
         return jnp.stack([spread, jnp.mean(y**2)])
 
     keys = _keys(key, size)
-    moments = _over_distances(parted, keys, size=size)
+    moments = _over_distances(separation, keys, size=size)
     spread = moments[..., 0]
     squares = moments[..., 1]
     # The mean over tokens takes one of them from the sum of squares.
@@ -307,14 +307,14 @@ def _law(variant: _Variant, layers: int) -> tuple[_Numbers, _Numbers]:
     return np.array(squares), np.array(products)
 
 
-def _law_parted(skip: float) -> list[float]:
+def _law_separation(skip: float) -> list[float]:
     """Return q − p behind one layer, as predicted, for tokens of every 1 − cosine."""
-    parted = []
+    separation = []
     for distance in DISTANCES:
         gram = theory.attention_gram(_gram(distance), skip=skip)
         square, product = gram[0, :2]
-        parted.append(float(square - product))
-    return parted
+        separation.append(float(square - product))
+    return separation
 
 
 def _uniform(data: xarray.Dataset, variant: str) -> Float[np.ndarray, " layer"]:
@@ -336,18 +336,19 @@ def _slope(values: xarray.DataArray) -> float:
     return float(np.median(powers))
 
 
-def _parted_off(data: xarray.Dataset) -> float:
-    """Return how many standard errors one layer is off theory."""
-    # At closer tokens the prediction is a difference below its own rounding.
-    apart = slice(3e-3, None)
-    data = data.isel(skip=0).sel(distance=apart)
-    parted = mean(data.parted, axis="seed")
-    gaps = parted.gap(data.law_parted)
+def _separation_error(data: xarray.Dataset) -> float:
+    """Return the largest error of one layer's separations, in standard errors."""
+    # At smaller distances the predicted difference is smaller than its own rounding.
+    resolved = slice(3e-3, None)
+    # The first network has no skips.
+    data = data.isel(skip=0).sel(distance=resolved)
+    separation = mean(data.separation, axis="seed")
+    gaps = separation.gap(data.law_separation)
     return float(gaps.max())
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold tokens against theory, and the powers against those that are derived.
+    """Compare tokens with theory, and the powers with those that are derived.
 
     Args:
         data: What `compute` returned.
@@ -356,7 +357,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     seeds = data.sizes["seed"]
     rows = []
@@ -365,7 +366,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
             rows += _uniform_rows(data, name)
     powers = {"no skip": 3.0, "skip": 1.0}
     for i, (name, power) in enumerate(powers.items()):
-        slope = _slope(data.parted.isel(skip=i))
+        slope = _slope(data.separation.isel(skip=i))
         what = f"{name}: power of 1 − cosine in one layer"
         rows.append(within(what, slope, power, tolerance=SLOPE_ERROR))
     powers = {"query": 2.0, "key": 2.0, "value": 0.0}
@@ -373,10 +374,10 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         slope = _slope(data.gradient.sel(weights=name))
         what = f"squared gradient of {name}: power of 1 − cosine"
         rows.append(within(what, slope, power, tolerance=SLOPE_ERROR))
-    what = "no skip: tokens parted by one layer, standard errors off"
+    what = "no skip: separation of tokens behind one layer, standard errors off"
     # 1 − cosine of 0.01 and 0.1.
     bound = t_bound(2, seeds)
-    rows.append(Compared(what, _parted_off(data), high=bound))
+    rows.append(Compared(what, _separation_error(data), high=bound))
     return settled(rows)
 
 
@@ -451,9 +452,9 @@ def _draw_layer(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw how far tokens part behind one layer."""
     for i, label in enumerate(("no skip", "with skip")):
         with_skip = data.isel(skip=i)
-        parted = mean(with_skip.parted, axis="seed")
-        law = with_skip.law_parted
-        parted.draw_with_line(
+        separation = mean(with_skip.separation, axis="seed")
+        law = with_skip.law_separation
+        separation.draw_with_line(
             ax,
             data.distance,
             i,

@@ -277,7 +277,7 @@ def _with_gains(key: Key, size: Size) -> Variables:
 
 
 class Unit(NamedTuple):
-    """Moments of tanh at unit variance, from a quadrature apart from the library's.
+    """Moments of tanh at unit variance, from a quadrature that is not the library's.
 
     Attributes:
         square: E φ².
@@ -322,7 +322,7 @@ def _factors(sigma_w: float, skip: float, blocks: int) -> Float[np.ndarray, " bl
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against theory, and theory against closed forms."""
+    """Compare networks with theory, and theory with closed forms."""
     rows = []
     draws = data.sizes["draw"]
     bound = t_bound(data.law_plain.size, draws)
@@ -347,7 +347,7 @@ def _log_growth(data: xarray.Dataset) -> Estimate:
 
 
 def _norm_rows(data: xarray.Dataset) -> list[Compared]:
-    """Hold layers with norms against the growth that the stream gives them."""
+    """Compare layers with norms with the growth that the stream gives them."""
     rows = []
     growth = _log_growth(data)
     bound = t_bound(growth.value.size, data.sizes["draw"])
@@ -371,7 +371,7 @@ def _norm_rows(data: xarray.Dataset) -> list[Compared]:
 
 
 def _gain_rows(data: xarray.Dataset) -> list[Compared]:
-    """Hold networks with gains against J = 1, and gains against critical ones."""
+    """Compare networks of these gains with 𝒥 = 1, and the gains with known ones."""
     rows = []
     after = mean(data.gained.isel(when=1))
     bound = t_bound(after.value.size, data.sizes["draw"])
@@ -393,7 +393,7 @@ def _gain_rows(data: xarray.Dataset) -> list[Compared]:
 
 
 def _critical_gains(data: xarray.Dataset, bound: float) -> Compared:
-    """Hold ReLU networks with gains against critical ones."""
+    """Compare ReLU networks with gains with critical ones."""
     name = next(iter(WRONG))
     relu = data.sel(wrong=name)
     # Without the first layer, in front of which there are no slopes.

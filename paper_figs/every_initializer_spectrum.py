@@ -142,7 +142,7 @@ def _num_variants(names: Sequence[str]) -> int:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against isometry and their laws, and count the initializers.
+    """Compare networks with isometry and their laws, and count the initializers.
 
     Args:
         data: What `compute` returned.
@@ -151,7 +151,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     num_entries = data.attrs["entries"]
     num_panels = data.sizes["initializer"] - data.attrs["variants"]

@@ -171,7 +171,7 @@ def _exact_moments(data: xarray.Dataset, weights: str) -> xarray.DataArray:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against exact moments, and those against the leading order.
+    """Compare networks with exact moments, and those with the leading order.
 
     Args:
         data: What `compute` returned.
@@ -180,7 +180,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     estimates = _estimates(data)
     num_tests = 2 * estimates["mean"].value.size

@@ -209,7 +209,7 @@ def _passes(
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold L* of Gaussian weights against width, and the losses of orthogonal ones.
+    """Compare L* of Gaussian weights with width, and the losses of orthogonal ones.
 
     Args:
         data: What `compute` returned.
@@ -218,7 +218,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     orthogonal = data.sel(weights="orthogonal")
     initial = orthogonal.initial.values.ravel()

@@ -143,7 +143,7 @@ def _multiplied(factors: Float[np.ndarray, "factors n n"]) -> Float[np.ndarray, 
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold products against determinants, exponents and their exact moments.
+    """Compare products with determinants, exponents and their exact moments.
 
     Args:
         data: What `compute` returned.
@@ -152,7 +152,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     last = data.isel(depth=-1)
     depth = int(last.depth)

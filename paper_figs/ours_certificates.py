@@ -90,10 +90,10 @@ _State: TypeAlias = tuple[Params, optax.OptState]
 
 
 class _Expected(NamedTuple):
-    """What is derived by hand of one weight; other weights are free.
+    """What is derived by hand of one weight; of others nothing is predicted.
 
     Attributes:
-        distinct: How many slices differ along each axis.
+        distinct: The number of distinct slices along each axis.
         rank: The rank of its updates.
     """
 
@@ -574,24 +574,28 @@ def _classes(slices: Float[np.ndarray, "slices entries"]) -> list[int]:
 
 
 def _departure(updates: list[_Weight], claims: list[_Expected]) -> float:
-    """Return by how much equal slices have parted, over the largest entry."""
-    largest = 0.0
+    """Return the largest difference of slices that should be equal.
+
+    It is relative to the largest entry of their update, and NaN if an update is.
+    """
+    worst = [0.0]
     for update, claim in zip(updates, claims, strict=True):
+        # An update that is zero has no scale.
         if claim.rank == 0:
             continue
         scale = np.abs(update).max()
-        for axis, count in enumerate(claim.distinct):
-            # The first two slices are equal wherever any are.
-            if count < update.shape[axis]:
+        for axis, num_distinct in enumerate(claim.distinct):
+            # If slices along an axis repeat, its first two are among them.
+            if num_distinct < update.shape[axis]:
                 first = np.take(update, 0, axis)
                 second = np.take(update, 1, axis)
                 difference = np.abs(first - second).max()
-                largest = max(largest, float(difference / scale))
-    return largest
+                worst.append(float(difference / scale))
+    return float(np.max(worst))
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold certificates and updates against what is derived by hand.
+    """Compare certificates and updates with what is derived by hand.
 
     Args:
         data: What `compute` returned.
@@ -600,7 +604,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     rows = []
     for run in RUNS:

@@ -304,7 +304,7 @@ def _off(measured: xarray.DataArray, expected: xarray.DataArray) -> xarray.DataA
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against theory, and theory against closed forms.
+    """Compare networks with theory, and theory with closed forms.
 
     Args:
         data: What `compute` returned.
@@ -313,7 +313,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     seeds = data.sizes["seed"]
     # Depths share their networks, so that Bonferroni over all of them is cautious.

@@ -189,7 +189,7 @@ def _is_atom_on_top(law: theory.Law) -> bool:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold laws against closed forms and powers of L, and networks against the laws.
+    """Compare laws with closed forms and powers of L, and networks with the laws.
 
     Args:
         data: What `compute` returned.
@@ -198,7 +198,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     relu = data.law.sel(net="relu", depth=FIXED) ** 2
     # The closed forms for units that are active with probability 1/2, to six digits.

@@ -131,7 +131,7 @@ def _measured(
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold spectra against their laws, and one against the law of other weights.
+    """Compare spectra with their laws, and one with the law of other weights.
 
     Args:
         data: What `compute` returned.
@@ -140,7 +140,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     depths = data.depth.values.tolist()
     rows = []

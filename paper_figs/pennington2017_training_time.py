@@ -371,7 +371,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     powers = _powers(data)
     flat = powers["tanh, orthogonal"]

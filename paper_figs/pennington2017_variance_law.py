@@ -150,7 +150,7 @@ def _coefficient() -> xarray.DataArray:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold the laws against the formula, and networks against the laws.
+    """Compare variances of laws with the closed formula, and networks with laws.
 
     Args:
         data: What `compute` returned.
@@ -159,7 +159,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     coefficient = _coefficient()
     difference = abs(data.law - data.depth * coefficient)

@@ -145,12 +145,12 @@ def _measured(
 
 
 def _distance(data: xarray.Dataset, cls: str) -> xarray.DataArray:
-    """Return the Wasserstein distances of s between laws and the limit of a class."""
+    """Return Wasserstein distances of s: of laws by depth from their class's limit."""
     return abs(data.law - data.law_limit.sel(cls=cls)).mean("rank")
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold laws against the limits of the classes, and networks against the laws.
+    """Compare laws with the limits of the classes, and networks with the laws.
 
     Args:
         data: What `compute` returned.
@@ -159,7 +159,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     rows = _limits()
     for name in CLASS:
@@ -183,7 +183,7 @@ def _limits() -> list[Compared]:
 
 
 def _of_activation(data: xarray.Dataset, name: str) -> list[Compared]:
-    """Compare one activation with its class, and networks of it with its law."""
+    """Compare an activation's law with the limit of its class, and with networks."""
     cls = CLASS[name]
     part = data.sel(activation=name)
     own = _distance(part, cls)

@@ -197,7 +197,7 @@ def _over_seeds(values: xarray.DataArray) -> Estimate:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against the maps, and the phases against known values.
+    """Compare networks with the maps, and the phases with known values.
 
     Args:
         data: What `compute` returned.
@@ -206,7 +206,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     critical = _critical(SIGMA_B) ** 2
     ordered, *chaotic = [

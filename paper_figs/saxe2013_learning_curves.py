@@ -153,7 +153,7 @@ def _flow(rng: np.random.Generator, depth: int, times: _Modes) -> _Modes:
 
     def slope(_: float, flat: _Array) -> _Array:
         layers = flat.reshape(weights.shape)
-        return _slopes(layers, target).ravel()
+        return _derivatives(layers, target).ravel()
 
     solution = integrate.solve_ivp(
         slope,
@@ -175,8 +175,12 @@ def _flow(rng: np.random.Generator, depth: int, times: _Modes) -> _Modes:
     return np.take_along_axis(by_mode, places, axis=1)
 
 
-def _slopes(weights: _Layers, target: _Array) -> _Layers:
-    """Return dW_l/dt = (W_1 … W_(l−1))ᵀ (Σ − W_1 … W_D) (W_(l+1) … W_D)ᵀ."""
+def _derivatives(weights: _Layers, target: _Array) -> _Layers:
+    """Return the time derivatives of all layers.
+
+    They are dW_l/dt = (W_1 … W_(l−1))ᵀ (Σ − W_1 … W_D) (W_(l+1) … W_D)ᵀ, the gradient
+    flow on ½|Σ − W_1 … W_D|², where W_1 is next to the output.
+    """
     before = [np.eye(SIZE)]
     for weight in weights:
         before.append(before[-1] @ weight)
@@ -201,7 +205,7 @@ def _largest_error(measured: xarray.DataArray, expected: ArrayLike) -> float:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold strengths against the theory, and the quadrature against the closed form.
+    """Compare strengths with the theory, and the quadrature with the closed form.
 
     Args:
         data: What `compute` returned.
@@ -210,7 +214,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     bound = 10 * RTOL * S.max() / START
     rows = []
@@ -242,7 +246,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
 
 
 def plot(data: xarray.Dataset) -> "Figure":
-    """Draw the modes of three layers, and the strongest mode for every depth.
+    """Draw the modes of a three-layer network, and the strongest mode at each depth.
 
     Args:
         data: What `compute` returned.

@@ -245,19 +245,19 @@ def _law(count: int) -> Float[np.ndarray, " share"]:
 
 
 def _second_moment(n: int, factors: int) -> float:
-    """Return the mean of tr (JJᵀ)²/n for a product of Gaussian n × n matrices."""
-    # With A the product so far, another factor takes the means of tr A² and (tr A)² to
-    # these combinations of them. Both are of the identity at first.
+    """Return E tr[(JJᵀ)²]/n of a product of n × n matrices with entries N(0, 1/n)."""
+    # Another factor maps E tr A² and E (tr A)² of A = JJᵀ, for the product J so far, to
+    # these combinations of them. At first A is the identity.
     to_trace_of_square = [1 + 1 / n, 1 / n]
     to_square_of_trace = [2 / n, 1.0]
     step = np.array([to_trace_of_square, to_square_of_trace])
-    identity = np.array([n, n**2])
-    traces = np.linalg.matrix_power(step, factors) @ identity
+    initial = np.array([n, n**2])
+    traces = np.linalg.matrix_power(step, factors) @ initial
     return float(traces[0] / n)
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold a flat learning time against a growing one, and products against theory.
+    """Compare the growth of learning times with depth, and products with theory.
 
     Args:
         data: What `compute` returned.
@@ -266,7 +266,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     return settled([*_learning(data), *_of_products(data)])
 
@@ -376,24 +376,25 @@ def plot(data: xarray.Dataset) -> "Figure":
 
 
 def _draw_steps(ax: "Axes", data: xarray.Dataset) -> None:
-    """Draw learning times against depth."""
+    """Draw the geometric mean of learning times against depth, for each law."""
     last = data.attrs["last"]
+    # `mean` averages over "draw". Runs that did not reach the level count as `last`.
     steps = data.steps.rename(seed="draw")
     logs = np.log(np.minimum(steps, last))
-    num_errors = t_bound(1, data.sizes["seed"])
+    t_factor = t_bound(1, data.sizes["seed"])
     for i, law in enumerate(LAWS):
         log = mean(logs.sel(weights=law))
         middle = np.exp(log.value)
         # Bars are symmetric in the logarithm, which is what is averaged.
-        factor = np.exp(num_errors * log.error)
-        below = middle - middle / factor
-        above = middle * factor - middle
+        factor = np.exp(t_factor * log.error)
+        lower_bar = middle - middle / factor
+        upper_bar = middle * factor - middle
         style = {"ls": "-", "label": f"{NAMES[law]} weights"}
-        _style.dots(ax, data.depth, middle, error=[below, above], i=i, **style)
+        _style.dots(ax, data.depth, middle, error=[lower_bar, upper_bar], i=i, **style)
     ax.axhline(last, color="0.4", lw=0.9, ls=":", label="last step")
     ax.set(
-        xlabel="weight matrices D",
-        ylabel="steps to the level",
+        xlabel="number of weight matrices D",
+        ylabel="steps to reach the level",
         title="Learning time, fastest rate",
         yscale="log",
     )

@@ -150,7 +150,7 @@ def _mean_field(gain: float, mean_square: float) -> float:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold decay below a gain of 1 against growth above it, and both against theory.
+    """Compare decay below a gain of 1 with growth above it, and both with theory.
 
     Args:
         data: What `compute` returned.
@@ -159,7 +159,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     return settled([*_largest(data), *_spread(data), *_theory(data)])
 
@@ -195,7 +195,7 @@ def _outer_gains(data: xarray.Dataset) -> tuple[float, float]:
 
 
 def _spread(data: xarray.Dataset) -> list[Compared]:
-    """Compare where singular values lie at a gain of 1 with what is below and above."""
+    """Compare the spread of singular values at gain 1 with that at other gains."""
     low, high = _outer_gains(data)
     bottom, middle, top = (data.log_s.sel(share=share) for share in SHARES)
     spread = top - bottom

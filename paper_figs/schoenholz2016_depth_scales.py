@@ -306,12 +306,12 @@ def _crossing(
     # The first depth is below the level already, or none is.
     if i == 0:
         return math.nan
-    share = (curve[i - 1] - level) / (curve[i - 1] - curve[i])
-    return np.exp(log_depth[i - 1] + share * (log_depth[i] - log_depth[i - 1]))
+    fraction = (curve[i - 1] - level) / (curve[i - 1] - curve[i])
+    return np.exp(log_depth[i - 1] + fraction * (log_depth[i] - log_depth[i - 1]))
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold depth scales against theory, and depths of half accuracy against xi_c.
+    """Compare depth scales with theory, and depths of half accuracy with xi_c.
 
     Args:
         data: What `compute` returned.
@@ -320,7 +320,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     rate = _rates(data)
     bound = t_bound(rate.value.size, data.sizes["draw"])

@@ -261,7 +261,7 @@ def _exact(net: Network) -> float:
 
 def _limits() -> Variables:
     """Compute the limit of great depth, how laws tend to it, and a known chain."""
-    # Of linear blocks the law is known apart from the library, see `_polynomial_edges`.
+    # Of linear blocks the law is known without the library, see `_polynomial_edges`.
     limit = theory.resnet_law(C)
     chain = theory.residual_law(
         "linear",
@@ -330,7 +330,7 @@ def _limit_edges(c: float) -> tuple[float, float]:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against laws, and laws against closed forms."""
+    """Compare networks with laws, and laws with closed forms."""
     rows = []
     for name in data.net.values:
         excess = float(data.excess.sel(net=name))
@@ -355,7 +355,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
 
 
 def _variance_rows(data: xarray.Dataset) -> list[Compared]:
-    """Hold the variances of slopes on the stream against the exact and the free one."""
+    """Compare the variances of slopes on the stream with the exact and the free one."""
     rows = []
     variance = mean(data.variance).extrapolated()
     bound = t_bound(data.sizes["c"], data.sizes["draw"])
@@ -375,7 +375,7 @@ def _variance_rows(data: xarray.Dataset) -> list[Compared]:
 
 
 def _law_rows(data: xarray.Dataset) -> list[Compared]:
-    """Hold the laws against closed forms, and against each other."""
+    """Compare the laws with closed forms, and with each other."""
     rows = []
     # Relative variances of factors add: k − 1 of slopes, of which k = 2 for ReLU, and
     # 1 of each Gaussian matrix.
@@ -401,7 +401,7 @@ def _law_rows(data: xarray.Dataset) -> list[Compared]:
 def _edge_rows(
     name: str, edges: xarray.DataArray, predicted: tuple[float, float]
 ) -> list[Compared]:
-    """Hold the two edges of a law against closed forms."""
+    """Compare the two edges of a law with closed forms."""
     rows = []
     for i, place in enumerate(("least", "largest")):
         what = f"{name}: {place} s²"

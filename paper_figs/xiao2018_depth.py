@@ -399,7 +399,7 @@ def _extrapolated(data: xarray.Dataset) -> tuple[xarray.DataArray, xarray.DataAr
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold factors of modes, spectra, exponents and accuracies against the theory.
+    """Compare factors of modes, spectra, exponents and accuracies with the theory.
 
     Args:
         data: What `compute` returned.
@@ -408,7 +408,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     deepest = data.accuracy.isel(trained=-1)
     accuracies = [

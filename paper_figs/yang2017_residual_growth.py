@@ -311,7 +311,7 @@ class Stream(NamedTuple):
 
 
 def _stream(branch: float, length: int) -> Stream:
-    """Follow the stream by its own map, apart from the library.
+    """Follow the stream by its own map, independently of the library.
 
     E φ = √(q/π) and E φ² = q, and means add up: m' = m + a E φ,
     q' = q + 2 a m E φ + a² E φ².
@@ -327,7 +327,7 @@ def _stream(branch: float, length: int) -> Stream:
 
 
 def _coherent(branch: float, length: int) -> float:
-    """Return the largest s², that of cotangents α 1 + β x, apart from the library.
+    """Return the largest s², that of cotangents α 1 + β x, without the library.
 
     Pulled back through a block, a cotangent α 1 + β x' + r with |r|² = RN stays of
     this form. The ratio of its squares in front and behind is largest for a pair α, β.
@@ -365,7 +365,7 @@ def _coherent(branch: float, length: int) -> float:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against theory, and theory against its limits."""
+    """Compare networks with theory, and theory with its limits."""
     draws = data.sizes["draw"]
     rows = []
     # One bound for all depths of all kinds together.
@@ -397,7 +397,7 @@ def _per_root(logs: Sequence[float], depths: tuple[int, int]) -> float:
 
 
 def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
-    """Hold the networks with branches a φ(Wx) against theory."""
+    """Compare the networks with branches a φ(Wx) with theory."""
     rows = []
     lengths = data.length.values
     branches = [math.sqrt(C / length) for length in lengths]

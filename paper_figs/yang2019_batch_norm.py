@@ -235,10 +235,11 @@ def _start(data: xarray.Dataset) -> float:
 
 
 def _relu_chi(batch: int) -> float:
-    """Return χ_B of ReLU in closed form, apart from the library.
+    """Return χ_B of ReLU in closed form, independently of the library.
 
-    B/(B − 3) E tr[(P − ûûᵀ) D P D]/E |Pφ(u)|², for u uniform on the sphere of radius
-    √B in the space orthogonal to 1, where two entries have the correlation c.
+    χ_B = B/(B − 3) E tr[(P − ûûᵀ) D P D]/E |Pφ(u)|², with P = I − 11ᵀ/B, u uniform on
+    the sphere of radius √B in the range of P, û = u/√B and D = diag φ′(u). For ReLU
+    both means are known from the correlation c of two entries of u.
     """
     others = batch - 1
     c = -1 / others
@@ -254,7 +255,7 @@ def _relu_chi(batch: int) -> float:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold networks against theory, and theory against closed forms."""
+    """Compare networks with theory, and theory with closed forms."""
     rows = []
     growth = _log_growth(data.plain, "layer")
     layers = len(_inner(data.sizes["layer"]))
@@ -291,7 +292,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
 
 
 def _skip_rows(data: xarray.Dataset) -> list[Compared]:
-    """Hold the blocks with skips against the power of depth."""
+    """Compare the blocks with skips with the power of depth."""
     rows = []
     growth = _log_growth(data.skip, "block")
     bound = t_bound(len(ACTIVATIONS), data.sizes["draw"])

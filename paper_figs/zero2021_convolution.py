@@ -300,7 +300,7 @@ def _claimed(run: str, width: int) -> int:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold certified ceilings against their formulas, and ranks against ceilings.
+    """Compare certified ceilings with their formulas, and ranks with ceilings.
 
     Args:
         data: What `compute` returned.
@@ -309,7 +309,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     rounding = data.attrs["steps"] * EPS
     rows = []

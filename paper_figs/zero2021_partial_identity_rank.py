@@ -119,7 +119,7 @@ def _outside(weight: _zero.Array, num_inputs: int) -> float:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold ranks against their bound, and networks of different widths to each other.
+    """Compare ranks with their bound, and networks of different widths to each other.
 
     Args:
         data: What `compute` returned.
@@ -128,7 +128,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     num_inputs = data.attrs["inputs"]
     # Narrower ones have no room for the input.

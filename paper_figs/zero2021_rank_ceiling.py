@@ -131,7 +131,7 @@ def _start(run: _Run, sizes: list[int], key: Key) -> tuple[_zero.Weights, int]:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Hold the ceiling against its formula, and ranks against the ceiling.
+    """Compare the ceiling with its formula, and ranks with the ceiling.
 
     Args:
         data: What `compute` returned.
@@ -140,7 +140,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         The comparisons.
 
     Raises:
-        ClaimFailed: One of them does not hold.
+        ClaimFailed: A comparison fails.
     """
     learned = Compared(
         "accuracy on held-out inputs, least",

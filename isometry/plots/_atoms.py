@@ -58,11 +58,10 @@ def masses(sp: Spectrum) -> dict[str, float]:
 
 
 def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
-    """Draw shares of the mass as bars left of the data, each with its name.
+    """Draw mass that a histogram cannot show as bars left of it, each with its name.
 
-    The height of the Axes is the whole mass. The bars are in axes of their own over the
-    Axes, `ax.child_axes`, whose vertical axis is the mass. Those of further spectra are
-    drawn beside them.
+    The bars are in an inset Axes, one of `ax.child_axes`, as high as `ax`, whose y axis
+    is the mass from 0 to 1. Later calls put their bars beside the earlier ones.
 
     Args:
         ax: The Axes, which has the histogram already.
@@ -76,6 +75,7 @@ def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
         if share == 0:
             continue
         style = {"fc": colour, "ec": colour, "lw": 0.8, **_STYLES.get(kind, {})}
+        # `_place` moves the bars side by side.
         strip.bar(0, share, **style)
         strip.text(
             0,

@@ -174,13 +174,13 @@ def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
 
 
 def _draw_panel(ax: "Axes", report: "Report", edges: Edges) -> None:
-    """Draw the spectra and the law of one network."""
+    """Draw the measured spectra of one network, and its law, over log10 s."""
     if not report.spectra:
         ax.set_xlim(edges[0], edges[-1])
         ax.set_yticks([])
         _small_letters(ax)
-        middle = {"transform": ax.transAxes, "ha": "center", "va": "center"}
-        ax.text(0.5, 0.5, "not measured", fontsize=SMALL, **middle)
+        centred = {"transform": ax.transAxes, "ha": "center", "va": "center"}
+        ax.text(0.5, 0.5, "not measured", fontsize=SMALL, **centred)
         return
     for span, style in _SPANS.items():
         if span in report.spectra:
@@ -193,7 +193,7 @@ def _draw_panel(ax: "Axes", report: "Report", edges: Edges) -> None:
 
 
 def _write_header(ax: "Axes", report: "Report", name: str, *, width: float) -> None:
-    """Write the name, the raised flags and why there is no law above a panel.
+    """Write above a panel the network's name, its raised flags and why it has no law.
 
     Args:
         ax: The panel.

@@ -139,7 +139,7 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
 
 
 def _inside(edges: Edges) -> Line:
-    """Return points between the first and the last edge, at which lines are drawn."""
+    """Return x between the first and the last edge of bins, for the curves."""
     points = np.linspace(edges[0], edges[-1], _POINTS)
     return points[1:-1]
 

@@ -161,19 +161,28 @@ def _require_names(
     value: str,
     over: Sequence[str],
 ) -> None:
-    """Require that every name is known, and that none is asked for twice."""
-    known = [name for name in map(str, dataset.variables) if name not in dataset.coords]
-    if not known:
-        raise InputError("dataset has no variable; there is nothing to draw.")
+    """Require that all names exist, and that no dimension is asked for twice."""
+    variables = [
+        name for name in map(str, dataset.variables) if name not in dataset.coords
+    ]
+    if not variables:
+        raise InputError("dataset has no data variable; there is nothing to draw.")
     dims = [str(dim) for dim in dataset.dims]
     checks.one_of("x", x, dims)
     checks.one_of("y", y, dims)
     if x == y:
-        raise InputError(f"x={x!r} and y={y!r} are one axis; write two.")
-    checks.one_of("value", value, known)
+        raise InputError(f"x and y are both {x!r}; write two dimensions.")
+    checks.one_of("value", value, variables)
     for dim in over:
-        # Seeds are averaged over by default, whether or not there are any.
+        # The default is "seed", whether or not the dataset has seeds.
         checks.one_of("over", dim, [*dims, "seed"])
+    asked = [x, y, *over]
+    repeated = [dim for dim in dims if asked.count(dim) > 1]
+    if repeated:
+        raise InputError(
+            f"over={tuple(over)!r} repeats {repeated[0]!r}, or an axis of the plane; "
+            "write each dimension once."
+        )
 
 
 def _as_names(over: str | Iterable[str]) -> tuple[str, ...]:
@@ -408,9 +417,9 @@ def _draw_curve(
         marker=marker,
         ms=4,
         label=curve.label,
-        # Black with a white outline is seen on every colour, and on the patterns.
+        # Black with a white outline stays visible on every colour and on hatching.
         path_effects=_outline(color="white", width=3.2),
-        # In front of the marks of cells.
+        # Above the marks of cells.
         zorder=3,
     )
 

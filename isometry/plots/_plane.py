@@ -137,15 +137,16 @@ def read_axis(
     Args:
         dataset: The Dataset.
         name: The dimension.
-        scales: "linear" or "log" for axes by name; others are judged by their numbers.
+        scales: Maps names of axes to "linear" or "log". Others get a scale chosen from
+            their numbers.
 
     Raises:
-        InputError: The axis is empty, or holds a number twice, or one that is not
-            finite, or one that a logarithmic axis has no place for.
+        InputError: The axis is empty, holds a number twice or one that is not finite,
+            or a scale is given that it cannot have.
     """
     size = dataset.sizes[name]
     if size == 0:
-        raise InputError(f"dataset has no value of {name!r}; there is nothing to draw.")
+        raise InputError(f"the dimension {name!r} is empty; there is nothing to draw.")
     # A dimension without a coordinate is numbered.
     label = name
     values = np.arange(size)
@@ -154,7 +155,9 @@ def read_axis(
         values = np.asarray(dataset.variables[name].values)
     if not checks.is_real(values.dtype):
         if name in scales:
-            raise InputError(f"scale has {name!r}, an axis of names, which has none.")
+            raise InputError(
+                f"scale has {name!r}, but its values are no numbers; leave it out."
+            )
         # The order of names is the one in which they were given.
         return GridAxis(
             name,
@@ -322,7 +325,7 @@ def _leftover(
     *,
     over: Sequence[str],
 ) -> str:
-    """Say what to do about a dimension that is neither an axis nor averaged over."""
+    """Return the error message for a dimension that is neither an axis nor averaged."""
     select = f"dataset.isel({dim}=0)"
     if dim in dataset.coords:
         first = dataset.variables[dim].values[:1].tolist()
@@ -330,7 +333,7 @@ def _leftover(
             select = f"dataset.sel({dim}={first[0]!r})"
     every = (*over, dim)
     return (
-        f"value={value!r} varies along {dim!r} too, of {dataset.sizes[dim]} values; "
+        f"value={value!r} also varies along {dim!r} ({dataset.sizes[dim]} values); "
         f"select one, as in {select}, or take the mean: over={every!r}."
     )
 

@@ -149,7 +149,11 @@ def _mean(values: ArrayLike) -> float:
 
 
 def _quantiles(sp: "Spectrum") -> np.ndarray:
-    """Return quantiles of log10 s over the resolved values of all matrices."""
+    """Return quantiles of log10 s over the resolved values of all matrices.
+
+    They are NaN if there are none.
+    """
+    # The nodes of a quadrature are not singular values.
     if sp.quadrature is not None:
         return np.full(len(_LEVELS), np.nan)
     is_resolved = np.asarray(sp.resolved)

@@ -248,15 +248,16 @@ def _spread(
     *,
     top: float,
 ) -> Float[np.ndarray, " texts"]:
-    """Move the middles of texts apart until none overlaps another.
+    """Move labels apart so that no two overlap.
 
     Args:
-        values: Where the middles should be, in increasing order.
-        heights: The heights of the texts.
-        top: The highest place.
+        values: Where the centres of labels should be, in increasing order.
+        heights: The heights of the labels.
+        top: The limit for the upper edge of the last label.
 
     Returns:
-        Places, the first above 0 and the last below `top` if there is room for all.
+        Centres such that all labels are between 0 and `top`. If there is no room for
+        all, the first ones are below 0.
     """
     places = values.copy()
     last = len(places) - 1

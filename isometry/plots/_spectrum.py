@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from isometry._internal import checks
 from isometry._internal.errors import public
 from isometry.measure._record import Spectrum
-from isometry.plots._atoms import draw_masses, masses
+from isometry.plots._atoms import draw_masses, masses, percent
 from isometry.plots._axis import LEAST_RANGE, LN10, Axis, log_floor, smooth_density
 from isometry.plots._style import COLOURS, Edges, Line, require_axes, require_bins
 
@@ -149,7 +149,7 @@ def _draw_quadrature(
     bins: int | ArrayLike,
     style: dict[str, Any],
 ) -> None:
-    """Draw the smooth density, its band, and what it does not resolve."""
+    """Draw the smooth density, its band, and the range that it does not resolve."""
     axis = Axis("s", "log")
     floor = log_floor(sp) / LN10
     low = floor - _SHOWN_BELOW
@@ -171,14 +171,15 @@ def _draw_quadrature(
         label="95 % over probes",
     )
     ax.set_ylim(bottom=0)
-    # With edges from the caller, the axis may not reach below the floor.
+    # The edges of the caller may all be above the floor.
     if low < floor:
         ax.axvspan(low, floor, color="0.88", lw=0, zorder=0, label="not resolved")
-        below = 1 - _mass_above(sp, axis, floor)
+        # The mass above is a sum, which rounding may take above 1.
+        below = max(0.0, 1 - _mass_above(sp, axis, floor))
         ax.text(
             (low + floor) / 2,
             0.5,
-            f"{100 * below:.2g} % below",
+            f"{percent(below)} below",
             transform=ax.get_xaxis_transform(),
             rotation=90,
             ha="center",

@@ -127,12 +127,12 @@ def require_axes(ax: object) -> None:
 def require_fields(
     name: str, value: object, *, kind: str, fields: Sequence[str]
 ) -> None:
-    """Require the fields that a picture reads; the class does not matter.
+    """Require the attributes that a picture reads; any class will do.
 
     Args:
         name: The name of the argument.
         value: Its value.
-        kind: The class that is usual, for the message: "Signals".
+        kind: The name of the usual class, such as "Signals", for the error message.
         fields: The names of the fields.
     """
     missing = [field for field in fields if not hasattr(value, field)]
@@ -171,10 +171,10 @@ def require_bins(bins: int | ArrayLike) -> None:
 
 
 def name_points(ax: "Axes", names: Sequence[str]) -> None:
-    """Label the ticks along x with names of points, as many as can be read.
+    """Label the ticks along x with the first point of each layer.
 
-    Only the first point of each layer is named, usually its pre-activation. The next
-    tick, such as "layers/0:out", has no name.
+    It is usually the pre-activation. Labels that would overlap are left out. The other
+    points of a layer, such as "layers/0:out", have a tick without a label.
     """
     layers = [name.partition(":")[0] for name in names]
     places = [i for i, layer in enumerate(layers) if layer not in layers[:i]]
