@@ -176,8 +176,9 @@ def _require_names(
     for dim in over:
         # The default is "seed", whether or not the dataset has seeds.
         checks.one_of("over", dim, [*dims, "seed"])
-    asked = [x, y, *over]
-    repeated = [dim for dim in dims if asked.count(dim) > 1]
+    # The default does not keep seeds from being an axis.
+    asked = [x, y, *(dim for dim in over if dim != "seed")]
+    repeated = [dim for dim in dims if max(asked.count(dim), over.count(dim)) > 1]
     if repeated:
         raise InputError(
             f"over={tuple(over)!r} repeats {repeated[0]!r}, or an axis of the plane; "
