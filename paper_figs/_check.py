@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 
 class Compared(NamedTuple):
     """One number of a figure, and the interval in which the claim puts it.
@@ -114,6 +117,26 @@ def within(what: str, measured: float, expected: float, tolerance: float) -> Com
         high=expected + tolerance,
         words=f"{expected:.5g} ± {tolerance:.2g}",
     )
+
+
+def largest(values: ArrayLike) -> float:
+    """Return the largest of some numbers, NaN if one of them is.
+
+    xarray's own maximum skips NaN, so that a network that diverged would be overlooked.
+
+    Args:
+        values: The numbers.
+    """
+    return float(np.max(np.asarray(values)))
+
+
+def least(values: ArrayLike) -> float:
+    """Return the least of some numbers, NaN if one of them is.
+
+    Args:
+        values: The numbers.
+    """
+    return float(np.min(np.asarray(values)))
 
 
 def t_bound(tests: int, seeds: int, level: float = 0.05) -> float:

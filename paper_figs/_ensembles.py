@@ -17,7 +17,7 @@ from isometry import Comparison, Spectrum
 from isometry._internal.types import Key
 from isometry.networks import Network
 from paper_figs import _style
-from paper_figs._check import Compared
+from paper_figs._check import Compared, largest
 
 # Variables of a dataset by name, each with its dimensions.
 Variables: TypeAlias = dict[str, tuple[str | tuple[str, ...], ArrayLike]]
@@ -138,9 +138,11 @@ def mean(values: xarray.DataArray, axis: str = "draw") -> Estimate:
         values: Numbers of single draws.
         axis: The axis of the draws.
     """
-    deviation = values.std(axis, ddof=1)
+    # A draw that is NaN makes the mean NaN: skipped, a network that diverged would be
+    # overlooked.
+    deviation = values.std(axis, ddof=1, skipna=False)
     error = deviation / math.sqrt(values.sizes[axis])
-    return Estimate(values.mean(axis), error)
+    return Estimate(values.mean(axis, skipna=False), error)
 
 
 def log_ratio(first: xarray.DataArray, second: xarray.DataArray) -> Estimate:
@@ -150,12 +152,13 @@ def log_ratio(first: xarray.DataArray, second: xarray.DataArray) -> Estimate:
         first: Numbers of single draws.
         second: Other numbers of the same draws.
     """
-    ratio = first.mean("draw") / second.mean("draw")
+    first_mean = first.mean("draw", skipna=False)
+    second_mean = second.mean("draw", skipna=False)
+    ratio = first_mean / second_mean
     log = xarray.apply_ufunc(np.log, ratio)
     # To first order it moves with the mean of these deviations, which vanishes. Draws
     # with a large first number have a large second one, so that errors do not add.
-    relative = first / first.mean("draw")
-    relative = relative - second / second.mean("draw")
+    relative = first / first_mean - second / second_mean
     return Estimate(log, mean(relative).error)
 
 
@@ -212,10 +215,9 @@ def rows_of_gaps(gaps: xarray.DataArray, axis: str, what: str) -> list[Compared]
     rows = []
     # A gap of 1 is as far as chance takes the largest of them all.
     for name in gaps[axis].values:
-        # NaN stays NaN, which holds nowhere.
-        largest = gaps.sel({axis: name}).max(skipna=False)
+        gap = largest(gaps.sel({axis: name}))
         words = f"{name}: {what}, largest gap over its interval"
-        rows.append(Compared(words, float(largest), high=1.0))
+        rows.append(Compared(words, gap, high=1.0))
     return rows
 
 

@@ -27,7 +27,7 @@ from matplotlib.lines import Line2D
 from isometry import networks
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, within
+from paper_figs._check import Compared, largest, least, settled, within
 
 PRESETS = {
     "full": {"width": 128, "depths": (3, 10, 30, 100, 300)},
@@ -189,12 +189,12 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
             *_looks_linear(data),
             Compared(
                 "orthogonal: least of the largest |s − 1|",
-                float(_deviation(plain).min()),
+                least(_deviation(plain)),
                 low=NOT_ISOMETRIC,
             ),
             Compared(
                 "orthogonal: least non-linearity",
-                float(plain.bent.min()),
+                least(plain.bent),
                 low=NOT_LINEAR,
             ),
         ]
@@ -204,32 +204,32 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
 def _looks_linear(data: xarray.Dataset) -> list[Compared]:
     """Compare the network with an isometry, and its hidden weight with 2 and 0."""
     part = data.sel(scheme="looks_linear")
-    rounding = ROUNDINGS * float(_rounding(data).max())
+    rounding = ROUNDINGS * largest(_rounding(data))
     half = data.sizes["unit"] // 2
     upper = part.weight.isel(unit=slice(half))
     lower = part.weight.isel(unit=slice(half, None))
     return [
         within(
             "looks-linear: largest |s − 1| of the Jacobian",
-            float(_deviation(part).max()),
+            largest(_deviation(part)),
             0.0,
             tolerance=rounding,
         ),
         within(
             "looks-linear: |f(x + y) − f(x) − f(y)|/|f(x + y)|",
-            float(part.bent.max()),
+            largest(part.bent),
             0.0,
             tolerance=rounding,
         ),
         within(
             "looks-linear: weight, upper half, largest |s − 2|",
-            float(np.abs(upper - 2).max()),
+            largest(np.abs(upper - 2)),
             0.0,
             tolerance=ROUNDING_OF_WEIGHT,
         ),
         within(
             "looks-linear: weight, lower half, largest s",
-            float(lower.max()),
+            largest(lower),
             0.0,
             tolerance=ROUNDING_OF_WEIGHT,
         ),

@@ -33,7 +33,7 @@ from scipy.special import expit
 from isometry import networks, theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, settled, t_bound, within
 from paper_figs._ensembles import Estimate, marked_heights, mean, three_panels
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         ),
         within(
             "minimal: χ against our quadrature",
-            float(difference.max()),
+            largest(difference),
             0.0,
             tolerance=1e-9,
         ),

@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 from isometry import networks, theory
 from isometry._internal.types import Key, Params
 from paper_figs import _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, settled, t_bound, within
 from paper_figs._ensembles import mean, three_panels
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ def _separation_error(data: xarray.Dataset) -> float:
     data = data.isel(skip=0).sel(distance=resolved)
     separation = mean(data.separation, axis="seed")
     gaps = separation.gap(data.law_separation)
-    return float(gaps.max())
+    return largest(gaps)
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
@@ -394,12 +394,12 @@ def _uniform_rows(data: xarray.Dataset, variant: str) -> list[Compared]:
     return [
         Compared(
             f"{variant}: mean square of tokens, standard errors off",
-            float(gaps.max()),
+            largest(gaps),
             high=bound,
         ),
         within(
             f"{variant}: theory against the closed form",
-            float(difference.max()),
+            largest(difference),
             0.0,
             tolerance=1e-12,
         ),

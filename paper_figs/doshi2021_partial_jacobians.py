@@ -36,7 +36,7 @@ from isometry import networks, theory
 from isometry._internal.types import Key
 from isometry.networks import Network
 from paper_figs import _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, settled, t_bound, within
 from paper_figs._ensembles import (
     Estimate,
     Variables,
@@ -333,7 +333,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     # Rounding of a product of so many χ.
     slack = 1e-14 * data.sizes["layer"]
     what = "ReLU, critical: |J − 1| in theory"
-    rows.append(Compared(what, float(relu.max()), high=slack))
+    rows.append(Compared(what, largest(relu), high=slack))
     what = "tanh, critical: power of depth"
     slope = power(data.law_great.values, _GREAT)
     rows.append(within(what, slope, -1.0, tolerance=0.01))
@@ -383,7 +383,7 @@ def _gain_rows(data: xarray.Dataset) -> list[Compared]:
         error = (here.error**2 + of_gains**2) ** 0.5
         gaps = Estimate(here.value, error).gap(1.0) / bound
         what = f"{label}, with gains: J, largest gap over its interval"
-        rows.append(Compared(what, float(gaps.max()), high=1.0))
+        rows.append(Compared(what, largest(gaps), high=1.0))
         before = data.gained.sel(wrong=name).isel(when=0, at=0)
         # A network that was right before would show nothing.
         log = abs(math.log(before.mean()))

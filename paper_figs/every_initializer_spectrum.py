@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from isometry import initializers
 from isometry._internal.types import Key
-from paper_figs._check import Compared, settled, t_bound
+from paper_figs._check import Compared, largest, least, settled, t_bound
 from paper_figs._pairing import ACTIVATIONS, GRID, Pairing, pairings, picture
 
 PRESETS = {
@@ -180,7 +180,7 @@ def _isometries(data: xarray.Dataset) -> Compared:
     rounding = data.attrs["depth"] * data.attrs["width"] * np.finfo(float).eps
     return Compared(
         "orthogonal kinds, linear: largest √E(s − 1)²",
-        float(deviation.max()),
+        largest(deviation),
         high=rounding,
     )
 
@@ -190,7 +190,7 @@ def _laws(data: xarray.Dataset, activation: str) -> Compared:
     excess = data.excess.sel(activation=activation)
     num_laws = int(excess.notnull().sum())
     what = f"{activation}, {num_laws} laws: largest gap over its band"
-    return Compared(what, float(excess.max()), high=1.0)
+    return Compared(what, largest(excess), high=1.0)
 
 
 def _orthogonal_first(data: xarray.Dataset, activation: str) -> Compared:
@@ -219,7 +219,7 @@ def _rank(data: xarray.Dataset) -> Compared:
     spread = DEVIATIONS_OF_RANK / 2 / math.sqrt(data.attrs["width"])
     return Compared(
         "relu: least √E(s − 1)² of any",
-        float(deviation.min()),
+        least(deviation),
         low=math.sqrt(0.5 - spread),
     )
 

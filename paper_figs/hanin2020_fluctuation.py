@@ -30,7 +30,7 @@ from scipy import special, stats
 from isometry import theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, settled, t_bound, within
 from paper_figs._ensembles import Estimate, mean
 
 PRESETS = {
@@ -191,7 +191,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         for i, (name, estimate) in enumerate(estimates.items()):
             gap = estimate.at(weights=weights).gap(exact.isel(of=i))
             what = f"{name}, {weights}: off the exact one, standard errors"
-            rows.append(Compared(what, float(gap.max()), high=bound))
+            rows.append(Compared(what, largest(gap), high=bound))
         rows += _leading_order(data, weights)
     return settled(rows)
 

@@ -32,7 +32,7 @@ from scipy import special, stats
 from isometry import linalg
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, within
+from paper_figs._check import Compared, largest, settled, within
 
 PRESETS = {
     "full": {"size": 16, "depths": (10, 100, 1000, 10000)},
@@ -170,18 +170,18 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         [
             within(
                 "Σ ln s over Σ ln |det W| − 1, largest",
-                float(sums.max()),
+                largest(sums),
                 0.0,
                 tolerance=ROUNDING,
             ),
             Compared(
                 f"QR exponents, L = {depth}, from Newman's, standard errors",
-                float(gap.max()),
+                largest(gap),
                 high=bound,
             ),
             Compared(
                 "ln s from L × the QR exponents, largest at any depth",
-                float(apart.max()),
+                largest(apart),
                 high=4 * math.log(num_units),
             ),
             Compared(

@@ -35,7 +35,7 @@ from isometry import data as datasets
 from isometry import networks
 from isometry._internal.types import Key, Params
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, within
+from paper_figs._check import Compared, largest, settled, within
 from paper_figs._ensembles import marked_heights, three_panels
 
 if TYPE_CHECKING:
@@ -615,7 +615,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
             what = f"{run}: {name}, largest difference from the claim"
             rows.append(within(what, float(off), 0.0, tolerance=1e-12))
     above = float(data.final.sel(run="zero head twice") - data.entropy)
-    parted = float(data.departure.max())
+    parted = largest(data.departure)
     rows += [
         Compared("equal slices parted by, of the largest entry", parted, high=SAME),
         # Gibbs: no constant prediction is better than the frequencies.

@@ -31,7 +31,7 @@ import isometry
 from isometry import networks, theory
 from isometry._internal.types import Key
 from paper_figs import _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, settled, t_bound, within
 from paper_figs._ensembles import mean, three_panels
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     rows.append(
         Compared(
             "variance by position: off A^L 1, standard errors",
-            float(at_margin.max()),
+            largest(at_margin),
             high=t_bound(at_margin.size, seeds),
         )
     )
@@ -375,7 +375,7 @@ def _closed_forms(data: xarray.Dataset) -> list[Compared]:
         power = np.linalg.matrix_power(average, int(depth))
         expected.append(power.sum() / POSITIONS)
     relative = data.law_lam[0] / np.array(expected)
-    off = float(abs(relative - 1).max())
+    off = largest(abs(relative - 1))
     return [
         within(
             "theory: 1ᵀA^L 1/n, largest relative difference",

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from isometry import theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, least, settled, t_bound, within
 from paper_figs._ensembles import Estimate, mean
 
 if TYPE_CHECKING:
@@ -230,13 +230,13 @@ def _networks(data: xarray.Dataset) -> list[Compared]:
     return [
         Compared(
             "networks from the law's soft edge, standard errors",
-            float(from_edge.max()),
+            largest(from_edge),
             high=t_bound(num_edges, data.sizes["seed"]),
         ),
         # The rounding of a product of a few matrices.
         within(
             "networks at the law's top atom, largest |ln s_max/law|",
-            float(from_atom.max()),
+            largest(from_atom),
             0.0,
             tolerance=1e-12,
         ),
@@ -254,11 +254,11 @@ def _growth(data: xarray.Dataset) -> list[Compared]:
     return [
         Compared(
             f"least d ln s_max/d ln L, Gaussian, L = {start} to {end}",
-            float(gaussian.min()),
+            least(gaussian),
             low=0.49,
             high=0.51,
         ),
-        Compared("largest of the same", float(gaussian.max()), low=0.49, high=0.51),
+        Compared("largest of the same", largest(gaussian), low=0.49, high=0.51),
         within(
             f"s_max, orthogonal hard-tanh, q* = 1/64, L = {end}",
             float(flat),

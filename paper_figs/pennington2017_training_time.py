@@ -37,7 +37,7 @@ from isometry import activations, theory
 from isometry import data as datasets
 from isometry._internal.types import Key
 from paper_figs import _draws, _style, _times
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, least, settled, t_bound, within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -402,12 +402,10 @@ def _grid(data: xarray.Dataset) -> list[Compared]:
     rates = _times.best_for_others(logs, np.ones(data.sizes["seed"]))
     is_late = ~np.isfinite(_times.at_rates(data.steps.values, rates))
     # With half of the runs missing the median would be the time at which they ended.
-    worst = float(is_late.mean(axis=-1).max())
+    worst = largest(is_late.mean(axis=-1))
     return [
-        Compared(
-            "best rate, least index in the grid", float(best.min()), 1, high=highest
-        ),
-        Compared("the same, largest", float(best.max()), 1, high=highest),
+        Compared("best rate, least index in the grid", least(best), 1, high=highest),
+        Compared("the same, largest", largest(best), 1, high=highest),
         Compared("share of runs not there, at any net and depth", worst, 0, high=0.4),
         Compared("the same, in all", float(is_late.mean()), 0, high=0.1),
     ]

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from isometry import theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, settled, t_bound, within
 from paper_figs._ensembles import Estimate, mean
 
 PRESETS = {
@@ -256,9 +256,7 @@ def _largest_gap(
     bound = t_bound(measured.error.size, values.sizes["seed"])
     interval = bound * measured.error + slack
     gap = np.abs(measured.value - law) / interval
-    return Compared(
-        f"{what}, largest gap over its interval", float(gap.max()), high=1.0
-    )
+    return Compared(f"{what}, largest gap over its interval", largest(gap), high=1.0)
 
 
 def _mean_length(data: xarray.Dataset) -> Compared:

@@ -24,7 +24,7 @@ from scipy import integrate
 
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, within
+from paper_figs._check import Compared, largest, settled, within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,7 +201,7 @@ def _derivatives(weights: _Layers, target: _Array) -> _Layers:
 def _largest_error(measured: xarray.DataArray, expected: ArrayLike) -> float:
     """Return the largest relative error."""
     relative = measured / expected - 1
-    return float(abs(relative).max())
+    return largest(abs(relative))
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:

@@ -32,7 +32,7 @@ from isometry import data as datasets
 from isometry import theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style, _times
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, least, settled, t_bound, within
 from paper_figs._ensembles import mean
 
 if TYPE_CHECKING:
@@ -300,13 +300,13 @@ def _learning(data: xarray.Dataset) -> list[Compared]:
         ),
         Compared(
             "fastest rate, least index in the grid",
-            float(data.rate.min()),
+            least(data.rate),
             low=1,
             high=last_inside,
         ),
         Compared(
             "the same, largest",
-            float(data.rate.max()),
+            largest(data.rate),
             low=1,
             high=last_inside,
         ),
@@ -336,23 +336,23 @@ def _of_products(data: xarray.Dataset) -> list[Compared]:
     orthogonal = data.log_s.sel(weights="orthogonal")
     # Each of n entries rounds at each factor.
     epsilon = np.finfo(np.float64).eps
-    rounding = n * float(data.factors.max()) * epsilon
+    rounding = n * largest(data.factors) * epsilon
     return [
         Compared(
             "tr (JJᵀ)² from the exact mean, standard errors",
-            float(second.gap(np.array(exact)).max()),
+            largest(second.gap(np.array(exact))),
             low=0,
             high=t_bound(data.sizes["factors"], num_draws),
         ),
         Compared(
             "quantiles of ln s from Fuss-Catalan, over D/N and the error, largest",
-            float(excess.max()),
+            largest(excess),
             low=0,
             high=1,
         ),
         within(
             "orthogonal products, largest |ln s|",
-            float(abs(orthogonal).max()),
+            largest(abs(orthogonal)),
             0,
             tolerance=rounding,
         ),

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from isometry import theory
 from isometry._internal.types import Key
 from paper_figs import _draws, _style
-from paper_figs._check import Compared, settled, t_bound
+from paper_figs._check import Compared, largest, least, settled, t_bound
 from paper_figs._ensembles import Estimate, mean
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _largest(data: xarray.Dataset) -> list[Compared]:
 
 def _outer_gains(data: xarray.Dataset) -> tuple[float, float]:
     """Return the least and the largest gain."""
-    return float(data.gain.min()), float(data.gain.max())
+    return least(data.gain), largest(data.gain)
 
 
 def _spread(data: xarray.Dataset) -> list[Compared]:
@@ -230,7 +230,7 @@ def _least_significance(differences: xarray.DataArray) -> float:
     Gains share their networks, so that differences are of the same draw.
     """
     difference = mean(differences)
-    return float((difference.value / difference.error).min())
+    return least(difference.value / difference.error)
 
 
 def _theory(data: xarray.Dataset) -> list[Compared]:
@@ -244,13 +244,13 @@ def _theory(data: xarray.Dataset) -> list[Compared]:
     return [
         Compared(
             "ln of the mean of s² from mean field, largest; finite width: L/N",
-            float(gap.max()),
+            largest(gap),
             low=0,
             high=LAYERS / data.attrs["width"],
         ),
         Compared(
             f"the same at g = {low:g}, standard errors",
-            float(num_errors.max()),
+            largest(num_errors),
             low=0,
             high=t_bound(data.sizes["input"], data.sizes["draw"]),
         ),

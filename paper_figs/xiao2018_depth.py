@@ -35,7 +35,7 @@ from isometry import linalg, networks, theory
 from isometry._internal.types import Key
 from isometry.sweeps import runs
 from paper_figs import _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, least, settled, t_bound, within
 from paper_figs._ensembles import three_panels
 
 if TYPE_CHECKING:
@@ -414,12 +414,12 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     accuracies = [
         Compared(
             f"delta-orthogonal, {int(deepest.trained)} layers: least accuracy",
-            float(deepest.sel(scheme="delta_orthogonal").min()),
+            least(deepest.sel(scheme="delta_orthogonal")),
             low=LEARNED,
         ),
         Compared(
             "Gaussian, the same: largest accuracy",
-            float(deepest.sel(scheme="gaussian").max()),
+            largest(deepest.sel(scheme="gaussian")),
             high=CHANCE,
         ),
     ]
@@ -437,7 +437,7 @@ def _modes(data: xarray.Dataset) -> list[Compared]:
     gap = abs(data.response.mean("draw") - expected) / interval
     rows = []
     for kernel in KERNELS:
-        worst = float(gap.sel(kernel=kernel).max())
+        worst = largest(gap.sel(kernel=kernel))
         rows.append(
             Compared(f"{kernel}: modes, largest gap over its interval", worst, high=1.0)
         )
@@ -470,7 +470,7 @@ def _spectra(data: xarray.Dataset) -> list[Compared]:
     # Terms in 1/c² remain.
     rest = 6 / float(data.spectrum_width[0]) ** 2
     interval = bound * error.sel(statistic="spread") + rest * law
-    gap = float((abs(spread - law) / interval).max())
+    gap = largest(abs(spread - law) / interval)
     own = found.sel(statistic="own").isel(depth=-1)
     own_laws = data.law_spectrum.sel(statistic="own")
     own_law = float(own_laws[-1])
@@ -513,7 +513,7 @@ def _gaussian(data: xarray.Dataset) -> list[Compared]:
     return [
         Compared(
             f"Gaussian: exponents of {num_layers} layers, standard errors off",
-            float(off.max()),
+            largest(off),
             high=bound,
         ),
         within(

@@ -38,7 +38,7 @@ from isometry._internal.types import Key
 from isometry.measure._spans import Span
 from isometry.networks import Network
 from paper_figs import _style
-from paper_figs._check import Compared, settled, t_bound, within
+from paper_figs._check import Compared, largest, settled, t_bound, within
 from paper_figs._ensembles import (
     Variables,
     largest_excess,
@@ -414,7 +414,7 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
         if name == "top":
             is_far = predicted > _FAR * data.law_edge
             gaps = gaps.where(is_far, drop=True)
-        gap = float(gaps.max())
+        gap = largest(gaps)
         what = f"branches a φ(Wx): {names[name]}, largest gap over its interval"
         rows.append(Compared(what, gap, high=1.0))
     last_q = float(data.law_q[-1])
@@ -433,7 +433,7 @@ def _scaled_rows(data: xarray.Dataset) -> list[Compared]:
     outliers = float(data.outliers[-1])
     what = "singular values outside the law"
     rows.append(within(what, outliers, 1.0, tolerance=0.05))
-    excess = float(data.excess.max())
+    excess = largest(data.excess)
     rows.append(Compared("all others: largest gap over its band", excess, high=1.0))
     return rows
 

@@ -34,7 +34,7 @@ from isometry import data as datasets
 from isometry import networks
 from isometry._internal.types import Key, Params
 from paper_figs import _style
-from paper_figs._check import Compared, settled, within
+from paper_figs._check import Compared, largest, least, settled, within
 from paper_figs._ensembles import three_panels
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     for run in RUNS:
         for width in data.width.values:
             rows += _ranks(data.sel(run=run, width=width))
-    beyond = float(data.beyond.max())
+    beyond = largest(data.beyond)
     excess = data["rank"].max("step") - data.ceiling
     # From Dirac kernels, wider networks go through the same states; sums in another
     # order may change the label of an image or two.
@@ -325,7 +325,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     rows += [
         Compared(
             "rank at any step beyond the ceiling, largest",
-            float(excess.max()),
+            largest(excess),
             high=0.0,
         ),
         Compared(
@@ -336,10 +336,10 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
         ),
         Compared(
             "Dirac: accuracies of all widths, largest difference",
-            float(apart.max()),
+            largest(apart),
             high=2 / NUM_IMAGES,
         ),
-        Compared("accuracy, least", float(data.accuracy.min()), low=LEARNED),
+        Compared("accuracy, least", least(data.accuracy), low=LEARNED),
     ]
     return settled(rows)
 

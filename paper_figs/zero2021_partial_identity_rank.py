@@ -21,7 +21,7 @@ import xarray
 from isometry import data as datasets
 from isometry._internal.types import Key
 from paper_figs import _style, _zero
-from paper_figs._check import Compared, settled, within
+from paper_figs._check import Compared, largest, least, settled, within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,14 +108,14 @@ def _apart(weight: _zero.Array, widest: _zero.Array, num_inputs: int) -> float:
     if len(block) < num_inputs:
         return 0.0
     difference = block - widest[:num_inputs, :num_inputs]
-    return float(np.abs(difference).max())
+    return largest(np.abs(difference))
 
 
 def _outside(weight: _zero.Array, num_inputs: int) -> float:
     """Return the largest change outside of the block of the input."""
     change = np.abs(weight - np.eye(len(weight)))
     change[:num_inputs, :num_inputs] = 0
-    return float(change.max())
+    return largest(change)
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
@@ -144,20 +144,20 @@ def _ranks(data: xarray.Dataset, wide: xarray.Dataset) -> list[Compared]:
     return [
         Compared(
             "rank(W₃ − I), largest at any step and width",
-            float(data["rank"].max()),
+            largest(data["rank"]),
             low=1,
             high=num_inputs,
         ),
         Compared(
             "rank at the end, h ≥ N_x, least",
-            float(last.min()),
+            least(last),
             low=num_inputs / 2,
             high=num_inputs,
         ),
         # The gradient of the first step has a direction for each class.
         Compared(
             "rank after one step: at most the classes",
-            float(first.max()),
+            largest(first),
             low=1,
             high=data.attrs["classes"],
         ),
@@ -171,25 +171,25 @@ def _states(data: xarray.Dataset, wide: xarray.Dataset) -> list[Compared]:
     return [
         within(
             "ranks of all h ≥ N_x, largest difference at a step",
-            float(spread.max()),
+            largest(spread),
             0.0,
             tolerance=0.0,
         ),
         within(
             "W₃ of all h ≥ N_x, largest difference",
-            float(wide.apart.max()),
+            largest(wide.apart),
             0.0,
             tolerance=ROUNDING,
         ),
         within(
             "W₃ − I outside the N_x block, largest entry",
-            float(data.outside.max()),
+            largest(data.outside),
             0.0,
             tolerance=0.0,
         ),
         Compared(
             "accuracy on held-out digits, least",
-            float(wide.accuracy.min()),
+            least(wide.accuracy),
             low=LEARNED,
             high=1.0,
         ),

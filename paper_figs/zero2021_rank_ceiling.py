@@ -30,7 +30,7 @@ from isometry import data as datasets
 from isometry import networks
 from isometry._internal.types import Key
 from paper_figs import _style, _zero
-from paper_figs._check import Compared, settled, within
+from paper_figs._check import Compared, largest, least, settled, within
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,7 +144,7 @@ def check(data: xarray.Dataset) -> tuple[Compared, ...]:
     """
     learned = Compared(
         "accuracy on held-out inputs, least",
-        float(data.accuracy.min()),
+        least(data.accuracy),
         low=LEARNED,
         high=1.0,
     )
@@ -167,13 +167,13 @@ def _ranks(data: xarray.Dataset) -> list[Compared]:
         ),
         within(
             "rank from random weights, least at any step",
-            float(random.min()),
+            least(random),
             data.sizes["index"],
             tolerance=0,
         ),
         Compared(
             "rank from partial identity, at any step",
-            float(identity.max()),
+            largest(identity),
             low=1,
             high=sizes["inputs"],
         ),
