@@ -45,6 +45,7 @@ _NEUTRAL = frozenset(
         "scatter",
         "split",
         "stack",
+        "unstack",
         "tile",
         "pad",
         "rev",

@@ -443,6 +443,15 @@ def _moved(value: Value, axes: _Axes) -> _Axes | None:
     if operation == "squeeze":
         dropped = {axis % len(axes) for axis in params["dimensions"]}
         return tuple(own for axis, own in enumerate(axes) if axis not in dropped)
+    if operation == "unstack":
+        axis = params["axis"]
+        # One of the weight is lost.
+        if _is_known(axes[axis]):
+            return None
+        return (*axes[:axis], *axes[axis + 1 :])
+    if operation == "stack":
+        axis = params["axis"]
+        return (*axes[:axis], _ELSEWHERE, *axes[axis:])
     if operation == "broadcast_in_dim":
         result = [_ELSEWHERE] * len(value.shape)
         for own, target in zip(axes, params["broadcast_dimensions"], strict=True):

@@ -93,7 +93,7 @@ _TELLTALES = (
 
 
 # Operations that return a part of a value.
-_CUTS = frozenset(("slice", "dynamic_slice", "split", "gather"))
+_CUTS = frozenset(("slice", "dynamic_slice", "split", "unstack", "gather"))
 
 # Operations of a rotary position embedding, apart from the products with its tables.
 _OF_ROTATION = LAYOUT | _CUTS | {"concatenate", "stack", "neg", "add", "sub", "rev"}

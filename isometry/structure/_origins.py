@@ -347,6 +347,11 @@ def _broadcast(step: _Step, origin: Origin) -> Origin:
 def _squeeze(step: _Step, origin: Origin) -> Origin:
     """Return the origin without some axes of size 1."""
     dropped = {int(axis) % len(step.input_shape) for axis in step.params["dimensions"]}
+    return _without_ones(origin, dropped)
+
+
+def _without_ones(origin: Origin, dropped: set[int]) -> Origin:
+    """Return the origin of a value after axes of size 1 are dropped."""
     # An axis of size 1 that is dropped is a stack of one, of which the slice is taken.
     leaf_axes = [origin.axes[axis] for axis in sorted(dropped)]
     picks = tuple(Pick(axes[0], index=0) for axes in leaf_axes if len(axes) == 1)
@@ -414,6 +419,23 @@ def _split(step: _Step, origin: Origin) -> Origin | None:
     start = sum(sizes[:number])
     cut = Part(axis, start, start + sizes[number])
     return _cut(step.program, origin, cut, size=step.input_shape[axis])
+
+
+def _unstack(step: _Step, origin: Origin) -> Origin | None:
+    """Return the origin of one of the slices along an axis, as JAX 0.12 iterates."""
+    assert step.value.eqn is not None
+    axis = step.params["axis"]
+    results = [var is step.value.var for var in step.value.eqn.outvars]
+    number = results.index(True)
+    cut = _cut(
+        step.program,
+        origin,
+        Part(axis, number, number + 1),
+        size=step.input_shape[axis],
+    )
+    if cut is None:
+        return None
+    return _without_ones(cut, {axis})
 
 
 def _cut(
@@ -634,6 +656,7 @@ _FOLLOWED: dict[str, _Follow] = {
     "squeeze": _squeeze,
     "slice": _slice,
     "split": _split,
+    "unstack": _unstack,
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "scan_each": _each,

@@ -38,7 +38,9 @@ _KEEPING = LAYOUT | {
     "rev",
     "slice",
     "split",
+    "stack",
     "stop_gradient",
+    "unstack",
 }
 
 # Entries that a fixed array may have, at most, and its zeros be counted. With ten times

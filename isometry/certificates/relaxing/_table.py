@@ -369,7 +369,9 @@ MOVES = frozenset(
         "slice",
         "split",
         "squeeze",
+        "stack",
         "transpose",
+        "unstack",
     )
 )
 

@@ -307,6 +307,10 @@ def _probe(
     with np.errstate(divide="ignore"):
         rounding = product.rounding / np.abs(state.slope)
     is_gap = -state.psi.imag <= np.maximum(_FLAT * size, rounding)
+    # Far above the support ψ may be less than its own rounding, and its imaginary part
+    # tells nothing. Kept as a band, such a point would hide the end of the support.
+    is_known = is_gap | (np.abs(state.psi) > product.rounding)
+    state, t, is_gap = state.take(is_known), t[is_known], is_gap[is_known]
     above = np.empty(len(t))
     above[is_gap] = product.mass_above_gap(state.take(is_gap), t[is_gap])
     above[~is_gap] = product.mass(state.take(~is_gap), t[~is_gap])

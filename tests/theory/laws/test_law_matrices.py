@@ -183,6 +183,8 @@ def test_widening_and_narrowing_layers(phi, weights, sizes):
         ),
         ("leaky_relu", "orthogonal", (30, 100, 128, 10), 1.0),
         ("tanh", "orthogonal", (10, 30, 50, 50), 0.01),
+        # Far above the support of this one ψ is below its rounding.
+        ("tanh", "orthogonal", (10, 30, 50, 50), 1.0),
     ],
 )
 def test_layers_of_very_unequal_width(phi, weights, sizes, q):
