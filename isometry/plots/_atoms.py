@@ -30,7 +30,7 @@ _MARGINS = 1.1
 _STYLES = {
     "unresolved": {"hatch": "//////", "fill": False},
     "not finite": {"hatch": "xxxxxx", "fill": False},
-    "outside the bins": {"hatch": "......", "fill": False},
+    "outside": {"hatch": "......", "fill": False},
 }
 
 
@@ -43,8 +43,8 @@ def masses(sp: Spectrum, edges: Edges) -> dict[str, float]:
 
     Returns:
         The shares "zeros" (exact ones), "unresolved" (not zero, below the rounding
-        floor), "not finite" and "outside the bins" (resolved, but below the first or
-        above the last edge), of all values of all matrices.
+        floor), "not finite" and "outside" (resolved, but below the first edge or above
+        the last), of all values of all matrices.
     """
     log_values = np.asarray(sp.log_values)
     weights = np.asarray(sp.weights, float)
@@ -57,7 +57,7 @@ def masses(sp: Spectrum, edges: Edges) -> dict[str, float]:
         "zeros": is_zero,
         "unresolved": is_finite & ~is_resolved,
         "not finite": ~is_finite & ~is_zero,
-        "outside the bins": is_resolved & ~is_in_bins,
+        "outside": is_resolved & ~is_in_bins,
     }
     total = weights.sum()
     return {

@@ -146,7 +146,7 @@ def _common_legend(figure: "Figure") -> None:
         by_label.values(),
         by_label.keys(),
         loc="outside upper center",
-        ncols=4,
+        ncols=5,
         fontsize=SMALL,
         frameon=False,
     )

@@ -40,8 +40,8 @@ def spectrum(
     If the nodes are singular values, this is a histogram of the resolved ones that are
     in the bins; a number of bins covers all of them. The rest of the mass is drawn as
     bars left of it, with a name and a percentage: zeros, unresolved values (below the
-    rounding floor), values that are not finite, and resolved values outside the bins,
-    below or above. Their scale is their own: the height of the Axes is all of the mass.
+    rounding floor), values that are not finite, and "outside", resolved values below or
+    above all bins. Their scale is their own: the height of the Axes is all of the mass.
     The spectrum of another measurement may be drawn into the same Axes.
 
     For a quadrature ("lanczos"), whose nodes are not singular values, it is the smooth

@@ -255,14 +255,14 @@ def test_values_beyond_the_bins_are_not_in_the_histogram(reports, ax):
     assert sum(b.get_height() * b.get_width() for b in ax.patches) == pytest.approx(
         inside, rel=1e-5
     )
-    assert bar_texts(ax) == ["outside the bins 50 %"]
+    assert bar_texts(ax) == ["outside 50 %"]
 
 
 def test_all_mass_is_drawn_if_the_bins_leave_out_values_on_both_sides(ax):
     """Of eight values two are below the bins, one is above and one is zero."""
     sp = of_diagonal(100, 10, 10, 1, 1, 0.1, 0.1, 0)
     plots.spectrum(sp, ax, bins=[-0.5, 0.5, 1.5])
-    assert bar_texts(ax) == ["zeros 12 %", "outside the bins 38 %"]
+    assert bar_texts(ax) == ["zeros 12 %", "outside 38 %"]
     zeros, outside = ax.child_axes[0].patches
     assert (zeros.get_height(), outside.get_height()) == (0.125, 0.375)
     assert not outside.get_fill()
@@ -533,6 +533,55 @@ def test_overlay_shades_what_is_below_the_floor(measured):
     assert float(heights @ np.diff(edges)) == pytest.approx(1 - zeros, rel=1e-6)
 
 
+def overlay_masses(ax):
+    """All mass that is drawn: the measured one, and the predicted one."""
+    (bars,) = [p for p in ax.patches if p.get_label() == "measured"]
+    heights, edges, _ = bars.get_data()
+    (line,) = [entry for entry in ax.lines if entry.get_label() == "predicted"]
+    x, y = line.get_data()
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    measured, predicted = twin.containers
+    in_bins = float(heights @ np.diff(edges))
+    return (
+        in_bins + sum(bar.get_height() for bar in measured),
+        np.trapezoid(y, x) + sum(bar.get_height() for bar in predicted),
+    )
+
+
+def test_overlay_shows_what_one_matrix_resolves_below_the_floor_of_another(
+    measured, ax
+):
+    """One of four matrices is 1e9 times larger, and so is its floor."""
+    law = theory.jacobian_law("tanh", 4, q=0.5, weights="gaussian")
+    ranks = (np.arange(64) + 0.5) / 64
+    log_s = np.asarray(law.quantile(ranks, "log_s"))[::-1] * np.ones((4, 1, 1))
+    log_s[0] += 9 * math.log(10)
+    floor = np.full((4, 1), -7 * math.log(10))
+    sp = replace(measured, log_values=log_s, log_floor=floor)
+    plots.overlay(sp, law, ax)
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    assert [text.get_text() for text in twin.texts] == ["0", "outside the bins"]
+    assert max(bar.get_height() for bar in twin.patches) > 0.5
+    assert overlay_masses(ax) == pytest.approx((1, 1), abs=0.01)
+    left, _ = visible(ax)
+    assert all(left < bar.get_x() for bar in twin.patches)
+
+
+@pytest.mark.parametrize("atom_is_in_bins", [True, False])
+def test_overlay_shows_the_mass_outside_its_bins(measured, ax, atom_is_in_bins):
+    """The last edge is the atom of the law off zero, or far below it."""
+    top = math.log10(LAW.atoms[-1].lam) / 2
+    middle = 1 - LAW.atoms[-1].mass - 0.5 * (1 - sum(a.mass for a in LAW.atoms))
+    low = float(LAW.quantile(middle, "log_s")) / math.log(10)
+    if not atom_is_in_bins:
+        top = (top + low) / 2
+    plots.overlay(measured, LAW, ax, bins=np.linspace(low, top, 9))
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    num_pairs = 3 if atom_is_in_bins else 2
+    assert [len(bars) for bars in twin.containers] == [num_pairs, num_pairs]
+    assert overlay_masses(ax) == pytest.approx((1, 1), abs=0.02)
+
+
 @pytest.mark.parametrize("scale", ["log", "linear"])
 def test_overlay_of_an_isometry_shows_both_bars_in_readable_limits(measured, ax, scale):
     """All values are 1 up to rounding, and so is the law of linear rotations."""
@@ -678,7 +727,7 @@ def test_the_audit_shows_the_few_values_left_of_its_axis_as_mass(reports):
     sp = Spectrum.of_jacobians(np.diag(values)[None, None])
     report = replace(reports["xavier"], spectra={"hidden": sp})
     (panel, _) = plots.audit({"one": report}).axes
-    assert bar_texts(panel) == ["outside the bins 0.1 %"]
+    assert bar_texts(panel) == ["outside 0.1 %"]
 
 
 def test_the_audit_of_what_was_not_measured_is_not_an_empty_panel(reports):
