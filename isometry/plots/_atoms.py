@@ -1,4 +1,4 @@
-"""Mass that has no place on a logarithmic axis: zeros, and what is not known."""
+"""Mass that has no place on a logarithmic axis, such as zeros."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from isometry.measure._record import Spectrum
-from isometry.plots._style import SMALL, size_in_inches
+from isometry.plots._axis import LN10
+from isometry.plots._style import SMALL, Edges, size_in_inches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,31 +25,39 @@ _GAP = 0.06
 # Empty space beside the data and the bars, of their length, as matplotlib leaves it.
 _MARGINS = 1.1
 
-# A hollow bar says that these values may be zeros or not.
+# A solid bar holds zeros. A hollow one holds values that may be zeros or not, or that
+# are no zeros.
 _STYLES = {
     "unresolved": {"hatch": "//////", "fill": False},
     "not finite": {"hatch": "xxxxxx", "fill": False},
+    "outside": {"hatch": "......", "fill": False},
 }
 
 
-def masses(sp: Spectrum) -> dict[str, float]:
+def masses(sp: Spectrum, edges: Edges) -> dict[str, float]:
     """Return the mass of the values that a histogram of log s leaves out.
 
     Args:
         sp: A spectrum of singular values.
+        edges: The edges of the bins in log10 s.
 
     Returns:
         The shares "zeros" (exact ones), "unresolved" (not zero, below the rounding
-        floor) and "not finite", of all values of all matrices.
+        floor), "not finite" and "outside" (resolved, but below the first edge or above
+        the last), of all values of all matrices.
     """
     log_values = np.asarray(sp.log_values)
     weights = np.asarray(sp.weights, float)
     is_zero = np.isneginf(log_values)
     is_finite = np.isfinite(log_values)
+    is_resolved = np.asarray(sp.resolved)
+    places = log_values / LN10
+    is_in_bins = (places >= edges[0]) & (places <= edges[-1])
     kinds = {
         "zeros": is_zero,
-        "unresolved": is_finite & ~np.asarray(sp.resolved),
+        "unresolved": is_finite & ~is_resolved,
         "not finite": ~is_finite & ~is_zero,
+        "outside": is_resolved & ~is_in_bins,
     }
     total = weights.sum()
     return {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool
 
 from isometry._internal.errors import public
 from isometry.plots._atoms import draw_masses
@@ -16,6 +17,7 @@ from isometry.plots._style import (
     COLOURS,
     SMALL,
     Edges,
+    Line,
     figures,
     num_letters,
     require_named,
@@ -34,6 +36,20 @@ _MOST_COLUMNS = 4
 _WIDTH = 7.2
 _ROW_HEIGHT = 1.9
 _RANKS_HEIGHT = 3.2
+
+# Share of the resolved values of a spectrum that may be left of the axis. With ten
+# times more the lower end of a histogram would be cut off; with ten times less a few
+# small values would push all others into a corner.
+_TAIL = 0.002
+
+# Empty space beside the values, in decades.
+_RANGE_MARGIN = 0.1
+
+# The height of a panel in units of what is highest in it, as matplotlib leaves it.
+_HEADROOM = 1.05
+
+# The place of the triangles, in units of the height of the panel: below the frame.
+_TRIANGLE_HEIGHT = 0.96
 
 # Points.
 _TITLE_SIZE = 8
@@ -61,8 +77,11 @@ def audit(reports: Mapping[str, "Report"]) -> "Figure":
 
     A panel has two histograms of singular values: end to end (filled) and of the hidden
     layers (outline). Zeros and unresolved values are bars at the left, as in
-    `plots.spectrum`. A line is the law of the hidden layers, and a black bar its zeros.
-    The dotted line is s = 1, isometry. Above a panel are the flags that are raised, and
+    `plots.spectrum`, and so are the values left of the axis, at most 0.2 % of those of
+    a histogram. A line is the density of the law of the hidden layers, a stem one of
+    its atoms, as high as the bar of its mass in one bin, and a black bar its zeros. A
+    triangle marks where the line is higher than the panel. The dotted line is s = 1,
+    isometry. Above a panel are the flags that are raised, and
     in grey why there is no law. All panels have the same horizontal axis; each has its
     own scale of density.
 
@@ -127,7 +146,7 @@ def _common_legend(figure: "Figure") -> None:
         by_label.values(),
         by_label.keys(),
         loc="outside upper center",
-        ncols=4,
+        ncols=5,
         fontsize=SMALL,
         frameon=False,
     )
@@ -163,14 +182,20 @@ def _small_letters(ax: "Axes") -> None:
 def _common_range(reports: Mapping[str, "Report"]) -> tuple[float, float]:
     """Return the range of log10 s that all panels share."""
     # Isometry is always in the range.
-    logs = [np.zeros(1)]
+    low = -0.5
+    high = 0.3
     for report in reports.values():
         for sp in report.spectra.values():
             resolved = np.asarray(sp.resolved)
-            logs.append(np.asarray(sp.log_values)[resolved] / LN10)
-    # The few smallest values are left out: they would push all others into a corner.
-    low, high = np.quantile(np.concatenate(logs), [0.002, 1.0])
-    return min(low - 0.1, -0.5), max(high + 0.1, 0.3)
+            logs = np.asarray(sp.log_values, float)[resolved] / LN10
+            if not logs.size:
+                continue
+            # Of each spectrum for itself: of all together, a small network could lose
+            # all of its values.
+            lowest = np.quantile(logs, _TAIL, method="lower")
+            low = min(low, float(lowest) - _RANGE_MARGIN)
+            high = max(high, float(logs.max()) + _RANGE_MARGIN)
+    return low, high
 
 
 def _draw_panel(ax: "Axes", report: "Report", edges: Edges) -> None:
@@ -250,18 +275,42 @@ def _draw_law(ax: "Axes", report: "Report", edges: Edges) -> None:
     """Draw the law of the hidden layers, if there is one.
 
     An atom is a stem, as high as the bar of its mass in one bin. The atom at zero is a
-    bar beside those of the measured zeros.
+    bar beside those of the measured zeros. The density may diverge at an edge of its
+    support, so the panel is only as high as the measured bars and the atoms.
     """
     if report.law is None:
         return
     draw_masses(ax, {"zeros predicted": report.law.zero_mass}, "black")
-    x = np.linspace(edges[0], edges[-1], 301)
     top = ax.get_ylim()[1]
-    line = np.minimum(Axis("s", "log").law_density(report.law, x), top)
-    ax.plot(x, line, color="black", lw=1, label="hidden layers, predicted")
     bin_width = edges[1] - edges[0]
     for atom in report.law.atoms:
         if atom.lam > 0:
             place = math.log10(atom.lam) / 2
-            height = min(atom.mass / bin_width, top)
+            height = atom.mass / bin_width
             ax.plot([place, place], [0, height], color="black", lw=1, marker="_")
+            top = max(top, _HEADROOM * height)
+    x = np.linspace(edges[0], edges[-1], 301)
+    density = Axis("s", "log").law_density(report.law, x)
+    ax.plot(x, density, color="black", lw=1, label="hidden layers, predicted")
+    ax.set_ylim(0, top)
+    is_higher = density > top
+    if is_higher.any():
+        _draw_triangles(ax, x, is_higher)
+
+
+def _draw_triangles(ax: "Axes", x: Line, is_higher: Bool[np.ndarray, " x"]) -> None:
+    """Mark the middle of each range of x in which the line is above the panel."""
+    indices = np.flatnonzero(is_higher)
+    # A range ends where the next index is not the next point.
+    ends = np.flatnonzero(np.diff(indices) > 1) + 1
+    middles = [x[run].mean() for run in np.split(indices, ends)]
+    ax.plot(
+        middles,
+        np.full(len(middles), _TRIANGLE_HEIGHT),
+        transform=ax.get_xaxis_transform(),
+        color="black",
+        marker="^",
+        ms=3,
+        ls="none",
+        label="beyond the panel",
+    )

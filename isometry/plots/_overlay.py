@@ -16,6 +16,7 @@ from isometry.plots._axis import LEAST_RANGE, Axis, log_floor, smooth_density
 from isometry.plots._style import (
     COLOURS,
     LEGEND_ABOVE,
+    SMALL,
     Edges,
     Line,
     axes_of_its_own,
@@ -35,6 +36,13 @@ TAIL = 1e-3
 # from the lowest bin to the bars of the atom at zero.
 _BAR = 0.022
 _ZERO_BAR = 0.07
+
+# The distance between two pairs of bars left of the bins, in units of the width of a
+# bar: enough for a line of text.
+_PAIR = 4.5
+
+# In ln s: far above the rounding of an atom's place, far below the width of a bin.
+_ROUNDING = 1e-9
 
 # Empty space beside the data, in units of its length: enough for the bars of an atom at
 # its end.
@@ -59,8 +67,11 @@ def overlay(
     Both are densities of total mass 1; all matrices of the spectrum are pooled. Atoms
     are pairs of bars, measured and predicted, whose height is their mass on a second
     axis at the right. The atom at 0 is left of the dashed line, and includes all values
-    that the measurement does not resolve. Dotted lines are the edges of the
-    support. What is below the floor is shaded.
+    that the measurement does not resolve. Further left is a pair for all that is
+    resolved but outside the bins, below or above, if it is more than a thousandth of
+    the mass. Bins start at the highest floor of any matrix, below which others may
+    resolve more. Dotted lines are the edges of the support. What is below that floor
+    is shaded.
 
     For a quadrature ("lanczos") its smooth density is drawn instead of bars, with the
     95 % band over probes. It cannot separate atoms, so only predicted ones are drawn.
@@ -125,7 +136,8 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
     lowest = 1 - rank + TAIL * rank
     ends = np.asarray(law.quantile([lowest, 1.0], "log_s")).tolist()
     if resolved.size:
-        ends.append(float(np.quantile(resolved, TAIL)))
+        # Between two values it would leave out the smallest of a few.
+        ends.append(float(np.quantile(resolved, TAIL, method="lower")))
         ends.append(float(resolved.max()))
     low = axis.place(max(min(ends), log_floor(sp)))
     high = axis.place(max(ends))
@@ -144,6 +156,14 @@ def _inside(edges: Edges) -> Line:
     return points[1:-1]
 
 
+def _off_atoms(sp: Spectrum, law: Law, axis: Axis) -> tuple[Line, Line]:
+    """Return the resolved values outside atoms, on the axis, and the mass of each."""
+    is_off = np.asarray(sp.resolved) & ~at_atoms(sp, law)
+    x = axis.place(np.asarray(sp.log_values, float)[is_off])
+    count = math.prod(sp.log_values.shape[:-1])
+    return x, np.asarray(sp.weights, float)[is_off] / count
+
+
 def _draw_values(
     ax: "Axes",
     sp: Spectrum,
@@ -157,13 +177,10 @@ def _draw_values(
     Returns:
         The height of its highest bar.
     """
-    is_drawn = np.asarray(sp.resolved) & ~at_atoms(sp, law)
-    x = axis.place(np.asarray(sp.log_values, float)[is_drawn])
-    mass = np.asarray(sp.weights, float)[is_drawn]
+    x, mass = _off_atoms(sp, law, axis)
     # Each bar is a density: its mass over its width.
-    count = math.prod(sp.log_values.shape[:-1])
     in_bins = np.histogram(x, edges, weights=mass)[0]
-    heights = in_bins / count / np.diff(edges)
+    heights = in_bins / np.diff(edges)
     ax.stairs(heights, edges, fill=True, color=COLOURS[5], alpha=0.6, label="measured")
     return float(heights.max(initial=0))
 
@@ -288,13 +305,21 @@ def _draw_atoms(
     axis: Axis,
     edges: Edges,
 ) -> None:
-    """Draw masses of atoms on an axis of their own, measured beside predicted."""
-    measured, predicted = _atoms(sp, law)
+    """Draw masses of atoms, and outside the bins, measured beside predicted."""
+    by_lam = _atoms(sp, law)
+    at_zero = max(masses.get(0.0, 0.0) for masses in by_lam)
+    measured, predicted = (_by_place(masses, axis, edges) for masses in by_lam)
+    outside = _outside(sp, law, axis=axis, edges=edges)
+    is_outside_drawn = max(outside) > TAIL
+    width = _BAR * float(edges[-1] - edges[0])
+    zero = _place_of_zero(edges)
+    place_outside = zero
+    if at_zero > 0:
+        place_outside -= _PAIR * width
+    if is_outside_drawn:
+        measured[place_outside], predicted[place_outside] = outside
     if not predicted:
         return
-    length = float(edges[-1] - edges[0])
-    width = _BAR * length
-    zero = edges[0] - _ZERO_BAR * length
     right = ax.twinx()
     right.set_ylabel("mass of atoms")
     highest = max(*measured.values(), *predicted.values(), 1e-3)
@@ -307,19 +332,84 @@ def _draw_atoms(
         # A quadrature measures no atoms.
         if not masses:
             continue
-        x = [_place(lam, axis, zero) + side * width for lam in masses]
+        x = [place + side * width for place in masses]
         right.bar(x, list(masses.values()), width, color=colour)
         # An empty bar for the legend, which must belong to the axes on the left.
         ax.bar(0, 0, 0, color=colour, label=label)
-    at_zero = max(measured.get(0.0, 0.0), predicted.get(0.0, 0.0))
     if at_zero > 0:
         ax.set_xlim(left=zero - 3 * width)
-        separate(right, (zero + width + edges[0]) / 2)
         right.text(zero, at_zero, "0", ha="center", va="bottom", fontsize=8)
+    if is_outside_drawn:
+        ax.set_xlim(left=place_outside - _PAIR * width)
+        _name_outside(right, place_outside - 1.3 * width)
+    if at_zero > 0 or is_outside_drawn:
+        separate(right, (zero + width + edges[0]) / 2)
 
 
-def _place(lam: float, axis: Axis, zero: float) -> float:
-    """Return where an atom is drawn: at `zero` if it is at 0."""
-    if lam == 0:
-        return zero
-    return float(axis.place(math.log(lam) / 2))
+def _name_outside(ax: "Axes", place: float) -> None:
+    """Write beside the pair of bars of the mass outside the bins what it is."""
+    # Not all of the mass on this axis is of atoms.
+    ax.set_ylabel("mass")
+    ax.text(
+        place,
+        0.03,
+        "outside the bins",
+        transform=ax.get_xaxis_transform(),
+        fontsize=SMALL,
+        rotation=90,
+        ha="right",
+        va="bottom",
+    )
+
+
+def _by_place(
+    masses: dict[float, float], axis: Axis, edges: Edges
+) -> dict[float, float]:
+    """Return the masses of the atoms in the bins, and at zero, by where they are."""
+    by_place = {}
+    for lam, mass in masses.items():
+        if lam == 0:
+            by_place[_place_of_zero(edges)] = mass
+        elif _is_in_bins(lam, axis, edges):
+            by_place[float(axis.place(math.log(lam) / 2))] = mass
+    return by_place
+
+
+def _place_of_zero(edges: Edges) -> float:
+    """Return where the bars of the atom at zero are."""
+    return float(edges[0] - _ZERO_BAR * (edges[-1] - edges[0]))
+
+
+def _outside(
+    sp: Spectrum,
+    law: Law,
+    *,
+    axis: Axis,
+    edges: Edges,
+) -> tuple[float, float]:
+    """Return the resolved mass outside the bins: the measured and the predicted one.
+
+    Of a quadrature it is not known, and 0 is returned.
+    """
+    if sp.quadrature is not None:
+        return 0.0, 0.0
+    x, mass = _off_atoms(sp, law, axis)
+    is_outside = (x < edges[0]) | (x > edges[-1])
+    measured = float(mass.sum(where=is_outside))
+    measured_atoms, _ = _atoms(sp, law)
+    for lam, mass_of_atom in measured_atoms.items():
+        if lam > 0 and not _is_in_bins(lam, axis, edges):
+            measured += mass_of_atom
+    # An atom at an edge is in the bins, whatever rounding did to its place.
+    low, high = axis.log_s(edges[[0, -1]]) + np.array([-1, 1]) * _ROUNDING
+    below_floor = mass_below_floor(sp, law)
+    # What is below the floor of a matrix counts as zero, wherever the bins are.
+    below_bins = np.maximum(law.cdf(low, "log_s") - below_floor, 0)
+    above_bins = np.minimum(law.survival(high, "log_s"), 1 - below_floor)
+    return measured, float(np.mean(below_bins + above_bins))
+
+
+def _is_in_bins(lam: float, axis: Axis, edges: Edges) -> bool:
+    """Tell whether an atom is between the first and the last edge."""
+    low, high = axis.log_s(edges[[0, -1]])
+    return bool(low - _ROUNDING <= math.log(lam) / 2 <= high + _ROUNDING)

@@ -1,7 +1,7 @@
 """Picture `signals`: how large signals and gradients are, and how alike."""
 
+import math
 import textwrap
-import warnings
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -42,8 +42,14 @@ _PREDICTED: dict[str, Any] = {
     "lw": 1,
 }
 
-# The mean over inputs, for each seed and point.
+# Values at points, and their means over inputs.
+ByInput: TypeAlias = Float[np.ndarray, "seeds inputs points"]
 BySeed: TypeAlias = Float[np.ndarray, "seeds points"]
+
+# The height of crosses, in units of the panel's, and their size in points: beyond the
+# frame they would be on the ticks, and larger ones would touch at many points.
+_CROSS_HEIGHT = 0.05
+_CROSS_SIZE = 3.5
 
 # Kinds of points by the end of their names, each with the label, colour and mark of its
 # line. A single line of all points would jump at every activation.
@@ -62,8 +68,10 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     order. It has a line for the pre-activations of layers, one for the results of the
     nonlinearities and norms after them (":out"), and one for the sums that end residual
     branches (":sum"). A line is the mean over seeds and inputs; its band is the range
-    of seeds. Predictions are dashed, at the points of the same name. Values that are
-    not finite are left out. If none is finite, the panel says why.
+    of seeds. Both have a gap where a value of some seed and input is not finite, and a
+    cross at the bottom marks the point. There is no cross where all values are NaN: the
+    field is not known there. If it is not known at any point, the panel says why.
+    Predictions are dashed, at the points of the same name.
 
     Args:
         measured: What `isometry.signals` measured: `points` and the five fields, with
@@ -101,13 +109,22 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     # Five panels hold the fields. The sixth holds the legend, the same for all of them.
     last = panels.flat[-1]
     last.set_axis_off()
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    num_seeds = len(_by_seed(measured, "q"))
+    by_label = {}
+    for ax in panels.flat:
+        handles, labels = ax.get_legend_handles_labels()
+        by_label.update(zip(labels, handles, strict=True))
+    num_seeds = len(_by_input(measured, "q"))
     if num_seeds > 1:
         # The shaded bands have no entry in the legend, so they are named above it.
         words = f"bands: range of {num_seeds} seeds"
         last.text(0.5, 0.75, words, ha="center", fontsize=7)
-    last.legend(handles, labels, loc="center", fontsize=7, frameon=False)
+    last.legend(
+        by_label.values(),
+        by_label.keys(),
+        loc="center",
+        fontsize=7,
+        frameon=False,
+    )
     return figure
 
 
@@ -120,9 +137,15 @@ def _draw_panel(
     is_log: bool,
 ) -> None:
     """Draw one field: a line for each kind of points, and the predictions."""
-    by_seed = _by_seed(measured, field)
+    values = _by_input(measured, field)
+    by_seed = _mean_over_inputs(values)
     if not np.isfinite(by_seed).any():
         _write_reason(ax, measured, field)
+    # The mean over other seeds would be one of survivors.
+    is_missing = ~np.isfinite(by_seed).all(0)
+    by_seed = np.where(is_missing, np.nan, by_seed)
+    is_known = ~np.isnan(values).all((0, 1))
+    _draw_crosses(ax, np.flatnonzero(is_missing & is_known))
     kinds = np.array([_kind(name) for name in measured.points])
     prediction = None
     if predicted is not None:
@@ -165,15 +188,27 @@ def _draw_measured(
     style: dict[str, Any],
 ) -> None:
     """Draw the mean over seeds, and the band of their range."""
-    # A point that is NaN in every seed is no error: nothing is drawn there.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        mean = np.nanmean(by_seed, 0)
-        low = np.nanmin(by_seed, 0)
-        high = np.nanmax(by_seed, 0)
-    ax.plot(x, mean, ms=3.5, lw=1.4, **style)
+    ax.plot(x, by_seed.mean(0), ms=3.5, lw=1.4, **style)
     if len(by_seed) > 1:
+        low = by_seed.min(0)
+        high = by_seed.max(0)
         ax.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
+
+
+def _draw_crosses(ax: "Axes", x: np.ndarray) -> None:
+    """Mark points at the bottom of a panel, whatever its scale."""
+    if not x.size:
+        return
+    ax.plot(
+        x,
+        np.full(len(x), _CROSS_HEIGHT),
+        transform=ax.get_xaxis_transform(),
+        color="0.3",
+        marker="x",
+        ms=_CROSS_SIZE,
+        ls="none",
+        label="not finite in some seed",
+    )
 
 
 def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
@@ -195,27 +230,36 @@ def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
     )
 
 
-def _by_seed(signals: "Signals", field: str) -> BySeed:
-    """Return the mean of each seed over inputs, or for "c" over pairs of inputs."""
+def _by_input(signals: "Signals", field: str) -> ByInput:
+    """Return a field by seed and input, or for "c" by pair of different inputs."""
     values = np.asarray(getattr(signals, field), float)
-    num_points = values.shape[-1]
     if field == "c" and values.ndim >= 3:
+        # Predictions have no seeds.
+        if values.ndim == 3:
+            values = values[None]
         # The cosine of an input with itself is always one.
-        same = np.eye(values.shape[-2], dtype=bool)[..., None]
-        values = np.where(same, np.nan, values)
-    # Predictions have no seeds.
+        is_same = np.eye(values.shape[-2], dtype=bool)
+        values = values[..., ~is_same, :]
     if values.ndim < 2:
         values = values[None]
-    by_seed = values.reshape(values.shape[0], -1, num_points)
-    # Pairs of one input alone are NaN, and so is their mean.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmean(by_seed, 1)
+    num_seeds, *batch, num_points = values.shape
+    return values.reshape(num_seeds, math.prod(batch), num_points)
+
+
+def _mean_over_inputs(values: ByInput) -> BySeed:
+    """Return the mean of each seed, NaN if there is nothing to average."""
+    num_seeds, num_inputs, num_points = values.shape
+    # Of one input there are no pairs.
+    if num_inputs == 0:
+        return np.full((num_seeds, num_points), np.nan)
+    # The mean of infinities may be infinite or NaN, and neither is drawn.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return values.mean(1)
 
 
 def _at_points(signals: "Signals", field: str, points: tuple[str, ...]) -> Line:
     """Return a field at points: the mean over seeds and inputs, NaN where missing."""
-    by_seed = _by_seed(signals, field)
+    by_seed = _mean_over_inputs(_by_input(signals, field))
     index = {name: i for i, name in enumerate(signals.points)}
     means = np.full(len(points), np.nan)
     for i, name in enumerate(points):

@@ -37,11 +37,12 @@ def spectrum(
 ) -> "Axes":
     """Draw the density of log10 s, all matrices pooled.
 
-    If the nodes are singular values, this is a histogram of the resolved ones. Its mass
-    is 1 - zero_fraction. The rest is drawn as bars left of it, with a name and a
-    percentage: zeros, unresolved values (below the rounding floor) and values that are
-    not finite. Their scale is their own: the height of the Axes is all of the mass. The
-    spectrum of another measurement may be drawn into the same Axes.
+    If the nodes are singular values, this is a histogram of the resolved ones that are
+    in the bins; a number of bins covers all of them. The rest of the mass is drawn as
+    bars left of it, with a name and a percentage: zeros, unresolved values (below the
+    rounding floor), values that are not finite, and "outside", resolved values below or
+    above all bins. Their scale is their own: the height of the Axes is all of the mass.
+    The spectrum of another measurement may be drawn into the same Axes.
 
     For a quadrature ("lanczos"), whose nodes are not singular values, it is the smooth
     density with its 95 % band over probes. What it does not resolve is shaded, with the
@@ -111,7 +112,7 @@ def _draw_values(
         ax.autoscale_view()
     # Of a single series, matplotlib returns its bars or its outline.
     bar = cast("list[Patch]", bars)[0]
-    draw_masses(ax, masses(sp), _colour(bar))
+    draw_masses(ax, masses(sp, edges), _colour(bar))
 
 
 def _colour(bar: "Patch") -> str:

@@ -291,6 +291,45 @@ def test_predictions_are_drawn_at_the_points_of_their_name():
     figure.draw_without_rendering()
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_signals_are_not_means_of_the_seeds_that_survive(broken):
+    """A value of one seed and input is not finite: the line has a gap, and a cross."""
+    measured = signals_of(4, 3)
+    measured.q[1, 2, 1] = broken
+    figure = plots.signals(measured)
+    ax = figure.axes[0]
+    lines = lines_of(figure, 0)
+    wanted = measured.q.mean((0, 1))[[0, 1, 3]]
+    wanted[1] = np.nan
+    np.testing.assert_allclose(lines["layers"].get_ydata(), wanted)
+    corners = ax.collections[0].get_paths()[0].vertices
+    assert not np.isclose(corners[:, 0], 1).any()
+    crosses = lines["not finite in some seed"]
+    assert crosses.get_xdata().tolist() == [1]
+    assert crosses.get_transform() == ax.get_xaxis_transform()
+    legend = [text.get_text() for text in figure.axes[5].get_legend().get_texts()]
+    assert "not finite in some seed" in legend
+    assert "not finite in some seed" not in lines_of(figure, 2)
+    figure.draw_without_rendering()
+
+
+def test_cosines_are_not_means_of_the_pairs_that_survive():
+    measured = signals_of(2, 3)
+    measured.c[0, 1, 2, 3] = np.nan
+    lines = lines_of(plots.signals(measured), 1)
+    assert np.isnan(lines["layers"].get_ydata()).tolist() == [False, False, True]
+    assert lines["not finite in some seed"].get_xdata().tolist() == [3]
+
+
+def test_points_at_which_a_field_is_not_known_have_no_cross():
+    """χ is a ratio of two points, and the first has none before it."""
+    measured = signals_of(2, 3)
+    measured.chi[:, :, 0] = np.nan
+    lines = lines_of(plots.signals(measured), 4)
+    assert "not finite in some seed" not in lines
+    assert np.isnan(lines["layers"].get_ydata()).tolist() == [True, False, False]
+
+
 def test_what_is_not_known_is_said_with_its_reason():
     unknown = np.full((2, 2, 4), np.nan)
     measured = signals_of(2, 2, chi=unknown)

@@ -246,7 +246,7 @@ def test_a_share_is_one_hundred_per_cent_only_if_it_is_all():
     assert percent(0.25) == "25 %"
 
 
-def test_values_beyond_the_bins_are_not_drawn(reports, ax):
+def test_values_beyond_the_bins_are_not_in_the_histogram(reports, ax):
     sp = reports["gaussian"].spectra["end_to_end"]
     low = float(np.median(sp.log_values)) / np.log(10)
     plots.spectrum(sp, ax, bins=np.array([low, 9.0]))
@@ -255,6 +255,20 @@ def test_values_beyond_the_bins_are_not_drawn(reports, ax):
     assert sum(b.get_height() * b.get_width() for b in ax.patches) == pytest.approx(
         inside, rel=1e-5
     )
+    assert bar_texts(ax) == ["outside 50 %"]
+
+
+def test_all_mass_is_drawn_if_the_bins_leave_out_values_on_both_sides(ax):
+    """Of eight values two are below the bins, one is above and one is zero."""
+    sp = of_diagonal(100, 10, 10, 1, 1, 0.1, 0.1, 0)
+    plots.spectrum(sp, ax, bins=[-0.5, 0.5, 1.5])
+    assert bar_texts(ax) == ["zeros 12 %", "outside 38 %"]
+    zeros, outside = ax.child_axes[0].patches
+    assert (zeros.get_height(), outside.get_height()) == (0.125, 0.375)
+    assert not outside.get_fill()
+    assert area(ax) == pytest.approx(0.5)
+    left, _ = visible(ax)
+    assert left < outside.get_x()
 
 
 def test_ranks_draws_every_network_and_the_input_dimension(reports, ax):
@@ -519,6 +533,55 @@ def test_overlay_shades_what_is_below_the_floor(measured):
     assert float(heights @ np.diff(edges)) == pytest.approx(1 - zeros, rel=1e-6)
 
 
+def overlay_masses(ax):
+    """All mass that is drawn: the measured one, and the predicted one."""
+    (bars,) = [p for p in ax.patches if p.get_label() == "measured"]
+    heights, edges, _ = bars.get_data()
+    (line,) = [entry for entry in ax.lines if entry.get_label() == "predicted"]
+    x, y = line.get_data()
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    measured, predicted = twin.containers
+    in_bins = float(heights @ np.diff(edges))
+    return (
+        in_bins + sum(bar.get_height() for bar in measured),
+        np.trapezoid(y, x) + sum(bar.get_height() for bar in predicted),
+    )
+
+
+def test_overlay_shows_what_one_matrix_resolves_below_the_floor_of_another(
+    measured, ax
+):
+    """One of four matrices is 1e9 times larger, and so is its floor."""
+    law = theory.jacobian_law("tanh", 4, q=0.5, weights="gaussian")
+    ranks = (np.arange(64) + 0.5) / 64
+    log_s = np.asarray(law.quantile(ranks, "log_s"))[::-1] * np.ones((4, 1, 1))
+    log_s[0] += 9 * math.log(10)
+    floor = np.full((4, 1), -7 * math.log(10))
+    sp = replace(measured, log_values=log_s, log_floor=floor)
+    plots.overlay(sp, law, ax)
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    assert [text.get_text() for text in twin.texts] == ["0", "outside the bins"]
+    assert max(bar.get_height() for bar in twin.patches) > 0.5
+    assert overlay_masses(ax) == pytest.approx((1, 1), abs=0.01)
+    left, _ = visible(ax)
+    assert all(left < bar.get_x() for bar in twin.patches)
+
+
+@pytest.mark.parametrize("atom_is_in_bins", [True, False])
+def test_overlay_shows_the_mass_outside_its_bins(measured, ax, atom_is_in_bins):
+    """The last edge is the atom of the law off zero, or far below it."""
+    top = math.log10(LAW.atoms[-1].lam) / 2
+    middle = 1 - LAW.atoms[-1].mass - 0.5 * (1 - sum(a.mass for a in LAW.atoms))
+    low = float(LAW.quantile(middle, "log_s")) / math.log(10)
+    if not atom_is_in_bins:
+        top = (top + low) / 2
+    plots.overlay(measured, LAW, ax, bins=np.linspace(low, top, 9))
+    (twin,) = [other for other in ax.figure.axes if other is not ax]
+    num_pairs = 3 if atom_is_in_bins else 2
+    assert [len(bars) for bars in twin.containers] == [num_pairs, num_pairs]
+    assert overlay_masses(ax) == pytest.approx((1, 1), abs=0.02)
+
+
 @pytest.mark.parametrize("scale", ["log", "linear"])
 def test_overlay_of_an_isometry_shows_both_bars_in_readable_limits(measured, ax, scale):
     """All values are 1 up to rounding, and so is the law of linear rotations."""
@@ -572,8 +635,7 @@ def test_the_audit_draws_the_law_or_says_why_not(reports):
     (line,) = [line for line in with_law.lines if "predicted" in line.get_label()]
     x, y = line.get_data()
     density = reports["gaussian"].law.density(x * math.log(10), "log_s") * math.log(10)
-    # The top of the panel cuts off what diverges.
-    is_inside = (y > 0) & (y < y.max())
+    is_inside = y > 0
     assert is_inside.any()
     np.testing.assert_allclose(y[is_inside], density[is_inside], rtol=1e-6)
 
@@ -605,6 +667,67 @@ def test_the_audit_shows_the_zeros_that_the_law_predicts(reports):
     assert bar_texts(panel) == ["zeros predicted 50 %"]
     (bar,) = panel.child_axes[0].patches
     assert bar.get_height() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("measured_at_one", [4, 2])
+def test_the_atom_of_a_law_is_as_high_as_a_bar_of_its_mass(reports, measured_at_one):
+    """All values of the law are 1; of the measured ones all are, or a half."""
+    log_s = np.zeros((5, 2, 8))
+    log_s[..., measured_at_one * 2 :] = -1.0
+    hidden = replace(drawn_spectrum(8, "hidden"), log_values=log_s)
+    law = theory.jacobian_law("linear", 4, q=1.0)
+    report = replace(reports["gaussian"], spectra={"hidden": hidden}, law=law)
+    (panel, _) = plots.audit({"linear": report}).axes
+    (outline,) = panel.patches
+    heights = outline.get_xy()[:, 1]
+    stems = [line for line in panel.lines if line.get_marker() == "_"]
+    (stem,) = [line.get_ydata()[1] for line in stems]
+    assert stem * measured_at_one / 4 == pytest.approx(heights.max(), rel=1e-6)
+    assert stem < panel.get_ylim()[1]
+    assert "beyond the panel" not in panel.get_legend_handles_labels()[1]
+
+
+def test_the_audit_marks_where_a_density_is_higher_than_the_panel(reports):
+    """Slopes of tanh at small signals are close to 1, and measured values far apart."""
+    law = theory.jacobian_law("tanh", 1, q=0.01)
+    report = replace(reports["gaussian"], law=law, no_law="")
+    (panel, _) = plots.audit({"tanh": report}).axes
+    lines = {line.get_label(): line for line in panel.lines}
+    x, y = lines["hidden layers, predicted"].get_data()
+    density = law.density(x * math.log(10), "log_s") * math.log(10)
+    np.testing.assert_allclose(y, density, rtol=1e-6)
+    top = panel.get_ylim()[1]
+    marks = lines["beyond the panel"]
+    assert marks.get_marker() == "^"
+    is_high = y > top
+    assert is_high.any()
+    (place,) = marks.get_xdata()
+    assert x[is_high].min() <= place <= x[is_high].max()
+
+
+def test_no_network_of_an_audit_loses_its_values_among_many_others(reports):
+    """One in a thousand of all values, which are all values of one spectrum."""
+    large = Spectrum.of_jacobians(np.eye(1000)[None, None])
+    small = Spectrum.of_jacobians(1e-3 * np.eye(1)[None, None])
+    base = replace(reports["xavier"], probe=None)
+    spectra = {"large": large, "small": small}
+    named = {
+        name: replace(base, spectra={"hidden": sp}) for name, sp in spectra.items()
+    }
+    for panel in plots.audit(named).axes[:2]:
+        assert bar_texts(panel) == []
+        (outline,) = panel.patches
+        assert outline.get_xy()[:, 1].max() > 0
+
+
+def test_the_audit_shows_the_few_values_left_of_its_axis_as_mass(reports):
+    """One value in a thousand is far below the others."""
+    values = np.ones(1000)
+    values[-1] = 1e-3
+    sp = Spectrum.of_jacobians(np.diag(values)[None, None])
+    report = replace(reports["xavier"], spectra={"hidden": sp})
+    (panel, _) = plots.audit({"one": report}).axes
+    assert bar_texts(panel) == ["outside 0.1 %"]
 
 
 def test_the_audit_of_what_was_not_measured_is_not_an_empty_panel(reports):
