@@ -13,17 +13,18 @@ same for all tokens; that of one whose sum over tokens is zero equals λ_a.
 Top: exponents of random transformers, from 1 − cosine before and behind four blocks and
 from gradients at parallel tokens (marks: means over draws with two standard errors;
 lines: `theory.collapse_factor`, `theory.collapse_gradients`). Bottom: the test loss of
-16 blocks of width 32 after 120 steps of Adam on 8×8 digits, whose rows are the tokens,
-at the best of three learning rates. Neither exponent is enough: losses are several
-times larger with λ_g = 0 where tokens collapse, and with λ_a = 0 where gradients
-explode, than where both are near zero.
+16 blocks of width 32 after 120 steps of Adam on 8×8 digits, whose rows are the tokens.
+Each setting has the learning rate of seven that gives it the least training loss, and
+which is neither the least nor the largest of them. Neither exponent is enough: losses
+are several times larger with λ_g = 0 where tokens collapse, and with λ_a = 0 where
+gradients explode, than where both are near zero.
 
 Not reproduced: the paper's text, its conventions for skips and norms, and its fit of
-the loss; ours is linear in |λ_a| and |λ_g|. Two regions of the paper's plane are out of
-reach: λ_g < 0, as gradients do not vanish in tanh perceptrons without biases, and
-λ_a > 0 without exploding gradients, since here λ_a = λ_g − ln(1 + a²). What makes
-chaotic networks hard to train can therefore be λ_g alone: at the same λ_g the loss is
-less where tokens part than at λ_a = 0. Full: 3 minutes on 2 cores.
+the loss; ours is linear in |λ_a| and |λ_g|, and only drawn. Two regions of the paper's
+plane are out of reach: λ_g < 0, as gradients do not vanish in tanh perceptrons without
+biases, and λ_a > 0 without exploding gradients, since here λ_a = λ_g − ln(1 + a²). What
+makes chaotic networks hard to train can therefore be λ_g alone: at the same λ_g the
+loss is less where tokens part than at λ_a = 0. Full: 5 minutes on 2 cores.
 """
 
 import functools
@@ -43,7 +44,7 @@ from isometry import networks, theory
 from isometry._internal.types import Key, Params
 from isometry.networks import Network
 from paper_figs import _style
-from paper_figs._check import Compared, largest, settled, t_bound, within
+from paper_figs._check import Compared, largest, least, settled, t_bound, within
 from paper_figs._ensembles import Estimate, mean
 
 if TYPE_CHECKING:
@@ -90,30 +91,32 @@ PRESETS = {
         draws=400,
         blocks=16,
         steps=120,
-        rates=(3e-4, 1e-3, 3e-3),
-        runs=3,
+        rates=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        runs=2,
     ),
     "smoke": _Size(
         attention=(0.25, 0.85, 2.0),
-        scales=(0.5, 2.0, 4.0),
+        scales=(0.5, 4.0),
         width=64,
         draws=120,
         blocks=12,
         steps=50,
-        rates=(1e-3,),
-        runs=2,
+        rates=(1e-4, 4.6e-4, 2.2e-3, 1e-2),
+        runs=1,
     ),
 }
 
-# What the claim asks of losses: how much larger they are where an exponent is large,
-# how near zero exponents are where the loss is least (their largest size is 1.6), how
-# well they predict the order, and how much of the variance. By chance, 16 settings are
-# in that order once in a hundred times. A tenth of these bounds would say nothing; no
-# network could meet ten times as much.
-WORSE = 1.4
-NEAR = 0.75
-ORDER = 0.6
-EXPLAINED = 0.6
+# What the claim asks of losses: how many times larger they are where an exponent is
+# large, and how near zero both exponents are where the loss is least. Six of 16
+# settings are that near, 12 would be with three times the bound. A ratio of 1.05 would
+# be within the spread of runs; no loss is 15 times that near both edges.
+WORSE = 1.5
+NEAR = 0.3
+# How often losses are in the order of exponents as well as that by chance alone. A
+# tenth of it would ask for more than single runs can tell; ten times as much, nothing.
+CHANCE = 0.05
+# Of fewer settings, one that is out of order can decide, so that it is only reported.
+FEW = 9
 
 # Rows of an image, and pixels of a row.
 TOKENS = 8
@@ -129,6 +132,7 @@ MEASURED_BLOCKS = 4
 # float64 it could be much smaller.
 DISTANCE = 1e-4
 KINDS = ("angle", "common", "free")
+IMAGES = ("training", "test")
 
 # Exponents at width N are off by less than this over N: at widths of 32 and 64 networks
 # with the strongest attention are off by 3/N, all others by less. Without it the check
@@ -151,7 +155,8 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
     Returns:
         Over (attention, scale): `growth` over (kind, draw), the factor of 1 − cosine
         and of squared gradients over all measured blocks; `law`, their exponents in one
-        block in theory; `loss` over (rate, run), the test loss after training.
+        block in theory; `loss` over (rate, run, images), the losses after training on
+        the training images and on the test images.
     """
     size = PRESETS[preset]
     key_measured, key_trained = jax.random.split(key)
@@ -172,7 +177,7 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
                 np.reshape(laws, (*grid, len(KINDS))),
             ),
             "loss": (
-                (*of_setting, "rate", "run"),
+                (*of_setting, "rate", "run", "images"),
                 losses.reshape(*grid, *losses.shape[1:]),
             ),
         },
@@ -181,6 +186,7 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
             "scale": list(size.scales),
             "kind": list(KINDS),
             "rate": list(size.rates),
+            "images": list(IMAGES),
         },
         {"width": size.width},
     )
@@ -306,8 +312,11 @@ def _digits() -> tuple[_Digits, _Digits]:
 
 def _losses(
     size: _Size, settings: list[tuple[float, float]], *, key: Key
-) -> Float[np.ndarray, "setting rate run"]:
-    """Train networks of all settings, and return their losses on the test images."""
+) -> Float[np.ndarray, "setting rate run images"]:
+    """Train networks of all settings, and return their losses on both sets of images.
+
+    The training images are first.
+    """
     digits = _digits()
     train = jax.jit(functools.partial(_trained, size=size, digits=digits))
     # Runs of the same number differ in setting and rate alone, not in their draw.
@@ -327,9 +336,9 @@ def _trained(
     *,
     size: _Size,
     digits: tuple[_Digits, _Digits],
-) -> Float[Array, ""]:
-    """Train one network with Adam, and return its loss on the test images."""
-    for_training, for_test = digits
+) -> Float[Array, " images"]:
+    """Train one network with Adam, and return its losses on both sets of images."""
+    for_training, _ = digits
     net = _network(TRAINED_WIDTH, size.blocks)
     init_key, batch_key = jax.random.split(key)
     params = _initial(net, setting, key=init_key)
@@ -349,7 +358,7 @@ def _trained(
 
     start = (params, adam.init(params))
     (params, _), _ = jax.lax.scan(step, start, batches)
-    return _loss(net, params, for_test)
+    return jnp.stack([_loss(net, params, images) for images in digits])
 
 
 def _initial(net: Network, setting: Float[Array, " 2"], *, key: Key) -> Params:
@@ -386,11 +395,20 @@ def _exponents(data: xarray.Dataset) -> Estimate:
     return mean(data.growth).log().per(MEASURED_BLOCKS)
 
 
-def _best(data: xarray.Dataset) -> xarray.DataArray:
-    """Return the losses of single runs, at the best rate of each setting."""
+def _best_rate(data: xarray.Dataset) -> xarray.DataArray:
+    """Return the index of the rate that each setting trains best with.
+
+    Test images have no say in it.
+    """
+    losses = data.loss.sel(images="training", drop=True)
     # Networks that diverge have a loss that is not a number. None is best with it.
-    means = data.loss.fillna(math.inf).mean("run")
-    return data.loss.isel(rate=means.argmin("rate"))
+    return losses.fillna(math.inf).mean("run").argmin("rate")
+
+
+def _best(data: xarray.Dataset) -> xarray.DataArray:
+    """Return the test losses of single runs, at the best rate of each setting."""
+    losses = data.loss.sel(images="test", drop=True)
+    return losses.isel(rate=_best_rate(data))
 
 
 class _Fit(NamedTuple):
@@ -399,14 +417,12 @@ class _Fit(NamedTuple):
     Attributes:
         constant: The loss where both vanish.
         slopes: How much |λ_a| and |λ_g| add.
-        errors: The standard errors of the slopes.
         fitted: The loss of each setting, by this function.
         explained: The share of the variance of losses that it explains.
     """
 
     constant: float
     slopes: Float[np.ndarray, " 2"]
-    errors: Float[np.ndarray, " 2"]
     fitted: xarray.DataArray
     explained: float
 
@@ -421,8 +437,6 @@ def _fit(data: xarray.Dataset) -> _Fit:
     solution = np.linalg.lstsq(design, values)[0]
     fitted = design @ solution
     residual = np.sum((values - fitted) ** 2)
-    variance = residual / (len(values) - len(solution))
-    covariance = variance * np.linalg.pinv(design.T @ design)
     total = np.sum((values - values.mean()) ** 2)
     # Without any variance, nothing is explained.
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -430,7 +444,6 @@ def _fit(data: xarray.Dataset) -> _Fit:
     return _Fit(
         constant=float(solution[0]),
         slopes=solution[1:],
-        errors=np.sqrt(np.diag(covariance))[1:],
         fitted=losses.copy(data=fitted.reshape(losses.shape)),
         explained=explained,
     )
@@ -484,25 +497,25 @@ def _rows_of_exponents(data: xarray.Dataset) -> list[Compared]:
 def _rows_of_losses(data: xarray.Dataset) -> list[Compared]:
     """Compare the order of losses with that of exponents."""
     losses = _best(data)
+    rows = [_row_of_rates(data)]
     ratio = losses / losses.sel(CRITICAL)
-    rows = []
     for name, setting in (
         ("ordered, λ_g = 0", ORDERED),
         ("λ_a = 0, gradients explode", EDGE),
         ("chaotic", CHAOTIC),
     ):
         # The least of all runs, so that it holds in each.
-        worse = float(ratio.sel(setting).min("run"))
+        worse = least(ratio.sel(setting))
         what = f"{name}: loss over that near both edges, least of all runs"
         rows.append(Compared(what, worse, low=WORSE))
     angle = abs(data.law.sel(kind="angle"))
     common = abs(data.law.sel(kind="common"))
     both = (angle**2 + common**2) ** 0.5
-    least = losses.mean("run").argmin(...)
+    best_setting = losses.mean("run").argmin(...)
     what = "√(λ_a² + λ_g²) at the least loss"
-    rows.append(Compared(what, float(both.isel(least)), high=NEAR))
+    rows.append(Compared(what, float(both.isel(best_setting)), high=NEAR))
     order = "rank correlation of the loss with"
-    rows.append(Compared(f"{order} √(λ_a² + λ_g²)", _order(losses, both), low=ORDER))
+    rows.append(_row_of_order(f"{order} √(λ_a² + λ_g²)", losses, both))
     # Where gradients explode anyway, tokens that part do no further harm.
     parting = losses.sel(CHAOTIC).mean() / losses.sel(EDGE).mean()
     what = "chaotic: loss over that at λ_a = 0 with the same λ_g"
@@ -514,18 +527,43 @@ def _rows_of_losses(data: xarray.Dataset) -> list[Compared]:
     return rows + _rows_of_fit(data)
 
 
+def _row_of_rates(data: xarray.Dataset) -> Compared:
+    """Compare that no rate which was not tried could be better."""
+    best = _best_rate(data)
+    named = [best.sel(at) for at in (ORDERED, EDGE, CHAOTIC, CRITICAL)]
+    edges = (0, data.sizes["rate"] - 1)
+    at_edges = sum(int(index) in edges for index in named)
+    what = "named settings whose best rate is the least or the largest of all"
+    return Compared(what, at_edges, high=0.0)
+
+
 def _rows_of_fit(data: xarray.Dataset) -> list[Compared]:
-    """Compare that both exponents add to the loss, and that little else does."""
+    """Report what both exponents add to the loss, and how much they explain.
+
+    Slopes have no standard errors: runs share their draws, and λ_g has few values.
+    """
     fit = _fit(data)
-    freedom = data.loss.isel(rate=0, run=0).size - 3
-    quantile = float(stats.t.ppf(0.975, freedom))
-    lower = fit.slopes - quantile * fit.errors
-    what = "loss added per unit of"
-    return [
-        Compared(f"{what} |λ_a|, lower end at 95 %", float(lower[0]), low=0.0),
-        Compared(f"{what} |λ_g|, lower end at 95 %", float(lower[1]), low=0.0),
-        Compared("variance of losses that both explain", fit.explained, low=EXPLAINED),
-    ]
+    rows = []
+    for name, slope in zip(("|λ_a|", "|λ_g|"), fit.slopes, strict=True):
+        what = f"loss added per unit of {name}"
+        rows.append(Compared(what, float(slope), words="any"))
+    what = "variance of losses that both explain"
+    rows.append(Compared(what, fit.explained, words="any"))
+    return rows
+
+
+def _row_of_order(
+    what: str, losses: xarray.DataArray, sizes: xarray.DataArray
+) -> Compared:
+    """Compare that losses are in the order of exponents more than chance has it."""
+    measured = _order(losses, sizes)
+    if sizes.size < FEW:
+        return Compared(what, measured, words="any")
+    # If all orders are as likely, r √(f/(1 − r²)) has almost Student's t distribution.
+    freedom = sizes.size - 2
+    quantile = float(stats.t.ppf(1 - CHANCE, freedom))
+    by_chance = quantile / math.sqrt(freedom + quantile**2)
+    return Compared(what, measured, low=by_chance)
 
 
 def _order(losses: xarray.DataArray, sizes: xarray.DataArray) -> float:
@@ -598,10 +636,12 @@ def _draw_fit(ax: "Axes", data: xarray.Dataset) -> None:
     """Draw losses against those that the exponents predict."""
     losses = _best(data)
     fit = _fit(data)
-    root = math.sqrt(data.sizes["run"])
+    runs = data.sizes["run"]
     for i, attention in enumerate(data.attention.values):
         of_attention = losses.sel(attention=attention)
-        error = 2 * of_attention.std("run", ddof=1) / root
+        error = None
+        if runs > 1:
+            error = 2 * of_attention.std("run", ddof=1) / math.sqrt(runs)
         fitted = fit.fitted.sel(attention=attention)
         _style.dots(ax, fitted, of_attention.mean("run"), error=error, i=i)
     # Where both exponents vanish, and where the fit is largest.

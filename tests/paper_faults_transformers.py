@@ -23,9 +23,22 @@ def _exchanged(collapse_gradients):
     return changed
 
 
-def _with_one_setting(initial):
-    """Return what trains networks of one setting, whatever is asked for."""
-    return lambda net, setting, *, key: initial(net, jnp.array([0.25, 0.5]), key=key)
+def _trained_with(change):
+    """Return what trains networks of another setting than the one asked for."""
+    return lambda initial: (
+        lambda net, setting, *, key: initial(net, change(setting), key=key)
+    )
+
+
+def _swapped(index, first, second):
+    """Return what swaps two values of one entry of a setting."""
+
+    def change(setting):
+        other = jnp.where(setting[index] == first, second, first)
+        either = (setting[index] == first) | (setting[index] == second)
+        return setting.at[index].set(jnp.where(either, other, setting[index]))
+
+    return change
 
 
 FAULTS = [
@@ -61,14 +74,20 @@ FAULTS = [
     ),
     Fault(
         _NAME,
-        "all trained networks have the same setting",
+        "neighbouring strengths of attention exchanged when networks are trained",
         f"{_FIGURE}._initial",
-        replace=_with_one_setting,
+        replace=_trained_with(_swapped(0, 0.25, 0.85)),
     ),
     Fault(
         _NAME,
-        "a hundredth of the learning rate",
+        "neighbouring scales exchanged when networks are trained",
+        f"{_FIGURE}._initial",
+        replace=_trained_with(_swapped(1, 0.5, 4.0)),
+    ),
+    Fault(
+        _NAME,
+        "a fifth of the learning rate",
         "optax.adam",
-        replace=lambda adam: lambda rate: adam(rate / 100),
+        replace=lambda adam: lambda rate: adam(rate / 5),
     ),
 ]
