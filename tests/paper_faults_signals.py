@@ -71,6 +71,24 @@ def _erf_for_tanh(activation: str) -> str:
     return activation
 
 
+def _same_each_time(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what draws weights of a law and a width once, and then returns them."""
+    drawn: dict[tuple[Any, ...], Any] = {}
+
+    def same(rng: Any, law: str, count: int, n: int) -> Any:
+        if (law, n) not in drawn:
+            drawn[law, n] = draw(rng, law, count, n=n)
+        return drawn[law, n]
+
+    return same
+
+
+def _without_some_units(weights: Any) -> Any:
+    """Return weights of the same mean square, of which each eighth row is zero."""
+    is_kept = np.arange(weights.shape[1]) % 8 > 0
+    return weights * is_kept[:, None] / np.mean(is_kept) ** 0.5
+
+
 def _without_a_block(weights: list[Any]) -> list[Any]:
     """Return weights whose second layer has a block of zeros."""
     first, second, *others = weights
@@ -131,15 +149,15 @@ FAULTS = [
     ),
     Fault(
         "hanin2020_fluctuation",
-        "the claim of Gaussian weights for orthogonal ones",
-        "paper_figs.hanin2020_fluctuation.RATES",
-        _value({"gaussian": 5.0, "orthogonal": 5.0}),
+        "the same weights in each layer",
+        "paper_figs._draws.square",
+        _same_each_time,
     ),
     Fault(
         "hanin2020_fluctuation",
-        "a prediction in 1/√N",
-        "isometry.theory.Law.finite_width",
-        _argument(1, lambda width: round(width**0.5)),
+        "one unit in eight without weights",
+        "paper_figs._draws.square",
+        _result(_without_some_units),
     ),
     Fault(
         "newman1986_products",
