@@ -47,6 +47,8 @@ class Compared(NamedTuple):
         """The interval in words."""
         if self.words:
             return self.words
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "no claim"
         if self.low == self.high:
             return f"{self.low:.6g}"
         if math.isinf(self.low):

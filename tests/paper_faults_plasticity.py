@@ -42,15 +42,15 @@ FAULTS = [
     ),
     Fault(
         "dohare2024_plasticity",
-        "a penalty without weight",
+        "a twentieth of the penalty",
         f"{_FIGURE}.RUNS",
-        _with_run("isometry penalty", strength=0.0),
+        _with_run("isometry penalty", strength=0.0005),
     ),
     Fault(
         "dohare2024_plasticity",
-        "nothing is drawn back",
+        "less is drawn back",
         f"{_FIGURE}.RUNS",
-        _with_run("shrink and perturb", kept=1.0),
+        _with_run("shrink and perturb", kept=0.9),
     ),
     Fault(
         "dohare2024_plasticity",

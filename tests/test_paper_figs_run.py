@@ -281,6 +281,7 @@ def test_no_comparison_and_nan_are_failures():
         (0.0, np.inf, "at least 0"),
         (-np.inf, 2.0, "at most 2"),
         (0.5, 2.0, "0.5 to 2"),
+        (-np.inf, np.inf, "no claim"),
     ],
 )
 def test_intervals_are_said_in_words(low, high, words):
