@@ -4,6 +4,8 @@ Each is planted by replacing one attribute, of the figure or of the library; the
 of the figure at its smoke preset must then fail.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +79,25 @@ def _on_layer(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return changed
 
 
+def _other_heads(params: Any) -> Any:
+    """Move the heads by one, so that the second and the third are equal."""
+    axes = {"query": 2, "key": 2, "value": 2, "output": 1}
+    for name, axis in axes.items():
+        move = functools.partial(jnp.roll, shift=1, axis=axis)
+        params = _on_layer(name, move)(params)
+    return params
+
+
+def _omitting(certify: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what certifies all weights but the last."""
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        cert = certify(*args, **kwargs)
+        return dataclasses.replace(cert, layers=cert.layers[:-1])
+
+    return changed
+
+
 def _with_noise(adam: Callable[..., Any]) -> Callable[..., Any]:
     """Return an optimizer that adds noise to every parameter."""
 
@@ -121,6 +142,18 @@ FAULTS = [
         "keys that are not zero",
         "paper_figs.ours_certificates.RUNS",
         _one_run("Q = K = 0", _on_layer("key", lambda w: w + jnp.cos(jnp.arange(2)))),
+    ),
+    Fault(
+        "ours_certificates",
+        "other heads that are equal than the claim says",
+        "paper_figs.ours_certificates.RUNS",
+        _one_run("equal heads", _other_heads),
+    ),
+    Fault(
+        "ours_certificates",
+        "a certificate that omits a weight",
+        "isometry.certify",
+        _omitting,
     ),
     Fault(
         "ours_certificates",
@@ -181,5 +214,12 @@ FAULTS = [
         "growth of |δh|, not of its square",
         "paper_figs.chen2018_gated_growth._measured",
         _result(lambda measured: (measured[0] ** 0.5, measured[1])),
+    ),
+    Fault(
+        "chen2018_gated_growth",
+        "distances that shrink as they grew",
+        "paper_figs.chen2018_gated_growth._measured",
+        # Distances that shrink to 0 have no inverse.
+        _result(lambda measured: (measured[0], 1 / (1e-9 + measured[1]))),
     ),
 ]

@@ -42,15 +42,15 @@ FAULTS = [
     ),
     Fault(
         "dohare2024_plasticity",
-        "a twentieth of the penalty",
+        "a tenth of the penalty",
         f"{_FIGURE}.RUNS",
-        _with_run("isometry penalty", strength=0.0005),
+        _with_run("isometry penalty", strength=0.001),
     ),
     Fault(
         "dohare2024_plasticity",
         "less is drawn back",
         f"{_FIGURE}.RUNS",
-        _with_run("shrink and perturb", kept=0.9),
+        _with_run("shrink and perturb", kept=0.85),
     ),
     Fault(
         "dohare2024_plasticity",
