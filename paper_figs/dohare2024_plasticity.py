@@ -13,7 +13,7 @@ become inactive at all inputs. To reset Adam's moments for each task is not enou
 remedies keep most of the accuracy: a penalty that holds the weights of all hidden
 layers near isometry, |WᵀW/2 − I|², and at the start of each task a step half-way back
 to new random weights (shrink and perturb; Ash and Adams, 2020), with the moments reset.
-The penalty does so although effective rank falls by half: rank is not all there is.
+The penalty does so although effective rank falls to a third: rank is not all.
 
 Reproduced: the loss of plasticity, the inactive units and the loss of effective rank,
 at this rate; at a tenth of it nothing is lost in so few tasks. Not reproduced: tasks by
