@@ -118,14 +118,14 @@ class Estimate(NamedTuple):
         predicted: ArrayLike | xarray.DataArray,
         label: str,
     ) -> None:
-        """Draw the numbers, and what theory says of them in the same colour.
+        """Draw the numbers as marks, and the prediction as a line of the same colour.
 
         Args:
             ax: The axes.
-            x: Where along x they are.
-            i: The number of their mark and colour.
-            predicted: What theory says, at the same places.
-            label: Their name in the legend.
+            x: The x coordinates.
+            i: The number of the series, which chooses its mark and colour.
+            predicted: The prediction at `x`.
+            label: The name of the series in the legend.
         """
         self.draw(ax, x, i, label=label)
         _style.line(ax, x, predicted, i=i)

@@ -256,7 +256,7 @@ def _followed(
 
 
 def _drawn_task(key: Key) -> _Task:
-    """Return a task with an order of pixels and batches of its own."""
+    """Return a task with its own order of the pixels and its own batches."""
     images, labels = datasets.digits()
     order_key, batches_key = jax.random.split(key)
     batches = jax.random.permutation(batches_key, len(images))[: STEPS * BATCH]

@@ -126,12 +126,13 @@ class _Kind(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A network with a mistake, or without one.
+    """A case: a network with a mistake, or the correct one.
 
     Attributes:
         kind: The name of the network.
-        change: From drawn parameters to those that are trained.
-        expected: Of the weights whose name ends in this pattern.
+        change: A function from the parameters as drawn to those that are trained. It
+            makes the mistake.
+        expected: What is predicted, by the ending of a weight's name.
     """
 
     kind: str

@@ -88,7 +88,7 @@ class _Variant(NamedTuple):
 
 
 def compute(preset: str, key: Key) -> xarray.Dataset:
-    """Measure E lam over depth, the loss per layer, and variances by position.
+    """Measure E s² over depth, the variance left after layers, and that by position.
 
     Args:
         preset: "full" or "smoke".
@@ -96,8 +96,8 @@ def compute(preset: str, key: Key) -> xarray.Dataset:
 
     Returns:
         `lam` over (variant, seed, layers), with the mean that theory predicts,
-        `law_lam`; `lost` over (padding, image, seed): variance after `LOSING` layers;
-        and `variance` over (depth, seed, position), with `law_variance`.
+        `law_lam`; `lost` over (padding, image, seed): the variance left after `LOSING`
+        layers; and `variance` over (depth, seed, position), with `law_variance`.
     """
     size = PRESETS[preset]
     # Networks with other padding have the same weights; variants have their own.

@@ -150,7 +150,7 @@ def _distance(data: xarray.Dataset, cls: str) -> xarray.DataArray:
 
 
 def check(data: xarray.Dataset) -> tuple[Compared, ...]:
-    """Compare laws with the limits of the classes, and networks with the laws.
+    """Compare laws with limits of their universality classes, and networks with laws.
 
     Args:
         data: What `compute` returned.

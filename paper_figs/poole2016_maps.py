@@ -260,7 +260,7 @@ def _largest_gap(
 
 
 def _mean_length(data: xarray.Dataset) -> Compared:
-    """Compare lengths with their predictions, all together."""
+    """Compare the mean ratio of lengths to their predictions with 1."""
     # Single lengths fluctuate by √(2/N), which hides an error of 5 % in a narrow
     # network. The mean over twelve of them shows it.
     relative = data.next_q / data.law_q0

@@ -237,16 +237,18 @@ def _spread(data: xarray.Dataset) -> list[Compared]:
 
 
 def _no_isometry(data: xarray.Dataset) -> Compared:
-    """Compare the median at gain 1 with the largest that the mean of s² allows."""
-    at_one = mean(data.log_s.sel(share=0.5, gain=1))
+    """Compare the median of ln s at gain 1 with the largest that E s² allows."""
+    median = mean(data.log_s.sel(share=0.5, gain=1))
     bound = t_bound(data.sizes["input"], data.sizes["draw"])
-    upper_end = at_one.value + bound * at_one.error
+    upper_end = median.value + bound * median.error
     # By Markov's inequality, at most half of the values of s² are above twice their
-    # mean. In an isometry the median of ln s is 0.
-    highest = (data.law.sel(gain=1) + np.log(2)) / 2
+    # mean, which mean-field theory predicts. At every input this is negative, and an
+    # isometry, whose median of ln s is 0, would be above it.
+    log_mean_square = data.law.sel(gain=1)
+    markov_bound = (log_mean_square + np.log(2)) / 2
     return Compared(
         "median of ln s at g = 1 less ½ ln(2 E s²), upper end of its interval",
-        largest(upper_end - highest),
+        largest(upper_end - markov_bound),
         high=0,
     )
 

@@ -290,9 +290,11 @@ def _free_variance(c: float, depth: int, spread: float) -> float:
 
 
 def _polynomial_edges(square: float, depth: int) -> tuple[float, float]:
-    """Return the edges of s² of x + a G x from λ(u), which is rational.
+    """Return the edges of the law of s² of L layers x + a G x.
 
-    λ(u) = (1 + u)(1 + a²u)^(L+1)(1 + a² + a²u)^(L−1)/u has its critical values there.
+    With ψ of s² as a function of u, free multiplication gives the rational function
+    λ(u) = (1 + u)(1 + a²u)^(L+1)(1 + a² + a²u)^(L−1)/u. The edges are its critical
+    values.
     """
 
     # Critical points of λ are those of its logarithm, which is a sum.

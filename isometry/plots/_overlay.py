@@ -132,11 +132,11 @@ def _edges(sp: Spectrum, law: Law, *, axis: Axis, bins: int) -> Edges:
     The lowest thousandth of the values, and of the law's mass, is left out.
     """
     resolved = np.asarray(sp.log_values)[np.asarray(sp.resolved)]
-    rank = 1 - sum(atom.mass for atom in law.atoms if atom.lam == 0)
-    lowest = 1 - rank + TAIL * rank
-    ends = np.asarray(law.quantile([lowest, 1.0], "log_s")).tolist()
+    nonzero_mass = 1 - sum(atom.mass for atom in law.atoms if atom.lam == 0)
+    lowest_level = 1 - nonzero_mass + TAIL * nonzero_mass
+    ends = np.asarray(law.quantile([lowest_level, 1.0], "log_s")).tolist()
     if resolved.size:
-        # Between two values it would leave out the smallest of a few.
+        # Interpolation would exclude the smallest value where there are few.
         ends.append(float(np.quantile(resolved, TAIL, method="lower")))
         ends.append(float(resolved.max()))
     low = axis.place(max(min(ends), log_floor(sp)))
@@ -341,14 +341,14 @@ def _draw_atoms(
         right.text(zero, at_zero, "0", ha="center", va="bottom", fontsize=8)
     if is_outside_drawn:
         ax.set_xlim(left=place_outside - _PAIR * width)
-        _name_outside(right, place_outside - 1.3 * width)
+        _label_outside(right, place_outside - 1.3 * width)
     if at_zero > 0 or is_outside_drawn:
         separate(right, (zero + width + edges[0]) / 2)
 
 
-def _name_outside(ax: "Axes", place: float) -> None:
-    """Write beside the pair of bars of the mass outside the bins what it is."""
-    # Not all of the mass on this axis is of atoms.
+def _label_outside(ax: "Axes", place: float) -> None:
+    """Label the pair of bars that shows the mass outside the bins."""
+    # These bars also count mass that is not in atoms.
     ax.set_ylabel("mass")
     ax.text(
         place,

@@ -248,7 +248,7 @@ def read_cells(
     y: GridAxis,
     over: Sequence[str],
 ) -> Cells:
-    """Read a variable, averaged over the runs of each cell that are done.
+    """Return a variable's mean over the completed runs in each cell of the plane.
 
     Args:
         dataset: The Dataset.
