@@ -43,11 +43,11 @@ def _argument(place: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return replace
 
 
-def _decaying(slopes: Callable[..., Any]) -> Callable[..., Any]:
+def _decaying(derivatives: Callable[..., Any]) -> Callable[..., Any]:
     """Return what lets the weights decay while they learn."""
 
     def changed(weights: Any, target: Any) -> Any:
-        return slopes(weights, target) - 0.05 * weights
+        return derivatives(weights, target) - 0.05 * weights
 
     return changed
 
@@ -115,7 +115,7 @@ FAULTS = [
     Fault(
         "saxe2013_learning_curves",
         "weights that decay",
-        "paper_figs.saxe2013_learning_curves._slopes",
+        "paper_figs.saxe2013_learning_curves._derivatives",
         _decaying,
     ),
     Fault(

@@ -115,7 +115,7 @@ FAULTS = [
         "poole2016_maps",
         "a correlation map without biases",
         "isometry.theory.c_map",
-        _argument(4, lambda sigma_b: 0.0 * sigma_b),
+        given(sigma_b=0.0),
     ),
     Fault(
         "poole2016_maps",
