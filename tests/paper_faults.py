@@ -51,7 +51,7 @@ def _scaled(name: str, factor: float) -> Callable[[Any], Any]:
     return replace
 
 
-def _then(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return what changes the result of a function."""
 
     def replace(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,11 +60,16 @@ def _then(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return replace
 
 
-def _first(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what changes the first argument of a function."""
+def argument(place: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes one argument of a function, given by position."""
 
     def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda first, *args, **kwargs: function(change(first), *args, **kwargs)
+        def changed(*args: Any, **kwargs: Any) -> Any:
+            arguments = list(args)
+            arguments[place] = change(arguments[place])
+            return function(*arguments, **kwargs)
+
+        return changed
 
     return replace
 
@@ -135,13 +140,13 @@ FAULTS = [
         "xiao2018_depth",
         "the factors of modes to the power of a half",
         "paper_figs.xiao2018_depth._factors",
-        _then(lambda factors: np.sqrt(np.abs(factors))),
+        result(lambda factors: np.sqrt(np.abs(factors))),
     ),
     Fault(
         "xiao2018_depth",
         "q* = L^-1.5 instead of 1/L",
         "paper_figs.xiao2018_depth._critical",
-        _first(lambda depth: depth**1.5),
+        argument(0, lambda depth: depth**1.5),
     ),
     Fault(
         "zero2021_convolution",
@@ -165,6 +170,6 @@ FAULTS = [
         "zero2021_convolution",
         "Hadamard signs that repeat after twice as many",
         "paper_figs.zero2021_convolution._period",
-        _then(lambda period: 2 * period),
+        result(lambda period: 2 * period),
     ),
 ]

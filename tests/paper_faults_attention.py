@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tests.paper_faults import Fault, given
+from tests.paper_faults import Fault, argument, given, result
 
 
 def _second(value: Any) -> Callable[[Any], Any]:
@@ -22,30 +22,6 @@ def _second(value: Any) -> Callable[[Any], Any]:
     def replace(function: Callable[..., Any]) -> Callable[..., Any]:
         def changed(first: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
             return function(first, value, *args, **kwargs)
-
-        return changed
-
-    return replace
-
-
-def _first(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that it gets a changed first argument."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(first: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(change(first), *args, **kwargs)
-
-        return changed
-
-    return replace
-
-
-def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that its result is changed."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            return change(function(*args, **kwargs))
 
         return changed
 
@@ -125,7 +101,7 @@ def _sigmoid(_: Any) -> Callable[[Any], Any]:
 
 def _rate(change: Callable[[float], float]) -> Callable[[Any], Any]:
     """Return what changes the growth that theory predicts."""
-    return _result(lambda point: point._replace(rate=change(point.rate)))
+    return result(lambda point: point._replace(rate=change(point.rate)))
 
 
 FAULTS = [
@@ -189,7 +165,7 @@ FAULTS = [
         "dong2021_rank_collapse",
         "tokens whose 1 − cosine has another power",
         "paper_figs.dong2021_rank_collapse._tokens",
-        _first(lambda distance: distance**1.25),
+        argument(0, lambda distance: distance**1.25),
     ),
     Fault(
         "chen2018_gated_growth",
@@ -213,13 +189,13 @@ FAULTS = [
         "chen2018_gated_growth",
         "growth of |δh|, not of its square",
         "paper_figs.chen2018_gated_growth._measured",
-        _result(lambda measured: (measured[0] ** 0.5, measured[1])),
+        result(lambda measured: (measured[0] ** 0.5, measured[1])),
     ),
     Fault(
         "chen2018_gated_growth",
         "distances that shrink as they grew",
         "paper_figs.chen2018_gated_growth._measured",
         # Distances that shrink to 0 have no inverse.
-        _result(lambda measured: (measured[0], 1 / (1e-9 + measured[1]))),
+        result(lambda measured: (measured[0], 1 / (1e-9 + measured[1]))),
     ),
 ]

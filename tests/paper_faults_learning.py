@@ -12,35 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from tests.paper_faults import Fault, given
+from tests.paper_faults import Fault, argument, given, result
 
 EXCHANGED = {"orthogonal": "gaussian", "gaussian": "orthogonal"}
-
-
-def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that its result is changed."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            return change(function(*args, **kwargs))
-
-        return changed
-
-    return replace
-
-
-def _argument(place: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that it gets one argument changed."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            arguments = list(args)
-            arguments[place] = change(arguments[place])
-            return function(*arguments, **kwargs)
-
-        return changed
-
-    return replace
 
 
 def _decaying(derivatives: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,13 +78,13 @@ FAULTS = [
         "saxe2013_learning_curves",
         "rotations that are 5 % too large",
         "paper_figs._draws.square",
-        _result(lambda rotations: 1.05 * rotations),
+        result(lambda rotations: 1.05 * rotations),
     ),
     Fault(
         "saxe2013_learning_curves",
         "Gaussian matrices instead of rotations",
         "paper_figs._draws.square",
-        _argument(1, lambda _: "gaussian"),
+        argument(1, lambda _: "gaussian"),
     ),
     Fault(
         "saxe2013_learning_curves",
@@ -122,25 +96,25 @@ FAULTS = [
         "saxe2013_learning_curves",
         "theory of half a layer more",
         "paper_figs.saxe2013_learning_curves._theory_time",
-        _argument(2, lambda depth: depth + 0.5),
+        argument(2, lambda depth: depth + 0.5),
     ),
     Fault(
         "saxe2013_learning_curves",
         "closed form with a time that is 5 % too long",
         "paper_figs.saxe2013_learning_curves._closed_form",
-        _argument(1, lambda times: 1.05 * times),
+        argument(1, lambda times: 1.05 * times),
     ),
     Fault(
         "saxe2013_linear_learning",
         "matrices that are 5 % too large",
         "paper_figs._draws.square",
-        _result(lambda matrices: 1.05 * matrices),
+        result(lambda matrices: 1.05 * matrices),
     ),
     Fault(
         "saxe2013_linear_learning",
         "orthogonal and Gaussian exchanged",
         "paper_figs._draws.square",
-        _argument(1, lambda law: EXCHANGED[law]),
+        argument(1, lambda law: EXCHANGED[law]),
     ),
     Fault(
         "saxe2013_linear_learning",
@@ -152,37 +126,37 @@ FAULTS = [
         "saxe2013_linear_learning",
         "singular values of the law that are 5 % too large",
         "paper_figs.saxe2013_linear_learning._law",
-        _result(lambda log_values: log_values + math.log(1.05)),
+        result(lambda log_values: log_values + math.log(1.05)),
     ),
     Fault(
         "saxe2013_linear_learning",
         "the law of a factor more",
         "paper_figs.saxe2013_linear_learning._law",
-        _argument(0, lambda count: count + 1),
+        argument(0, lambda count: count + 1),
     ),
     Fault(
         "saxe2013_nonlinear_gain",
         "gains that are 5 % larger",
         "paper_figs.saxe2013_nonlinear_gain._log_values",
-        _argument(1, lambda gain: 1.05 * gain),
+        argument(1, lambda gain: 1.05 * gain),
     ),
     Fault(
         "saxe2013_nonlinear_gain",
         "Gaussian instead of orthogonal weights",
         "paper_figs._draws.square",
-        _argument(1, lambda _: "gaussian"),
+        argument(1, lambda _: "gaussian"),
     ),
     Fault(
         "saxe2013_nonlinear_gain",
         "theory of erf instead of tanh",
         "isometry.theory.chi",
-        _argument(0, lambda _: "erf"),
+        argument(0, lambda _: "erf"),
     ),
     Fault(
         "saxe2013_nonlinear_gain",
         "the root of each layer's factor",
         "isometry.theory.chi",
-        _result(math.sqrt),
+        result(math.sqrt),
     ),
     Fault(
         "saxe2013_nonlinear_gain",
@@ -206,7 +180,7 @@ FAULTS = [
         "zero2021_partial_identity_rank",
         "signals that do not stay zero behind the identity",
         "paper_figs._zero._layers",
-        _result(_shifted),
+        result(_shifted),
     ),
     Fault(
         "zero2021_partial_identity_rank",
@@ -224,7 +198,7 @@ FAULTS = [
         "zero2021_rank_ceiling",
         "Hadamard signs that repeat after half as many",
         "paper_figs.zero2021_rank_ceiling._period",
-        _result(lambda period: period // 2),
+        result(lambda period: period // 2),
     ),
     Fault(
         "zero2021_rank_ceiling",

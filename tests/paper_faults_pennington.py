@@ -11,30 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.paper_faults import Fault, given
-
-
-def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what changes the result of a function."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: change(function(*args, **kwargs))
-
-    return replace
-
-
-def _argument(index: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what changes one argument of a function, given by position."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            values = list(args)
-            values[index] = change(values[index])
-            return function(*values, **kwargs)
-
-        return changed
-
-    return replace
+from tests.paper_faults import Fault, argument, given, result
 
 
 def _point(**factors: float) -> Callable[[Any], Any]:
@@ -44,7 +21,7 @@ def _point(**factors: float) -> Callable[[Any], Any]:
         scaled = {name: by * getattr(point, name) for name, by in factors.items()}
         return dataclasses.replace(point, **scaled)
 
-    return _result(change)
+    return result(change)
 
 
 def _always(value: Any) -> Callable[[Any], Any]:
@@ -63,13 +40,13 @@ FAULTS = [
         "pennington2017_spectra",
         "erf instead of each activation",
         "paper_figs._draws.phi",
-        _argument(0, _always("erf")),
+        argument(0, _always("erf")),
     ),
     Fault(
         "pennington2017_spectra",
         "Gaussian instead of orthogonal weights",
         "paper_figs._draws.square",
-        _argument(1, _always("gaussian")),
+        argument(1, _always("gaussian")),
     ),
     Fault(
         "pennington2017_spectra",
@@ -87,13 +64,13 @@ FAULTS = [
         "pennington2017_variance_law",
         "erf instead of each activation",
         "paper_figs._draws.phi",
-        _argument(0, _always("erf")),
+        argument(0, _always("erf")),
     ),
     Fault(
         "pennington2017_variance_law",
         "Gaussian instead of orthogonal weights",
         "paper_figs._draws.square",
-        _argument(1, _always("gaussian")),
+        argument(1, _always("gaussian")),
     ),
     Fault(
         "pennington2017_variance_law",
@@ -111,19 +88,19 @@ FAULTS = [
         "pennington2017_s_max",
         "tanh instead of hard tanh and ReLU",
         "paper_figs._draws.phi",
-        _argument(0, _always("tanh")),
+        argument(0, _always("tanh")),
     ),
     Fault(
         "pennington2017_s_max",
         "Gaussian instead of orthogonal weights",
         "paper_figs._draws.square",
-        _argument(1, _always("gaussian")),
+        argument(1, _always("gaussian")),
     ),
     Fault(
         "pennington2017_s_max",
         "laws of √L layers instead of L",
         "isometry.theory.jacobian_law",
-        _argument(1, math.isqrt),
+        argument(1, math.isqrt),
     ),
     Fault(
         "pennington2018_universality",
@@ -135,13 +112,13 @@ FAULTS = [
         "pennington2018_universality",
         "tanh instead of each activation",
         "paper_figs._draws.phi",
-        _argument(0, _always("tanh")),
+        argument(0, _always("tanh")),
     ),
     Fault(
         "pennington2018_universality",
         "Gaussian instead of orthogonal weights",
         "paper_figs._draws.square",
-        _argument(1, _always("gaussian")),
+        argument(1, _always("gaussian")),
     ),
     Fault(
         "pennington2018_universality",
@@ -159,48 +136,48 @@ FAULTS = [
         "hu2020_width_depth",
         "weights 5 % larger",
         "paper_figs._draws.square",
-        _result(lambda weights: 1.05 * weights),
+        result(lambda weights: 1.05 * weights),
     ),
     Fault(
         "hu2020_width_depth",
         "Gaussian instead of orthogonal weights",
         "paper_figs._draws.square",
-        _argument(1, _always("gaussian")),
+        argument(1, _always("gaussian")),
     ),
     Fault(
         "hu2020_width_depth",
         "L* to the power of a half",
         "paper_figs.hu2020_width_depth._frontier",
-        _result(np.sqrt),
+        result(np.sqrt),
     ),
     Fault(
         "hu2020_width_depth",
         "a rate that does not fall with depth",
         "paper_figs.hu2020_width_depth._start",
-        _result(lambda task: task._replace(rate=len(task.weights) * task.rate)),
+        result(lambda task: task._replace(rate=len(task.weights) * task.rate)),
     ),
     Fault(
         "hu2020_width_depth",
         "the gain m/d_y instead of its root",
         "paper_figs.hu2020_width_depth._start",
-        _result(lambda task: task._replace(gain=task.gain**2)),
+        result(lambda task: task._replace(gain=task.gain**2)),
     ),
     Fault(
         "pennington2017_training_time",
         "weights 5 % larger",
         "paper_figs._draws.square",
-        _result(lambda weights: 1.05 * weights),
+        result(lambda weights: 1.05 * weights),
     ),
     Fault(
         "pennington2017_training_time",
         "orthogonal and Gaussian weights exchanged",
         "paper_figs._draws.square",
-        _argument(1, {"orthogonal": "gaussian", "gaussian": "orthogonal"}.get),
+        argument(1, {"orthogonal": "gaussian", "gaussian": "orthogonal"}.get),
     ),
     Fault(
         "pennington2017_training_time",
         "Gaussian instead of orthogonal weights",
         "paper_figs._draws.square",
-        _argument(1, _always("gaussian")),
+        argument(1, _always("gaussian")),
     ),
 ]

@@ -7,7 +7,7 @@ of the figure at its smoke preset must then fail.
 from collections.abc import Callable
 from typing import Any
 
-from tests.paper_faults import Fault
+from tests.paper_faults import Fault, argument, result
 
 
 def _multipliers(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -39,30 +39,6 @@ def _given(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def replace(function: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*args: Any, **kwargs: Any) -> Any:
             return function(*args, **{**kwargs, name: change(kwargs[name])})
-
-        return changed
-
-    return replace
-
-
-def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that its result is changed."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            return change(function(*args, **kwargs))
-
-        return changed
-
-    return replace
-
-
-def _first(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that it gets a changed first argument."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(first: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(change(first), *args, **kwargs)
 
         return changed
 
@@ -125,7 +101,7 @@ FAULTS = [
         "tarnowski2019_residual_spectra",
         "a limit law of c^1.5",
         "isometry.theory.resnet_law",
-        _first(lambda c: c**1.5),
+        argument(0, lambda c: c**1.5),
     ),
     Fault(
         "yang2017_residual_growth",
@@ -149,13 +125,13 @@ FAULTS = [
         "yang2017_residual_growth",
         "a plain network's chi 5 % too large",
         "isometry.theory.chi",
-        _result(_scaled(1.05)),
+        result(_scaled(1.05)),
     ),
     Fault(
         "yang2019_batch_norm",
         "a factor of theory 5 % too large",
         "isometry.theory.batch_norm_growth",
-        _result(_scaled(1.05)),
+        result(_scaled(1.05)),
     ),
     Fault(
         "yang2019_batch_norm",
@@ -173,7 +149,7 @@ FAULTS = [
         "yang2019_batch_norm",
         "streams whose variance grows as l²",
         "paper_figs.yang2019_batch_norm._factors",
-        _result(lambda factors: 1 + (factors - 1) ** 2),
+        result(lambda factors: 1 + (factors - 1) ** 2),
     ),
     Fault(
         "doshi2021_partial_jacobians",
@@ -191,13 +167,13 @@ FAULTS = [
         "doshi2021_partial_jacobians",
         "a factor of theory 5 % too large",
         "isometry.theory.norm_chi",
-        _result(_scaled(1.05)),
+        result(_scaled(1.05)),
     ),
     Fault(
         "doshi2021_partial_jacobians",
         "variances that fall as 1/√l at criticality",
         "isometry.theory.q_trajectory",
-        _result(lambda path: path**0.5),
+        result(lambda path: path**0.5),
     ),
     Fault(
         "doshi2021_partial_jacobians",

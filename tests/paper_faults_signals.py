@@ -12,33 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isometry.initializers import Initializer
-from tests.paper_faults import Fault, given
-
-
-def _result(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what changes the result of a function."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            return change(function(*args, **kwargs))
-
-        return changed
-
-    return replace
-
-
-def _argument(index: int, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what changes one positional argument of a function."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            values = list(args)
-            values[index] = change(values[index])
-            return function(*values, **kwargs)
-
-        return changed
-
-    return replace
+from tests.paper_faults import Fault, argument, given, result
 
 
 def _value(value: Any) -> Callable[[Any], Any]:
@@ -103,7 +77,7 @@ FAULTS = [
         "poole2016_maps",
         "weights 5 % larger",
         "paper_figs._draws.square",
-        _result(_larger),
+        result(_larger),
     ),
     Fault(
         "poole2016_maps",
@@ -121,25 +95,25 @@ FAULTS = [
         "poole2016_maps",
         "a length map with sigma_w^1.5 for its square",
         "isometry.theory.q_map",
-        _argument(2, lambda sigma_w: sigma_w**0.75),
+        argument(2, lambda sigma_w: sigma_w**0.75),
     ),
     Fault(
         "poole2016_maps",
         "a critical line at biases 5 % larger",
         "isometry.theory.critical_points",
-        _argument(1, _larger),
+        argument(1, _larger),
     ),
     Fault(
         "hanin2020_fluctuation",
         "weights 5 % larger",
         "paper_figs._draws.square",
-        _result(_larger),
+        result(_larger),
     ),
     Fault(
         "hanin2020_fluctuation",
         "orthogonal weights where Gaussian ones are meant",
         "paper_figs._draws.square",
-        _argument(1, lambda _: "orthogonal"),
+        argument(1, lambda _: "orthogonal"),
     ),
     Fault(
         "hanin2020_fluctuation",
@@ -157,43 +131,43 @@ FAULTS = [
         "hanin2020_fluctuation",
         "one unit in eight without weights",
         "paper_figs._draws.square",
-        _result(_without_some_units),
+        result(_without_some_units),
     ),
     Fault(
         "newman1986_products",
         "entries 5 % larger",
         "paper_figs._draws.square",
-        _result(_larger),
+        result(_larger),
     ),
     Fault(
         "newman1986_products",
         "orthogonal factors",
         "paper_figs._draws.square",
-        _argument(1, lambda _: "orthogonal"),
+        argument(1, lambda _: "orthogonal"),
     ),
     Fault(
         "newman1986_products",
         "a product without its first factor",
         "isometry.linalg.product_log_singular_values",
-        _argument(0, lambda factors: factors.at[0].set(jnp.eye(factors.shape[-1]))),
+        argument(0, lambda factors: factors.at[0].set(jnp.eye(factors.shape[-1]))),
     ),
     Fault(
         "newman1986_products",
         "exponents with one degree of freedom less",
         "scipy.special.digamma",
-        _argument(0, lambda half: half - 0.5 + 1e-3),
+        argument(0, lambda half: half - 0.5 + 1e-3),
     ),
     Fault(
         "newman1986_products",
         "entries that are divided once more by N^0.05",
         "paper_figs._draws.square",
-        _result(lambda factors: factors / factors.shape[-1] ** 0.05),
+        result(lambda factors: factors / factors.shape[-1] ** 0.05),
     ),
     Fault(
         "balduzzi2017_looks_linear",
         "weights 5 % larger",
         "paper_figs.balduzzi2017_looks_linear._weights",
-        _result(lambda weights: [1.05 * weight for weight in weights]),
+        result(lambda weights: [1.05 * weight for weight in weights]),
     ),
     Fault(
         "balduzzi2017_looks_linear",
@@ -205,7 +179,7 @@ FAULTS = [
         "balduzzi2017_looks_linear",
         "orthogonal weights without pairs of units",
         "isometry.networks.mlp",
-        _argument(2, lambda _: "orthogonal"),
+        argument(2, lambda _: "orthogonal"),
     ),
     Fault(
         "balduzzi2017_looks_linear",
@@ -217,13 +191,13 @@ FAULTS = [
         "balduzzi2017_looks_linear",
         "a looks-linear network without one of its blocks",
         "paper_figs.balduzzi2017_looks_linear._weights",
-        _result(_without_a_block),
+        result(_without_a_block),
     ),
     Fault(
         "schoenholz2016_depth_scales",
         "weights 5 % larger",
         "paper_figs._draws.square",
-        _result(_larger),
+        result(_larger),
     ),
     Fault(
         "schoenholz2016_depth_scales",
@@ -235,31 +209,31 @@ FAULTS = [
         "schoenholz2016_depth_scales",
         "rates over one layer less",
         "paper_figs.schoenholz2016_depth_scales._response",
-        _result(lambda ratio: np.abs(ratio) ** (4 / 3)),
+        result(lambda ratio: np.abs(ratio) ** (4 / 3)),
     ),
     Fault(
         "schoenholz2016_depth_scales",
         "depth scales to the power of 1.5",
         "paper_figs.schoenholz2016_depth_scales._xi",
-        _result(lambda scales: tuple(scale**1.5 for scale in scales)),
+        result(lambda scales: tuple(scale**1.5 for scale in scales)),
     ),
     Fault(
         "schoenholz2016_depth_scales",
         "networks of one sigma_w² that are trained instead of many",
         "paper_figs.schoenholz2016_depth_scales._initial",
-        _argument(1, lambda square_w: 0 * square_w + 1.0),
+        argument(1, lambda square_w: 0 * square_w + 1.0),
     ),
     Fault(
         "every_initializer_spectrum",
         "weights 5 % larger",
         "isometry.networks.mlp",
-        _argument(2, _scaled),
+        argument(2, _scaled),
     ),
     Fault(
         "every_initializer_spectrum",
         "networks of erf instead of tanh",
         "isometry.networks.mlp",
-        _argument(1, _erf_for_tanh),
+        argument(1, _erf_for_tanh),
     ),
     Fault(
         "every_initializer_spectrum",
@@ -277,6 +251,6 @@ FAULTS = [
         "every_initializer_spectrum",
         "an initializer that is left out without a reason",
         "paper_figs.every_initializer_spectrum.pairings",
-        _result(lambda pairings: pairings._replace(rows=pairings.rows[3:])),
+        result(lambda pairings: pairings._replace(rows=pairings.rows[3:])),
     ),
 ]

@@ -217,6 +217,8 @@ LOOPS = {
 }
 
 
+# Versions of JAX iterate over an array in different ways.
+@pytest.mark.core
 @pytest.mark.parametrize("how", LOOPS)
 def test_slices_of_several_loops_are_counted_on_their_branch(how):
     """Two branches each; of 5 + 3 layers in a row, or of 1 + 1."""
