@@ -148,13 +148,13 @@ def signature(item: Item) -> str:
         return f" = {_constant(item.value)}"
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(ast.unparse(b) for b in node.bases)
-        inside = ", ".join(_field(f) for f in fields(node))
+        inside = ", ".join(field(f) for f in fields(node))
         return (f"({bases})" if bases else "") + (f": {inside}" if inside else "")
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return returns if item.is_property else f"({ast.unparse(node.args)}){returns}"
 
 
-def _field(node: ast.AnnAssign) -> str:
+def field(node: ast.AnnAssign) -> str:
     """As declared, but of `dataclasses.field(...)` the default alone: the rest is no business of the caller's."""
     default = node.value
     if isinstance(default, ast.Call) and ast.unparse(default.func) in (
