@@ -16,15 +16,20 @@ BUILD = ROOT / "build" / "docs"
 
 
 def sphinx(builder: str, *options: str) -> int:
-    """Run Sphinx, in which a warning is an error, and return its exit code."""
-    command = [sys.executable, "-m", "sphinx", "-b", builder, "-W", "--keep-going", "-q"]
+    """Run Sphinx, in which a warning is an error, and return its exit code.
+
+    All pages are read anew (-E): docstrings change without their page, and of a page
+    that is not read no warning is seen.
+    """
+    command = [sys.executable, "-m", "sphinx", "-b", builder, "-q", "-E", "-W"]
+    command.append("--keep-going")
     folders = ["-d", str(BUILD / "doctrees"), str(ROOT / "docs"), str(BUILD / builder)]
     return subprocess.run([*command, *options, *folders], check=False).returncode
 
 
 def build(is_executed: bool) -> int:
-    """Build the pages; all anew if their code is run, whose output may have changed."""
-    options = ["-E", "-D", "nb_execution_mode=force"] if is_executed else []
+    """Build the pages, with the output of their code if it is executed."""
+    options = ["-D", "nb_execution_mode=force"] if is_executed else []
     code = sphinx("html", *options)
     if code == 0:
         print(f"built: {BUILD / 'html' / 'index.html'}")

@@ -163,15 +163,16 @@ def as_rst(text: str) -> str:
 
 
 def write_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:  # noqa: PLR0917
-    """Escape a docstring, behind napoleon, which has made fields of its sections."""
+    """Escape a docstring, in front of napoleon, which makes fields of its sections."""
     del app, what, name, obj, options
-    paragraphs = "\n".join(lines).split("\n\n")
-    for place, text in enumerate(paragraphs):
+    text = "\n".join(lines)
+    # Napoleon takes what stands before a colon for a type; ours have no type here.
+    text = re.sub(r"^(Returns:\n +)", r"\1: ", text, flags=re.MULTILINE)
+    paragraphs = text.split("\n\n")
+    for place, paragraph in enumerate(paragraphs):
         # A session is shown as it stands.
-        if not text.lstrip().startswith(">>>"):
-            # What a function returns has no type here: the text before a colon is text.
-            text = re.sub(r"^:returns: \*?(.+?)\*? -- ", r":returns: \1: ", text)
-            paragraphs[place] = as_rst(text)
+        if ">>>" not in paragraph:
+            paragraphs[place] = as_rst(paragraph)
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
@@ -323,7 +324,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_transform(LinkCode)
     app.add_transform(LinkPapers)
     app.add_transform(LinkIncluded)
-    # Behind napoleon, which listens at 500.
-    app.connect("autodoc-process-docstring", write_docstring, priority=600)
+    # In front of napoleon, which listens at 500.
+    app.connect("autodoc-process-docstring", write_docstring, priority=400)
     app.connect("missing-reference", resolve_type)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
