@@ -10,7 +10,7 @@ import isometry  # noqa: E402
 
 project = "isometry"
 author = "The isometry authors"
-copyright = author  # noqa: A001
+copyright = author
 version = release = isometry.__version__
 
 extensions = [
@@ -20,7 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "myst_nb",
     "docs.mathml",
-    "docs.reference",
+    "docs.extension",
 ]
 exclude_patterns = ["_build"]
 nitpicky = False
@@ -57,6 +57,7 @@ html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
+html_search_scorer = str(ROOT / "docs" / "scorer.js")
 html_copy_source = False
 html_show_sourcelink = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
