@@ -157,9 +157,15 @@ def resolve_type(
     path = reference.types().get(node["reftarget"].rpartition(".")[2])
     if node.get("refdomain") != "py" or path is None:
         return None
-    domain = env.domains.python_domain
-    place = (env, node["refdoc"], app.builder)
-    return domain.resolve_xref(*place, "obj", path, node, content)
+    return env.domains.python_domain.resolve_xref(
+        env=env,
+        fromdocname=node["refdoc"],
+        builder=app.builder,
+        type="obj",
+        target=path,
+        node=node,
+        contnode=content,
+    )
 
 
 def check_names(app: Sphinx, env: BuildEnvironment) -> None:

@@ -30,7 +30,7 @@ FACE = {
 }
 
 # Python names, dotted or not, and an optional call.
-NAME = re.compile(r"([A-Za-z_][\w.]*?)(\(.*\))?")
+NAME = re.compile(r"([A-Za-z_][\w.]*?)(\(.*\))?", re.DOTALL)
 
 
 @functools.cache
@@ -45,9 +45,14 @@ def types() -> dict[str, str]:
     """Give the path of each public class by its short name, the front module first."""
     paths: dict[str, str] = {}
     for path, item in items().items():
-        if item.owner is None:
+        if is_class(item):
             paths.setdefault(path.rpartition(".")[2], path)
     return paths
+
+
+def is_class(item: Item) -> bool:
+    """Tell whether an item is a class, and no method of one."""
+    return isinstance(item.node, ast.ClassDef)
 
 
 def page(module: str) -> Iterator[str]:
@@ -70,7 +75,8 @@ def origin(item: Item) -> str:
 
 
 def entries(group: list[Item]) -> Iterator[str]:
-    """Write a table of some items and then each of them."""
+    """Write a table of some items and then each of them, functions before classes."""
+    group = sorted(group, key=lambda item: is_class(item.owner or item))
     tops = [item for item in group if item.owner is None and item.doc]
     yield from (".. list-table::", "   :widths: auto", "   :class: names", "")
     for item in tops:
@@ -96,8 +102,7 @@ def entry(item: Item) -> Iterator[str]:
 def directive(item: Item) -> str:
     """Choose the directive of autodoc for an item."""
     if item.owner is None:
-        is_class = isinstance(item.value, type)
-        return "autoclass" if is_class else "autofunction"
+        return "autoclass" if is_class(item) else "autofunction"
     return "autoproperty" if item.is_property else "automethod"
 
 
@@ -109,6 +114,7 @@ def signature(item: Item) -> str:
     if isinstance(node, ast.ClassDef):
         fields = ", ".join(map(surface.field, surface.fields(node)))
         return f"({fields})" if fields else ""
+    assert node is not None
     arguments = copy.deepcopy(node.args)
     # How a method is called does not name the object.
     is_bound = [a.arg in ("self", "cls") for a in arguments.args]
@@ -151,7 +157,7 @@ def resolve(text: str, module: str) -> str | None:
     for path in (f"{module}.{name}", f"isometry.{name}", name):
         if path in items():
             return path
-    return None
+    return types().get(name)
 
 
 TITLES = {"scheme": "Schemes", "initializer": "Initializers"}

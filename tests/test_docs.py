@@ -181,6 +181,7 @@ def test_docstrings_are_escaped_for_the_reference():
         ("audit(net, keys)", "isometry.audit"),
         ("theory.chi", "isometry.theory.chi"),
         ("Law", "isometry.theory.Law"),
+        ("Network", "isometry.networks.Network"),
         # Bare words are arguments more often than functions.
         ("weights", None),
         ("np.sum", None),

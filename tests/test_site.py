@@ -23,7 +23,6 @@ FLAGS = ["--no-sandbox", "--disable-gpu"]
 pytestmark = pytest.mark.slow
 
 # What a newcomer would ask, and a page that answers, which must be among the first two.
-# Playwright's own thread and socket are closed by the interpreter.
 QUESTIONS = {
     "orthogonal initializer": "api/initializers.html",
     "why undecided": "faq.html",
