@@ -93,7 +93,9 @@ def entry(item: Item) -> Iterator[str]:
     """Write one item; a method is indented below its class."""
     if item.node is None:
         value = surface.signature(item).removeprefix(" = ")
-        yield from (f".. py:data:: {item.path}", f"   :value: {value}", "")
+        module, _, name = item.path.rpartition(".")
+        yield from (f".. py:data:: {name}", f"   :module: {module}")
+        yield from (f"   :value: {value}", "")
         return
     indent = "   " if item.owner else ""
     yield from (f"{indent}.. {directive(item)}:: {item.path}{signature(item)}", "")

@@ -85,12 +85,17 @@ class Visit:
         self.page = self.context.new_page()
         self.page.on("console", self.note_message)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.faults.append(request.url))
+        self.page.on("response", self.note_response)
 
     def note_message(self, message):
         """Keep errors and warnings."""
         if message.type in ("error", "warning"):
             self.faults.append(message.text)
+
+    def note_response(self, response):
+        """Keep what was not found."""
+        if response.status >= 400:
+            self.faults.append(response.url)
 
 
 def requests_elsewhere(visit, base):
