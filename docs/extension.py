@@ -1,9 +1,9 @@
 """Sphinx extension: directives, links and checks of the site.
 
-`public-module` shows a module of the reference, `catalogue` all initializers and
-schemes. Inline code that names something public becomes a link, and so do the numbers
-of papers and links to files that a page shows. A public name without an entry is a
-warning.
+`public-module` shows a module of the reference, `public-modules` a table of them,
+`catalogue` all initializers and schemes. Inline code that names something public
+becomes a link, and so do the numbers of papers and links to files that a page shows. A
+public name without an entry is a warning.
 """
 
 import re
@@ -44,6 +44,14 @@ class PublicModule(SphinxDirective):
         module = self.arguments[0]
         text = "\n".join(reference.page(module))
         return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+class PublicModules(SphinxDirective):
+    """Show a table of the public modules."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the table as if it stood on the page."""
+        return self.parse_text_to_nodes("\n".join(reference.modules()))
 
 
 class Catalogue(SphinxDirective):
@@ -180,6 +188,7 @@ def check_names(app: Sphinx, env: BuildEnvironment) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register all of this with Sphinx."""
     app.add_directive("public-module", PublicModule)
+    app.add_directive("public-modules", PublicModules)
     app.add_directive("catalogue", Catalogue)
     app.add_transform(LinkCode)
     app.add_transform(LinkPapers)

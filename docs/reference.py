@@ -7,8 +7,9 @@ Which names are public, and how a signature is written, is said by `docs.surface
 import ast
 import copy
 import functools
+import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from docs import surface
 from docs.surface import Item
@@ -78,15 +79,27 @@ def entries(group: list[Item]) -> Iterator[str]:
     """Write a table of some items and then each of them, functions before classes."""
     group = sorted(group, key=lambda item: is_class(item.owner or item))
     tops = [item for item in group if item.owner is None and item.doc]
-    yield from (".. list-table::", "   :widths: auto", "   :class: names", "")
-    for item in tops:
-        name = item.path.rpartition(".")[2]
-        summary = as_rst(item.doc.splitlines()[0])
-        yield f"   * - :py:obj:`{name} <{item.path}>`"
-        yield f"     - {summary}"
-    yield ""
+    yield from table_of_names({item.path: item.doc for item in tops})
     for item in group:
         yield from entry(item)
+
+
+def modules() -> Iterator[str]:
+    """Write a table of the public modules."""
+    docs = {name: importlib.import_module(name).__doc__ for name in surface.MODULES}
+    yield from table_of_names({name: doc or "" for name, doc in docs.items()})
+
+
+def table_of_names(docs: Mapping[str, str]) -> Iterator[str]:
+    """Write a table of names, each with the first line of its docstring."""
+    yield from (".. list-table::", "   :widths: auto", "   :class: names", "")
+    for path, doc in docs.items():
+        is_module = path in surface.MODULES
+        name = path if is_module else path.rpartition(".")[2]
+        role = "mod" if is_module else "obj"
+        yield f"   * - :py:{role}:`{name} <{path}>`"
+        yield f"     - {as_rst(doc.splitlines()[0])}"
+    yield ""
 
 
 def entry(item: Item) -> Iterator[str]:
