@@ -24,8 +24,10 @@ LOGGER = logging.getLogger(__name__)
 # Where no link is made: in titles, in signatures, and in what is a link already.
 UNLINKED = (nodes.title, nodes.reference, pending_xref, desc_signature)
 
-# What lies outside docs/ and is shown on a page.
+# What lies outside docs/ and is shown on a page; what is not stays text.
 INCLUDED = {
+    "CONTRIBUTING": None,
+    "isometry/theory/laws/README": "laws",
     "paper_figs/README": "figures",
     "benchmarks/README": "benchmarks",
     "benchmarks/zoo/README": "zoo",
@@ -131,12 +133,16 @@ class LinkIncluded(SphinxTransform):
     def apply(self, **kwargs: object) -> None:
         """Give each such link the name of its page."""
         del kwargs
-        for link in self.document.findall(pending_xref):
+        for link in list(self.document.findall(pending_xref)):
             if link.get("refdomain") != "doc":
                 continue
-            for readme, page_name in INCLUDED.items():
-                if link["reftarget"].endswith(f"/{readme}"):
-                    link["reftarget"] = page_name
+            for readme, page in INCLUDED.items():
+                if not link["reftarget"].endswith(f"/{readme}"):
+                    continue
+                if page is None:
+                    link.replace_self(link.children)
+                else:
+                    link["reftarget"] = page
 
 
 def module_of(node: nodes.Node) -> str:
