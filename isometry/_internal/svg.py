@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from isometry._internal.html import Html, element, joined, number
 
 # Pixels around a panel, for ticks and labels.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 8.0, 8.0, 34.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 14.0, 8.0, 34.0
 
 # Pixels of a bar of mass beside the panel, and of such a bar with its name.
 _BAR, _SLOT, _GAP = 6.0, 22.0, 8.0

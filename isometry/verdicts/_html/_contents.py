@@ -48,7 +48,8 @@ _GRADES = ("bit for bit", "in exact arithmetic", "evidence")
 # Why a cell of the table of layers is empty.
 _UNKNOWN = {
     "q": "Not measured here: the signals of this layer are not known.",
-    "chi": "Not known: χ compares with the layer before, and needs the signals of both.",
+    "chi": "Not known: χ is a quotient of derivatives at this layer and at the one "
+    "before; one of them is zero, or was not measured.",
     "gradient": "Not measured.",
 }
 _NOT_CERTIFIED = "No certificate says anything of this layer."
@@ -391,6 +392,9 @@ def _loss(value: float) -> Cell:
     return Cell(f"{value:.4g}", value)
 
 
+_SECONDS = "seconds"
+
+
 def provenance(reports: Iterable["Report"]) -> dict[str, str]:
     """Return where the numbers came from, by what it is; each text once."""
     entries: dict[str, list[str]] = {}
@@ -402,7 +406,13 @@ def provenance(reports: Iterable["Report"]) -> dict[str, str]:
             if text not in texts:
                 texts.append(text)
         if seconds:
-            entries.setdefault("seconds of each audit", []).append(f"{seconds:.1f}")
+            entries.setdefault(_SECONDS, []).append(f"{seconds:.1f}")
+    # One time after another says nothing that the first and the last do not.
+    times = sorted(entries.get("time", []))
+    if len(times) > 2:
+        entries["time"] = [f"{times[0]} to {times[-1]}"]
+    if len(entries.get(_SECONDS, ())) > 1:
+        entries[f"{_SECONDS}, in the order of the table"] = entries.pop(_SECONDS)
     return {name: ", ".join(texts) for name, texts in entries.items()}
 
 

@@ -46,6 +46,8 @@ def write(reports: "Reports", path: store.Path) -> None:
         raise InputError(
             f"there is no folder {str(folder)!r} for {target.name!r}; make it first."
         )
+    if target.is_dir():
+        raise InputError(f"path={str(target)!r} is a folder; write a file in it.")
     text = page(reports)
     store.atomically(target, lambda file: file.write(text.encode()))
 
@@ -122,6 +124,8 @@ def _context(reports: "Reports") -> dict[str, Any]:
         # The gravest network is at the top of the page, the best at that of the table.
         "gravest": networks[::-1],
         "networks": networks,
+        # Reports that were made by hand may have different flags.
+        "flags": list(dict.fromkeys(name for one in networks for name in one.flags)),
         "undefined": reports.undefined,
         "spectra": {
             name: _pictures.spectra(report, edges) for name, report in by_name.items()

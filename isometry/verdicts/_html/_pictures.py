@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from isometry.verdicts._report import Report
 
 Line: TypeAlias = Float[np.ndarray, " x"]
+Heights: TypeAlias = Float[np.ndarray, " bins"]
+Edges: TypeAlias = _histogram.Edges
 
 _LN10 = math.log(10)
 
@@ -40,11 +42,10 @@ _MARGIN = 0.1
 # The height of a panel, in units of what is highest in it.
 _HEADROOM = 1.05
 
-# Most letters of a tick: a longer one would leave the picture.
 _SPANS = {"end_to_end": "end to end", "hidden": "hidden layers"}
 
 
-def common_edges(reports: Iterable["Report"]) -> Line:
+def common_edges(reports: Iterable["Report"]) -> Edges:
     """Return the edges of the bins that the panels of all networks share."""
     low, high = _LEAST
     for report in reports:
@@ -56,7 +57,7 @@ def common_edges(reports: Iterable["Report"]) -> Line:
     return np.linspace(low, high, _NUM_BINS + 1)
 
 
-def spectra(report: "Report", edges: Line) -> tuple[Html | None, list[str]]:
+def spectra(report: "Report", edges: Edges) -> tuple[Html | None, list[str]]:
     """Draw the spectra of a network, and the law of its hidden layers.
 
     Returns:
@@ -104,7 +105,7 @@ def spectra(report: "Report", edges: Line) -> tuple[Html | None, list[str]]:
     return picture, words
 
 
-def _histograms(panel: svg.Panel, drawn: Mapping[str, Line], edges: Line) -> list[Html]:
+def _histograms(panel: svg.Panel, drawn: Mapping[str, Heights], edges: Edges) -> list[Html]:
     """Return filled bars end to end, an outline of the hidden layers, and s = 1."""
     styles = {
         "end_to_end": {"fill": svg.colour(0), "fill_opacity": "0.55"},
@@ -117,7 +118,7 @@ def _histograms(panel: svg.Panel, drawn: Mapping[str, Line], edges: Line) -> lis
     return [*parts, panel.stem(0.0, panel.y[1], **dots)]
 
 
-def _law(law: "Law | None", edges: Line) -> tuple[Line | None, str]:
+def _law(law: "Law | None", edges: Edges) -> tuple[Line | None, str]:
     """Return the density of log10 s, or why it is not drawn."""
     if law is None:
         return None, ""
@@ -129,7 +130,7 @@ def _law(law: "Law | None", edges: Line) -> tuple[Line | None, str]:
     return density * _LN10, ""
 
 
-def _stems(law: "Law | None", edges: Line) -> list[tuple[float, float]]:
+def _stems(law: "Law | None", edges: Edges) -> list[tuple[float, float]]:
     """Return the place and height of each atom off zero: of its mass in one bin."""
     if law is None:
         return []
@@ -161,7 +162,7 @@ def _predicted_zeros(law: "Law") -> tuple[svg.Mass, ...]:
     )
 
 
-def _in_words(report: "Report", drawn: Mapping[str, Line], *, edges: Line) -> str:
+def _in_words(report: "Report", drawn: Mapping[str, Heights], *, edges: Edges) -> str:
     """Say what the picture shows, for those who do not see it."""
     parts = []
     for span in drawn:
@@ -275,7 +276,10 @@ def _along_training(
     finite = [v for values in series.values() for v in values if math.isfinite(v)]
     if not finite:
         return None
-    top = max(*finite, 1e-9) * _HEADROOM
+    # Numbers that are all zero lie on the axis of a panel from 0 to 1.
+    top = max(finite) * _HEADROOM
+    if top <= 0:
+        top = 1.0
     last = max(int(probe.steps[-1]) for probe in probes.values())
     panel = svg.Panel(x=(0.0, max(last, 1)), y=(min(0.0, *finite), top))
     marks = []
