@@ -239,8 +239,8 @@ def mark(x: float, y: float, *, index: int, title: str = "") -> Html:
     place = f"{number(x)} {number(y)}"
     steps = {
         "square": f"m-{size} -{size}h{number(2 * _MARK)}v{number(2 * _MARK)}h-6z",
-        "diamond": f"m0 -4l4 4l-4 4l-4 -4z",
-        "triangle": f"m0 -4l4 7h-8z",
+        "diamond": "m0 -4l4 4l-4 4l-4 -4z",
+        "triangle": "m0 -4l4 7h-8z",
         "cross": f"m-{size} -{size}l6 6m0 -6l-6 6",
     }
     return element("path", *name, d=f"M{place}{steps[form]}", **style)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isometry._internal import checks, compilation, svg
-from isometry._internal.html import Html, element, notebook, note, table
+from isometry._internal.html import Html, element, note, notebook, table
 from isometry.measure import _histogram
 from isometry.measure._statistics import STATISTICS, why_unknown
 

@@ -1,4 +1,4 @@
-"""Histograms of singular values over log10 s, and the mass that has no place in them."""
+"""Histograms of singular values over log10 s, and the mass that they leave out."""
 
 import math
 from typing import TYPE_CHECKING, TypeAlias

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from isometry._internal.html import element, joined, notebook, note, table
+from isometry._internal.html import element, joined, note, notebook, table
 from isometry.verdicts import _table
 from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED
 

@@ -318,6 +318,9 @@ class Report:
         Args:
             path: Where the file goes, in a folder that exists: "report.html".
 
+        Returns:
+            None.
+
         Raises:
             InputError: The folder does not exist, or the file cannot be written.
             MissingExtra: jinja2 is not installed.

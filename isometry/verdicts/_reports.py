@@ -188,6 +188,9 @@ class Reports(Mapping[str, Report]):
         Args:
             path: Where the file goes, in a folder that exists: "report.html".
 
+        Returns:
+            None.
+
         Raises:
             InputError: There is no report; the folder does not exist, or the file
                 cannot be written.

@@ -118,7 +118,9 @@ def kind(report: "Report") -> str:
     rank = {one.name: one.rank for one in registered()}
     if report.verdict != RAISED:
         return report.verdict
-    raised = [rank.get(flag.name, SLOW) for flag in report.flags.values() if flag.raised]
+    raised = [
+        rank.get(flag.name, SLOW) for flag in report.flags.values() if flag.raised
+    ]
     if min(raised) < _MILD:
         return "grave" if min(raised) < SLOW else "slow"
     undecided = [

@@ -24,7 +24,9 @@ EVIL = (
 S = (2.0, 1.0, 0.5, 1e-9, 0.0, 0.0)
 
 
-def finding(layer, *, grade="bit for bit", is_harmless=False, what="4 units, 1 distinct"):
+def finding(
+    layer, *, grade="bit for bit", is_harmless=False, what="4 units, 1 distinct"
+):
     return {
         "layer": layer,
         "what": what,
@@ -40,15 +42,18 @@ def finding(layer, *, grade="bit for bit", is_harmless=False, what="4 units, 1 d
 def certificate(*findings, names=("stem", "head")):
     """A certificate as plain data; its layers are locked if there is a finding."""
     found = [one for one in findings if not one["is_harmless"]]
+    distinct, rank, grade = [6, 4], 4, None
+    if found:
+        distinct, rank, grade = [6, 1], 1, found[0]["grade"]
     layers = [
         {
             "name": name,
             "shape": [6, 4],
-            "distinct": [6, 1] if found else [6, 4],
+            "distinct": distinct,
             "never_moves": 0.0,
-            "rank_bound": 1 if found else 4,
+            "rank_bound": rank,
             "first_gradient": 1,
-            "grade": found[0]["grade"] if found else None,
+            "grade": grade,
             "is_product": True,
             "equal_to": [],
             "is_on_kinks": False,

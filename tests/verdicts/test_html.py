@@ -18,8 +18,8 @@ from isometry.verdicts import _definitions, _html, flag_names
 from isometry.verdicts._html import _contents, _pictures
 from tests.verdicts.pages import (
     EVIL,
-    S,
     Page,
+    S,
     certificate,
     finding,
     flag,
@@ -217,9 +217,9 @@ def test_a_law_higher_than_the_panel_has_a_triangle():
     law, _ = _pictures._law(theory.marchenko_pastur(0.999), edges)
     assert law is not None
     picture, _ = _pictures.spectra(flat, edges)
-    is_higher = law.max() > 1.05 * _histogram.heights(
-        flat.spectra["end_to_end"], edges
-    ).max()
+    is_higher = (
+        law.max() > 1.05 * _histogram.heights(flat.spectra["end_to_end"], edges).max()
+    )
     assert ("h-6z" in picture) == is_higher
     without, _ = _pictures.spectra(dataclasses.replace(flat, law=None), edges)
     assert "h-6z" not in without
@@ -355,7 +355,9 @@ def test_bad_paths_are_refused_before_anything_is_drawn(tmp_path, monkeypatch):
 
 def test_without_jinja2_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(isometry.MissingExtra, match=r"pip install 'isometry\[report\]'"):
+    with pytest.raises(
+        isometry.MissingExtra, match=r"pip install 'isometry\[report\]'"
+    ):
         report().to_html(tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isometry._internal import svg
-from isometry._internal.html import Html, element, notebook, note, table
+from isometry._internal.html import Html, element, note, notebook, table
 from isometry.theory.laws._product import NotConverged
 
 if TYPE_CHECKING:

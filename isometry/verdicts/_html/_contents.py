@@ -208,7 +208,9 @@ def headline(networks: Sequence[Network]) -> str:
         return networks[0].meaning
     kinds = [one.kind for one in networks]
     parts = [
-        f"{kinds.count(kind)} {words}" for kind, words in _COUNTED.items() if kind in kinds
+        f"{kinds.count(kind)} {words}"
+        for kind, words in _COUNTED.items()
+        if kind in kinds
     ]
     return f"Of {len(networks)} networks: {'; '.join(parts)}."
 
@@ -219,7 +221,9 @@ def _numbers(report: "Report") -> dict[str, Cell]:
         why = report.no_law or "no Jacobian was measured"
         return {name: Cell("–", math.inf, why) for name in _definitions.STATISTICS}
     statistics = report.statistics()
-    texts = dict(zip(_table.COLUMNS, _table.numbers_of(statistics), strict=True))
+    texts: dict[str, str] = dict(
+        zip(_table.COLUMNS, _table.numbers_of(statistics), strict=True)
+    )
     cells = {}
     for name in _definitions.STATISTICS:
         value = float(statistics[name])
@@ -343,9 +347,7 @@ def _alike(findings: Sequence[dict[str, Any]]) -> tuple[Locked, ...]:
         words = repr({**finding, "layer": ""})
         layers[words].append(finding["layer"])
         first.setdefault(words, finding)
-    return tuple(
-        Locked(tuple(names), first[words]) for words, names in layers.items()
-    )
+    return tuple(Locked(tuple(names), first[words]) for words, names in layers.items())
 
 
 def _why_no_probe(report: "Report") -> str:
@@ -453,7 +455,7 @@ class Definition:
     """What a number or a word means.
 
     Attributes:
-        key: By what the template asks for it: "vanishing" as a flag is "flag vanishing".
+        key: By what the template asks for it: of the flag vanishing "flag vanishing".
         label: How it is written.
         words: The meaning.
     """

@@ -105,7 +105,9 @@ def spectra(report: "Report", edges: Edges) -> tuple[Html | None, list[str]]:
     return picture, words
 
 
-def _histograms(panel: svg.Panel, drawn: Mapping[str, Heights], edges: Edges) -> list[Html]:
+def _histograms(
+    panel: svg.Panel, drawn: Mapping[str, Heights], edges: Edges
+) -> list[Html]:
     """Return filled bars end to end, an outline of the hidden layers, and s = 1."""
     styles = {
         "end_to_end": {"fill": svg.colour(0), "fill_opacity": "0.55"},
@@ -169,7 +171,9 @@ def _in_words(report: "Report", drawn: Mapping[str, Heights], *, edges: Edges) -
         sp = report.spectra[span]
         shares = _histogram.masses(sp, edges)
         named = [
-            f"{kind} {_histogram.percent(share)}" for kind, share in shares.items() if share
+            f"{kind} {_histogram.percent(share)}"
+            for kind, share in shares.items()
+            if share
         ]
         parts.append(", ".join([_SPANS[span], *named]))
     if report.law is not None:
@@ -190,8 +194,7 @@ def depth(reports: Mapping[str, "Report"], field: str, title: str) -> Html | Non
     """
     series = {}
     for name, report in reports.items():
-        values = [getattr(row, field) for row in report.rows]
-        series[name] = [math.nan if value is None else value for value in values]
+        series[name] = [_known(getattr(row, field)) for row in report.rows]
     known = [abs(v) for values in series.values() for v in values if math.isfinite(v)]
     positive = [math.log10(value) for value in known if value > 0]
     if not known:
@@ -212,9 +215,7 @@ def depth(reports: Mapping[str, "Report"], field: str, title: str) -> Html | Non
             if not math.isnan(log):
                 number = f"{values[place]:.3g}"
                 words = f"{name}, {rows[place].layer}: {number}"
-                marks.append(
-                    panel.mark(float(place), log, index=index, title=words)
-                )
+                marks.append(panel.mark(float(place), log, index=index, title=words))
     return panel.drawn(
         *marks,
         title=f"{title}, along the layers",
@@ -222,6 +223,11 @@ def depth(reports: Mapping[str, "Report"], field: str, title: str) -> Html | Non
         x_ticks=_whole(most),
         y_ticks=svg.decades(low, high),
     )
+
+
+def _known(value: float | None) -> float:
+    """Return a number, NaN for one that is not known."""
+    return math.nan if value is None else value
 
 
 def _log(value: float, low: float) -> float:
