@@ -325,7 +325,8 @@ def _nice(top: float) -> list[tuple[float, str]]:
 
 def keys(names: Iterable[str]) -> Html:
     """Return the names of the networks, each with its line and mark."""
-    items = [
-        element("li", svg.key(index), " ", name) for index, name in enumerate(names)
-    ]
+    items = []
+    for index, name in enumerate(names):
+        label = element("span", name)
+        items.append(element("li", svg.key(index), label))
     return element("ul", *items, class_="keys")
