@@ -269,7 +269,7 @@ def _layer(
         least = min(lock["rank_bound"] for lock in locks)
         cells["rank"] = Cell(str(least), least)
         grades = [grade for grade in _GRADES if any(_is(lock, grade) for lock in locks)]
-        first = grades[0] if grades else "nothing locked"
+        first = grades[0] if grades else "none"
         cells["grade"] = Cell(first, float(len(_GRADES)))
         if grades:
             cells["grade"] = Cell(first, float(_GRADES.index(first)))
