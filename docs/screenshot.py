@@ -17,8 +17,8 @@ from isometry import data, networks
 
 PICTURE = pathlib.Path(__file__).parent / "screenshots" / "report.png"
 
-# The width of a small window, and as much of the page as shows what stands first in it.
-_SIZE = {"width": 880, "height": 1180}
+# The width at which all columns are seen, and the height of what stands first.
+_WIDTH, _HEIGHT = 1000, 1060
 
 _SCHEMES = ["orthogonal", "gaussian", "zer_o"]
 
@@ -47,7 +47,9 @@ def main() -> None:
         path = pathlib.Path(folder) / "report.html"
         reports().to_html(path)
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page(viewport=_SIZE, color_scheme="light")
+        page = browser.new_page(
+            viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light"
+        )
         page.goto(path.as_uri())
         page.screenshot(path=PICTURE)
         browser.close()

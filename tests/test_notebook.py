@@ -35,7 +35,11 @@ def test_a_spectrum_shows_its_numbers_and_a_histogram():
 
 
 def test_what_has_no_place_in_the_histogram_is_beside_it():
-    page = shown(spectrum(np.broadcast_to([2.0, 1e-9, 0.0], (5, 2, 3))))
+    sp = spectrum(np.broadcast_to([2.0, 1e-9, 0.0], (5, 2, 3)))
+    page = shown(sp)
+    # Zeros are a solid bar; what may be zero or not is a hollow one.
+    bars = re.findall(r'<rect[^>]*fill="([^"]+)"', sp._repr_html_())
+    assert [fill == "none" for fill in bars] == [False, True]
     assert "smallest s 0, or below the floor" in page.words
     assert "zeros 33 %" in page.words
     assert "unresolved 33 %" in page.words

@@ -13,6 +13,7 @@ import pytest
 
 import isometry
 from isometry import theory
+from isometry._internal import svg
 from isometry.measure import _histogram
 from isometry.verdicts import _definitions, _html, flag_names
 from isometry.verdicts._html import _contents, _pictures
@@ -174,6 +175,11 @@ def test_nothing_below_the_floor_is_drawn_as_a_value():
     heights = _histogram.heights(sp, edges)
     assert float(np.sum(heights * np.diff(edges))) == pytest.approx(3 / 6)
     assert edges[0] > np.log10(1e-9)
+    # Nor would it be on an axis that reaches so far down.
+    wide = np.linspace(-12, 1, 40)
+    assert float(np.sum(_histogram.heights(sp, wide) * np.diff(wide))) == pytest.approx(
+        3 / 6
+    )
     shares = _histogram.masses(sp, edges)
     assert shares["zeros"] == pytest.approx(2 / 6)
     assert shares["unresolved"] == pytest.approx(1 / 6)
@@ -211,18 +217,13 @@ def test_a_law_is_drawn_with_its_atoms_and_zeros():
     assert height == pytest.approx(0.5 / (edges[1] - edges[0]))
 
 
-def test_a_law_higher_than_the_panel_has_a_triangle():
-    flat = report(law=theory.marchenko_pastur(0.999))
-    edges = _pictures.common_edges([flat])
-    law, _ = _pictures._law(theory.marchenko_pastur(0.999), edges)
-    assert law is not None
-    picture, _ = _pictures.spectra(flat, edges)
-    is_higher = (
-        law.max() > 1.05 * _histogram.heights(flat.spectra["end_to_end"], edges).max()
-    )
-    assert ("h-6z" in picture) == is_higher
-    without, _ = _pictures.spectra(dataclasses.replace(flat, law=None), edges)
-    assert "h-6z" not in without
+def test_where_a_law_is_higher_than_the_panel_there_is_a_triangle():
+    """One for each range of points that are above the top."""
+    panel = svg.Panel(x=(0.0, 6.0), y=(0.0, 1.0))
+    law = np.array([2.0, 3.0, 0.5, 0.5, 0.5, 0.5, 4.0])
+    drawn = "".join(_pictures._lines_of_law(panel, law, []))
+    assert drawn.count("h-6z") == 2
+    assert "h-6z" not in "".join(_pictures._lines_of_law(panel, law / 4, []))
 
 
 def test_without_a_law_the_reason_stands_below_the_picture():
