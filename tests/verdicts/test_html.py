@@ -212,7 +212,7 @@ def test_a_law_is_drawn_with_its_atoms_and_zeros():
     picture, words = _pictures.spectra(one, edges)
     assert words == []
     assert "law: zeros 50 %" in picture
-    ((place, height),) = _pictures._stems(law, edges)
+    ((place, height),) = _pictures._predicted(law, edges).stems
     assert place == pytest.approx(np.log10(2) / 2)
     assert height == pytest.approx(0.5 / (edges[1] - edges[0]))
 
@@ -220,10 +220,22 @@ def test_a_law_is_drawn_with_its_atoms_and_zeros():
 def test_where_a_law_is_higher_than_the_panel_there_is_a_triangle():
     """One for each range of points that are above the top."""
     panel = svg.Panel(x=(0.0, 6.0), y=(0.0, 1.0))
-    law = np.array([2.0, 3.0, 0.5, 0.5, 0.5, 0.5, 4.0])
-    drawn = "".join(_pictures._lines_of_law(panel, law, []))
-    assert drawn.count("h-6z") == 2
-    assert "h-6z" not in "".join(_pictures._lines_of_law(panel, law / 4, []))
+    density = np.array([2.0, 3.0, 0.5, 0.5, 0.5, 0.5, 4.0])
+    for scale, number in ((1.0, 2), (0.25, 0)):
+        law = _pictures.Predicted(density=scale * density)
+        drawn = "".join(_pictures._lines_of_law(panel, law))
+        assert drawn.count("h-6z") == number
+
+
+def test_a_law_that_cannot_be_computed_is_left_out_with_the_reason(monkeypatch):
+    def fails(law, edges):
+        raise theory.freeprob.NotConverged("of edge 3")
+
+    monkeypatch.setattr(_pictures, "_predicted", fails)
+    one = report()
+    picture, words = _pictures.spectra(one, _pictures.common_edges([one]))
+    assert picture is not None
+    assert words == ["the law is not drawn: of edge 3"]
 
 
 def test_without_a_law_the_reason_stands_below_the_picture():

@@ -33,14 +33,18 @@ _HIGH = 0.98
 def show(law: "Law") -> str:
     """Return the HTML of a law."""
     rows = [
-        ("density of λ = s² on", _intervals(law)),
-        ("atoms", _atoms(law)),
-        ("largest s", f"{law.s_max:.6g}"),
-        ("E λ", _number(lambda: law.moment(1))),
-        ("Var λ", _number(lambda: law.variance)),
-        ("E ln λ", _number(lambda: law.mean_log_lam)),
+        ("density of λ = s² on", _or_why(lambda: _intervals(law))),
+        ("atoms", _or_why(lambda: _atoms(law))),
+        ("largest s", _or_why(lambda: f"{law.s_max:.6g}")),
+        ("E λ", _or_why(lambda: f"{law.moment(1):.6g}")),
+        ("Var λ", _or_why(lambda: f"{law.variance:.6g}")),
+        ("E ln λ", _or_why(lambda: f"{law.mean_log_lam:.6g}")),
     ]
-    return notebook(f"Law: {law.name}", table((), rows), picture(law))
+    try:
+        drawn = picture(law)
+    except NotConverged as error:
+        drawn = note(f"not drawn: {error}")
+    return notebook(f"Law: {law.name}", table((), rows), drawn)
 
 
 def _intervals(law: "Law") -> str:
@@ -53,21 +57,22 @@ def _atoms(law: "Law") -> str:
     return ", ".join(atoms) or "none"
 
 
-def _number(compute: Callable[[], float]) -> str:
-    """Return a number as text, or why it could not be computed."""
+def _or_why(compute: Callable[[], str]) -> str:
+    """Return what is computed, or why it could not be."""
     try:
-        return f"{compute():.6g}"
+        return compute()
     except NotConverged as error:
         return f"unknown: {error}"
 
 
 def picture(law: "Law") -> Html:
-    """Return the density of log10 s, with a stem for each atom off zero."""
+    """Return the density of log10 s, with a stem for each atom off zero.
+
+    Raises:
+        NotConverged: The law misses its residual.
+    """
     places = [math.log10(atom.lam) / 2 for atom in law.atoms if atom.lam > 0]
-    try:
-        low = float(np.asarray(law.quantile(law.zero_mass + _LOWEST, "log_s"))) / _LN10
-    except NotConverged as error:
-        return note(f"not drawn: {error}")
+    low = float(np.asarray(law.quantile(law.zero_mass + _LOWEST, "log_s"))) / _LN10
     high = -math.inf
     if law.s_max > 0:
         high = math.log10(law.s_max)
@@ -76,10 +81,7 @@ def picture(law: "Law") -> Html:
         return note("no picture: the law leaves the range of float64")
     low, high = min([low, *places]) - _MARGIN, max([high, *places]) + _MARGIN
     x = np.linspace(low, high, _POINTS)
-    try:
-        density = np.asarray(law.density(x * _LN10, "log_s")) * _LN10
-    except NotConverged as error:
-        return note(f"not drawn: {error}")
+    density = np.asarray(law.density(x * _LN10, "log_s")) * _LN10
     top = max(1.05 * float(np.quantile(density, _HIGH)), 1e-9)
     panel = svg.Panel(x=(low, high), y=(0.0, top), masses=zeros(law, svg.colour(0)))
     stems = [

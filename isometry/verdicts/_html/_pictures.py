@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -82,14 +83,15 @@ def spectra(report: "Report", edges: Edges) -> tuple[Html | None, list[str]]:
         return None, words
     if report.law is None:
         words.append(report.no_law)
-    law, why = _law(report.law, edges)
-    if why:
-        words.append(why)
+    law = Predicted()
     if report.law is not None:
-        masses += _predicted_zeros(report.law)
-    stems = _stems(report.law, edges)
+        try:
+            law = _predicted(report.law, edges)
+        except NotConverged as error:
+            words.append(f"the law is not drawn: {error}")
+    masses += law.zeros
     tops = [float(heights.max()) for heights in drawn.values()]
-    tops += [height for _, height in stems]
+    tops += [height for _, height in law.stems]
     panel = svg.Panel(
         x=(float(edges[0]), float(edges[-1])),
         y=(0.0, _HEADROOM * max(*tops, 1e-9)),
@@ -97,7 +99,7 @@ def spectra(report: "Report", edges: Edges) -> tuple[Html | None, list[str]]:
     )
     picture = panel.drawn(
         *_histograms(panel, drawn, edges),
-        *_lines_of_law(panel, law, stems),
+        *_lines_of_law(panel, law),
         title=_in_words(report, drawn, edges=edges),
         x_label="s (dotted: s = 1, isometry)",
         x_ticks=svg.decades(*panel.x),
@@ -120,48 +122,50 @@ def _histograms(
     return [*parts, panel.stem(0.0, panel.y[1], **dots)]
 
 
-def _law(law: "Law | None", edges: Edges) -> tuple[Line | None, str]:
-    """Return the density of log10 s, or why it is not drawn."""
-    if law is None:
-        return None, ""
+@dataclass(frozen=True)
+class Predicted:
+    """What is drawn of a law.
+
+    Attributes:
+        density: Its density of log10 s, along the panel; None where there is no law.
+        stems: The place and height of each atom off zero, as high as a bar of its mass.
+        zeros: A bar of its mass at zero, if it has any.
+    """
+
+    density: Line | None = None
+    stems: tuple[tuple[float, float], ...] = ()
+    zeros: tuple[svg.Mass, ...] = ()
+
+
+def _predicted(law: "Law", edges: Edges) -> Predicted:
+    """Return what is drawn of a law.
+
+    Raises:
+        NotConverged: The law misses its residual.
+    """
     x = np.linspace(edges[0], edges[-1], _POINTS)
-    try:
-        density = np.asarray(law.density(x * _LN10, "log_s"))
-    except NotConverged as error:
-        return None, f"the law is not drawn: {error}"
-    return density * _LN10, ""
-
-
-def _stems(law: "Law | None", edges: Edges) -> list[tuple[float, float]]:
-    """Return the place and height of each atom off zero: of its mass in one bin."""
-    if law is None:
-        return []
     width = float(edges[1] - edges[0])
     atoms = [atom for atom in law.atoms if atom.lam > 0]
-    return [(math.log10(atom.lam) / 2, atom.mass / width) for atom in atoms]
+    return Predicted(
+        density=np.asarray(law.density(x * _LN10, "log_s")) * _LN10,
+        stems=tuple((math.log10(atom.lam) / 2, atom.mass / width) for atom in atoms),
+        zeros=tuple(
+            svg.Mass(f"law: {mass.name}", mass.share, mass.colour, is_solid=True)
+            for mass in zeros(law, "currentColor")
+        ),
+    )
 
 
-def _lines_of_law(
-    panel: svg.Panel,
-    law: Line | None,
-    stems: Iterable[tuple[float, float]],
-) -> list[Html]:
+def _lines_of_law(panel: svg.Panel, law: Predicted) -> list[Html]:
     """Return the line of a law, its atoms, and triangles where it leaves the panel."""
     style = {"stroke": "currentColor", "stroke_width": "1.4"}
-    inside = [stem for stem in stems if panel.x[0] <= stem[0] <= panel.x[1]]
+    inside = [stem for stem in law.stems if panel.x[0] <= stem[0] <= panel.x[1]]
     parts = [panel.stem(*stem, **style) for stem in inside]
-    if law is not None:
-        x = np.linspace(*panel.x, len(law))
-        parts.append(panel.line(x, law, **style))
-        parts.append(panel.beyond(x, law > panel.y[1]))
+    if law.density is not None:
+        x = np.linspace(*panel.x, len(law.density))
+        parts.append(panel.line(x, law.density, **style))
+        parts.append(panel.beyond(x, law.density > panel.y[1]))
     return parts
-
-
-def _predicted_zeros(law: "Law") -> tuple[svg.Mass, ...]:
-    return tuple(
-        svg.Mass(f"law: {mass.name}", mass.share, mass.colour, is_solid=True)
-        for mass in zeros(law, "currentColor")
-    )
 
 
 def _in_words(report: "Report", drawn: Mapping[str, Heights], *, edges: Edges) -> str:
