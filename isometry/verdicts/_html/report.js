@@ -51,7 +51,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.setAttribute("aria-label", `sort by ${label.trim()}`);
     button.addEventListener("click", () => sort(table, column));
     head.setAttribute("aria-sort", "none");
-    head.append(" ", button);
+    head.append(button);
   });
 }
 
