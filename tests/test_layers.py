@@ -62,6 +62,7 @@ EXTRAS = (
     "equinox",
     "flax",
     "haiku",
+    "jinja2",
     "loky",
     "matplotlib",
     "rich",

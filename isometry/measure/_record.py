@@ -738,6 +738,12 @@ class Spectrum:
         checks.one_of("variable", variable, VARIABLES)
         return checks.points("grid", grid, self.log_values.dtype)
 
+    def _repr_html_(self) -> str | None:
+        # Imported here, because that module imports the statistics of this class.
+        from isometry.measure import _display
+
+        return _display.show(self)
+
     def __repr__(self) -> str:
         batch = tuple(jnp.shape(self.log_values)[:-1])
         over = ""

@@ -3,11 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
-from isometry.measure._record import Spectrum
-from isometry.plots._axis import LN10
-from isometry.plots._style import SMALL, Edges, size_in_inches
+from isometry.measure._histogram import percent
+from isometry.plots._style import SMALL, size_in_inches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,38 +29,6 @@ _STYLES = {
     "not finite": {"hatch": "xxxxxx", "fill": False},
     "outside": {"hatch": "......", "fill": False},
 }
-
-
-def masses(sp: Spectrum, edges: Edges) -> dict[str, float]:
-    """Return the mass of the values that a histogram of log s leaves out.
-
-    Args:
-        sp: A spectrum of singular values.
-        edges: The edges of the bins in log10 s.
-
-    Returns:
-        The shares "zeros" (exact ones), "unresolved" (not zero, below the rounding
-        floor), "not finite" and "outside" (resolved, but below the first edge or above
-        the last), of all values of all matrices.
-    """
-    log_values = np.asarray(sp.log_values)
-    weights = np.asarray(sp.weights, float)
-    is_zero = np.isneginf(log_values)
-    is_finite = np.isfinite(log_values)
-    is_resolved = np.asarray(sp.resolved)
-    places = log_values / LN10
-    is_in_bins = (places >= edges[0]) & (places <= edges[-1])
-    kinds = {
-        "zeros": is_zero,
-        "unresolved": is_finite & ~is_resolved,
-        "not finite": ~is_finite & ~is_zero,
-        "outside": is_resolved & ~is_in_bins,
-    }
-    total = weights.sum()
-    return {
-        kind: float(np.sum(weights, where=is_kind) / total)
-        for kind, is_kind in kinds.items()
-    }
 
 
 def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
@@ -102,16 +67,6 @@ def draw_masses(ax: "Axes", shares: Mapping[str, float], colour: str) -> None:
 def separate(ax: "Axes", place: float) -> None:
     """Draw the line left of which the horizontal axis means nothing."""
     ax.axvline(place, color="0.6", lw=0.8, ls=(0, (4, 2)))
-
-
-def percent(share: float) -> str:
-    """Return a share in per cent, to two digits, and 100 % only of the whole."""
-    digits = f"{100 * share:.2g}"
-    if digits == "1e+02":
-        digits = "100"
-    if digits == "100" and share < 1:
-        digits = "> 99"
-    return f"{digits} %"
 
 
 def _strip(ax: "Axes") -> "Axes":

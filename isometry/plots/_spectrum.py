@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike
 
 from isometry._internal import checks
 from isometry._internal.errors import public
+from isometry.measure._histogram import masses, percent
 from isometry.measure._record import Spectrum
-from isometry.plots._atoms import draw_masses, masses, percent
+from isometry.plots._atoms import draw_masses
 from isometry.plots._axis import LEAST_RANGE, LN10, Axis, log_floor, smooth_density
 from isometry.plots._style import COLOURS, Edges, Line, require_axes, require_bins
 

@@ -123,6 +123,9 @@ class Anatomy:
     def __repr__(self) -> str:
         return _table.summary(self, self._cells)
 
+    def _repr_html_(self) -> str:
+        return _table.in_notebook(self, self._cells)
+
     @functools.cached_property
     def points(self) -> tuple[str, ...]:
         """The names of the points, in the order in which they are computed.

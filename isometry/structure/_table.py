@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from isometry._internal import html
 from isometry.structure._records import Branch, WeightLayer
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 # Rows of a repr: with its headings they fit a screen of 24 lines.
 _ROWS_OF_REPR = 16
+
+# Rows that a notebook shows: two screens. A network of 300 layers would fill ten.
+_ROWS_OF_NOTEBOOK = 60
 
 # Columns of a table beyond which names are shortened. At 80 those of most transformers
 # would be, and a terminal of 200 columns is rare.
@@ -146,6 +150,28 @@ def summary(
     return "\n".join([_heading(anatomy), *lines, *_endings(anatomy)])
 
 
+def in_notebook(
+    anatomy: "Anatomy",
+    rows: Sequence[Sequence[str]],
+) -> str:
+    """Return the table as HTML; of many layers the first and the last ones.
+
+    Args:
+        anatomy: The anatomy.
+        rows: The cells of each layer, as `cells` returns them.
+    """
+    num_hidden = len(rows) - _ROWS_OF_NOTEBOOK
+    half = _ROWS_OF_NOTEBOOK // 2
+    shown: list[Sequence[str]] = list(rows)
+    if num_hidden > 1:
+        gap = [f"… {num_hidden} more layers: print(an.table())"]
+        gap += [""] * (len(_HEADINGS) - 1)
+        shown = [*rows[:half], gap, *rows[-half:]]
+    headings, lines = _without_empty(shown)
+    notes = [html.note(ending) for ending in _endings(anatomy)]
+    return html.notebook(_heading(anatomy), html.table(headings, lines), *notes)
+
+
 def _narrow(row: Sequence[str]) -> list[str]:
     """Return a row with a short name, and the position without the branch's name."""
     # The name of a branch is the beginning of that of the layer.
@@ -214,14 +240,23 @@ def _endings(anatomy: "Anatomy") -> list[str]:
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return headings and rows as aligned lines, without the empty columns."""
-    columns = [list(column) for column in zip(_HEADINGS, *rows, strict=True)]
-    # A perceptron, for example, has no branches.
-    filled = [column for column in columns if any(column[1:])]
-    widths = [max(map(len, column)) for column in filled]
+    headings, filled = _without_empty(rows)
     lines = []
-    for i in range(len(rows) + 1):
-        padded = [
-            column[i].ljust(width) for column, width in zip(filled, widths, strict=True)
-        ]
+    widths = [max(map(len, column)) for column in zip(headings, *filled, strict=True)]
+    for row in (headings, *filled):
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         lines.append("  ".join(padded).rstrip())
     return lines
+
+
+def _without_empty(
+    rows: Sequence[Sequence[str]],
+) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows without the columns that are empty in every row."""
+    columns = list(zip(_HEADINGS, *rows, strict=True))
+    # A perceptron, for example, has no branches.
+    filled = [column for column in columns if any(column[1:])]
+    if not filled:
+        return [], [[] for _ in rows]
+    headings, *lines = map(list, zip(*filled, strict=True))
+    return headings, lines

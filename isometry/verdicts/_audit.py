@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from isometry._internal import checks, precision, provenance
 from isometry._internal.errors import FromCall, InputError, public
+from isometry._internal.strict_json import Plain
 from isometry._internal.types import Key, Params
 from isometry.measure._function import Map
 from isometry.networks import Network
@@ -245,7 +246,15 @@ def _report(measured: Measured) -> Report:
         no_law=no_law,
         rows=_layers.rows_of(measured, flags),
         timings=measured.timings,
+        certificates=_certificates(measured),
     )
+
+
+def _certificates(measured: Measured) -> tuple[dict[str, Plain], ...]:
+    """Return the certificates as plain data, which holds no parameters."""
+    # Flags have asked for them wherever there are any.
+    certificates = measured.parts.get("certificates", ())
+    return tuple(one.to_dict() for one in certificates)
 
 
 def _described(f: Map) -> str:

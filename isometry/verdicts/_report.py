@@ -5,20 +5,18 @@ from typing import Any
 
 import numpy as np
 
+from isometry import store
 from isometry._internal import checks, compilation, strict_json
 from isometry._internal.errors import public
+from isometry._internal.strict_json import Plain
 from isometry.measure._record import Spectrum
 from isometry.measure._statistics import STATISTICS
 from isometry.theory import Law
-from isometry.verdicts import _layers, _table
+from isometry.verdicts import _layers, _notebook, _table
 from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag, gravest
 from isometry.verdicts._layers import LayerRow
 from isometry.verdicts._probe import Probe
 from isometry.verdicts._registry import registered
-
-# Flags of a lower rank tell of what hardly any training can repair; the others of what
-# makes training slow.
-_SLOW = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +39,7 @@ class Report:
         no_law: Why there is no law, or "".
         rows: A row for each weight layer; see `Report.layers`.
         timings: How many seconds each part took, compilation included.
+        certificates: What `Certificate.to_dict` says of each seed that was certified.
 
     Example:
         >>> net = networks.mlp([16] * 4, "tanh", "zeros")
@@ -62,6 +61,7 @@ class Report:
     no_law: str = ""
     rows: tuple[LayerRow, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    certificates: tuple[dict[str, Plain], ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -125,7 +125,7 @@ class Report:
         for flag in self.flags.values():
             if flag.state == UNDECIDED:
                 undecided += 1
-            elif flag.raised and rank.get(flag.name, _SLOW) < _SLOW:
+            elif flag.raised and rank.get(flag.name, _table.SLOW) < _table.SLOW:
                 grave += 1
             elif flag.raised:
                 slow += 1
@@ -257,6 +257,7 @@ class Report:
             "flags": {name: flag.as_dict() for name, flag in self.flags.items()},
             "spectra": spectra,
             "layers": [row.as_dict() for row in self.rows],
+            "certificates": self.certificates,
             "law": self._law_as_dict(),
             "probe": None if self.probe is None else self.probe.as_dict(),
             "width_independence": self.widths,
@@ -306,6 +307,40 @@ class Report:
             True
         """
         return strict_json.dumps(self.as_dict())
+
+    @public("Report.to_html")
+    def to_html(self, path: store.Path) -> None:
+        """Write a page for a browser: verdict, spectra, layers, certificates, training.
+
+        The page is one file that asks for no other and needs no network. All names are
+        escaped. The same report gives the same page.
+
+        Args:
+            path: Where the file goes, in a folder that exists: "report.html".
+
+        Returns:
+            None.
+
+        Raises:
+            InputError: The folder does not exist, or the file cannot be written.
+            MissingExtra: jinja2 is not installed.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> report.to_html("report.html")
+        """
+        # Imported here, because that module imports this one.
+        from isometry.verdicts._reports import Reports
+
+        Reports({"network": self}).to_html(path)
+
+    def _repr_html_(self) -> str:
+        return _notebook.of_report(self)
 
 
 @compilation.jit

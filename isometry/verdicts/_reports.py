@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from isometry import store
 from isometry._internal import checks, strict_json
 from isometry._internal.errors import public
-from isometry.verdicts import _table
+from isometry.verdicts import _notebook, _table
 from isometry.verdicts._flag import gravest
 from isometry.verdicts._report import Report
 
@@ -177,3 +178,37 @@ class Reports(Mapping[str, Report]):
             True
         """
         return strict_json.dumps(self.as_dict())
+
+    @public("Reports.to_html")
+    def to_html(self, path: store.Path) -> None:
+        """Write a page for a browser, in which the networks stand side by side.
+
+        See `Report.to_html`.
+
+        Args:
+            path: Where the file goes, in a folder that exists: "report.html".
+
+        Returns:
+            None.
+
+        Raises:
+            InputError: There is no report; the folder does not exist, or the file
+                cannot be written.
+            MissingExtra: jinja2 is not installed.
+
+        Example:
+            >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
+            >>> flag = isometry.Flag("vanishing", "clear", "½ ln E s² = 0")
+            >>> report = isometry.Report(
+            ...     network="identity", flags={"vanishing": flag},
+            ...     spectra={"end_to_end": sp}, probe=None, widths=None,
+            ...     setting={}, provenance={})
+            >>> isometry.Reports({"identity": report}).to_html("reports.html")
+        """
+        # Imported here: few programs write a page.
+        from isometry.verdicts import _html
+
+        _html.write(self, path)
+
+    def _repr_html_(self) -> str:
+        return _notebook.of_reports(self)

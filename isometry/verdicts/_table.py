@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 # The width of a verdict in words, which fits any terminal.
 _COLUMNS = 80
 
+# Flags of a lower rank tell of what hardly any training can repair; the others of what
+# makes training slow.
+SLOW = 60
+
 # Flags from this rank on tell the shape of a spectrum: training is slower, and works.
 _MILD = 110
 
 # The most names of layers that a verdict lists; `Flag.where` has all.
 _MOST_NAMES = 6
 
-_LEGEND = (
+LEGEND = (
     "Singular values s end to end, medians over seeds and inputs; deviation: "
     "√E(s − 1)²; eff. rank: exp of the entropy of s/Σs; zeros: share, on the mean, "
     "that is zero or below the floor."
@@ -39,7 +43,7 @@ _RANKED = (
 # Columns of a terminal from which on the verdict fits beside the numbers.
 _FULL_WIDTH = 120
 
-_HEADINGS = (
+HEADINGS = (
     "scheme",
     "σ_min",
     "median",
@@ -50,7 +54,18 @@ _HEADINGS = (
     "zeros",
     "verdict",
 )
-_NUM_NUMBERS = len(_HEADINGS) - 2
+_NUM_NUMBERS = len(HEADINGS) - 2
+
+# The statistics of the columns of numbers, by their names in `Report.statistics`.
+COLUMNS = (
+    "s_min",
+    "s_median",
+    "s_max",
+    "mean_s2",
+    "isometry_deviation",
+    "effective_rank",
+    "zero_fraction",
+)
 
 
 def in_words(report: "Report") -> str:
@@ -64,7 +79,7 @@ def in_words(report: "Report") -> str:
     # The verdict stands first: a log may be cut behind its first line.
     heading = f"{_verdict(report)}: {report.network}"
     lines = textwrap.wrap(heading, _COLUMNS, subsequent_indent="  ")
-    for line in _scope(report).splitlines():
+    for line in scope(report).splitlines():
         lines += _wrapped(line, indent="  ")
     for flag in raised:
         lines += ["", *_of_flag(flag)]
@@ -87,18 +102,36 @@ def _verdict(report: "Report") -> str:
     A healthy network of a few layers, drawn as its library does, is not isometric. It
     trains, and its report does not begin with an alarm.
     """
+    return "NOTHING GRAVE" if kind(report) == "mild" else report.verdict.upper()
+
+
+def kind(report: "Report") -> str:
+    """Return the kind of a verdict by the gravest flags.
+
+    Returns:
+        "grave" if a flag is raised that tells of what training hardly repairs; "slow"
+        if one is that tells of what makes training slow; else of what healthy networks
+        raise too, "doubtful" if a graver flag is undecided and "mild" if none is;
+        "undecided"; "clear".
+    """
+    # The rank of a flag that is not registered any more is not known.
     rank = {one.name: one.rank for one in registered()}
-    grave = [
-        flag
-        for flag in report.flags.values()
-        if flag.state in (RAISED, UNDECIDED) and rank.get(flag.name, 0) < _MILD
+    if report.verdict != RAISED:
+        return report.verdict
+    raised = [
+        rank.get(flag.name, SLOW) for flag in report.flags.values() if flag.raised
     ]
-    if report.verdict == RAISED and not grave:
-        return "NOTHING GRAVE"
-    return report.verdict.upper()
+    if min(raised) < _MILD:
+        return "grave" if min(raised) < SLOW else "slow"
+    undecided = [
+        rank.get(flag.name, 0)
+        for flag in report.flags.values()
+        if flag.state == UNDECIDED
+    ]
+    return "doubtful" if min(undecided, default=_MILD) < _MILD else "mild"
 
 
-def _scope(report: "Report") -> str:
+def scope(report: "Report") -> str:
     """Return how many seeds and inputs were measured, and what is special, in words."""
     # Reports may be made by hand, without a setting.
     setting = report.setting
@@ -124,13 +157,13 @@ def _of_flag(flag: Flag) -> list[str]:
     """Return the lines of a raised flag: what, where, how sure, what to do."""
     lines = _wrapped(f"{flag.name}: {flag.reason}", indent="  ")
     if flag.where:
-        lines += _item("where", _names(flag.where))
-    lines += _item("sure", _certainty(flag))
+        lines += _item("where", names_of_layers(flag.where))
+    lines += _item("sure", certainty(flag))
     lines += _item("do", flag.remedy)
     return lines
 
 
-def _certainty(flag: Flag) -> str:
+def certainty(flag: Flag) -> str:
     """Return interval and threshold of a flag, and the source of the threshold."""
     # A flag that states a fact of the weights has no interval.
     parts = []
@@ -143,7 +176,7 @@ def _certainty(flag: Flag) -> str:
     return "; ".join(parts)
 
 
-def _names(where: tuple[str, ...]) -> str:
+def names_of_layers(where: tuple[str, ...]) -> str:
     """Return names of layers in words; of many only the first ones."""
     if len(where) <= _MOST_NAMES:
         return ", ".join(where)
@@ -217,7 +250,7 @@ def rich_table(
         if is_full:
             table.add_row(text(name), *numbers, verdict)
             continue
-        pairs = zip(_HEADINGS[1:-1], numbers, strict=True)
+        pairs = zip(HEADINGS[1:-1], numbers, strict=True)
         named = ", ".join(f"{heading} {number}" for heading, number in pairs)
         table.add_row(text(name), text.assemble(named, "\n", verdict))
     for name, why in reports.undefined.items():
@@ -232,7 +265,7 @@ def _add_columns(
     is_full: bool,
 ) -> None:
     """Add all columns; or, if the table is not full, the first and the last."""
-    first, *numbers, last = _HEADINGS
+    first, *numbers, last = HEADINGS
     table.add_column(first, overflow="fold", no_wrap=is_full, ratio=0)
     if is_full:
         for heading in numbers:
@@ -253,7 +286,7 @@ def _advice(reports: "Reports") -> list[str]:
                 lines[place, flag.name, flag.remedy] = words
     legend = []
     if any(report.spectra for report in reports.values()):
-        legend.append(_LEGEND)
+        legend.append(LEGEND)
     if len(reports) > 1:
         legend.append(_RANKED)
     return legend + [lines[place] for place in sorted(lines)]

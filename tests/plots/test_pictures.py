@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isometry import Dense, InputError, Records, Spectrum, plots, theory
-from isometry.plots._atoms import percent
+from isometry.measure._histogram import percent
 from isometry.verdicts import Flag, Report, Reports
 from isometry.verdicts._probe import Probe
 

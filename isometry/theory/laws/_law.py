@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key
-from isometry.theory.laws import _edges, _integrals, _series
+from isometry.theory.laws import _display, _edges, _integrals, _series
 from isometry.theory.laws._arguments import numbers
 from isometry.theory.laws._bands import Band
 from isometry.theory.laws._closed import Bernoulli
@@ -467,6 +467,9 @@ class Law:
         if points:
             parts.append(f"atoms {', '.join(points)}")
         return f"Law({self.name}: lam has {', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        return _display.show(self)
 
     def _integral(self, g: Callable[[RealPoints], RealPoints]) -> float:
         """Integrate an analytic function of log λ over the mass off zero."""
