@@ -74,7 +74,7 @@ def write_docstring(*event: object) -> None:
     text = re.sub(r"^(Returns:\n +)", r"\1: ", text, flags=re.MULTILINE)
     paragraphs = text.split("\n\n")
     for place, paragraph in enumerate(paragraphs):
-        # A session is shown as it stands.
+        # An example is shown as it stands.
         if ">>>" not in paragraph:
             paragraphs[place] = reference.as_rst(paragraph)
     lines[:] = "\n\n".join(paragraphs).split("\n")
