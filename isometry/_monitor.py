@@ -169,7 +169,7 @@ def monitor(
     Each record is measured at the params that f has at this step. Often they hold more
     than the optimizer trains, such as batch statistics and frozen layers. Then `state`
     is a function that returns them, given the trained parameters and extra arguments of
-    `update`:
+    `update`::
 
         watch = isometry.monitor(
             networks.flax(module, x), xs, every=100, capacity=50, statistics=["s_max"],

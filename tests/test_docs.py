@@ -1,6 +1,10 @@
-"""Documentation cannot rot: its code runs, its links lead somewhere, its pictures name the command that makes them."""
+"""The documentation holds: what README.md prints, the form of pages, what they quote.
 
-import importlib.util
+The code of the site's pages is run by `python -m docs build --execute`, each night, and
+links between pages are checked by every build.
+"""
+
+import ast
 import pathlib
 import re
 from typing import NamedTuple
@@ -9,132 +13,74 @@ import jax
 import pytest
 
 import isometry
-from docs import api, errors, pictures, surface
+from docs import errors, pictures, reference, surface
 from isometry import verdicts
-from tests.audits import made_once
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-TAGS = ("python", "sh", "console", "text")  # of these only python is run; .ci/run takes its two commands from sh
-OPTIONAL = ("flax", "equinox", "haiku")
-SLOW = "<!-- slow -->"  # on the line before a block
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+# Code that nothing runs is shown as `text`; what a reader types, as `console`. .ci/run
+# takes its two commands from the blocks of README.md that are tagged `sh`.
+TAGS = ("python", "sh", "console", "text")
+CELL = "{code-cell} ipython3"
+# PyTorch is not installed where the site is built: its side is quoted.
+QUOTING = ("from_pytorch.md",)
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 class Block(NamedTuple):
-    """A fenced block: its tag, the line it starts on, its text, and whether the page calls it slow."""
+    """A fenced block: its tag, the line on which its text starts, and its text."""
 
     tag: str
     line: int
     text: str
-    slow: bool
-
-    @property
-    def needs(self):
-        """The optional module that it imports, or empty. Such a block stands alone."""
-        return next((m for m in OPTIONAL if re.search(rf"^(import|from) {m}\b", self.text, re.MULTILINE)), "")
 
 
 def blocks(page):
-    lines, found, start = page.read_text(encoding="utf-8").splitlines(), [], None
-    for i, line in enumerate(lines):
+    """List the fenced blocks of a page."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    found, start = [], None
+    for number, line in enumerate(lines):
         if line.startswith("```") and start is None:
-            start = i
+            start = number
         elif line == "```" and start is not None:
-            text = "\n".join(lines[start + 1 : i])
-            found.append(Block(lines[start][3:], start + 2, text, lines[start - 1] == SLOW))
+            text = "\n".join(lines[start + 1 : number])
+            found.append(Block(lines[start][3:], start + 2, text))
             start = None
     assert start is None, f"{page}: the block of line {start} is not closed"
     return found
 
 
-def run(page, found):
-    """The blocks one after another in one namespace; a traceback names the page and its line."""
-    namespace = {"__name__": "__main__"}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # JAX as the reader finds it
-        for block in found:
-            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+def run(page, block):
+    """Run a block; a traceback names the page and its line."""
+    # As many lines above it as on the page.
+    source = "\n" * (block.line - 1) + block.text
+    # JAX as the reader finds it.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        exec(compile(source, str(page), "exec"), {"__name__": "__main__"})
 
 
 def name_of(page):
     return str(page.relative_to(ROOT))
 
 
-def chosen(page, slow):
-    """Blocks to be run in one namespace. Those of README.md are run where their output is compared."""
-    if page == ROOT / "README.md":
-        return []
-    return [b for b in blocks(page) if b.tag == "python" and not b.needs and (slow or not b.slow)]
-
-
-def groups(pages):
-    """Pages that audit the same network stand together, so that one process compiles it once."""
-    alike = [p for p in pages if p.parent.name == "flags"]
-    return [g for g in (alike, *([p] for p in pages if p not in alike)) if g]
-
-
-@pytest.fixture
-def audited_once(monkeypatch):
-    """Of pages that write the same audit, the first makes it and the others get its report."""
-    monkeypatch.setattr(isometry, "audit", made_once(isometry.audit, {}))
-
-
-@pytest.mark.usefixtures("audited_once")
-@pytest.mark.parametrize("pages", groups([p for p in PAGES if chosen(p, slow=False)]), ids=lambda g: name_of(g[0]))
-def test_code_runs(pages, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for page in pages:
-        run(page, chosen(page, slow=False))
-
-
-SLOW_PAGES = {name_of(p): p for p in PAGES if any(b.slow for b in blocks(p))}  # there may be none
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", SLOW_PAGES.values(), ids=list(SLOW_PAGES))
-def test_slow_code_runs(page, tmp_path, monkeypatch):
-    """The whole page, as a reader goes through it."""
-    monkeypatch.chdir(tmp_path)
-    run(page, chosen(page, slow=True))
-
-
-def run_needing(module, slow, tmp_path, monkeypatch):
-    """Blocks that need an optional module, each alone."""
-    monkeypatch.chdir(tmp_path)
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: its recipes are not run")
-    pages = [page for page in PAGES if page != ROOT / "README.md"]
-    found = [(page, b) for page in pages for b in blocks(page) if b.needs == module and b.slow == slow]
-    assert found
-    for page, block in found:
-        run(page, [block])
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what they call of JAX is theirs
-@pytest.mark.parametrize("module", OPTIONAL)
-def test_code_for_other_libraries_runs(module, tmp_path, monkeypatch):
-    run_needing(module, False, tmp_path, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_slow_code_for_flax_runs(tmp_path, monkeypatch):
-    run_needing("flax", True, tmp_path, monkeypatch)
-
-
 def printed_by_readme():
     """The blocks of code of README.md, each with the output that it shows."""
-    shown = [b for b in blocks(ROOT / "README.md") if b.tag in ("python", "text")]
+    shown = [block for block in blocks(README) if block.tag in ("python", "text")]
     return list(zip(shown[::2], shown[1::2], strict=True))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(("code", "output"), printed_by_readme(), ids=["perceptron", "flax"])
+@pytest.mark.parametrize(
+    ("code", "output"), printed_by_readme(), ids=["perceptron", "flax"]
+)
 def test_readme_shows_what_its_code_prints(code, output, tmp_path, monkeypatch, capsys):
     """A line "..." stands for the rest."""
-    if code.needs:
-        pytest.importorskip(code.needs)
+    if "import flax" in code.text:
+        pytest.importorskip("flax")
     monkeypatch.chdir(tmp_path)
-    run(ROOT / "README.md", [code])
+    run(README, code)
     lines = capsys.readouterr().out.splitlines()
     shown = output.text.splitlines()
     if shown[-1] == "...":
@@ -143,21 +89,49 @@ def test_readme_shows_what_its_code_prints(code, output, tmp_path, monkeypatch, 
     assert lines == shown
 
 
+def faults_of_blocks(page, is_on_site):
+    """What the blocks of a page have against the rules, as (line, fault)."""
+    for block in blocks(page):
+        if is_on_site and block.tag == "python" and page.name not in QUOTING:
+            yield block.line, f"code that nothing runs: make it a {CELL}"
+        if block.tag not in TAGS and not block.tag.startswith("{"):
+            yield block.line, f"tag {block.tag!r}"
+        if block.tag == CELL and not block.text.startswith("%%"):
+            # Options of a cell stand above its code, as `:tags: [hide-input]`.
+            code = re.sub(r"^:[\w-]+:.*$", "", block.text, flags=re.MULTILINE)
+            try:
+                ast.parse(code)
+            except SyntaxError as error:
+                yield block.line, str(error)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_block_has_a_tag(page):
-    assert [(b.line, b.tag) for b in blocks(page) if b.tag not in TAGS] == []
+def test_blocks_of_a_page(page):
+    assert list(faults_of_blocks(page, page.is_relative_to(DOCS))) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_with_cells_is_a_notebook(page):
+    """MyST-NB shows the cells of other pages as text, and runs none of them."""
+    text = page.read_text(encoding="utf-8")
+    has_cells = any(block.tag.startswith("{code-cell}") for block in blocks(page))
+    head = text.partition("\n---\n")[0]
+    assert has_cells == head.startswith("---\nfile_format: mystnb\n")
+    assert not has_cells or "\n  language: python\n  name: python3" in head
 
 
 def prose(page):
     """The page without its blocks of code and code in lines."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`\n]*`", "", text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose(page))
-    assert [t for t in found if "://" not in t and not (page.parent / t).exists()] == []
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose(page))
+    files = [target for target in targets if "://" not in target]
+    assert [file for file in files if not (page.parent / file).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -165,58 +139,118 @@ def test_pictures_name_their_command(page):
     """In the paragraph below a picture; and it is small."""
     text = page.read_text(encoding="utf-8")
     for found in re.finditer(r"!\[[^]]+\]\(([^)]+)\)", text):
-        below = text[found.end() :].split("\n\n")[1]
-        assert re.search(r"[Mm]ade by `[^`]+`", " ".join(below.split())), f"{found[1]}: no command beside it"
+        below = " ".join(text[found.end() :].split("\n\n")[1].split())
+        assert re.search(r"[Mm]ade by `[^`]+`", below), f"{found[1]}: no command"
         assert (page.parent / found[1]).stat().st_size < 300_000
 
 
 def test_pictures_are_those_of_the_code():
+    command = r"`python -m docs\.pictures (\w+)`"
     shown = {
-        found for page in PAGES for found in re.findall(r"`python -m docs\.pictures (\w+)`", page.read_text("utf-8"))
+        name for page in PAGES for name in re.findall(command, page.read_text("utf-8"))
     }
-    assert shown == set(pictures.PICTURES) == {p.stem for p in (ROOT / "docs").glob("*.png")} - {"audit"}
+    files = {path.stem for path in DOCS.glob("*.png")}
+    assert shown == set(pictures.PICTURES) == files - {"audit"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pictures.PICTURES)
 def test_pictures_are_drawn(name):
-    """What is drawn is checked elsewhere, where it is computed; here, that the program still runs."""
+    """What is drawn is checked where it is computed; here, that the program runs."""
     assert all(ax.has_data() for ax in pictures.PICTURES[name]().axes)
 
 
-def test_the_reference_can_be_made():
-    """One heading for each public name; the page itself need not be of today."""
-    page = api.page()
-    for items in surface.everything().values():
-        for item in items:
-            assert f" {item.path.removeprefix('isometry.')}\n" in page
+@pytest.mark.parametrize("module", surface.MODULES)
+def test_every_module_has_a_page_of_the_reference(module):
+    """With an entry and a line of the table for each public name."""
+    page = DOCS / "api" / f"{module.removeprefix('isometry.')}.rst"
+    assert f".. public-module:: {module}\n" in page.read_text(encoding="utf-8")
+    entries = "\n".join(reference.page(module)) + "\n"
+    for item in surface.everything()[module]:
+        # A constant is named within its module.
+        name = item.path if item.node else item.path.removeprefix(f"{module}.")
+        assert re.search(rf"\.\. (auto|py:)\w+:: {re.escape(name)}[(\n]", entries)
+
+
+def test_docstrings_are_escaped_for_the_reference():
+    """Outside code, an asterisk, a bar and a last underscore are characters."""
+    text = reference.as_rst("|J v| of `W_ * x`s, n_ and *args")
+    assert text == r"\|J v\| of `W_ * x`\ s, n\_ and \*args"
+
+
+@pytest.mark.parametrize(
+    ("code", "path"),
+    [
+        ("isometry.spectrum", "isometry.spectrum"),
+        ("Spectrum.moment", "isometry.Spectrum.moment"),
+        ("audit(net, keys)", "isometry.audit"),
+        ("theory.chi", "isometry.theory.chi"),
+        ("Law", "isometry.theory.Law"),
+        ("Network", "isometry.networks.Network"),
+        # Bare words are arguments more often than functions.
+        ("weights", None),
+        ("np.sum", None),
+        ("f(params, x)", None),
+    ],
+)
+def test_code_that_becomes_a_link(code, path):
+    assert reference.resolve(code, "isometry.theory") == path
 
 
 def test_every_flag_has_a_page():
-    pages = {p.stem for p in (ROOT / "docs" / "flags").glob("*.md")} - {"README"}
+    pages = {page.stem for page in (DOCS / "flags").glob("*.md")} - {"README"}
     assert pages == set(verdicts.flag_names())
 
 
 @pytest.mark.parametrize("flag", verdicts.flag_names())
 def test_a_flag_page_has_all_its_parts(flag):
-    text = (ROOT / "docs" / "flags" / f"{flag}.md").read_text(encoding="utf-8")
-    parts = ("What it means", "How it is decided", "How often it errs", "What to do", "An example")
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(parts)
+    page = DOCS / "flags" / f"{flag}.md"
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "What it means",
+        "How it is decided",
+        "How often it errs",
+        "What to do",
+        "An example",
+    ]
     assert text == errors.page(flag), "if the records are new: python -m docs.errors"
-    example = blocks(ROOT / "docs" / "flags" / f"{flag}.md")[-1].text
-    assert f'flags["{flag}"]' in example
-    assert re.search(r"^assert \S+raised", example, re.MULTILINE)
+    example = blocks(page)[-1]
+    assert example.tag == CELL
+    assert f'flags["{flag}"]' in example.text
+    assert re.search(r"^assert \S+raised", example.text, re.MULTILINE)
+
+
+def test_every_paper_that_is_quoted_is_in_the_bibliography():
+    known = (DOCS / "references.bib").read_text(encoding="utf-8")
+    quoting = [*PAGES, *(ROOT / "isometry").rglob("*.py"), *ROOT.glob("*/README.md")]
+    papers = {
+        paper for path in quoting for paper in ARXIV.findall(path.read_text("utf-8"))
+    }
+    assert papers
+    assert [paper for paper in sorted(papers) if f"{{{paper}}}" not in known] == []
+
+
+def test_citation_has_the_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {isometry.__version__}\n" in citation
+    questions = (DOCS / "faq.md").read_text(encoding="utf-8")
+    assert f"Version {isometry.__version__}." in questions
 
 
 def test_the_gate_finds_its_two_commands():
-    assert sum(b.tag == "sh" for b in blocks(ROOT / "README.md")) == 2
+    assert sum(block.tag == "sh" for block in blocks(README)) == 2
 
 
-def test_the_rules_can_fail(tmp_path):
+def test_faults_of_blocks_are_found(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A page\n\n```python\nx = 1\n```\n\n<!-- slow -->\n```python\nimport flax\nassert x == 2\n```\n")
-    first, second = blocks(page)
-    assert (first.needs, first.slow, second.needs, second.slow) == ("", False, "flax", True)
+    page.write_text("```python\nx = 1\n```\n\n```{code-cell} ipython3\nx = = 1\n```\n")
+    assert [line for line, _ in faults_of_blocks(page, is_on_site=True)] == [2, 6]
+
+
+def test_a_fault_names_its_line(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A page\n\n```python\nx = 1\nassert x == 2\n```\n")
+    (block,) = blocks(page)
     with pytest.raises(AssertionError) as failed:
-        run(page, [first, second._replace(text="assert x == 2")])
-    assert failed.traceback[-1].lineno + 1 == second.line
+        run(page, block)
+    assert failed.traceback[-1].lineno + 1 == 5

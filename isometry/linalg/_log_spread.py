@@ -25,7 +25,8 @@ def log_spread(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch"]:
     NaN of a matrix that is not finite. jit, vmap, grad. Cost: one SVD with vectors. The Hessian holds 1/s², which
     overflows float32 below s ~ 1e-19.
 
-    **Raises** `ValueError`: fewer than two axes, an empty matrix, not real floating.
+    Raises:
+        ValueError: fewer than two axes, an empty matrix, not real floating.
     """
     with _checks.named("log_spread"):
         a = matrices(a)

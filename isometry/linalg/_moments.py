@@ -25,12 +25,13 @@ def spectral_moments(
 ) -> Float[Array, "*batch orders"]:
     """tr (JᵀJ)^k / min(m, n) for each k of `orders`: the moments of s² over its min(m, n) values.
 
-    **Arguments**
-    - `a_or_operator`: matrices (..., m, n), or an `Operator`.
-    - `orders`: whole numbers, 1 to 1024.
-    - `key`, `probes`: none of them: exact, from powers of the smaller Gram matrix. Both: an unbiased estimate from
-      `probes` random vectors, of one matrix or an operator. It is exact on an isometry, and when half of the probes
-      span everything. For its standard error, vmap over keys.
+    Args:
+        a_or_operator: Matrices (..., m, n), or an `Operator`.
+        orders: Whole numbers, 1 to 1024.
+        key: None, as `probes`: exact, from powers of the smaller Gram matrix. With both: an unbiased estimate from
+            `probes` random vectors, of one matrix or an operator. It is exact on an isometry, and when half of the
+            probes span everything. For its standard error, vmap over keys.
+        probes: The number of random vectors.
 
     Half of the probes (rounded down) find the directions that dominate, whose part of the trace is exact; the others
     estimate the rest (Hutch++: Meyer, Musco, Musco, Woodruff, 2021). Those are drawn on the sphere of the complement,
@@ -43,8 +44,9 @@ def spectral_moments(
     Cost: exact, about K/2 + 1 products of the smaller side, K the largest order; estimated, (K/2 + 1) × probes products
     with J and Jᵀ.
 
-    **Raises** `ValueError`: orders empty or not whole numbers from 1 to 1024; an operator without a key; a key without
-    probes or probes without a key; probes < 1; not real floating.
+    Raises:
+        ValueError: orders empty or not whole numbers from 1 to 1024; an operator without a key; a key without probes or
+            probes without a key; probes < 1; not real floating.
     """
     wanted = _orders(orders)
     if key is None and probes is None and not isinstance(a_or_operator, Operator):
@@ -73,16 +75,19 @@ def partial_jacobian_norm(
     Averaged over parameters it is the averaged partial Jacobian norm, χ of the block: 1 at criticality, where depth
     neither shrinks nor grows gradients; 1 + O(1/depth) for a residual block.
 
-    **Arguments**
-    - `block`: h → h', arrays of any shapes: one layer, a residual or attention block, a whole network.
-    - `key`, `probes`: as in `spectral_moments`: none of them, exact; both, an unbiased estimate.
+    Args:
+        block: h → h', arrays of any shapes: one layer, a residual or attention block, a whole network.
+        point: Where h is.
+        key: As in `spectral_moments`: without key and probes, exact; with both, an unbiased estimate.
+        probes: As in `spectral_moments`.
 
     Differentiable as often as the block is, finite at isometry and at zero. jit, vmap. Cost: exact, min(sizes)
     linearized evaluations; estimated, 2 × probes.
 
     Source: Doshi, He, Gromov (2023), arXiv 2111.12143, whose average over parameters defines the norm.
 
-    **Raises** `ValueError`: point or output not one floating array of one dtype; a key without probes or the reverse.
+    Raises:
+        ValueError: point or output not one floating array of one dtype; a key without probes or the reverse.
     """
     point = _checks.array("partial_jacobian_norm", point=point)
 

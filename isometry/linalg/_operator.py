@@ -20,7 +20,8 @@ class Operator:
     Both products may close over traced arrays; the record itself is not a pytree, so build it inside jit and vmap. The
     kernels that take it trace the products at full matmul precision.
 
-    **Raises** `ValueError`: a shape without two positive axes; a dtype that is not float32 or float64.
+    Raises:
+        ValueError: a shape without two positive axes; a dtype that is not float32 or float64.
     """
 
     matvec: Callable[[Any], Any]
@@ -49,7 +50,8 @@ class Operator:
     def of(cls, matrix: Float[Array, "m n"]) -> "Operator":
         """The products of `matrix`; bfloat16 and float16 are worked in float32.
 
-        **Raises** `ValueError`: not one matrix, empty, not real floating.
+        Raises:
+            ValueError: not one matrix, empty, not real floating.
         """
         matrix = _checks.array("Operator.of", matrix=matrix)
         if matrix.ndim != 2:
@@ -71,7 +73,8 @@ class Operator:
         Jᵀ is the transpose of the linearized g, so g may hold custom_jvp rules but no custom_vjp ones. Differentiable
         in whatever g closes over and in `point`, as often as g is.
 
-        **Raises** `ValueError`: `point` or g(point) not a vector, not floating, or of different dtypes.
+        Raises:
+            ValueError: `point` or g(point) not a vector, not floating, or of different dtypes.
         """
         point = _checks.array("Operator.linearized", point=point)
         out = jax.eval_shape(g, point)
@@ -102,7 +105,8 @@ def of_numbers(g: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def checked(call: str, operator: Any) -> Operator:
     """`operator` if its products map as its shape says; nothing is computed.
 
-    **Raises** `ValueError`: not an `Operator`; a product of another shape or dtype.
+    Raises:
+        ValueError: not an `Operator`; a product of another shape or dtype.
     """
     if not isinstance(operator, Operator):
         raise _checks.InputError(

@@ -58,12 +58,12 @@ def require_stacks(call: str, stacks: Any) -> None:
 def product_log_singular_values(factors: Any, *, every: int = 1) -> Float[Array, " k"]:
     """ln of the singular values of factors[L-1] ··· factors[1] factors[0], descending; −inf for an exact zero.
 
-    **Arguments**
-    - `factors`: (L, n, n), factors[0] acts first; or a sequence of matrices whose sizes chain. float16 and bfloat16 are
-      worked in float32.
-    - `every`: how many factors are multiplied before the product is factorized again. More than 1 saves time and adds
-      to the error eps times the condition of such a group's product: fit for factors that are nearly isometric, lost
-      where some group is not, and with it a rank that a factor loses inside it.
+    Args:
+        factors: (L, n, n), factors[0] acts first; or a sequence of matrices whose sizes chain. float16 and bfloat16 are
+            worked in float32.
+        every: How many factors are multiplied before the product is factorized again. More than 1 saves time and adds
+            to the error eps times the condition of such a group's product: fit for factors that are nearly isometric,
+            lost where some group is not, and with it a rank that a factor loses inside it.
 
     Returns min over all sizes many values if the sizes differ, padded by −inf to min(m, n) of the product.
     Every index is right, also 1000 decades below the largest, and an exact isometry to rounding: scales are kept as
@@ -76,8 +76,8 @@ def product_log_singular_values(factors: Any, *, every: int = 1) -> Float[Array,
     Pure JAX: jit, vmap, scan; no gradient (values coincide at isometry; use `spectral_moments`). Cost: L (2 n³ product
     + 10/3 n³ factorization + 2 n³ update), `every` dividing the last two, and a few sweeps of 6 n³.
 
-    **Raises** `ValueError`: no factors, sizes that do not chain, not real floating, not finite (when not traced);
-    every below 1.
+    Raises:
+        ValueError: no factors, sizes that do not chain, not real floating, not finite (when not traced); every below 1.
     """
     stacks = _stacks(factors)
     _checks.integer("product_log_singular_values", low=1, every=every)
@@ -91,7 +91,8 @@ def lyapunov_exponents(factors: Any) -> Float[Array, " n"]:
     At finite depth this is **not** the spectrum of the product: it differs by up to 4 in ln s at n = 16, L = 500. Use
     `product_log_singular_values` for that. `factors` as there, (L, n, n). Cost: L products and QR factorizations.
 
-    **Raises** `ValueError`: as `product_log_singular_values`, or factors that are not square.
+    Raises:
+        ValueError: as `product_log_singular_values`, or factors that are not square.
     """
     stacks = _stacks(factors, "lyapunov_exponents")
     if len(stacks) > 1 or stacks[0].size[1] != stacks[0].size[2]:
