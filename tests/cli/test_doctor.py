@@ -71,8 +71,12 @@ def test_a_broken_engine_fails(module, function, name, monkeypatch):
     def wrong(*args, **kwargs):
         found = real(*args, **kwargs)
         if function == "spectrum":
-            return dataclasses.replace(found, log_values=found.log_values + math.log(1.001))
-        return found + 0.01 if function == "product_log_singular_values" else found * 1.001
+            return dataclasses.replace(
+                found, log_values=found.log_values + math.log(1.001)
+            )
+        return (
+            found + 0.01 if function == "product_log_singular_values" else found * 1.001
+        )
 
     monkeypatch.setattr(module, function, wrong)
     check = _self_test.checked(name, _self_test.TESTS[name], jax.random.key(0))
@@ -115,13 +119,21 @@ def test_json_holds_what_a_report_needs(tmp_path, capsys):
     assert found["provenance"]["versions"]["isometry"] == isometry.__version__
     assert found["provenance"]["versions"]["jax"] == jax.__version__
     assert found["precision"]["x64"] is (jax.numpy.zeros(()).dtype == np.float64)
-    assert 0 < found["precision"]["matmul_error"] < (1e-6 if jax.default_backend() == "cpu" else 1e-2)  # TF32, bfloat16
+    assert (
+        0
+        < found["precision"]["matmul_error"]
+        < (1e-6 if jax.default_backend() == "cpu" else 1e-2)
+    )  # TF32, bfloat16
     assert len(found["machine"]["devices"]) == jax.device_count()
     assert found["threads"]["OPENBLAS_NUM_THREADS"] is not None
 
 
 @pytest.mark.parametrize(
-    "bad", [Check("svd", 0.5, 1e-6, "exact"), Check("svd", None, None, "", "RuntimeError: two\nlines")]
+    "bad",
+    [
+        Check("svd", 0.5, 1e-6, "exact"),
+        Check("svd", None, None, "", "RuntimeError: two\nlines"),
+    ],
 )
 def test_a_failed_check_is_an_exit_code_and_a_line(bad, checks, capsys):
     checks(HELD, bad)
@@ -129,7 +141,11 @@ def test_a_failed_check_is_an_exit_code_and_a_line(bad, checks, capsys):
     lines = capsys.readouterr().out.splitlines()
     (line,) = (line for line in lines if "FAIL  svd" in line)
     assert "1 of 2 FAIL" in "\n".join(lines)
-    assert ("RuntimeError: two lines" if bad.fault else "off by 5.0e-01, may be 1.0e-06: exact") in line
+    assert (
+        "RuntimeError: two lines"
+        if bad.fault
+        else "off by 5.0e-01, may be 1.0e-06: exact"
+    ) in line
     assert sum("ok    one is one" in line for line in lines) == 1
     assert "0±0" not in "\n".join(lines)
 
@@ -140,16 +156,26 @@ def test_the_paste(capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert call() == 0
     shown = capsys.readouterr().out
-    for words in (isometry.__version__, "x64", "matmul", "OMP_NUM_THREADS=3,", "MKL_NUM_THREADS=1 (set by"):
+    for words in (
+        isometry.__version__,
+        "x64",
+        "matmul",
+        "OMP_NUM_THREADS=3,",
+        "MKL_NUM_THREADS=1 (set by",
+    ):
         assert words in shown
     assert shown.isascii()  # a paste survives any encoding
 
 
 def test_warnings_where_they_bite(monkeypatch):
     fine = 2e-7
-    monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"platform": "cpu"})])
+    monkeypatch.setattr(
+        jax, "devices", lambda: [type("Device", (), {"platform": "cpu"})]
+    )
     assert _doctor.settings_that_bite(fine) == []
-    monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"platform": "gpu"})])
+    monkeypatch.setattr(
+        jax, "devices", lambda: [type("Device", (), {"platform": "gpu"})]
+    )
     assert _doctor.settings_that_bite(fine) == []
     (tf32,) = _doctor.settings_that_bite(4e-4)
     assert "TF32" in tf32
@@ -157,9 +183,14 @@ def test_warnings_where_they_bite(monkeypatch):
 
 
 def test_the_extras_are_those_of_the_package():
-    project = tomllib.loads((pathlib.Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads(
+        (pathlib.Path(__file__).parent.parent / "pyproject.toml").read_text()
+    )["project"]
     declared = project["optional-dependencies"]
-    names = {extra: tuple(line.split(">")[0] for line in declared[extra]) for extra in _doctor.EXTRAS}
+    names = {
+        extra: tuple(line.split(">")[0] for line in declared[extra])
+        for extra in _doctor.EXTRAS
+    }
     assert names == _doctor.EXTRAS
     assert set(declared) - set(names) == {"bench", "test", "lint", "all"}
 

@@ -20,7 +20,18 @@ from isometry.measure._draws import spaced
 from isometry.measure._record import Spectrum
 from isometry.measure.methods import Dense
 
-TINY = ["--width", "8", "--depth", "3", "--seeds", "5", "--inputs", "2", "--span", "hidden"]
+TINY = [
+    "--width",
+    "8",
+    "--depth",
+    "3",
+    "--seeds",
+    "5",
+    "--inputs",
+    "2",
+    "--span",
+    "hidden",
+]
 
 
 def strict(text):
@@ -42,20 +53,34 @@ def features(tmp_path_factory):
 
 def test_a_linear_orthogonal_network_is_an_isometry(features, tmp_path, capsys):
     """Its singular values are 1, and the law's only atom is there: everything is known."""
-    argv = [*TINY, "--activation", "linear", "--data", features, "--out", tmp_path, "--json"]
+    argv = [
+        *TINY,
+        "--activation",
+        "linear",
+        "--data",
+        features,
+        "--out",
+        tmp_path,
+        "--json",
+    ]
     assert call(*argv, "--scheme", "orthogonal,partial_identity") == 0
     shown, told = capsys.readouterr()
     found = strict(shown)
     assert found == strict((tmp_path / "spectrum.json").read_text())
     assert told.startswith("wrote ")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["spectrum.json", "spectrum.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "spectrum.json",
+        "spectrum.png",
+    ]
     assert (tmp_path / "spectrum.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert found["settings"]["span"] == "hidden"
     haar, square = found["spectra"]["orthogonal"], found["spectra"]["partial_identity"]
     assert haar["no_law"] is None
     assert haar["consistent"] is True
     assert haar["not_compared"] is None
-    rounding = 2 * 8 * float(np.finfo(np.float32).eps)  # of the draw and of the SVD, n eps each
+    rounding = (
+        2 * 8 * float(np.finfo(np.float32).eps)
+    )  # of the draw and of the SVD, n eps each
     for name in ("s_min", "s_50%", "s_max", "mean_s2", "condition_number"):
         line = haar["statistics"][name]
         assert line["mean"] == pytest.approx(1, abs=2 * rounding)
@@ -69,7 +94,20 @@ def test_a_linear_orthogonal_network_is_an_isometry(features, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_lanczos_and_what_has_no_standard_error(features, capsys):
-    argv = ["--width", 8, "--depth", 2, "--seeds", 1, "--inputs", 1, "--data", features, "--method", "lanczos"]
+    argv = [
+        "--width",
+        8,
+        "--depth",
+        2,
+        "--seeds",
+        1,
+        "--inputs",
+        1,
+        "--data",
+        features,
+        "--method",
+        "lanczos",
+    ]
     assert call(*argv, "--scheme", "zer_o") == 0
     shown = capsys.readouterr().out
     assert "Lanczos(steps=8" in shown
@@ -80,8 +118,31 @@ def test_lanczos_and_what_has_no_standard_error(features, capsys):
 def test_why_there_is_no_comparison_is_said(capsys):
     """A hundred Gaussian layers resolve a fifth of their values; one seed is too few."""
     # Linear: the law of a hundred layers of tanh takes five times as long.
-    linear = ["--span", "hidden", "--data", "gaussian", "--scheme", "gaussian", "--activation", "linear"]
-    assert call("--width", 16, "--depth", 101, "--seeds", 5, "--inputs", 1, *linear, "--json") == 0
+    linear = [
+        "--span",
+        "hidden",
+        "--data",
+        "gaussian",
+        "--scheme",
+        "gaussian",
+        "--activation",
+        "linear",
+    ]
+    assert (
+        call(
+            "--width",
+            16,
+            "--depth",
+            101,
+            "--seeds",
+            5,
+            "--inputs",
+            1,
+            *linear,
+            "--json",
+        )
+        == 0
+    )
     row = strict(capsys.readouterr().out)["spectra"]["gaussian"]
     assert row["law"] is not None
     assert row["consistent"] is None
@@ -92,19 +153,50 @@ def test_why_there_is_no_comparison_is_said(capsys):
 
 def known(values):
     logs = jnp.log(jnp.asarray(values))
-    return Spectrum(logs, jnp.full(logs.shape, 1 / logs.shape[-1]), jnp.full(logs.shape[:-1], -15.0), Dense(), 2)
+    return Spectrum(
+        logs,
+        jnp.full(logs.shape, 1 / logs.shape[-1]),
+        jnp.full(logs.shape[:-1], -15.0),
+        Dense(),
+        2,
+    )
 
 
 def test_what_a_quadrature_does_not_know_is_said_to_be_unknown(capsys):
     """No smallest value, a largest one, an estimate of the mean; all of it strict JSON."""
     nodes = jnp.log(jnp.array([[[[2.0, 1.0], [1.0, 0.5]]]]))
-    rule = linalg.Quadrature(nodes, jnp.full_like(nodes, 0.5), jnp.zeros((1, 1)), nodes, nodes, jnp.full((1, 1), 2))
-    sp = replace(known([[[2.0, 1.0, 1.0, 0.5]]]), size=9, method=isometry.Lanczos(2, 2), quadrature=rule)
+    rule = linalg.Quadrature(
+        nodes,
+        jnp.full_like(nodes, 0.5),
+        jnp.zeros((1, 1)),
+        nodes,
+        nodes,
+        jnp.full((1, 1), 2),
+    )
+    sp = replace(
+        known([[[2.0, 1.0, 1.0, 0.5]]]),
+        size=9,
+        method=isometry.Lanczos(2, 2),
+        quadrature=rule,
+    )
     found = _summary.summary(sp)
-    for name in ("s_min", "s_50%", "log_spread", "condition_number", "zero_fraction", "exact_zero_fraction"):
+    for name in (
+        "s_min",
+        "s_50%",
+        "log_spread",
+        "condition_number",
+        "zero_fraction",
+        "exact_zero_fraction",
+    ):
         assert found[name]["mean"] is None
         assert "not singular values" in found[name]["why"]
-    for name in ("s_max", "mean_s2", "effective_rank", "stable_rank", "isometry_deviation"):
+    for name in (
+        "s_max",
+        "mean_s2",
+        "effective_rank",
+        "stable_rank",
+        "isometry_deviation",
+    ):
         assert "why" not in found[name]
     assert found["s_max"]["mean"] == pytest.approx(2, rel=1e-6)
     assert strict(strict_json.dumps(found)) == found
@@ -121,21 +213,32 @@ def test_the_numbers_of_a_summary():
     rounding = 16 * float(np.finfo(np.float32).eps)  # of ln s, kept in float32
     # mean square: (2.5, 8.5) and (5, 4.5); over seeds 5.5 and 4.75, half their difference is the standard error
     assert found["mean_s2"]["mean"] == pytest.approx(5.125, rel=rounding)
-    assert found["mean_s2"]["standard_error"] == pytest.approx(0.375, rel=100 * rounding)
+    assert found["mean_s2"]["standard_error"] == pytest.approx(
+        0.375, rel=100 * rounding
+    )
     assert found["zero_fraction"]["mean"] == pytest.approx(0.125)
-    assert found["condition_number"] == {"mean": np.inf, "standard_error": None, "law": None}
+    assert found["condition_number"] == {
+        "mean": np.inf,
+        "standard_error": None,
+        "law": None,
+    }
     assert _summary.summary(known([[[2.0, 1.0]]]))["s_max"]["standard_error"] is None
 
 
 def test_the_law_of_a_summary():
     """One Gaussian layer has Marchenko and Pastur's law: 0 ≤ lam ≤ 4, mean 1, second moment 2."""
     law = theory.jacobian_law("linear", 1, q=1.0, sigma_w=1.0, weights="gaussian")
-    found = {name: line["law"] for name, line in _summary.summary(known([[[2.0, 1.0]]]), law).items()}
+    found = {
+        name: line["law"]
+        for name, line in _summary.summary(known([[[2.0, 1.0]]]), law).items()
+    }
     assert found["s_max"] == pytest.approx(2, rel=1e-9)
     assert found["mean_s2"] == pytest.approx(1, rel=1e-9)
     assert found["stable_rank"] == pytest.approx(2 / 4, rel=1e-9)
     # E s of the quarter circle is 8/(3π)
-    assert found["isometry_deviation"] == pytest.approx((2 - 16 / (3 * np.pi)) ** 0.5, rel=1e-6)
+    assert found["isometry_deviation"] == pytest.approx(
+        (2 - 16 / (3 * np.pi)) ** 0.5, rel=1e-6
+    )
     assert found["effective_rank"] is None
 
 
@@ -144,7 +247,9 @@ def test_a_law_whose_numbers_cannot_be_found_is_none():
         def law(self, span, xs):
             raise ArithmeticError("no such law")
 
-    law, statistics, excesses, why = _cli_spectrum._judged(Net(), known([[[2.0, 1.0]]]), "hidden", None)
+    law, statistics, excesses, why = _cli_spectrum._judged(
+        Net(), known([[[2.0, 1.0]]]), "hidden", None
+    )
     assert law is None
     assert excesses is None
     assert why == "no such law"
@@ -170,8 +275,14 @@ def test_inputs_are_spaced_from_first_to_last():
         (["--seed", "-1"], "--seed"),
     ],
 )
-def test_refusals_before_anything_is_measured(argv, words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(_ensemble, "ensemble", lambda *a, **k: pytest.fail("measured before all was checked"))
+def test_refusals_before_anything_is_measured(
+    argv, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        _ensemble,
+        "ensemble",
+        lambda *a, **k: pytest.fail("measured before all was checked"),
+    )
     assert call("--data", "gaussian", "--out", tmp_path / "out", *argv) == 2
     shown, complaints = capsys.readouterr()
     assert shown == ""
@@ -181,7 +292,9 @@ def test_refusals_before_anything_is_measured(argv, words, tmp_path, capsys, mon
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["spectrum", "audit", "theory", "schemes", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["spectrum", "audit", "theory", "schemes", "doctor"]
+)
 def test_every_command_is_interrupted_in_one_line(command, capsys, monkeypatch):
     """The first thing that each of them computes or reads."""
 
@@ -203,7 +316,24 @@ def test_every_command_is_interrupted_in_one_line(command, capsys, monkeypatch):
 def test_data_driven_schemes_look_at_all_of_the_data(features, capsys, monkeypatch):
     seen = []
     real = networks.Network.adjust
-    monkeypatch.setattr(networks.Network, "adjust", lambda net, p, xs: (seen.append(len(xs)), real(net, p, xs))[1])
-    argv = ["--width", 4, "--depth", 2, "--seeds", 1, "--inputs", 2, "--data", features, "--scheme", "lsuv"]
+    monkeypatch.setattr(
+        networks.Network,
+        "adjust",
+        lambda net, p, xs: (seen.append(len(xs)), real(net, p, xs))[1],
+    )
+    argv = [
+        "--width",
+        4,
+        "--depth",
+        2,
+        "--seeds",
+        1,
+        "--inputs",
+        2,
+        "--data",
+        features,
+        "--scheme",
+        "lsuv",
+    ]
     assert call(*argv) == 0
     assert seen == [9]

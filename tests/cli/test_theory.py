@@ -29,15 +29,35 @@ def strict(text):
 
 
 def test_json_says_what_the_library_says(capsys, tmp_path):
-    assert call("--sigma-w", 1.5, "--sigma-b", 0.3, "--depth", 10, "--json", "--out", tmp_path / "o") == 0
+    assert (
+        call(
+            "--sigma-w",
+            1.5,
+            "--sigma-b",
+            0.3,
+            "--depth",
+            10,
+            "--json",
+            "--out",
+            tmp_path / "o",
+        )
+        == 0
+    )
     shown, told = capsys.readouterr()
     found = strict(shown)
-    assert strict((tmp_path / "o" / "theory.json").read_text())["point"] == found["point"]
+    assert (
+        strict((tmp_path / "o" / "theory.json").read_text())["point"] == found["point"]
+    )
     assert "wrote" in told
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["theory.json", "theory.png"]
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        "theory.json",
+        "theory.png",
+    ]
     law = theory.jacobian_law("tanh", 10, None, 1.5, 0.3)
     assert found["laws"]["orthogonal"]["s_max"] == pytest.approx(law.s_max, rel=1e-12)
-    assert found["laws"]["gaussian"]["mean_lam"] == pytest.approx(law.moment(1), rel=1e-9)
+    assert found["laws"]["gaussian"]["mean_lam"] == pytest.approx(
+        law.moment(1), rel=1e-9
+    )
     point = found["point"]
     assert point["phase"] == "chaotic"
     log_mean = math.log(law.moment(1))
@@ -54,9 +74,20 @@ def test_json_says_what_the_library_says(capsys, tmp_path):
     [
         (
             ("--q", 0.25, "--depth", 32),
-            ("critical", "0.25", "0.136976729", "xi_grad", "inf", "ln mean lam, 32 layers", "the law of 32 layers"),
+            (
+                "critical",
+                "0.25",
+                "0.136976729",
+                "xi_grad",
+                "inf",
+                "ln mean lam, 32 layers",
+                "the law of 32 layers",
+            ),
         ),
-        (("--activation", "gelu", "--sigma-b", 0.1), ("unstable: never reached", "unbounded", "is not reached from 1")),
+        (
+            ("--activation", "gelu", "--sigma-b", 0.1),
+            ("unstable: never reached", "unbounded", "is not reached from 1"),
+        ),
         (
             ("--activation", "relu", "--sigma-w", 1.6),
             (
@@ -84,17 +115,34 @@ def test_a_narrow_terminal_folds_numbers_and_cuts_none(capsys, monkeypatch):
 
 def test_an_output_without_greek_gets_question_marks():
     ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    argv = [sys.executable, "-m", "isometry.cli", "theory", "--sigma-w", "1.5", "--sigma-b", "0.3"]
-    ran = subprocess.run(argv, env=ascii_only, capture_output=True, text=True, timeout=300)
+    argv = [
+        sys.executable,
+        "-m",
+        "isometry.cli",
+        "theory",
+        "--sigma-w",
+        "1.5",
+        "--sigma-b",
+        "0.3",
+    ]
+    ran = subprocess.run(
+        argv, env=ascii_only, capture_output=True, text=True, timeout=300
+    )
     assert ran.returncode == 0, ran.stderr
     assert "mu_2/mu_1? ? 1" in ran.stdout
     assert "0.9608442797" in ran.stdout
 
 
 def test_what_does_not_exist_is_null(capsys):
-    assert call("--activation", "relu", "--sigma-w", 1.6, "--sigma-b", 0.1, "--json") == 0
+    assert (
+        call("--activation", "relu", "--sigma-w", 1.6, "--sigma-b", 0.1, "--json") == 0
+    )
     point = strict(capsys.readouterr().out)["point"]
-    assert (point["q"], point["phase"], point["q_fixed_points"]) == (None, "unbounded", [])
+    assert (point["q"], point["phase"], point["q_fixed_points"]) == (
+        None,
+        "unbounded",
+        [],
+    )
     assert "exceeds the last" in point["note"]
 
 
@@ -105,7 +153,10 @@ def test_what_does_not_exist_is_null(capsys):
         (("--q", 1, "--sigma-w", 2), "--q fixes sigma_w and sigma_b"),
         (("--sigma-w", 0), "--sigma-w=0.0 is not a finite number in (0, inf)"),
         (("--activation", "tan"), "Did you mean 'tanh'"),
-        (("--activation", "softplus", "--q", 1), "softplus at q=1 has chi_1 = 1 only with sigma_b²"),
+        (
+            ("--activation", "softplus", "--q", 1),
+            "softplus at q=1 has chi_1 = 1 only with sigma_b²",
+        ),
         (("--depth", 0), "--depth=0 must be a whole number, between 1 and 100000"),
     ],
 )
