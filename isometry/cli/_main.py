@@ -94,8 +94,11 @@ def _refuse_usage(error: Exception) -> int:
     # The context knows the command that was written.
     context = getattr(error, "ctx", None)
     command = getattr(context, "command_path", "isometry")
-    message = describe().rstrip(".")
-    return _refuse(f"{message}. {command} --help lists what there is.", EXIT_USAGE)
+    message = describe()
+    # Some of its sentences have no end, and some are questions.
+    if not message.endswith((".", "?")):
+        message += "."
+    return _refuse(f"{message} {command} --help lists what there is.", EXIT_USAGE)
 
 
 def _refuse(message: str, code: int) -> int:

@@ -318,7 +318,6 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
         "variables: over cells and their own dimensions",
         {
             "variable": "text",
-            "dimensions": "text",
             "mean": "number",
             "least": "number",
             "largest": "number",
@@ -326,7 +325,10 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
     )
     for row in summary["variables"][:_MOST_LINES]:
         numbers = [_number(row[name]) for name in ("mean", "min", "max")]
-        variables.add_row(row["name"], ", ".join(row["dims"]), *numbers)
+        name = row["name"]
+        if row["dims"]:
+            name += f" ({', '.join(row['dims'])})"
+        variables.add_row(name, *numbers)
     console.print(variables)
     num_more = len(summary["variables"]) - _MOST_LINES
     if num_more > 0:

@@ -1,6 +1,7 @@
 """`isometry audit`: what it writes and prints, its exit codes, what it refuses."""
 
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_html_is_written_to_the_file(features, tmp_path, capsys, monkeypatch):
         pathlib.Path(path).write_text(" and ".join(reports))
 
     monkeypatch.setattr(verdicts.Reports, "to_html", to_html, raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "jinja2", pytest)
+    monkeypatch.setitem(sys.modules, "jinja2", pytest)
     file = tmp_path / "new" / "report.html"
     assert call(*small(features, tmp_path / "out"), "--html", file) == 0
     assert file.read_text() == "orthogonal and partial_identity"

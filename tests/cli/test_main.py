@@ -17,9 +17,23 @@ from tests.cli.calling import call, refused_in_one_line
 GAUSSIAN = ["audit", "--data", "gaussian", "--out"]
 
 
-def test_what_typer_refuses_names_the_help(capsys):
-    assert call("audit", "--colour", "red") == 2
-    refused_in_one_line(capsys, "--colour. isometry audit --help lists what there is.")
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["audit", "--colour", "red"], "--colour"),
+        (["audit", "--width", "abc"], "--width"),
+        (["audt"], "audt"),
+    ],
+)
+def test_what_typer_refuses_names_the_help(argv, words, capsys):
+    assert call(*argv) == 2
+    line = capsys.readouterr().err
+    assert words in line
+    command = "isometry audit" if argv[0] == "audit" else "isometry"
+    assert line.endswith(f" {command} --help lists what there is.\n")
+    # One end to a sentence, whatever typer has put there.
+    assert "?." not in line
+    assert ".." not in line
 
 
 @pytest.mark.parametrize(
