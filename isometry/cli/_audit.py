@@ -205,7 +205,7 @@ def run(settings: Settings, outputs: Outputs, fail_on: Sequence[str]) -> int:
         checks.one_of("--fail-on", flag, verdicts.flag_names())
     # Networks, data and the probe draw apart: other data, and the same networks.
     key_nets, key_data, key_rest = jax.random.split(jax.random.key(settings.seed), 3)
-    num_networks = max(len(settings.schemes), 1) if settings.model else len(SCHEMES)
+    num_networks = len(settings.schemes) or len(SCHEMES)
     with _terminal.progress(_NUM_PARTS * num_networks) as tell:
         # It takes a second, and the first line is not to wait for it. Other data may be
         # refused, in one line.

@@ -76,7 +76,9 @@ def _user_folder() -> pathlib.Path:
         default = "~/.cache"
     # By the XDG base directory specification a relative path is to be ignored.
     given = os.environ.get("XDG_CACHE_HOME", "")
-    return pathlib.Path(given if os.path.isabs(given) else os.path.expanduser(default))
+    if os.path.isabs(given):
+        return pathlib.Path(given)
+    return pathlib.Path(os.path.expanduser(default))
 
 
 def _processor() -> str:

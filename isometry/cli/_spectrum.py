@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, PyTree
     from matplotlib.figure import Figure
 
-    from isometry import Spectrum
     from isometry._internal.types import Key
     from isometry.data import Data
+    from isometry.measure._record import Spectrum
     from isometry.networks import Network
     from isometry.theory import Law
 
@@ -126,18 +126,22 @@ class Judged:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        is_compared = self.excesses is not None
-        return {
+        plain: dict[str, Any] = {
             "spectrum": repr(self.spectrum),
             "size": self.spectrum.size,
             "structural_zeros": self.spectrum.structural_zeros,
             "statistics": self.statistics,
-            "law": self.law.name if self.law is not None else None,
+            "law": None,
             "no_law": self.no_law,
-            "consistent": not self.excesses if is_compared else None,
+            "consistent": None,
             "excesses": self.excesses,
             "not_compared": self.not_compared,
         }
+        if self.law is not None:
+            plain["law"] = self.law.name
+        if self.excesses is not None:
+            plain["consistent"] = not self.excesses
+        return plain
 
 
 def spectrum(  # noqa: PLR0917 (typer reads the options off the signature)

@@ -143,11 +143,15 @@ def _predicted(sp: Spectrum, law: Law) -> dict[str, float | None]:
         # Rounding can make it negative where it is zero.
         "isometry_deviation": math.sqrt(max(square_deviation, 0.0)),
         "log_spread": math.nan,
-        "condition_number": high / low if low > 0 else math.inf,
-        "stable_rank": sp.size * mean_square / high**2 if high > 0 else math.nan,
+        "condition_number": math.inf,
+        "stable_rank": math.nan,
         "zero_fraction": zero_mass,
         "exact_zero_fraction": law.zero_mass,
     }
+    if low > 0:
+        values["condition_number"] = high / low
+    if high > 0:
+        values["stable_rank"] = sp.size * mean_square / high**2
     # The measured spread is of what is resolved, the law's of all that is not zero.
     if zero_mass == law.zero_mass:
         values["log_spread"] = law.moment(2, "log_s") - law.moment(1, "log_s") ** 2

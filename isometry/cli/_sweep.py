@@ -312,7 +312,8 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
         {"axis": "text", "values": "number", "from": "text", "to": "text"},
     )
     for axis in summary["axes"]:
-        axes.add_row(axis["name"], str(axis["num"]), axis["first"], axis["last"])
+        cells = (axis["name"], str(axis["num"]), axis["first"], axis["last"])
+        axes.add_row(*cells)
     console.print(axes)
     variables = _terminal.table(
         "variables: over cells and their own dimensions",
