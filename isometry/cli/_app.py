@@ -62,6 +62,7 @@ def application() -> typer.Typer:
 
 
 def _show_version(is_wanted: bool) -> None:
+    # Typer calls this too where the option is not given.
     if is_wanted:
         import isometry
 

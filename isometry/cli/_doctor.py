@@ -83,6 +83,7 @@ _X64_IS_OFF = "off: float32 unless JAX_ENABLE_X64=1"
 
 def _versions(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the rows of the versions."""
+    # A copy: the result is written as JSON too.
     versions = dict(provenance["versions"])
     isometry = versions.pop("isometry")
     if provenance["git_commit"]:
@@ -121,6 +122,7 @@ def _settings(environment: Mapping[str, str | None], own: Mapping[str, str]) -> 
     """Return variables of the environment, and who has set them."""
     named = []
     for name, value in environment.items():
+        # What is unset is no setting, and would only lengthen the paste.
         if value is not None:
             whose = " (set by this command)" if name in own else ""
             named.append(f"{name}={value}{whose}")
@@ -139,6 +141,7 @@ def _extras(extras: Mapping[str, Mapping[str, str | None]]) -> str:
 
 def _check_line(check: Mapping[str, Any]) -> str:
     """Return the line of a known answer."""
+    # In capitals, so that it is found in a long paste.
     verdict = "ok  " if check["holds"] else "FAIL"
     if check["fault"] is not None:
         # What was raised may have several lines.

@@ -53,6 +53,7 @@ def _print(entries: list[dict[str, object]], *, is_whole: bool) -> None:
     from isometry import schemes
 
     console = _terminal.console()
+    # A scheme and an initializer may have one name.
     if not is_whole:
         for entry in entries:
             console.print(schemes.rich_entry(entry))

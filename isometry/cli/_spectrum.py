@@ -204,15 +204,18 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
 
     settings.check()
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(settings.seed), 3)
-    nets, source = _networks_and_data(settings, key_data)
-    if out is not None:
-        checks.extra("matplotlib", "plot")
-    for net in nets.values():
-        _refuse_tokens(net, settings.span)
-    folder = None if out is None else store.prepare(out)
     keys = jax.random.split(key_nets, settings.seeds)
     judged = {}
-    with _terminal.progress(len(nets)) as tell:
+    with _terminal.progress(len(settings.schemes) + 1) as tell:
+        # The first line is not to wait for it. Other data may be refused, in one line.
+        if settings.model is None and settings.data in (None, "digits"):
+            tell("reading digits")
+        nets, source = _networks_and_data(settings, key_data)
+        if out is not None:
+            checks.extra("matplotlib", "plot")
+        for net in nets.values():
+            _refuse_tokens(net, settings.span)
+        folder = None if out is None else store.prepare(out)
         for name, net in nets.items():
             tell(f"{name}: Jacobians and law")
             draw = Draw(keys=keys, xs=source.xs, key=key_probes)
@@ -351,6 +354,7 @@ def _picture(judged: Mapping[str, Judged]) -> "Figure":
 
     from isometry import plots
 
+    # Below one another, so that their axes can be compared.
     height, width = _PANEL
     figure = Figure(figsize=(width, height * len(judged)), layout="constrained")
     panels = figure.subplots(len(judged), squeeze=False)[:, 0]

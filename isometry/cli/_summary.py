@@ -30,6 +30,11 @@ _SHOWN = (
     "exact_zero_fraction",
 )
 
+# Mass of a law below the floor that its log spread may hold: its ln s are within 20 of
+# the others, so that it changes the spread by 4e-7. A thousand times more would show in
+# the digits that are printed; rounding in the law's own mass is a thousand times less.
+_NEGLIGIBLE_MASS = 1e-9
+
 # What `Spectrum.why` calls a statistic, where that is not its name.
 _NAMES_OF_WHY = {
     "mean_s2": "moment",
@@ -114,6 +119,7 @@ def _statistics() -> dict[str, Statistic]:
 
 def _over_seeds(values: Float[np.ndarray, "seeds *inputs"]) -> Line:
     """Return the mean of a statistic, and its standard error over seeds."""
+    # Infinite minus infinite is NaN, which is what is wanted.
     with np.errstate(invalid="ignore"):
         per_seed = values.reshape(len(values), -1).mean(1)
         mean = float(per_seed.mean())
@@ -153,7 +159,7 @@ def _predicted(sp: Spectrum, law: Law) -> dict[str, float | None]:
     if high > 0:
         values["stable_rank"] = sp.size * mean_square / high**2
     # The measured spread is of what is resolved, the law's of all that is not zero.
-    if zero_mass == law.zero_mass:
+    if zero_mass - law.zero_mass < _NEGLIGIBLE_MASS:
         values["log_spread"] = law.moment(2, "log_s") - law.moment(1, "log_s") ** 2
     known: dict[str, float | None] = dict.fromkeys(values)
     known.update(

@@ -40,7 +40,7 @@ isometry sweep show plane.zarr prints what a store holds.
 """
 _EXAMPLE = "isometry sweep plane.toml --out plane.zarr"
 
-# The runs of `isometry.sweeps.runs`.
+# The runs of `isometry.sweeps.runs`, which is not imported for `--help`.
 _READY = ("spectrum", "signals", "audit", "train")
 
 # Cells that failed, and variables, of which a line is printed. Ten times as many would

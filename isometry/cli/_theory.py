@@ -183,6 +183,7 @@ def _point(
     except theory.NoFixedPoint as error:
         return answer | {"phase": "unbounded", "q": None, "note": error.message}
     chi = theory.chi(phi, q, sigma_w)
+    # A diagram of one point names its phase.
     diagram = theory.phase_diagram(phi, sigma_w, sigma_b)
     answer |= {
         "phase": str(diagram.phase[0, 0]),
@@ -213,6 +214,7 @@ def _laws(activation: str, point: Mapping[str, Any]) -> "dict[str, Law]":
     laws = {}
     with _terminal.progress(len(_WEIGHTS)) as tell:
         for weights in _WEIGHTS:
+            # Deep laws take seconds.
             tell(f"law of {point['depth']} layers, {weights} weights")
             laws[weights] = theory.jacobian_law(
                 activation,
@@ -226,6 +228,7 @@ def _laws(activation: str, point: Mapping[str, Any]) -> "dict[str, Law]":
 
 def _numbers_of(law: "Law") -> dict[str, Any]:
     """Return a law as plain numbers."""
+    # Users think of s, and laws are of lam = s².
     atoms = [{"s": math.sqrt(atom.lam), "mass": atom.mass} for atom in law.atoms]
     return {
         "s_max": law.s_max,
@@ -253,6 +256,7 @@ def _print(answer: Mapping[str, Any]) -> None:
     if point is None:
         console.print(answer["note"], highlight=False)
         return
+    # Where the variance grows without bound there may be none.
     if point["q_fixed_points"]:
         console.print(_point_table(point))
     if point["q"] is None:
