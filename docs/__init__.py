@@ -1,1 +1,1 @@
-"""Programs that make pages and pictures of the documentation, each named on what it makes."""
+"""Programs that make pages and pictures, each named on what it makes."""
