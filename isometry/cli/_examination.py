@@ -20,6 +20,7 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "data": ("scikit-learn",),
     "store": ("loky", "xarray", "zarr"),
+    "report": ("jinja2",),
     "flax": ("flax",),
     "equinox": ("equinox",),
     "haiku": ("dm-haiku",),

@@ -39,7 +39,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
-        yield lambda stage: print(stage, file=sys.stderr, flush=True)
+        yield lambda stage: print(stage, file=sys.stderr)
         return
     columns = (
         BarColumn(bar_width=24),
@@ -61,9 +61,11 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
 def report_files(written: Sequence[pathlib.Path], *, as_json: bool) -> None:
     """Say which files were written; on stderr if stdout is JSON."""
-    if written:
-        stream = sys.stderr if as_json else sys.stdout
-        print("wrote " + " and ".join(map(str, written)), file=stream)
+    if not written:
+        return
+    *others, last = map(str, written)
+    names = f"{', '.join(others)} and {last}" if others else last
+    print(f"wrote {names}", file=sys.stderr if as_json else sys.stdout)
 
 
 def abandon_output() -> None:

@@ -79,6 +79,24 @@ def test_full_disk_or_closed_pipe_is_no_raised_flag(monkeypatch, capsys):
     assert "No space left on device" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_full_disk_is_one_line_at_the_end_of_the_process_too():
+    """Where Python would fail again on what is left in the buffer, with code 120."""
+    # Without a buffer nothing is left in it.
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "isometry.cli", "--version"],
+            env=buffered,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    reason = "the output cannot be written: No space left on device."
+    assert done.stderr == f"isometry: {reason}\n"
+
+
 @pytest.mark.parametrize("module", ["matplotlib", "rich", "typer"])
 def test_missing_extra_is_named_before_computing(module, tmp_path, capsys, monkeypatch):
     def refuse(*args, **kwargs):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import integrate
 
 import isometry
 from isometry import linalg, theory
@@ -97,6 +98,25 @@ def test_numbers_of_a_law_are_those_of_marchenko_and_pastur():
     assert predicted["isometry_deviation"] == pytest.approx(deviation, rel=1e-6)
     assert predicted["condition_number"] == np.inf
     assert predicted["effective_rank"] is None
+
+
+def test_log_spread_of_a_law_needs_all_of_its_mass():
+    """Of the quarter circle; the measured one is of what is resolved."""
+    law = theory.jacobian_law("linear", 1, q=1.0, sigma_w=1.0, weights="gaussian")
+    coarse = spectrum_of([[[2.0, 1.0]]])
+    # A floor of e^-15 hides 2e-7 of the mass, one of e^-40 next to nothing.
+    assert _summary.summary(coarse, law)["log_spread"]["law"] is None
+    fine = replace(coarse, log_floor=jnp.full((1, 1), -40.0))
+
+    def moment(k):
+        """E (ln s)^k under the density √(4 − s²)/π on [0, 2]."""
+        return integrate.quad(
+            lambda s: np.log(s) ** k * np.sqrt(4 - s**2) / np.pi, 0, 2, epsabs=1e-12
+        )[0]
+
+    expected = moment(2) - moment(1) ** 2
+    line = _summary.summary(fine, law)["log_spread"]
+    assert line["law"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_reason_has_no_name_of_a_function():

@@ -150,6 +150,21 @@ def test_table_of_an_audit_is_readable(columns, wide, reports, printed):
     readable(printed, lambda: _audit._print(reports), columns, wide=wide)
 
 
+def test_numbers_and_labels_keep_to_their_lines(printed):
+    """Where the words of a text need most of the lines."""
+    columns = {"name": "label", "mean": "number", "least": "number", "why": "text"}
+
+    def show():
+        table = _terminal.table("t", columns)
+        table.add_row("largest singular value", "-1.23e-123 ± 1", "2 of 3", "a b " * 9)
+        _terminal.console().print(table)
+
+    lines = printed(54, show).splitlines()
+    (line,) = (line for line in lines if "largest" in line)
+    for cell in ("largest singular value", "-1.23e-123 ± 1", "2 of 3"):
+        assert cell in line
+
+
 def test_a_cut_word_is_seen(printed):
     """The test of the tests."""
 
@@ -165,6 +180,18 @@ def test_a_cut_word_is_seen(printed):
 def test_without_a_terminal_there_are_80_columns(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert _terminal.console().width == 80
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")]
+)
+def test_files_are_named(names, said, capsys):
+    """On stderr if stdout is JSON."""
+    _terminal.report_files(list(names), as_json=False)
+    _terminal.report_files(list(names), as_json=True)
+    assert capsys.readouterr() == (f"wrote {said}\n", f"wrote {said}\n")
+    _terminal.report_files([], as_json=False)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_progress_is_plain_lines_outside_a_terminal(capsys):

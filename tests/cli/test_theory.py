@@ -1,6 +1,7 @@
 """`isometry theory`: the numbers of the library, as a table and as strict JSON."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -89,6 +90,19 @@ def test_what_does_not_exist_is_null(capsys):
     assert point["q_fixed_points"] == []
     assert "exceeds the last" in point["note"]
     assert not point["note"].startswith("q_fixed_point()")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_point_without_sigma_w_is_the_stable_critical_one(order, capsys, monkeypatch):
+    """A signal leaves an unstable one."""
+    (stable,) = theory.critical_points("tanh", 0.3)
+    unstable = replace(stable, stable=False, sigma_w=9.0)
+    points = [stable, unstable][::order]
+    monkeypatch.setattr(theory, "critical_points", lambda *args: points)
+    assert call("theory", "--sigma-b", 0.3, "--json") == 0
+    answer = strict(capsys.readouterr().out)
+    assert answer["point"]["sigma_w"] == stable.sigma_w
+    assert len(answer["critical_points"]) == 2
 
 
 @pytest.mark.parametrize(
