@@ -1,77 +1,108 @@
-"""Writes into docs/flags/*.md how often each flag errs: `python -m docs.errors`. A test holds the pages to it."""
+"""Write into docs/flags/*.md how often each flag errs: `python -m docs.errors`.
+
+The figures are those of the zoo's records. A test holds the pages to them.
+"""
 
 import json
 import pathlib
 import re
 import textwrap
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from isometry.verdicts import flag_names
 
-HERE = pathlib.Path(__file__).parent / "flags"
-RESULTS = HERE.parents[1] / "benchmarks" / "results" / "zoo"
+PAGES = pathlib.Path(__file__).parent / "flags"
+RESULTS = PAGES.parents[1] / "benchmarks" / "results" / "zoo"
+
+# A record of the zoo, as JSON.
+Record: TypeAlias = Mapping[str, Any]
+
+# What the networks of each record are called.
 RECORDS = {"calibrate": "perceptrons", "architectures": "other networks"}
-BEGIN, END = "<!-- from the records: python -m docs.errors -->", "<!-- end -->"
-SHOWN = 5  # networks that are named
-WIDTH = 120
-HALF = "quoted"  # the half of the zoo whose figures are quoted
+
+# Of the two halves of the zoo, thresholds were chosen on one; this one is quoted.
+HALF = "quoted"
+
+BEGIN = "<!-- from the records: python -m docs.errors -->"
+END = "<!-- end -->"
+
+# Networks that are named. With ten times as many the list would be the page.
+_MOST_NAMES = 5
+_COLUMNS = 120
+
+
+def page(flag: str) -> str:
+    """Return the page of a flag with its figures as the records have them."""
+    text = (PAGES / f"{flag}.md").read_text(encoding="utf-8")
+    figures = f"{BEGIN}\n{errors(flag)}\n{END}"
+    between = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
+    # A function, because a backslash in a plain replacement would be an escape.
+    return re.sub(between, lambda _: figures, text, flags=re.DOTALL)
 
 
 def errors(flag: str) -> str:
-    """What the zoo found of a flag, in words: of perceptrons, and of other networks."""
+    """Say what the zoo found of a flag: of perceptrons, and of other networks."""
     zoo = "[zoo](../../benchmarks/zoo/README.md)"
-    return "\n\n".join(
-        [f"In the {zoo}, networks whose truth is known:", *(_of_record(flag, *record) for record in RECORDS.items())]
-    )
+    parts = [f"In the {zoo}, networks whose truth is known:"]
+    for name, networks in RECORDS.items():
+        record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        parts.append(_of_record(flag, record, networks.capitalize()))
+    return "\n\n".join(parts)
 
 
-def _broken(flag: str, record: dict) -> str:
-    """The networks of both halves that are broken on purpose so as to raise a flag."""
-    names = [name for name, config in record["configurations"].items() if config["flags"][flag]["truth"]]
-    if not names:
-        return "  none"
-    shown = ", ".join(f"`{name}`" for name in names[:SHOWN])
-    more = len(names) - SHOWN
-    if more > 0:
-        shown += f" and {more} more"
-    return textwrap.fill(shown, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _of_record(flag: str, name: str, networks: str) -> str:
-    """What one record found of a flag."""
-    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def _of_record(flag: str, record: Record, networks: str) -> str:
+    """Say what one record found of a flag."""
     if flag not in record["flags"]:
-        return f"{networks.capitalize()} have not been asked yet."
-    found, seeds = record["flags"][flag][HALF], record["preset"]["seeds"]
+        return f"{networks} have not been asked yet."
+    counts = record["flags"][flag][HALF]
     lines = [
-        f"{networks.capitalize()}, each draw an audit of {seeds} seeds:",
+        f"{networks}, each draw an audit of {record['preset']['seeds']} seeds:",
         "",
-        f"- healthy, and raised: {_share(found['false_alarms'])}",
-        f"- healthy, and undecided: {_share(found['undecided'])}",
-        f"- broken, and not raised: {_share(found['misses'])}",
+        f"- healthy, and raised: {_share(counts['false_alarms'])}",
+        f"- healthy, and undecided: {_share(counts['undecided'])}",
+        f"- broken, and not raised: {_share(counts['misses'])}",
         "- broken on purpose, in both halves:",
         _broken(flag, record),
     ]
     return "\n".join(lines)
 
 
-def _share(found: dict | None) -> str:
-    """Errors of draws with the 95 % interval of Clopper and Pearson."""
-    if found is None:
+def _share(counted: Mapping[str, Any] | None) -> str:
+    """Say how many draws are wrong, with the interval of Clopper and Pearson."""
+    if counted is None:
         return "no such network in this half"
-    low, high = found["clopper_pearson"]
+    low, high = counted["clopper_pearson"]
     return (
-        f"{found['errors']} of {found['draws']} draws of {found['configurations']} networks "
+        f"{counted['errors']} of {counted['draws']} draws of "
+        f"{counted['configurations']} networks "
         f"(95 % interval {100 * low:.2g} % to {100 * high:.2g} %)"
     )
 
 
-def page(flag: str) -> str:
-    """The page with its figures as the records have them."""
-    text = (HERE / f"{flag}.md").read_text(encoding="utf-8")
-    made = f"{BEGIN}\n{errors(flag)}\n{END}"
-    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: made, text, flags=re.DOTALL)
+def _broken(flag: str, record: Record) -> str:
+    """Name the networks that are broken on purpose so as to raise a flag."""
+    names = [
+        name
+        for name, configuration in record["configurations"].items()
+        if configuration["flags"][flag]["truth"]
+    ]
+    if not names:
+        return "  none"
+    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
+    num_more = len(names) - _MOST_NAMES
+    if num_more > 0:
+        shown += f" and {num_more} more"
+    return textwrap.fill(
+        shown,
+        _COLUMNS,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        # A name broken at its hyphen could not be searched for.
+        break_on_hyphens=False,
+    )
 
 
 if __name__ == "__main__":
     for name in flag_names():
-        (HERE / f"{name}.md").write_text(page(name), encoding="utf-8")
+        (PAGES / f"{name}.md").write_text(page(name), encoding="utf-8")

@@ -1,19 +1,22 @@
-"""Writes docs/precision.md, what is promised beside what is measured: `python docs/precision.py` (about a minute).
+"""Write docs/precision.md: what is promised beside what is measured.
 
-Each promise has cases, chosen to be hard, and a reference that shares no code with what it judges: a closed form,
-mpmath, or numpy in a wider dtype. A test measures every promise again, with x64 on and off.
+`python docs/precision.py` takes about a minute. Each promise has cases, chosen to be
+hard, and a reference that shares no code with what it judges: a closed form, mpmath, or
+NumPy in a wider dtype. A test measures every promise again, with x64 on and off.
 """
 
 import functools
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+from jaxtyping import Array, Float
 from scipy import optimize
 
 import isometry
@@ -33,11 +36,26 @@ float64 on the host whether x64 is on or off.
 
 | quantity | dtype | promised | measured | reference | cases |
 |---|---|---|---|---|---|
-"""
+"""  # noqa: E501 (the page has its own width)
+
+Matrix = Float[np.ndarray, "m n"]
+Factors = Float[np.ndarray, "layers n n"]
+Values = Float[np.ndarray, " values"]
 
 
-class Promise(NamedTuple):
-    """The worst error of a quantity, in `unit`s: what is promised, and how it is measured."""
+@dataclass(frozen=True)
+class Promise:
+    """The worst error of a quantity: what is promised, and how it is measured.
+
+    Attributes:
+        quantity: What is computed.
+        dtype: The dtype in which, or "host" for float64 on the host.
+        promised: The largest error, in units.
+        unit: What an error of 1 is.
+        reference: What it is compared with.
+        cases: What it is computed of.
+        measure: Returns the worst error over the cases, in units, in a dtype.
+    """
 
     quantity: str
     dtype: str
@@ -48,133 +66,184 @@ class Promise(NamedTuple):
     measure: Callable[[str], float]
 
 
-def relative(found: float, want: float) -> float:
-    """|found/want − 1|."""
-    return abs(float(found) / float(want) - 1)
+def relative(value: float, expected: float) -> float:
+    """Return |value/expected − 1|."""
+    return abs(float(value) / float(expected) - 1)
 
 
-def matrices() -> Iterator[np.ndarray]:
-    """Gaussian, graded over twelve decades, Hilbert's, of equal singular values; wide and tall; exact in float32."""
+def eps_of(dtype: str) -> float:
+    """Return the distance from 1 to the next number."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def matrices() -> Iterator[Matrix]:
+    """Yield matrices that are hard, exact in float32.
+
+    Gaussian ones, square, wide and tall; graded over twelve decades; Hilbert's; of
+    equal singular values.
+    """
     rng = np.random.default_rng(0)
+    gaussian = [rng.standard_normal(shape) for shape in ((12, 12), (5, 24), (24, 5))]
+    graded = rng.standard_normal((12, 12)) * 10.0 ** -np.arange(12)
     hilbert = 1 / (np.arange(12)[:, None] + np.arange(12) + 1.0)
-    for a in (
-        *(rng.standard_normal(shape) for shape in ((12, 12), (5, 24), (24, 5))),
-        rng.standard_normal((12, 12)) * 10.0 ** -np.arange(12),
-        hilbert,
-        np.linalg.qr(rng.standard_normal((12, 12)))[0],
-    ):
-        yield a.astype(np.float32).astype(np.float64)
+    orthogonal = np.linalg.qr(rng.standard_normal((12, 12)))[0]
+    for a in (*gaussian, graded, hilbert, orthogonal):
+        yield in_float32(a)
+
+
+def in_float32(a: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Round to float32, and return that in float64."""
+    return a.astype(np.float32).astype(np.float64)
 
 
 @functools.cache
-def exact_values() -> list[np.ndarray]:
-    """Singular values of `matrices` at forty digits."""
+def exact_values() -> list[Values]:
+    """Return the singular values of `matrices` from forty digits."""
+    found = []
     with mpmath.workdps(40):
-        return [
-            np.array([float(s) for s in mpmath.svd_r(mpmath.matrix(a.tolist()), compute_uv=False)]) for a in matrices()
-        ]
+        for a in matrices():
+            s = mpmath.svd_r(mpmath.matrix(a.tolist()), compute_uv=False)
+            found.append(np.array([float(value) for value in s]))
+    return found
 
 
 def dense(dtype: str) -> float:
-    """In max(m, n) eps s_max."""
-    eps = float(jnp.finfo(dtype).eps)
-    of_all = jax.jit(lambda batch: [linalg.singular_values(a) for a in batch])
-    measured = of_all([jnp.asarray(a, dtype) for a in matrices()])
-    return max(
-        np.abs(np.asarray(found, float) - s).max() / (max(a.shape) * eps * s[0])
-        for a, s, found in zip(matrices(), exact_values(), measured, strict=True)
-    )
+    """Measure dense singular values, in max(m, n) eps s_max."""
+    # One program for all shapes.
+    compute = jax.jit(lambda batch: [linalg.singular_values(a) for a in batch])
+    measured = compute([jnp.asarray(a, dtype) for a in matrices()])
+    worst = 0.0
+    for a, s, values in zip(matrices(), exact_values(), measured, strict=True):
+        error = np.abs(np.asarray(values, float) - s).max()
+        worst = max(worst, error / (max(a.shape) * eps_of(dtype) * s[0]))
+    return worst
 
 
 def extremes(dtype: str) -> float:
-    """In the bound that is returned beside each value."""
-    find = jax.jit(lambda a: linalg.extreme_singular_values(linalg.Operator.of(a), key=jax.random.key(0), steps=12))
+    """Measure extreme singular values, in the bound returned beside each."""
+
+    @jax.jit
+    def compute(a: Array) -> linalg.Extremes:
+        operator = linalg.Operator.of(a)
+        key = jax.random.key(0)
+        return linalg.extreme_singular_values(operator, key=key, steps=12)
+
     worst = 0.0
     for a, s in zip(matrices(), exact_values(), strict=True):
-        found = find(jnp.asarray(a, dtype))
+        found = compute(jnp.asarray(a, dtype))
+        # A value approximates some singular value, whichever.
         gaps = np.abs(np.asarray(found.values, float)[:, None] - s).min(1)
         worst = max(worst, float((gaps / np.asarray(found.bounds, float)).max()))
     return worst
 
 
 def moments(dtype: str) -> float:
-    """In max(m, n) eps, relative."""
+    """Measure exact moments of s² of orders one to three, in max(m, n) eps."""
+    orders = (1, 2, 3)
+    compute = jax.jit(lambda batch: [linalg.spectral_moments(a, orders) for a in batch])
+    measured = compute([jnp.asarray(a, dtype) for a in matrices()])
     worst = 0.0
-    of_all = jax.jit(lambda batch: [linalg.spectral_moments(a, (1, 2, 3)) for a in batch])
-    measured = of_all([jnp.asarray(a, dtype) for a in matrices()])
     for a, s, found in zip(matrices(), exact_values(), measured, strict=True):
-        each = [relative(m, (s ** (2 * k)).mean()) for k, m in zip((1, 2, 3), found, strict=True)]
-        worst = max(worst, max(each) / (max(a.shape) * float(jnp.finfo(dtype).eps)))
+        unit = max(a.shape) * eps_of(dtype)
+        for k, moment in zip(orders, found, strict=True):
+            worst = max(worst, relative(moment, (s ** (2 * k)).mean()) / unit)
     return worst
 
 
 @functools.cache
-def products() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Factors, exact in float32, and the log singular values of their product by mpmath."""
+def products() -> list[tuple[Factors, Values]]:
+    """Return factors, exact in float32, with ln s of their product by mpmath."""
     rng = np.random.default_rng(1)
-    turns = np.linalg.qr(rng.standard_normal((60, 8, 8)))[0]
+    shape = (60, 8, 8)
+    units = (60, 8, 1)
+    rotations = np.linalg.qr(rng.standard_normal(shape))[0]
+    gaussian = rng.standard_normal(shape) / 8**0.5
+    slopes_of_tanh = 1 - np.tanh(0.3 * rng.standard_normal(units)) ** 2
+    slopes_of_leaky_relu = np.where(rng.random(units) < 0.5, 0.1, 1.0)
+    six_decades = 10 ** rng.uniform(-6, 0, units) * rng.standard_normal(shape)
+    # Each with digits for twice the decades between its values.
     cases = [
-        (rng.standard_normal((60, 8, 8)) / 8**0.5, 160),
-        ((1 - np.tanh(0.3 * rng.standard_normal((60, 8, 1))) ** 2) * turns, 60),
-        (np.where(rng.random((60, 8, 1)) < 0.5, 0.1, 1.0) * turns, 160),
-        (10 ** rng.uniform(-6, 0, (60, 8, 1)) * rng.standard_normal((60, 8, 8)), 900),
+        (gaussian, 160),
+        (slopes_of_tanh * rotations, 60),
+        (slopes_of_leaky_relu * rotations, 160),
+        (six_decades, 900),
     ]
-    exact = [(f.astype(np.float32).astype(np.float64), digits) for f, digits in cases]
-    return [(f, log_values(f, digits)) for f, digits in exact]
+    rounded = [(in_float32(factors), digits) for factors, digits in cases]
+    return [(factors, log_values(factors, digits)) for factors, digits in rounded]
 
 
-def log_values(factors: np.ndarray, digits: int) -> np.ndarray:
-    """ln of the singular values of the product, descending; twice the decades between them must fit `digits`."""
+def log_values(factors: Factors, digits: int) -> Values:
+    """Return ln s of a product, descending.
+
+    Args:
+        factors: The factors, first to last.
+        digits: Decimal digits of the computation, at least twice the decades between
+            the values: their squares are eigenvalues.
+    """
     with mpmath.workdps(digits):
         product = mpmath.eye(factors.shape[1])
         for factor in factors:
             product = mpmath.matrix(factor.tolist()) * product
         squares = mpmath.eigsy(product.T * product, eigvals_only=True)
-        return np.array(sorted((float(mpmath.log(v) / 2) for v in squares), reverse=True))
+        logs = [float(mpmath.log(square) / 2) for square in squares]
+    return np.array(sorted(logs, reverse=True))
 
 
 def product(dtype: str) -> float:
-    """Absolute, in log s, at every index."""
-    return max(
-        np.abs(np.asarray(linalg.product_log_singular_values(jnp.asarray(f, dtype)), float) - want).max()
-        for f, want in products()
-    )
+    """Measure ln s of products at every index, absolute."""
+    worst = 0.0
+    for factors, expected in products():
+        logs = linalg.product_log_singular_values(jnp.asarray(factors, dtype))
+        worst = max(worst, np.abs(np.asarray(logs, float) - expected).max())
+    return worst
 
 
 def jacobian(dtype: str) -> float:
-    """In depth · width · eps, relative to the norm."""
-    net = networks.mlp([16] * 9, activation="tanh", scheme="orthogonal", dtype=dtype)
+    """Measure a Jacobian relative to its norm, in depth · width · eps."""
+    width = 16
+    net = networks.mlp([width] * 9, "tanh", "orthogonal", dtype=dtype)
 
     # One program: drawn operation by operation it would be some forty.
     @jax.jit
-    def draw(key: jax.Array) -> tuple:
-        return net.init(key), jax.random.normal(jax.random.key(1), (16,), dtype)
+    def draw(key: Array) -> tuple:
+        x = jax.random.normal(jax.random.key(1), (width,), dtype)
+        return net.init(key), x
 
     params, x = draw(jax.random.key(0))
-    h, want = np.asarray(x, np.longdouble), np.eye(16, dtype=np.longdouble)
+    z = np.asarray(x, np.longdouble)
+    expected = np.eye(width, dtype=np.longdouble)
     for index, layer in enumerate(net.layers(params)):
-        w, b = (np.asarray(v, np.longdouble) for v in (layer.w, layer.b))
+        w, b = (np.asarray(leaf, np.longdouble) for leaf in (layer.w, layer.b))
+        # Before the first weight there is no activation.
         if index:
-            want, h = (1 - np.tanh(h)[:, None] ** 2) * want, np.tanh(h)
-        want, h = w.T @ want, h @ w + b
-    found = np.asarray(isometry.jacobian(net, params, x), np.longdouble)
-    error = np.sqrt((abs(found - want) ** 2).sum() / (want**2).sum())
-    return float(error) / (net.depth * 16 * float(jnp.finfo(dtype).eps))
+            expected = (1 - np.tanh(z)[:, None] ** 2) * expected
+            z = np.tanh(z)
+        expected = w.T @ expected
+        z = z @ w + b
+    computed = np.asarray(isometry.jacobian(net, params, x), np.longdouble)
+    square_error = (abs(computed - expected) ** 2).sum()
+    error = np.sqrt(square_error / (expected**2).sum())
+    return float(error) / (net.depth * width * eps_of(dtype))
 
 
 def orthogonality(dtype: str) -> float:
-    """Of nine draws, in max(m, n) eps of the dtype."""
-    inits = (initializers.orthogonal(), initializers.zer_o(), initializers.partial_identity())
+    """Measure s of nine draws, whose s are 1, in max(m, n) eps of the dtype."""
+    factories = (
+        initializers.orthogonal(),
+        initializers.zer_o(),
+        initializers.partial_identity(),
+    )
     shapes = ((64, 64), (64, 16), (16, 64))
 
     @jax.jit
-    def draw(key: jax.Array) -> list[jax.Array]:
-        return [init(key, shape, jnp.dtype(dtype)) for init in inits for shape in shapes]
+    def draw(key: Array) -> list[Array]:
+        pairs = itertools.product(factories, shapes)
+        return [init(key, shape, jnp.dtype(dtype)) for init, shape in pairs]
 
     worst = 0.0
     for w in draw(jax.random.key(0)):
         s = np.linalg.svd(np.asarray(w, float), compute_uv=False)
-        worst = max(worst, np.abs(s - 1).max() / (64 * float(jnp.finfo(dtype).eps)))
+        worst = max(worst, np.abs(s - 1).max() / (64 * eps_of(dtype)))
     return worst
 
 
@@ -182,198 +251,454 @@ SCALES = (1e-6, 0.01, 0.3, 1.0, 7.0, 100.0)
 
 
 def erf_square(q: float) -> float:
-    """E erf(√q z)²."""
+    """Return E erf(√q z)²."""
     return 2 / math.pi * math.asin(2 * q / (1 + 2 * q))
 
 
 def erf_slope(q: float) -> float:
-    """E erf'(√q z)²."""
+    """Return E erf'(√q z)²."""
     return 4 / math.pi / math.sqrt(1 + 4 * q)
 
 
 def averages(_: str) -> float:
-    """Relative, of the variance map, chi_1 and the correlation map of erf, hard tanh and ReLU."""
-    worst = 0.0
-    for q in SCALES:
-        worst = max(
-            worst,
-            relative(theory.q_map("erf", q, 1.3, 0.2), 1.3**2 * erf_square(q) + 0.2**2),
-            relative(theory.chi("erf", q, 1.3), 1.3**2 * erf_slope(q)),
-            relative(theory.chi("hard_tanh", q, 1.3), 1.3**2 * math.erf(1 / math.sqrt(2 * q))),
-            relative(theory.chi("relu", q, 1.3), 1.3**2 / 2),
-        )
-        for c in (-0.5, 0.3, 0.999):
-            cross = 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q))
-            square = 1.3**2 * erf_square(q) + 0.2**2
-            worst = max(worst, relative(theory.c_map("erf", c, q, 1.3, 0.2), (1.3**2 * cross + 0.2**2) / square))
-    return worst
+    """Measure the maps of variance and correlation and chi_1, relative."""
+    return max(max(_errors_at(q)) for q in SCALES)
+
+
+def _errors_at(q: float) -> Iterator[float]:
+    """Yield the errors of Gaussian averages of erf, hard tanh and ReLU at one q."""
+    sigma_w, sigma_b = 1.3, 0.2
+    variance = sigma_w**2 * erf_square(q) + sigma_b**2
+    yield relative(theory.q_map("erf", q, sigma_w, sigma_b=sigma_b), variance)
+    chi = {
+        "erf": erf_slope(q),
+        "hard_tanh": math.erf(1 / math.sqrt(2 * q)),
+        "relu": 1 / 2,
+    }
+    for activation, square_slope in chi.items():
+        computed = theory.chi(activation, q, sigma_w)
+        yield relative(computed, sigma_w**2 * square_slope)
+    for c in (-0.5, 0.3, 0.999):
+        cross = 2 / math.pi * math.asin(2 * q * c / (1 + 2 * q))
+        expected = (sigma_w**2 * cross + sigma_b**2) / variance
+        computed = theory.c_map("erf", c, q, sigma_w=sigma_w, sigma_b=sigma_b)
+        yield relative(computed, expected)
 
 
 def exponential(_: str) -> float:
-    """Relative, of the correlation map of exp: E exp(u1) exp(u2) = exp(q (1 + c))."""
+    """Measure the correlation map of exp, relative.
+
+    E exp(u1) exp(u2) = exp(q (1 + c)).
+    """
+    sigma_b = 0.3
     worst = 0.0
-    for q in (0.01, 1.0, 2.0, 8.0):
-        for c in (-0.9, 0.0, 0.5, 0.999):
-            expected = (math.exp(q * (1 + c)) + 0.3**2) / (math.exp(2 * q) + 0.3**2)
-            worst = max(worst, relative(theory.c_map(jnp.exp, c, q, 1.0, 0.3), expected))
+    for q, c in itertools.product((0.01, 1.0, 2.0, 8.0), (-0.9, 0.0, 0.5, 0.999)):
+        cross = math.exp(q * (1 + c)) + sigma_b**2
+        square = math.exp(2 * q) + sigma_b**2
+        computed = theory.c_map(jnp.exp, c, q, sigma_w=1.0, sigma_b=sigma_b)
+        worst = max(worst, relative(computed, cross / square))
     return worst
 
 
 def critical(_: str) -> float:
-    """Relative, sigma_w of erf at which chi_1 = 1, and sigma_b."""
+    """Measure sigma_w and sigma_b of erf at which chi_1 = 1, relative."""
     worst = 0.0
-    for q in SCALES:
-        point = theory.critical_at("erf", q)
+    for scale in SCALES:
+        point = theory.critical_at("erf", scale)
         with mpmath.workdps(30):
-            spread = mpmath.mpf(2) / mpmath.pi * mpmath.asin(mpmath.mpf(2) * q / (1 + mpmath.mpf(2) * q))
-            sigma_w2 = mpmath.pi / 4 * mpmath.sqrt(1 + 4 * mpmath.mpf(q))
-            sigma_b = mpmath.sqrt(q - sigma_w2 * spread)
-        worst = max(worst, relative(point.sigma_w, float(mpmath.sqrt(sigma_w2))), relative(point.sigma_b, sigma_b))
+            q = mpmath.mpf(scale)
+            square = 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q))
+            sigma_w2 = mpmath.pi / 4 * mpmath.sqrt(1 + 4 * q)
+            sigma_w = mpmath.sqrt(sigma_w2)
+            sigma_b = mpmath.sqrt(q - sigma_w2 * square)
+        worst = max(
+            worst,
+            relative(point.sigma_w, float(sigma_w)),
+            relative(point.sigma_b, float(sigma_b)),
+        )
     return worst
 
 
 def fixed_points(_: str) -> float:
-    """q* of erf in 1/|1 − slope|, relative."""
+    """Measure q* of erf, relative, in 1/|1 − slope|."""
+    points = ((0.9, 0.1), (1.0, 0.01), (1.5, 0.05), (3.0, 0.0), (1.2, 1.0))
     worst = 0.0
-    for sigma_w, sigma_b in ((0.9, 0.1), (1.0, 0.01), (1.5, 0.05), (3.0, 0.0), (1.2, 1.0)):
+    for sigma_w, sigma_b in points:
         found = theory.q_fixed_point("erf", sigma_w, sigma_b)
+        gap = functools.partial(_exact_gap, sigma_w=sigma_w, sigma_b=sigma_b)
         with mpmath.workdps(30):
-            want = mpmath.findroot(
-                lambda q, w=sigma_w, b=sigma_b: w**2 * 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)) + b**2 - q,
-                found.value,
-            )
-        worst = max(worst, relative(found.value, float(want)) * abs(1 - found.slope))
+            expected = float(mpmath.findroot(gap, found.value))
+        # Where the slope is near 1, the map says little of where it crosses.
+        worst = max(worst, relative(found.value, expected) * abs(1 - found.slope))
     return worst
+
+
+def _exact_gap(q: mpmath.mpf, sigma_w: float, sigma_b: float) -> mpmath.mpf:
+    """Return how far the variance map of erf goes beyond q."""
+    square = 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q))
+    return sigma_w**2 * square + sigma_b**2 - q
 
 
 def depth_scale(_: str) -> float:
-    """xi_c of erf in the ordered phase, where c* = 1 and xi_c = −1/ln chi_1; in units of xi_c."""
+    """Measure xi_c of erf in the ordered phase, in units of xi_c.
+
+    There c* = 1 and xi_c = −1/ln chi_1.
+    """
     worst = 0.0
     for sigma_w, sigma_b in ((0.5, 0.3), (0.85, 0.1), (1.0, 0.5)):
-        q: Any = optimize.brentq(
-            lambda q, w=sigma_w, b=sigma_b: w**2 * erf_square(q) + b**2 - q, 1e-6, 10.0, xtol=1e-16
-        )
-        want = -1 / math.log(sigma_w**2 * erf_slope(q))
-        worst = max(worst, relative(theory.depth_scales("erf", sigma_w, sigma_b).xi_c, want) / want)
+        gap = functools.partial(_gap, sigma_w=sigma_w, sigma_b=sigma_b)
+        q = float(optimize.brentq(gap, 1e-6, 10.0, xtol=1e-16))  # pyright: ignore
+        expected = -1 / math.log(sigma_w**2 * erf_slope(q))
+        xi = theory.depth_scales("erf", sigma_w, sigma_b).xi_c
+        worst = max(worst, relative(xi, expected) / expected)
     return worst
 
 
+def _gap(q: float, sigma_w: float, sigma_b: float) -> float:
+    """Return the same in floating point."""
+    return sigma_w**2 * erf_square(q) + sigma_b**2 - q
+
+
 def traced(dtype: str) -> float:
-    """chi_1 and q* of erf, relative."""
+    """Measure chi_1 and q* of erf as `theory.traced` computes them, relative."""
     q = np.array(SCALES[1:])
-    chi = jax.vmap(lambda q: theory.traced.chi("erf", q, jnp.asarray(1.3, dtype)))(jnp.asarray(q, dtype))
-    want = 1.3**2 * 4 / np.pi / np.sqrt(1 + 4 * q)
-    sigma_w, sigma_b = np.array([(0.9, 0.3), (1.5, 0.05), (3.0, 0.1)]).T
-    fixed_point = jax.vmap(lambda w, b: theory.traced.q_fixed_point("erf", w, b))
-    found = fixed_point(jnp.asarray(sigma_w, dtype), jnp.asarray(sigma_b, dtype))
-    fixed = [theory.q_fixed_point("erf", w, b).value for w, b in zip(sigma_w, sigma_b, strict=True)]
-    return float(max(np.abs(np.asarray(chi) / want - 1).max(), np.abs(np.asarray(found) / fixed - 1).max()))
+    sigma_w = jnp.asarray(1.3, dtype)
+    compute_chi = jax.vmap(lambda q: theory.traced.chi("erf", q, sigma_w))
+    chi = np.asarray(compute_chi(jnp.asarray(q, dtype)))
+    expected_chi = 1.3**2 * 4 / np.pi / np.sqrt(1 + 4 * q)
+    points = ((0.9, 0.3), (1.5, 0.05), (3.0, 0.1))
+    compute_q = jax.vmap(lambda w, b: theory.traced.q_fixed_point("erf", w, b))
+    fixed = np.asarray(compute_q(*jnp.asarray(points, dtype).T))
+    expected = [theory.q_fixed_point("erf", w, b).value for w, b in points]
+    worst_chi = np.abs(chi / expected_chi - 1).max()
+    worst_q = np.abs(fixed / np.array(expected) - 1).max()
+    return float(max(worst_chi, worst_q))
 
 
 def edges(_: str) -> float:
-    """Relative, s_max² of linear Gaussian products (Fuss-Catalan), and both edges of Marchenko-Pastur."""
-    depths = (1, 2, 8, 32, 128)
-    tops = [
-        relative(theory.jacobian_law("linear", n, 1.0, 1.0, weights="gaussian").s_max ** 2, (n + 1) * (1 + 1 / n) ** n)
-        for n in depths
-    ]
+    """Measure edges of Fuss-Catalan and of Marchenko-Pastur laws, relative."""
+    errors = []
+    for depth in (1, 2, 8, 32, 128):
+        law = theory.jacobian_law(
+            "linear", depth, q=1.0, sigma_w=1.0, weights="gaussian"
+        )
+        top = (depth + 1) * (1 + 1 / depth) ** depth
+        errors.append(relative(law.s_max**2, top))
     low, high = theory.marchenko_pastur(0.25).support[0]
-    return max(*tops, relative(low, 0.25), relative(high, 2.25))
+    return max(*errors, relative(low, 0.25), relative(high, 2.25))
+
+
+def relu_law() -> theory.Law:
+    """Return a law with half its mass at zero; the rest is an arcsine law on [0, 4]."""
+    return theory.jacobian_law(
+        "relu", 2, q=1.0, sigma_w=math.sqrt(2.0), weights="orthogonal"
+    )
 
 
 def masses(_: str) -> float:
-    """Absolute, cdf of ReLU orthogonal at L = 2 (half at zero, the rest an arcsine law) and of one layer of erf."""
-    law = theory.jacobian_law("relu", 2, 1.0, math.sqrt(2.0), weights="orthogonal")
+    """Measure the cdf of that law, and of one layer of erf, absolute."""
     lam = 4 * np.sin(np.pi / 2 * np.linspace(0.02, 0.98, 25)) ** 2
-    worst = np.abs(law.cdf(lam) - 0.5 - np.arcsin(np.sqrt(lam / 4)) / np.pi).max()
+    expected = 0.5 + np.arcsin(np.sqrt(lam / 4)) / np.pi
+    worst = np.abs(relu_law().cdf(lam) - expected).max()
     for q in (0.1, 1.0, 10.0):
-        lam = 4 / np.pi * np.exp(-np.linspace(0.01, 40, 25))
-        want = [math.erfc(math.sqrt(math.log(4 / math.pi / x) / (4 * q))) for x in lam]
-        found = np.asarray(theory.jacobian_law("erf", 1, q, 1.0).cdf(lam))
-        worst = max(worst, np.abs(found - want).max())
+        # lam = erf'(√q z)² = 4/π exp(−2 q z²) falls with t = 2 q z².
+        t = np.linspace(0.01, 40, 25)
+        lam = 4 / np.pi * np.exp(-t)
+        expected = np.array([math.erfc(math.sqrt(t_i / (4 * q))) for t_i in t])
+        cdf = np.asarray(theory.jacobian_law("erf", 1, q, sigma_w=1.0).cdf(lam))
+        worst = max(worst, np.abs(cdf - expected).max())
     return float(worst)
 
 
 def quantiles(_: str) -> float:
-    """Relative, of the same law."""
-    law = theory.jacobian_law("relu", 2, 1.0, math.sqrt(2.0), weights="orthogonal")
+    """Measure the quantiles of the law of ReLU, relative."""
     p = np.linspace(0.51, 0.99, 25)
-    return float(np.abs(law.quantile(p) / (4 * np.sin(np.pi / 2 * (2 * p - 1)) ** 2) - 1).max())
+    expected = 4 * np.sin(np.pi / 2 * (2 * p - 1)) ** 2
+    return float(np.abs(relu_law().quantile(p) / expected - 1).max())
 
 
 def densities(_: str) -> float:
-    """Relative, of lam: Marchenko-Pastur, square and not."""
+    """Measure the density of lam of Marchenko-Pastur laws, relative."""
     worst = 0.0
     for ratio in (1.0, 0.25):
         low, high = (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
         lam = low + (high - low) * np.linspace(0.001, 0.999, 40)
-        want = np.sqrt((high - lam) * (lam - low)) / (2 * np.pi * ratio * lam)
-        worst = max(worst, float(np.abs(theory.marchenko_pastur(ratio).density(lam) / want - 1).max()))
+        root = np.sqrt((high - lam) * (lam - low))
+        expected = root / (2 * np.pi * ratio * lam)
+        density = theory.marchenko_pastur(ratio).density(lam)
+        worst = max(worst, float(np.abs(density / expected - 1).max()))
     return worst
 
 
 def law_moments(_: str) -> float:
-    """Relative, to order six: Fuss-Catalan numbers."""
-    return max(
-        relative(theory.fuss_catalan(n).moment(k), math.comb((n + 1) * k, k) / (n * k + 1))
-        for n in (1, 3, 32)
-        for k in range(1, 7)
-    )
+    """Measure moments to order six, which are Fuss-Catalan numbers, relative."""
+    worst = 0.0
+    for depth, k in itertools.product((1, 3, 32), range(1, 7)):
+        expected = math.comb((depth + 1) * k, k) / (depth * k + 1)
+        worst = max(worst, relative(theory.fuss_catalan(depth).moment(k), expected))
+    return worst
 
 
 HARD = "Gaussian, twelve decades, Hilbert, orthogonal, wide and tall, to 24"
 DEEP = "Gaussian, tanh, leaky, rows of six decades; 60 factors, 8 × 8"
 SHAPES = "64 × 64, 64 × 16, 16 × 64"
-BOTH = ("float32", "float64")
+
+
 PROMISES = (
-    *(Promise("singular values, dense", d, 4, "max(m, n) eps s_max", "mpmath", HARD, dense) for d in BOTH),
-    *(Promise("extreme singular values, Lanczos", d, 1, "bounds returned", "mpmath", HARD, extremes) for d in BOTH),
-    *(Promise("moments of s², exact", d, 4, "max(m, n) eps, relative", "mpmath", HARD, moments) for d in BOTH),
-    Promise("log singular values, product", "float32", 3e-3, "absolute, at every index", "mpmath", DEEP, product),
-    Promise("log singular values, product", "float64", 1e-9, "absolute, at every index", "mpmath", DEEP, product),
-    *(
-        Promise("Jacobian", d, 1, "depth width eps, of its norm", "long double", "tanh, depth 8", jacobian)
-        for d in BOTH
+    Promise(
+        quantity="singular values, dense",
+        dtype="float32",
+        promised=4,
+        unit="max(m, n) eps s_max",
+        reference="mpmath",
+        cases=HARD,
+        measure=dense,
     ),
-    *(
-        Promise("s of orthogonal, ZerO, partial identity", d, 4, "max(m, n) eps", "1", SHAPES, orthogonality)
-        for d in ("bfloat16", *BOTH)
+    Promise(
+        quantity="singular values, dense",
+        dtype="float64",
+        promised=4,
+        unit="max(m, n) eps s_max",
+        reference="mpmath",
+        cases=HARD,
+        measure=dense,
     ),
-    Promise("q_map, chi_1, c_map", "host", 1e-9, "relative", "closed forms", "erf, hard tanh, ReLU", averages),
-    Promise("c_map of exp", "host", 1e-13, "relative", "closed form", "q to 8", exponential),
-    Promise("critical sigma_w, sigma_b", "host", 1e-9, "relative", "closed form", "erf, q = 1e-6 to 100", critical),
-    Promise("q*", "host", 1e-9, "relative, over abs(1 − slope)", "mpmath", "erf, five points", fixed_points),
-    Promise("xi_c", "host", 1e-9, "xi_c, relative", "closed form", "erf, ordered phase", depth_scale),
-    Promise("theory.traced: chi, q*", "float32", 1e-4, "relative", "closed form, theory", "erf", traced),
-    Promise("theory.traced: chi, q*", "float64", 1e-9, "relative", "closed form, theory", "erf", traced),
-    Promise("law: edges", "host", 1e-6, "relative", "closed forms", "Gaussian, L to 128; rectangular", edges),
-    Promise("law: cdf", "host", 1e-6, "absolute", "closed forms", "ReLU, L = 2; erf, L = 1", masses),
-    Promise("law: quantiles", "host", 1e-6, "relative", "arcsine law", "ReLU orthogonal, L = 2", quantiles),
-    Promise("law: density", "host", 1e-6, "relative", "Marchenko-Pastur", "square and 4 to 1", densities),
-    Promise("law: moments to order six", "host", 1e-9, "relative", "Fuss-Catalan", "L = 1, 3, 32", law_moments),
+    Promise(
+        quantity="extreme singular values, Lanczos",
+        dtype="float32",
+        promised=1,
+        unit="bounds returned",
+        reference="mpmath",
+        cases=HARD,
+        measure=extremes,
+    ),
+    Promise(
+        quantity="extreme singular values, Lanczos",
+        dtype="float64",
+        promised=1,
+        unit="bounds returned",
+        reference="mpmath",
+        cases=HARD,
+        measure=extremes,
+    ),
+    Promise(
+        quantity="moments of s², exact",
+        dtype="float32",
+        promised=4,
+        unit="max(m, n) eps, relative",
+        reference="mpmath",
+        cases=HARD,
+        measure=moments,
+    ),
+    Promise(
+        quantity="moments of s², exact",
+        dtype="float64",
+        promised=4,
+        unit="max(m, n) eps, relative",
+        reference="mpmath",
+        cases=HARD,
+        measure=moments,
+    ),
+    Promise(
+        quantity="log singular values, product",
+        dtype="float32",
+        promised=0.003,
+        unit="absolute, at every index",
+        reference="mpmath",
+        cases=DEEP,
+        measure=product,
+    ),
+    Promise(
+        quantity="log singular values, product",
+        dtype="float64",
+        promised=1e-09,
+        unit="absolute, at every index",
+        reference="mpmath",
+        cases=DEEP,
+        measure=product,
+    ),
+    Promise(
+        quantity="Jacobian",
+        dtype="float32",
+        promised=1,
+        unit="depth width eps, of its norm",
+        reference="long double",
+        cases="tanh, depth 8",
+        measure=jacobian,
+    ),
+    Promise(
+        quantity="Jacobian",
+        dtype="float64",
+        promised=1,
+        unit="depth width eps, of its norm",
+        reference="long double",
+        cases="tanh, depth 8",
+        measure=jacobian,
+    ),
+    Promise(
+        quantity="s of orthogonal, ZerO, partial identity",
+        dtype="bfloat16",
+        promised=4,
+        unit="max(m, n) eps",
+        reference="1",
+        cases=SHAPES,
+        measure=orthogonality,
+    ),
+    Promise(
+        quantity="s of orthogonal, ZerO, partial identity",
+        dtype="float32",
+        promised=4,
+        unit="max(m, n) eps",
+        reference="1",
+        cases=SHAPES,
+        measure=orthogonality,
+    ),
+    Promise(
+        quantity="s of orthogonal, ZerO, partial identity",
+        dtype="float64",
+        promised=4,
+        unit="max(m, n) eps",
+        reference="1",
+        cases=SHAPES,
+        measure=orthogonality,
+    ),
+    Promise(
+        quantity="q_map, chi_1, c_map",
+        dtype="host",
+        promised=1e-09,
+        unit="relative",
+        reference="closed forms",
+        cases="erf, hard tanh, ReLU",
+        measure=averages,
+    ),
+    Promise(
+        quantity="c_map of exp",
+        dtype="host",
+        promised=1e-13,
+        unit="relative",
+        reference="closed form",
+        cases="q to 8",
+        measure=exponential,
+    ),
+    Promise(
+        quantity="critical sigma_w, sigma_b",
+        dtype="host",
+        promised=1e-09,
+        unit="relative",
+        reference="closed form",
+        cases="erf, q = 1e-6 to 100",
+        measure=critical,
+    ),
+    Promise(
+        quantity="q*",
+        dtype="host",
+        promised=1e-09,
+        unit="relative, over abs(1 − slope)",
+        reference="mpmath",
+        cases="erf, five points",
+        measure=fixed_points,
+    ),
+    Promise(
+        quantity="xi_c",
+        dtype="host",
+        promised=1e-09,
+        unit="xi_c, relative",
+        reference="closed form",
+        cases="erf, ordered phase",
+        measure=depth_scale,
+    ),
+    Promise(
+        quantity="theory.traced: chi, q*",
+        dtype="float32",
+        promised=0.0001,
+        unit="relative",
+        reference="closed form, theory",
+        cases="erf",
+        measure=traced,
+    ),
+    Promise(
+        quantity="theory.traced: chi, q*",
+        dtype="float64",
+        promised=1e-09,
+        unit="relative",
+        reference="closed form, theory",
+        cases="erf",
+        measure=traced,
+    ),
+    Promise(
+        quantity="law: edges",
+        dtype="host",
+        promised=1e-06,
+        unit="relative",
+        reference="closed forms",
+        cases="Gaussian, L to 128; rectangular",
+        measure=edges,
+    ),
+    Promise(
+        quantity="law: cdf",
+        dtype="host",
+        promised=1e-06,
+        unit="absolute",
+        reference="closed forms",
+        cases="ReLU, L = 2; erf, L = 1",
+        measure=masses,
+    ),
+    Promise(
+        quantity="law: quantiles",
+        dtype="host",
+        promised=1e-06,
+        unit="relative",
+        reference="arcsine law",
+        cases="ReLU orthogonal, L = 2",
+        measure=quantiles,
+    ),
+    Promise(
+        quantity="law: density",
+        dtype="host",
+        promised=1e-06,
+        unit="relative",
+        reference="Marchenko-Pastur",
+        cases="square and 4 to 1",
+        measure=densities,
+    ),
+    Promise(
+        quantity="law: moments to order six",
+        dtype="host",
+        promised=1e-09,
+        unit="relative",
+        reference="Fuss-Catalan",
+        cases="L = 1, 3, 32",
+        measure=law_moments,
+    ),
 )
 
 
+def modes(promise: Promise) -> tuple[bool, ...]:
+    """Return whether x64 is on: both, where the dtype exists in both."""
+    return (True,) if promise.dtype == "float64" else (True, False)
+
+
 def measured(promise: Promise, x64: bool) -> float:
-    """The worst error; what asks for float64 of the device needs x64."""
+    """Return the worst error of a promise, with x64 on or off."""
     with jax.enable_x64(x64):
         return float(promise.measure(promise.dtype))
 
 
 def page() -> str:
-    """The page as text."""
+    """Return the page as text."""
     rows = []
-    for p in PROMISES:
-        worst = max(measured(p, x64) for x64 in modes(p))
-        rows.append(
-            f"| {p.quantity} | {p.dtype} | {p.promised:g} {p.unit} | {worst:.1e} | {p.reference} | {p.cases} |\n"
+    for promise in PROMISES:
+        worst = max(measured(promise, x64) for x64 in modes(promise))
+        cells = (
+            promise.quantity,
+            promise.dtype,
+            f"{promise.promised:g} {promise.unit}",
+            f"{worst:.1e}",
+            promise.reference,
+            promise.cases,
         )
+        rows.append(f"| {' | '.join(cells)} |\n")
     return HEAD + "".join(rows)
-
-
-def modes(promise: Promise) -> tuple[bool, ...]:
-    """With x64 on and off, where the dtype exists in both."""
-    return (True,) if promise.dtype == "float64" else (True, False)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from isometry import (
     networks,
     theory,
 )
-from isometry._checks import NotDefined
+from isometry._internal.errors import NotDefined
 from isometry._internal.types import Key, Params
 from isometry.initializers import Entry, Initializer
 from isometry.initializers._critical import critical_point

@@ -28,22 +28,10 @@ FLOORS = (
     ("_monitor",),
     ("certificates", "comparison"),
     ("verdicts",),
-    ("_self_test",),
-    ("_doctor", "_summary"),
     ("plots",),
     ("sweeps",),
     # The face; only the command line stands above it.
     ("__init__",),
-    ("_cli_model",),
-    ("_cli_common",),
-    (
-        "_cli_audit",
-        "_cli_spectrum",
-        "_cli_theory",
-        "_cli_schemes",
-        "_cli_sweep",
-        "_cli_doctor",
-    ),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

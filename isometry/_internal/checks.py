@@ -7,12 +7,10 @@ checks of numbers let it pass, unless they say otherwise.
 """
 
 import difflib
-import importlib
 import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
-from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import jax
@@ -20,7 +18,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from isometry._internal.errors import InputError, MissingExtra, TracedError
+from isometry._internal.errors import InputError, TracedError
+from isometry._internal.extras import extra as extra
 
 T = TypeVar("T")
 
@@ -597,26 +596,3 @@ def _takes_params(kind: type) -> bool:
         return False
     is_any = arguments[1].kind is inspect.Parameter.VAR_POSITIONAL
     return is_any or arguments[1].name in _PARAMETERS
-
-
-def extra(module: str, extra: str) -> ModuleType:
-    """Import and return a module of an optional dependency.
-
-    Args:
-        module: The module, such as "sklearn.datasets".
-        extra: The extra of this package that installs it.
-
-    Raises:
-        MissingExtra: The dependency is not installed.
-    """
-    package = module.split(".")[0]
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # If the package is there and misses a module of its own, the error says so.
-        if error.name is None or error.name.split(".")[0] != package:
-            raise
-        raise MissingExtra(
-            f"needs {package}, which is not installed; "
-            f"write pip install 'isometry[{extra}]'."
-        ) from None

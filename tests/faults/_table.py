@@ -675,10 +675,10 @@ REPORTING = (
     ),
     Fault(
         "depth-scale-of-the-squared-gradient",
-        "_cli_theory.py",
+        "cli/_theory.py",
         "depth * math.log(chi)",
         "depth * math.log(chi) / 2",
-        ("test_cli_theory.py",),
+        ("cli/test_theory.py",),
         match="json_says",
     ),
 )

@@ -10,31 +10,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option, Typer
+from typer import Argument, Option
 
-from isometry import _cli_common as common
+from isometry.cli import _cache, _options, _terminal
+from isometry.cli._command import EXIT_CLEAN, EXIT_RAISED, Command
 
 if TYPE_CHECKING:
     import numpy as np
     import xarray
 
-_CALL = "isometry sweep"
-_HELP = """Run a function at every point of a grid, in a process for each core, and keep
-the results in a folder that xarray reads. Killed or interrupted, it goes on where it
-was when it is called again.
-
-Example: isometry sweep plane.toml --out plane.zarr
+_SUMMARY = "Run a function at every point of a grid, and keep the results."
+_TEXT = """In a process for each core, into a folder that xarray reads. Killed or
+interrupted, it goes on where it was when it is called again.
 
 plane.toml names the run, the axes of the grid, and what is the same in all cells:
 
+\b
     run = "spectrum"
-
     grid.sigma_w = {start = 0.5, stop = 2.5, num = 9}
-
     grid.depth = [4, 16, 64]
-
     grid.seed = [0, 1]
-
     settings.width = 64
 
 A run is spectrum, signals, audit, train, or package.module:function, a function of
@@ -43,8 +38,9 @@ or "linear".
 
 isometry sweep show plane.zarr prints what a store holds.
 """
+_EXAMPLE = "isometry sweep plane.toml --out plane.zarr"
 
-# The runs of `isometry.sweeps.runs`.
+# The runs of `isometry.sweeps.runs`, which is not imported for `--help`.
 _READY = ("spectrum", "signals", "audit", "train")
 
 # Cells that failed, and variables, of which a line is printed. Ten times as many would
@@ -67,52 +63,52 @@ class Plan:
     grid: dict[str, list[object]]
 
 
-def add(app: Typer) -> None:
-    """Register the command."""
+def sweep(  # noqa: PLR0917 (typer reads the options off the signature)
+    what: Annotated[
+        list[str],
+        Argument(metavar="GRID.toml | show STORE", help="A file, or a store."),
+    ],
+    out: Annotated[str | None, Option(help="Folder of the store.")] = None,
+    workers: Annotated[
+        int | None,
+        Option(help="Worker processes. Default: by cores and memory."),
+    ] = None,
+    resume: Annotated[bool, Option(help="Go on with a store that is there.")] = True,
+    retries: Annotated[
+        int, Option(help="How often a cell that fails is tried again.")
+    ] = 1,
+    accept_code: Annotated[
+        bool,
+        Option("--accept-code", help="Go on with a store of other code."),
+    ] = False,
+    json: _options.Json = False,
+    seed: _options.Seed = 0,
+    no_cache: _options.NoCache = False,
+) -> int:
+    """Read the options, and run the command."""
+    # Workers inherit the environment, and so the cache.
+    _cache.prepare(is_off=no_cache)
+    # One command has both forms: a group of commands could not take a file.
+    if what[0] == _SHOW:
+        return show(_store_of(what[1:]), as_json=json)
+    plan = _plan_of(what, out)
+    # The plan is refused without it.
+    assert out is not None
+    return run(
+        plan,
+        out,
+        workers=workers,
+        resume=resume,
+        retries=retries,
+        accept_code=accept_code,
+        seed=seed,
+        as_json=json,
+    )
 
-    @common.command(app, "sweep", _HELP)
-    def sweep(  # noqa: PLR0917 (typer reads the options off the signature)
-        what: Annotated[
-            list[str],
-            Argument(metavar="GRID.toml | show STORE", help="A file, or a store."),
-        ],
-        out: Annotated[str | None, Option(help="Folder of the store.")] = None,
-        workers: Annotated[
-            int | None,
-            Option(help="Worker processes. Default: by cores and memory."),
-        ] = None,
-        resume: Annotated[
-            bool, Option(help="Go on with a store that is there.")
-        ] = True,
-        retries: Annotated[
-            int, Option(help="How often a cell that fails is tried again.")
-        ] = 1,
-        accept_code: Annotated[
-            bool,
-            Option("--accept-code", help="Go on with a store of other code."),
-        ] = False,
-        json: common.Json = False,
-        seed: common.Seed = 0,
-    ) -> int:
-        from isometry._internal import errors
 
-        # One command has both forms: a group of commands could not take a file.
-        if what[0] == _SHOW:
-            store = errors.public(_CALL)(_store_of)(what[1:])
-            return show(store, as_json=json)
-        plan = errors.public(_CALL)(_plan_of)(what, out)
-        # The plan is refused without it.
-        assert out is not None
-        return run(
-            plan,
-            out,
-            workers=workers,
-            resume=resume,
-            retries=retries,
-            accept_code=accept_code,
-            seed=seed,
-            as_json=json,
-        )
+COMMAND = Command(
+    name="sweep", function=sweep, summary=_SUMMARY, text=_TEXT, example=_EXAMPLE
+)
 
 
 def run(
@@ -153,8 +149,8 @@ def run(
     # All cells of the store are cells of the plan, which holds all its labels. One that
     # could not be written is absent.
     if (dataset["state"] != _states().DONE).any():
-        return common.EXIT_RAISED
-    return common.EXIT_CLEAN
+        return EXIT_RAISED
+    return EXIT_CLEAN
 
 
 def show(store: str, *, as_json: bool) -> int:
@@ -162,7 +158,7 @@ def show(store: str, *, as_json: bool) -> int:
     from isometry import sweeps
 
     _print(sweeps.open(store), store, as_json=as_json)
-    return common.EXIT_CLEAN
+    return EXIT_CLEAN
 
 
 def _store_of(words: list[str]) -> str:
@@ -303,26 +299,37 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
     if as_json:
         print(strict_json.dumps(summary), end="")
         return
-    console = common.console()
+    console = _terminal.console()
     cells = summary["cells"]
     console.print(
         f"{store}: {cells['done']} of {cells['all']} cells are done, "
         f"{cells['failed']} failed, {cells['absent']} are to be run",
         highlight=False,
+        markup=False,
     )
-    from rich.table import Table
-
-    axes = Table(*("axis", "values", "from", "to"))
+    axes = _terminal.table(
+        "axes",
+        {"axis": "text", "values": "number", "from": "text", "to": "text"},
+    )
     for axis in summary["axes"]:
         cells = (axis["name"], str(axis["num"]), axis["first"], axis["last"])
         axes.add_row(*cells)
     console.print(axes)
-    # Means are over cells and over the own dimensions of a variable.
-    headings = ("variable", "dimensions", "mean over cells", "least", "largest")
-    variables = Table(*headings)
+    variables = _terminal.table(
+        "variables: over cells and their own dimensions",
+        {
+            "variable": "text",
+            "mean": "number",
+            "least": "number",
+            "largest": "number",
+        },
+    )
     for row in summary["variables"][:_MOST_LINES]:
         numbers = [_number(row[name]) for name in ("mean", "min", "max")]
-        variables.add_row(row["name"], ", ".join(row["dims"]), *numbers)
+        name = row["name"]
+        if row["dims"]:
+            name += f" ({', '.join(row['dims'])})"
+        variables.add_row(name, *numbers)
     console.print(variables)
     num_more = len(summary["variables"]) - _MOST_LINES
     if num_more > 0:

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from isometry import cli
-
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("loky")
-xarray = pytest.importorskip("xarray")
+pytest.importorskip("xarray")
+
+from tests.cli.calling import call
 
 MODULE = """
 def run(point, key, factor=1.0):
@@ -36,15 +36,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def call(*argv):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["sweep", *argv])
-    return stop.value.code
-
-
 def test_sweep_of_a_file_says_what_failed(folder, capsys):
     """With exit code 1; `show` prints the same of the store, and has none."""
-    assert call("grid.toml", "--out", "s.zarr", "--workers", "1", "--json") == 1
+    assert (
+        call("sweep", "grid.toml", "--out", "s.zarr", "--workers", "1", "--json") == 1
+    )
     summary = json.loads(capsys.readouterr().out)
     assert summary["cells"] == {"all": 3, "done": 2, "failed": 1, "absent": 0}
     assert summary["failures"][0]["cell"] == "a=2.0, name=u"
@@ -52,9 +48,11 @@ def test_sweep_of_a_file_says_what_failed(folder, capsys):
     by_name = {row["name"]: row for row in summary["variables"]}
     assert by_name["x"]["mean"] == 20.0
     assert by_name["label"]["mean"] is None
+    import xarray
+
     values = xarray.open_zarr("s.zarr")["x"].sel(name="u").values
     assert values[[0, 2]].tolist() == [10.0, 30.0]
-    assert call("show", "s.zarr") == 0
+    assert call("sweep", "show", "s.zarr") == 0
     text = capsys.readouterr().out
     assert "s.zarr: 2 of 3 cells are done, 1 failed, 0 are to be run" in text
     assert "failed: a=2.0, name=u: ValueError: no two" in text
@@ -77,7 +75,7 @@ def test_sweep_of_a_file_says_what_failed(folder, capsys):
 )
 def test_bad_file_is_refused_in_one_line(folder, capsys, text, words):
     (folder / "bad.toml").write_text(text)
-    assert call("bad.toml", "--out", "s.zarr") == 2
+    assert call("sweep", "bad.toml", "--out", "s.zarr") == 2
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert re.search(words, err)
@@ -85,9 +83,9 @@ def test_bad_file_is_refused_in_one_line(folder, capsys, text, words):
 
 
 def test_bad_words_are_refused(folder, capsys):
-    assert call("grid.toml") == 2
+    assert call("sweep", "grid.toml") == 2
     assert "--out" in capsys.readouterr().err
-    assert call("nowhere.toml", "--out", "s.zarr") == 2
+    assert call("sweep", "nowhere.toml", "--out", "s.zarr") == 2
     assert "cannot be read" in capsys.readouterr().err
-    assert call("show", "nowhere.zarr") == 2
+    assert call("sweep", "show", "nowhere.zarr") == 2
     assert "holds no sweep" in capsys.readouterr().err

@@ -4,9 +4,8 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,9 @@ from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
 from isometry._internal.errors import FromCall, InputError
+from isometry._internal.types import Key
+from isometry.cli import _perceptrons
+from isometry.data import Data
 from isometry.networks import Network, equinox, flax
 from isometry.structure import Anatomy
 
@@ -23,6 +25,27 @@ from isometry.structure import Anatomy
 _EXAMPLES = 256
 
 _FORM = "write --model package.module:function"
+
+
+def networks_and_data(
+    model: str, schemes: Sequence[str], *, data: str | None, key: Key
+) -> tuple[dict[str, Network], Data]:
+    """Return the networks that --model names, and data for them.
+
+    Args:
+        model: "package.module:function".
+        schemes: The schemes that redraw it; none for its own code, which draws it.
+        data: What --data names; None for examples that are drawn.
+        key: Draws the examples.
+    """
+    net = network_of(model)
+    nets = {model.partition(":")[2]: net}
+    if schemes:
+        nets = net.with_schemes(list(dict.fromkeys(schemes)))
+    if data is None:
+        return nets, Data(inputs_of(net, key), None)
+    xs, targets = _perceptrons.load(data, key)
+    return nets, Data(fitted(net, xs), targets)
 
 
 def network_of(name: str) -> Network:
@@ -114,7 +137,7 @@ def _network(name: str, returned: object) -> Network:
     )
 
 
-def inputs_of(net: Network, key: Any) -> PyTree[Array]:
+def inputs_of(net: Network, key: Key) -> PyTree[Array]:
     """Draw examples of a network: Gaussian numbers, tokens uniform over all rows.
 
     Raises:

@@ -1,0 +1,64 @@
+"""`isometry schemes`: the catalogue of schemes and initializers."""
+
+from typing import Annotated
+
+from typer import Argument, Option
+
+from isometry.cli import _options, _terminal
+from isometry.cli._command import EXIT_CLEAN, Command
+
+_SUMMARY = "List schemes and initializers with their laws, or show one."
+_TEXT = """A scheme chooses an initializer for each layer of a network; an initializer
+draws one array."""
+_EXAMPLE = "isometry schemes lsuv"
+
+
+def schemes(
+    name: Annotated[
+        str | None,
+        Argument(help="A scheme, an initializer, or an alias; all if left out."),
+    ] = None,
+    out: Annotated[
+        str | None, Option(help="Folder for schemes.json; none if left out.")
+    ] = None,
+    json: _options.Json = False,
+    seed: Annotated[
+        int, Option(help="Taken as by every command; nothing here is random.")
+    ] = 0,
+) -> int:
+    """Print the catalogue, or the entries of one name; return the exit code."""
+    from isometry import schemes, store
+    from isometry._internal import strict_json
+
+    entries = schemes.listing() if name is None else schemes.describe(name)
+    written = []
+    if out is not None:
+        file = store.prepare(out) / "schemes.json"
+        written = [store.write_json(file, entries)]
+    if json:
+        print(strict_json.dumps(entries), end="")
+    else:
+        _print(entries, is_whole=name is None)
+    _terminal.report_files(written, as_json=json)
+    return EXIT_CLEAN
+
+
+COMMAND = Command(
+    name="schemes", function=schemes, summary=_SUMMARY, text=_TEXT, example=_EXAMPLE
+)
+
+
+def _print(entries: list[dict[str, object]], *, is_whole: bool) -> None:
+    """Print two tables of everything, or a table for each entry."""
+    from isometry import schemes
+
+    console = _terminal.console()
+    # A scheme and an initializer may have one name.
+    if not is_whole:
+        for entry in entries:
+            console.print(schemes.rich_entry(entry))
+        return
+    for table in schemes.rich_tables(console.width):
+        console.print(table)
+    print("isometry schemes NAME shows one in full: law, source, names in other")
+    print("libraries.")

@@ -1,0 +1,413 @@
+"""`isometry spectrum`: singular values of a scheme's networks beside their law."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from isometry.cli import _cache, _options, _terminal
+from isometry.cli._command import EXIT_CLEAN, Command, split
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, PyTree
+    from matplotlib.figure import Figure
+
+    from isometry._internal.types import Key
+    from isometry.data import Data
+    from isometry.measure._record import Spectrum
+    from isometry.networks import Network
+    from isometry.theory import Law
+
+_SUMMARY = "Measure singular values of Jacobians beside their law."
+_TEXT = """Statistics of the input-output Jacobian on real data over seeds, and beside
+them what the law of infinite width says, where there is one.
+
+A network of your own: --model package.module:function, where the function returns a
+Network, or a pair: a Flax module, or a function of a key that builds an Equinox module,
+and one example.
+"""
+_EXAMPLE = "isometry spectrum --scheme orthogonal,gaussian --span hidden"
+
+_DEFAULT_SCHEMES = ("orthogonal",)
+
+# Height and width of a panel in inches: a column of a paper.
+_PANEL = (3.2, 5.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command is asked for.
+
+    Attributes:
+        schemes: Names of schemes; none for the default one.
+        model: "package.module:function", or None for perceptrons.
+        width: Hidden width of the perceptrons.
+        depth: Number of their weight layers.
+        activation: Name of their activation.
+        data: What --data names; None for a default.
+        seeds: Number of networks of each scheme.
+        inputs: Number of examples at which Jacobians are taken.
+        span: The name of a span, or two points separated by a comma.
+        method: The name of a method.
+        seed: The seed of everything random.
+    """
+
+    schemes: Sequence[str]
+    model: str | None
+    width: int
+    depth: int
+    activation: str
+    data: str | None
+    seeds: int
+    inputs: int
+    span: str
+    method: str
+    seed: int
+
+    def check(self) -> None:
+        """Refuse numbers that are too small, unknown names, options without effect."""
+        from isometry import networks
+        from isometry._internal import checks
+        from isometry.cli._perceptrons import refuse_beside_model
+        from isometry.measure import methods
+
+        refuse_beside_model(
+            self.model,
+            {
+                "--width": (self.width, _options.WIDTH),
+                "--depth": (self.depth, _options.DEPTH),
+                "--activation": (self.activation, _options.ACTIVATION),
+            },
+        )
+        for option, value, low in (
+            ("--width", self.width, 1),
+            ("--depth", self.depth, 1),
+            ("--seeds", self.seeds, 1),
+            ("--inputs", self.inputs, 1),
+            ("--seed", self.seed, 0),
+        ):
+            checks.integer(option, value, low=low)
+        # The names of points are checked against the anatomy, when they are measured.
+        if "," not in self.span:
+            checks.one_of("--span", self.span, networks.SPANS)
+        checks.one_of("--method", self.method, methods.METHODS)
+        # Between z_1 and z_(depth-1) there is nothing in fewer layers.
+        if self.span == "hidden" and self.model is None:
+            checks.integer("--span hidden, --depth", self.depth, low=3)
+
+    @property
+    def points(self) -> str | tuple[str, str]:
+        """The span as `isometry.spectrum` takes it: a name, or two points."""
+        first, comma, last = self.span.partition(",")
+        return (first.strip(), last.strip()) if comma else self.span
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A spectrum and its law.
+
+    Attributes:
+        spectrum: What was measured.
+        statistics: Statistics over seeds, beside the law's.
+        law: The law, or None.
+        no_law: Why there is no law, or none whose numbers can be found.
+        excesses: How many times too far apart the two are, by statistic; empty where
+            they are consistent; None if they are not compared.
+        not_compared: Why not.
+    """
+
+    spectrum: "Spectrum"
+    statistics: Mapping[str, Mapping[str, Any]]
+    law: "Law | None" = None
+    no_law: str | None = None
+    excesses: Mapping[str, float] | None = None
+    not_compared: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        plain: dict[str, Any] = {
+            "spectrum": repr(self.spectrum),
+            "size": self.spectrum.size,
+            "structural_zeros": self.spectrum.structural_zeros,
+            "statistics": self.statistics,
+            "law": None,
+            "no_law": self.no_law,
+            "consistent": None,
+            "excesses": self.excesses,
+            "not_compared": self.not_compared,
+        }
+        if self.law is not None:
+            plain["law"] = self.law.name
+        if self.excesses is not None:
+            plain["consistent"] = not self.excesses
+        return plain
+
+
+def spectrum(  # noqa: PLR0917 (typer reads the options off the signature)
+    scheme: Annotated[
+        list[str] | None,
+        Option(help="A scheme; repeat or separate by commas. Default: orthogonal."),
+    ] = None,
+    model: _options.Model = None,
+    width: _options.Width = _options.WIDTH,
+    depth: _options.Depth = _options.DEPTH,
+    activation: _options.ActivationName = _options.ACTIVATION,
+    data: _options.Data = None,
+    seeds: _options.Seeds = 8,
+    inputs: _options.Inputs = 16,
+    span: Annotated[
+        str,
+        Option(
+            help="end_to_end; hidden: from z_1 to z_(depth-1); or two points of the "
+            "anatomy: embed,output."
+        ),
+    ] = "end_to_end",
+    method: Annotated[str, Option(help="auto, dense, product or lanczos.")] = "auto",
+    out: Annotated[
+        str | None,
+        Option(help="Folder for spectrum.json and spectrum.png; none if left out."),
+    ] = None,
+    json: _options.Json = False,
+    seed: _options.Seed = 0,
+    no_cache: _options.NoCache = False,
+) -> int:
+    """Read the options, and run the command."""
+    _cache.prepare(is_off=no_cache)
+    settings = Settings(
+        schemes=split("--scheme", scheme),
+        model=model,
+        width=width,
+        depth=depth,
+        activation=activation,
+        data=data,
+        seeds=seeds,
+        inputs=inputs,
+        span=span,
+        method=method,
+        seed=seed,
+    )
+    return run(settings, out=out, as_json=json)
+
+
+COMMAND = Command(
+    name="spectrum", function=spectrum, summary=_SUMMARY, text=_TEXT, example=_EXAMPLE
+)
+
+
+def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
+    """Check everything, measure, write, print; return the exit code."""
+    import jax
+
+    from isometry import store
+    from isometry._internal import checks, provenance, strict_json
+
+    settings.check()
+    key_nets, key_data, key_probes = jax.random.split(jax.random.key(settings.seed), 3)
+    keys = jax.random.split(key_nets, settings.seeds)
+    judged = {}
+    with _terminal.progress(len(settings.schemes) + 1) as tell:
+        # The first line is not to wait for it. Other data may be refused, in one line.
+        if settings.model is None and settings.data in (None, "digits"):
+            tell("reading digits")
+        nets, source = _networks_and_data(settings, key_data)
+        if out is not None:
+            checks.extra("matplotlib", "plot")
+        for net in nets.values():
+            _refuse_tokens(net, settings.span)
+        folder = None if out is None else store.prepare(out)
+        for name, net in nets.items():
+            tell(f"{name}: Jacobians and law")
+            draw = Draw(keys=keys, xs=source.xs, key=key_probes)
+            judged[name] = _measured(net, draw, settings)
+    rows = {name: one.as_dict() for name, one in judged.items()}
+    result = {
+        "provenance": provenance.provenance(),
+        "settings": asdict(settings),
+        "spectra": rows,
+    }
+    written = []
+    if folder is not None:
+        written = store.write_report(folder / "spectrum", result, _picture(judged))
+    if as_json:
+        print(strict_json.dumps(result), end="")
+    else:
+        _print(rows)
+    _terminal.report_files(written, as_json=as_json)
+    return EXIT_CLEAN
+
+
+def _networks_and_data(
+    settings: Settings, key: "Key"
+) -> tuple["Mapping[str, Network]", "Data"]:
+    """Return the networks by name, and the data."""
+    from isometry.cli import _model, _perceptrons
+
+    if settings.model is not None:
+        return _model.networks_and_data(
+            settings.model, settings.schemes, data=settings.data, key=key
+        )
+    source = _perceptrons.load(settings.data or "digits", key)
+    perceptrons = _perceptrons.Perceptrons(
+        schemes=settings.schemes or _DEFAULT_SCHEMES,
+        width=settings.width,
+        depth=settings.depth,
+        activation=settings.activation,
+    )
+    nets, _ = perceptrons.draw_from((), source)
+    return nets, source
+
+
+def _refuse_tokens(net: "Network", span: str) -> None:
+    """Refuse a span from tokens, which have no derivative; name another."""
+    from isometry._internal.errors import InputError
+    from isometry.measure import _spans
+
+    if span != "end_to_end" or net.example is None:
+        return
+    is_floating = bool(_spans.floating_leaves_of_x(net.anatomy))
+    if not is_floating and net.anatomy.embeddings:
+        start = net.anatomy.embeddings[0].name
+        raise InputError(
+            f"x is tokens, which have no derivative; write --span {start},output."
+        )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn for a measurement.
+
+    Attributes:
+        keys: A key for each network.
+        xs: The data.
+        key: Draws probes.
+    """
+
+    keys: "Array"
+    xs: "PyTree[Array]"
+    key: "Key"
+
+
+def _measured(net: "Network", draw: Draw, settings: Settings) -> Judged:
+    """Measure the spectrum of a network, and judge it by its law."""
+    import jax
+
+    from isometry.measure import _draws, _ensemble
+
+    points = jax.tree.map(lambda leaf: _draws.spaced(leaf, settings.inputs), draw.xs)
+    networks: dict[str, Any] = {"keys": draw.keys}
+    # A scheme that is fitted to data is fitted to all of it, not to the few inputs.
+    if net.data_driven:
+        params = _draws.draw_seeds(net.init, draw.keys)
+        networks = {"params": _draws.adjust_seeds(net, params, draw.xs)}
+    sp = _ensemble.ensemble(
+        net,
+        xs=points,
+        method=settings.method,
+        span=settings.points,
+        key=draw.key,
+        **networks,
+    )
+    return judge(net, sp, span=settings.points, points=points)
+
+
+def judge(
+    net: "Network",
+    sp: "Spectrum",
+    *,
+    span: str | tuple[str, str],
+    points: "PyTree[Array]",
+) -> Judged:
+    """Compare a spectrum with the law of its network, if that has one."""
+    from isometry._internal.errors import InputError
+    from isometry.cli import _summary
+
+    if not isinstance(span, str):
+        return Judged(
+            spectrum=sp,
+            statistics=_summary.summary(sp),
+            no_law="laws are known of whole spans, not between two points",
+        )
+    try:
+        law = net.law(span, points)
+        statistics = _summary.summary(sp, law)
+    # A law may exist, and its edges not be found.
+    except (InputError, ArithmeticError) as error:
+        return Judged(
+            spectrum=sp,
+            statistics=_summary.summary(sp),
+            no_law=_summary.reason(error),
+        )
+    excesses, not_compared = _summary.excesses(sp, law)
+    return Judged(
+        spectrum=sp,
+        statistics=statistics,
+        law=law,
+        excesses=excesses,
+        not_compared=not_compared,
+    )
+
+
+def _picture(judged: Mapping[str, Judged]) -> "Figure":
+    """Draw a panel for each scheme, under its law where there is one."""
+    from matplotlib.figure import Figure
+
+    from isometry import plots
+
+    # Below one another, so that their axes can be compared.
+    height, width = _PANEL
+    figure = Figure(figsize=(width, height * len(judged)), layout="constrained")
+    panels = figure.subplots(len(judged), squeeze=False)[:, 0]
+    for ax, (name, one) in zip(panels, judged.items(), strict=True):
+        if one.law is None:
+            plots.spectrum(one.spectrum, ax, color=plots.COLOURS[0])
+            ax.set_title(f"{name}: no law", fontsize=8)
+        else:
+            plots.overlay(one.spectrum, one.law, ax)
+            corner = {"transform": ax.transAxes, "va": "top", "fontsize": 8}
+            ax.text(0.02, 0.97, name, **corner)
+    return figure
+
+
+def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table for each network, and below it what its law says."""
+    console = _terminal.console()
+    for name, row in rows.items():
+        table = _terminal.table(
+            f"{name}: {row['spectrum']}",
+            {
+                "statistic": "label",
+                "mean": "number",
+                "± s.e.": "number",
+                "law": "number",
+            },
+        )
+        for statistic, line in row["statistics"].items():
+            mean = "unknown" if line["mean"] is None else f"{line['mean']:.5g}"
+            others = (_cell(line["standard_error"]), _cell(line["law"]))
+            table.add_row(statistic, mean, *others)
+        console.print(table)
+        # Several statistics are unknown for one reason, which is said once.
+        unknown = [line["why"] for line in row["statistics"].values() if "why" in line]
+        for reason in dict.fromkeys(unknown):
+            console.print(f"unknown: {reason}", highlight=False, markup=False)
+        console.print(_verdict(row), highlight=False, markup=False)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """Say whether a spectrum is consistent with its law."""
+    if row["law"] is None:
+        return f"no law: {row['no_law']}"
+    if row["consistent"] is None:
+        return f"law: {row['law']}; not compared: {row['not_compared']}"
+    if row["consistent"]:
+        return f"consistent with {row['law']}"
+    gaps = [f"{name} {ratio:.2g}" for name, ratio in row["excesses"].items()]
+    return (
+        f"not consistent with {row['law']}; gaps over what they may be: "
+        f"{', '.join(gaps)}"
+    )

@@ -1,0 +1,97 @@
+"""Standard output and standard error: tables, progress, what was written."""
+
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def console() -> "Console":
+    """Return the terminal, or wherever stdout goes.
+
+    Its width is the terminal's, or COLUMNS, or else 80: a log, or a page into which a
+    command's output is pasted, has as many columns as a screen.
+    """
+    # Imported here, as everywhere in commands: `--help` need not wait for it.
+    from rich.console import Console
+
+    return Console()
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done: a bar, or plain lines outside a terminal.
+
+    Args:
+        total: The number of stages that will be told, for the length of the bar.
+
+    Yields:
+        A function to call with the name of a stage when it begins.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    stderr = Console(stderr=True)
+    if not stderr.is_terminal:
+        yield lambda stage: print(stage, file=sys.stderr)
+        return
+    columns = (
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=stderr, transient=True) as shown:
+        task = shown.add_task("starting", total=total)
+        # When the first stage begins, none has ended.
+        num_done = -1
+
+        def tell(stage: str) -> None:
+            nonlocal num_done
+            num_done += 1
+            shown.update(task, description=stage, completed=num_done)
+
+        yield tell
+
+
+def report_files(written: Sequence[pathlib.Path], *, as_json: bool) -> None:
+    """Say which files were written; on stderr if stdout is JSON."""
+    if not written:
+        return
+    *others, last = map(str, written)
+    names = f"{', '.join(others)} and {last}" if others else last
+    print(f"wrote {names}", file=sys.stderr if as_json else sys.stdout)
+
+
+def abandon_output() -> None:
+    """Discard what is left in the buffer of stdout, on which Python would fail."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def table(title: str, columns: Mapping[str, str]) -> "Table":
+    """Return an empty table that can be read in any terminal of 80 columns.
+
+    Args:
+        title: The line above it.
+        columns: The kind of each column by its heading: "label" and "number" keep to
+            one line, and the words of a "text" wrap where the terminal is narrow.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    # Brackets in a plain string would be markup.
+    made = Table(title=Text(title), title_justify="left")
+    for heading, kind in columns.items():
+        if kind == "text":
+            made.add_column(heading, overflow="fold")
+        elif kind == "number":
+            made.add_column(heading, justify="right", no_wrap=True)
+        else:
+            made.add_column(heading, no_wrap=True)
+    return made
