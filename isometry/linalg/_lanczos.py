@@ -275,7 +275,7 @@ def extreme_singular_values(operator: Operator, *, key: Key, steps: int) -> Extr
         >>> ends.converged
         Array([ True,  True], dtype=bool)
     """
-    operator = checked("extreme_singular_values", operator).tall
+    operator = checked(operator).tall
     key = checks.key("key", key)
     steps = checks.integer("steps", steps, low=1)
     steps = min(steps, operator.shape[1])
@@ -399,7 +399,7 @@ def spectral_quadrature(
         >>> print(f"{jnp.exp(rules.log_values.max()):.1f}")
         99.9
     """
-    operator = checked("spectral_quadrature", operator).tall
+    operator = checked(operator).tall
     key = checks.key("key", key)
     steps = checks.integer("steps", steps, low=1)
     probes = checks.integer("probes", probes, low=1)

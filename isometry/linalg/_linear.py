@@ -54,7 +54,7 @@ def matrix_of(
         basis = jnp.eye(out.size, dtype=out.dtype)
         matrix = _images(canonical(lambda u: pull(u)[0]), basis, chunk)
     # An output that is no number has no derivative either, not even one of zero where
-    # it is constant. Marked here, and not in g as by `of_numbers`, it costs no pass.
+    # it is constant. `Operator.linearized` marks it in g; here it costs no pass.
     return jnp.where(jnp.isfinite(y)[:, None], matrix, jnp.nan)
 
 
