@@ -31,7 +31,10 @@ _INLINED = (
 )
 
 
-def canonical(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+_Function: TypeAlias = Callable[[Array], Array]
+
+
+def canonical(f: _Function) -> _Function:
     """Bring every convolution inside a function into the fast order of axes.
 
     Args:
@@ -72,46 +75,60 @@ def _open(program: _Program) -> core.Jaxpr:
 
 def _programs(equation: core.JaxprEqn) -> list[_Program]:
     """Return what an equation runs: the body of a loop, the branches of a choice."""
+    # Programs stand in parameters alone, or in tuples of them.
     leaves = jax.tree.leaves(equation.params, is_leaf=_is_program)
-    return [leaf for leaf in leaves if _is_program(leaf)]
+    return list(filter(_is_program, leaves))
 
 
 def _is_program(parameter: object) -> bool:
     return isinstance(parameter, core.ClosedJaxpr | core.Jaxpr)
 
 
-def _evaluated(program: _Program, arguments: Sequence[Array]) -> list[Array]:
+def _evaluated(
+    program: _Program,
+    arguments: Sequence[Array],
+) -> list[Array]:
     """Return the results of a program, equation by equation."""
     jaxpr = _open(program)
     constants = getattr(program, "consts", ())
     names = [*jaxpr.constvars, *jaxpr.invars]
-    values = dict(zip(names, [*constants, *arguments], strict=True))
+    given = [*constants, *arguments]
+    values = dict(zip(names, given, strict=True))
 
     def read(atom: core.Var | core.Literal) -> Array:
-        return atom.val if isinstance(atom, core.Literal) else values[atom]
+        if isinstance(atom, core.Literal):
+            return atom.val
+        return values[atom]
 
     for equation in jaxpr.eqns:
         operands = [read(atom) for atom in equation.invars]
         results = _results(equation, operands)
-        values.update(zip(equation.outvars, results, strict=True))
+        named = zip(equation.outvars, results, strict=True)
+        values.update(named)
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _results(equation: core.JaxprEqn, operands: Sequence[Array]) -> list[Array]:
+def _results(
+    equation: core.JaxprEqn,
+    operands: Sequence[Array],
+) -> list[Array]:
     """Return the results of one equation, with its convolutions in order."""
     primitive = equation.primitive
     params = equation.params
     if primitive.name == "conv_general_dilated":
         return [_convolution(primitive, *operands, **params)]
-    with_convolutions = [p for p in _programs(equation) if _convolves(p)]
+    with_convolutions = list(filter(_convolves, _programs(equation)))
     if with_convolutions and primitive.name in _INLINED:
-        return _evaluated(with_convolutions[0], operands)
+        called = with_convolutions[0]
+        return _evaluated(called, operands)
     if with_convolutions:
         params = jax.tree.map(_rewritten, params, is_leaf=_is_program)
     bound = primitive.get_bind_params(params)
-    # Earlier versions of JAX return the functions that are bound beside the parameters.
-    functions, params = ((), bound) if isinstance(bound, dict) else bound
-    results = primitive.bind(*functions, *operands, **params)
+    functions = ()
+    # Earlier versions of JAX return functions to bind too, later ones only parameters.
+    if not isinstance(bound, dict):
+        functions, bound = bound
+    results = primitive.bind(*functions, *operands, **bound)
     return results if primitive.multiple_results else [results]
 
 
@@ -151,6 +168,7 @@ def _convolution(
     lhs = lhs.transpose(batch, *space, features)
     rhs = rhs.transpose(*window, inputs, outputs)
     last = lhs.ndim - 1
+    # As they stand now: the batch first, features last, space between.
     of_images = (0, last, *range(1, last))
     in_order = jax.lax.ConvDimensionNumbers(
         lhs_spec=of_images,
@@ -160,4 +178,6 @@ def _convolution(
     y = primitive.bind(lhs, rhs, dimension_numbers=in_order, **params)
     batch, features, *space = dimension_numbers.out_spec
     order = [batch, *space, features]
-    return y.transpose([order.index(axis) for axis in range(y.ndim)])
+    # Axis i of y is axis order[i] of the result.
+    back = [order.index(axis) for axis in range(y.ndim)]
+    return y.transpose(back)

@@ -49,18 +49,20 @@ def log_spread(a: ArrayLike) -> Float[Array, "*batch"]:
     Example:
         >>> linalg.log_spread(jnp.diag(jnp.exp(jnp.array([0.0, 1.0]))))
         Array(0.25, dtype=float32)
-        >>> hessian = jax.hessian(linalg.log_spread)(jnp.eye(2))
-        >>> hessian[0, 0].round(2)
+        >>> hessian = jax.jit(jax.hessian(linalg.log_spread))
+        >>> hessian(jnp.eye(2))[0, 0].round(2)
         Array([[ 0.5,  0. ],
                [ 0. , -0.5]], dtype=float32)
     """
     a = matrices(a)
-    tall = a if a.shape[-2] >= a.shape[-1] else a.mT
-    flat = tall.reshape(-1, *tall.shape[-2:])
+    *batch, m, n = a.shape
+    tall = a if m >= n else a.mT
+    flat = tall.reshape(-1, max(m, n), min(m, n))
     with precision.full():
         is_finite = jnp.all(jnp.isfinite(flat), (1, 2))
-        spreads = jnp.where(is_finite, jax.vmap(_spread)(flat), jnp.nan)
-    return spreads.reshape(a.shape[:-2])
+        spreads = jax.vmap(_spread)(flat)
+        spreads = jnp.where(is_finite, spreads, jnp.nan)
+    return spreads.reshape(batch)
 
 
 class _Parts(NamedTuple):
@@ -89,12 +91,18 @@ class _Parts(NamedTuple):
 
 def _parts(a: Float[Array, "m n"]) -> _Parts:
     u, s, vt = thin_svd(a)
+    eps = jnp.finfo(a.dtype).eps
+    # Also of a matrix of zeros no value is resolved.
     is_positive = s > 0
-    is_resolved = is_positive & (s >= max(a.shape) * jnp.finfo(a.dtype).eps * s[:1])
+    is_above_floor = s >= max(a.shape) * eps * s[:1]
+    is_resolved = is_positive & is_above_floor
+    # Logarithm and quotient of what is not resolved would have infinite derivatives,
+    # which times zero are NaN.
     safe = jnp.where(is_resolved, s, 1)
     logs = jnp.log(safe)
     inverse = jnp.where(is_resolved, 1 / safe, 0)
-    num_resolved = jnp.maximum(jnp.sum(is_resolved), 1).astype(a.dtype)
+    count = jnp.sum(is_resolved)
+    num_resolved = jnp.maximum(count, 1).astype(a.dtype)
     mean = jnp.sum(logs) / num_resolved
     return _Parts(
         u=u,
@@ -111,60 +119,100 @@ def _parts(a: Float[Array, "m n"]) -> _Parts:
 @jax.custom_jvp
 def _spread(a: Float[Array, "m n"]) -> Float[Array, ""]:
     p = _parts(a)
-    squares = jnp.where(p.is_resolved, (p.logs - p.mean) ** 2, 0)
+    deviation = p.logs - p.mean
+    squares = jnp.where(p.is_resolved, deviation**2, 0)
     return jnp.sum(squares) / p.num_resolved
 
 
 @_spread.defjvp
 def _spread_jvp(
-    primals: tuple[Float[Array, "m n"]], tangents: tuple[Float[Array, "m n"]]
+    primals: tuple[Float[Array, "m n"]],
+    tangents: tuple[Float[Array, "m n"]],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    return _spread(*primals), jnp.sum(_gradient(*primals) * tangents[0])
+    spread = _spread(*primals)
+    gradient = _gradient(*primals)
+    return spread, jnp.sum(gradient * tangents[0])
 
 
 @jax.custom_jvp
 def _gradient(a: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Return U diag(g) Vᵀ with g = 2 (ln s - mean)/(num_resolved s)."""
     p = _parts(a)
-    g = 2 / p.num_resolved * (p.logs - p.mean) * p.inverse
-    return (p.u * g[None]) @ p.vt
+    deviation = p.logs - p.mean
+    g = 2 / p.num_resolved * deviation * p.inverse
+    scaled = p.u * g[None]
+    return scaled @ p.vt
 
 
 @_gradient.defjvp
 def _gradient_jvp(
-    primals: tuple[Float[Array, "m n"]], tangents: tuple[Float[Array, "m n"]]
+    primals: tuple[Float[Array, "m n"]],
+    tangents: tuple[Float[Array, "m n"]],
 ) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
     """Differentiate by divided differences (Lewis and Sendov, 2001)."""
     p = _parts(*primals)
     tangent = tangents[0]
+    v = p.vt.T
     g = (p.logs - p.mean) * p.inverse
-    inner = p.u.T @ tangent @ p.vt.T
+    inner = p.u.T @ tangent @ v
     symmetric = (inner + inner.T) / 2
     skew = (inner - inner.T) / 2
-    total = p.s[:, None] + p.s[None]
-    summed = (g[:, None] + g[None]) / jnp.where(total > 0, total, 1)
-    turned = _divided_differences(p, g) * symmetric + summed * skew
+    sums = _divided_sums(p, g)
+    differences = _divided_differences(p, g)
+    turned = differences * symmetric + sums * skew
     # The mean moves with the values.
-    slope_of_mean = jnp.sum(p.inverse * jnp.diag(inner)) / p.num_resolved
-    moved = jnp.diag(slope_of_mean * p.inverse)
+    moved = jnp.diag(_slope_of_mean(p, inner) * p.inverse)
     # What leaves the range of J, if it is not square.
-    outside = tangent @ p.vt.T - p.u @ inner
-    slope = p.u @ (turned - moved) + outside * (g / jnp.where(p.s > 0, p.s, 1))[None]
-    return _gradient(*primals), 2 / p.num_resolved * slope @ p.vt
+    outside = tangent @ v - p.u @ inner
+    ratio = g / jnp.where(p.s > 0, p.s, 1)
+    slope = p.u @ (turned - moved) + outside * ratio[None]
+    tangent_out = 2 / p.num_resolved * slope @ p.vt
+    return _gradient(*primals), tangent_out
 
 
-def _divided_differences(p: _Parts, g: Float[Array, " n"]) -> Float[Array, "n n"]:
+def _slope_of_mean(
+    p: _Parts,
+    inner: Float[Array, "n n"],
+) -> Float[Array, ""]:
+    """Return the derivative of the mean of ln s, from M = UᵀEV."""
+    slopes = p.inverse * jnp.diag(inner)
+    return jnp.sum(slopes) / p.num_resolved
+
+
+def _divided_sums(
+    p: _Parts,
+    g: Float[Array, " n"],
+) -> Float[Array, "n n"]:
+    """Return (g_i + g_j)/(s_i + s_j), and 0 for two zeros."""
+    column = p.s[:, None]
+    total = column + p.s[None]
+    sums = g[:, None] + g[None]
+    return sums / jnp.where(total > 0, total, 1)
+
+
+def _divided_differences(
+    p: _Parts,
+    g: Float[Array, " n"],
+) -> Float[Array, "n n"]:
     """Return (g_i - g_j)/(s_i - s_j), and g' on the diagonal, of g = (ln s - mean)/s.
 
     With r = (ln s_i - ln s_j)/(s_i - s_j) it is r/s_i - (ln s_j - mean)/(s_i s_j),
     without cancellation as s_i → s_j. Where a value is not resolved, its g is 0.
     """
-    are_resolved = p.is_resolved[:, None] & p.is_resolved[None]
-    gap = p.s[:, None] - p.s[None]
-    x = jnp.where(are_resolved, gap * p.inverse[None], 0)
+    resolved_i = p.is_resolved[:, None]
+    are_resolved = resolved_i & p.is_resolved[None]
+    s_i = p.s[:, None]
+    gap = s_i - p.s[None]
+    inverse_i = p.inverse[:, None]
+    inverse_j = p.inverse[None]
+    # ln s_i - ln s_j is log1p of this, for any gap.
+    x = jnp.where(are_resolved, gap * inverse_j, 0)
     is_zero = x == 0
-    log_ratio = jnp.where(is_zero, 1, jnp.log1p(x) / jnp.where(is_zero, 1, x))
-    ratio = log_ratio * p.inverse[None]
-    near = ratio * p.inverse[:, None] - g[None] * p.inverse[:, None]
-    apart = (g[:, None] - g[None]) / jnp.where(gap == 0, 1, gap)
+    log_ratio = jnp.log1p(x) / jnp.where(is_zero, 1, x)
+    log_ratio = jnp.where(is_zero, 1, log_ratio)
+    ratio = log_ratio * inverse_j
+    near = ratio * inverse_i - g[None] * inverse_i
+    # Where one is not resolved, g of it is 0.
+    differences = g[:, None] - g[None]
+    apart = differences / jnp.where(gap == 0, 1, gap)
     return jnp.where(are_resolved, near, apart)

@@ -1,5 +1,6 @@
 """Moments of the squared singular values, differentiable as often as the matrix is."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
@@ -70,7 +71,8 @@ def spectral_moments(
         >>> linalg.spectral_moments(jnp.diag(jnp.array([1.0, 2.0])), (1, 2))
         Array([2.5, 8.5], dtype=float32)
         >>> rotation = linalg.Operator.of(jnp.array([[0.0, -1.0], [1.0, 0.0]]))
-        >>> linalg.spectral_moments(rotation, (3,), key=jax.random.key(0), probes=1)
+        >>> key = jax.random.key(0)
+        >>> linalg.spectral_moments(rotation, (3,), key=key, probes=1).round(4)
         Array([1.], dtype=float32)
     """
     powers = _checked_orders(orders)
@@ -91,7 +93,8 @@ def spectral_moments(
     if not isinstance(operator, Operator):
         operator = Operator.of(operator)
     with precision.full():
-        return _estimated(checked(operator).tall, powers, key=key, probes=probes)
+        operator = checked(operator).tall
+        return _estimated(operator, powers, key=key, probes=probes)
 
 
 @public("partial_jacobian_norm")
@@ -136,15 +139,16 @@ def partial_jacobian_norm(
     point = checks.array("point", point)
 
     def g(v: Float[Array, " n"]) -> Float[Array, " m"]:
-        return jnp.ravel(block(v.reshape(point.shape)))
+        h = v.reshape(point.shape)
+        return jnp.ravel(block(h))
 
     operator = Operator.linearized(g, point.ravel())
     m, n = operator.shape
     if key is None and probes is None:
         with precision.full():
             return jnp.sum(matrix_of(g, point.ravel()) ** 2) / m
-    mean_square = spectral_moments(operator, (1,), key=key, probes=probes)[0]
-    return mean_square * (min(m, n) / m)
+    moments = spectral_moments(operator, (1,), key=key, probes=probes)
+    return moments[0] * (min(m, n) / m)
 
 
 def _checked_orders(orders: Iterable[int]) -> list[int]:
@@ -156,33 +160,53 @@ def _checked_orders(orders: Iterable[int]) -> list[int]:
         ) from None
     if not given:
         raise InputError("orders is empty; write (1, 2).")
-    return [checks.integer("orders", k, low=1, high=_HIGHEST) for k in given]
+    check = functools.partial(checks.integer, "orders", low=1, high=_HIGHEST)
+    return list(map(check, given))
 
 
 def _exact(
-    a: Float[Array, "*batch m n"], orders: Sequence[int]
+    a: Float[Array, "*batch m n"],
+    orders: Sequence[int],
 ) -> Float[Array, "*batch orders"]:
     """Return moments from powers of the Gram matrix G up to half of the largest order.
 
     tr G^(i+j) is the sum of all entries of G^i times those of G^j.
     """
-    a = a if a.shape[-2] >= a.shape[-1] else a.mT
-    powers = []
-    if max(orders) > 1:
-        powers.append(a.mT @ a)
-    for _ in range((max(orders) + 1) // 2 - 1):
-        powers.append(powers[-1] @ powers[0])
+    m, n = a.shape[-2:]
+    if m < n:
+        a = a.mT
+    powers = _gram_powers(a, max(orders))
     traces = []
     for k in orders:
-        x, y = (a, a)
+        # tr G = tr AᵀA needs no G.
+        x, y = a, a
         if k > 1:
-            x, y = powers[k // 2 - 1], powers[(k + 1) // 2 - 1]
+            x = powers[k // 2]
+            y = powers[(k + 1) // 2]
         traces.append(jnp.sum(x * y, (-2, -1)))
-    return jnp.stack(traces, -1) / a.shape[-1]
+    return jnp.stack(traces, -1) / min(m, n)
+
+
+def _gram_powers(
+    a: Float[Array, "*batch m n"],
+    highest: int,
+) -> dict[int, Float[Array, "*batch n n"]]:
+    """Return powers of AᵀA up to half of the highest order, by their exponents."""
+    if highest == 1:
+        return {}
+    gram = a.mT @ a
+    powers = {1: gram}
+    for exponent in range(2, (highest + 1) // 2 + 1):
+        powers[exponent] = powers[exponent - 1] @ gram
+    return powers
 
 
 def _estimated(
-    operator: Operator, orders: Sequence[int], *, key: Key, probes: int
+    operator: Operator,
+    orders: Sequence[int],
+    *,
+    key: Key,
+    probes: int,
 ) -> Float[Array, " orders"]:
     """Estimate moments by Hutch++, in the space of the smaller side."""
     n = operator.shape[1]
@@ -192,38 +216,57 @@ def _estimated(
     trace = jnp.zeros(len(orders), operator.dtype)
     if num_sketched:
         basis = _dominant(operator, key_sketch, num_sketched)
-        trace = jnp.sum(_forms(operator, basis.T, orders), 0)
+        of_basis = _forms(operator, basis.T, orders)
+        trace = jnp.sum(of_basis, 0)
     if num_sketched < n:
-        rest = jax.random.normal(key_rest, (probes - num_sketched, n), operator.dtype)
+        shape = (probes - num_sketched, n)
+        rest = jax.random.normal(key_rest, shape, operator.dtype)
         # Twice is enough (Giraud et al., 2005).
         for _ in range(2):
             rest = rest - (rest @ basis) @ basis.T
-        rest = rest / jax.vmap(length)(rest)[:, None]
-        mean = jnp.mean(_forms(operator, rest, orders), 0)
-        trace = trace + (n - num_sketched) * mean
+        lengths = jax.vmap(length)(rest)
+        rest = rest / lengths[:, None]
+        of_rest = _forms(operator, rest, orders)
+        trace = trace + (n - num_sketched) * jnp.mean(of_rest, 0)
     return trace / n
 
 
-def _dominant(operator: Operator, key: Key, count: int) -> Float[Array, "n count"]:
+def _dominant(
+    operator: Operator,
+    key: Key,
+    count: int,
+) -> Float[Array, "n count"]:
     """Return orthonormal columns near the directions that dominate."""
+
+    def gram(z: Float[Array, " n"]) -> Float[Array, " n"]:
+        image = operator.matvec(z)
+        return operator.rmatvec(image)
+
     shape = (count, operator.shape[1])
     sketch = jax.random.normal(key, shape, operator.dtype)
-    image = jax.vmap(lambda z: operator.rmatvec(operator.matvec(z)))(sketch)
+    images = jax.vmap(gram)(sketch)
     # tr G^k splits exactly for every basis, so nothing is lost by holding it fixed. QR
     # has no gradient where the rank is below `count`.
-    return _factorizations.qr(jax.lax.stop_gradient(image).T)[0]
+    images = jax.lax.stop_gradient(images)
+    basis, _ = _factorizations.qr(images.T)
+    return basis
 
 
 def _forms(
-    operator: Operator, vectors: Float[Array, "vectors n"], orders: Sequence[int]
+    operator: Operator,
+    vectors: Float[Array, "vectors n"],
+    orders: Sequence[int],
 ) -> Float[Array, "vectors orders"]:
     """Return zᵀ (JᵀJ)^k z of each vector z and order k.
 
     It is the square of the length of t = ··· Jᵀ J z, with k products.
     """
-    products = (jax.vmap(operator.matvec), jax.vmap(operator.rmatvec))
-    squares = []
-    for k in range(max(orders)):
-        vectors = products[k % 2](vectors)
-        squares.append(jnp.sum(vectors**2, -1))
-    return jnp.stack([squares[k - 1] for k in orders], -1)
+    onward = jax.vmap(operator.matvec)
+    back = jax.vmap(operator.rmatvec)
+    squares = {}
+    for k in range(1, max(orders) + 1):
+        is_odd = k % 2 == 1
+        vectors = onward(vectors) if is_odd else back(vectors)
+        squares[k] = jnp.sum(vectors**2, -1)
+    wanted = [squares[k] for k in orders]
+    return jnp.stack(wanted, -1)
