@@ -65,7 +65,9 @@ def extremes(a, key, steps):
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def quadrature(a, key, steps, probes):
-    return linalg.spectral_quadrature(Operator.of(a), key=key, steps=steps, probes=probes)
+    return linalg.spectral_quadrature(
+        Operator.of(a), key=key, steps=steps, probes=probes
+    )
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -76,7 +78,9 @@ def test_bidiagonalization_holds_and_bases_are_orthonormal(name):
     s_max = singular_values(a)[0]
     small = np.diag(b.diagonal) + np.diag(b.above[:-1], 1)
     for basis in (b.left, b.right):
-        np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=4 * N * eps)
+        np.testing.assert_allclose(
+            basis @ basis.T, np.eye(len(basis)), atol=4 * N * eps
+        )
     slack = (4 * N * eps) * s_max + b.lost
     assert np.linalg.norm(a @ b.right[:-1].T - b.left.T @ small, 2) <= slack
     rest = b.above[-1] * np.outer(b.right[-1], np.eye(9)[-1])
@@ -100,7 +104,10 @@ def hard_extremes():
     keys = jax.random.split(KEY, len(batch))
     got = jax.device_get(jax.vmap(lambda a, k: extremes(a, k, 2 * N))(batch, keys))
     names = [*MATRICES, "not finite"]
-    return {name: jax.tree.map(lambda leaf, i=i: leaf[i], got) for i, name in enumerate(names)}
+    return {
+        name: jax.tree.map(lambda leaf, i=i: leaf[i], got)
+        for i, name in enumerate(names)
+    }
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -122,7 +129,11 @@ def test_each_matrix_of_a_batch_stops_for_itself(hard_extremes):
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    st.lists(st.sampled_from([0.0, 1e-6, 1e-2, 0.5, 0.999, 1.0, 1.0 + 1e-6, 30.0]), min_size=N, max_size=N),
+    st.lists(
+        st.sampled_from([0.0, 1e-6, 1e-2, 0.5, 0.999, 1.0, 1.0 + 1e-6, 30.0]),
+        min_size=N,
+        max_size=N,
+    ),
     st.integers(0, 1000),
 )
 def test_bounds_hold_for_any_spectrum_and_any_truncation(s, seed):
@@ -141,12 +152,18 @@ def test_what_is_not_reached_is_said_not_to_be():
     apart = np.r_[3.0, np.linspace(1.0, 1.5, 46), 0.1]
     graded = np.logspace(0, -8, 48)
     with jax.enable_x64(True):
-        easy = jax.tree.map(np.asarray, extremes(jnp.asarray(prescribed(apart, shape)), KEY, steps))
-        hard = jax.tree.map(np.asarray, extremes(jnp.asarray(prescribed(graded, shape)), KEY, steps))
+        easy = jax.tree.map(
+            np.asarray, extremes(jnp.asarray(prescribed(apart, shape)), KEY, steps)
+        )
+        hard = jax.tree.map(
+            np.asarray, extremes(jnp.asarray(prescribed(graded, shape)), KEY, steps)
+        )
     assert easy.converged.all()
     assert easy.steps < steps  # stopped early
     # second order: residual² over the gap to the next value, eps (s² / gap), is less than rounding
-    np.testing.assert_allclose(easy.values, [3.0, 0.1], rtol=0, atol=4 * 64 * np.finfo(float).eps * 3.0)
+    np.testing.assert_allclose(
+        easy.values, [3.0, 0.1], rtol=0, atol=4 * 64 * np.finfo(float).eps * 3.0
+    )
     np.testing.assert_array_equal(hard.converged, [True, False])
     assert hard.steps == steps
     assert hard.values[0] == pytest.approx(1.0, abs=hard.bounds[0])
@@ -157,14 +174,18 @@ def test_what_is_not_reached_is_said_not_to_be():
 def test_full_quadrature_has_every_singular_value(name):
     a = np.asarray(MATRICES[name], np.float32)
     got = jax.tree.map(np.asarray, quadrature(a, KEY, 2 * N, 3))
-    assert got.log_values.shape == got.weights.shape == (3, N)  # clamped to the dimension
+    assert (
+        got.log_values.shape == got.weights.shape == (3, N)
+    )  # clamped to the dimension
     want, eps = singular_values(a), EPS
     nodes = np.exp(got.log_values.astype(np.float64))
     floor = math.exp(got.log_floor)
     assert (np.diff(nodes) <= 0).all()
     # floor: what is below it is zero, and may be on either side; log s rounds by eps·|log s|
     rounding = 4 * N * eps + eps * abs(math.log(want[0]) if want[0] else 0)
-    np.testing.assert_allclose(nodes, np.tile(want, (3, 1)), rtol=0, atol=(rounding + 1.1 * floor) * want[0])
+    np.testing.assert_allclose(
+        nodes, np.tile(want, (3, 1)), rtol=0, atol=(rounding + 1.1 * floor) * want[0]
+    )
     np.testing.assert_allclose(nodes[:, 0], want[0], rtol=rounding)
     np.testing.assert_allclose(got.weights.sum(-1), 1, rtol=4 * N * eps)
     assert (got.weights >= 0).all()
@@ -176,16 +197,23 @@ def test_mass_of_zeros_and_distribution_within_standard_error():
     s = np.r_[np.random.default_rng(5).uniform(0.2, 2.0, rank), np.zeros(n - rank)]
     a = prescribed(s, (n, 60)).astype(np.float32)
     got = jax.tree.map(np.asarray, quadrature(a, KEY, n, probes))
-    nodes, weights = np.exp(got.log_values.astype(np.float64)), got.weights.astype(np.float64)
+    nodes, weights = (
+        np.exp(got.log_values.astype(np.float64)),
+        got.weights.astype(np.float64),
+    )
     s = np.r_[singular_values(a)[:rank], np.zeros(n - rank)]
-    grid = np.r_[1e-4, (s[1:rank] + s[: rank - 1]) / 2]  # between the values: full quadrature is exact but for weights
+    grid = np.r_[
+        1e-4, (s[1:rank] + s[: rank - 1]) / 2
+    ]  # between the values: full quadrature is exact but for weights
     per_probe = np.sum(weights[:, None] * (nodes[:, None] <= grid[None, :, None]), -1)
     exact = (s <= grid[:, None]).mean(-1)
     spread = np.sqrt(2 / (n + 2) * exact * (1 - exact))
     assert (abs(per_probe.mean(0) - exact) <= 4 * spread / math.sqrt(probes)).all()
     assert exact[0] == 0.25
     # the spread over probes is the one stated, to its own error 1/√(2 probes), 4 of them; at the end it is skew
-    np.testing.assert_allclose(per_probe[:, :-4].std(0, ddof=1), spread[:-4], rtol=4 / math.sqrt(2 * probes))
+    np.testing.assert_allclose(
+        per_probe[:, :-4].std(0, ddof=1), spread[:-4], rtol=4 / math.sqrt(2 * probes)
+    )
 
 
 def test_truncated_quadrature_matches_density_and_moments():
@@ -199,9 +227,13 @@ def test_truncated_quadrature_matches_density_and_moments():
     for k in (1, 2, 7):
         per_probe = np.sum(got.weights * nodes ** (2 * k), -1)
         spread = math.sqrt(2 / (n + 2) * np.var(s ** (2 * k)))
-        assert abs(per_probe.mean() - np.mean(s ** (2 * k))) <= 4 * spread / math.sqrt(probes)
+        assert abs(per_probe.mean() - np.mean(s ** (2 * k))) <= 4 * spread / math.sqrt(
+            probes
+        )
     grid = np.linspace(0, 2.1, 200)
-    below = np.mean(np.sum(got.weights[:, None] * (nodes[:, None] <= grid[None, :, None]), -1), 0)
+    below = np.mean(
+        np.sum(got.weights[:, None] * (nodes[:, None] <= grid[None, :, None]), -1), 0
+    )
     exact = (s <= grid[:, None]).mean(-1)
     standard_error = math.sqrt(2 / (n + 2) / 4 / probes)
     assert abs(below - exact).max() <= got.weights.max(-1).mean() + 4 * standard_error
@@ -222,7 +254,9 @@ def test_same_bidiagonal_as_matfree():
     with jax.enable_x64(True):
         b = bidiagonal(jnp.asarray(a), KEY, 8)
         peer = matfree.bidiag(8)(lambda v: jnp.asarray(a) @ v, b.right[0]).J_small
-        np.testing.assert_allclose(b.scaled() * b.norm, peer, rtol=0, atol=1e-13)  # ~20·eps·s_max
+        np.testing.assert_allclose(
+            b.scaled() * b.norm, peer, rtol=0, atol=1e-13
+        )  # ~20·eps·s_max
 
 
 def layers(params, x):
@@ -251,13 +285,18 @@ def test_linearized_once_and_transposed():
         counted = len(calls)
         assert operator.shape == (6, 5)
         assert operator.T.shape == (5, 6)
-        rows, columns = jax.vmap(operator.rmatvec)(jnp.eye(6)), jax.vmap(operator.T.rmatvec)(jnp.eye(5)).T
+        rows, columns = (
+            jax.vmap(operator.rmatvec)(jnp.eye(6)),
+            jax.vmap(operator.T.rmatvec)(jnp.eye(5)).T,
+        )
         assert len(calls) == counted
         return rows, columns, jax.jacrev(functools.partial(layers, params))(x)
 
     *both, jacobian = jax.device_get(both_ways(x))
     for built in both:
-        np.testing.assert_allclose(built, jacobian, rtol=0, atol=1e-6 * np.abs(jacobian).max() + 1e-7)
+        np.testing.assert_allclose(
+            built, jacobian, rtol=0, atol=1e-6 * np.abs(jacobian).max() + 1e-7
+        )
 
 
 def test_a_single_singular_value_of_a_linearized_function():
@@ -276,7 +315,10 @@ def test_a_single_singular_value_of_a_linearized_function():
 
 
 def test_low_precision_is_worked_in_float32():
-    assert Operator.of(jnp.eye(3, dtype=jnp.bfloat16)).matvec(jnp.ones(3)).dtype == jnp.float32
+    assert (
+        Operator.of(jnp.eye(3, dtype=jnp.bfloat16)).matvec(jnp.ones(3)).dtype
+        == jnp.float32
+    )
 
 
 WRONG = Operator(lambda v: v, lambda u: u, (3, 2), np.float32)
@@ -287,29 +329,68 @@ QUADRATURE = functools.partial(linalg.spectral_quadrature, key=KEY, steps=2, pro
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Operator.of(jnp.ones((2, 3, 3))), r"matrix has shape \(2, 3, 3\); write \(m, n\)"),
-        (lambda: Operator.of(jnp.ones((2, 0))), r"shape=\(2, 0\) has an axis of size 0"),
-        (lambda: Operator.of(jnp.ones((2, 2), jnp.int32)), r"dtype int32; write matrix\.astype\(jnp\.float32\)"),
-        (lambda: Operator(abs, abs, (3,), np.float32), r"Operator\(\): shape=\(3,\) has one axis; write \(m, n\)\."),
+        (
+            lambda: Operator.of(jnp.ones((2, 3, 3))),
+            r"matrix has shape \(2, 3, 3\); write \(m, n\)",
+        ),
+        (
+            lambda: Operator.of(jnp.ones((2, 0))),
+            r"shape=\(2, 0\) has an axis of size 0",
+        ),
+        (
+            lambda: Operator.of(jnp.ones((2, 2), jnp.int32)),
+            r"dtype int32; write matrix\.astype\(jnp\.float32\)",
+        ),
+        (
+            lambda: Operator(abs, abs, (3,), np.float32),
+            r"Operator\(\): shape=\(3,\) has one axis; write \(m, n\)\.",
+        ),
         (lambda: Operator(abs, abs, (3, 3, 3), np.float32), "has 3 axes"),
-        (lambda: Operator(abs, abs, (3, 3), np.int32), "dtype=int32 is not a real floating type"),
+        (
+            lambda: Operator(abs, abs, (3, 3), np.int32),
+            "dtype=int32 is not a real floating type",
+        ),
         (lambda: Operator(abs, abs, (3, 3), jnp.bfloat16), "too coarse"),
         (lambda: Operator(abs, abs, (3, 3), None), "dtype=None is not a dtype"),
         (
             lambda: Operator.linearized(jnp.sin, jnp.ones((2, 2))),
             r"point is float32 of shape \(2, 2\); both point and g\(point\) must be vectors .* Ravel",
         ),
-        (lambda: Operator.linearized(jnp.sum, jnp.ones(2)), r"g\(point\) is float32 of shape \(\)"),
+        (
+            lambda: Operator.linearized(jnp.sum, jnp.ones(2)),
+            r"g\(point\) is float32 of shape \(\)",
+        ),
         (lambda: Operator.linearized(jnp.sin, jnp.ones(2, jnp.bfloat16)), "too coarse"),
-        (lambda: Operator.linearized(lambda x: x > 0, jnp.ones(2)), r"g\(point\) is bool"),
-        (lambda: EXTREME(jnp.eye(3)), r"is not an Operator; write linalg\.Operator\.of\(matrix\)"),
-        (lambda: EXTREME(WRONG), r"matvec of operator maps \(2,\) to float32 of shape \(2,\).*it must give .*\(3,\)"),
-        (lambda: EXTREME(Operator.of(jnp.eye(3)), key=None), r"key is None, not a single random key"),
-        (lambda: EXTREME(Operator.of(jnp.eye(3)), steps=0), "steps=0 must be a whole number, at least 1"),
-        (lambda: QUADRATURE(Operator.of(jnp.eye(3)), key=jax.random.split(KEY)), "not a single random key"),
+        (
+            lambda: Operator.linearized(lambda x: x > 0, jnp.ones(2)),
+            r"g\(point\) is bool",
+        ),
+        (
+            lambda: EXTREME(jnp.eye(3)),
+            r"is not an Operator; write linalg\.Operator\.of\(matrix\)",
+        ),
+        (
+            lambda: EXTREME(WRONG),
+            r"matvec of operator maps \(2,\) to float32 of shape \(2,\).*it must give .*\(3,\)",
+        ),
+        (
+            lambda: EXTREME(Operator.of(jnp.eye(3)), key=None),
+            r"key is None, not a single random key",
+        ),
+        (
+            lambda: EXTREME(Operator.of(jnp.eye(3)), steps=0),
+            "steps=0 must be a whole number, at least 1",
+        ),
+        (
+            lambda: QUADRATURE(Operator.of(jnp.eye(3)), key=jax.random.split(KEY)),
+            "not a single random key",
+        ),
         (lambda: QUADRATURE(Operator.of(jnp.eye(3)), steps=0), "steps=0 must be"),
         (lambda: QUADRATURE(Operator.of(jnp.eye(3)), probes=0), "probes=0 must be"),
-        (lambda: QUADRATURE(Operator.of(jnp.eye(3)), probes=1.5), "probes=1.5 is not a whole number"),
+        (
+            lambda: QUADRATURE(Operator.of(jnp.eye(3)), probes=1.5),
+            "probes=1.5 is not a whole number",
+        ),
     ],
 )
 def test_refusals(call, message):
@@ -323,14 +404,18 @@ HEAVY = np.r_[9.0, 7.0, 7.0, 5.0, np.linspace(0.0, 1.5, 60)]
 @jax.jit
 def deflated(a, keys):
     def one(key):
-        return linalg.spectral_quadrature(Operator.of(a), key=key, steps=16, probes=4, deflate=4)
+        return linalg.spectral_quadrature(
+            Operator.of(a), key=key, steps=16, probes=4, deflate=4
+        )
 
     return jax.lax.map(one, keys)
 
 
 @jax.jit
 def to_a_tolerance(a, tol):
-    return linalg.spectral_quadrature(Operator.of(a), key=KEY, steps=48, probes=4, tol=tol, deflate=4)
+    return linalg.spectral_quadrature(
+        Operator.of(a), key=KEY, steps=48, probes=4, tol=tol, deflate=4
+    )
 
 
 def integrals(log_values, weights, power):
@@ -341,10 +426,16 @@ def integrals(log_values, weights, power):
 @pytest.fixture(scope="module")
 def rules():
     """Of four steps and of all, from the same starting vectors: the second are exact."""
-    a = prescribed(np.r_[9.0, 7.0, 7.0, 5.0, np.linspace(0.0, 1.5, 8)]).astype(np.float32)
+    a = prescribed(np.r_[9.0, 7.0, 7.0, 5.0, np.linspace(0.0, 1.5, 8)]).astype(
+        np.float32
+    )
     keys = jax.random.split(KEY, 10)
-    few, exact = ([quadrature(a, key, steps, 3) for key in keys] for steps in (4, 2 * N))
-    return [jax.tree.map(lambda *leaves: np.stack(leaves), *found) for found in (few, exact)]
+    few, exact = (
+        [quadrature(a, key, steps, 3) for key in keys] for steps in (4, 2 * N)
+    )
+    return [
+        jax.tree.map(lambda *leaves: np.stack(leaves), *found) for found in (few, exact)
+    ]
 
 
 @pytest.mark.parametrize("power", [0.5, 1, 1.5, 3, 5])
@@ -364,7 +455,10 @@ def test_gauss_and_radau_rules_enclose_what_a_probe_sees(rules, power):
 def test_both_rules_are_exact_for_polynomials(rules, power):
     few, exact = rules
     true = integrals(exact.log_values, exact.weights, power)
-    for nodes, weights in ((few.log_values, few.weights), (few.radau_log_values, few.radau_weights)):
+    for nodes, weights in (
+        (few.log_values, few.weights),
+        (few.radau_log_values, few.radau_weights),
+    ):
         np.testing.assert_allclose(integrals(nodes, weights, power), true, rtol=1e-4)
 
 
@@ -403,7 +497,9 @@ UP_TO_ONE = np.linspace(0, 1, 60)
 EXCESS = jax.jit(functools.partial(_lanczos.norm_excess, 60, probes=1, level=0.95))
 
 
-@pytest.mark.parametrize("values", [UP_TO_ONE, 1 - UP_TO_ONE**4, np.cos(math.pi / 2 * UP_TO_ONE)])
+@pytest.mark.parametrize(
+    "values", [UP_TO_ONE, 1 - UP_TO_ONE**4, np.cos(math.pi / 2 * UP_TO_ONE)]
+)
 def test_the_largest_value_exceeds_its_bound_in_few_keys(values):
     """At 95 %, whatever the spectrum near its top."""
     with jax.enable_x64(True):
@@ -411,13 +507,17 @@ def test_the_largest_value_exceeds_its_bound_in_few_keys(values):
         factor = float(EXCESS(8))
     nodes = np.exp(np.asarray(got.log_values).max(-1))
     # Three standard errors of a binomial of 200.
-    assert np.mean(nodes * factor < values.max() * (1 - 1e-5)) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert np.mean(nodes * factor < values.max() * (1 - 1e-5)) <= 0.05 + 3 * math.sqrt(
+        0.05 * 0.95 / 200
+    )
 
 
 def test_the_bound_on_the_largest_value_is_that_of_the_theorem():
     """All of three probes miss as much with probability 1 - level; where it says nothing it says so."""
     steps = np.array([1, 4, 8, 64])
-    factors = jax.jit(functools.partial(_lanczos.norm_excess, 200, probes=3, level=0.95))(steps)
+    factors = jax.jit(
+        functools.partial(_lanczos.norm_excess, 200, probes=3, level=0.95)
+    )(steps)
     assert factors[0] == math.inf
     missed = 1 - 1 / np.asarray(factors, float)[1:] ** 2
     chance = 1.648 * math.sqrt(200) * np.exp(-np.sqrt(missed) * (2 * steps[1:] - 1))
