@@ -367,6 +367,6 @@ def test_partial_jacobian_norm_has_derivatives_where_roots_have_none(probes):
 
 
 def test_partial_jacobian_norm_refuses_half_an_estimate():
-    with pytest.raises(InputError, match="probes=None; .* needs both") as refusal:
+    with pytest.raises(InputError, match=r"probes=None; .* needs both") as refusal:
         linalg.partial_jacobian_norm(jnp.sin, jnp.ones(3), key=KEY)
     assert str(refusal.value).startswith("partial_jacobian_norm(): ")
