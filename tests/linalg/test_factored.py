@@ -100,6 +100,22 @@ def test_smooth_cdf_takes_batches_and_any_scale():
     np.testing.assert_allclose(shifted, share, atol=1e-4)
 
 
+def test_smooth_cdf_of_a_batch_knows_the_steps_of_each():
+    """Nodes of no mass fill up the quadrature of fewer steps."""
+    logs = np.full((2, 4), -1, np.float32)
+    weights = np.zeros((2, 4), np.float32)
+    for row, steps in enumerate((1, 4)):
+        s, masses = quarter_circle(steps)
+        logs[row, :steps] = np.log(s)
+        weights[row, :steps] = masses
+    points = np.log(np.linspace(0.1, 1.9, 5)).astype(np.float32)
+    of_both = jax.jit(linalg.smooth_cdf, static_argnames="most")
+    share = of_both(logs, weights, np.array([1, 4]), points, most=4)
+    few = smooth_cdf(logs[0, :1], weights[0, :1], 1, points)
+    many = smooth_cdf(logs[1], weights[1], 4, points)
+    np.testing.assert_allclose(share, [few, many], rtol=0, atol=1e-6)
+
+
 def test_smooth_cdf_of_zeros_alone_is_finite():
     logs = np.full((2, 3, 4), -np.inf, np.float32)
     weights = np.full(logs.shape, 0.25, np.float32)

@@ -346,6 +346,23 @@ def test_single_singular_value_of_a_linearized_function_is_its_norm():
     assert (abs(ends.values - norm) <= ends.bounds).all()
 
 
+@pytest.mark.parametrize(
+    ("g", "expected"),
+    [
+        (lambda x: jnp.array([jnp.inf, x[0]]), [[np.nan, 1], [np.nan, 0]]),
+        (lambda x: jnp.array([jnp.inf, 1.0]), [[np.nan, 0], [np.nan, 0]]),
+    ],
+)
+def test_outputs_that_are_not_finite_have_no_derivative(g, expected):
+    """Not even one of zero, where the whole output is constant."""
+
+    @jax.jit
+    def columns(x):
+        return jax.vmap(Operator.linearized(g, x).matvec)(jnp.eye(2))
+
+    np.testing.assert_array_equal(columns(jnp.ones(2)), expected)
+
+
 def test_low_precision_is_worked_in_float32():
     operator = Operator.of(jnp.eye(3, dtype=jnp.bfloat16))
     assert operator.dtype == jnp.float32
