@@ -40,52 +40,33 @@ def log_values(product: Graded) -> Float[Array, " r"]:
 
     def once(state: Any) -> Any:
         sweep, rows, _, far = state
-        rows = (
-            _sweep(rows)
-            if len(rows.size) <= _BLOCK
-            else jax.lax.cond(far > small, _sweep, _near_sweep, rows)
-        )
+        rows = _sweep(rows) if len(rows.size) <= _BLOCK else jax.lax.cond(far > small, _sweep, _near_sweep, rows)
         return sweep + 1, rows, *_couplings(rows)
 
     rows = jax.lax.while_loop(unfinished, once, (0, rows, *_couplings(rows)))[1]
     zero = rows.size == 0
-    logs = jnp.log(jnp.where(zero, 1, rows.size)) + rows.exponent.astype(
-        rows.size.dtype
-    ) * math.log(2)
+    logs = jnp.log(jnp.where(zero, 1, rows.size)) + rows.exponent.astype(rows.size.dtype) * math.log(2)
     return -jnp.sort(jnp.where(zero, jnp.inf, -logs))[: len(product.exponents)]
 
 
 def local(product: Graded) -> Any:
     """Whether only rows near in order are coupled, so that no sweep need take all pairs."""
     rows = _padded(_normalized(product.rows, product.exponents))
-    return (
-        _couplings(rows)[1] <= jnp.sqrt(jnp.finfo(rows.size.dtype).eps)
-        if len(rows.size) > _BLOCK
-        else True
-    )
+    return _couplings(rows)[1] <= jnp.sqrt(jnp.finfo(rows.size.dtype).eps) if len(rows.size) > _BLOCK else True
 
 
 def _padded(rows: _Rows) -> _Rows:
     """Descending, with zero rows at the end: an even number, or whole blocks where there is more than one."""
     order = jnp.argsort(-rows.exponent)
     lacking = -len(order) % (_BLOCK if len(order) > _BLOCK else 2)
-    return jax.tree.map(
-        lambda a: jnp.concatenate(
-            [a[order], jnp.zeros_like(a, shape=(lacking, *a.shape[1:]))]
-        ),
-        rows,
-    )
+    return jax.tree.map(lambda a: jnp.concatenate([a[order], jnp.zeros_like(a, shape=(lacking, *a.shape[1:]))]), rows)
 
 
 def _normalized(rows: Any, exponents: Any) -> _Rows:
     norm = jnp.linalg.norm(rows, axis=-1)
     shift = jnp.where(norm == 0, 0, exponent(norm))
     unit = rows / jnp.where(norm == 0, 1, norm)[:, None]
-    return _Rows(
-        unit,
-        norm * power_of_two(-shift, norm.dtype),
-        jnp.where(norm == 0, 0, exponents + shift),
-    )
+    return _Rows(unit, norm * power_of_two(-shift, norm.dtype), jnp.where(norm == 0, 0, exponents + shift))
 
 
 def _couplings(rows: _Rows) -> tuple[Any, Any]:
@@ -94,19 +75,14 @@ def _couplings(rows: _Rows) -> tuple[Any, Any]:
     place = np.arange(len(rows.size))
     apart = np.abs(place[:, None] - place)
     far = apart >= _BLOCK // 2
-    return jnp.max(jnp.where(far | (apart == 0), 0, cosines)), jnp.max(
-        jnp.where(far, cosines, 0)
-    )
+    return jnp.max(jnp.where(far | (apart == 0), 0, cosines)), jnp.max(jnp.where(far, cosines, 0))
 
 
 def _near_sweep(rows: _Rows) -> _Rows:
     """Every pair of rows less than half a block apart rotated once or twice: within blocks, and blocks half way on."""
     for shift in (_BLOCK // 2, -(_BLOCK // 2)):
         blocks = jax.tree.map(lambda a: a.reshape(-1, _BLOCK, *a.shape[1:]), rows)
-        rows = jax.tree.map(
-            lambda a, s=shift: jnp.roll(a.reshape(-1, *a.shape[2:]), s, 0),
-            jax.vmap(_sweep)(blocks),
-        )
+        rows = jax.tree.map(lambda a, s=shift: jnp.roll(a.reshape(-1, *a.shape[2:]), s, 0), jax.vmap(_sweep)(blocks))
     return rows
 
 
@@ -116,10 +92,7 @@ def _sweep(rows: _Rows) -> _Rows:
     half, turn = count // 2, jnp.asarray(_round_robin(count))
 
     def step(rows: _Rows, _: Any) -> tuple[_Rows, None]:
-        first, second = (
-            jax.tree.map(lambda a, i=i: a[i * half : (i + 1) * half], rows)
-            for i in (0, 1)
-        )
+        first, second = (jax.tree.map(lambda a, i=i: a[i * half : (i + 1) * half], rows) for i in (0, 1))
         pairs = _rotated(first, second)
         return jax.tree.map(lambda *a: jnp.concatenate(a)[turn], *pairs), None
 
@@ -145,20 +118,12 @@ def _rotated(a: _Rows, b: _Rows) -> tuple[_Rows, _Rows]:
     cosine = jnp.sum(long.unit * short.unit, -1)
     gap = 1 - ratio**2
     # tangent over ratio, the smaller root of the 2×2 problem [[1, r c], [r c, r²]]; 0 where there is nothing to do
-    slope = (
-        2
-        * cosine
-        / jnp.where(cosine == 0, 1, gap + jnp.sqrt(gap**2 + (2 * ratio * cosine) ** 2))
-    )
+    slope = 2 * cosine / jnp.where(cosine == 0, 1, gap + jnp.sqrt(gap**2 + (2 * ratio * cosine) ** 2))
     tangent = ratio * slope
     shrink = 1 / jnp.sqrt(1 + tangent**2)
-    longer = _scaled(
-        long, shrink[:, None] * (long.unit + (tangent * ratio)[:, None] * short.unit)
-    )
+    longer = _scaled(long, shrink[:, None] * (long.unit + (tangent * ratio)[:, None] * short.unit))
     left = shrink[:, None] * (short.unit - slope[:, None] * long.unit)
-    lost = (
-        jnp.linalg.norm(left, axis=-1) <= left.shape[-1] * jnp.finfo(left.dtype).eps
-    )  # parallel but for rounding
+    lost = jnp.linalg.norm(left, axis=-1) <= left.shape[-1] * jnp.finfo(left.dtype).eps  # parallel but for rounding
     shorter = _scaled(short, jnp.where(lost[:, None], 0, left))
     return _chosen(swap, shorter, longer), _chosen(swap, longer, shorter)
 
@@ -168,16 +133,8 @@ def _scaled(rows: _Rows, changed: Any) -> _Rows:
     new = _normalized(changed, rows.exponent)
     size = rows.size * new.size
     shift = jnp.where(size == 0, 0, exponent(size))
-    return _Rows(
-        new.unit,
-        size * power_of_two(-shift, size.dtype),
-        jnp.where(size == 0, 0, new.exponent + shift),
-    )
+    return _Rows(new.unit, size * power_of_two(-shift, size.dtype), jnp.where(size == 0, 0, new.exponent + shift))
 
 
 def _chosen(mask: Any, yes: _Rows, no: _Rows) -> _Rows:
-    return jax.tree.map(
-        lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b),
-        yes,
-        no,
-    )
+    return jax.tree.map(lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b), yes, no)
