@@ -473,7 +473,7 @@ def spectral_quadrature(
 
     Returns:
         The rules, (probes, k + deflate) with k = min(steps, m, n). Structural zeros,
-        |m - n| of them, are apart from the mass. Nodes below the floor, max(64, m, n)
+        those of a matrix that is not square, are apart from the mass. Nodes below the floor, max(64, m, n)
         eps of the largest node of all probes, are zeros.
 
     Raises:
