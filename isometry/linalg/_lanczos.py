@@ -473,8 +473,8 @@ def spectral_quadrature(
 
     Returns:
         The rules, (probes, k + deflate) with k = min(steps, m, n). Structural zeros,
-        those of a matrix that is not square, are apart from the mass. Nodes below the floor, max(64, m, n)
-        eps of the largest node of all probes, are zeros.
+        those of a matrix that is not square, are apart from the mass. Nodes below the
+        floor, max(64, m, n) eps of the largest node of all probes, are zeros.
 
     Raises:
         InputError: `operator` is not an `Operator`, or its products do not fit its
