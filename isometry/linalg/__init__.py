@@ -1,12 +1,13 @@
-"""Numerical kernels that know nothing of networks. Each says what its method and precision can resolve.
+"""Numerical kernels that know nothing of networks.
 
-Arguments that many of its functions share:
+Each says what its method and precision can resolve; README.md in this folder says how
+they work, and why so. Arguments that many of them share:
 
 - `a`: a real floating matrix, or a batch of them on leading axes.
-- `operator`: an `Operator`, a matrix known by its products.
+- `operator`: an `Operator`, a matrix that is known by its products.
 - `key`: a random key, for directions that are drawn.
 - `stacks`: a product as a sequence of `Factors`, the first acts first.
-- `g`: a function vector → vector, whose Jacobian at `point` is meant.
+- `g`: a function from vector to vector, whose Jacobian at `point` is meant.
 """
 
 from isometry.linalg._chebyshev import smooth_cdf as smooth_cdf

@@ -15,7 +15,7 @@ from isometry._internal.errors import public
 def smooth_cdf(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
-    steps: int | Int[Array, "*batch"],
+    steps: int | Int[Array, "*#batch"],
     log_points: Float[Array, " points"],
     *,
     most: int | None = None,
@@ -41,7 +41,8 @@ def smooth_cdf(
             number of nodes, which costs more than fewer would.
 
     Returns:
-        P(s ≤ x), clipped to [0, 1]; not forced to be monotone.
+        P(s ≤ x), clipped to [0, 1]; not forced to be monotone. Cost: 2 × `most` sines
+        a point and cosines a node.
 
     Example:
         >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
@@ -51,8 +52,13 @@ def smooth_cdf(
         >>> print(f"{share[0]:.3f}, {share[1]:.3f}")
         0.486, 1.000
     """
-    most = _most_steps(log_s, steps, most)
-    return _cdf(log_s, weights, jnp.asarray(steps), log_points, most=most)
+    return _cdf(
+        log_s,
+        weights,
+        steps=jnp.asarray(steps),
+        log_points=log_points,
+        most=_most_steps(log_s, steps, most),
+    )
 
 
 # As one program, also outside of jit: forty operations one by one would each compile
@@ -61,21 +67,28 @@ def smooth_cdf(
 def _cdf(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
-    steps: Int[Array, "*batch"],
-    log_points: Float[Array, " points"],
     *,
+    steps: Int[Array, "*#batch"],
+    log_points: Float[Array, " points"],
     most: int,
 ) -> Float[Array, "*batch points"]:
-    series = _series(log_s, weights, steps=steps, log_points=log_points, most=most)
+    series = _series(
+        log_s,
+        weights,
+        steps=steps,
+        log_points=log_points,
+        most=most,
+    )
     waves = series.sum(jnp.sin, 1 / series.order)
-    return jnp.clip(1 - 2 / jnp.pi * (series.angle + 2 * waves), 0, 1)
+    above = 2 / jnp.pi * (series.angle + 2 * waves)
+    return jnp.clip(1 - above, 0, 1)
 
 
 @public("smooth_density")
 def smooth_density(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
-    steps: int | Int[Array, "*batch"],
+    steps: int | Int[Array, "*#batch"],
     log_points: Float[Array, " points"],
     *,
     most: int | None = None,
@@ -97,7 +110,7 @@ def smooth_density(
             number of nodes, which costs more than fewer would.
 
     Returns:
-        Density of ln s at each point, 0 beyond the edge.
+        Density of ln s at each point, 0 beyond the edge. Cost: that of `smooth_cdf`.
 
     Example:
         >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
@@ -107,32 +120,48 @@ def smooth_density(
         >>> print(f"{density[0]:.3f}, {density[1]:.3f}")
         0.544, 0.000
     """
-    most = _most_steps(log_s, steps, most)
-    return _density(log_s, weights, jnp.asarray(steps), log_points, most=most)
+    return _density(
+        log_s,
+        weights,
+        steps=jnp.asarray(steps),
+        log_points=log_points,
+        most=_most_steps(log_s, steps, most),
+    )
 
 
 @functools.partial(compilation.jit, static_argnames="most")
 def _density(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
-    steps: Int[Array, "*batch"],
-    log_points: Float[Array, " points"],
     *,
+    steps: Int[Array, "*#batch"],
+    log_points: Float[Array, " points"],
     most: int,
 ) -> Float[Array, "*batch points"]:
-    series = _series(log_s, weights, steps=steps, log_points=log_points, most=most)
+    series = _series(
+        log_s,
+        weights,
+        steps=steps,
+        log_points=log_points,
+        most=most,
+    )
     # Of Jackson's kernel: it damps the last moment most, and keeps the sum positive.
     terms = 4 * series.steps
     turn = jnp.pi / terms
-    falling = (terms - series.order) * jnp.cos(turn * series.order)
-    damping = (falling + jnp.sin(turn * series.order) / jnp.tan(turn)) / terms
+    phase = turn * series.order
+    falling = (terms - series.order) * jnp.cos(phase)
+    rising = jnp.sin(phase) / jnp.tan(turn)
+    damping = (falling + rising) / terms
     waves = series.sum(jnp.cos, damping)
     # dF/d ln s = x dF/dx = -(x / √(1 - x²)) dF/dθ, with x = cos θ of the edge.
     sine = jnp.sin(series.angle)
+    # At the edge itself the sine is zero, and the density below too.
     least = jnp.finfo(sine.dtype).eps
-    density = 2 / jnp.pi * jnp.cos(series.angle) / jnp.maximum(sine, least)
+    density = 2 / jnp.pi * jnp.cos(series.angle)
+    density = density / jnp.maximum(sine, least)
     density = density * jnp.maximum(1 + 2 * waves, 0)
-    return jnp.where(series.angle > 0, density, 0)
+    is_below_edge = series.angle > 0
+    return jnp.where(is_below_edge, density, 0)
 
 
 class _Series(NamedTuple):
@@ -144,16 +173,19 @@ class _Series(NamedTuple):
     steps: Float[Array, "*batch 1"]
 
     def sum(
-        self, wave: Callable[[Array], Array], factors: Float[Array, "*batch orders"]
+        self,
+        wave: Callable[[Array], Array],
+        factors: Float[Array, "*batch orders"],
     ) -> Float[Array, "*batch points"]:
         """Sum factor times moment times wave, over the orders."""
-        terms = (factors * self.moments)[..., None]
-        return jnp.sum(terms * wave(_phases(self.order, self.angle)), -2)
+        terms = factors * self.moments
+        waves = wave(_phases(self.order, self.angle))
+        return jnp.sum(terms[..., None] * waves, -2)
 
 
 def _most_steps(
     log_s: Float[Array, "*batch nodes"],
-    steps: int | Int[Array, "*batch"],
+    steps: int | Int[Array, "*#batch"],
     most: int | None,
 ) -> int:
     if isinstance(steps, int):
@@ -167,25 +199,30 @@ def _series(
     log_s: Float[Array, "*batch nodes"],
     weights: Float[Array, "*batch nodes"],
     *,
-    steps: Int[Array, "*batch"],
+    steps: Int[Array, "*#batch"],
     log_points: Float[Array, " points"],
     most: int,
 ) -> _Series:
     dtype = log_s.dtype
     batch = log_s.shape[:-1]
-    count = jnp.broadcast_to(jnp.asarray(steps), batch)[..., None].astype(dtype)
+    count = jnp.broadcast_to(jnp.asarray(steps), batch)
+    count = count[..., None].astype(dtype)
     # The largest zero of Chebyshev's U of degree 2·steps: where the largest node of a
     # quarter circle lies, over its edge.
     nearest = jnp.cos(jnp.pi / (2 * count + 1))
     top = log_s[..., :1]
-    top = jnp.where(jnp.isneginf(top), 0, top)
+    is_zero = jnp.isneginf(top)
+    top = jnp.where(is_zero, 0, top)
     even = 2 * jnp.arange(1, 2 * most, dtype=dtype)
     order = jnp.broadcast_to(even, (*batch, len(even)))
     nodes = _angle(log_s - top, nearest)
-    moments = jnp.sum(weights[..., None, :] * jnp.cos(_phases(order, nodes)), -1)
+    waves = jnp.cos(_phases(order, nodes))
+    moments = jnp.sum(weights[..., None, :] * waves, -1)
     # A quadrature of fewer steps knows fewer moments.
-    moments = jnp.where(order <= 4 * count - 2, moments, 0)
-    points = jnp.broadcast_to(log_points, (*batch, len(log_points)))
+    is_known = order <= 4 * count - 2
+    moments = jnp.where(is_known, moments, 0)
+    shape = (*batch, len(log_points))
+    points = jnp.broadcast_to(log_points, shape)
     return _Series(
         angle=_angle(points - top, nearest),
         order=order,
@@ -195,13 +232,16 @@ def _series(
 
 
 def _phases(
-    order: Float[Array, "*batch orders"], angle: Float[Array, "*batch points"]
+    order: Float[Array, "*batch orders"],
+    angle: Float[Array, "*batch points"],
 ) -> Float[Array, "*batch orders points"]:
     return order[..., None] * angle[..., None, :]
 
 
 def _angle(
-    relative: Float[Array, "*batch points"], nearest: Float[Array, "*batch 1"]
+    relative: Float[Array, "*batch points"],
+    nearest: Float[Array, "*batch 1"],
 ) -> Float[Array, "*batch points"]:
     """Return arccos of s over the edge, from ln of s over the largest node."""
-    return jnp.arccos(jnp.clip(jnp.exp(relative) * nearest, 0, 1))
+    cosine = jnp.exp(relative) * nearest
+    return jnp.arccos(jnp.clip(cosine, 0, 1))

@@ -38,7 +38,9 @@ class _Rows(NamedTuple):
     units: Int[Array, "batch k"]
 
 
-def live_counts(stacks: Sequence[Factors]) -> Int[Array, "batch spaces"]:
+def live_counts(
+    stacks: Sequence[Factors],
+) -> Int[Array, "batch spaces"]:
     """Count the scales that are not zero in every space between two factors.
 
     Args:
@@ -58,10 +60,16 @@ def live_counts(stacks: Sequence[Factors]) -> Int[Array, "batch spaces"]:
                [2]], dtype=int32)
     """
     require_stacks("live_counts", stacks)
-    scales = [stack.scale for stack in stacks if stack.scale is not None]
-    by_stack = [jnp.sum(scale != 0, axis=-1) for scale in scales]
+    by_stack = []
+    for stack in stacks:
+        if stack.scale is not None:
+            is_live = stack.scale != 0
+            by_stack.append(jnp.sum(is_live, axis=-1))
     counts = jnp.concatenate(by_stack, axis=-1)
-    return counts if stacks[-1].scale is None else counts[:, :-1]
+    if stacks[-1].scale is None:
+        return counts
+    # Behind the last factor no space follows.
+    return counts[:, :-1]
 
 
 def compact_product(
@@ -77,7 +85,7 @@ def compact_product(
 
     Returns:
         Matrices with m columns, as many as the product has rows, and at most `width`
-        rows.
+        rows. Cost: each inner factor takes 2 · rows · width² FLOP a member.
 
     Example:
         >>> scale = jnp.array([[[2.0, 0.0, 0.0]]])
@@ -98,18 +106,23 @@ def compact_product(
     assert matrix is not None, "the last factor is a weight"
     last = _rows_of(matrix.mT, state.units)
     product = state.rows @ last
-    return product if scale is None else product * scale[:, None, :]
+    if scale is None:
+        return product
+    return product * scale[:, None, :]
 
 
 def _last_apart(stacks: Sequence[Factors]) -> list[Factors]:
     """Take the very last factor off, as one without an axis of factors."""
-    whole, last = list(stacks[:-1]), stacks[-1]
+    *whole, last = stacks
     matrix, scale = last
     assert matrix is not None, "the last factor is a weight"
-    end = Factors(matrix[-1], None if scale is None else scale[:, -1])
+    end = Factors(matrix[-1])
+    if scale is not None:
+        end = end._replace(scale=scale[:, -1])
     if len(matrix) > 1:
         assert scale is not None, "scales stand behind every factor but the last"
-        whole.append(Factors(matrix[:-1], scale[:, :-1]))
+        before = Factors(matrix[:-1], scale[:, :-1])
+        whole.append(before)
     return [*whole, end]
 
 
@@ -124,7 +137,8 @@ def _by_factor(stack: Factors) -> Factors:
     matrix = stack.matrix
     if matrix is not None:
         matrix = matrix.mT
-    return Factors(matrix, jnp.moveaxis(_scale_of(stack), 1, 0))
+    scale = jnp.moveaxis(_scale_of(stack), 1, 0)
+    return Factors(matrix, scale)
 
 
 def _begun(stack: Factors, width: int) -> _Rows:
@@ -132,14 +146,18 @@ def _begun(stack: Factors, width: int) -> _Rows:
     scale = _scale_of(stack)
     live = _live_units(scale[:, 0], width)
     if stack.matrix is None:
-        identity = jnp.eye(scale.shape[-1], dtype=live.scale.dtype)
-        columns = jax.vmap(lambda units: identity[:, units])(live.units)
+        num_units = scale.shape[-1]
+        identity = jnp.eye(num_units, dtype=live.scale.dtype)
+        choose = jax.vmap(lambda units: identity[:, units])
+        columns = choose(live.units)
     else:
-        columns = _rows_of(stack.matrix[0], live.units).mT
+        first = stack.matrix[0]
+        columns = _rows_of(first, live.units).mT
     rows = columns * live.scale[:, None, :]
     # Singular values do not change under a rotation of the inputs, so a triangular
     # factor stands for rows that are more than the units.
-    if rows.shape[1] > rows.shape[2]:
+    _, num_rows, num_columns = rows.shape
+    if num_rows > num_columns:
         rows = _triangular(rows)
     return _Rows(rows, live.units)
 
@@ -150,14 +168,19 @@ def _triangular(a: Array) -> Array:
     return jnp.linalg.qr(a, mode="r")
 
 
-def _through(state: _Rows, factors: Factors, width: int) -> _Rows:
+def _through(
+    state: _Rows,
+    factors: Factors,
+    width: int,
+) -> _Rows:
     """Multiply by factors, whose axis comes first."""
     count = len(_scale_of(factors))
     if count == 0:
         return state
     # Not in a loop, where the number of units could not change.
     if count == 1:
-        return _next(state, jax.tree.map(lambda a: a[0], factors), width)
+        only = jax.tree.map(lambda a: a[0], factors)
+        return _next(state, only, width)
     state, _ = jax.lax.scan(
         lambda state, factor: (_next(state, factor, width), None),
         state,
@@ -166,30 +189,50 @@ def _through(state: _Rows, factors: Factors, width: int) -> _Rows:
     return state
 
 
-def _next(state: _Rows, factor: Factors, width: int) -> _Rows:
+def _next(
+    state: _Rows,
+    factor: Factors,
+    width: int,
+) -> _Rows:
     live = _live_units(_scale_of(factor), width)
     # Behind the first factor all are weights.
     assert factor.matrix is not None
-    block = _block(factor.matrix, state.units, live.units)
-    return _Rows((state.rows @ block) * live.scale[:, None, :], live.units)
+    block = _block(
+        factor.matrix,
+        rows=state.units,
+        columns=live.units,
+    )
+    rows = (state.rows @ block) * live.scale[:, None, :]
+    return _Rows(rows, live.units)
 
 
-def _live_units(scale: Float[Array, "batch n"], width: int) -> _Live:
+def _live_units(
+    scale: Float[Array, "batch n"],
+    width: int,
+) -> _Live:
     num_units = scale.shape[-1]
     width = min(width, num_units)
     is_live = scale != 0
     # The place of each live unit among them. To sort takes many times as long on a CPU.
-    places = jnp.where(is_live, jnp.cumsum(is_live, axis=-1) - 1, width)
+    places = jnp.cumsum(is_live, axis=-1) - 1
+    places = jnp.where(is_live, places, width)
     every = jnp.arange(num_units, dtype=places.dtype)
 
-    def in_order(places: Int[Array, " n"]) -> Int[Array, " k"]:
+    def in_order(
+        places: Int[Array, " n"],
+    ) -> Int[Array, " k"]:
         none = jnp.zeros(width, places.dtype)
-        return none.at[places].set(every, mode="drop")
+        at_places = none.at[places]
+        return at_places.set(every, mode="drop")
 
     units = jax.vmap(in_order)(places)
     num_live = jnp.sum(is_live, axis=-1, keepdims=True)
     is_unit = jnp.arange(width)[None] < num_live
-    return _Live(units, jnp.where(is_unit, jnp.take_along_axis(scale, units, -1), 0))
+    scale_of_units = jnp.take_along_axis(scale, units, -1)
+    return _Live(
+        units=units,
+        scale=jnp.where(is_unit, scale_of_units, 0),
+    )
 
 
 # Units are in range, and XLA need not check it.
@@ -215,5 +258,7 @@ def _block(
     """
     num_columns = matrix.shape[1]
     assert matrix.size < 2**31, f"a layer of {matrix.shape} has too many weights"
-    index = rows[:, :, None] * num_columns + columns[:, None, :]
-    return matrix.ravel().at[index].get(mode=_IN_BOUNDS)
+    starts = rows[:, :, None] * num_columns
+    index = starts + columns[:, None, :]
+    flat = matrix.ravel()
+    return flat.at[index].get(mode=_IN_BOUNDS)

@@ -1,90 +1,183 @@
 """Convolutions in the one order of axes that XLA runs fast inside a loop on a CPU.
 
-XLA's fast kernel takes (batch, space, features) and (space, in, out). Outside loops XLA brings any other order into
-this one; inside a loop it does not (jax-ml/jax#12868), and there every other order, and the transpose of every
-convolution has another, was measured some 20 times slower (jaxlib 0.10). So the order is changed here.
+XLA's fast kernel takes (batch, space, features) and (space, in, out). Outside of loops
+XLA brings every other order into this one; inside a loop it does not
+(jax-ml/jax#12868). There every other order was measured some 20 times slower (jaxlib
+0.10), and the transpose of every convolution has another. So the order is changed here.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 from jax.extend import core
+from jaxtyping import Array
 
-_INLINED = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+_Program: TypeAlias = core.ClosedJaxpr | core.Jaxpr
+
+T = TypeVar("T")
+
+# Primitives that only call a program. With a convolution in it, it is evaluated in
+# their place, as they cannot be bound to a changed one.
+_INLINED = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+)
 
 
-def canonical(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """f: array → array, the same sums, with every convolution inside it in that order; on anything but a CPU f itself.
+_Function: TypeAlias = Callable[[Array], Array]
 
-    Derivative rules that f brings along are gone from the result: differentiate before.
+
+def canonical(f: _Function) -> _Function:
+    """Bring every convolution inside a function into the fast order of axes.
+
+    Args:
+        f: A function of one array. Derivative rules of its own are gone from the
+            result, so differentiate before.
+
+    Returns:
+        The same function up to the order of sums. On anything but a CPU, f itself.
     """
     if jax.default_backend() != "cpu":
         return f
 
-    def g(x: Any) -> Any:
+    def reordered(x: Array) -> Array:
         program = jax.make_jaxpr(f)(x)
-        return _run(program.jaxpr, program.consts, x)[0] if _convolves(program) else f(x)
+        if not _convolves(program):
+            return f(x)
+        return _evaluated(program, [x])[0]
 
-    return g
-
-
-def _convolves(program: Any) -> bool:
-    """Whether there is a convolution in a program, at any depth."""
-    equations = getattr(program, "jaxpr", program).eqns
-    return any(e.primitive.name == "conv_general_dilated" or any(map(_convolves, _programs(e))) for e in equations)
+    return reordered
 
 
-def _programs(equation: Any) -> list[Any]:
-    """What an equation runs: the body of a loop, the branches of a choice."""
-    return [p for p in jax.tree.leaves(equation.params, is_leaf=_is_program) if _is_program(p)]
+def _convolves(program: _Program) -> bool:
+    """Tell whether there is a convolution in a program, at any depth."""
+    for equation in _open(program).eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            return True
+        if any(map(_convolves, _programs(equation))):
+            return True
+    return False
 
 
-def _is_program(parameter: Any) -> bool:
+def _open(program: _Program) -> core.Jaxpr:
+    """Return a program without its constants."""
+    if isinstance(program, core.ClosedJaxpr):
+        return program.jaxpr
+    return program
+
+
+def _programs(equation: core.JaxprEqn) -> list[_Program]:
+    """Return what an equation runs: the body of a loop, the branches of a choice."""
+    # Programs stand in parameters alone, or in tuples of them.
+    leaves = jax.tree.leaves(equation.params, is_leaf=_is_program)
+    return list(filter(_is_program, leaves))
+
+
+def _is_program(parameter: object) -> bool:
     return isinstance(parameter, core.ClosedJaxpr | core.Jaxpr)
 
 
-def _run(program: Any, consts: Any, *args: Any) -> list[Any]:
-    """The results of a program, equation by equation."""
-    known = dict(zip([*program.constvars, *program.invars], [*consts, *args], strict=True))
+def _evaluated(
+    program: _Program,
+    arguments: Sequence[Array],
+) -> list[Array]:
+    """Return the results of a program, equation by equation."""
+    jaxpr = _open(program)
+    constants = getattr(program, "consts", ())
+    names = [*jaxpr.constvars, *jaxpr.invars]
+    given = [*constants, *arguments]
+    values = dict(zip(names, given, strict=True))
 
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, core.Literal) else known[v]
+    def read(atom: core.Var | core.Literal) -> Array:
+        if isinstance(atom, core.Literal):
+            return atom.val
+        return values[atom]
 
-    for equation in program.eqns:
-        known.update(zip(equation.outvars, _results(equation, [read(v) for v in equation.invars]), strict=True))
-    return [read(v) for v in program.outvars]
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        results = _results(equation, operands)
+        named = zip(equation.outvars, results, strict=True)
+        values.update(named)
+    return [read(atom) for atom in jaxpr.outvars]
 
 
-def _results(equation: Any, args: list[Any]) -> list[Any]:
-    primitive, params = equation.primitive, equation.params
+def _results(
+    equation: core.JaxprEqn,
+    operands: Sequence[Array],
+) -> list[Array]:
+    """Return the results of one equation, with its convolutions in order."""
+    primitive = equation.primitive
+    params = equation.params
     if primitive.name == "conv_general_dilated":
-        return [_convolution(primitive, *args, **params)]
-    inner = [p for p in _programs(equation) if _convolves(p)]
-    if inner and primitive.name in _INLINED:
-        return _run(getattr(inner[0], "jaxpr", inner[0]), getattr(inner[0], "consts", ()), *args)
-    if inner:
+        return [_convolution(primitive, *operands, **params)]
+    with_convolutions = list(filter(_convolves, _programs(equation)))
+    if with_convolutions and primitive.name in _INLINED:
+        called = with_convolutions[0]
+        return _evaluated(called, operands)
+    if with_convolutions:
         params = jax.tree.map(_rewritten, params, is_leaf=_is_program)
     bound = primitive.get_bind_params(params)
-    functions, params = ((), bound) if isinstance(bound, dict) else bound  # later and earlier JAX
-    found = primitive.bind(*functions, *args, **params)
-    return found if primitive.multiple_results else [found]
+    functions = ()
+    # Earlier versions of JAX return functions to bind too, later ones only parameters.
+    if not isinstance(bound, dict):
+        functions, bound = bound
+    results = primitive.bind(*functions, *operands, **bound)
+    return results if primitive.multiple_results else [results]
 
 
-def _rewritten(parameter: Any) -> Any:
-    """The body of a loop with its convolutions in order; whatever else a parameter is stays as it is."""
+def _rewritten(parameter: T) -> T | core.ClosedJaxpr:
+    """Return the body of a loop with its convolutions in order; else the parameter."""
     if not isinstance(parameter, core.ClosedJaxpr):
         return parameter
-    return jax.make_jaxpr(lambda *args: _run(parameter.jaxpr, parameter.consts, *args))(*parameter.in_avals)
+    body = parameter
+
+    def run(*arguments: Array) -> list[Array]:
+        return _evaluated(body, arguments)
+
+    return jax.make_jaxpr(run)(*body.in_avals)
 
 
-def _convolution(primitive: Any, lhs: Any, rhs: Any, *, dimension_numbers: Any, **params: Any) -> Any:
-    """Of specs (batch, features, *space) and (out, in, *space), which say where each axis is."""
-    (batch, features, *space), (outputs, inputs, *window), out = dimension_numbers
-    lhs, rhs = lhs.transpose(batch, *space, features), rhs.transpose(*window, inputs, outputs)
+# The remaining parameters are handed on, whatever a version of JAX has.
+def _convolution(
+    primitive: core.Primitive,
+    lhs: Array,
+    rhs: Array,
+    *,
+    dimension_numbers: jax.lax.ConvDimensionNumbers,
+    **params: Any,
+) -> Array:
+    """Convolve with the axes in order, and bring those of the result back.
+
+    Args:
+        primitive: The convolution.
+        lhs: The images.
+        rhs: The kernel.
+        dimension_numbers: Where each axis is: (batch, features, *space) of images and
+            results, (out, in, *space) of the kernel.
+        **params: What else the primitive takes.
+    """
+    batch, features, *space = dimension_numbers.lhs_spec
+    outputs, inputs, *window = dimension_numbers.rhs_spec
+    lhs = lhs.transpose(batch, *space, features)
+    rhs = rhs.transpose(*window, inputs, outputs)
     last = lhs.ndim - 1
-    between = tuple(range(1, last))
-    numbers = type(dimension_numbers)((0, last, *between), (last, last - 1, *range(last - 1)), (0, last, *between))
-    y = primitive.bind(lhs, rhs, dimension_numbers=numbers, **params)
-    order = [out[0], *out[2:], out[1]]
-    return y.transpose([order.index(axis) for axis in range(lhs.ndim)])
+    # As they stand now: the batch first, features last, space between.
+    of_images = (0, last, *range(1, last))
+    in_order = jax.lax.ConvDimensionNumbers(
+        lhs_spec=of_images,
+        rhs_spec=(last, last - 1, *range(last - 1)),
+        out_spec=of_images,
+    )
+    y = primitive.bind(lhs, rhs, dimension_numbers=in_order, **params)
+    batch, features, *space = dimension_numbers.out_spec
+    order = [batch, *space, features]
+    # Axis i of y is axis order[i] of the result.
+    back = [order.index(axis) for axis in range(y.ndim)]
+    return y.transpose(back)

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
 from isometry._internal import checks, compilation, memory, precision
@@ -24,7 +25,8 @@ from isometry.linalg._dense import singular_values
 
 _PADDINGS = ("circular", "same", "valid")
 
-# Fourier transforms in XLA go over three axes at most.
+# Fourier transforms in XLA go over three axes at most, so a higher number would fail
+# inside XLA.
 _MOST_AXES = 3
 
 
@@ -58,7 +60,7 @@ Padding: TypeAlias = str | Sequence[tuple[int, int]]
 
 @public("convolution_singular_values")
 def convolution_singular_values(
-    kernel: Float[Array, "*window n_in n_out"],
+    kernel: ArrayLike,
     size: Sequence[int],
     strides: int | Sequence[int] = 1,
     padding: Padding = "circular",
@@ -75,12 +77,14 @@ def convolution_singular_values(
     frequency: at each one, of a matrix of out by in · (product of strides) numbers,
     since a stride folds so many frequencies into one (Sedghi, Gupta and Long, 2019,
     arXiv:1805.10408, section 3). A real kernel has the same values at opposite
-    frequencies, so half of them are computed. Else nothing diagonalizes the map: its
-    matrix is formed whole and factorized, (pixels · channels)³ operations in memory of
-    (pixels · channels)² numbers. Groups are independent blocks either way.
+    frequencies, so half of them are computed. Else nothing diagonalizes the map, and
+    its matrix is formed whole. Groups are independent blocks either way.
 
     Values below eps · max(m, n) · s_max are rounding, of blocks or matrices of m by n
     numbers.
+
+    Cost: by frequency, one factorization for every other output pixel; of the whole
+    map, (pixels · channels)³ operations in memory of (pixels · channels)² numbers.
 
     Args:
         kernel: Weights in JAX's layout, real floating, with one to three axes of the
@@ -112,22 +116,22 @@ def convolution_singular_values(
         >>> linalg.convolution_singular_values(blur, (4,)).round(4)
         Array([1.    , 0.3333, 0.3333, 0.3333], dtype=float32)
     """
-    kernel = _checked_kernel(kernel)
-    num_axes = kernel.ndim - 2
+    weights = _checked_kernel(kernel)
+    num_axes = weights.ndim - 2
     if isinstance(strides, Sequence):
         steps = _per_axis("strides", strides, num_axes)
     else:
         step = checks.integer("strides", strides, low=1)
         steps = (step,) * num_axes
     image = _per_axis("size", size, num_axes)
-    axes = _padded_axes(kernel.shape, image, steps, padding=padding)
+    axes = _padded_axes(weights.shape, image, steps, padding=padding)
     if any(axis.num_outputs < 1 for axis in axes):
         raise InputError(
             f"size={image} is smaller than the kernel's window, "
-            f"{kernel.shape[:-2]}, and padding={padding!r} leaves no output."
+            f"{weights.shape[:-2]}, and padding={padding!r} leaves no output."
         )
     checks.integer("groups", groups, low=1)
-    n_out = kernel.shape[-1]
+    n_out = weights.shape[-1]
     if n_out % groups:
         raise InputError(f"groups={groups} does not divide the {n_out} outputs.")
 
@@ -135,11 +139,11 @@ def convolution_singular_values(
     # the output are no shifts of the input.
     divides = all(axis.pixels % axis.stride == 0 for axis in axes)
     by_frequency = padding == "circular" and divides
-    _refuse_beyond_memory(kernel, axes, whole=not by_frequency)
+    _refuse_beyond_memory(weights, axes, whole=not by_frequency)
     with precision.full():
         if by_frequency:
-            return _values_by_frequency(kernel, axes, groups)
-        return _values_of_map(kernel, axes, groups)
+            return _values_by_frequency(weights, axes, groups)
+        return _values_of_map(weights, axes, groups)
 
 
 def _padded_axes(
@@ -174,7 +178,10 @@ def _padded_axes(
     return tuple(axes)
 
 
-def _pairs(padding: Sequence[tuple[int, int]], num_axes: int) -> list[tuple[int, int]]:
+def _pairs(
+    padding: Sequence[tuple[int, int]],
+    num_axes: int,
+) -> list[tuple[int, int]]:
     """Return the numbers of zeros before and behind each axis."""
     try:
         pairs = [(operator.index(a), operator.index(b)) for a, b in padding]
@@ -188,7 +195,7 @@ def _pairs(padding: Sequence[tuple[int, int]], num_axes: int) -> list[tuple[int,
     return pairs
 
 
-def _checked_kernel(kernel: Array) -> Array:
+def _checked_kernel(kernel: ArrayLike) -> Float[Array, "*window n_in n_out"]:
     """Return a kernel of one to three window axes, in float32 at least."""
     kernel = checks.array("kernel", kernel)
     num_axes = kernel.ndim - 2

@@ -43,18 +43,22 @@ def thin_svd(a: Float[Array, "*batch m n"]) -> _factorizations.ThinSvd:
 
 
 def _on_finite(
-    factorization: Callable[[Array], PyTree[Array]], a: Array
+    factorization: Callable[[Array], PyTree[Array]],
+    a: Array,
 ) -> PyTree[Array]:
     """Factorize, with NaN as the result of every matrix that is not finite."""
     # LAPACK's divide and conquer never returns from [[1, 2, 3], [4, 5, 6], [-inf, 8,
     # 9]] with vectors (OpenBLAS 0.3.30), so such matrices are zeros during the call.
     is_finite = jnp.all(jnp.isfinite(a), (-2, -1))
-    results = factorization(jnp.where(is_finite[..., None, None], a, 0))
+    of_matrix = is_finite[..., None, None]
+    finite = jnp.where(of_matrix, a, 0)
+    results = factorization(finite)
 
     def marked(result: Array) -> Array:
         num_axes = result.ndim - is_finite.ndim
         shape = is_finite.shape + (1,) * num_axes
-        return jnp.where(is_finite.reshape(shape), result, jnp.nan)
+        of_result = is_finite.reshape(shape)
+        return jnp.where(of_result, result, jnp.nan)
 
     return jax.tree.map(marked, results)
 
@@ -62,7 +66,8 @@ def _on_finite(
 def matrices(a: ArrayLike) -> Float[Array, "*batch m n"]:
     """Require a non-empty batch of real floating matrices; return float32 at least."""
     a = checks.array("a", a)
-    if a.ndim < 2 or 0 in a.shape[-2:]:
+    is_empty = 0 in a.shape[-2:]
+    if a.ndim < 2 or is_empty:
         raise InputError(
             f"a has shape {a.shape}; write (..., m, n) with m, n at least 1."
         )
@@ -74,7 +79,9 @@ def matrices(a: ArrayLike) -> Float[Array, "*batch m n"]:
 
 
 @public("log_singular_values")
-def log_singular_values(a: ArrayLike) -> tuple[Float[Array, "*batch k"], float]:
+def log_singular_values(
+    a: ArrayLike,
+) -> tuple[Float[Array, "*batch k"], float]:
     """Compute the logarithms of the singular values of each matrix.
 
     Matrices are scaled by a power of two to a largest entry near 1 before they are
@@ -88,7 +95,8 @@ def log_singular_values(a: ArrayLike) -> tuple[Float[Array, "*batch k"], float]:
     Returns:
         ln of the min(m, n) singular values, descending, -inf for an exact zero and NaN
         for a matrix that is not finite; and the logarithm, relative to the largest
-        value, below which they are noise (`precision.svd_log_floor`).
+        value, below which they are noise: ln of max(m, n) eps (Golub and Van Loan,
+        Matrix Computations, 4th ed., section 5.4.1). Cost: that of `singular_values`.
 
     Raises:
         InputError: Fewer than two axes, an empty matrix, or not real floating.
@@ -105,35 +113,50 @@ def log_singular_values(a: ArrayLike) -> tuple[Float[Array, "*batch k"], float]:
     is_finite = jnp.isfinite(peak)
     # Of what is not finite the exponent is that of the range's end, and not used.
     scaled, exponent = _graded.normalized(a, peak)
-    s = _factorizations.singular_values(jnp.where(is_finite, scaled, 0))
+    finite = jnp.where(is_finite, scaled, 0)
+    s = _factorizations.singular_values(finite)
     is_zero = s == 0
-    log_s = jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, s)))
-    shift = exponent[..., 0].astype(log_s.dtype) * math.log(2)
+    positive = jnp.where(is_zero, 1, s)
+    log_s = jnp.where(is_zero, -jnp.inf, jnp.log(positive))
+    exponent = exponent[..., 0].astype(log_s.dtype)
+    shift = exponent * math.log(2)
     # The NaN is added: of one that is selected, the float32 exponential in the same
     # program may be whatever lies in memory (`measure._nodes.exp`).
     shift = jnp.where(is_finite[..., 0], shift, jnp.nan)
-    return log_s + shift, precision.svd_log_floor(a.shape[-2], a.shape[-1], s.dtype)
+    m, n = a.shape[-2:]
+    log_floor = precision.svd_log_floor(m, n, s.dtype)
+    return log_s + shift, log_floor
 
 
-def _largest_entry(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch 1 1"]:
+def _largest_entry(
+    a: Float[Array, "*batch m n"],
+) -> Float[Array, "*batch 1 1"]:
     """Return max |a| of each matrix, NaN if an entry is; its derivative is zero."""
     # As a pair of reductions in one pass. Of a single one XLA makes three kernels on a
     # CPU, which take 35 ms more to compile and 1 to 10 times as long to run.
     a = jax.lax.stop_gradient(a)
     zero = jnp.zeros((), a.dtype)
     axes = (a.ndim - 2, a.ndim - 1)
-    highest, lowest = jax.lax.reduce((a, a), (zero, zero), _extremes, axes)
+    highest, lowest = jax.lax.reduce(
+        operands=(a, a),
+        init_values=(zero, zero),
+        computation=_extremes,
+        dimensions=axes,
+    )
     largest = jnp.maximum(highest, -lowest)
     return jnp.expand_dims(largest, axes)
 
 
 def _extremes(one: _Pair, other: _Pair) -> _Pair:
     """Return the higher of two maxima, and the lower of two minima."""
-    return jnp.maximum(one[0], other[0]), jnp.minimum(one[1], other[1])
+    highest = jnp.maximum(one[0], other[0])
+    lowest = jnp.minimum(one[1], other[1])
+    return highest, lowest
 
 
 def numerical_rank(
-    s: Float[Array, "*batch k"], tolerance: float | Float[Array, "*batch"]
+    s: Float[Array, "*batch k"],
+    tolerance: float | Float[Array, "*batch"],
 ) -> Int[Array, "*batch"]:
     """Count the singular values above a tolerance.
 
@@ -148,5 +171,7 @@ def numerical_rank(
         >>> int(linalg.numerical_rank(jnp.array([3.0, 1e-9]), 1e-6))
         1
     """
-    tolerance = jnp.broadcast_to(jnp.asarray(tolerance), s.shape[:-1])
-    return jnp.sum(s > tolerance[..., None], axis=-1)
+    *batch, _ = s.shape
+    tolerance = jnp.broadcast_to(jnp.asarray(tolerance), batch)
+    is_above = s > tolerance[..., None]
+    return jnp.sum(is_above, axis=-1)

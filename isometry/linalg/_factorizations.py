@@ -51,7 +51,11 @@ class ThinSvd(NamedTuple):
     vt: Inexact[Array, "*batch k n"]
 
 
-def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
+def one_at_a_time(
+    kernel: Kernel,
+    *,
+    on_gpu: Kernel | None = None,
+) -> Kernel:
     """Make a function of matrices whose batches never wait for one another.
 
     Where batched LAPACK calls could, on a CPU, it sees one matrix of each at a time.
@@ -71,11 +75,21 @@ def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
         batch = matrices[0].shape[:-2]
         # Not -1, which a batch of no matrices would leave undetermined.
         count = math.prod(batch)
-        flat = [matrix.reshape(count, *matrix.shape[-2:]) for matrix in matrices]
-        results = jax.lax.map(lambda single: kernel(*single), flat)
-        return jax.tree.map(lambda r: r.reshape(*batch, *r.shape[1:]), results)
 
-    def by_platform(on_cpu: Kernel, *matrices: Array) -> PyTree[Array]:
+        def flattened(matrix: Array) -> Array:
+            return matrix.reshape(count, *matrix.shape[-2:])
+
+        def in_batch(result: Array) -> Array:
+            return result.reshape(*batch, *result.shape[1:])
+
+        flat = list(map(flattened, matrices))
+        results = jax.lax.map(lambda single: kernel(*single), flat)
+        return jax.tree.map(in_batch, results)
+
+    def by_platform(
+        on_cpu: Kernel,
+        *matrices: Array,
+    ) -> PyTree[Array]:
         """Apply the function that is made for the platform of the program."""
         ways = {}
         if on_cpu is not kernel:
@@ -109,7 +123,10 @@ def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
         spec = jax.sharding.PartitionSpec(*axes_of_batch)
         local = [jax.sharding.reshard(matrix, spec) for matrix in matrices]
         per_device = jax.shard_map(
-            batched, mesh=sharding.mesh, in_specs=spec, out_specs=spec
+            batched,
+            mesh=sharding.mesh,
+            in_specs=spec,
+            out_specs=spec,
         )
         return per_device(*local)
 
@@ -125,7 +142,8 @@ def one_at_a_time(kernel: Kernel, *, on_gpu: Kernel | None = None) -> Kernel:
         for i, matrix in enumerate(matrices):
             # A matrix that is the same for all is repeated along the new axis.
             if not in_batched[i]:
-                stacked[i] = jnp.broadcast_to(matrix, (axis_size, *matrix.shape))
+                shape = (axis_size, *matrix.shape)
+                stacked[i] = jnp.broadcast_to(matrix, shape)
         results = factorized(*stacked)
         return results, jax.tree.map(lambda _: True, results)
 
@@ -159,7 +177,10 @@ def qr(
 
 
 @qr.defjvp
-def _qr_jvp(primals: tuple[Array], tangents: tuple[Array]):
+def _qr_jvp(
+    primals: tuple[Array],
+    tangents: tuple[Array],
+):
     """Differentiate Q R = A with QᵀQ = I (Walter et al., 2010, arXiv:1001.1654)."""
     q, r = qr(*primals)
     with precision.full():
@@ -174,12 +195,21 @@ def _qr_jvp(primals: tuple[Array], tangents: tuple[Array]):
 
 @one_at_a_time
 def _solved(r: Array, b: Array) -> Array:
-    return jax.lax.linalg.triangular_solve(r, b, left_side=False)
+    return jax.lax.linalg.triangular_solve(
+        r,
+        b,
+        left_side=False,
+    )
 
 
 @one_at_a_time
 def _solved_transposed(r: Array, b: Array) -> Array:
-    return jax.lax.linalg.triangular_solve(r, b, left_side=False, transpose_a=True)
+    return jax.lax.linalg.triangular_solve(
+        r,
+        b,
+        left_side=False,
+        transpose_a=True,
+    )
 
 
 def _divided(b: Array, r: Array) -> Array:
@@ -207,7 +237,11 @@ def _values_of_svd(a: Array) -> Array:
         a = a.mT
     # Not full: even if U and V are not asked for there is room made for them, and U
     # would be m × m.
-    return jax.lax.linalg.svd(a, full_matrices=False, compute_uv=False)
+    return jax.lax.linalg.svd(
+        a,
+        full_matrices=False,
+        compute_uv=False,
+    )
 
 
 # Sides up to this ratio are nearly square. Beyond it the eigenproblem, of order m + n,
@@ -217,10 +251,14 @@ _NEARLY_SQUARE = 4
 
 
 def _values_on_gpu(a: Array) -> Array:
-    if max(a.shape[-2:]) <= _NEARLY_SQUARE * min(a.shape[-2:]):
+    shorter, longer = sorted(a.shape[-2:])
+    if longer <= _NEARLY_SQUARE * shorter:
         return _positive_eigenvalues(a)
     return jax.lax.linalg.svd(
-        a, full_matrices=False, compute_uv=False, algorithm=_GPU_ALGORITHM
+        a,
+        full_matrices=False,
+        compute_uv=False,
+        algorithm=_GPU_ALGORITHM,
     )
 
 
@@ -238,20 +276,24 @@ def _positive_eigenvalues(a: Array) -> Array:
     of 107 (256 of order 64), 20 instead of 345 (32 of order 256), 225 instead of 508 (8
     of order 1000).
     """
-    m, n = a.shape[-2:]
+    *batch, m, n = a.shape
     size = min(m, n)
-    above = jnp.zeros_like(a, shape=(*a.shape[:-2], m, m))
-    below = jnp.zeros_like(a, shape=(*a.shape[:-2], n, n))
+    above = jnp.zeros_like(a, shape=(*batch, m, m))
+    below = jnp.zeros_like(a, shape=(*batch, n, n))
     upper = jnp.concatenate([above, a], -1)
     lower = jnp.concatenate([_adjoint(a), below], -1)
-    eigenvalues = _eigenvalues(jnp.concatenate([upper, lower], -2))
-    values = -jnp.sort(-jnp.abs(eigenvalues[..., -size:]), -1)
+    whole = jnp.concatenate([upper, lower], -2)
+    largest = _eigenvalues(whole)[..., -size:]
+    values = -jnp.sort(-jnp.abs(largest), -1)
     # Zeros come out as rounding of either sign, which is no exact zero; those of zero
     # rows and columns are exact.
-    num_rows = jnp.sum(jnp.any(a != 0, -1), -1, keepdims=True)
-    num_columns = jnp.sum(jnp.any(a != 0, -2), -1, keepdims=True)
+    is_row = jnp.any(a != 0, -1)
+    is_column = jnp.any(a != 0, -2)
+    num_rows = jnp.sum(is_row, -1, keepdims=True)
+    num_columns = jnp.sum(is_column, -1, keepdims=True)
     rank = jnp.minimum(num_rows, num_columns)
-    index = jax.lax.broadcasted_iota(int, values.shape, values.ndim - 1)
+    last = values.ndim - 1
+    index = jax.lax.broadcasted_iota(int, values.shape, last)
     return jnp.where(index < rank, values, 0)
 
 
@@ -284,7 +326,8 @@ def singular_values(a: Inexact[Array, "*batch m n"]) -> Float[Array, "*batch k"]
 
 @singular_values.defjvp
 def _singular_values_jvp(
-    primals: tuple[Array], tangents: tuple[Array]
+    primals: tuple[Array],
+    tangents: tuple[Array],
 ) -> tuple[Array, Array]:
     """Compute ds = diag(Uᵀ dA V)."""
     u, s, vt = thin_svd(*primals)
@@ -299,7 +342,11 @@ def _factors_of_svd(a: Array) -> PyTree[Array]:
 
 
 def _factors_on_gpu(a: Array) -> PyTree[Array]:
-    return jax.lax.linalg.svd(a, full_matrices=False, algorithm=_GPU_ALGORITHM)
+    return jax.lax.linalg.svd(
+        a,
+        full_matrices=False,
+        algorithm=_GPU_ALGORITHM,
+    )
 
 
 _thin_svd = one_at_a_time(_factors_of_svd, on_gpu=_factors_on_gpu)
@@ -322,7 +369,8 @@ def thin_svd(a: Inexact[Array, "*batch m n"]) -> ThinSvd:
 
 @thin_svd.defjvp
 def _thin_svd_jvp(
-    primals: tuple[Array], tangents: tuple[Array]
+    primals: tuple[Array],
+    tangents: tuple[Array],
 ) -> tuple[ThinSvd, ThinSvd]:
     """Differentiate U diag(s) Vᵀ = A (Giles, 2008, Oxford report NA-08/01, 3.2)."""
     factors = thin_svd(*primals)
@@ -332,30 +380,36 @@ def _thin_svd_jvp(
         inner = _adjoint(u) @ da @ _adjoint(vt)
         diagonal = jnp.diagonal(inner, axis1=-2, axis2=-1)
         ds = diagonal.real
-        row, column = s[..., None, :], s[..., :, None]
+        row = s[..., None, :]
+        column = s[..., :, None]
         gap = (row + column) * (row - column)
-        identity = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), gap.shape)
+        identity = jnp.eye(s.shape[-1], dtype=s.dtype)
+        identity = jnp.broadcast_to(identity, gap.shape)
         # A vector does not turn toward itself: the diagonal is 1/1 - 1.
         inverse_gap = 1 / (gap + identity) - identity
         # Where A is complex these are the real factors of complex matrices.
         row, column, inverse_gap = (
             factor.astype(da.dtype) for factor in (row, column, inverse_gap)
         )
-        turn_u = inverse_gap * (row * inner + column * _adjoint(inner))
-        turn_v = inverse_gap * (column * inner + row * _adjoint(inner))
+        adjoint = _adjoint(inner)
+        turn_u = inverse_gap * (row * inner + column * adjoint)
+        turn_v = inverse_gap * (column * inner + row * adjoint)
         du = u @ turn_u
         dv = _adjoint(vt) @ turn_v
         if jnp.iscomplexobj(da):
             # A pair of vectors may turn by a common phase. Here V keeps its own.
-            phase = jax.lax.complex(jnp.zeros_like(s), diagonal.imag / s)
+            angle = diagonal.imag / s
+            phase = jax.lax.complex(jnp.zeros_like(s), angle)
             du = du + u * phase[..., None, :]
         m, n = da.shape[-2:]
         if m > n:
             image = da @ _adjoint(vt)
-            du = du + (image - u @ (_adjoint(u) @ image)) / row
+            outside = image - u @ (_adjoint(u) @ image)
+            du = du + outside / row
         if n > m:
             image = _adjoint(da) @ u
-            dv = dv + (image - _adjoint(vt) @ (vt @ image)) / row
+            outside = image - _adjoint(vt) @ (vt @ image)
+            dv = dv + outside / row
     return factors, ThinSvd(du, ds, _adjoint(dv))
 
 
@@ -382,7 +436,9 @@ def row_order(a: Float[Array, "*batch m n"]) -> Int[Array, "*batch m"]:
 # Without jit a draw would be a dozen tiny programs. Inlined, it changes no program that
 # it is a part of.
 @functools.partial(
-    jax.jit, static_argnames=("rows", "columns", "dtype", "batch"), inline=True
+    jax.jit,
+    static_argnames=("rows", "columns", "dtype", "batch"),
+    inline=True,
 )
 def haar_orthogonal(
     key: Array,
@@ -408,8 +464,9 @@ def haar_orthogonal(
     Returns:
         What `jax.random.orthogonal(key, rows, batch, dtype, columns)` returns.
     """
-    tall = max(rows, columns), min(rows, columns)
-    q, r = qr(randomness.normal(key, (*batch, *tall), dtype))
+    shape = (*batch, max(rows, columns), min(rows, columns))
+    gaussian = randomness.normal(key, shape, dtype)
+    q, r = qr(gaussian)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     q = q * jnp.sign(diagonal)[..., None, :]
     if rows < columns:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -34,12 +35,14 @@ _SMALL_BALL = 1.648
 # that would be 1e-4; with ten times less few would be taken out within few steps.
 _CONVERGED = 1e-3
 
-# Steps of the probe that goes ahead to find what is taken out. More would find more;
-# but where a tolerance stops the others early, it would take longer than they do.
+# Steps of the probe that goes ahead to find what is taken out. With ten times more it
+# would take longer than all others where a tolerance stops them early; in ten times
+# fewer next to nothing converges.
 _MOST_STEPS_AHEAD = 64
 
-# What the bound on the largest value is to hold with while steps are counted. A level
-# nearer to 1 costs steps as its logarithm.
+# What the bound on the largest value is to hold with while steps are counted. Ten times
+# rarer failures would cost a third more steps (n = 1000, one probe); with ten times
+# more frequent ones the bound would fail every other time.
 _LEVEL = 0.95
 
 
@@ -66,8 +69,9 @@ class Bidiagonal(NamedTuple):
     def scaled(self) -> Float[Array, "k k"]:
         """Return B over `norm`: no scale of J under- or overflows in its SVD."""
         scale = jnp.where(self.norm > 0, self.norm, 1)
-        b = jnp.diag(self.diagonal) + jnp.diag(self.above[:-1], 1)
-        return b / scale
+        diagonal = jnp.diag(self.diagonal)
+        above = jnp.diag(self.above[:-1], 1)
+        return (diagonal + above) / scale
 
 
 class Extremes(NamedTuple):
@@ -78,6 +82,15 @@ class Extremes(NamedTuple):
         bounds: A singular value lies within this distance of each.
         converged: Whether the error of each is mostly of second order.
         steps: How many were taken.
+
+    Example:
+        >>> graded = linalg.Operator.of(jnp.diag(jnp.geomspace(1.0, 1e-4, 100)))
+        >>> key = jax.random.key(0)
+        >>> ends = linalg.extreme_singular_values(graded, key=key, steps=40)
+        >>> ends.converged, int(ends.steps)
+        (Array([ True, False], dtype=bool), 40)
+        >>> bool(abs(ends.values[0] - 1.0) <= ends.bounds[0])
+        True
     """
 
     values: Float[Array, "2"]
@@ -90,7 +103,9 @@ class Quadrature(NamedTuple):
     """Gauss rules of the measure of JᵀJ that each probe sees, and what bounds them.
 
     Nodes are not singular values: those of one probe integrate polynomials of degree
-    2·steps - 1 in s² exactly, and nothing else.
+    2·steps - 1 in s² exactly, and nothing else. In the example the mean of s is 50.5:
+    for each probe the two rules enclose it as that probe sees it, and the spread over
+    probes is larger.
 
     Attributes:
         log_values: ln s of the nodes of each probe, descending; -inf for what is below
@@ -102,6 +117,20 @@ class Quadrature(NamedTuple):
             opposite sides, and so enclose what the probe sees.
         radau_weights: Mass of each of these nodes.
         steps: How many were taken.
+
+    Example:
+        >>> @jax.jit
+        ... def bounds_on_the_mean(diagonal, key):
+        ...     operator = linalg.Operator.of(jnp.diag(diagonal))
+        ...     rules = linalg.spectral_quadrature(operator, key=key, steps=6, probes=2)
+        ...     of_gauss = rules.weights * jnp.exp(rules.log_values)
+        ...     of_radau = rules.radau_weights * jnp.exp(rules.radau_log_values)
+        ...     return of_radau.sum(-1), of_gauss.sum(-1)
+        >>> bounds = bounds_on_the_mean(jnp.arange(1.0, 101.0), jax.random.key(0))
+        >>> for lower, upper in zip(*bounds):
+        ...     print(f"{lower:.1f} to {upper:.1f}")
+        45.0 to 45.9
+        53.6 to 54.1
     """
 
     log_values: Float[Array, "*batch probes nodes"]
@@ -138,19 +167,33 @@ def bidiagonalize(
         taken_out: Orthonormal rows, or zeros, in whose complement the right basis is.
     """
     unread = None if outside else steps - 1
-    step = functools.partial(_step, operator, key, unread=unread, taken_out=taken_out)
-    return jax.lax.fori_loop(0, steps, step, _start(start, operator, steps))
+    step = functools.partial(
+        _step,
+        operator,
+        key,
+        unread=unread,
+        taken_out=taken_out,
+    )
+    b = _start(start, operator, steps)
+    return jax.lax.fori_loop(0, steps, body_fun=step, init_val=b)
 
 
-def _start(start: Float[Array, " n"], operator: Operator, steps: int) -> Bidiagonal:
+def _start(
+    start: Float[Array, " n"],
+    operator: Operator,
+    steps: int,
+) -> Bidiagonal:
     m, n = operator.shape
-    zero = jnp.zeros((), operator.dtype)
-    row = jnp.zeros(steps, operator.dtype)
+    dtype = operator.dtype
+    zero = jnp.zeros((), dtype)
+    row = jnp.zeros(steps, dtype)
+    left = jnp.zeros((steps, m), dtype)
+    right = jnp.zeros((steps + 1, n), dtype)
     return Bidiagonal(
         diagonal=row,
         above=row,
-        left=jnp.zeros((steps, m), operator.dtype),
-        right=jnp.zeros((steps + 1, n), operator.dtype).at[0].set(start),
+        left=left,
+        right=right.at[0].set(start),
         norm=zero,
         lost=zero,
     )
@@ -168,24 +211,46 @@ def _step(
     """Append row j to B; in row `unread` without the product with Jᵀ."""
     keys = jax.random.split(jax.random.fold_in(key, j))
     image = operator.matvec(b.right[j])
-    u, on_diagonal, norm, lost_left = _next(image, b.left, b.norm, key=keys[0])
+    u = _next(image, b.left, b.norm, key=keys[0])
     if unread is None:
-        image = operator.rmatvec(u)
+        image = operator.rmatvec(u.direction)
     else:
         nothing = jnp.zeros_like(b.right[0])
-        image = jax.lax.cond(j == unread, lambda u: nothing, operator.rmatvec, u)
+        image = jax.lax.cond(
+            j == unread,
+            lambda u: nothing,
+            operator.rmatvec,
+            u.direction,
+        )
     known = b.right
     if taken_out is not None:
         known = jnp.concatenate([taken_out, b.right])
-    v, beside, norm, lost_right = _next(image, known, norm, key=keys[1])
+    v = _next(image, known, u.norm, key=keys[1])
+    dropped = b.lost**2 + u.dropped**2 + v.dropped**2
     return Bidiagonal(
-        diagonal=b.diagonal.at[j].set(on_diagonal),
-        above=b.above.at[j].set(beside),
-        left=b.left.at[j].set(u),
-        right=b.right.at[j + 1].set(v),
-        norm=norm,
-        lost=jnp.sqrt(b.lost**2 + lost_left**2 + lost_right**2),
+        diagonal=b.diagonal.at[j].set(u.coupling),
+        above=b.above.at[j].set(v.coupling),
+        left=b.left.at[j].set(u.direction),
+        right=b.right.at[j + 1].set(v.direction),
+        norm=v.norm,
+        lost=jnp.sqrt(dropped),
     )
+
+
+class _Direction(NamedTuple):
+    """The next vector of a basis.
+
+    Attributes:
+        direction: The unit vector.
+        coupling: To the basis before, an entry of B. Zero after a restart.
+        norm: The largest length of a product so far.
+        dropped: The coupling that was taken for rounding, or zero.
+    """
+
+    direction: Float[Array, " n"]
+    coupling: Float[Array, ""]
+    norm: Float[Array, ""]
+    dropped: Float[Array, ""]
 
 
 def _next(
@@ -193,25 +258,35 @@ def _next(
     basis: Float[Array, "k n"],
     norm: Float[Array, ""],
     key: Key,
-) -> tuple[Array, Array, Array, Array]:
-    """Return the next basis vector, its coupling, the norm so far, what was dropped."""
+) -> _Direction:
+    """Orthogonalize a product `w`, or restart where nothing but rounding is left."""
     size = length(w)
     norm = jnp.maximum(norm, size)
     rest = _outside(basis, w / jnp.where(size > 0, size, 1))
     coupling = size * length(rest)
+    eps = float(jnp.finfo(w.dtype).eps)
     # False for NaN, which goes on as NaN.
-    is_rounding = coupling <= _BREAKDOWN * float(jnp.finfo(w.dtype).eps) * norm
+    is_rounding = coupling <= _BREAKDOWN * eps * norm
 
     def restart() -> Float[Array, " n"]:
-        return _outside(basis, unit(jax.random.normal(key, w.shape, w.dtype)))
+        drawn = jax.random.normal(key, w.shape, w.dtype)
+        return _outside(basis, unit(drawn))
 
-    direction = unit(jax.lax.cond(is_rounding, restart, lambda: rest))
-    kept = jnp.where(is_rounding, 0, coupling)
-    dropped = jnp.where(is_rounding, coupling, 0)
-    return direction, kept, norm, dropped
+    direction = jax.lax.cond(is_rounding, restart, lambda: rest)
+    return _Direction(
+        direction=unit(direction),
+        coupling=jnp.where(is_rounding, 0, coupling),
+        norm=norm,
+        dropped=jnp.where(is_rounding, coupling, 0),
+    )
 
 
-def _outside(basis: Float[Array, "k n"], w: Float[Array, " n"]) -> Float[Array, " n"]:
+def _outside(
+    basis: Float[Array, "k n"],
+    w: Float[Array, " n"],
+) -> Float[Array, " n"]:
+    """Remove what lies in the span of orthonormal rows."""
+    # Twice is enough (Giraud et al., 2005).
     for _ in range(2):
         w = w - (basis @ w) @ basis
     return w
@@ -231,7 +306,12 @@ def unit(w: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 @public("extreme_singular_values")
-def extreme_singular_values(operator: Operator, *, key: Key, steps: int) -> Extremes:
+def extreme_singular_values(
+    operator: Operator,
+    *,
+    key: Key,
+    steps: int,
+) -> Extremes:
     """Find the largest and the smallest singular value, by Golub-Kahan steps.
 
     From a random direction, until both are converged. Under jit and vmap; no gradient.
@@ -275,53 +355,70 @@ def extreme_singular_values(operator: Operator, *, key: Key, steps: int) -> Extr
         >>> ends.converged
         Array([ True,  True], dtype=bool)
     """
-    operator = checked("extreme_singular_values", operator).tall
+    operator = checked(operator).tall
     key = checks.key("key", key)
     steps = checks.integer("steps", steps, low=1)
     steps = min(steps, operator.shape[1])
     key_start, key_steps = jax.random.split(key)
     step = functools.partial(_step, operator, key_steps)
 
-    def is_unfinished(state: tuple[Bidiagonal, Extremes]) -> Bool[Array, ""]:
-        _, extremes = state
-        return (extremes.steps < steps) & ~extremes.converged.all()
+    def is_unfinished(state: _Search) -> Bool[Array, ""]:
+        extremes = state.extremes
+        is_missing = ~extremes.converged.all()
+        return (extremes.steps < steps) & is_missing
 
-    def more(state: tuple[Bidiagonal, Extremes]) -> tuple[Bidiagonal, Extremes]:
-        b, extremes = state
-        done = jnp.minimum(extremes.steps + _STRIDE, steps)
-        b = jax.lax.fori_loop(extremes.steps, done, step, b)
-        return b, _extremes(b, done)
+    def more(state: _Search) -> _Search:
+        before = state.extremes.steps
+        done = jnp.minimum(before + _STRIDE, steps)
+        b = jax.lax.fori_loop(before, done, body_fun=step, init_val=state.b)
+        return _Search(b, _extremes(b, done))
 
     with precision.full():
-        start = jax.random.normal(key_start, operator.shape[1:], operator.dtype)
-        b = _start(unit(start), operator, steps)
+        drawn = jax.random.normal(key_start, operator.shape[1:], operator.dtype)
+        b = _start(unit(drawn), operator, steps)
         # Of the start vector, so that both have its type under shard_map too.
-        nothing = b.right[0, :1].repeat(2)
+        first = b.right[0, :1]
+        nothing = first.repeat(2)
         unknown = Extremes(
             values=nothing,
             bounds=nothing,
             converged=jnp.zeros(2, bool),
             steps=jnp.zeros((), int),
         )
-        return jax.lax.while_loop(is_unfinished, more, (b, unknown))[1]
+        state = _Search(b, unknown)
+        return jax.lax.while_loop(is_unfinished, more, state).extremes
 
 
-def _extremes(b: Bidiagonal, done: Int[Array, ""]) -> Extremes:
+class _Search(NamedTuple):
+    """The steps that were taken, and the extremes that they found."""
+
+    b: Bidiagonal
+    extremes: Extremes
+
+
+def _extremes(
+    b: Bidiagonal,
+    done: Int[Array, ""],
+) -> Extremes:
     """Find the extremes of the leading `done` rows of B."""
     index = jnp.arange(len(b.diagonal))
     # The rows that are not there yet are filled with B[0, 0], which lies between the
     # extremes.
-    diagonal = jnp.where(index < done, b.diagonal, b.diagonal[0])
+    filler = b.diagonal[0]
+    diagonal = jnp.where(index < done, b.diagonal, filler)
     above = jnp.where(index < done - 1, b.above, 0)
     leading = b._replace(diagonal=diagonal, above=above)
     ends = jnp.array([0, -1])
     left, s, _ = thin_svd(leading.scaled())
-    residual = b.above[done - 1] * jnp.abs(left[done - 1, ends])
+    outside = b.above[done - 1]
+    residual = outside * jnp.abs(left[done - 1, ends])
     values = b.norm * s[ends]
     eps = float(jnp.finfo(s.dtype).eps)
     longest = max(b.left.shape[1], b.right.shape[1])
     rounding = 4 * math.sqrt(longest) * eps * values[0]
-    converged = residual <= jnp.maximum(math.sqrt(eps) * values, rounding)
+    # The error of a value is of the order of its residual squared.
+    enough = jnp.maximum(math.sqrt(eps) * values, rounding)
+    converged = residual <= enough
     return Extremes(
         values=values,
         bounds=residual + b.lost + rounding,
@@ -376,8 +473,8 @@ def spectral_quadrature(
 
     Returns:
         The rules, (probes, k + deflate) with k = min(steps, m, n). Structural zeros,
-        |m - n| of them, are apart from the mass. Nodes below the floor, max(64, m, n)
-        eps of the largest node of all probes, are zeros.
+        those of a matrix that is not square, are apart from the mass. Nodes below the
+        floor, max(64, m, n) eps of the largest node of all probes, are zeros.
 
     Raises:
         InputError: `operator` is not an `Operator`, or its products do not fit its
@@ -399,7 +496,7 @@ def spectral_quadrature(
         >>> print(f"{jnp.exp(rules.log_values.max()):.1f}")
         99.9
     """
-    operator = checked("spectral_quadrature", operator).tall
+    operator = checked(operator).tall
     key = checks.key("key", key)
     steps = checks.integer("steps", steps, low=1)
     probes = checks.integer("probes", probes, low=1)
@@ -407,27 +504,43 @@ def spectral_quadrature(
         tol = checks.number("tol", tol, above=0.0)
     steps = min(steps, operator.shape[1])
     deflate = checks.integer("deflate", deflate)
-    deflate = min(deflate, steps, operator.shape[1] - steps)
+    size = operator.shape[1]
+    deflate = min(deflate, steps, size - steps)
     with precision.full():
         fixed = _converged(operator, key, steps=steps, deflate=deflate)
-        b, done = _probe(operator, key, fixed, steps=steps, probes=probes, tol=tol)
+        b, done = _probe(
+            operator,
+            key,
+            fixed,
+            steps=steps,
+            probes=probes,
+            tol=tol,
+        )
         gauss, radau = _rules(b, done)
+    gauss = _joined(gauss, fixed, size)
+    radau = _joined(radau, fixed, size)
     longest = max(_BREAKDOWN, *operator.shape)
-    log_floor = math.log(longest * float(jnp.finfo(operator.dtype).eps))
-    gauss = _joined(gauss, fixed, operator.shape[1])
-    radau = _joined(radau, fixed, operator.shape[1])
-    # A comparison with NaN is false, so NaN stays NaN and never passes for a zero.
+    eps = float(jnp.finfo(operator.dtype).eps)
+    log_floor = math.log(longest * eps)
     least = jnp.max(gauss.log_values) + log_floor
-    of_gauss = jnp.where(gauss.log_values < least, -jnp.inf, gauss.log_values)
-    of_radau = jnp.where(radau.log_values < least, -jnp.inf, radau.log_values)
     return Quadrature(
-        log_values=of_gauss,
+        log_values=_resolved(gauss.log_values, least),
         weights=gauss.weights,
         log_floor=jnp.asarray(log_floor, operator.dtype),
-        radau_log_values=of_radau,
+        radau_log_values=_resolved(radau.log_values, least),
         radau_weights=radau.weights,
         steps=jnp.asarray(done),
     )
+
+
+def _resolved(
+    log_values: Float[Array, "probes k"],
+    least: Float[Array, ""],
+) -> Float[Array, "probes k"]:
+    """Make zeros of all nodes below the floor."""
+    # A comparison with NaN is false, so NaN stays NaN and never passes for a zero.
+    is_noise = log_values < least
+    return jnp.where(is_noise, -jnp.inf, log_values)
 
 
 class _Rules(NamedTuple):
@@ -448,15 +561,24 @@ class _Fixed(NamedTuple):
     is_found: Bool[Array, " r"]
 
 
-def _converged(operator: Operator, key: Key, *, steps: int, deflate: int) -> _Fixed:
+def _converged(
+    operator: Operator,
+    key: Key,
+    *,
+    steps: int,
+    deflate: int,
+) -> _Fixed:
     """Find the largest singular values that `steps` steps of one probe converge to."""
     n = operator.shape[1]
+    dtype = operator.dtype
     if deflate == 0:
-        nothing = jnp.zeros(0, operator.dtype)
-        return _Fixed(nothing, jnp.zeros((0, n), operator.dtype), nothing > 0)
+        nothing = jnp.zeros(0, dtype)
+        no_vectors = jnp.zeros((0, n), dtype)
+        return _Fixed(nothing, no_vectors, is_found=nothing > 0)
     # Apart from the keys of the probes, which are the same with and without deflation.
-    key_start, key_steps = jax.random.split(jax.random.fold_in(key, deflate))
-    start = unit(jax.random.normal(key_start, (n,), operator.dtype))
+    own_key = jax.random.fold_in(key, deflate)
+    key_start, key_steps = jax.random.split(own_key)
+    start = unit(jax.random.normal(key_start, (n,), dtype))
     steps = min(steps, max(deflate, _MOST_STEPS_AHEAD))
     b = bidiagonalize(operator, start, key_steps, steps=steps)
     left, s, right = thin_svd(b.scaled())
@@ -464,28 +586,41 @@ def _converged(operator: Operator, key: Key, *, steps: int, deflate: int) -> _Fi
     residual = b.above[-1] / scale * jnp.abs(left[-1, :deflate])
     values = s[:deflate]
     is_found = residual <= _CONVERGED * values
-    vectors = jnp.where(is_found[:, None], right[:deflate] @ b.right[:-1], 0)
-    log_values = jnp.log(jnp.where(values > 0, values, 1)) + jnp.log(scale)
-    log_values = jnp.where(values > 0, log_values, -jnp.inf)
-    return _Fixed(log_values, vectors, is_found)
+    vectors = right[:deflate] @ b.right[:-1]
+    is_positive = values > 0
+    log_values = jnp.log(jnp.where(is_positive, values, 1))
+    log_values = log_values + jnp.log(scale)
+    return _Fixed(
+        log_values=jnp.where(is_positive, log_values, -jnp.inf),
+        vectors=jnp.where(is_found[:, None], vectors, 0),
+        is_found=is_found,
+    )
 
 
-def _joined(rules: _Rules, fixed: _Fixed, size: int) -> _Rules:
+def _joined(
+    rules: _Rules,
+    fixed: _Fixed,
+    size: int,
+) -> _Rules:
     """Add the values that were taken out to the rule of each probe, descending."""
     num_fixed = len(fixed.log_values)
     if num_fixed == 0:
         return rules
     probes = len(rules.weights)
     values = jnp.where(fixed.is_found, fixed.log_values, -jnp.inf)
-    mass = jnp.where(fixed.is_found, 1 / size, 0).astype(rules.weights.dtype)
+    mass = jnp.where(fixed.is_found, 1 / size, 0)
+    mass = mass.astype(rules.weights.dtype)
+    rest = (1 - jnp.sum(mass)) * rules.weights
     every = (probes, num_fixed)
     values = jnp.broadcast_to(values[None], every)
+    masses = jnp.broadcast_to(mass[None], every)
     log_values = jnp.concatenate([values, rules.log_values], -1)
-    rest = (1 - jnp.sum(mass)) * rules.weights
-    weights = jnp.concatenate([jnp.broadcast_to(mass[None], every), rest], -1)
+    weights = jnp.concatenate([masses, rest], -1)
     order = jnp.argsort(-log_values, -1)
-    log_values = jnp.take_along_axis(log_values, order, -1)
-    return _Rules(log_values, jnp.take_along_axis(weights, order, -1))
+    return _Rules(
+        log_values=jnp.take_along_axis(log_values, order, -1),
+        weights=jnp.take_along_axis(weights, order, -1),
+    )
 
 
 def _probe(
@@ -498,64 +633,115 @@ def _probe(
     tol: float | None,
 ) -> tuple[Bidiagonal, Int[Array, ""] | int]:
     """Bidiagonalize from every probe at once; return also how many steps were taken."""
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, probes))
+    by_probe = jax.random.split(key, probes)
+    keys = jax.vmap(jax.random.split)(by_probe)
+    keys_start = keys[:, 0]
+    keys_steps = keys[:, 1]
     taken_out = fixed.vectors
 
     def draw(key: Key) -> Float[Array, " n"]:
         drawn = jax.random.normal(key, operator.shape[1:], operator.dtype)
         return unit(_outside(taken_out, drawn))
 
-    starts = jax.vmap(draw)(keys[:, 0])
+    starts = jax.vmap(draw)(keys_start)
+
+    def all_steps(
+        start: Float[Array, " n"],
+        key: Key,
+    ) -> Bidiagonal:
+        return bidiagonalize(
+            operator,
+            start,
+            key,
+            steps=steps,
+            outside=False,
+            taken_out=taken_out,
+        )
+
     if tol is None:
+        return jax.vmap(all_steps)(starts, keys_steps), steps
 
-        def run(start: Float[Array, " n"], key: Key) -> Bidiagonal:
-            return bidiagonalize(
-                operator,
-                start,
-                key,
-                steps=steps,
-                outside=False,
-                taken_out=taken_out,
-            )
-
-        return jax.vmap(run)(starts, keys[:, 1]), steps
-
-    def step(j: Int[Array, ""], b: Bidiagonal) -> Bidiagonal:
+    def step(
+        j: Int[Array, ""],
+        b: Bidiagonal,
+    ) -> Bidiagonal:
         def of_one(key: Key, b: Bidiagonal) -> Bidiagonal:
             return _step(operator, key, j, b=b, taken_out=taken_out)
 
-        return jax.vmap(of_one)(keys[:, 1], b)
+        return jax.vmap(of_one)(keys_steps, b)
 
-    def is_unfinished(state: tuple[Bidiagonal, Array, Array]) -> Bool[Array, ""]:
-        _, done, error = state
+    begin = jax.vmap(lambda start: _start(start, operator, steps))
+    return _until(tol, step, begin(starts), steps=steps)
+
+
+class _Progress(NamedTuple):
+    """The steps of all probes so far, how many they are, and the error they leave."""
+
+    b: Bidiagonal
+    done: Int[Array, ""]
+    error: Float[Array, ""]
+
+
+def _until(
+    tol: float,
+    step: Callable[[Int[Array, ""], Bidiagonal], Bidiagonal],
+    b: Bidiagonal,
+    *,
+    steps: int,
+) -> tuple[Bidiagonal, Int[Array, ""]]:
+    """Take steps until the error is at most `tol`, or all; return how many they were.
+
+    Args:
+        tol: Relative, of `_error`.
+        step: Takes step j of every probe.
+        b: What all probes start from.
+        steps: At most so many.
+    """
+
+    def is_unfinished(state: _Progress) -> Bool[Array, ""]:
         # Written so that NaN, of a matrix that is not finite, goes on to the end.
-        return (done < steps) & ~(error <= tol)
+        is_inexact = ~(state.error <= tol)
+        return (state.done < steps) & is_inexact
 
-    def more(state: tuple[Bidiagonal, Array, Array]) -> tuple[Bidiagonal, Array, Array]:
-        b, done, _ = state
-        now = jnp.minimum(done + _STRIDE, steps)
-        b = jax.lax.fori_loop(done, now, step, b)
-        return b, now, _error(b, now)
+    def more(state: _Progress) -> _Progress:
+        before = state.done
+        done = jnp.minimum(before + _STRIDE, steps)
+        b = jax.lax.fori_loop(before, done, body_fun=step, init_val=state.b)
+        return _Progress(b, done, _error(b, done))
 
-    b = jax.vmap(lambda start: _start(start, operator, steps))(starts)
-    unknown = jnp.full_like(starts, jnp.inf, shape=())
-    state = b, jnp.zeros((), int), unknown
-    b, done, _ = jax.lax.while_loop(is_unfinished, more, state)
-    return b, done
+    # Made of the vectors, so that it has their type under shard_map too.
+    unknown = jnp.full_like(b.right, jnp.inf, shape=())
+    state = _Progress(b, done=jnp.zeros((), int), error=unknown)
+    state = jax.lax.while_loop(is_unfinished, more, state)
+    return state.b, state.done
 
 
-def _error(b: Bidiagonal, done: Int[Array, ""]) -> Float[Array, ""]:
+def _error(
+    b: Bidiagonal,
+    done: Int[Array, ""],
+) -> Float[Array, ""]:
     """Return the larger relative uncertainty of the mean of s and of s_max."""
     gauss, radau = _rules(b, done)
-    upper = jnp.mean(jnp.sum(gauss.weights * jnp.exp(gauss.log_values), -1))
-    lower = jnp.mean(jnp.sum(radau.weights * jnp.exp(radau.log_values), -1))
+    upper = _mean_of_s(gauss)
+    lower = _mean_of_s(radau)
     of_mean = (upper - lower) / jnp.where(upper > 0, upper, 1)
-    probes, n = b.right.shape[0], b.right.shape[-1]
-    of_largest = norm_excess(n, done, probes=probes, level=_LEVEL) - 1
-    return jnp.maximum(of_mean, of_largest.astype(of_mean.dtype))
+    probes, _, n = b.right.shape
+    excess = norm_excess(n, done, probes=probes, level=_LEVEL)
+    of_largest = (excess - 1).astype(of_mean.dtype)
+    return jnp.maximum(of_mean, of_largest)
 
 
-def _rules(b: Bidiagonal, done: Int[Array, ""] | int) -> tuple[_Rules, _Rules]:
+def _mean_of_s(rules: _Rules) -> Float[Array, ""]:
+    """Return the mean of s by all rules."""
+    parts = rules.weights * jnp.exp(rules.log_values)
+    by_probe = jnp.sum(parts, -1)
+    return jnp.mean(by_probe)
+
+
+def _rules(
+    b: Bidiagonal,
+    done: Int[Array, ""] | int,
+) -> tuple[_Rules, _Rules]:
     """Return the Gauss and the Gauss-Radau rule of every probe."""
     # A whole basis leaves nothing to bound: both rules are then the measure itself.
     is_whole = jnp.asarray(done == b.right.shape[-1])
@@ -563,7 +749,8 @@ def _rules(b: Bidiagonal, done: Int[Array, ""] | int) -> tuple[_Rules, _Rules]:
     def matrices(b: Bidiagonal) -> Float[Array, "2 k k"]:
         index = jnp.arange(len(b.diagonal))
         # Rows that were not reached are zero, apart from the rest: nodes of no weight.
-        above = jnp.where(index < done - 1, b.above, 0)
+        is_inside = index < done - 1
+        above = jnp.where(is_inside, b.above, 0)
         num_kept = jnp.where(is_whole, done, done - 1)
         of_gauss = jnp.where(index < done, b.diagonal, 0)
         of_radau = jnp.where(index < num_kept, b.diagonal, 0)
@@ -571,14 +758,19 @@ def _rules(b: Bidiagonal, done: Int[Array, ""] | int) -> tuple[_Rules, _Rules]:
         radau = b._replace(diagonal=of_radau, above=above)
         return jnp.stack([gauss.scaled(), radau.scaled()])
 
-    def nodes(b: Bidiagonal) -> tuple[Float[Array, "2 k"], Float[Array, "2 k"]]:
+    def nodes(
+        b: Bidiagonal,
+    ) -> tuple[Float[Array, "2 k"], Float[Array, "2 k"]]:
         _, s, right = thin_svd(matrices(b))
-        logs = jnp.where(s > 0, jnp.log(jnp.where(s > 0, s, 1)), s)
+        is_positive = s > 0
+        logs = jnp.log(jnp.where(is_positive, s, 1))
+        # NaN, which is not positive either, stays NaN.
+        logs = jnp.where(is_positive, logs, s)
         logs = jnp.where(s == 0, -jnp.inf, logs)
         weights = right[..., 0] ** 2
         total = jnp.sum(weights, -1, keepdims=True)
-        scale = jnp.log(jnp.where(b.norm == 0, 1, b.norm))
-        return logs + scale, weights / total
+        norm = jnp.where(b.norm == 0, 1, b.norm)
+        return logs + jnp.log(norm), weights / total
 
     log_values, weights = jax.vmap(nodes)(b)
     gauss = _Rules(log_values[:, 0], weights[:, 0])
@@ -587,7 +779,11 @@ def _rules(b: Bidiagonal, done: Int[Array, ""] | int) -> tuple[_Rules, _Rules]:
 
 
 def norm_excess(
-    size: int, steps: Int[Array, "*batch"] | int, *, probes: int, level: float
+    size: int,
+    steps: Int[Array, "*batch"] | int,
+    *,
+    probes: int,
+    level: float,
 ) -> Float[Array, "*batch"]:
     """Return how far s_max may exceed the largest node, as a factor.
 
@@ -607,7 +803,9 @@ def norm_excess(
     """
     of_one_probe = math.log(_SMALL_BALL) + math.log(size) / 2
     of_all = of_one_probe - math.log1p(-level) / probes
-    missed = (of_all / (2 * jnp.asarray(steps, float) - 1)) ** 2
+    degree = 2 * jnp.asarray(steps, float) - 1
+    missed = (of_all / degree) ** 2
     is_bounded = missed < 1
     left = 1 - jnp.where(is_bounded, missed, 0)
-    return jnp.where(is_bounded, 1 / jnp.sqrt(left), jnp.inf)
+    excess = 1 / jnp.sqrt(left)
+    return jnp.where(is_bounded, excess, jnp.inf)

@@ -35,7 +35,8 @@ def matrix_of(
 
     Returns:
         The matrix, in the dtype of the outputs in reverse mode and of the inputs in
-        forward mode.
+        forward mode. Cost: one linearization, and a product with J or Jᵀ for each
+        direction.
 
     Example:
         >>> linalg.matrix_of(jnp.cumsum, jnp.zeros(2))
@@ -48,14 +49,17 @@ def matrix_of(
     if forward:
         y, push = jax.linearize(g, point)
         basis = jnp.eye(point.size, dtype=point.dtype)
-        matrix = _images(canonical(push), basis, chunk).T
+        columns = _images(canonical(push), basis, chunk)
+        matrix = columns.T
     else:
         y, pull = jax.vjp(g, point)
         basis = jnp.eye(out.size, dtype=out.dtype)
-        matrix = _images(canonical(lambda u: pull(u)[0]), basis, chunk)
+        pull_one = canonical(lambda u: pull(u)[0])
+        matrix = _images(pull_one, basis, chunk)
     # An output that is no number has no derivative either, not even one of zero where
-    # it is constant. Marked here, and not in g as by `of_numbers`, it costs no pass.
-    return jnp.where(jnp.isfinite(y)[:, None], matrix, jnp.nan)
+    # it is constant. `Operator.linearized` marks it in g; here it costs no pass.
+    is_finite = jnp.isfinite(y)
+    return jnp.where(is_finite[:, None], matrix, jnp.nan)
 
 
 def _images(
@@ -63,6 +67,7 @@ def _images(
     basis: Float[Array, "k k"],
     chunk: int | None,
 ) -> Float[Array, "k n"]:
+    """Multiply with every row of a basis, `chunk` of them at a time."""
     if chunk is None or chunk >= len(basis):
         return jax.vmap(product)(basis)
     return jax.lax.map(product, basis, batch_size=chunk)
@@ -77,7 +82,8 @@ def factored(stacks: Sequence[Factors]) -> Operator:
         stacks: The factors, the first acts first.
 
     Returns:
-        The operator of shape (m, n) of the product.
+        The operator of shape (m, n) of the product. A product with a vector costs two
+        FLOP for each entry of the factors.
 
     Raises:
         InputError: No factors, or something else among them.
@@ -89,6 +95,8 @@ def factored(stacks: Sequence[Factors]) -> Operator:
     """
     require_stacks("factored", stacks)
     stored = [_stored(stack) for stack in stacks]
+    _, _, num_inputs = stacks[0].size
+    _, num_outputs, _ = stacks[-1].size
 
     def push(v: Float[Array, " n"]) -> Float[Array, " m"]:
         return _through_all(v, stored, backward=False)
@@ -96,11 +104,18 @@ def factored(stacks: Sequence[Factors]) -> Operator:
     def pull(u: Float[Array, " m"]) -> Float[Array, " n"]:
         return _through_all(u, stored, backward=True)
 
-    shape = stacks[-1].size[1], stacks[0].size[2]
-    return Operator(push, pull, shape, stacks[0].dtype)
+    return Operator(
+        matvec=push,
+        rmatvec=pull,
+        shape=(num_outputs, num_inputs),
+        dtype=stacks[0].dtype,
+    )
 
 
-def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m n"]:
+def wide_product(
+    stacks: Sequence[Factors],
+    batch: int,
+) -> Float[Array, "batch m n"]:
     """Multiply factors whose matrices are shared by a batch and whose scales are not.
 
     All members of the batch are rows of one matrix, so that each factor is a single
@@ -111,7 +126,8 @@ def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m
         batch: How many members there are.
 
     Returns:
-        The products.
+        The products. Cost: 2 m n r FLOP a member for each factor of m × n, r the size
+        of the narrower end.
 
     Raises:
         InputError: No factors, or something else among them.
@@ -127,7 +143,8 @@ def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m
                 [3., 4.]]], dtype=float32)
     """
     require_stacks("wide_product", stacks)
-    num_outputs, num_inputs = stacks[-1].size[1], stacks[0].size[2]
+    _, num_outputs, _ = stacks[-1].size
+    _, _, num_inputs = stacks[0].size
     # Of equal ends that of the outputs, whose rows are those of the Jacobian: from the
     # inputs it comes out transposed.
     backward = num_outputs <= num_inputs
@@ -138,8 +155,8 @@ def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m
     else:
         end, rest = _parted(steps.pop(0), index=0)
         steps = [*rest, *steps]
-    rows = _begun(end, batch, backward)
-    rows = _through_all(rows, steps, backward)
+    rows = _begun(end, batch, backward=backward)
+    rows = _through_all(rows, steps, backward=backward)
     return rows if backward else rows.mT
 
 
@@ -162,26 +179,41 @@ def _of_rows(stack: Factors) -> Factors:
     return stack._replace(scale=by_factor[:, :, None, :])
 
 
-def _parted(stack: Factors, index: int) -> tuple[Factors, list[Factors]]:
+def _parted(
+    stack: Factors,
+    index: int,
+) -> tuple[Factors, list[Factors]]:
     """Take the first or the last factor (index 0 or -1) out of a stack."""
     end = jax.tree.map(lambda a: a[index], stack)
     if _count(stack) == 1:
         return end, []
+    others = slice(None, -1)
+    if index == 0:
+        others = slice(1, None)
     # A copy, which a stack that is multiplied whole does without.
-    others = slice(1, None) if index == 0 else slice(None, -1)
-    return end, [jax.tree.map(lambda a: a[others], stack)]
+    rest = jax.tree.map(lambda a: a[others], stack)
+    return end, [rest]
 
 
-def _begun(factor: Factors, batch: int, backward: bool) -> Float[Array, "batch r k"]:
+def _begun(
+    factor: Factors,
+    batch: int,
+    backward: bool,
+) -> Float[Array, "batch r k"]:
     """Return the rows of one factor, or its columns, for each member of the batch."""
     matrix, scale = factor
     if matrix is None:
         assert scale is not None, "a factor of neither"
-        return scale * jnp.eye(scale.shape[-1], dtype=scale.dtype)[None]
-    rows = (matrix.T if backward else matrix)[None]
+        size = scale.shape[-1]
+        identity = jnp.eye(size, dtype=scale.dtype)
+        return scale * identity[None]
+    rows = matrix.T if backward else matrix
     if scale is None:
-        return jnp.broadcast_to(rows, (batch, *rows.shape[1:]))
-    return scale.mT * rows if backward else scale * rows
+        return jnp.broadcast_to(rows[None], (batch, *rows.shape))
+    # Scales are those of the outputs, which are columns of the stored matrix.
+    if backward:
+        scale = scale.mT
+    return scale * rows[None]
 
 
 def _through_all(
@@ -204,7 +236,8 @@ def _through(
     step = _pulled if backward else _pushed
     # Not in a loop, where the width could not change.
     if _count(stack) == 1:
-        return step(v, jax.tree.map(lambda a: a[0], stack))
+        only = jax.tree.map(lambda a: a[0], stack)
+        return step(v, only)
     product, _ = jax.lax.scan(
         lambda v, factor: (step(v, factor), None),
         v,
@@ -215,18 +248,31 @@ def _through(
 
 
 def _count(stack: Factors) -> int:
-    return len(jax.tree.leaves(stack)[0])
+    first, *_ = jax.tree.leaves(stack)
+    return len(first)
 
 
-def _pushed(v: Float[Array, "*batch n"], factor: Factors) -> Float[Array, "*batch m"]:
+def _pushed(
+    v: Float[Array, "*batch n"],
+    factor: Factors,
+) -> Float[Array, "*batch m"]:
+    """Apply one factor to rows."""
     matrix, scale = factor
     if matrix is not None:
         v = v @ matrix
-    return v if scale is None else scale * v
+    if scale is None:
+        return v
+    return scale * v
 
 
-def _pulled(u: Float[Array, "*batch m"], factor: Factors) -> Float[Array, "*batch n"]:
+def _pulled(
+    u: Float[Array, "*batch m"],
+    factor: Factors,
+) -> Float[Array, "*batch n"]:
+    """Apply the transpose of one factor to rows."""
     matrix, scale = factor
     if scale is not None:
         u = scale * u
-    return u if matrix is None else u @ matrix.T
+    if matrix is None:
+        return u
+    return u @ matrix.T

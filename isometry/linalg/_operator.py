@@ -1,129 +1,230 @@
-"""A matrix known only by its products with vectors."""
+"""A matrix that is known only by its products with vectors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from isometry import _checks
-from isometry._internal import precision
+from isometry._internal import checks, precision
+from isometry._internal.errors import InputError, public
 from isometry.linalg._convolution import canonical
 
 
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """J as v → J v (`matvec`, n → m) and u → Jᵀ u (`rmatvec`, m → n), of `shape` (m, n) and a real `dtype`.
+    """A matrix J that is known only by its products with vectors.
 
-    Both products may close over traced arrays; the record itself is not a pytree, so build it inside jit and vmap. The
-    kernels that take it trace the products at full matmul precision.
+    Both products may close over traced arrays. The record itself is not a pytree, so
+    build it inside jit and vmap. The kernels that take it trace the products at full
+    matmul precision.
+
+    Attributes:
+        matvec: The product v -> J v, from n numbers to m.
+        rmatvec: The product u -> Jᵀ u, from m numbers to n.
+        shape: (m, n).
+        dtype: float32 or float64, of the vectors on both sides.
 
     Raises:
-        ValueError: a shape without two positive axes; a dtype that is not float32 or float64.
+        InputError: `shape` is not two positive axes, or `dtype` is not float32 or
+            float64.
+
+    Example:
+        >>> def sums_from_the_end(u):
+        ...     return jnp.cumsum(u[::-1])[::-1]
+        >>> operator = linalg.Operator(
+        ...     jnp.cumsum, sums_from_the_end, shape=(3, 3), dtype=jnp.float32
+        ... )
+        >>> key = jax.random.key(0)
+        >>> ends = linalg.extreme_singular_values(operator, key=key, steps=3)
+        >>> [f"{s:.3f}" for s in ends.values]
+        ['2.247', '0.555']
     """
 
-    matvec: Callable[[Any], Any]
-    rmatvec: Callable[[Any], Any]
+    matvec: Callable[[Array], Array]
+    rmatvec: Callable[[Array], Array]
     shape: tuple[int, int]
-    dtype: Any
+    dtype: DTypeLike
 
-    def __post_init__(self):
-        axes = _checks.shape("Operator", self.shape, least=2, why="write (m, n).")
+    @public("Operator")
+    def __post_init__(self) -> None:
+        axes = checks.shape(self.shape, least=2, why="write (m, n).")
         if len(axes) > 2:
-            raise _checks.InputError(f"Operator(): shape={axes} has {len(axes)} axes; write (m, n).")
+            raise InputError(f"shape={axes} has {len(axes)} axes; write (m, n).")
+        # To the check of dtypes, None is JAX's default.
+        if self.dtype is None:
+            raise InputError(
+                "dtype=None is not a dtype; write jnp.float32, for example."
+            )
         object.__setattr__(self, "shape", axes)
-        object.__setattr__(self, "dtype", _checks.measuring_dtype("Operator", _given(self.dtype)))
+        object.__setattr__(self, "dtype", precision.measuring_dtype(self.dtype))
 
     @property
     def T(self) -> "Operator":  # noqa: N802 (NumPy's name)
-        """The transpose."""
-        return Operator(self.rmatvec, self.matvec, (self.shape[1], self.shape[0]), self.dtype)
+        """The transpose.
+
+        Example:
+            >>> linalg.Operator.of(jnp.ones((2, 3))).T.shape
+            (3, 2)
+        """
+        m, n = self.shape
+        return Operator(self.rmatvec, self.matvec, shape=(n, m), dtype=self.dtype)
 
     @property
     def tall(self) -> "Operator":
-        """Itself or its transpose: with m ≥ n, so that the n nodes of JᵀJ hold no structural zeros."""
-        return self if self.shape[0] >= self.shape[1] else self.T
+        """The operator or its transpose, whichever has at least as many rows.
+
+        The n values of its JᵀJ hold no structural zeros.
+
+        Example:
+            >>> linalg.Operator.of(jnp.ones((2, 3))).tall.shape
+            (3, 2)
+        """
+        m, n = self.shape
+        return self if m >= n else self.T
 
     @classmethod
-    def of(cls, matrix: Float[Array, "m n"]) -> "Operator":
-        """The products of `matrix`; bfloat16 and float16 are worked in float32.
+    @public("Operator.of")
+    def of(cls, matrix: ArrayLike) -> "Operator":
+        """Make an operator of a matrix in memory.
+
+        Args:
+            matrix: A real floating matrix (m, n). bfloat16 and float16 are worked in
+                float32.
+
+        Returns:
+            The operator; each product costs 2 m n FLOP.
 
         Raises:
-            ValueError: not one matrix, empty, not real floating.
+            InputError: `matrix` is not one matrix, is empty, or not real floating.
+
+        Example:
+            >>> operator = linalg.Operator.of(jnp.array([[1.0, 2.0]]))
+            >>> operator.matvec(jnp.array([3.0, 4.0]))
+            Array([11.], dtype=float32)
+            >>> operator.rmatvec(jnp.array([5.0]))
+            Array([ 5., 10.], dtype=float32)
         """
-        matrix = _checks.array("Operator.of", matrix=matrix)
-        if matrix.ndim != 2:
-            raise _checks.InputError(
-                f"Operator.of(): matrix has shape {matrix.shape}; write (m, n), and vmap the batch."
+        a = checks.array("matrix", matrix)
+        if a.ndim != 2:
+            raise InputError(
+                f"matrix has shape {a.shape}; write (m, n), and vmap the batch."
             )
-        if not jnp.issubdtype(matrix.dtype, jnp.floating):
-            raise _checks.InputError(
-                f"Operator.of(): matrix has dtype {matrix.dtype}; write matrix.astype(jnp.float32)."
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            raise InputError(
+                f"matrix has dtype {a.dtype}; write matrix.astype(jnp.float32)."
             )
-        matrix = matrix.astype(_checks.measuring_dtype("Operator.of", None, matrix))
-        # u @ J, not J.T @ u, which in a loop XLA runs tens of times slower on a CPU (n = 1024, float32)
-        return cls(lambda v: matrix @ v, lambda u: u @ matrix, (matrix.shape[0], matrix.shape[1]), matrix.dtype)
+        dtype = precision.measuring_dtype(None, a)
+        a = a.astype(dtype)
+        return cls(
+            lambda v: a @ v,
+            # Not a.T @ u, which in a loop XLA runs tens of times slower on a CPU
+            # (n = 1024, float32).
+            lambda u: u @ a,
+            shape=(a.shape[0], a.shape[1]),
+            dtype=dtype,
+        )
 
     @classmethod
-    def linearized(cls, g: Callable[[Any], Any], point: Float[Array, " n"]) -> "Operator":
-        """The Jacobian of g: vector → vector at `point`. g runs once, here; each product costs about one more pass.
+    @public("Operator.linearized")
+    def linearized(
+        cls,
+        g: Callable[[Array], Array],
+        point: ArrayLike,
+    ) -> "Operator":
+        """Make an operator of the Jacobian of a function from vector to vector.
 
-        Jᵀ is the transpose of the linearized g, so g may hold custom_jvp rules but no custom_vjp ones. Differentiable
-        in whatever g closes over and in `point`, as often as g is.
+        g runs once, here; each product costs about one more pass. Jᵀ is the transpose
+        of the linearized g, so g may hold custom_jvp rules but no custom_vjp ones. The
+        products are differentiable in whatever g closes over and in `point`, as often
+        as g is.
+
+        Args:
+            g: The function.
+            point: Where it is linearized: a vector of float32 or float64.
+
+        Returns:
+            The operator. Rows of outputs that are not finite are NaN.
 
         Raises:
-            ValueError: `point` or g(point) not a vector, not floating, or of different dtypes.
+            InputError: `point` or g(point) is not a vector, not floating, or they have
+                different dtypes.
+
+        Example:
+            >>> operator = linalg.Operator.linearized(jnp.sin, jnp.zeros(2))
+            >>> operator.matvec(jnp.array([3.0, 4.0]))
+            Array([3., 4.], dtype=float32)
         """
-        point = _checks.array("Operator.linearized", point=point)
-        out = jax.eval_shape(g, point)
-        for name, a in (("point", point), ("g(point)", out)):
-            if not hasattr(a, "shape") or a.ndim != 1 or a.dtype != point.dtype:
-                came = f"{a.dtype} of shape {a.shape}" if hasattr(a, "shape") else _checks.show(a)
-                raise _checks.InputError(
-                    f"Operator.linearized(): {name} is {came}; both point and g(point) must be vectors of one floating "
-                    "dtype. Ravel them first."
+        x = checks.array("point", point)
+        out = jax.eval_shape(g, x)
+        for name, value in (("point", x), ("g(point)", out)):
+            if not _is_vector(value, x.dtype):
+                raise InputError(
+                    f"{name} is {_in_words(value)}; both point and g(point) must be "
+                    "vectors of one floating dtype. Ravel them first."
                 )
-        dtype = _checks.measuring_dtype("Operator.linearized", point.dtype)
+        dtype = precision.measuring_dtype(x.dtype)
         with precision.full():
-            _, push = jax.linearize(of_numbers(g), point)
-            pull = jax.linear_transpose(push, point)
-        return cls(canonical(push), canonical(lambda u: pull(u)[0]), (out.size, point.size), dtype)
+            _, push = jax.linearize(_with_marked_outputs(g), x)
+            pull = jax.linear_transpose(push, x)
+        return cls(
+            canonical(push),
+            canonical(lambda u: pull(u)[0]),
+            shape=(out.size, x.size),
+            dtype=dtype,
+        )
 
 
-def of_numbers(g: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """g, whose outputs that are no numbers have no derivative either, not even one of zero where they are constants."""
+def _is_vector(value: object, dtype: DTypeLike) -> bool:
+    """Tell whether an array, or its shape and dtype, is a vector of this dtype."""
+    axes = getattr(value, "shape", ())
+    return len(axes) == 1 and getattr(value, "dtype", None) == dtype
 
-    def guarded(z: Any) -> Any:
+
+def _in_words(value: object) -> str:
+    """Return the dtype and shape of an array, for a message."""
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return checks.show(value)
+    return f"{getattr(value, 'dtype', None)} of shape {shape}"
+
+
+def _with_marked_outputs(g: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Make outputs of g that are not finite have NaN derivatives, and no zeros."""
+
+    def marked(z: Float[Array, " n"]) -> Float[Array, " m"]:
         y = g(z)
-        return (y + 0 * jnp.sum(z).astype(y.dtype)) * jnp.where(jnp.isfinite(y), 1, jnp.nan).astype(y.dtype)
+        # A constant output depends on z too, so that there is a derivative to mark.
+        nothing = 0 * jnp.sum(z).astype(y.dtype)
+        dependent = y + nothing
+        mark = jnp.where(jnp.isfinite(y), 1, jnp.nan)
+        return dependent * mark.astype(y.dtype)
 
-    return guarded
+    return marked
 
 
-def checked(call: str, operator: Any) -> Operator:
-    """`operator` if its products map as its shape says; nothing is computed.
+def checked(operator: object) -> Operator:
+    """Require an `Operator` whose products map as its shape says; compute nothing.
 
     Raises:
-        ValueError: not an `Operator`; a product of another shape or dtype.
+        InputError: It is another object, or a product has another shape or dtype.
     """
     if not isinstance(operator, Operator):
-        raise _checks.InputError(
-            f"{call}(): operator={_checks.show(operator)} is not an Operator; write linalg.Operator.of(matrix)."
+        raise InputError(
+            f"operator={checks.show(operator)} is not an Operator; write "
+            "linalg.Operator.of(matrix)."
         )
     for name, one in (("matvec", operator), ("rmatvec", operator.T)):
-        out = jax.eval_shape(one.matvec, jax.ShapeDtypeStruct(one.shape[1:], one.dtype))
-        came = (getattr(out, "shape", None), getattr(out, "dtype", None))
-        if came != (one.shape[:1], one.dtype):
-            raise _checks.InputError(
-                f"{call}(): {name} of operator maps {one.shape[1:]} to {came[1]} of shape {came[0]}; with "
-                f"shape={operator.shape} it must give {one.dtype} of shape {one.shape[:1]}."
+        vector = jax.ShapeDtypeStruct(one.shape[1:], one.dtype)
+        out = jax.eval_shape(one.matvec, vector)
+        shape = getattr(out, "shape", None)
+        dtype = getattr(out, "dtype", None)
+        if (shape, dtype) != (one.shape[:1], one.dtype):
+            raise InputError(
+                f"{name} of operator maps {one.shape[1:]} to {dtype} of shape {shape}; "
+                f"with shape={operator.shape} it must give {one.dtype} of shape "
+                f"{one.shape[:1]}."
             )
     return operator
-
-
-def _given(dtype: Any) -> Any:
-    if dtype is None:
-        raise _checks.InputError("Operator(): dtype=None is not a dtype; write jnp.float32, for example.")
-    return dtype

@@ -1,4 +1,4 @@
-"""Products by factors as an operator, and the smooth distribution behind a few steps."""
+"""Products of factors as an operator, and the smooth distribution of a few steps."""
 
 import jax
 import numpy as np
@@ -11,9 +11,12 @@ from isometry.linalg import Factors, Operator
 RNG = np.random.default_rng(0)
 
 
-def stacks():
-    """3 ← 5 ← 5 ← 5 ← 4, with scales alone in front and a factor without scales at the end."""
-    draw = lambda *shape: RNG.standard_normal(shape)  # noqa: E731
+def draw_stacks():
+    """Draw 3 ← 5 ← 5 ← 5 ← 4: scales alone in front, a factor without scales last."""
+
+    def draw(*shape):
+        return RNG.standard_normal(shape)
+
     return [
         Factors(None, draw(1, 4)),
         Factors(draw(1, 5, 4), draw(1, 5)),
@@ -22,104 +25,197 @@ def stacks():
     ]
 
 
+def multiplied_out(stacks):
+    """Return the product by NumPy."""
+    product = np.eye(stacks[0].size[2])
+    for stack in stacks:
+        for i in range(stack.size[0]):
+            if stack.matrix is not None:
+                product = np.asarray(stack.matrix[i]) @ product
+            if stack.scale is not None:
+                product = np.asarray(stack.scale[i])[:, None] * product
+    return product
+
+
 @pytest.mark.core
-def test_products_of_factors():
+def test_products_of_factors_go_both_ways():
+    """Four products of five terms each: 1e-12 is some hundred times their rounding."""
     with jax.enable_x64(True):
-        parts = stacks()
-        operator = linalg.factored(parts)
-        dense = np.eye(4)
-        for stack in parts:
-            for i in range(stack.size[0]):
-                dense = dense if stack.matrix is None else np.asarray(stack.matrix[i]) @ dense
-                dense = dense if stack.scale is None else np.asarray(stack.scale[i])[:, None] * dense
-        assert operator.shape == (3, 4)
-        both_ways = jax.jit(lambda v, u: (jax.vmap(operator.matvec)(v), jax.vmap(operator.rmatvec)(u)))
+        stacks = draw_stacks()
+        operator = linalg.factored(stacks)
+
+        @jax.jit
+        def both_ways(v, u):
+            return jax.vmap(operator.matvec)(v), jax.vmap(operator.rmatvec)(u)
+
         columns, rows = both_ways(np.eye(4), np.eye(3))
-    np.testing.assert_allclose(columns.T, dense, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(rows, dense, rtol=1e-12, atol=1e-14)
+    expected = multiplied_out(stacks)
+    assert operator.shape == (3, 4)
+    np.testing.assert_allclose(columns.T, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(rows, expected, rtol=1e-12, atol=1e-14)
 
 
-def ks(smooth, s):
-    """Largest distance to the staircase of the values s, on both sides of each stair."""
+def distance(cdf, s):
+    """Return the largest distance of a cdf to the staircase of the values s."""
     n = len(s)
-    found = np.asarray(smooth(np.sort(s)), float)
-    return max(abs(found - np.arange(1, n + 1) / n).max(), abs(found - np.arange(n) / n).max())
+    share = np.asarray(cdf(np.sort(s)), float)
+    # On both sides of each stair.
+    upper = abs(share - np.arange(1, n + 1) / n)
+    lower = abs(share - np.arange(n) / n)
+    return max(upper.max(), lower.max())
 
 
 smooth_cdf = jax.jit(linalg.smooth_cdf, static_argnums=2)
 
 
-def semicircle(steps):
-    """Gauss quadrature of the quarter circle on [0, 2]: positive zeros of Chebyshev's U of degree 2·steps."""
+def quarter_circle(steps):
+    """Return the Gauss quadrature of the quarter circle on [0, 2].
+
+    The nodes are the positive zeros of Chebyshev's U of degree 2·steps.
+    """
     angle = np.pi * np.arange(1, steps + 1) / (2 * steps + 1)
     return 2 * np.cos(angle), 4 / (2 * steps + 1) * np.sin(angle) ** 2
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_the_quarter_circle_is_exact(steps):
-    s, weights = semicircle(steps)
+def test_smooth_cdf_of_the_quarter_circle_is_exact(steps):
+    s, weights = quarter_circle(steps)
     points = np.linspace(0.01, 1.99, 60)
-    exact = (points * np.sqrt(4 - points**2) / 2 + 2 * np.arcsin(points / 2)) / np.pi
+    area = points * np.sqrt(4 - points**2) / 2 + 2 * np.arcsin(points / 2)
     with jax.enable_x64(True):
-        found = smooth_cdf(np.log(s), weights, steps, np.log(points))
-    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-12)
+        share = smooth_cdf(np.log(s), weights, steps, np.log(points))
+    np.testing.assert_allclose(share, area / np.pi, rtol=0, atol=1e-12)
 
 
-def test_any_scale_zero_and_all_batches():
+def test_smooth_cdf_takes_batches_and_any_scale():
+    """The tolerance is the rounding of ln s + 40 in float32, 4e-6, on a slope."""
     rng = np.random.default_rng(1)
     logs = np.sort(rng.standard_normal((2, 3, 4)))[..., ::-1].astype(np.float32)
     logs[..., -1] = -np.inf
     weights = np.full(logs.shape, 0.25, np.float32)
     points = np.linspace(-2, 2, 5, dtype=np.float32)
-    found = smooth_cdf(logs, weights, 3, points)
-    assert found.shape == (2, 3, 5)
-    np.testing.assert_allclose(smooth_cdf(logs + 40, weights, 3, points + 40), found, atol=1e-4)
-    zero = smooth_cdf(np.full_like(logs, -np.inf), weights, 3, np.r_[-np.inf, points[1:]].astype(np.float32))
-    assert np.isfinite(zero).all()
-    np.testing.assert_array_equal(zero[..., -1], 1)
+    share = smooth_cdf(logs, weights, 3, points)
+    shifted = smooth_cdf(logs + 40, weights, 3, points + 40)
+    assert share.shape == (2, 3, 5)
+    np.testing.assert_allclose(shifted, share, atol=1e-4)
 
 
-def test_four_steps_have_the_density_of_a_deep_tanh_network():
-    """4 seeds, 32 probes each: of the spread √(1/(n + 2)/probes/2), 4 of them; two in a hundred are the series'."""
-    turns = np.linalg.qr(RNG.standard_normal((4, 21, 64, 64)))[0]
-    x, jacobians = RNG.standard_normal(64), []
-    for layers in turns:
+def test_smooth_cdf_of_a_batch_knows_the_steps_of_each():
+    """Nodes of no mass fill up the quadrature of fewer steps."""
+    logs = np.full((2, 4), -1, np.float32)
+    weights = np.zeros((2, 4), np.float32)
+    for row, steps in enumerate((1, 4)):
+        s, masses = quarter_circle(steps)
+        logs[row, :steps] = np.log(s)
+        weights[row, :steps] = masses
+    points = np.log(np.linspace(0.1, 1.9, 5)).astype(np.float32)
+    of_both = jax.jit(linalg.smooth_cdf, static_argnames="most")
+    share = of_both(logs, weights, np.array([1, 4]), points, most=4)
+    few = smooth_cdf(logs[0, :1], weights[0, :1], 1, points)
+    many = smooth_cdf(logs[1], weights[1], 4, points)
+    np.testing.assert_allclose(share, [few, many], rtol=0, atol=1e-6)
+
+
+def test_smooth_cdf_of_zeros_alone_is_finite():
+    logs = np.full((2, 3, 4), -np.inf, np.float32)
+    weights = np.full(logs.shape, 0.25, np.float32)
+    points = np.array([-np.inf, -1, 0, 1, 2], np.float32)
+    share = smooth_cdf(logs, weights, 3, points)
+    assert np.isfinite(share).all()
+    np.testing.assert_array_equal(share[..., -1], 1)
+
+
+SEEDS, WIDTH, PROBES = 4, 64, 32
+
+
+@pytest.fixture(scope="module")
+def deep_tanh():
+    """Jacobians of orthogonal tanh networks of 21 layers, and spectra of four steps."""
+    rng = np.random.default_rng(0)
+    gaussian = rng.standard_normal((SEEDS, 21, WIDTH, WIDTH))
+    weights = np.linalg.qr(gaussian)[0]
+    x = rng.standard_normal(WIDTH)
+    jacobians = []
+    for layers in weights:
         product, z = layers[0].T, x @ layers[0]
         for w in layers[1:]:
-            product, z = w.T @ ((1 - np.tanh(z) ** 2)[:, None] * product), np.tanh(z) @ w
+            slopes = 1 - np.tanh(z) ** 2
+            product = w.T @ (slopes[:, None] * product)
+            z = np.tanh(z) @ w
         jacobians.append(product)
-    s = np.linalg.svd(jacobians, compute_uv=False).ravel()
-    quadrature = jax.vmap(lambda j, key: linalg.spectral_quadrature(Operator.of(j), key=key, steps=4, probes=32))
-    keys = jax.random.split(jax.random.key(2), 4)
-    rules = jax.device_get(jax.jit(quadrature)(np.asarray(jacobians, np.float32), keys))
-    pooled = rules.log_values.reshape(4, -1), rules.weights.reshape(4, -1) / 32
-    found = isometry.Spectrum(*pooled, rules.log_floor, size=64, quadrature=rules)
-    smooth = lambda grid: np.asarray(found.smooth_cdf(grid, "s")).mean(0)  # noqa: E731
-    assert ks(smooth, s) <= 0.02 + 4 * (1 / 66 / 128 / 2) ** 0.5
-    nodes, masses = np.exp(found.log_values), np.asarray(found.weights)
 
-    def staircase(grid):
-        is_below = nodes[..., None, :] <= grid[:, None]
-        return np.sum(is_below * masses[..., None, :], -1).mean(0)
+    def quadrature(jacobian, key):
+        operator = Operator.of(jacobian)
+        return linalg.spectral_quadrature(operator, key=key, steps=4, probes=PROBES)
 
-    assert ks(staircase, s) > 0.1
-    below_zero = np.r_[-1.0, np.sort(s)[1:]]
-    np.testing.assert_array_equal(found.smooth_cdf(below_zero, "s")[..., 0], 0)
-    np.testing.assert_allclose(found.smooth_cdf(np.sort(s) ** 2), found.smooth_cdf(np.sort(s), "s"), atol=1e-5)
+    keys = jax.random.split(jax.random.key(2), SEEDS)
+    of_all = jax.jit(jax.vmap(quadrature))
+    rules = jax.device_get(of_all(np.asarray(jacobians, np.float32), keys))
+    spectra = isometry.Spectrum(
+        rules.log_values.reshape(SEEDS, -1),
+        rules.weights.reshape(SEEDS, -1) / PROBES,
+        rules.log_floor,
+        size=WIDTH,
+        quadrature=rules,
+    )
+    return np.linalg.svd(jacobians, compute_uv=False).ravel(), spectra
 
 
-def test_of_known_values_the_cdf_is_exact():
-    sp = isometry.Spectrum(np.zeros(3, np.float32), np.full(3, 1 / 3, np.float32), np.float32(-np.inf), size=3)
-    with pytest.raises(isometry.InputError, match=r"smooth_cdf\(\): of .* every value is known; write cdf\(grid\)"):
-        sp.smooth_cdf([1.0])
+def test_four_steps_know_the_distribution_of_a_deep_tanh_network(deep_tanh):
+    """At most two in a hundred are the series', the rest the spread over probes.
+
+    That is √(1/(n + 2)/probes/2) for all probes of all seeds, taken four times. The
+    staircase of the nodes themselves is far away.
+    """
+    s, spectra = deep_tanh
+    spread = (1 / (WIDTH + 2) / (SEEDS * PROBES) / 2) ** 0.5
+
+    def smooth(points):
+        return np.asarray(spectra.smooth_cdf(points, "s")).mean(0)
+
+    def staircase(points):
+        nodes = np.exp(spectra.log_values)[..., None, :]
+        is_below = nodes <= points[:, None]
+        masses = np.asarray(spectra.weights)[:, None]
+        return np.sum(is_below * masses, -1).mean(0)
+
+    assert distance(smooth, s) <= 0.02 + 4 * spread
+    assert distance(staircase, s) > 0.1
 
 
-def test_no_factors_are_refused():
-    for call in (linalg.factored, linalg.live_counts):
-        name = call.__name__
-        with pytest.raises(
-            isometry.InputError, match=rf"{name}\(\): stacks is empty; write \[Factors\(matrix, scale\)"
-        ):
-            call([])
-        with pytest.raises(isometry.InputError, match=rf"{name}\(\): stacks\[0\]=3 is not a Factors"):
-            call([3])
+def test_smooth_cdf_of_a_spectrum_takes_both_variables_and_is_zero_below_zero(
+    deep_tanh,
+):
+    """The tolerance is the rounding of s² and its logarithm in float32, on a slope."""
+    s, spectra = deep_tanh
+    points = np.sort(s)
+    of_s = spectra.smooth_cdf(points, "s")
+    np.testing.assert_allclose(spectra.smooth_cdf(points**2), of_s, atol=1e-5)
+    with_negative = np.r_[-1.0, points[1:]]
+    share = spectra.smooth_cdf(with_negative, "s")
+    np.testing.assert_array_equal(share[..., 0], 0)
+
+
+def test_smooth_cdf_of_known_values_is_refused():
+    """Their cdf is exact."""
+    log_s = np.zeros(3, np.float32)
+    weights = np.full(3, 1 / 3, np.float32)
+    spectrum = isometry.Spectrum(log_s, weights, np.float32(-np.inf), size=3)
+    message = r"smooth_cdf\(\): of .* every value is known; write cdf\(grid\)"
+    with pytest.raises(isometry.InputError, match=message):
+        spectrum.smooth_cdf([1.0])
+
+
+CALLS = (linalg.factored, linalg.live_counts)
+BAD = {
+    "empty": ([], r"stacks is empty; write \[Factors\(matrix, scale\)"),
+    "a number": ([3], r"stacks\[0\]=3 is not a Factors"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("call", CALLS)
+def test_what_is_no_product_is_refused(call, bad):
+    stacks, words = BAD[bad]
+    with pytest.raises(isometry.InputError, match=rf"{call.__name__}\(\): {words}"):
+        call(stacks)

@@ -73,7 +73,7 @@ def test_versions_whose_batches_wait_for_each_other(version, wait):
 )
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_no_cpu_program_factorizes_a_batch(name):
-    """A call of LAPACK with a batch is what hangs; the lowered program shows each call."""
+    """A call of LAPACK with a batch is what hangs; lowered programs show each call."""
     program, *arguments = PROGRAMS[name]
     calls = LAPACK.findall(jax.jit(program).lower(*arguments).as_text())
     batches = [BATCH.search(call)[1] for call in calls]
@@ -96,7 +96,7 @@ def test_other_platforms_factorize_the_whole_batch(platform):
     assert loops(program) == loops(at_once)
 
 
-def test_haar_matrices_are_jax_bit_for_bit():
+def test_haar_matrices_are_those_of_jax_bit_for_bit():
     shapes = [(5, 5), (7, 3), (3, 7)]
     cases = [(shape, batch) for shape in shapes for batch in ((), (2, 3))]
     key = KEYS[0]
@@ -133,8 +133,8 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("ours", "of_jax", "shape"), PAIRS)
-def test_second_derivatives_are_jax(ours, of_jax, shape):
-    """Both rules are exact: they differ by rounding times the smallest gap, 0.1 here."""
+def test_second_derivatives_are_those_of_jax(ours, of_jax, shape):
+    """Both rules are exact, up to rounding over the smallest gap, which is 0.1 here."""
     with jax.enable_x64(True):
         a, along = jax.random.normal(jax.random.key(2), (2, *shape), jnp.float64)
 
@@ -150,7 +150,7 @@ def test_second_derivatives_are_jax(ours, of_jax, shape):
 
 
 def test_batches_sharded_over_explicit_axes_stay_sharded():
-    """A loop cannot run over such an axis, so each device loops over its own matrices."""
+    """A loop cannot run over such an axis: each device loops over its own matrices."""
     mesh = jax.make_mesh((2,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
     spec = jax.sharding.PartitionSpec("i")
     rng = np.random.default_rng(0)

@@ -1,4 +1,7 @@
-"""The two regularizers where singular values coincide or vanish: value, gradient and Hessian against differences."""
+"""The two regularizers where singular values coincide or are zero.
+
+Value, gradient and Hessian are compared with differences of NumPy's values in float64.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +11,19 @@ import pytest
 import isometry
 from isometry import linalg
 
-STEP = 1e-4  # of central differences in float64: truncation STEP², rounding eps/STEP² for a second one
+# Of central differences in float64: the truncation is STEP², the rounding of a second
+# difference eps/STEP².
+STEP = 1e-4
 RNG = np.random.default_rng(0)
 
 
 def with_values(s, m=4):
-    """An (m, len(s)) matrix with these singular values."""
+    """Draw an (m, len(s)) matrix with these singular values."""
     left, right = (np.linalg.qr(RNG.normal(size=(k, k)))[0] for k in (m, len(s)))
     return left[:, : len(s)] @ np.diag(np.asarray(s, float)) @ right.T
 
 
-FULL = {
+FULL_RANK = {
     "isometry": with_values([1, 1, 1, 1]),
     "identity": np.eye(4),
     "a pair": with_values([3, 1, 1, 0.5]),
@@ -26,106 +31,127 @@ FULL = {
     "all apart": with_values([3, 1.5, 1, 0.5]),
     "wide": with_values([2, 2, 0.5]).T,
 }
+SINGULAR = {"zeros": with_values([1, 1, 0, 0]), "zero": np.zeros((4, 4))}
 
 
-def moments(a):
+def sum_of_moments(a):
     return jnp.sum(linalg.spectral_moments(a, (1, 2, 3)))
 
 
-def reference(f, a, direction):
-    """First and second derivative of f along a direction by central differences."""
-    up, at, down = (float(f(a + t * direction)) for t in (STEP, 0.0, -STEP))
-    return (up - down) / (2 * STEP), (up - 2 * at + down) / STEP**2
-
-
-def log_variance(a):
+def log_variance_by_numpy(a):
     return np.log(np.linalg.svd(a, compute_uv=False)).var()
 
 
-def traces(a):
+def sum_of_moments_by_numpy(a):
     lam = np.linalg.svd(a, compute_uv=False) ** 2
     return sum((lam**k).mean() for k in (1, 2, 3))
 
 
-def directional(f):
-    """(value, first, second derivative) along a direction, forward over reverse, as a Hessian-vector product is."""
+def along(f):
+    """Return a function of the value, first and second derivative along a direction.
 
-    def run(a, e):
-        gradient, hessian_e = jax.jvp(jax.grad(f), (a,), (e,))
-        return f(a), jnp.sum(gradient * e), jnp.sum(hessian_e * e)
+    The second is forward over reverse, as in a Hessian-vector product.
+    """
 
-    return jax.jit(run)
+    def derivatives(a, direction):
+        gradient, curved = jax.jvp(jax.grad(f), (a,), (direction,))
+        return f(a), jnp.sum(gradient * direction), jnp.sum(curved * direction)
+
+    return jax.jit(derivatives)
 
 
-SPREAD, MOMENTS = directional(linalg.log_spread), directional(moments)
+def differences(f, t=STEP):
+    """Return the first and second derivative of f at 0 by central differences."""
+    above, here, below = (float(f(at)) for at in (t, 0.0, -t))
+    return (above - below) / (2 * t), (above - 2 * here + below) / t**2
+
+
+SPREAD = along(linalg.log_spread)
+MOMENTS = along(sum_of_moments)
 
 
 @pytest.mark.parametrize(
-    ("ours", "exact", "cases"),
+    ("ours", "reference", "cases"),
     [
-        (SPREAD, log_variance, FULL),
-        (MOMENTS, traces, FULL | {"zeros": with_values([1, 1, 0, 0]), "0": np.zeros((4, 4))}),
+        (SPREAD, log_variance_by_numpy, FULL_RANK),
+        (MOMENTS, sum_of_moments_by_numpy, FULL_RANK | SINGULAR),
     ],
     ids=["log_spread", "spectral_moments"],
 )
-def test_value_gradient_and_hessian_against_differences(ours, exact, cases):
+def test_value_gradient_and_hessian_are_those_of_differences(ours, reference, cases):
+    """The tolerances are STEP² times a third or fourth derivative, and rounding."""
     with jax.enable_x64(True):
         for name, a in cases.items():
-            e = RNG.normal(size=a.shape)
-            value, first, second = (float(x) for x in ours(jnp.asarray(a), jnp.asarray(e)))
-            assert value == pytest.approx(exact(a), rel=1e-13, abs=1e-13), name
-            near, nearer = reference(exact, a, e)
-            scale = max(abs(nearer), 1.0)
-            assert first == pytest.approx(near, abs=1e-5 * scale), name  # STEP² times a third derivative
-            assert second == pytest.approx(nearer, abs=1e-4 * scale), name
+            direction = RNG.normal(size=a.shape)
+            results = ours(jnp.asarray(a), jnp.asarray(direction))
+            value, first, second = map(float, results)
+            expected = differences(lambda t, a=a, e=direction: reference(a + t * e))
+            scale = max(abs(expected[1]), 1.0)
+            assert value == pytest.approx(reference(a), rel=1e-13, abs=1e-13), name
+            assert first == pytest.approx(expected[0], abs=1e-5 * scale), name
+            assert second == pytest.approx(expected[1], abs=1e-4 * scale), name
 
 
-def test_the_hessian_at_isometry_in_closed_form():
-    """ln s of I + tE is t times the eigenvalues of sym E: the Hessian is 2 Var of them, NaN through an SVD."""
-    e = RNG.normal(size=(4, 4)).astype(np.float32)
-    _, first, second = SPREAD(jnp.eye(4), jnp.asarray(e))
+def test_hessian_at_isometry_is_the_closed_form():
+    """ln s of I + tE is t times the eigenvalues of sym E: the Hessian is 2 Var of them.
+
+    Through the vectors of an SVD it is not finite.
+    """
+    direction = RNG.normal(size=(4, 4)).astype(np.float32)
+    _, first, second = SPREAD(jnp.eye(4), jnp.asarray(direction))
+    eigenvalues = np.linalg.eigvalsh((direction + direction.T) / 2)
     assert first == 0
-    assert second == pytest.approx(2 * np.linalg.eigvalsh((e + e.T) / 2).var(), rel=1e-5)
-    through_svd = directional(lambda m: jnp.log(linalg.singular_values(m)).var())
-    assert not np.isfinite(through_svd(jnp.eye(4), jnp.asarray(e))[2])
+    assert second == pytest.approx(2 * eigenvalues.var(), rel=1e-5)
+    through_svd = along(lambda a: jnp.log(linalg.singular_values(a)).var())
+    _, _, curved = through_svd(jnp.eye(4), jnp.asarray(direction))
+    assert not np.isfinite(curved)
 
 
-@pytest.mark.parametrize("s", [[1, 1, 0, 0], [0, 0, 0, 0], [2, 1, 1e-12, 0]])
-def test_zeros_are_left_out_and_everything_stays_finite(s):
-    """Along diag E only the resolved values move, and ln of them is known: 2×2 blocks by hand."""
-    a, e = np.diag(np.array(s, np.float32)), np.diag([1.0, -1.0, 1.0, 1.0]).astype(np.float32)
-    value, first, second = (float(x) for x in SPREAD(jnp.asarray(a), jnp.asarray(e)))
-    if not a.any():
-        assert (value, first, second) == (0, 0, 0)
-        return
+@pytest.mark.parametrize("s", [[1, 1, 0, 0], [2, 1, 1e-12, 0]])
+def test_values_that_are_not_resolved_are_left_out(s):
+    """Of diag(s) + t diag(1, -1, 1, 1) only the first two values count, s_i ± t."""
+    a = jnp.diag(jnp.array(s, jnp.float32))
+    direction = jnp.diag(jnp.array([1.0, -1.0, 1.0, 1.0]))
+    value, first, second = map(float, SPREAD(a, direction))
 
     def by_hand(t):
         return (np.log(s[0] + t) - np.log(s[1] - t)) ** 2 / 4
 
-    near, nearer = (by_hand(STEP) - by_hand(-STEP)) / (2 * STEP), (by_hand(STEP) - 2 * by_hand(0) + by_hand(-STEP))
+    slope, curvature = differences(by_hand)
     assert value == pytest.approx(by_hand(0), abs=1e-6)
-    assert first == pytest.approx(near, abs=1e-5)
-    assert second == pytest.approx(nearer / STEP**2, rel=1e-5)
+    assert first == pytest.approx(slope, abs=1e-5)
+    assert second == pytest.approx(curvature, rel=1e-5)
 
 
-def test_batches_and_float16():
+def test_zero_matrix_has_zero_spread_and_derivatives():
+    assert list(map(float, SPREAD(jnp.zeros((4, 4)), jnp.eye(4)))) == [0, 0, 0]
+
+
+def test_batches_and_float16_are_taken():
+    """The variance of (0, ln 2) is (ln 2)²/4."""
     a = np.stack([np.diag([1.0, 2.0]), np.eye(2)])[None]
-    found = jax.jit(linalg.log_spread)(a.astype(np.float16))
-    assert found.shape == (1, 2)
-    np.testing.assert_allclose(found, [[(np.log(2) / 2) ** 2, 0]], rtol=1e-6)
+    spreads = jax.jit(linalg.log_spread)(a.astype(np.float16))
+    expected = [[(np.log(2) / 2) ** 2, 0]]
+    assert spreads.shape == (1, 2)
+    np.testing.assert_allclose(spreads, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("a", "words"), [(jnp.ones(3), "shape"), (jnp.ones((2, 2), int), "int32")])
-def test_what_is_refused(a, words):
-    with pytest.raises(isometry.InputError, match=words) as error:
+@pytest.mark.parametrize(
+    ("a", "words"),
+    [
+        (jnp.ones(3), r"a has shape \(3,\)"),
+        (jnp.ones((2, 2), int), "a has dtype int32"),
+    ],
+)
+def test_what_is_no_matrix_is_refused_by_name(a, words):
+    with pytest.raises(isometry.InputError, match=r"^log_spread\(\): " + words):
         linalg.log_spread(a)
-    assert str(error.value).startswith("log_spread()")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_is_not_finite_is_no_isometry(bad):
+def test_matrix_that_is_not_finite_has_no_spread(bad):
     a = np.stack([np.eye(3), np.eye(3)])
     a[1, 0, 0] = bad
-    found = jax.jit(linalg.log_spread)(a.astype(np.float32))
-    assert found[0] == 0
-    assert np.isnan(found[1])
+    spreads = jax.jit(linalg.log_spread)(a.astype(np.float32))
+    assert spreads[0] == 0
+    assert np.isnan(spreads[1])
