@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from isometry._internal.errors import public
 from isometry.linalg import _factorizations
-from isometry.linalg._product import Factors, require_stacks
+from isometry.linalg._factors import Factors, require_stacks
 
 
 class _Live(NamedTuple):
@@ -38,6 +39,7 @@ class _Rows(NamedTuple):
     units: Int[Array, "batch k"]
 
 
+@public("live_counts")
 def live_counts(stacks: Sequence[Factors]) -> Int[Array, "batch spaces"]:
     """Count the scales that are not zero in every space between two factors.
 
@@ -57,7 +59,7 @@ def live_counts(stacks: Sequence[Factors]) -> Int[Array, "batch spaces"]:
         Array([[1],
                [2]], dtype=int32)
     """
-    require_stacks("live_counts", stacks)
+    require_stacks(stacks)
     scales = [stack.scale for stack in stacks if stack.scale is not None]
     by_stack = [jnp.sum(scale != 0, axis=-1) for scale in scales]
     counts = jnp.concatenate(by_stack, axis=-1)

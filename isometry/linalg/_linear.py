@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from isometry._internal.errors import public
 from isometry.linalg._convolution import canonical
 from isometry.linalg._operator import Operator
-from isometry.linalg._product import Factors, require_stacks
+from isometry.linalg._factors import Factors, require_stacks
 
 
 def matrix_of(
@@ -68,6 +69,7 @@ def _images(
     return jax.lax.map(product, basis, batch_size=chunk)
 
 
+@public("factored")
 def factored(stacks: Sequence[Factors]) -> Operator:
     """Make an operator of a product of factors, which is never multiplied out.
 
@@ -87,7 +89,7 @@ def factored(stacks: Sequence[Factors]) -> Operator:
         >>> linalg.factored([linalg.Factors(matrix)]).matvec(jnp.array([1.0, 3.0]))
         Array([6., 1.], dtype=float32)
     """
-    require_stacks("factored", stacks)
+    require_stacks(stacks)
     stored = [_stored(stack) for stack in stacks]
 
     def push(v: Float[Array, " n"]) -> Float[Array, " m"]:
@@ -100,6 +102,7 @@ def factored(stacks: Sequence[Factors]) -> Operator:
     return Operator(push, pull, shape, stacks[0].dtype)
 
 
+@public("wide_product")
 def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m n"]:
     """Multiply factors whose matrices are shared by a batch and whose scales are not.
 
@@ -126,7 +129,7 @@ def wide_product(stacks: Sequence[Factors], batch: int) -> Float[Array, "batch m
                [[0., 0.],
                 [3., 4.]]], dtype=float32)
     """
-    require_stacks("wide_product", stacks)
+    require_stacks(stacks)
     num_outputs, num_inputs = stacks[-1].size[1], stacks[0].size[2]
     # Of equal ends that of the outputs, whose rows are those of the Jacobian: from the
     # inputs it comes out transposed.
