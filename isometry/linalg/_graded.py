@@ -135,7 +135,7 @@ def _condition(
     by a factor of √n for unlucky ones (Dixon, 1983).
     """
     norm = jnp.sqrt(jnp.max(jnp.sum(jnp.abs(gram), axis=-1)))
-    # Constants: within a loop even a few random numbers would cost as much as a product.
+    # Constants: in a loop even a few random numbers would cost as much as a product.
     draws = np.random.default_rng(0).standard_normal((len(lower), _STARTS))
     start = jnp.asarray(draws, lower.dtype)
     half_step = _factorizations.solved_lower(lower, start)

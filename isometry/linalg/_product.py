@@ -1,4 +1,4 @@
-"""Log singular values of a product of matrices, right at every index and every depth."""
+"""Log singular values of a product of matrices, right at every index and depth."""
 
 import functools
 import math
@@ -183,9 +183,7 @@ def _all_finite(stacks: list[Factors]) -> Bool[Array, ""]:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
-def _multiplied(
-    stacks: list[Factors], sizes: list[int], every: int
-) -> _graded.Graded:
+def _multiplied(stacks: list[Factors], sizes: list[int], every: int) -> _graded.Graded:
     """Multiply all stacks; the result has triangular rows and no basis.
 
     The chain starts at its narrowest place and goes both ways, so that no factorization

@@ -125,7 +125,7 @@ def _by_reflections(
     product: _graded.Graded,
     image: Float[Array, "r m"],
 ) -> tuple[_graded.Graded, Float[Array, ""]]:
-    """Multiply by reflections; the condition, which is not needed, counts as infinite."""
+    """Multiply by reflections. The condition is not needed and counts as infinite."""
     infinite = jnp.asarray(jnp.inf, image.dtype)
     return _graded.times(product, image), infinite
 
@@ -156,15 +156,17 @@ def _times(basis: Float[Array, "r n"], factor: Factors) -> Float[Array, "r m"]:
     if factor.matrix is not None:
         image = image @ factor.matrix.T
     if factor.scale is not None:
-        image = image * factor.scale
+        image = image * factor.scale[None, :]
     return image
 
 
-def _times_transpose(basis: Float[Array, "r m"], factor: Factors) -> Float[Array, "r n"]:
+def _times_transpose(
+    basis: Float[Array, "r m"], factor: Factors
+) -> Float[Array, "r n"]:
     """Multiply vectors, which are rows, by the transpose of a factor."""
     image = basis
     if factor.scale is not None:
-        image = image * factor.scale
+        image = image * factor.scale[None, :]
     if factor.matrix is not None:
         image = image @ factor.matrix
     return image
