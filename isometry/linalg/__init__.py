@@ -31,7 +31,7 @@ from isometry.linalg._log_spread import log_spread as log_spread
 from isometry.linalg._moments import partial_jacobian_norm as partial_jacobian_norm
 from isometry.linalg._moments import spectral_moments as spectral_moments
 from isometry.linalg._operator import Operator as Operator
-from isometry.linalg._product import Factors as Factors
+from isometry.linalg._factors import Factors as Factors
 from isometry.linalg._product import log_values as log_values
 from isometry.linalg._product import lyapunov_exponents as lyapunov_exponents
 from isometry.linalg._product import (

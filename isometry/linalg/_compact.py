@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from isometry._internal.errors import public
 from isometry.linalg import _factorizations
-from isometry.linalg._product import Factors, require_stacks
+from isometry.linalg._factors import Factors, require_stacks
 
 
 class _Live(NamedTuple):
@@ -38,6 +39,7 @@ class _Rows(NamedTuple):
     units: Int[Array, "batch k"]
 
 
+@public("live_counts")
 def live_counts(
     stacks: Sequence[Factors],
 ) -> Int[Array, "batch spaces"]:
@@ -59,7 +61,7 @@ def live_counts(
         Array([[1],
                [2]], dtype=int32)
     """
-    require_stacks("live_counts", stacks)
+    require_stacks(stacks)
     by_stack = []
     for stack in stacks:
         if stack.scale is not None:

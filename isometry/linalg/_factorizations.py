@@ -226,6 +226,29 @@ def _divided(b: Array, r: Array) -> Array:
     )
 
 
+# --- Cholesky and triangular systems, without derivatives
+
+
+@one_at_a_time
+def cholesky(a: Array) -> Array:
+    """Factorize a symmetric A = L Lᵀ; NaN where A is not positive definite."""
+    return jax.lax.linalg.cholesky(a, symmetrize_input=False)
+
+
+@one_at_a_time
+def solved_lower(lower: Array, b: Array) -> Array:
+    """Return L⁻¹ B for lower triangular L."""
+    return jax.lax.linalg.triangular_solve(lower, b, left_side=True, lower=True)
+
+
+@one_at_a_time
+def solved_lower_transposed(lower: Array, b: Array) -> Array:
+    """Return L⁻ᵀ B for lower triangular L."""
+    return jax.lax.linalg.triangular_solve(
+        lower, b, left_side=True, lower=True, transpose_a=True
+    )
+
+
 # --- Singular values
 
 

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from isometry._internal.errors import public
 from isometry.linalg._convolution import canonical
 from isometry.linalg._operator import Operator
-from isometry.linalg._product import Factors, require_stacks
+from isometry.linalg._factors import Factors, require_stacks
 
 
 def matrix_of(
@@ -73,6 +74,7 @@ def _images(
     return jax.lax.map(product, basis, batch_size=chunk)
 
 
+@public("factored")
 def factored(stacks: Sequence[Factors]) -> Operator:
     """Make an operator of a product of factors, which is never multiplied out.
 
@@ -93,7 +95,7 @@ def factored(stacks: Sequence[Factors]) -> Operator:
         >>> linalg.factored([linalg.Factors(matrix)]).matvec(jnp.array([1.0, 3.0]))
         Array([6., 1.], dtype=float32)
     """
-    require_stacks("factored", stacks)
+    require_stacks(stacks)
     stored = [_stored(stack) for stack in stacks]
     _, _, num_inputs = stacks[0].size
     _, num_outputs, _ = stacks[-1].size
@@ -112,6 +114,7 @@ def factored(stacks: Sequence[Factors]) -> Operator:
     )
 
 
+@public("wide_product")
 def wide_product(
     stacks: Sequence[Factors],
     batch: int,
@@ -142,7 +145,7 @@ def wide_product(
                [[0., 0.],
                 [3., 4.]]], dtype=float32)
     """
-    require_stacks("wide_product", stacks)
+    require_stacks(stacks)
     _, num_outputs, _ = stacks[-1].size
     _, _, num_inputs = stacks[0].size
     # Of equal ends that of the outputs, whose rows are those of the Jacobian: from the

@@ -1,0 +1,142 @@
+"""A product of matrices as a sequence of its factors."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from isometry._internal import checks, precision
+from isometry._internal.errors import InputError
+
+# What a user may pass: one array (L, n, n), or matrices whose sizes chain.
+FactorsLike = Float[Array, "count n n"] | Sequence[Float[Array, "m n"]]
+
+
+class Factors(NamedTuple):
+    """Consecutive factors of one shape: `diag(scale[i]) @ matrix[i]`, the first first.
+
+    What is None is left out: factors without a matrix are diagonal.
+
+    Rows of one factor may differ in scale, in float32 by 1e20; by 1e36 small values are
+    off by 1e-2 in ln s, and what overflows when it is added up is NaN. Columns should
+    not, or the small ones drown: put a diagonal in `scale` of the factor before.
+
+    Attributes:
+        matrix: (count, m, n).
+        scale: (count, m). Some functions take one for each member of a batch, (batch,
+            count, m).
+
+    Example:
+        >>> linalg.Factors(jnp.ones((3, 2, 2)), scale=jnp.ones((3, 2))).size
+        (3, 2, 2)
+    """
+
+    matrix: Float[Array, "count m n"] | None
+    scale: Float[Array, "*batch count m"] | None = None
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(count, m, n), also where scales have a batch axis in front."""
+        if self.matrix is not None:
+            count, m, n = self.matrix.shape
+            return count, m, n
+        assert self.scale is not None, "factors have a matrix, a scale or both"
+        count, m = self.scale.shape[-2:]
+        return count, m, m
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the products."""
+        return jnp.result_type(*jax.tree.leaves(self))
+
+
+def require_stacks(stacks: Sequence[Factors]) -> list[Factors]:
+    """Refuse an empty sequence, and one that holds anything but `Factors`."""
+    listed = list(stacks)
+    if not listed:
+        raise InputError(
+            "stacks is empty; write [Factors(matrix, scale), ...], first to last."
+        )
+    for i, stack in enumerate(listed):
+        checks.instance(f"stacks[{i}]", stack, Factors)
+    return listed
+
+
+def stacks_of(factors: FactorsLike) -> list[Factors]:
+    """Turn what a user passes into stacks, in which equal square shapes lie together.
+
+    Raises:
+        InputError: No factors, sizes that do not chain, an array whose factors are not
+            square, numbers that are not real floating, or not finite.
+    """
+    if hasattr(factors, "ndim"):
+        return [Factors(_checked_array(factors))]
+    matrices = _checked_sequence(factors)
+    stacks = []
+    for (m, n), group in itertools.groupby(matrices, lambda matrix: matrix.shape):
+        singles = [matrix[None] for matrix in group]
+        if m == n:
+            stacks.append(Factors(jnp.concatenate(singles)))
+        else:
+            stacks.extend(Factors(single) for single in singles)
+    return stacks
+
+
+def _checked_array(factors: Float[Array, "count n n"]) -> Float[Array, "count n n"]:
+    shape = jnp.shape(factors)
+    _require_shape(shape, num_axes=3)
+    if shape[1] != shape[2]:
+        raise InputError(
+            f"factors has shape {shape}; factors of one array must be square."
+        )
+    (whole,) = _measurable([factors])
+    return whole
+
+
+def _checked_sequence(factors: Sequence[Float[Array, "m n"]]) -> list[Array]:
+    try:
+        if isinstance(factors, (str, bytes)):
+            raise TypeError
+        matrices = [jnp.asarray(matrix) for matrix in factors]
+    except (TypeError, ValueError):
+        raise InputError(
+            f"factors={checks.show(factors)} is neither an array (L, n, n) nor a "
+            "sequence of matrices. Of functions write isometry.spectrum([f1, f2], "
+            'params, x, method="product").'
+        ) from None
+    if not matrices:
+        raise InputError("factors is empty; write (L, n, n) with L at least 1.")
+    for matrix in matrices:
+        _require_shape(matrix.shape, num_axes=2)
+    matrices = _measurable(matrices)
+    for i, (first, second) in enumerate(itertools.pairwise(matrices)):
+        if len(first) != second.shape[1]:
+            raise InputError(
+                f"factors[{i}] gives {len(first)} values and factors[{i + 1}] takes "
+                f"{second.shape[1]}."
+            )
+    return matrices
+
+
+def _require_shape(shape: tuple[int, ...], num_axes: int) -> None:
+    if len(shape) != num_axes or 0 in shape:
+        raise InputError(
+            f"factors has shape {shape}; write (L, n, n), or a sequence of matrices "
+            "(m, n)."
+        )
+
+
+def _measurable(arrays: Sequence[Array]) -> list[Array]:
+    """Return the arrays in the dtype that a measurement runs in."""
+    for array in arrays:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise InputError(
+                f"factors has dtype {array.dtype}; write factors.astype(jnp.float32)."
+            )
+    dtype = precision.measuring_dtype(None, list(arrays))
+    arrays = [jnp.asarray(array, dtype) for array in arrays]
+    return checks.all_finite("factors", arrays)
