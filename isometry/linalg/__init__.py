@@ -20,6 +20,7 @@ from isometry.linalg._convolution_values import (
 from isometry.linalg._dense import log_singular_values as log_singular_values
 from isometry.linalg._dense import numerical_rank as numerical_rank
 from isometry.linalg._dense import singular_values as singular_values
+from isometry.linalg._factors import Factors as Factors
 from isometry.linalg._lanczos import Extremes as Extremes
 from isometry.linalg._lanczos import Quadrature as Quadrature
 from isometry.linalg._lanczos import extreme_singular_values as extreme_singular_values
@@ -31,7 +32,6 @@ from isometry.linalg._log_spread import log_spread as log_spread
 from isometry.linalg._moments import partial_jacobian_norm as partial_jacobian_norm
 from isometry.linalg._moments import spectral_moments as spectral_moments
 from isometry.linalg._operator import Operator as Operator
-from isometry.linalg._factors import Factors as Factors
 from isometry.linalg._product import log_values as log_values
 from isometry.linalg._product import lyapunov_exponents as lyapunov_exponents
 from isometry.linalg._product import (

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from isometry._internal.errors import public
 from isometry.linalg._convolution import canonical
-from isometry.linalg._operator import Operator
 from isometry.linalg._factors import Factors, require_stacks
+from isometry.linalg._operator import Operator
 
 
 def matrix_of(

@@ -157,7 +157,7 @@ LINALG = (
         ("linalg/test_product.py",),
         match="general_position or mpmath",
     ),
-    # The Cholesky factor's basis is orthonormal to eps times the squared condition only.
+    # The basis of a Cholesky factor is orthonormal to eps times the squared condition.
     Fault(
         "graded-basis-not-orthonormal",
         "linalg/_product.py",
