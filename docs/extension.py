@@ -81,7 +81,7 @@ def write_docstring(*event: object) -> None:
 
 
 class LinkCode(SphinxTransform):
-    """Make links of inline code that names something public."""
+    """Turn inline code that names a public object into a link."""
 
     default_priority = 450
 
@@ -146,7 +146,7 @@ class LinkIncluded(SphinxTransform):
 
 
 def module_of(node: nodes.Node) -> str:
-    """Name the public module whose page holds a node, the front module elsewhere."""
+    """Name the module of the API entry that encloses a node, else "isometry"."""
     while node.parent is not None:
         node = node.parent
         if isinstance(node, nodes.Element) and node.get("objtype") is not None:

@@ -108,19 +108,19 @@ def exact_values() -> list[Values]:
 
 
 def dense(dtype: str) -> float:
-    """Measure dense singular values, in max(m, n) eps s_max."""
+    """Return the largest error of singular values, in max(m, n) eps s_max."""
     # One program for all shapes.
     compute = jax.jit(lambda batch: [linalg.singular_values(a) for a in batch])
     measured = compute([jnp.asarray(a, dtype) for a in matrices()])
     worst = 0.0
     for a, s, values in zip(matrices(), exact_values(), measured, strict=True):
         error = np.abs(np.asarray(values, float) - s).max()
-        worst = max(worst, error / (max(a.shape) * eps_of(dtype) * s[0]))
+        worst = np.maximum(worst, error / (max(a.shape) * eps_of(dtype) * s[0]))
     return worst
 
 
 def extremes(dtype: str) -> float:
-    """Measure extreme singular values, in the bound returned beside each."""
+    """Return the error of extreme values, in the bound returned beside each."""
 
     @jax.jit
     def compute(a: Array) -> linalg.Extremes:
@@ -133,12 +133,12 @@ def extremes(dtype: str) -> float:
         found = compute(jnp.asarray(a, dtype))
         # A value approximates some singular value, whichever.
         gaps = np.abs(np.asarray(found.values, float)[:, None] - s).min(1)
-        worst = max(worst, float((gaps / np.asarray(found.bounds, float)).max()))
+        worst = np.maximum(worst, float((gaps / np.asarray(found.bounds, float)).max()))
     return worst
 
 
 def moments(dtype: str) -> float:
-    """Measure exact moments of s² of orders one to three, in max(m, n) eps."""
+    """Return the error of exact moments of s² of orders one to three, in max(m, n) eps."""
     orders = (1, 2, 3)
     compute = jax.jit(lambda batch: [linalg.spectral_moments(a, orders) for a in batch])
     measured = compute([jnp.asarray(a, dtype) for a in matrices()])
@@ -146,7 +146,7 @@ def moments(dtype: str) -> float:
     for a, s, found in zip(matrices(), exact_values(), measured, strict=True):
         unit = max(a.shape) * eps_of(dtype)
         for k, moment in zip(orders, found, strict=True):
-            worst = max(worst, relative(moment, (s ** (2 * k)).mean()) / unit)
+            worst = np.maximum(worst, relative(moment, (s ** (2 * k)).mean()) / unit)
     return worst
 
 
@@ -190,20 +190,20 @@ def log_values(factors: Factors, digits: int) -> Values:
 
 
 def product(dtype: str) -> float:
-    """Measure ln s of products at every index, absolute."""
+    """Return the error of ln s of products at every index, absolute."""
     worst = 0.0
     for factors, expected in products():
         logs = linalg.product_log_singular_values(jnp.asarray(factors, dtype))
-        worst = max(worst, np.abs(np.asarray(logs, float) - expected).max())
+        worst = np.maximum(worst, np.abs(np.asarray(logs, float) - expected).max())
     return worst
 
 
 def jacobian(dtype: str) -> float:
-    """Measure a Jacobian relative to its norm, in depth · width · eps."""
+    """Return the error of a Jacobian over its norm, in depth · width · eps."""
     width = 16
     net = networks.mlp([width] * 9, "tanh", "orthogonal", dtype=dtype)
 
-    # One program: drawn operation by operation it would be some forty.
+    # One program, where a draw outside of it would compile some forty.
     @jax.jit
     def draw(key: Array) -> tuple:
         x = jax.random.normal(jax.random.key(1), (width,), dtype)
@@ -221,13 +221,13 @@ def jacobian(dtype: str) -> float:
         expected = w.T @ expected
         z = z @ w + b
     computed = np.asarray(isometry.jacobian(net, params, x), np.longdouble)
-    square_error = (abs(computed - expected) ** 2).sum()
+    square_error = ((computed - expected) ** 2).sum()
     error = np.sqrt(square_error / (expected**2).sum())
     return float(error) / (net.depth * width * eps_of(dtype))
 
 
 def orthogonality(dtype: str) -> float:
-    """Measure s of nine draws, whose s are 1, in max(m, n) eps of the dtype."""
+    """Return the error of s of nine draws, whose s are 1, in max(m, n) eps of the dtype."""
     factories = (
         initializers.orthogonal(),
         initializers.zer_o(),
@@ -243,7 +243,7 @@ def orthogonality(dtype: str) -> float:
     worst = 0.0
     for w in draw(jax.random.key(0)):
         s = np.linalg.svd(np.asarray(w, float), compute_uv=False)
-        worst = max(worst, np.abs(s - 1).max() / (64 * eps_of(dtype)))
+        worst = np.maximum(worst, np.abs(s - 1).max() / (64 * eps_of(dtype)))
     return worst
 
 
@@ -261,7 +261,7 @@ def erf_slope(q: float) -> float:
 
 
 def averages(_: str) -> float:
-    """Measure the maps of variance and correlation and chi_1, relative."""
+    """Return the error of the maps of variance and correlation and chi_1, relative."""
     return max(max(_errors_at(q)) for q in SCALES)
 
 
@@ -286,7 +286,7 @@ def _errors_at(q: float) -> Iterator[float]:
 
 
 def exponential(_: str) -> float:
-    """Measure the correlation map of exp, relative.
+    """Return the error of the correlation map of exp, relative.
 
     E exp(u1) exp(u2) = exp(q (1 + c)).
     """
@@ -296,12 +296,12 @@ def exponential(_: str) -> float:
         cross = math.exp(q * (1 + c)) + sigma_b**2
         square = math.exp(2 * q) + sigma_b**2
         computed = theory.c_map(jnp.exp, c, q, sigma_w=1.0, sigma_b=sigma_b)
-        worst = max(worst, relative(computed, cross / square))
+        worst = np.maximum(worst, relative(computed, cross / square))
     return worst
 
 
 def critical(_: str) -> float:
-    """Measure sigma_w and sigma_b of erf at which chi_1 = 1, relative."""
+    """Return the error of sigma_w and sigma_b of erf at which chi_1 = 1, relative."""
     worst = 0.0
     for scale in SCALES:
         point = theory.critical_at("erf", scale)
@@ -311,7 +311,7 @@ def critical(_: str) -> float:
             sigma_w2 = mpmath.pi / 4 * mpmath.sqrt(1 + 4 * q)
             sigma_w = mpmath.sqrt(sigma_w2)
             sigma_b = mpmath.sqrt(q - sigma_w2 * square)
-        worst = max(
+        worst = np.maximum(
             worst,
             relative(point.sigma_w, float(sigma_w)),
             relative(point.sigma_b, float(sigma_b)),
@@ -320,7 +320,7 @@ def critical(_: str) -> float:
 
 
 def fixed_points(_: str) -> float:
-    """Measure q* of erf, relative, in 1/|1 − slope|."""
+    """Return the error of q* of erf, relative, in 1/|1 − slope|."""
     points = ((0.9, 0.1), (1.0, 0.01), (1.5, 0.05), (3.0, 0.0), (1.2, 1.0))
     worst = 0.0
     for sigma_w, sigma_b in points:
@@ -329,7 +329,9 @@ def fixed_points(_: str) -> float:
         with mpmath.workdps(30):
             expected = float(mpmath.findroot(gap, found.value))
         # Where the slope is near 1, the map says little of where it crosses.
-        worst = max(worst, relative(found.value, expected) * abs(1 - found.slope))
+        worst = np.maximum(
+            worst, relative(found.value, expected) * abs(1 - found.slope)
+        )
     return worst
 
 
@@ -340,7 +342,7 @@ def _exact_gap(q: mpmath.mpf, sigma_w: float, sigma_b: float) -> mpmath.mpf:
 
 
 def depth_scale(_: str) -> float:
-    """Measure xi_c of erf in the ordered phase, in units of xi_c.
+    """Return the error of xi_c of erf in the ordered phase, in units of xi_c.
 
     There c* = 1 and xi_c = −1/ln chi_1.
     """
@@ -350,7 +352,7 @@ def depth_scale(_: str) -> float:
         q = float(optimize.brentq(gap, 1e-6, 10.0, xtol=1e-16))  # pyright: ignore
         expected = -1 / math.log(sigma_w**2 * erf_slope(q))
         xi = theory.depth_scales("erf", sigma_w, sigma_b).xi_c
-        worst = max(worst, relative(xi, expected) / expected)
+        worst = np.maximum(worst, relative(xi, expected) / expected)
     return worst
 
 
@@ -360,7 +362,7 @@ def _gap(q: float, sigma_w: float, sigma_b: float) -> float:
 
 
 def traced(dtype: str) -> float:
-    """Measure chi_1 and q* of erf as `theory.traced` computes them, relative."""
+    """Return the error of chi_1 and q* of erf as `theory.traced` computes them, relative."""
     q = np.array(SCALES[1:])
     sigma_w = jnp.asarray(1.3, dtype)
     compute_chi = jax.vmap(lambda q: theory.traced.chi("erf", q, sigma_w))
@@ -376,7 +378,7 @@ def traced(dtype: str) -> float:
 
 
 def edges(_: str) -> float:
-    """Measure edges of Fuss-Catalan and of Marchenko-Pastur laws, relative."""
+    """Return the error of edges of Fuss-Catalan and of Marchenko-Pastur laws, relative."""
     errors = []
     for depth in (1, 2, 8, 32, 128):
         law = theory.jacobian_law(
@@ -396,7 +398,7 @@ def relu_law() -> theory.Law:
 
 
 def masses(_: str) -> float:
-    """Measure the cdf of that law, and of one layer of erf, absolute."""
+    """Return the error of the cdf of that law, and of one layer of erf, absolute."""
     lam = 4 * np.sin(np.pi / 2 * np.linspace(0.02, 0.98, 25)) ** 2
     expected = 0.5 + np.arcsin(np.sqrt(lam / 4)) / np.pi
     worst = np.abs(relu_law().cdf(lam) - expected).max()
@@ -406,19 +408,19 @@ def masses(_: str) -> float:
         lam = 4 / np.pi * np.exp(-t)
         expected = np.array([math.erfc(math.sqrt(t_i / (4 * q))) for t_i in t])
         cdf = np.asarray(theory.jacobian_law("erf", 1, q, sigma_w=1.0).cdf(lam))
-        worst = max(worst, np.abs(cdf - expected).max())
+        worst = np.maximum(worst, np.abs(cdf - expected).max())
     return float(worst)
 
 
 def quantiles(_: str) -> float:
-    """Measure the quantiles of the law of ReLU, relative."""
+    """Return the error of the quantiles of the law of ReLU, relative."""
     p = np.linspace(0.51, 0.99, 25)
     expected = 4 * np.sin(np.pi / 2 * (2 * p - 1)) ** 2
     return float(np.abs(relu_law().quantile(p) / expected - 1).max())
 
 
 def densities(_: str) -> float:
-    """Measure the density of lam of Marchenko-Pastur laws, relative."""
+    """Return the error of the density of lam of Marchenko-Pastur laws, relative."""
     worst = 0.0
     for ratio in (1.0, 0.25):
         low, high = (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
@@ -426,16 +428,18 @@ def densities(_: str) -> float:
         root = np.sqrt((high - lam) * (lam - low))
         expected = root / (2 * np.pi * ratio * lam)
         density = theory.marchenko_pastur(ratio).density(lam)
-        worst = max(worst, float(np.abs(density / expected - 1).max()))
+        worst = np.maximum(worst, float(np.abs(density / expected - 1).max()))
     return worst
 
 
 def law_moments(_: str) -> float:
-    """Measure moments to order six, which are Fuss-Catalan numbers, relative."""
+    """Return the error of moments to order six, which are Fuss-Catalan numbers, relative."""
     worst = 0.0
     for depth, k in itertools.product((1, 3, 32), range(1, 7)):
         expected = math.comb((depth + 1) * k, k) / (depth * k + 1)
-        worst = max(worst, relative(theory.fuss_catalan(depth).moment(k), expected))
+        worst = np.maximum(
+            worst, relative(theory.fuss_catalan(depth).moment(k), expected)
+        )
     return worst
 
 

@@ -139,7 +139,7 @@ def signature(item: Item) -> str:
 
 
 def as_rst(text: str) -> str:
-    """Escape what our docstrings write plainly and reStructuredText would read.
+    """Escape what is plain in our docstrings and markup in reStructuredText.
 
     A docstring's single backticks are inline code, an asterisk is a product or a
     variable number of arguments, a bar is an absolute value.

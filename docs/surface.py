@@ -129,7 +129,10 @@ def members(owner: Item) -> Iterator[Item]:
 
 
 def _overrides(owner: type, node: ast.FunctionDef) -> bool:
-    """Tell whether a function is described once in `methods.Method`."""
+    """Tell whether a method of a class overrides one of `methods.Method`.
+
+    That one's description serves for all.
+    """
     is_method = issubclass(owner, Method) and owner is not Method
     return is_method and node.name in vars(Method)
 

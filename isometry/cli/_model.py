@@ -113,7 +113,10 @@ def _called(name: str, function: Callable[[], object]) -> object:
 
 
 def _network(name: str, returned: object) -> Network:
-    """Return a network, or a module with its example, as a network."""
+    """Return what the user's function returned as a network.
+
+    That is a network, or a module with its example, which is wrapped.
+    """
     if isinstance(returned, Network):
         return returned
     if isinstance(returned, tuple) and len(returned) == 2:
@@ -163,7 +166,8 @@ def inputs_of(net: Network, key: Key) -> PyTree[Array]:
 
 
 def _num_tokens(anatomy: Anatomy) -> int:
-    """Return the number of rows of the smallest embedding; 2 without any."""
+    """Return how many integers every embedding takes: the rows of the smallest."""
+    # Integers that no embedding looks up may be anything: two of them differ.
     rows = [layer.fan_in for layer in anatomy.embeddings]
     return min(rows, default=2)
 

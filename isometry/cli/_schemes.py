@@ -22,15 +22,14 @@ def schemes(
         str | None, Option(help="Folder for schemes.json; none if left out.")
     ] = None,
     json: _options.Json = False,
-    seed: Annotated[
-        int, Option(help="Taken as by every command; nothing here is random.")
-    ] = 0,
+    seed: Annotated[int, Option(help="No effect: nothing here is random.")] = 0,
 ) -> int:
-    """Print the catalogue, or the entries of one name; return the exit code."""
-    from isometry import schemes, store
+    """Print the catalogue, or each entry of a name; return the exit code."""
+    from isometry import schemes as catalogue
+    from isometry import store
     from isometry._internal import strict_json
 
-    entries = schemes.listing() if name is None else schemes.describe(name)
+    entries = catalogue.listing() if name is None else catalogue.describe(name)
     written = []
     if out is not None:
         file = store.prepare(out) / "schemes.json"
@@ -49,16 +48,16 @@ COMMAND = Command(
 
 
 def _print(entries: list[dict[str, object]], *, is_whole: bool) -> None:
-    """Print two tables of everything, or a table for each entry."""
-    from isometry import schemes
+    """Print the whole catalogue as two tables, or a table for each entry."""
+    from isometry import schemes as catalogue
 
     console = _terminal.console()
-    # A scheme and an initializer may have one name.
+    # A scheme and an initializer may share a name, so that one name has two entries.
     if not is_whole:
         for entry in entries:
-            console.print(schemes.rich_entry(entry))
+            console.print(catalogue.rich_entry(entry))
         return
-    for table in schemes.rich_tables(console.width):
+    for table in catalogue.rich_tables(console.width):
         console.print(table)
     print("isometry schemes NAME shows one in full: law, source, names in other")
     print("libraries.")

@@ -259,7 +259,7 @@ def _networks_and_data(
 
 
 def _refuse_tokens(net: "Network", span: str) -> None:
-    """Refuse a span from tokens, which have no derivative; name another."""
+    """Refuse a span that starts at tokens, and say which one to write instead."""
     from isometry._internal.errors import InputError
     from isometry.measure import _spans
 

@@ -209,10 +209,10 @@ def _plan_of(words: list[str], out: str | None) -> Plan:
 
 
 def _values(name: str, given: object) -> list[object]:
-    """Return the values of an axis, from a list or a range.
+    """Return the values of an axis: a list, or start, stop and num of a range.
 
     Raises:
-        InputError: It is neither.
+        InputError: What was given is neither.
     """
     import numpy as np
 

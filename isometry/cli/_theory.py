@@ -86,9 +86,7 @@ def theory(  # noqa: PLR0917 (typer reads the options off the signature)
         str | None, Option(help="Folder for theory.json, and with --depth theory.png.")
     ] = None,
     json: _options.Json = False,
-    seed: Annotated[
-        int, Option(help="Taken as by every command; nothing here is random.")
-    ] = 0,
+    seed: Annotated[int, Option(help="No effect: nothing here is random.")] = 0,
     no_cache: _options.NoCache = False,
 ) -> int:
     """Read the options, and run the command."""

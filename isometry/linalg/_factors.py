@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -74,8 +74,8 @@ def stacks_of(factors: FactorsLike) -> list[Factors]:
             square, numbers that are not real floating, or not finite.
     """
     if hasattr(factors, "ndim"):
-        return [Factors(_checked_array(factors))]
-    matrices = _checked_sequence(factors)
+        return [Factors(_checked_array(cast(Array, factors)))]
+    matrices = _checked_sequence(cast(Sequence[Array], factors))
     stacks = []
     for (m, n), group in itertools.groupby(matrices, lambda matrix: matrix.shape):
         singles = [matrix[None] for matrix in group]

@@ -101,7 +101,7 @@ def _hash(text: str) -> str:
 
 
 def with_papers(text: str) -> Html:
-    """Return a text in which the papers that it names are links."""
+    """Return a text as HTML, in which each arXiv identifier is a link."""
     parts: list[object] = []
     end = 0
     for match in _PAPER.finditer(text):
@@ -109,7 +109,7 @@ def with_papers(text: str) -> Html:
         link = element("a", match[0], href=address, rel="noreferrer")
         parts += [text[end : match.start()], link]
         end = match.end()
-    return joined([*parts, escape(text[end:])])
+    return joined([*parts, text[end:]])
 
 
 def _context(reports: "Reports") -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _context(reports: "Reports") -> dict[str, Any]:
         },
         "depth": _depth(by_name),
         "training": _training(by_name),
-        "keys": _pictures.keys(ranking),
+        "keys": _pictures.legend(ranking),
         "provenance": _contents.provenance(by_name.values()),
         "definitions": definitions,
         "meaning": {

@@ -29,8 +29,8 @@ _LN10 = math.log(10)
 _NUM_BINS = 60
 _POINTS = 241
 
-# Decades that all panels show at least: isometry, s = 1, is among them.
-_LEAST = (-0.5, 0.3)
+# Range of log10 s that all panels show at least: s = 1, isometry, is in it.
+_NARROWEST = (-0.5, 0.3)
 
 # Share of the resolved values of a spectrum that may be left of the axis. With ten
 # times more the lower end of a histogram would be cut off; with ten times less a few
@@ -47,11 +47,15 @@ _SPANS = {"end_to_end": "end to end", "hidden": "hidden layers"}
 
 
 def common_edges(reports: Iterable["Report"]) -> Edges:
-    """Return the edges of the bins that the panels of all networks share."""
-    low, high = _LEAST
+    """Return the edges in log10 s of the bins that all networks' histograms share."""
+    low, high = _NARROWEST
     for report in reports:
         for sp in report.spectra.values():
-            extent = _histogram.extent(sp, _TAIL) if sp.knows_values else None
+            # Quadrature nodes are no values.
+            if not sp.knows_values:
+                continue
+            extent = _histogram.extent(sp, _TAIL)
+            # There is none where no value is resolved.
             if extent is not None:
                 low = min(low, extent[0] - _MARGIN)
                 high = max(high, extent[1] + _MARGIN)
@@ -186,15 +190,15 @@ def _in_words(report: "Report", drawn: Mapping[str, Heights], *, edges: Edges) -
 
 
 def depth(reports: Mapping[str, "Report"], field: str, title: str) -> Html | None:
-    """Draw a number of every layer along depth, a line for each network.
+    """Draw one quantity of each layer along depth, a line for each network.
 
-    A zero has a mark on the lower edge; where a number is not known, the line is
-    broken.
+    The axis is logarithmic, so a zero is marked on the lower edge. Where a value is not
+    known, the line is broken.
 
     Args:
         reports: The reports by name.
-        field: The field of a row: "q", "chi" or "gradient".
-        title: What the number is.
+        field: The field of a layer's row: "q", "chi" or "gradient".
+        title: The name of the quantity.
     """
     series = {}
     for name, report in reports.items():
@@ -306,29 +310,29 @@ def _along_training(
                 marks.append(
                     panel.mark(float(step), float(value), index=index, title=words)
                 )
-    ticks = _nice(panel.y[1])
+    ticks = _round_ticks(panel.y[1])
     return panel.drawn(
         *marks,
         title=f"{title}, along training",
         x_label="training step",
-        x_ticks=_nice(float(last)),
+        x_ticks=_round_ticks(float(last)),
         y_ticks=ticks,
     )
 
 
-def _nice(top: float) -> list[tuple[float, str]]:
-    """Return at most six round ticks from zero to a number."""
+def _round_ticks(top: float) -> list[tuple[float, str]]:
+    """Return at most six ticks at round numbers from zero up to `top`, with labels."""
     step = 10.0 ** math.floor(math.log10(max(top, 1e-9)))
-    for factor in (0.2, 0.5, 1.0, 2.0):
-        if top / (factor * step) <= 5:
-            step *= factor
-            break
-    count = math.floor(top / step)
+    # With 2 there are always few enough: `top` is below ten steps.
+    factors = (0.2, 0.5, 1.0, 2.0)
+    step *= next(factor for factor in factors if top / (factor * step) <= 5)
+    # 0.3 / 0.1 is just below 3.
+    count = math.floor(top / step * (1 + 1e-9))
     return [(i * step, f"{i * step:.3g}") for i in range(count + 1)]
 
 
-def keys(names: Iterable[str]) -> Html:
-    """Return the names of the networks, each with its line and mark."""
+def legend(names: Iterable[str]) -> Html:
+    """Return the legend: line and mark of each network, in the order of drawing."""
     items = []
     for index, name in enumerate(names):
         label = element("span", name)
