@@ -138,7 +138,7 @@ def extremes(dtype: str) -> float:
 
 
 def moments(dtype: str) -> float:
-    """Return the error of exact moments of s² of orders one to three, in max(m, n) eps."""
+    """Return the error of exact moments of s², orders one to three, in max(m, n) eps."""
     orders = (1, 2, 3)
     compute = jax.jit(lambda batch: [linalg.spectral_moments(a, orders) for a in batch])
     measured = compute([jnp.asarray(a, dtype) for a in matrices()])
@@ -227,7 +227,7 @@ def jacobian(dtype: str) -> float:
 
 
 def orthogonality(dtype: str) -> float:
-    """Return the error of s of nine draws, whose s are 1, in max(m, n) eps of the dtype."""
+    """Return the error of s of nine draws whose s are 1, in max(m, n) eps."""
     factories = (
         initializers.orthogonal(),
         initializers.zer_o(),
@@ -362,7 +362,7 @@ def _gap(q: float, sigma_w: float, sigma_b: float) -> float:
 
 
 def traced(dtype: str) -> float:
-    """Return the error of chi_1 and q* of erf as `theory.traced` computes them, relative."""
+    """Return the error of chi_1 and q* of erf of `theory.traced`, relative."""
     q = np.array(SCALES[1:])
     sigma_w = jnp.asarray(1.3, dtype)
     compute_chi = jax.vmap(lambda q: theory.traced.chi("erf", q, sigma_w))
@@ -378,7 +378,7 @@ def traced(dtype: str) -> float:
 
 
 def edges(_: str) -> float:
-    """Return the error of edges of Fuss-Catalan and of Marchenko-Pastur laws, relative."""
+    """Return the error of edges of Fuss-Catalan and Marchenko-Pastur laws, relative."""
     errors = []
     for depth in (1, 2, 8, 32, 128):
         law = theory.jacobian_law(
@@ -433,7 +433,7 @@ def densities(_: str) -> float:
 
 
 def law_moments(_: str) -> float:
-    """Return the error of moments to order six, which are Fuss-Catalan numbers, relative."""
+    """Return the error of moments to order six, Fuss-Catalan numbers, relative."""
     worst = 0.0
     for depth, k in itertools.product((1, 3, 32), range(1, 7)):
         expected = math.comb((depth + 1) * k, k) / (depth * k + 1)

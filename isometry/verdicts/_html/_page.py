@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from isometry import store
 from isometry._internal import checks
 from isometry._internal.errors import InputError
-from isometry._internal.html import Html, element, escape, joined
+from isometry._internal.html import Html, element, joined
 from isometry.verdicts._html import _contents, _pictures
 
 if TYPE_CHECKING:
