@@ -15,7 +15,8 @@ from tests.audits import made_once
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-TAGS = ("python", "sh", "console", "text")  # of these only python is run; .ci/run takes its two commands from sh
+# Of these only python is run here; .ci/run takes its two commands from sh. Cells of tutorials are run by the site.
+TAGS = ("python", "sh", "console", "text", "{code-cell} ipython3", "{toctree}")
 OPTIONAL = ("flax", "equinox", "haiku")
 SLOW = "<!-- slow -->"  # on the line before a block
 
