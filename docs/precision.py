@@ -138,7 +138,7 @@ def extremes(dtype: str) -> float:
 
 
 def moments(dtype: str) -> float:
-    """Return the error of exact moments of s², orders one to three, in max(m, n) eps."""
+    """Return the error of exact moments of s², orders 1 to 3, in max(m, n) eps."""
     orders = (1, 2, 3)
     compute = jax.jit(lambda batch: [linalg.spectral_moments(a, orders) for a in batch])
     measured = compute([jnp.asarray(a, dtype) for a in matrices()])
@@ -311,11 +311,9 @@ def critical(_: str) -> float:
             sigma_w2 = mpmath.pi / 4 * mpmath.sqrt(1 + 4 * q)
             sigma_w = mpmath.sqrt(sigma_w2)
             sigma_b = mpmath.sqrt(q - sigma_w2 * square)
-        worst = np.maximum(
-            worst,
-            relative(point.sigma_w, float(sigma_w)),
-            relative(point.sigma_b, float(sigma_b)),
-        )
+        error_w = relative(point.sigma_w, float(sigma_w))
+        error_b = relative(point.sigma_b, float(sigma_b))
+        worst = np.max([worst, error_w, error_b])
     return worst
 
 

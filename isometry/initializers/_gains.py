@@ -31,8 +31,8 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """Look up torch's recommended gain for a nonlinearity.
 
     tanh 5/3, selu 3/4, relu √2, leaky_relu √(2/(1 + slope²)), the others 1. These are
-    conventions, not solutions: 5/3 for tanh keeps no variance at any q. `gain` computes
-    what theory says.
+    conventions, not solutions: 5/3 for tanh keeps the variance at q = 1.18 alone, where
+    a squared gradient grows by 21 % a layer. `gain` computes what theory says.
 
     Unlike torch this refuses a slope that is not finite (torch returns 0 or nan), and
     takes NumPy's and JAX's scalars.

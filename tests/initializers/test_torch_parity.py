@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from isometry import InputError, initializers
 from tests.initializers.drawing import draw_together
@@ -94,6 +94,24 @@ def test_slope_that_is_no_number_is_refused_for_leaky_relu_alone(param):
 def test_nonlinearity_that_torch_does_not_know_is_refused(nonlinearity):
     with pytest.raises(InputError, match=rf"nonlinearity='{nonlinearity}'.*leaky_relu"):
         initializers.calculate_gain(nonlinearity)
+
+
+def test_tanh_gain_keeps_the_variance_where_gradients_grow():
+    """At q = 1.18, as the docstring says; integrals by SciPy's quadrature."""
+    q = 1.1785
+
+    def variance(z):
+        return np.tanh(q**0.5 * z) ** 2 * stats.norm.pdf(z)
+
+    def squared_slope(z):
+        return np.cosh(q**0.5 * z) ** -4 * stats.norm.pdf(z)
+
+    gain = initializers.calculate_gain("tanh")
+    kept = gain**2 * integrate.quad(variance, -10, 10)[0]
+    growth = gain**2 * integrate.quad(squared_slope, -10, 10)[0]
+    # The digits that are written.
+    assert kept == pytest.approx(q, abs=1e-4)
+    assert growth == pytest.approx(1.21, abs=0.005)
 
 
 def test_default_slopes_differ_as_in_torch():
