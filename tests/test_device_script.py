@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import _run, _suite, _worker, device
+from benchmarks import _processor, _run, _suite, _worker, device
 from tests import fake_benchmark
 
 # What pytest had written when it was killed in the third test.
@@ -54,7 +54,7 @@ def in_this_process(monkeypatch):
 
 def plan(*files):
     # Four layers: of three, the middle one's rows could be in any order.
-    spectra = [(device.task(6, 4, 64, dtype), 60) for dtype in device.DTYPES]
+    spectra = [(device.task(6, 4, 64, dtype=dtype), 60) for dtype in device.DTYPES]
     return device.Plan(
         tests=files,
         tests_limit=60.0,
@@ -89,6 +89,7 @@ def test_record_has_every_part(in_this_process, tmp_path):
     record = run(plan(str(suite)), path)
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == record
     assert record["scaled_down"]
+    assert record["processor"] == _processor.processor()
     parts = record["parts"]
     products = ["GEMM float32", "GEMM float64"]
     spectra = ["T(6, 4, 64) float32", "T(6, 4, 64) float64"]
@@ -123,7 +124,7 @@ def test_record_has_every_part(in_this_process, tmp_path):
 
 def test_error_is_that_of_the_worst_value():
     """The first two of 16 inputs are compared; one of their 8 spectra is 1 % off."""
-    task = device.task(6, 4, 64, "float32")
+    task = device.task(6, 4, 64, dtype="float32")
     right = device.reference(**task.parameters)
     unchecked = np.full((4, 14, 6), np.nan)
     wrong = np.concatenate([right, unchecked], axis=1)
@@ -211,16 +212,22 @@ def test_file_that_cannot_be_imported_has_failed(tmp_path):
 def test_part_that_breaks_leaves_the_others(monkeypatch, tmp_path):
     written = []
 
-    def product(order, dtype, rounds, deadline, say):
+    def nothing(*arguments, **options):
+        return {"methods": []}
+
+    def product(order, dtype, **options):
         written.append(json.loads(path.read_text())["parts"])
         if dtype == "float32":
             raise RuntimeError("out of memory")
-        return {"methods": []}
+        return nothing()
+
+    def suite(files, **options):
+        return {"passed": 3}
 
     path = tmp_path / "device.json"
-    monkeypatch.setattr(device, "measure_tests", lambda *_: {"passed": 3})
+    monkeypatch.setattr(device, "measure_tests", suite)
     monkeypatch.setattr(device, "measure_product", product)
-    monkeypatch.setattr(device, "measure_spectra", lambda *_: {"methods": []})
+    monkeypatch.setattr(device, "measure_spectra", nothing)
     record = run(plan(), path)
     parts = record["parts"]
     assert parts["GEMM float32"]["failed"] == "RuntimeError: out of memory"
