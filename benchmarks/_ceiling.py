@@ -29,12 +29,13 @@ def layout(method: str) -> str:
     return LAYOUTS[comma + transposed]
 
 
-def _factors(order: int, dtype: str) -> "np.ndarray":
+def _factors(order: int, dtype: str) -> "tuple[np.ndarray, np.ndarray]":
     """Draw a and b, row by row in memory."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    return rng.standard_normal((2, order, order)).astype(dtype)
+    a, b = rng.standard_normal((2, order, order)).astype(dtype)
+    return a, b
 
 
 def _transpose(a: Array, b: Array, layout: str) -> tuple[Array, Array]:
@@ -46,12 +47,12 @@ def _transpose(a: Array, b: Array, layout: str) -> tuple[Array, Array]:
     return a, b
 
 
-def _stored(layout: str, order: int, dtype: str) -> "list[np.ndarray]":
+def _stored(layout: str, order: int, dtype: str) -> "tuple[np.ndarray, np.ndarray]":
     """Return a and b as a layout has them in memory."""
     import numpy as np
 
-    a, b = _factors(order, dtype)
-    return [np.ascontiguousarray(factor) for factor in _transpose(a, b, layout)]
+    a, b = _transpose(*_factors(order, dtype), layout)
+    return np.ascontiguousarray(a), np.ascontiguousarray(b)
 
 
 def _numpy(order: int, dtype: str, *, layout: str) -> Call:
@@ -76,8 +77,8 @@ def _jax(order: int, dtype: str, *, layout: str) -> Call:
 
 
 def _reference(order: int, dtype: str) -> "np.ndarray":
-    a, b = _factors(order, dtype).astype("float64")
-    return a @ b
+    a, b = _factors(order, dtype)
+    return a.astype("float64") @ b.astype("float64")
 
 
 def _error(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import jax
     import numpy as np
 
-    from isometry import networks
+    from isometry.networks._mlp import Mlp
 
 # ---- matrices ----
 
@@ -101,9 +101,7 @@ def compilation(which: int) -> Callable[..., Call]:
     return make
 
 
-def _networks(
-    width: int, depth: int, schemes: tuple[str, ...]
-) -> "dict[str, networks.Built]":
+def _networks(width: int, depth: int, schemes: tuple[str, ...]) -> "dict[str, Mlp]":
     """Build a square network by each scheme.
 
     () is all schemes, and all initializers of the catalogue that dense layers can have.
@@ -125,7 +123,7 @@ def _networks(
 
 
 def _middle_layers(
-    nets: "Mapping[str, networks.Built]", params: Mapping[str, Any]
+    nets: "Mapping[str, Mlp]", params: Mapping[str, Any]
 ) -> "dict[str, jax.Array]":
     middle = {}
     for name, net in nets.items():
