@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from benchmarks import _ceiling, _compare, _run, _suite, spectra
 from benchmarks._declare import (
     CORES,
+    LEAST_OF_PLAIN_JAX,
     PLAIN_JAX,
     Call,
     Method,
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
 MODULE = "benchmarks.device"
 RESULTS = pathlib.Path(__file__).with_name("results")
 DTYPES = ("float32", "float64")
+
 # Seconds. The limits of the parts of a plan add up to less, and six minutes is more.
 WHOLE = 350.0
+
 # Of a race's time, for preparing: a method that takes longer would leave no time for
 # rounds; one that compiles slowly needs most of it (8 s of 40 on an H100).
 PREPARING = 0.6
+
 # Tests that run at a time: each compiles on a core and holds a context on the GPU.
 PROCESSES = max(1, min(8, CORES // 2))
 
@@ -50,7 +54,16 @@ PROCESSES = max(1, min(8, CORES // 2))
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, and for how many seconds each part at most."""
+    """What is run, and for how many seconds each part at most.
+
+    Attributes:
+        tests: Test files.
+        tests_limit: For all of them.
+        order: Of the matrices that are multiplied.
+        product_limit: For the product in one precision.
+        spectra: Tasks, each with its limit.
+        rounds: Samples of each method at most.
+    """
 
     tests: tuple[str, ...]
     tests_limit: float
@@ -384,7 +397,10 @@ def _ratio(ours: Record, peer: Record) -> Record:
         one | {"seconds": one["seconds"][:both], "clean": one["clean"][:both]}
         for one in (ours, peer)
     )
-    return _compare.ratio(own, theirs)
+    least = None
+    if peer["name"] == PLAIN_JAX:
+        least = LEAST_OF_PLAIN_JAX
+    return _compare.ratio(own, theirs, least=least)
 
 
 def measure_product(
@@ -517,8 +533,24 @@ def is_clean(record: Record) -> bool:
     return all(method.get("accurate") and "median" in method for method in ours)
 
 
+def failures(record: Record) -> list[str]:
+    """Describe each task in which ours is slower than it must be, a line each.
+
+    Tasks that are scaled down are too small to be timed.
+    """
+    tasks = [
+        {"name": name, "ratios": part.get("ratios", [])}
+        for name, part in record["parts"].items()
+    ]
+    return _compare.failures({"smoke": record["scaled_down"], "tasks": tasks})
+
+
 def main() -> int:
-    """Run what fits the device of this machine; return 0 if all of it is right."""
+    """Run what fits the device of this machine.
+
+    Returns:
+        The exit code: 0 if all of it is right, and not slower than plain JAX.
+    """
     start = time.monotonic()
 
     def say(text: str) -> None:
@@ -542,7 +574,12 @@ def main() -> int:
     command = {"command": ["python", "-m", MODULE]}
     record = run(plan, path, provenance=provenance | command, say=say)
     say(f"wrote {path}")
-    return 0 if is_clean(record) else 1
+    slower = failures(record)
+    for line in slower:
+        say(f"FAILED: {line}")
+    if slower or not is_clean(record):
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
