@@ -1,4 +1,7 @@
-"""Benchmarks: one file per question, one harness. `python -m benchmarks` lists them; README.md says how to read it."""
+"""Benchmarks: one file a question, one harness.
+
+`python -m benchmarks` lists them. README.md says how to read their records.
+"""
 
 from benchmarks._declare import Benchmark as Benchmark
 from benchmarks._declare import Method as Method

@@ -1,132 +1,258 @@
-"""A record as a table: on the terminal by rich, in README.md by Markdown, and against an older record."""
+"""A record as a table: on the terminal, in README.md, and against an older record."""
 
 import json
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
-COLUMNS = ("task", "method", "median", "quartiles", "first call", "error / tolerance", "of ceiling", "peak memory")
+from benchmarks._declare import Record
+
+COLUMNS = (
+    "task",
+    "method",
+    "median",
+    "quartiles",
+    "first call",
+    "error / tolerance",
+    "of ceiling",
+    "peak memory",
+)
 README = pathlib.Path(__file__).with_name("README.md")
 RESULTS = pathlib.Path(__file__).with_name("results")
-BEGIN, END = "<!-- results: python -m benchmarks --readme -->", "<!-- /results -->"
+BEGIN = "<!-- results: python -m benchmarks --readme -->"
+END = "<!-- /results -->"
+
+# The processor of a record that was written before records named theirs.
+UNNAMED = "cpu"
 
 
-def committed() -> list[dict[str, Any]]:
-    """The records in results/, but those of device.py, which have a form of their own."""
-    paths = sorted(RESULTS.glob("*.json"))
-    return [json.loads(path.read_text()) for path in paths if not path.name.startswith("device-")]
+def committed() -> list[Record]:
+    """Read the records in results/, but those of device.py, which have another form."""
+    return [
+        json.loads(path.read_text())
+        for path in sorted(RESULTS.glob("*.json"))
+        if not path.name.startswith("device-")
+    ]
+
+
+def machine(record: Record) -> str:
+    """Return the kind of GPU that a record is of, or else its kind of processor."""
+    device = record["provenance"]["device"]
+    if device["platform"] != "cpu":
+        return device["kind"]
+    return record.get("processor", UNNAMED)
 
 
 def seconds(value: float) -> str:
-    """Three digits, in s, ms or µs."""
+    """Show a time by three digits, in s, ms or µs."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value / 1e-6:.3g} µs"
 
 
-def rows(record: dict[str, Any], old: dict[str, Any] | None = None) -> Iterator[list[str]]:
-    """A row for each method of each task; with an older record its median and the change."""
-    before = {(t["name"], m["name"]): m.get("median") for t in (old or {"tasks": []})["tasks"] for m in t["methods"]}
+def rows(record: Record, old: Record | None = None) -> Iterator[list[str]]:
+    """Make a row for each method of each task.
+
+    Args:
+        record: The record.
+        old: An older one. With it a row also has the median before, and the change.
+
+    Yields:
+        The cells of a row.
+    """
+    before = {}
+    if old is not None:
+        before = {
+            (task["name"], method["name"]): method.get("median")
+            for task in old["tasks"]
+            for method in task["methods"]
+        }
     for task in record["tasks"]:
         for method in task["methods"]:
-            row = [task["name"], method["name"]]
-            if "absent" in method:
-                row += [f"absent: {method['absent']} is not installed", "", "", "", "", ""]
-            else:
-                row += _measured(method)
+            row = [task["name"], method["name"], *_measured(method)]
             if old is not None:
-                row += _change(before.get((task["name"], method["name"])), method.get("median"))
+                past = before.get((task["name"], method["name"]))
+                row += _change(past, method.get("median"))
             yield row
 
 
-def _measured(method: dict[str, Any]) -> list[str]:
+def _measured(method: Record) -> list[str]:
+    """Make the cells of a method, from its median on."""
+    if "absent" in method:
+        empty = [""] * (len(COLUMNS) - 3)
+        return [f"absent: {method['absent']} is not installed", *empty]
     low, high = method["quartiles"]
-    percent = method.get("percent_of_ceiling")
+    of_ceiling = ""
+    if method.get("percent_of_ceiling") is not None:
+        of_ceiling = f"{method['percent_of_ceiling']:.0f} %"
     return [
-        seconds(method["median"]) + ("*" if method["disturbed"] else ""),
+        seconds(method["median"]) + _star(method),
         f"{seconds(low)} to {seconds(high)}",
         seconds(method["first_call"]),
         f"{method['error']:.1e} / {method['tolerance']:.1e}",
-        "" if percent is None else f"{percent:.0f} %",
+        of_ceiling,
         f"{method['peak_memory'] / 2**20:.0f} MiB",
     ]
 
 
+def _star(statistics: Record) -> str:
+    """Mark a figure whose samples were disturbed."""
+    if statistics["disturbed"]:
+        return "*"
+    return ""
+
+
 def _change(before: float | None, now: float | None) -> list[str]:
-    if before is None or now is None:
-        return ["", "new" if before is None and now is not None else ""]
+    """Make the cells of the median before and the change since."""
+    if now is None:
+        return ["", ""]
+    if before is None:
+        return ["", "new"]
     return [seconds(before), f"{100 * (now / before - 1):+.0f} %"]
 
 
-def sentences(record: dict[str, Any], old: dict[str, Any] | None = None) -> Iterator[str]:
-    """A line for each comparison with a peer, each ceiling, and the state of the machine."""
-    before = {
-        (t["name"], r["ours"], r["peer"]): r for t in (old or {"tasks": []})["tasks"] for r in t["ratios"]
-    }
+def sentences(record: Record, old: Record | None = None) -> Iterator[str]:
+    """Describe what the table does not show.
+
+    Args:
+        record: The record.
+        old: An older one. With it a comparison also has the quotient before.
+
+    Yields:
+        A line for each comparison with a peer, for each ceiling, and for the state of
+        the machine.
+    """
+    before = {}
+    if old is not None:
+        before = {
+            (task["name"], ratio["ours"], ratio["peer"]): ratio
+            for task in old["tasks"]
+            for ratio in task["ratios"]
+        }
     for task in record["tasks"]:
-        for found in task["ratios"]:
-            low, high = found["quartiles"]
-            star = "*" if found["disturbed"] else ""
-            text = f"{task['name']}: {found['ours']} is {found['median']:.3g}{star} times as fast as {found['peer']}"
-            text += f" (quartiles of the rounds {low:.3g} to {high:.3g})"
-            if found["goal"] is not None:
-                verdict = "met" if found["goal_met"] else "missed"
-                text += f"; goal {found['goal']:g}: " + ("undecided, disturbed" if found["disturbed"] else verdict)
-            past = before.get((task["name"], found["ours"], found["peer"]))
-            yield text + (f"; before {past['median']:.3g} times {past['peer']}" if past else "")
+        name = task["name"]
+        for ratio in task["ratios"]:
+            line = f"{name}: {_comparison(ratio)}"
+            past = before.get((name, ratio["ours"], ratio["peer"]))
+            if past is not None:
+                line += f"; before {past['median']:.3g} times {past['peer']}"
+            yield line
         if task["ceiling"]:
-            order, dtype = task["ceiling"]["gemm"]
-            rate, by = task["ceiling"]["gflops"], task["ceiling"]["by"]
-            yield f"{task['name']}: ceiling {rate:.0f} GFLOP/s, the best product of {order}x{order} {dtype} ({by})"
-    samples, origin = record["samples"], record["provenance"]
-    device = f"{origin['device']['count']} {origin['device']['kind']} device, {record['cores']} cores"
-    known = "foreign load unknown" if samples["unknown"] else f"{samples['clean']} of {samples['total']} samples clean"
-    yield f"{known}; {record['rounds']} rounds; {device}; {origin['time']}; commit {origin['git_commit']}"
+            yield f"{name}: {_ceiling(task['ceiling'])}"
+    yield "; ".join(_state(record))
 
 
-def show(record: dict[str, Any], old: dict[str, Any] | None = None) -> None:
-    """The table and the lines, on standard output."""
+def _comparison(ratio: Record) -> str:
+    """Describe a comparison with a peer, and whether its goal is met."""
+    low, high = ratio["quartiles"]
+    text = (
+        f"{ratio['ours']} is {ratio['median']:.3g}{_star(ratio)} times as fast as "
+        f"{ratio['peer']} (quartiles of the rounds {low:.3g} to {high:.3g})"
+    )
+    if ratio["goal"] is None:
+        return text
+    verdict = "missed"
+    if ratio["goal_met"]:
+        verdict = "met"
+    if ratio["disturbed"]:
+        verdict = "undecided, disturbed"
+    return f"{text}; goal {ratio['goal']:g}: {verdict}"
+
+
+def _ceiling(ceiling: Record) -> str:
+    """Describe the rate of the matrix product, in each layout if a record has them."""
+    order, dtype = ceiling["gemm"]
+    text = (
+        f"ceiling {ceiling['gflops']:.0f} GFLOP/s, the best product of "
+        f"{order}x{order} {dtype} ({ceiling['by']})"
+    )
+    # Records from before layouts were measured have none.
+    layouts = ceiling.get("layouts", {})
+    if not layouts:
+        return text
+    rates = ", ".join(f"{layout} {rate:.0f}" for layout, rate in layouts.items())
+    return f"{text}; by layout of the operands: {rates}"
+
+
+def _state(record: Record) -> Iterator[str]:
+    """Describe how disturbed the run was, where it ran, and of which commit."""
+    samples = record["samples"]
+    if samples["unknown"]:
+        yield "foreign load unknown"
+    else:
+        yield f"{samples['clean']} of {samples['total']} samples clean"
+    yield f"{record['rounds']} rounds"
+    origin = record["provenance"]
+    device = origin["device"]
+    where = f"{device['count']} {device['kind']} device, {record['cores']} cores"
+    if "processor" in record:
+        where += f" of {record['processor']}"
+    yield where
+    yield origin["time"]
+    yield f"commit {origin['git_commit']}"
+
+
+def show(record: Record, old: Record | None = None) -> None:
+    """Print the table and the lines.
+
+    Args:
+        record: The record.
+        old: An older one, for the change since.
+    """
+    # Records are read and README.md is made without it.
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=record["question"])
-    for column in (*COLUMNS, *(("before", "change") if old else ())):
-        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
+    for column in COLUMNS[:2]:
+        table.add_column(column, justify="left")
+    for column in COLUMNS[2:]:
+        table.add_column(column, justify="right")
+    if old is not None:
+        table.add_column("before", justify="right")
+        table.add_column("change", justify="right")
     for row in rows(record, old):
         table.add_row(*row)
     console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    if not console.is_terminal:
+        # In a file no line is broken: the widest tables have about 150 columns.
+        console = Console(width=160)
     console.print(table)
     for line in sentences(record, old):
         console.print(line, highlight=False)
 
 
-def markdown(record: dict[str, Any]) -> str:
-    """The same for README.md."""
-    device = record["provenance"]["device"]
-    where = "" if device["platform"] == "cpu" else f" on {device['kind']}"
+def markdown(record: Record) -> str:
+    """Return the table and the lines of a record for README.md."""
+    heading = f"### {record['benchmark']}"
+    kind = machine(record)
+    if kind != UNNAMED:
+        heading += f" on {kind}"
     if "--task" in record["provenance"]["command"]:
-        where += ", some tasks"
-    lines = [
-        f"### {record['benchmark']}{where}",
-        "",
-        record["question"],
-        "",
-        _row(COLUMNS),
-        _row(["---"] * len(COLUMNS)),
-    ]
+        heading += ", some tasks"
+    lines = [heading, "", record["question"], ""]
+    lines += [_row(COLUMNS), _row(["---"] * len(COLUMNS))]
     lines += [_row(row) for row in rows(record)]
-    lines += ["", *(f"- {line}" for line in sentences(record))]
+    lines.append("")
+    lines += [f"- {line}" for line in sentences(record)]
     return "\n".join(lines)
 
 
-def _row(cells) -> str:
+def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def readme(text: str, records: list[dict[str, Any]]) -> str:
-    """`text` with what lies between the markers made anew."""
+def readme(text: str, records: list[Record]) -> str:
+    """Make what lies between the markers of README.md anew.
+
+    Args:
+        text: README.md.
+        records: Those to show.
+
+    Returns:
+        README.md with their tables.
+    """
     head, rest = text.split(BEGIN)
     _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n" + "\n\n".join(markdown(record) for record in records) + f"\n{END}{tail}"
+    tables = "\n\n".join(markdown(record) for record in records)
+    return f"{head}{BEGIN}\n{tables}\n{END}{tail}"

@@ -1,26 +1,43 @@
-"""Running a benchmark: correctness first, then rounds in which every method is called in turn, then the statistics."""
+"""Running a benchmark.
+
+Correctness first, then rounds in which every method is called in turn, then the
+statistics.
+"""
 
 import contextlib
-import itertools
 import math
 import os
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, TypeAlias
 
-from benchmarks import _ceiling, _load
-from benchmarks._declare import CORES, THREAD_VARIABLES, Benchmark, Task
+from benchmarks import _ceiling, _compare, _load
+from benchmarks._declare import (
+    CORES,
+    THREAD_VARIABLES,
+    Benchmark,
+    Method,
+    Record,
+    Task,
+)
+from benchmarks._processor import processor
 
-# A sample is as many calls as take this long. Of 0.1 s, ten ticks of the counters of /proc/stat, a call of 70 ms is a
-# sample of its own, and measures what the method before it left in caches and in threads that sleep.
+# A sample is as many calls as take this long. Of 0.1 s, ten ticks of the counters of
+# /proc/stat, a call of 70 ms is a sample of its own, and measures what the method
+# before it left in caches and in threads that sleep. With ten times as much a run takes
+# nearly ten times as long.
 LEAST_SECONDS = 0.4
-TIMEOUT = 900.0  # of one request; a deadlock ends here and not never
-ENOUGH = 3  # clean samples of more rounds than that; with fewer the statistics take all samples and say so
+
+# Seconds for one request. A deadlock ends here and not never. A tenth of it would end
+# programs that compile for minutes, ten times as much would hold a machine for hours.
+TIMEOUT = 900.0
+
+# Told a line of progress.
+Say: TypeAlias = Callable[[str], None]
 
 
 class BenchmarkFailed(Exception):
@@ -30,7 +47,9 @@ class BenchmarkFailed(Exception):
 class Worker:
     """The driver's end of a worker process (benchmarks/_worker.py).
 
-    Nothing is waited for beyond `deadline`, a time of `time.monotonic`.
+    Attributes:
+        name: Task and method, for messages.
+        deadline: A time of `time.monotonic`. Nothing is waited for beyond it.
     """
 
     def __init__(
@@ -43,18 +62,23 @@ class Worker:
     ):
         self.name = f"{task.name}, {method or 'reference'}"
         self.deadline = deadline
-        self.asked = ""
-        self.pipe, theirs = Pipe()
-        path = os.pathsep.join(p for p in sys.path if p)
-        inherited = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
-        self.process = subprocess.Popen(
+        self._asked = ""
+        self._pipe, theirs = Pipe()
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in THREAD_VARIABLES
+        }
+        path = os.pathsep.join(folder for folder in sys.path if folder)
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks._worker", str(theirs.fileno())],
             env=inherited | {"PYTHONPATH": path} | dict(environment),
             pass_fds=[theirs.fileno()],
-            start_new_session=True,  # an interrupt is the driver's, who then ends its workers
+            # An interrupt is the driver's, which then ends its workers.
+            start_new_session=True,
         )
         theirs.close()
-        self.pipe.send((module, method, dict(task.parameters)))
+        self._pipe.send((module, method, dict(task.parameters)))
 
     def ask(self, *request: Any) -> Any:
         """Send a request and wait for the answer."""
@@ -62,57 +86,94 @@ class Worker:
         return self.receive()
 
     def send(self, *request: Any) -> None:
-        """Send a request whose answer is received later."""
-        self.asked = request[0]
+        """Send a request whose answer is received later.
+
+        Args:
+            *request: The name of a method of the worker's session, and its arguments.
+
+        Raises:
+            BenchmarkFailed: The worker is dead.
+        """
+        self._asked = request[0]
         try:
-            self.pipe.send(request)
+            self._pipe.send(request)
         except OSError:
-            raise self._dead() from None
+            raise self._death() from None
 
     def receive(self) -> Any:
-        """Wait for the answer to what was sent last."""
+        """Wait for the answer to what was sent last.
+
+        Returns:
+            What the method of the session returned.
+
+        Raises:
+            BenchmarkFailed: It raised an exception, died, or gave no answer in time.
+        """
         limit = max(0.0, min(TIMEOUT, self.deadline - time.monotonic()))
         try:
-            if not self.pipe.poll(limit):
-                raise BenchmarkFailed(f"{self.name}: no answer to {self.asked!r} within {limit:.3g} s")
-            fine, answer = self.pipe.recv()
+            if not self._pipe.poll(limit):
+                raise BenchmarkFailed(
+                    f"{self.name}: no answer to {self._asked!r} within {limit:.3g} s"
+                )
+            fine, answer = self._pipe.recv()
         except (EOFError, OSError):
-            raise self._dead() from None
+            raise self._death() from None
         if not fine:
             raise BenchmarkFailed(f"{self.name}: {answer}")
         return answer
 
-    def _dead(self) -> BenchmarkFailed:
-        return BenchmarkFailed(f"{self.name}: the worker died, exit code {self.process.wait(10)}")
+    def _death(self) -> BenchmarkFailed:
+        code = self._process.wait(10)
+        return BenchmarkFailed(f"{self.name}: the worker died, exit code {code}")
 
     def close(self) -> None:
         """End the process: it holds nothing that needs saving."""
-        self.pipe.close()
-        self.process.kill()
-        self.process.wait()
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
 
 
 @dataclass
 class Entrant:
-    """A method in a race: its worker and what is known of it so far."""
+    """A method in a race.
+
+    Attributes:
+        worker: Its process.
+        record: What is known of it so far.
+        repeats: Calls in a sample.
+        samples: Those taken.
+    """
 
     worker: Worker
-    record: dict[str, Any]
+    record: Record
     repeats: int = 1
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[Record] = field(default_factory=list)
 
     def find_repeats(self) -> float:
-        """Seconds of one call; from now on a sample has as many as make it long enough."""
+        """Find how many calls make a sample that is long enough.
+
+        Returns:
+            The seconds of one call.
+        """
         seconds = self.worker.ask("sample", 1)["seconds"]
+        # A clock may read zero for a call that does nothing.
         self.repeats = max(1, round(LEAST_SECONDS / max(seconds, 1e-7)))
         return seconds
 
     def take(self) -> None:
-        """One sample, marked if others used the machine meanwhile."""
-        before, own, start = _load.busy(), time.process_time(), time.perf_counter()
+        """Take a sample and mark whether others used the machine meanwhile."""
+        busy = _load.busy()
+        cpu = time.process_time()
+        start = time.perf_counter()
         sample = self.worker.ask("sample", self.repeats)
-        wall, own = time.perf_counter() - start, time.process_time() - own + sample.pop("cpu")
-        self.samples.append(sample | {"clean": _load.clean(before, _load.busy(), own, wall)})
+        wall = time.perf_counter() - start
+        own = time.process_time() - cpu + sample.pop("cpu")
+        is_clean = _load.clean(busy, _load.busy(), own=own, wall=wall)
+        self.samples.append(sample | {"clean": is_clean})
+
+    def summarize(self) -> None:
+        """Put the statistics of the samples into the record."""
+        self.record |= _compare.summary(self.samples, self.repeats)
 
 
 def run(
@@ -121,191 +182,201 @@ def run(
     *,
     smoke: bool,
     rounds: int,
-    say: Callable[[str], None],
+    say: Say,
     only: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The record of a benchmark, ready for strict JSON; of the tasks whose names hold a text of `only`, or of all.
+) -> Record:
+    """Run a benchmark.
 
-    **Raises** `BenchmarkFailed`: an error above its tolerance, a worker that died or never answered. `ValueError`: no
-    such task.
+    Args:
+        module: Where the workers find it.
+        benchmark: The benchmark of that module.
+        smoke: Whether to run its smoke tasks.
+        rounds: Samples of each method.
+        say: Called with a line of progress.
+        only: Texts. A task runs if its name holds one of them; all do without any.
+
+    Returns:
+        The record, ready for strict JSON.
+
+    Raises:
+        BenchmarkFailed: An error is above its tolerance, or a worker died or gave no
+            answer in time.
+        ValueError: There is no such task.
     """
-    every = benchmark.smoke if smoke else benchmark.tasks
-    tasks = [task for task in every if not only or any(text in task.name for text in only)]
-    if not tasks:
-        raise ValueError(f"no task holds {' or '.join(only)}; there are: {'; '.join(task.name for task in every)}")
-    done = [_run_task(module, benchmark, task, rounds, say) for task in tasks]
-    marks = [mark for _, task in done for method in task["methods"] for mark in method.get("clean", ())]
-    name = module.rsplit(".", 1)[-1]
-    command = ["python", "-m", "benchmarks", name, "--rounds", str(rounds), *(["--smoke"] if smoke else [])]
-    command += [word for text in only for word in ("--task", text)]
+    tasks = _chosen(benchmark, smoke=smoke, only=only)
+    origins = []
+    records = []
+    for task in tasks:
+        origin, record = _run_task(module, benchmark, task, rounds=rounds, say=say)
+        origins.append(origin)
+        records.append(record)
+    name = module.rpartition(".")[2]
+    # What repeats the run, wherever the record is written.
+    command = ["python", "-m", "benchmarks", name, "--rounds", str(rounds)]
+    if smoke:
+        command.append("--smoke")
+    for text in only:
+        command += ["--task", text]
     return {
         "benchmark": name,
         "question": benchmark.question,
         "smoke": smoke,
         "rounds": rounds,
+        "processor": processor(),
         "cores": CORES,
-        "samples": {"total": len(marks), "clean": marks.count(True), "unknown": marks.count(None)},
-        "provenance": done[0][0] | {"command": command},  # what repeats it, wherever it was written
-        "tasks": [task for _, task in done],
+        "samples": _count_samples(records),
+        "provenance": origins[0] | {"command": command},
+        "tasks": records,
     }
 
 
-def _run_task(module, benchmark, task, rounds, say) -> tuple[dict[str, Any], dict[str, Any]]:
+def _chosen(benchmark: Benchmark, *, smoke: bool, only: Sequence[str]) -> list[Task]:
+    """Return the tasks that are asked for."""
+    tasks = benchmark.tasks
+    if smoke:
+        tasks = benchmark.smoke
+    chosen = [
+        task for task in tasks if not only or any(text in task.name for text in only)
+    ]
+    if not chosen:
+        names = "; ".join(task.name for task in tasks)
+        raise ValueError(f"no task holds {' or '.join(only)}; there are: {names}")
+    return chosen
+
+
+def _count_samples(records: Sequence[Record]) -> Record:
+    """Count the samples of all methods of all tasks, and those undisturbed."""
+    marks = [
+        mark
+        for task in records
+        for method in task["methods"]
+        for mark in method.get("clean", ())
+    ]
+    return {
+        "total": len(marks),
+        "clean": marks.count(True),
+        "unknown": marks.count(None),
+    }
+
+
+def _run_task(
+    module: str, benchmark: Benchmark, task: Task, *, rounds: int, say: Say
+) -> tuple[Record, Record]:
+    """Run one task; return the provenance and the record."""
+    methods = [
+        method
+        for method in benchmark.methods
+        if method.name in task.methods or not task.methods
+    ]
+    products: list[Entrant] = []
     with contextlib.ExitStack() as stack:
-
-        def enter(module: str, task: Task, method: Any) -> Entrant:
-            worker = Worker(module, method.name, task, dict(method.environment))
-            stack.callback(worker.close)
-            record = {"name": method.name, "ours": method.ours, "environment": dict(method.environment)}
-            return Entrant(worker, record)
-
-        judge = Worker(module, None, task, {})
-        stack.callback(judge.close)
-        entrants = [enter(module, task, m) for m in benchmark.methods if m.name in task.methods or not task.methods]
-        present = [e for e in entrants if _admit(e, judge, say)]
-        guests = []
+        judge, entrants = _start(stack, module, task, methods=methods)
+        present = [entrant for entrant in entrants if _admit(entrant, judge, say)]
         if task.gemm is not None:
-            product = Task(task.name, dict(zip(("order", "dtype"), task.gemm, strict=True)))
-            guests = [enter(_ceiling.__name__, product, method) for method in _ceiling.BENCHMARK.methods]
-            other_judge = Worker(_ceiling.__name__, None, product, {})
-            stack.callback(other_judge.close)
-            present += [e for e in guests if _admit(e, other_judge, say)]
+            order, dtype = task.gemm
+            product = Task(task.name, {"order": order, "dtype": dtype})
+            judge_of_products, products = _start(
+                stack,
+                _ceiling.__name__,
+                product,
+                methods=_ceiling.BENCHMARK.methods,
+            )
+            present += [one for one in products if _admit(one, judge_of_products, say)]
         _race(present, rounds, say)
         provenance = judge.ask("provenance")
     for entrant in present:
-        summarize(entrant)
-    return provenance, _record(task, entrants, guests)
+        entrant.summarize()
+    record = _record(
+        task,
+        methods=[entrant.record for entrant in entrants],
+        products=[entrant.record for entrant in products],
+    )
+    return provenance, record
 
 
-def _admit(entrant: Entrant, judge: Worker, say: Callable[[str], None]) -> bool:
-    """Correctness before speed: prepare a method, have its result judged, and find how many calls make a sample."""
+def _start(
+    stack: contextlib.ExitStack,
+    module: str,
+    task: Task,
+    *,
+    methods: Sequence[Method],
+) -> tuple[Worker, list[Entrant]]:
+    """Start a judge and a worker for each method; they end with the stack."""
+
+    def start(method: str | None, environment: Mapping[str, str]) -> Worker:
+        worker = Worker(module, method, task, environment=environment)
+        stack.callback(worker.close)
+        return worker
+
+    judge = start(None, {})
+    entrants = []
+    for method in methods:
+        variables = dict(method.environment)
+        record = {"name": method.name, "ours": method.ours, "environment": variables}
+        entrants.append(Entrant(start(method.name, variables), record))
+    return judge, entrants
+
+
+def _admit(entrant: Entrant, judge: Worker, say: Say) -> bool:
+    """Prepare a method, have its result judged, and find how many calls make a sample.
+
+    Returns:
+        Whether it is installed.
+
+    Raises:
+        BenchmarkFailed: The result is wrong.
+    """
+    name = entrant.worker.name
     prepared = entrant.worker.ask("prepare")
     entrant.record |= prepared
     if "absent" in prepared:
-        say(f"{entrant.worker.name}: absent, {prepared['absent']} is not installed")
+        say(f"{name}: absent, {prepared['absent']} is not installed")
         return False
     error, tolerance = judge.ask("judge", entrant.worker.ask("result"))
-    if not error <= tolerance:  # also NaN
-        raise BenchmarkFailed(f"{entrant.worker.name}: wrong, error {error:.3g} above its tolerance {tolerance:.3g}")
+    # NaN is not right either.
+    if not error <= tolerance:
+        raise BenchmarkFailed(
+            f"{name}: wrong, error {error:.3g} above its tolerance {tolerance:.3g}"
+        )
     entrant.record |= {"error": error, "tolerance": tolerance}
     seconds = entrant.find_repeats()
-    say(f"{entrant.worker.name}: error {error:.2g}, first call {prepared['first_call']:.3g} s, then {seconds:.3g} s")
+    first = prepared["first_call"]
+    say(f"{name}: error {error:.2g}, first call {first:.3g} s, then {seconds:.3g} s")
     return True
 
 
 def turns(count: int, rounds: int) -> Iterator[list[int]]:
-    """Who is called when: everyone once a round, a round beginning one place later than the last."""
-    for i in range(rounds):
-        yield [(i + k) % count for k in range(count)]
+    """Say who is called when.
+
+    Everyone is called once a round, and a round begins one place later than the last.
+    """
+    for first in range(rounds):
+        yield [(first + place) % count for place in range(count)]
 
 
-def _race(entrants: list[Entrant], rounds: int, say: Callable[[str], None]) -> None:
-    for i, order in enumerate(turns(len(entrants), rounds)):
-        for k in order:
-            entrants[k].take()
-        say(f"round {i + 1} of {rounds}")
+def _race(entrants: list[Entrant], rounds: int, say: Say) -> None:
+    """Take the samples of all rounds."""
+    for done, order in enumerate(turns(len(entrants), rounds), start=1):
+        for index in order:
+            entrants[index].take()
+        say(f"round {done} of {rounds}")
 
 
-def quartiles(values: list[float]) -> list[float]:
-    """Lower quartile, median, upper quartile."""
-    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-
-
-def summarize(entrant: Entrant) -> None:
-    """Put the statistics of the samples into the record."""
-    seconds = [s["seconds"] for s in entrant.samples]
-    marks = [s["clean"] for s in entrant.samples]
-    kept = [s for s, mark in zip(seconds, marks, strict=True) if mark]
-    enough = len(kept) >= min(ENOUGH, len(seconds))
-    low, median, high = quartiles(kept if enough else seconds)
-    entrant.record |= {
-        "repeats": entrant.repeats,
-        "seconds": seconds,
-        "clean": marks,
-        "median": median,
-        "quartiles": [low, high],
-        "disturbed": not enough,
-        "peak_memory": entrant.samples[-1]["peak_memory"],
-    }
-
-
-def _record(task: Task, entrants: list[Entrant], guests: list[Entrant]) -> dict[str, Any]:
-    methods = [e.record for e in entrants]
-    there = [m for m in methods if "absent" not in m]
-    rates = {}
-    for guest in guests:
-        if "absent" not in guest.record:
-            rates[guest.record["name"]] = 2 * task.gemm[0] ** 3 / guest.record["median"] / 1e9 if task.gemm else 0.0
-    best = max(rates, key=rates.__getitem__, default=None)
-    for method in there:
-        if task.flop is not None and best is not None:
-            method["percent_of_ceiling"] = 100 * task.flop / method["median"] / 1e9 / rates[best]
+def _record(task: Task, *, methods: list[Record], products: list[Record]) -> Record:
+    """Put the record of a task together."""
+    ceiling = _compare.ceiling(task, products)
+    present = [method for method in methods if "absent" not in method]
+    if task.flop is not None and ceiling is not None:
+        for method in present:
+            gflops = task.flop / method["median"] / 1e9
+            method["percent_of_ceiling"] = 100 * gflops / ceiling["gflops"]
     return {
         "name": task.name,
         "parameters": dict(task.parameters),
         "goal": task.goal,
         "flop": task.flop,
-        "ceiling": None if best is None else {"gemm": list(task.gemm or ()), "gflops": rates[best], "by": best},
+        "ceiling": ceiling,
         "methods": methods,
-        "ceiling_methods": [g.record for g in guests],
-        "ratios": _ratios(task, there),
-    }
-
-
-def _ratios(task: Task, methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Set each of our methods against the best of its peers, and against the rivals."""
-    ours = [method for method in methods if method["ours"]]
-    peers = {method["name"]: method for method in methods if not method["ours"]}
-    names = task.against or tuple(peers)
-    best = min(
-        (peers[name] for name in names if name in peers),
-        key=lambda peer: peer["median"],
-        default=None,
-    )
-    ratios = []
-    for own in ours:
-        if best is not None:
-            ratios.append(ratio(task.goal, own, best))
-        ratios.extend(
-            ratio(rival.goal, own, peers[rival.name], least=rival.least)
-            for rival in task.rivals
-            if rival.name in peers
-        )
-    return ratios
-
-
-def failures(record: dict[str, Any]) -> list[str]:
-    """Say of each comparison that is below its least in a record by how much."""
-    return [
-        f"{task['name']}: {found['ours']} is {found['median']:.3g} times as fast as "
-        f"{found['peer']}, and must be {found['least']:g} times at least"
-        for task in record["tasks"]
-        for found in task["ratios"]
-        if found["least"] is not None and found["median"] < found["least"]
-    ]
-
-
-def ratio(
-    goal: float | None,
-    ours: dict[str, Any],
-    peer: dict[str, Any],
-    *,
-    least: float | None = None,
-) -> dict[str, Any]:
-    """Compare the two samples of each round: how many times faster we are, and the median."""
-    every = [theirs / own for own, theirs in zip(ours["seconds"], peer["seconds"], strict=True)]
-    marks = [a and b for a, b in zip(ours["clean"], peer["clean"], strict=True)]
-    kept = list(itertools.compress(every, marks))
-    enough = len(kept) >= min(ENOUGH, len(every))
-    low, median, high = quartiles(kept if enough else every)
-    return {
-        "ours": ours["name"],
-        "peer": peer["name"],
-        "rounds": every,
-        "median": median,
-        "quartiles": [low, high],
-        "disturbed": not enough,
-        "goal": goal,
-        "goal_met": None if goal is None else median >= goal,
-        "least": least,
+        "ceiling_methods": products,
+        "ratios": _compare.ratios(task, present),
     }

@@ -9,7 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from benchmarks._declare import Record
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -32,7 +33,7 @@ def run(
     deadline: float,
     processes: int,
     environment: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Record:
     """Run test files side by side until all are done or the time is up.
 
     Args:
@@ -47,28 +48,26 @@ def run(
         the seconds that each file took.
     """
 
-    def of_file(file: str) -> dict[str, Any]:
+    def of_file(file: str) -> Record:
         return _run_file(file, deadline, os.environ | environment)
 
     with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-        found = dict(zip(files, pool.map(of_file, files), strict=True))
-    ran = {file: part for file, part in found.items() if part["started"]}
+        records = dict(zip(files, pool.map(of_file, files), strict=True))
+    ran = {file: record for file, record in records.items() if record["started"]}
     return {
-        "passed": sum(part["passed"] for part in ran.values()),
-        "skipped": sum(part["skipped"] for part in ran.values()),
-        "failed": [name for part in ran.values() for name in part["failed"]],
-        "reasons": [line for part in ran.values() for line in part["reasons"]],
+        "passed": sum(record["passed"] for record in ran.values()),
+        "skipped": sum(record["skipped"] for record in ran.values()),
+        "failed": [name for record in ran.values() for name in record["failed"]],
+        "reasons": [line for record in ran.values() for line in record["reasons"]],
         "unfinished": {
-            file: part["running"] for file, part in ran.items() if part["cut"]
+            file: record["running"] for file, record in ran.items() if record["cut"]
         },
         "not_reached": [file for file in files if file not in ran],
-        "file_seconds": {file: part["seconds"] for file, part in ran.items()},
+        "file_seconds": {file: record["seconds"] for file, record in ran.items()},
     }
 
 
-def _run_file(
-    file: str, deadline: float, environment: dict[str, str]
-) -> dict[str, Any]:
+def _run_file(file: str, deadline: float, environment: Mapping[str, str]) -> Record:
     """Run one file and read its outcomes, also of a run that was killed."""
     start = time.monotonic()
     if start >= deadline:
@@ -94,8 +93,17 @@ def _run_file(
     }
 
 
-def _read(text: str, file: str, code: int | None) -> dict[str, Any]:
-    """Outcomes in the output of pytest; `code` is its exit status, None if killed."""
+def _read(text: str, file: str, code: int | None) -> Record:
+    """Read the outcomes off the output of pytest.
+
+    Args:
+        text: What it has printed so far.
+        file: The test file.
+        code: Its exit status; None if it was killed.
+
+    Returns:
+        What `run` returns, of one file, and whether it was cut short.
+    """
     outcomes = _OUTCOME.findall(text)
     failed = [name for name, word in outcomes if word in ("FAILED", "ERROR")]
     reasons = _REASON.findall(text)
@@ -104,12 +112,16 @@ def _read(text: str, file: str, code: int | None) -> dict[str, Any]:
     if code not in (None, 0, 1, 5) or (code == 1 and not failed):
         failed.append(file)
         reasons.append(f"{file}: exit code {code}: {text[-500:]}")
-    running = _STARTED.search(text)
+    # The last line names a test without an outcome if it was cut short there.
+    started = _STARTED.search(text)
+    running = None
+    if started is not None:
+        running = started.group(1)
     return {
         "passed": sum(word in ("PASSED", "XFAIL") for _, word in outcomes),
         "skipped": sum(word == "SKIPPED" for _, word in outcomes),
         "failed": failed,
         "reasons": reasons,
         "cut": code is None,
-        "running": running.group(1) if running else None,
+        "running": running,
     }

@@ -1,6 +1,8 @@
-"""A worker: one process for one method of one task, blocked on its pipe whenever it is not asked for something.
+"""A worker: one process for one method of one task.
 
-Libraries, their thread pools and their environments never meet in one process, and the peak memory is the method's own.
+It is blocked on its pipe whenever it is not asked for something. Libraries, their
+thread pools and their environments never meet in one process, and the peak memory is
+the method's own.
 """
 
 import importlib
@@ -8,15 +10,18 @@ import importlib.metadata
 import resource
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from benchmarks._declare import Benchmark, Call, Method, Record
 
-def synchronize(value: Any) -> None:
-    """Wait until `value` is computed: JAX and torch on a GPU return before it is."""
+
+def synchronize(value: object) -> None:
+    """Wait until a value is computed: JAX and torch on a GPU return before it is."""
     if "jax" in sys.modules:
         sys.modules["jax"].block_until_ready(value)
     torch = sys.modules.get("torch")
@@ -25,89 +30,140 @@ def synchronize(value: Any) -> None:
 
 
 def to_numpy(value: Any) -> Any:
-    """A result in NumPy arrays: it crosses to a process that knows neither JAX nor torch."""
+    """Convert a result to NumPy arrays, nested as it is.
+
+    It crosses to a process that knows neither JAX nor torch. A function, which computes
+    what does not belong to the timed call, is called.
+    """
     if callable(value):
         return to_numpy(value())
     if isinstance(value, dict):
         return {name: to_numpy(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_numpy(part) for part in value]
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):
+        # A tensor of torch, perhaps on a GPU.
+        value = value.detach().cpu()
+    return np.asarray(value)
 
 
 def peak_memory() -> int:
-    """Bytes of the most memory this process ever held, its interpreter and libraries included."""
-    unit = 1 if sys.platform == "darwin" else 1024
+    """Return the most bytes that this process ever held, libraries included."""
+    # Linux counts in KiB.
+    unit = 1024
+    if sys.platform == "darwin":
+        unit = 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _environment() -> dict[str, Any]:
-    from isometry._internal import provenance
-
-    return provenance.provenance()
+def _do_nothing() -> None:
+    """Stand for the call of a judge, which has no method."""
 
 
 class Session:
-    """What a worker can be asked for; each request is the name of a method and its arguments."""
+    """What a worker can be asked for.
 
-    def __init__(self, module: str, method: str | None, parameters: dict[str, Any]):
+    A request is the name of a method of this class, and its arguments.
+
+    Attributes:
+        benchmark: The benchmark of the module.
+        method: The method that is timed; None for a judge, who knows the reference.
+        parameters: Those of the task.
+        call: What is timed, once prepared.
+        reference: What is right, once a judge is prepared.
+    """
+
+    benchmark: Benchmark
+    method: Method | None
+    parameters: Mapping[str, Any]
+    call: Call
+    reference: Any
+
+    def __init__(self, module: str, method: str | None, parameters: Mapping[str, Any]):
         self.parameters = parameters
         self.benchmark = importlib.import_module(module).BENCHMARK
-        self.method = next((m for m in self.benchmark.methods if m.name == method), None)
-        self.call: Callable[[], Any] = lambda: None
-        self.reference: Any = None
+        self.method = None
+        for declared in self.benchmark.methods:
+            if declared.name == method:
+                self.method = declared
+        self.call = _do_nothing
+        self.reference = None
 
-    def prepare(self) -> dict[str, Any]:
-        """Build the call and make it once: the first call compiles. Of a judge: compute the reference."""
+    def prepare(self) -> Record:
+        """Build the call and make it once, which compiles; of a judge, the reference.
+
+        Returns:
+            Versions of what the method requires and the seconds of the first call; or
+            the distribution that is absent. Nothing of a judge.
+        """
         if self.method is None:
             self.reference = self.benchmark.reference(**self.parameters)
             return {}
+        required = self.method.requires
         try:
-            versions = {name: importlib.metadata.version(name) for name in self.method.requires}
+            versions = {name: importlib.metadata.version(name) for name in required}
             self.call = self.method.make(**self.parameters)
         except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError) as error:
-            if error.name not in self.method.requires:
+            if error.name not in required:
                 raise
             return {"absent": error.name}
         return {"versions": versions, "first_call": self.sample(1)["seconds"]}
 
     def result(self) -> Any:
-        """The result of one more call, in NumPy arrays."""
+        """Return the result of one more call, in NumPy arrays."""
         return to_numpy(self.call())
 
-    def sample(self, repeats: int) -> dict[str, Any]:
-        """Seconds per call over `repeats` calls, with the CPU time they cost."""
-        cpu, start = time.process_time(), time.perf_counter()
+    def sample(self, repeats: int) -> Record:
+        """Measure some calls.
+
+        Args:
+            repeats: How many.
+
+        Returns:
+            Seconds a call, CPU seconds of all of them, and the peak memory until now.
+        """
+        cpu = time.process_time()
+        start = time.perf_counter()
         for _ in range(repeats):
             synchronize(self.call())
         seconds = time.perf_counter() - start
-        return {"seconds": seconds / repeats, "cpu": time.process_time() - cpu, "peak_memory": peak_memory()}
+        return {
+            "seconds": seconds / repeats,
+            "cpu": time.process_time() - cpu,
+            "peak_memory": peak_memory(),
+        }
 
     def judge(self, result: Any) -> tuple[float, float]:
-        """Error and tolerance of a result; the reference is computed on the first one."""
+        """Return the error of a result and its tolerance.
+
+        The reference is computed for the first result, if it is not there yet.
+        """
         if self.reference is None:
             self.prepare()
         error = self.benchmark.error(result, self.reference, **self.parameters)
         return float(error), float(self.benchmark.tolerance(**self.parameters))
 
-    def provenance(self) -> dict[str, Any]:
-        """Versions, device and commit, as this process sees them."""
-        return _environment()
+    def provenance(self) -> Record:
+        """Return versions, device and commit, as this process sees them."""
+        # It imports jax, which a worker of another library must not have.
+        from isometry._internal import provenance
+
+        return provenance.provenance()
 
 
 def main() -> None:
-    """Answer requests until the driver hangs up."""
+    """Answer requests until the driver closes the pipe."""
     with Connection(int(sys.argv[1])) as pipe:
         try:
             session = Session(*pipe.recv())
             while True:
                 name, *arguments = pipe.recv()
-                pipe.send((True, getattr(session, name)(*arguments)))
+                answer = getattr(session, name)(*arguments)
+                pipe.send((True, answer))
         except EOFError:
             return
+        # A KeyboardInterrupt or SystemExit of a method is a failure like others.
         except BaseException as error:
-            import traceback
-
             traceback.print_exc()
             pipe.send((False, f"{type(error).__name__}: {error}"))
 

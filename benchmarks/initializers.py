@@ -1,42 +1,52 @@
-"""Orthogonal weights against torch's and JAX's, ZerO against orthogonal, and compile time against depth.
+"""Drawing weights against peers, and compile time of drawing against depth.
 
-Goals: orthogonal no slower than the better peer (all three call one LAPACK QR, so there is little to win); every
-method has one BLAS thread, for two would make this a comparison of OpenBLAS's and MKL's threads; zer_o in
-under 5 % of the time of orthogonal, square (the identity) and widening (the Hadamard block: (in, out) = (2048, 4096),
-torch's (4096, 2048)); networks of 100 layers, one of every scheme in one program, compile in at most 1.25 times the
-time of those of 10, for equal layers are drawn as one batch.
+Goals:
+
+- Orthogonal weights no slower than the better of torch's and JAX's. All three call one
+  LAPACK QR, so there is little to win. Every method has one BLAS thread: with two this
+  would compare OpenBLAS's threads with MKL's.
+- ZerO in under 5 % of the time of orthogonal, square (the identity) and widening (the
+  Hadamard block: (in, out) = (2048, 4096), torch's (4096, 2048)).
+- Networks of 100 layers, one of every scheme in one program, compile in at most 1.25
+  times the time of those of 10, for equal layers are drawn as one batch.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from benchmarks._declare import Benchmark, Method, Task, torch_environment
+from benchmarks._declare import Benchmark, Call, Method, Record, Task, torch_environment
 
-Call = Callable[[], Any]
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+
+    from isometry.networks._mlp import Mlp
+
+# ---- matrices ----
 
 
 def orthogonal(shape: tuple[int, int]) -> Call:
-    """Ours, compiled."""
+    """Draw by ours, compiled."""
     from isometry import initializers
 
-    return _jitted(initializers.orthogonal(), shape)
+    return _compiled(initializers.orthogonal(), shape)
 
 
 def zer_o(shape: tuple[int, int]) -> Call:
-    """Ours, compiled."""
+    """Draw by ours, compiled."""
     from isometry import initializers
 
-    return _jitted(initializers.zer_o(), shape)
+    return _compiled(initializers.zer_o(), shape)
 
 
 def jax_orthogonal(shape: tuple[int, int]) -> Call:
-    """JAX's, compiled as ours is."""
+    """Draw by JAX's, compiled as ours is."""
     import jax
 
-    return _jitted(jax.nn.initializers.orthogonal(), shape)
+    return _compiled(jax.nn.initializers.orthogonal(), shape)
 
 
-def _jitted(init: Callable[..., Any], shape: tuple[int, int]) -> Call:
+def _compiled(init: "Callable[..., jax.Array]", shape: tuple[int, int]) -> Call:
     import jax
 
     key = jax.random.key(0)
@@ -45,122 +55,223 @@ def _jitted(init: Callable[..., Any], shape: tuple[int, int]) -> Call:
 
 
 def torch_orthogonal(shape: tuple[int, int]) -> Call:
-    """torch's, in place on a matrix allocated once."""
+    """Draw by torch's, in place, on a matrix that is allocated once."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    w = torch.empty(tuple(shape), device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = "cuda"
+    w = torch.empty(tuple(shape), device=device)
     return lambda: torch.nn.init.orthogonal_(w)
 
 
-def compilation(which: int) -> Callable[..., Call]:
-    """Compiling one program that draws a network of depths[which] layers by each of the schemes, anew at each call."""
+# ---- networks ----
 
-    def make(width: int, depths: tuple[int, int], schemes: tuple[str, ...]) -> Call:
+
+def compilation(which: int) -> Callable[..., Call]:
+    """Make a method that compiles one program, anew at each call.
+
+    The program draws a network of depths[which] layers by each of the schemes.
+    """
+
+    def make(
+        width: int, depths: tuple[int, int], schemes: tuple[str, ...]
+    ) -> Callable[[], Callable[[], Record]]:
         import jax
 
-        nets = _networks(width, depths[which], schemes)
+        depth = depths[which]
+        nets = _networks(width, depth, schemes)
         key = jax.random.key(0)
 
-        def compile_anew() -> Call:
+        def draw_all(key: jax.Array) -> dict[str, Any]:
+            return {name: net.init(key) for name, net in nets.items()}
+
+        def compile_anew() -> Callable[[], Record]:
             jax.clear_caches()
-            program = jax.jit(lambda key: {name: net.init(key) for name, net in nets.items()}).lower(key).compile()
-            return lambda: {"depth": depths[which], "middle": _middle_layers(nets, program(key))}
+            # Each time another function, so that nothing of the last call is found.
+            program = jax.jit(lambda key: draw_all(key)).lower(key).compile()
+
+            def middle_layers() -> Record:
+                return {"depth": depth, "middle": _middle_layers(nets, program(key))}
+
+            return middle_layers
 
         return compile_anew
 
     return make
 
 
-def _networks(width: int, depth: int, schemes: tuple[str, ...]) -> dict[str, Any]:
-    """A square network by each scheme; by () all of them, and all of the catalogue that dense layers can have."""
+def _networks(width: int, depth: int, schemes: tuple[str, ...]) -> "dict[str, Mlp]":
+    """Build a square network by each scheme.
+
+    () is all schemes, and all initializers of the catalogue that dense layers can have.
+    """
     from isometry import InputError, initializers, networks
     from isometry import schemes as known
 
-    plain = [entry.name for entry in initializers.catalogue() if not entry.needs]
+    catalogue = [entry.name for entry in initializers.catalogue() if not entry.needs]
+    every_name = dict.fromkeys([*known.names(), *catalogue])
     nets = {}
-    for name in schemes or dict.fromkeys([*known.names(), *plain]):
+    for name in schemes or every_name:
         try:
             nets[name] = networks.mlp([width] * (depth + 1), scheme=name)
         except InputError:
+            # Of all, some are for convolutions alone. One that is asked for must be.
             if schemes:
                 raise
     return nets
 
 
-def _middle_layers(nets: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(net.layers(params[name]))[net.depth // 2].w for name, net in nets.items()}
+def _middle_layers(
+    nets: "Mapping[str, Mlp]", params: Mapping[str, Any]
+) -> "dict[str, jax.Array]":
+    middle = {}
+    for name, net in nets.items():
+        layers = list(net.layers(params[name]))
+        middle[name] = layers[net.depth // 2].w
+    return middle
+
+
+# ---- what is right ----
 
 
 def reference(**parameters: Any) -> Any:
-    """The identity that W Wᵀ is, for matrices; the middle layers drawn one by one outside the program, for networks."""
+    """Return what is right of matrices, or of networks.
+
+    Returns:
+        For matrices the identity, which W Wᵀ is. For networks the middle layers by
+        depth, drawn one by one outside the program.
+    """
     import numpy as np
 
     if "shape" in parameters:
         return np.eye(min(parameters["shape"]))
-    return {depth: _drawn_alone(parameters["width"], depth, parameters["schemes"]) for depth in parameters["depths"]}
+    width = parameters["width"]
+    schemes = parameters["schemes"]
+    return {depth: _draw_alone(width, depth, schemes) for depth in parameters["depths"]}
 
 
-def _drawn_alone(width: int, depth: int, schemes: tuple[str, ...]) -> dict[str, Any]:
+def _draw_alone(
+    width: int, depth: int, schemes: tuple[str, ...]
+) -> "dict[str, jax.Array]":
+    """Draw the middle layer of each network with the key that it has there."""
     import jax
 
-    nets, middle = _networks(width, depth, schemes), depth // 2
+    nets = _networks(width, depth, schemes)
+    middle = depth // 2
     key = jax.random.split(jax.random.key(0), (depth, 2))[middle, 0]
-    return {name: net.scheme.initializer(net.plan[middle])(key, (width, width)) for name, net in nets.items()}
+    weights = {}
+    for name, net in nets.items():
+        init = net.scheme.initializer(net.plan[middle])
+        weights[name] = init(key, (width, width))
+    return weights
 
 
 def error(result: Any, reference: Any, **parameters: Any) -> float:
-    """The largest entry of |W Wᵀ - I| in float64; the largest difference of any entry of a network's layer."""
+    """Return the largest deviation of an entry.
+
+    For matrices of |W Wᵀ - I| in float64; for networks of a layer.
+    """
     import numpy as np
 
     if "shape" in parameters:
-        w = result.astype(np.float64)
-        return float(np.abs((w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w) - reference).max())
-    alone = reference[int(result["depth"])]
-    assert alone.keys() == result["middle"].keys()
-    return max(float(np.abs(w - np.asarray(alone[name])).max()) for name, w in result["middle"].items())
+        return _gram_error(result.astype(np.float64), reference)
+    right = reference[int(result["depth"])]
+    assert right.keys() == result["middle"].keys()
+    deviations = [
+        np.abs(w - np.asarray(right[name])).max()
+        for name, w in result["middle"].items()
+    ]
+    return float(max(deviations))
+
+
+def _gram_error(w: "np.ndarray", identity: "np.ndarray") -> float:
+    """Compare the smaller Gram matrix with the identity."""
+    rows, columns = w.shape
+    if rows > columns:
+        w = w.T
+    return float(abs(w @ w.T - identity).max())
 
 
 def tolerance(**parameters: Any) -> float:
-    """10 eps √n for the Gram matrix of a float32 QR; for networks the rounding of differently fused arithmetic."""
+    """Bound the rounding in float32.
+
+    For the Gram matrix of a QR it is 10 eps √n; for networks that of arithmetic which
+    is fused differently.
+    """
     import numpy as np
 
     eps = float(np.finfo(np.float32).eps)
-    return 10 * eps * max(parameters["shape"]) ** 0.5 if "shape" in parameters else 100 * eps
+    if "shape" in parameters:
+        return 10 * eps * max(parameters["shape"]) ** 0.5
+    return 100 * eps
 
 
-def _matrix(name: str, shape: tuple[int, int], methods: tuple[str, ...], goal: float) -> Task:
+# ---- tasks ----
+
+ORTHOGONAL = ("isometry orthogonal", "torch orthogonal_", "jax orthogonal")
+ZER_O = ("isometry zer_o", "its orthogonal")
+COMPILATION = ("deep network", "shallow network")
+
+
+def _orthogonal(shape: tuple[int, int]) -> Task:
+    rows, columns = shape
     few, many = sorted(shape)
-    # Householder QR and forming Q, 2 (m n² - n³/3) each; ZerO has no arithmetic worth counting
-    flop = 4 * (many * few**2 - few**3 / 3) if name == "orthogonal" else None
-    gemm = (few, "float32") if flop else None
-    return Task(f"{name} {shape[0]}x{shape[1]}", {"shape": shape}, goal, flop, gemm, methods)
+    # Householder QR, and as many operations to form Q.
+    factorization = 2 * (many * few**2 - few**3 / 3)
+    return Task(
+        f"orthogonal {rows}x{columns}",
+        parameters={"shape": shape},
+        goal=1.0,
+        flop=2 * factorization,
+        gemm=(few, "float32"),
+        methods=ORTHOGONAL,
+    )
+
+
+def _zer_o(shape: tuple[int, int]) -> Task:
+    """Declare a task without a floor: there is no arithmetic worth counting."""
+    rows, columns = shape
+    return Task(
+        f"zer_o {rows}x{columns}",
+        parameters={"shape": shape},
+        goal=20.0,
+        methods=ZER_O,
+    )
 
 
 def _depth(width: int, depths: tuple[int, int], schemes: tuple[str, ...]) -> Task:
-    parameters = {"width": width, "depths": depths, "schemes": schemes}
-    return Task("compile", parameters, goal=0.8, methods=("deep network", "shallow network"))
+    return Task(
+        "compile",
+        parameters={"width": width, "depths": depths, "schemes": schemes},
+        goal=0.8,
+        methods=COMPILATION,
+    )
 
-
-_PEERS = ("isometry orthogonal", "torch orthogonal_", "jax orthogonal")
-_ZERO = ("isometry zer_o", "its orthogonal")
 
 BENCHMARK = Benchmark(
-    question="Is drawing weights as fast as the hardware allows, and does compile time stay flat in depth?",
+    question="Is drawing weights as fast as the hardware allows, and does compile time "
+    "stay flat in depth?",
     tasks=(
-        _matrix("orthogonal", (1024, 1024), _PEERS, goal=1.0),
-        _matrix("orthogonal", (4096, 4096), _PEERS, goal=1.0),
-        _matrix("zer_o", (4096, 4096), _ZERO, goal=20.0),
-        _matrix("zer_o", (2048, 4096), _ZERO, goal=20.0),
+        _orthogonal((1024, 1024)),
+        _orthogonal((4096, 4096)),
+        _zer_o((4096, 4096)),
+        _zer_o((2048, 4096)),
         _depth(32, (10, 100), ()),
     ),
     smoke=(
-        _matrix("orthogonal", (64, 64), _PEERS, goal=1.0),
-        _matrix("zer_o", (32, 64), _ZERO, goal=20.0),
+        _orthogonal((64, 64)),
+        _zer_o((32, 64)),
         _depth(32, (4, 8), ("orthogonal", "zer_o")),
     ),
     methods=(
         Method("isometry orthogonal", orthogonal, ours=True),
-        Method("torch orthogonal_", torch_orthogonal, requires=("torch",), environment=torch_environment(threads=1)),
+        Method(
+            "torch orthogonal_",
+            torch_orthogonal,
+            requires=("torch",),
+            environment=torch_environment(threads=1),
+        ),
         Method("jax orthogonal", jax_orthogonal),
         Method("isometry zer_o", zer_o, ours=True),
         Method("its orthogonal", orthogonal),

@@ -1,39 +1,49 @@
-"""All log singular values of a deep product, to the last digit, against a plain float64 product that loses most.
+"""All log singular values of a deep product, against a float64 product that loses most.
 
-Gaussian layers of variance 1/N, so that the values lie hundreds to a thousand decades apart. The peer multiplies the
-layers in float64 and factorizes the product once: its largest value alone is right, and it is judged by that one. Goal:
-at most 3 times its time (a ratio of 1/3). Layers are multiplied `every` at a time before they are factorized; singly is
-what is done unless it is asked for.
+The layers are Gaussian of variance 1/N, so that the values lie hundreds to a thousand
+decades apart. The peer multiplies them in float64 and factorizes the product once: its
+largest value alone is right, and it is judged by that one. Goal: at most 3 times its
+time (a ratio of 1/3). Layers are multiplied `every` at a time before they are
+factorized, and one at a time unless that is asked for.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks._declare import Benchmark, Method, Task
+from benchmarks._declare import Benchmark, Call, Method, Task
 
-Call = Callable[[], Any]
-
-
-def _layers(order: int, depth: int) -> Any:
+if TYPE_CHECKING:
     import numpy as np
 
-    return np.random.default_rng(depth).standard_normal((depth, order, order)) / order**0.5
+
+def _layers(order: int, depth: int) -> "np.ndarray":
+    """Draw Gaussian layers of variance 1 / order."""
+    import numpy as np
+
+    rng = np.random.default_rng(depth)
+    return rng.standard_normal((depth, order, order)) / order**0.5
 
 
 def ours(order: int, depth: int, every: int) -> Call:
-    """`linalg.product_log_singular_values`, compiled."""
+    """Call `linalg.product_log_singular_values`, compiled."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
     from isometry import linalg
 
     layers = jax.numpy.asarray(_layers(order, depth))
-    measure = jax.jit(lambda layers: linalg.product_log_singular_values(layers, every=every))
+
+    @jax.jit
+    def measure(layers: jax.Array) -> jax.Array:
+        return linalg.product_log_singular_values(layers, every=every)
+
     return lambda: measure(layers)
 
 
 def plain_product(order: int, depth: int, every: int) -> Call:
-    """One product after another in a scan, then `jnp.linalg.svd`; the largest value, which is right."""
+    """Multiply in a scan, then `jnp.linalg.svd`; return the largest value.
+
+    It alone is right.
+    """
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -42,17 +52,21 @@ def plain_product(order: int, depth: int, every: int) -> Call:
     layers = jnp.asarray(_layers(order, depth))
 
     @jax.jit
-    def measure(layers: Any) -> Any:
-        product = jax.lax.scan(lambda p, layer: (layer @ p, None), jnp.eye(order), layers)[0]
+    def measure(layers: jax.Array) -> jax.Array:
+        identity = jnp.eye(order)
+        product = jax.lax.scan(lambda p, layer: (layer @ p, None), identity, layers)[0]
         return jnp.log(jnp.linalg.svd(product, compute_uv=False)[:1])
 
     return lambda: measure(layers)
 
 
-def reference(order: int, depth: int, every: int) -> Any:
-    """ln of the largest value by a product rescaled at each layer, ln |det| over N, and all values layer by layer.
+def reference(order: int, depth: int, every: int) -> "tuple[float, float, np.ndarray]":
+    """Find log singular values in two ways that are NumPy's, and in one that is ours.
 
-    The first two are NumPy's own. The third is ours without groups, which the tests hold against mpmath.
+    Returns:
+        The largest, by a product that is rescaled at each layer; the mean, as ln |det|
+        over N; and all, by ours one layer at a time, which the tests compare with
+        mpmath.
     """
     import jax
     import numpy as np
@@ -61,40 +75,66 @@ def reference(order: int, depth: int, every: int) -> Any:
     from isometry import linalg
 
     layers = _layers(order, depth)
-    product, scale = np.eye(order), 0.0
+    product = np.eye(order)
+    log_scale = 0.0
     for layer in layers:
         product = layer @ product
         size = np.linalg.norm(product)
-        product, scale = product / size, scale + np.log(size)
-    largest = scale + np.log(np.linalg.norm(product, 2))
-    mean = np.linalg.slogdet(layers)[1].sum() / order
-    return largest, mean, np.asarray(linalg.product_log_singular_values(jax.numpy.asarray(layers), every=1))
+        product = product / size
+        log_scale += np.log(size)
+    largest = log_scale + np.log(np.linalg.norm(product, 2))
+    _, log_determinants = np.linalg.slogdet(layers)
+    mean = log_determinants.sum() / order
+    singly = linalg.product_log_singular_values(jax.numpy.asarray(layers), every=1)
+    return largest, mean, np.asarray(singly)
 
 
-def error(result: Any, reference: Any, **parameters: Any) -> float:
-    """The largest |Δ ln s|: of the largest value, and where all are given of their mean and of each."""
+def error(
+    result: "np.ndarray",
+    reference: "tuple[float, float, np.ndarray]",
+    **parameters: Any,
+) -> float:
+    """Return the largest |Δ ln s|.
+
+    It is of the largest value and, where all are given, of their mean and of each.
+    """
     import numpy as np
 
-    largest, mean, every_one = reference
-    off = [abs(result[0] - largest)]
+    largest, mean, values = reference
+    deviations = [abs(result[0] - largest)]
     if len(result) > 1:
-        off += [abs(np.mean(result) - mean), np.max(np.abs(result - every_one))]
-    return float(max(off))
+        deviations.append(abs(np.mean(result) - mean))
+        deviations.append(np.max(np.abs(result - values)))
+    return float(max(deviations))
 
 
 def tolerance(every: int, **parameters: Any) -> float:
-    """A layer in a group multiplies its condition, of a Gaussian matrix some 10³: 1e-8 up to pairs, 1e-4 beyond."""
-    return 1e-8 if every <= 2 else 1e-4
+    """Return 1e-8 up to pairs, and 1e-4 beyond.
+
+    Each layer in a group multiplies the condition of the group by its own, for a
+    Gaussian matrix some 10³.
+    """
+    if every <= 2:
+        return 1e-8
+    return 1e-4
 
 
-def _task(order: int, depth: int, every: int, goal: float | None) -> Task:
-    flop = depth * 2.0 * order**3
-    name = f"N={order} L={depth} " + (f"by {every}" if every > 1 else "singly")
-    return Task(name, {"order": order, "depth": depth, "every": every}, goal, flop, (order, "float64"))
+def _task(order: int, depth: int, every: int, *, goal: float | None) -> Task:
+    name = f"N={order} L={depth} singly"
+    if every > 1:
+        name = f"N={order} L={depth} by {every}"
+    return Task(
+        name,
+        parameters={"order": order, "depth": depth, "every": every},
+        goal=goal,
+        flop=depth * 2.0 * order**3,
+        gemm=(order, "float64"),
+    )
 
 
 BENCHMARK = Benchmark(
-    question="What does it cost to have every log singular value right, at a thousand decades?",
+    question="What does it cost to have every log singular value right, at a thousand "
+    "decades?",
     tasks=(
         _task(64, 1000, 1, goal=1 / 3),
         _task(64, 1000, 5, goal=1 / 3),
@@ -103,7 +143,10 @@ BENCHMARK = Benchmark(
         _task(256, 50, 1, goal=None),
     ),
     smoke=(_task(8, 20, 1, goal=None),),
-    methods=(Method("isometry", ours, ours=True), Method("plain float64 product", plain_product)),
+    methods=(
+        Method("isometry", ours, ours=True),
+        Method("plain float64 product", plain_product),
+    ),
     reference=reference,
     error=error,
     tolerance=tolerance,

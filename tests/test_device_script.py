@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import _run, _suite, _worker, device
+from benchmarks import _processor, _run, _suite, _worker, device
 from tests import fake_benchmark
 
 # What pytest had written when it was killed in the third test.
@@ -54,7 +54,7 @@ def in_this_process(monkeypatch):
 
 def plan(*files):
     # Four layers: of three, the middle one's rows could be in any order.
-    spectra = [(device.task(6, 4, 64, dtype), 60) for dtype in device.DTYPES]
+    spectra = [(device.task(6, 4, 64, dtype=dtype), 60) for dtype in device.DTYPES]
     return device.Plan(
         tests=files,
         tests_limit=60.0,
@@ -89,6 +89,7 @@ def test_record_has_every_part(in_this_process, tmp_path):
     record = run(plan(str(suite)), path)
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == record
     assert record["scaled_down"]
+    assert record["processor"] == _processor.processor()
     parts = record["parts"]
     products = ["GEMM float32", "GEMM float64"]
     spectra = ["T(6, 4, 64) float32", "T(6, 4, 64) float64"]
@@ -113,7 +114,8 @@ def test_record_has_every_part(in_this_process, tmp_path):
         # 64 Jacobians, three products of order 6 each.
         one = methods["product alone"]
         assert one["gflops"] == pytest.approx(64 * 3 * 2 * 6**3 / one["median"] / 1e9)
-        assert parts[name]["ratios"][0]["peer"] == "plain JAX"
+        ratio = parts[name]["ratios"][0]
+        assert (ratio["peer"], ratio["least"]) == ("plain JAX", 0.95)
     # The precision asked for is that of the result: eps differs by 2**29.
     errors = [parts[name]["methods"][0]["error"] for name in spectra]
     assert 1e-8 < errors[0] < 1e-5
@@ -123,7 +125,7 @@ def test_record_has_every_part(in_this_process, tmp_path):
 
 def test_error_is_that_of_the_worst_value():
     """The first two of 16 inputs are compared; one of their 8 spectra is 1 % off."""
-    task = device.task(6, 4, 64, "float32")
+    task = device.task(6, 4, 64, dtype="float32")
     right = device.reference(**task.parameters)
     unchecked = np.full((4, 14, 6), np.nan)
     wrong = np.concatenate([right, unchecked], axis=1)
@@ -211,16 +213,22 @@ def test_file_that_cannot_be_imported_has_failed(tmp_path):
 def test_part_that_breaks_leaves_the_others(monkeypatch, tmp_path):
     written = []
 
-    def product(order, dtype, rounds, deadline, say):
+    def nothing(*arguments, **options):
+        return {"methods": []}
+
+    def product(order, dtype, **options):
         written.append(json.loads(path.read_text())["parts"])
         if dtype == "float32":
             raise RuntimeError("out of memory")
-        return {"methods": []}
+        return nothing()
+
+    def suite(files, **options):
+        return {"passed": 3}
 
     path = tmp_path / "device.json"
-    monkeypatch.setattr(device, "measure_tests", lambda *_: {"passed": 3})
+    monkeypatch.setattr(device, "measure_tests", suite)
     monkeypatch.setattr(device, "measure_product", product)
-    monkeypatch.setattr(device, "measure_spectra", lambda *_: {"methods": []})
+    monkeypatch.setattr(device, "measure_spectra", nothing)
     record = run(plan(), path)
     parts = record["parts"]
     assert parts["GEMM float32"]["failed"] == "RuntimeError: out of memory"
@@ -252,13 +260,39 @@ def test_device_chooses_the_plan_and_the_name(
 
     def run(plan, path, *, provenance, say):
         ran.append((plan, path.name, provenance["command"]))
-        return {"parts": {"tests": {"state": "not reached"}}}
+        return {"scaled_down": True, "parts": {"tests": {"state": "not reached"}}}
 
     monkeypatch.setattr(_worker.Session, "provenance", lambda self: found)
     monkeypatch.setattr(device, "run", run)
     assert device.main() == 1
     assert ran == [(plan, name, ["python", "-m", "benchmarks.device"])]
     assert ("scaled down" in capsys.readouterr().out) == (platform == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("median", "scaled_down", "code"),
+    [(0.9, False, 1), (0.96, False, 0), (0.9, True, 0)],
+    ids=["slower", "not slower", "too small to be timed"],
+)
+def test_run_slower_than_plain_jax_ends_with_code_1(
+    median, scaled_down, code, in_this_process, monkeypatch, capsys
+):
+    """The samples of ours are those of plain JAX over the quotient."""
+    ours = {"name": "isometry", "seconds": [1.0 / median] * 3, "clean": [True] * 3}
+    plain = ours | {"name": "plain JAX", "seconds": [1.0] * 3}
+    ratio = device._ratio(ours, plain)
+    tests = {"failed": [], "unfinished": {}, "not_reached": []}
+    parts = {
+        "tests": {"state": "done", **tests},
+        "T(6, 4, 64)": {"state": "done", "ratios": [ratio]},
+    }
+    record = {"scaled_down": scaled_down, "parts": parts}
+    found = {"device": {"platform": "gpu", "kind": "Some GPU", "count": 1}}
+    monkeypatch.setattr(_worker.Session, "provenance", lambda self: found)
+    monkeypatch.setattr(device, "run", lambda *arguments, **options: record)
+    assert device.main() == code
+    line = "FAILED: T(6, 4, 64): isometry is 0.9 times as fast as plain JAX"
+    assert (line in capsys.readouterr().out) == (code == 1)
 
 
 def test_plans_name_files_that_exist_and_fit_the_time():
