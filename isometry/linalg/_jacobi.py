@@ -52,6 +52,8 @@ class _Couplings(NamedTuple):
 
 
 class _State(NamedTuple):
+    """Rows after some sweeps, and how far they are from orthogonal."""
+
     num_sweeps: Int[Array, ""]
     rows: _Rows
     couplings: _Couplings

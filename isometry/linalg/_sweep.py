@@ -18,7 +18,8 @@ from isometry.linalg import _graded
 from isometry.linalg._factors import Factors
 from isometry.linalg._graded import Attempt, Graded
 
-Count = Int[Array, ""]
+# Numbers of factors, and exponents, that change from step to step.
+Integer = Int[Array, ""]
 
 # Powers of two up to which the condition of a group is safe. The error in ln s is at
 # most eps times it: 2e-10 in float64, 3e-5 in float32. Its square times eps, by which
@@ -44,23 +45,23 @@ class _Pace(NamedTuple):
         pause: The number of factors that are still multiplied by reflections, singly.
     """
 
-    group: Count
-    pause: Count
+    group: Integer
+    pause: Integer
 
 
 class _State(NamedTuple):
-    """A sweep on its way: after `done` factors."""
+    """The product after `done` factors, and how the sweep goes on."""
 
-    done: Count
+    done: Integer
     pace: _Pace
     product: Graded
 
 
 class _Image(NamedTuple):
-    """The vectors · 2^power."""
+    """What the factors of a group make of the basis, vectors · 2^power."""
 
     vectors: Float[Array, "r m"]
-    power: Count
+    power: Integer
 
 
 class _Path(NamedTuple):
@@ -76,7 +77,7 @@ class _Path(NamedTuple):
 
     def times(
         self,
-        i: Count | int,
+        i: Integer | int,
         vectors: Float[Array, "r n"],
     ) -> Float[Array, "r m"]:
         """Multiply vectors, which are rows, by factor i."""
@@ -116,7 +117,7 @@ def through(
     def one_step(state: _State) -> _State:
         return _step(path, state, most)
 
-    # A single factor shows what a group may be.
+    # The first step is a single factor, whose condition shows how groups may grow.
     pace = _Pace(
         group=jnp.int32(1),
         pause=jnp.int32(0),
@@ -131,6 +132,7 @@ def through(
 
 
 def _path(stack: Factors, is_transposed: bool) -> _Path:
+    """Order the factors: transposed, the last comes first."""
     if is_transposed:
         stack = jax.tree.map(lambda array: array[::-1], stack)
     return _Path(stack, is_transposed)
@@ -176,10 +178,10 @@ def _step(path: _Path, state: _State, most: int) -> _State:
     return _State(done, pace, product)
 
 
-def _image_of_group(path: _Path, state: _State, end: Count) -> _Image:
+def _image_of_group(path: _Path, state: _State, end: Integer) -> _Image:
     """Multiply the basis by all factors of the group that ends before `end`."""
 
-    def multiplied(i: Count, image: _Image) -> _Image:
+    def multiplied(i: Integer, image: _Image) -> _Image:
         # Several factors may overflow, or underflow, where none of them does.
         moduli = jnp.abs(image.vectors)
         peak = jnp.max(moduli)
@@ -189,7 +191,7 @@ def _image_of_group(path: _Path, state: _State, end: Count) -> _Image:
             power=image.power + shift,
         )
 
-    # The first factor meets a basis whose entries are at most 1.
+    # The first factor meets the basis, whose entries are about 1 at most.
     first = path.times(state.done, state.product.basis)
     return jax.lax.fori_loop(
         state.done + 1,
