@@ -7,13 +7,14 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError
 
 # What a user may pass: one array (L, n, n), or matrices whose sizes chain.
-FactorsLike = Float[Array, "count n n"] | Sequence[Float[Array, "m n"]]
+FactorsLike = ArrayLike | Sequence[ArrayLike]
 
 
 class Factors(NamedTuple):
@@ -40,7 +41,12 @@ class Factors(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """(count, m, n), also where scales have a batch axis in front."""
+        """(count, m, n), also where scales have a batch axis in front.
+
+        Example:
+            >>> linalg.Factors(None, scale=jnp.ones((7, 3, 2))).size
+            (3, 2, 2)
+        """
         if self.matrix is not None:
             count, m, n = self.matrix.shape
             return count, m, n
@@ -50,7 +56,12 @@ class Factors(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of the products."""
+        """The dtype of the products.
+
+        Example:
+            >>> linalg.Factors(jnp.ones((3, 2, 2))).dtype
+            dtype('float32')
+        """
         return jnp.result_type(*jax.tree.leaves(self))
 
 
@@ -86,7 +97,7 @@ def stacks_of(factors: FactorsLike) -> list[Factors]:
     return stacks
 
 
-def _checked_array(factors: Float[Array, "count n n"]) -> Float[Array, "count n n"]:
+def _checked_array(factors: Array) -> Float[Array, "count n n"]:
     shape = jnp.shape(factors)
     _require_shape(shape, num_axes=3)
     if shape[1] != shape[2]:
@@ -97,7 +108,7 @@ def _checked_array(factors: Float[Array, "count n n"]) -> Float[Array, "count n 
     return whole
 
 
-def _checked_sequence(factors: Sequence[Float[Array, "m n"]]) -> list[Array]:
+def _checked_sequence(factors: Sequence[Array]) -> list[Array]:
     try:
         if isinstance(factors, (str, bytes)):
             raise TypeError

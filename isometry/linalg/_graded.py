@@ -63,15 +63,33 @@ class Graded(NamedTuple):
     rows: Float[Array, "r r"]
 
 
+class Attempt(NamedTuple):
+    """A product that may have to be thrown away.
+
+    Attributes:
+        product: After one more factor.
+        condition: An estimate of the condition of the factor's image, NaN or infinite
+            where that has no Cholesky factor.
+    """
+
+    product: Graded
+    condition: Float[Array, ""]
+
+
 def identity(width: int, dtype: DTypeLike) -> Graded:
     """Return the empty product as Qᵀ diag(1) Q, with one fixed Haar matrix Q.
 
     Without Q, factors need not be in general position to the coordinates: triangular
     ones leave the span of the leading ones as it is, and rows would never be sorted.
     """
-    gaussian = jax.random.normal(jax.random.key(0), (width, width), dtype)
+    key = jax.random.key(0)
+    gaussian = jax.random.normal(key, (width, width), dtype)
     haar, _ = _factorizations.qr(gaussian)
-    return Graded(haar, jnp.zeros(width, jnp.int32), haar)
+    return Graded(
+        basis=haar,
+        exponents=jnp.zeros(width, jnp.int32),
+        rows=haar,
+    )
 
 
 def times(product: Graded, image: Float[Array, "r m"]) -> Graded:
@@ -89,18 +107,21 @@ def times(product: Graded, image: Float[Array, "r m"]) -> Graded:
     # Rows are taken in the order of an elimination's pivots. In any other, small ones
     # drown in large ones.
     order = _factorizations.row_order(columns)
-    basis, upper = _factorizations.qr(columns[order])
+    ordered = columns[order]
+    basis, upper = _factorizations.qr(ordered)
     # What each row of R is made of.
+    peaks = _largest_moduli(columns)
     width = len(image)
-    scale = jnp.max(jnp.abs(columns), axis=-1)[order[:width]]
+    pivots = order[:width]
+    scale = peaks[pivots]
     absorbed = _absorbed(upper, scale, product)
-    return absorbed._replace(basis=basis[jnp.argsort(order)].T)
+    # The basis has the rows of A B in their own order again.
+    inverse_order = jnp.argsort(order)
+    basis = basis[inverse_order]
+    return absorbed._replace(basis=basis.T)
 
 
-def times_by_cholesky(
-    product: Graded,
-    image: Float[Array, "r m"],
-) -> tuple[Graded, Float[Array, ""]]:
+def times_by_cholesky(product: Graded, image: Float[Array, "r m"]) -> Attempt:
     """Multiply by one more factor, if its image is well conditioned.
 
     Args:
@@ -108,20 +129,26 @@ def times_by_cholesky(
         image: The transpose of A B, `product.basis` times Aᵀ, with m >= r.
 
     Returns:
-        The product after A, and an estimate of the condition of the image: NaN or
-        infinite where it has no Cholesky factor, and beyond 1/√eps of no use. Whoever
-        finds it too large throws the product away and calls `times`.
+        The product after A, and the condition, which beyond 1/√eps is of no use as an
+        estimate. Whoever finds it too large throws the product away and calls `times`.
     """
     product, image = _sorted(product, image)
-    peak = jnp.max(jnp.abs(image))
+    moduli = jnp.abs(image)
+    peak = jnp.max(moduli)
     # Squares of a number beyond 2^±511 are not in the range of float64.
     image, power = normalized(image, peak)
     gram = image @ image.T
     lower = _factorizations.cholesky(gram)
     basis = _factorizations.solved_lower(lower, image)
-    absorbed = _absorbed_in_order(lower.T, product)
-    multiplied = Graded(basis, absorbed.exponents + power, absorbed.rows)
-    return multiplied, _condition(gram, lower)
+    upper = lower.T
+    absorbed = _absorbed_in_order(upper, product)
+    multiplied = Graded(
+        basis=basis,
+        exponents=absorbed.exponents + power,
+        rows=absorbed.rows,
+    )
+    condition = _condition(gram, lower)
+    return Attempt(multiplied, condition)
 
 
 def _condition(
@@ -134,13 +161,20 @@ def _condition(
     iteration from random vectors finds the smallest singular value, at most too large
     by a factor of √n for unlucky ones (Dixon, 1983).
     """
-    norm = jnp.sqrt(jnp.max(jnp.sum(jnp.abs(gram), axis=-1)))
+    row_sums = jnp.sum(jnp.abs(gram), axis=-1)
+    largest_sum = jnp.max(row_sums)
+    norm = jnp.sqrt(largest_sum)
     # Constants: in a loop even a few random numbers would cost as much as a product.
-    draws = np.random.default_rng(0).standard_normal((len(lower), _STARTS))
+    generator = np.random.default_rng(0)
+    width = len(lower)
+    draws = generator.standard_normal((width, _STARTS))
     start = jnp.asarray(draws, lower.dtype)
     half_step = _factorizations.solved_lower(lower, start)
     step = _factorizations.solved_lower_transposed(lower, half_step)
-    growth = jnp.linalg.norm(step, axis=0) / jnp.linalg.norm(half_step, axis=0)
+    length = jnp.linalg.norm(step, axis=0)
+    half_length = jnp.linalg.norm(half_step, axis=0)
+    # No vector grows by more than 1/s_min in half a step.
+    growth = length / half_length
     return norm * jnp.max(growth)
 
 
@@ -151,7 +185,8 @@ def orthonormalized(product: Graded) -> Graded:
 
 def core(product: Graded) -> Graded:
     """Return diag(2^e) · T alone, with the same singular values if B is orthonormal."""
-    return product._replace(basis=product.basis[:, :0])
+    no_columns = product.basis[:, :0]
+    return product._replace(basis=no_columns)
 
 
 def flip(product: Graded) -> Graded:
@@ -161,19 +196,24 @@ def flip(product: Graded) -> Graded:
         A graded form of the transpose whose rows are triangular.
     """
     product, _ = _sorted(product, product.basis)
-    _, upper = _factorizations.qr(product.rows.T)
-    ones = jnp.ones(len(upper), upper.dtype)
-    return _absorbed(upper, ones, _without_rows(product))
+    columns = product.rows.T
+    _, upper = _factorizations.qr(columns)
+    width = len(upper)
+    scale = jnp.ones(width, upper.dtype)
+    scales_alone = _without_rows(product)
+    return _absorbed(upper, scale, scales_alone)
 
 
 def turned(product: Graded) -> Graded:
     """Transpose diag(2^e) · T, with a basis, to be multiplied further."""
     product, _ = _sorted(product, product.basis)
-    return times(_without_rows(product), product.rows)
+    scales_alone = _without_rows(product)
+    return times(scales_alone, product.rows)
 
 
 def _without_rows(product: Graded) -> Graded:
-    identity = jnp.eye(len(product.rows), dtype=product.rows.dtype)
+    width = len(product.rows)
+    identity = jnp.eye(width, dtype=product.rows.dtype)
     return product._replace(rows=identity)
 
 
@@ -189,23 +229,46 @@ def _sorted(
     in its old place would drown them. Tomas et al. (2012) sort so for quantum Monte
     Carlo.
     """
-    peak = jnp.ones(len(product.exponents), image.dtype)
-    if image.size:
-        peak = jnp.max(jnp.abs(image), axis=-1)
-    size = product.exponents + jnp.where(peak == 0, NOTHING // 2, exponent(peak))
+    size = product.exponents + _row_exponents(image)
+    unsorted = (product.exponents, product.rows, image)
 
     def gathered() -> tuple[Array, Array, Array]:
         order = jnp.argsort(-size)
-        return product.exponents[order], product.rows[order], image[order]
+        return jax.tree.map(lambda array: array[order], unsorted)
 
     def as_they_are() -> tuple[Array, Array, Array]:
-        return product.exponents, product.rows, image
+        return unsorted
 
     # Each is within the slack of what belongs in its place, so of two in the wrong
     # order the later is larger by twice the slack at most.
-    disorder = jnp.max(jnp.abs(size + jnp.sort(-size)))
-    exponents, rows, image = jax.lax.cond(disorder > _SLACK, gathered, as_they_are)
-    return product._replace(exponents=exponents, rows=rows), image
+    # In order, the largest first, with the sign reversed.
+    negated = jnp.sort(-size)
+    distances = jnp.abs(size + negated)
+    is_disordered = jnp.max(distances) > _SLACK
+    exponents, rows, image = jax.lax.cond(
+        is_disordered,
+        gathered,
+        as_they_are,
+    )
+    product = product._replace(exponents=exponents, rows=rows)
+    return product, image
+
+
+def _row_exponents(rows: Float[Array, "r n"]) -> Int[Array, " r"]:
+    """Return the exponent of the largest entry of each row, a low one of a zero row."""
+    # An image of no columns says nothing of sizes: all are alike.
+    count = len(rows)
+    peaks = jnp.ones(count, rows.dtype)
+    if rows.size:
+        peaks = _largest_moduli(rows)
+    is_zero = peaks == 0
+    return jnp.where(is_zero, NOTHING // 2, exponent(peaks))
+
+
+def _largest_moduli(rows: Float[Array, "r n"]) -> Float[Array, " r"]:
+    """Return the largest modulus of each row."""
+    moduli = jnp.abs(rows)
+    return jnp.max(moduli, axis=-1)
 
 
 def _absorbed(
@@ -218,14 +281,21 @@ def _absorbed(
     Where a row of R is rounding of its `scale`, J has lost a direction.
     """
     eps = jnp.finfo(upper.dtype).eps
-    rounding = _ROUNDING * len(upper) ** 0.5 * eps * scale
-    is_lost = jnp.max(jnp.abs(upper), axis=-1) <= rounding
+    root_width = len(upper) ** 0.5
+    share = _ROUNDING * root_width * eps
+    rounding = share * scale
+    is_lost = _largest_moduli(upper) <= rounding
     upper = jnp.where(is_lost[:, None], 0, upper)
+    # Entry (i, j) of R diag(2^e) is of size 2^reach.
     reach = exponent(upper) + product.exponents[None, :]
-    top = jnp.max(jnp.where(upper == 0, NOTHING, reach), axis=-1)
+    is_zero = upper == 0
+    reach = jnp.where(is_zero, NOTHING, reach)
+    top = jnp.max(reach, axis=-1)
     # Positive powers meet entries as small, so the result is at most 1.
-    mixed = scaled(upper, product.exponents[None, :] - top[:, None])
-    return _with_rows(product, mixed @ product.rows, top)
+    relative = _differences(product.exponents, top)
+    mixed = scaled(upper, relative)
+    rows = mixed @ product.rows
+    return _with_rows(product, rows, top)
 
 
 def _absorbed_in_order(upper: Float[Array, "r r"], product: Graded) -> Graded:
@@ -237,8 +307,19 @@ def _absorbed_in_order(upper: Float[Array, "r r"], product: Graded) -> Graded:
     top = product.exponents
     # At most 2^(2 slack). What is not in the range of the numbers is zero: it is as far
     # below the diagonal's share.
-    power = power_of_two(top[None, :] - top[:, None], upper.dtype)
-    return _with_rows(product, (upper * power) @ product.rows, top)
+    relative = _differences(top, top)
+    power = power_of_two(relative, upper.dtype)
+    mixed = upper * power
+    rows = mixed @ product.rows
+    return _with_rows(product, rows, top)
+
+
+def _differences(
+    exponents: Int[Array, " r"],
+    top: Int[Array, " r"],
+) -> Int[Array, "r r"]:
+    """Return e_j of each column j, relative to the top of each row i."""
+    return exponents[None, :] - top[:, None]
 
 
 def _with_rows(
@@ -249,9 +330,11 @@ def _with_rows(
     """Give a product rows of any size that are to be multiplied by 2^top."""
     rows, shift = unit_rows(rows)
     # Of a zero row both may be NOTHING, and their sum beyond the integers.
-    is_zero = (shift == NOTHING) | (top + shift <= NOTHING // 2)
+    has_no_entry = shift == NOTHING
+    is_far_below = top + shift <= NOTHING // 2
+    is_zero = has_no_entry | is_far_below
     exponents = jnp.where(is_zero, NOTHING, top + shift)
-    return Graded(product.basis, exponents, rows)
+    return product._replace(exponents=exponents, rows=rows)
 
 
 def unit_rows(
@@ -263,41 +346,88 @@ def unit_rows(
         The rows, and the exponents that were taken out. A zero row stays, and its
         exponent is `NOTHING`.
     """
-    peak = jnp.max(jnp.abs(rows), axis=-1)
-    is_zero = peak == 0
-    shift = exponent(peak)
-    unit = scaled(rows, jnp.where(is_zero, 0, -shift)[:, None])
-    return unit, jnp.where(is_zero, NOTHING, shift)
+    peaks = _largest_moduli(rows)
+    is_zero = peaks == 0
+    taken_out = exponent(peaks)
+    shift = jnp.where(is_zero, 0, -taken_out)
+    unit = scaled(rows, shift[:, None])
+    exponents = jnp.where(is_zero, NOTHING, taken_out)
+    return unit, exponents
 
 
 # --- Powers of two
+
+
+class _Format(NamedTuple):
+    """How a floating-point number is laid out in memory.
+
+    Attributes:
+        integers: The integers of the same size.
+        num_mantissa: The bits of the mantissa.
+        bias: What is added to an exponent to store it.
+    """
+
+    integers: DTypeLike
+    num_mantissa: int
+    bias: int
+
+
+_FLOAT32 = _Format(
+    integers=jnp.int32,
+    num_mantissa=23,
+    bias=127,
+)
+_FLOAT64 = _Format(
+    integers=jnp.int64,
+    num_mantissa=52,
+    bias=1023,
+)
+
+
+def _format(dtype: DTypeLike) -> _Format:
+    if jnp.dtype(dtype) == jnp.float64:
+        return _FLOAT64
+    return _FLOAT32
 
 
 def scaled(x: Float[Array, "*s"], e: Int[Array, "*t"]) -> Float[Array, "*s"]:
     """Return x · 2^e, exact where it is a normal number."""
     # In two halves, since 2^-127 itself is not normal in float32.
     half = e // 2
-    return x * power_of_two(half, x.dtype) * power_of_two(e - half, x.dtype)
+    first = power_of_two(half, x.dtype)
+    halfway = x * first
+    second = power_of_two(e - half, x.dtype)
+    return halfway * second
 
 
 def exponent(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
     """Return the e with |x| in [2^(e-1), 2^e), the least for subnormals and zero."""
     integers, num_mantissa, bias = _format(x.dtype)
-    raw = jax.lax.bitcast_convert_type(x, integers) >> num_mantissa
-    return (raw & (2 * bias + 1)).astype(jnp.int32) - (bias - 1)
+    bits = jax.lax.bitcast_convert_type(x, integers)
+    # Sign and exponent; the exponent has all bits of the mask.
+    leading = bits >> num_mantissa
+    mask = 2 * bias + 1
+    biased = leading & mask
+    # The format gives numbers in [1, 2) the exponent 0, this function 1.
+    return biased.astype(jnp.int32) - (bias - 1)
 
 
 def power_of_two(e: Int[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:
     """Return 2^e, or 0 below the normal range and the largest power above it."""
-    _, _, bias = _format(dtype)
-    power = _normal_power(jnp.clip(e, 1 - bias, bias), dtype)
-    return jnp.where(e < 1 - bias, jnp.zeros((), dtype), power)
+    largest = _format(dtype).bias
+    least = 1 - largest
+    normal = jnp.clip(e, least, largest)
+    power = _normal_power(normal, dtype)
+    is_below = e < least
+    zero = jnp.zeros((), dtype)
+    return jnp.where(is_below, zero, power)
 
 
 def _normal_power(e: Int[Array, "*s"], dtype: DTypeLike) -> Float[Array, "*s"]:
     """Return 2^e of an e in the normal range."""
     integers, num_mantissa, bias = _format(dtype)
-    bits = (e + bias).astype(integers) << num_mantissa
+    biased = (e + bias).astype(integers)
+    bits = biased << num_mantissa
     return jax.lax.bitcast_convert_type(bits, dtype)
 
 
@@ -319,12 +449,7 @@ def normalized(
     # Halves of an exponent that a number has are in the normal range: unlike those of
     # `scaled`, they need no bounds.
     half = e >> 1
-    inverse = _normal_power(-half, x.dtype), _normal_power(half - e, x.dtype)
-    return x * inverse[0] * inverse[1], e
-
-
-def _format(dtype: DTypeLike) -> tuple[DTypeLike, int, int]:
-    """Return the integers of the same size, the bits of mantissa, and the bias."""
-    if jnp.dtype(dtype) == jnp.float64:
-        return jnp.int64, 52, 1023
-    return jnp.int32, 23, 127
+    first = _normal_power(-half, x.dtype)
+    second = _normal_power(half - e, x.dtype)
+    halfway = x * first
+    return halfway * second, e

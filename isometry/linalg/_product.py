@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,24 @@ from isometry.linalg._factors import Factors, FactorsLike, stacks_of
 
 # QR iterations before one-sided Jacobi after the first one, at least and at most. Each
 # costs a tenth of a sweep and orders what is apart; more than fifteen no longer pay.
-_FEWEST_FLIPS, _MOST_FLIPS = 2, 15
+_FEWEST_FLIPS = 2
+_MOST_FLIPS = 15
 
 # Spreads of the rows, as powers of two, up to which a plain SVD of the graded factor is
 # as accurate as asked, eps times the spread. A larger one costs digits of the smallest
 # values; a smaller one sends nearly isometric products to Jacobi, which takes ten times
 # as long.
-_PLAIN_BITS = {"float32": 12, "float64": 18}
+_PLAIN_BITS = {
+    "float32": 12,
+    "float64": 18,
+}
+
+
+class _State(NamedTuple):
+    """A product, and how often it has been transposed."""
+
+    num_flips: Int[Array, ""]
+    product: _graded.Graded
 
 
 @public("product_log_singular_values")
@@ -66,12 +78,14 @@ def product_log_singular_values(
             floating, or not finite; `every` is below 1.
 
     Example:
-        >>> factors = jnp.stack([jnp.diag(jnp.array([1.0, 1e-3]))] * 100)
-        >>> linalg.product_log_singular_values(factors)
-        Array([   0.     , -690.77545], dtype=float32)
+        >>> factors = jnp.stack([jnp.diag(jnp.array([10.0, 1e-3]))] * 100)
+        >>> logs = linalg.product_log_singular_values(factors)
+        >>> [round(float(log)) for log in logs / jnp.log(10.0)]
+        [100, -300]
     """
     most = checks.integer("every", every, low=1)
-    return log_values(stacks_of(factors), most)
+    stacks = stacks_of(factors)
+    return log_values(stacks, most)
 
 
 @public("lyapunov_exponents")
@@ -98,29 +112,39 @@ def lyapunov_exponents(factors: FactorsLike) -> Float[Array, " n"]:
         [1.386, 0.0]
     """
     stacks = stacks_of(factors)
-    _, m, n = stacks[0].size
-    if len(stacks) > 1 or m != n:
+    first = stacks[0]
+    _, m, n = first.size
+    has_one_size = len(stacks) == 1
+    if not has_one_size or m != n:
         raise InputError("factors must be square and of one size, (L, n, n).")
-    assert stacks[0].matrix is not None
-    return _exponents(stacks[0].matrix)
+    # The stacks of what a user passes are all matrices.
+    assert first.matrix is not None
+    return _exponents(first.matrix)
 
 
 @compilation.jit
 def _exponents(matrices: Float[Array, "count n n"]) -> Float[Array, " n"]:
     def step(basis: Array, matrix: Array) -> tuple[Array, Array]:
-        basis, upper = _factorizations.qr(matrix @ basis)
-        pivots = jnp.abs(jnp.diagonal(upper))
+        image = matrix @ basis
+        basis, upper = _factorizations.qr(image)
+        diagonal = jnp.diagonal(upper)
+        pivots = jnp.abs(diagonal)
         return basis, _log(pivots)
 
-    start = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
+    width = matrices.shape[-1]
+    start = jnp.eye(width, dtype=matrices.dtype)
     with precision.full():
         _, logs = jax.lax.scan(step, start, matrices)
-    return -jnp.sort(-jnp.mean(logs, axis=0))
+    exponents = jnp.mean(logs, axis=0)
+    ascending = jnp.sort(-exponents)
+    return -ascending
 
 
 def _log(values: Float[Array, " n"]) -> Float[Array, " n"]:
     is_zero = values == 0
-    return jnp.where(is_zero, -jnp.inf, jnp.log(jnp.where(is_zero, 1, values)))
+    positive = jnp.where(is_zero, 1, values)
+    logs = jnp.log(positive)
+    return jnp.where(is_zero, -jnp.inf, logs)
 
 
 @functools.partial(compilation.jit, static_argnums=1, inline=True)
@@ -151,54 +175,90 @@ def log_values(stacks: Sequence[Factors], every: int = 1) -> Float[Array, " k"]:
         stacks: list[Factors],
     ) -> tuple[Float[Array, "batch k"], bool]:
         # In a batch all would be factorized in both ways, and in the groups of all.
-        leaves, form = jax.tree.flatten(stacks)
-        is_batched = jax.tree.leaves(in_batched)
+        (is_batched,) = in_batched
 
         def one(i: Int[Array, ""]) -> Float[Array, " k"]:
-            pairs = zip(leaves, is_batched, strict=True)
-            member = [leaf[i] if batched else leaf for leaf, batched in pairs]
-            return of_product(jax.tree.unflatten(form, member))
+            def member(leaf: Array, batched: bool) -> Array:
+                return leaf[i] if batched else leaf
 
-        return jax.lax.map(one, jnp.arange(axis_size)), True
+            return of_product(jax.tree.map(member, stacks, is_batched))
+
+        members = jnp.arange(axis_size)
+        logs = jax.lax.map(one, members)
+        return logs, True
 
     return of_product(list(stacks))
 
 
 def _log_values(stacks: list[Factors], every: int) -> Float[Array, " k"]:
-    sizes = [stacks[0].size[2], *(stack.size[1] for stack in stacks)]
+    sizes = _chained_sizes(stacks)
     with precision.full():
         product = _multiplied(stacks, sizes, every)
-        is_even = _spread(product) <= _PLAIN_BITS[product.rows.dtype.name]
-        logs = jax.lax.cond(is_even, _by_svd, _by_jacobi, product)
-    num_lost = min(sizes[0], sizes[-1]) - min(sizes)
-    logs = jnp.concatenate([logs, jnp.full(num_lost, -jnp.inf, logs.dtype)])
+        most_bits = _PLAIN_BITS[product.rows.dtype.name]
+        is_even = _spread(product) <= most_bits
+        logs = jax.lax.cond(
+            is_even,
+            _by_svd,
+            _by_jacobi,
+            product,
+        )
+    num_values = min(sizes[0], sizes[-1])
+    num_lost = num_values - min(sizes)
+    lost = jnp.full(num_lost, -jnp.inf, logs.dtype)
+    logs = jnp.concatenate([logs, lost])
     # A NaN passes for a zero row on the way, where comparisons with it are false. It is
     # added, not selected: of a selected one XLA's float32 exponential may be anything
     # (`measure._nodes.exp`).
-    return logs + jnp.where(_all_finite(stacks), 0, jnp.nan)
+    is_finite = _all_finite(stacks)
+    return logs + jnp.where(is_finite, 0, jnp.nan)
+
+
+def _chained_sizes(stacks: list[Factors]) -> list[int]:
+    """Return the size of the input, and those of what each stack gives."""
+    _, _, num_inputs = stacks[0].size
+    sizes = [num_inputs]
+    for stack in stacks:
+        _, num_outputs, _ = stack.size
+        sizes.append(num_outputs)
+    return sizes
 
 
 def _all_finite(stacks: list[Factors]) -> Bool[Array, ""]:
     leaves = jax.tree.leaves(stacks)
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    is_finite = [jnp.isfinite(leaf).all() for leaf in leaves]
+    return jnp.stack(is_finite).all()
 
 
-def _multiplied(stacks: list[Factors], sizes: list[int], every: int) -> _graded.Graded:
+def _multiplied(
+    stacks: list[Factors],
+    sizes: list[int],
+    every: int,
+) -> _graded.Graded:
     """Multiply all stacks; the result has triangular rows and no basis.
 
     The chain starts at its narrowest place and goes both ways, so that no factorization
     is wider than the rank allows.
     """
-    narrowest = sizes.index(min(sizes))
-    product = _graded.identity(min(sizes), stacks[0].dtype)
-    for stack in reversed(stacks[:narrowest]):
-        product = _sweep.through(product, stack, every, transposed=True)
-    if 0 < narrowest < len(stacks):
+    rank = min(sizes)
+    narrowest = sizes.index(rank)
+    before = stacks[:narrowest]
+    after = stacks[narrowest:]
+    product = _graded.identity(rank, stacks[0].dtype)
+    for stack in reversed(before):
+        product = _sweep.through(
+            product,
+            stack,
+            every,
+            transposed=True,
+        )
+    if before and after:
         orthonormal = _graded.orthonormalized(product)
-        product = _graded.turned(_graded.core(orthonormal))
-    for stack in stacks[narrowest:]:
+        core = _graded.core(orthonormal)
+        product = _graded.turned(core)
+    for stack in after:
         product = _sweep.through(product, stack, every)
-    return _graded.flip(_graded.core(_graded.orthonormalized(product)))
+    orthonormal = _graded.orthonormalized(product)
+    return _graded.flip(_graded.core(orthonormal))
 
 
 def _spread(product: _graded.Graded) -> Int[Array, ""]:
@@ -206,34 +266,47 @@ def _spread(product: _graded.Graded) -> Int[Array, ""]:
 
     The rows are triangular; those that are zero count.
     """
-    pivots = product.exponents + _graded.exponent(jnp.diagonal(product.rows))
-    return jnp.max(product.exponents) - jnp.min(pivots)
+    diagonal = jnp.diagonal(product.rows)
+    pivots = product.exponents + _graded.exponent(diagonal)
+    largest = jnp.max(product.exponents)
+    return largest - jnp.min(pivots)
 
 
 def _by_svd(product: _graded.Graded) -> Float[Array, " r"]:
     """Compute ln s of rows of similar scales."""
     top = jnp.max(product.exponents)
-    scale = _graded.power_of_two(product.exponents - top, product.rows.dtype)
-    values = _dense.singular_values(scale[:, None] * product.rows)
-    rounding = len(values) * jnp.finfo(values.dtype).eps * values[0]
-    logs = _log(values) + top.astype(values.dtype) * math.log(2)
-    return jnp.where(values <= rounding, -jnp.inf, logs)
+    relative = product.exponents - top
+    scale = _graded.power_of_two(relative, product.rows.dtype)
+    matrix = scale[:, None] * product.rows
+    values = _dense.singular_values(matrix)
+    eps = jnp.finfo(values.dtype).eps
+    floor = len(values) * eps
+    rounding = floor * values[0]
+    relative_logs = _log(values)
+    log_scale = top.astype(values.dtype) * math.log(2)
+    logs = relative_logs + log_scale
+    is_rounding = values <= rounding
+    return jnp.where(is_rounding, -jnp.inf, logs)
 
 
 def _by_jacobi(product: _graded.Graded) -> Float[Array, " r"]:
     """Compute ln s of rows of any scales, after as many QR iterations as help."""
 
-    def is_unfinished(state: tuple[Int[Array, ""], _graded.Graded]) -> Bool[Array, ""]:
-        count, product = state
-        is_coupled = ~jnp.asarray(_jacobi.is_local(product))
-        return (count < _FEWEST_FLIPS) | ((count < _MOST_FLIPS) & is_coupled)
+    def is_unfinished(state: _State) -> Bool[Array, ""]:
+        is_coupled = ~jnp.asarray(_jacobi.is_local(state.product))
+        has_too_few = state.num_flips < _FEWEST_FLIPS
+        may_go_on = state.num_flips < _MOST_FLIPS
+        return has_too_few | (may_go_on & is_coupled)
 
-    def flipped(
-        state: tuple[Int[Array, ""], _graded.Graded],
-    ) -> tuple[Int[Array, ""], _graded.Graded]:
-        count, product = state
-        return count + 1, _graded.flip(product)
+    def flipped(state: _State) -> _State:
+        return _State(
+            num_flips=state.num_flips + 1,
+            product=_graded.flip(state.product),
+        )
 
-    start = jnp.int32(0), product
-    _, product = jax.lax.while_loop(is_unfinished, flipped, start)
-    return _jacobi.log_values(product)
+    start = _State(
+        num_flips=jnp.int32(0),
+        product=product,
+    )
+    end = jax.lax.while_loop(is_unfinished, flipped, start)
+    return _jacobi.log_values(end.product)

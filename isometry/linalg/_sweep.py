@@ -16,13 +16,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 from isometry.linalg import _graded
 from isometry.linalg._factors import Factors
+from isometry.linalg._graded import Attempt, Graded
+
+# Numbers of factors, and exponents, that change from step to step.
+Integer = Int[Array, ""]
 
 # Powers of two up to which the condition of a group is safe. The error in ln s is at
 # most eps times it: 2e-10 in float64, 3e-5 in float32. Its square times eps, by which
 # the basis is not orthonormal, is 2e-4 and 8e-3; with ten times as much in float32 the
 # Cholesky factor begins to fail. With a tenth, pairs of Gaussian factors of order 64
 # are refused.
-_SAFE_BITS = {"float32": 8, "float64": 20}
+_SAFE_BITS = {
+    "float32": 8,
+    "float64": 20,
+}
 
 # Factors that are multiplied by reflections after one that needed it, before another
 # way is tried. A try in vain costs less than half of a step with reflections; with ten
@@ -38,23 +45,55 @@ class _Pace(NamedTuple):
         pause: The number of factors that are still multiplied by reflections, singly.
     """
 
-    group: Int[Array, ""]
-    pause: Int[Array, ""]
+    group: Integer
+    pause: Integer
 
 
 class _State(NamedTuple):
-    done: Int[Array, ""]
+    """The product after `done` factors, and how the sweep goes on."""
+
+    done: Integer
     pace: _Pace
-    product: _graded.Graded
+    product: Graded
+
+
+class _Image(NamedTuple):
+    """What the factors of a group make of the basis, vectors · 2^power."""
+
+    vectors: Float[Array, "r m"]
+    power: Integer
+
+
+class _Path(NamedTuple):
+    """Factors in the order in which they are multiplied, themselves or transposed."""
+
+    stack: Factors
+    is_transposed: bool
+
+    @property
+    def num_factors(self) -> int:
+        num_factors, _, _ = self.stack.size
+        return num_factors
+
+    def times(
+        self,
+        i: Integer | int,
+        vectors: Float[Array, "r n"],
+    ) -> Float[Array, "r m"]:
+        """Multiply vectors, which are rows, by factor i."""
+        factor = jax.tree.map(lambda array: array[i], self.stack)
+        if self.is_transposed:
+            return _times_transpose(vectors, factor)
+        return _times(vectors, factor)
 
 
 def through(
-    product: _graded.Graded,
+    product: Graded,
     stack: Factors,
     most: int,
     *,
     transposed: bool = False,
-) -> _graded.Graded:
+) -> Graded:
     """Multiply a product by all factors of a stack.
 
     Args:
@@ -66,68 +105,107 @@ def through(
     Returns:
         The product after them. Its basis need not be orthonormal.
     """
-    count = stack.size[0]
-    if transposed:
-        stack = jax.tree.map(lambda array: array[::-1], stack)
-
-    times = _times_transpose if transposed else _times
-
-    def times_factor(i: Int[Array, ""] | int, vectors: Array) -> Array:
-        return times(vectors, jax.tree.map(lambda array: array[i], stack))
-
-    if count == 1:
+    path = _path(stack, transposed)
+    if path.num_factors == 1:
         # It may change the size of the basis, which nothing in a loop can do.
-        return _one_factor(product, times_factor(0, product.basis))
+        image = path.times(0, product.basis)
+        return _one_factor(product, image)
 
-    def multiply_normalized(
-        i: Int[Array, ""],
-        so_far: tuple[Array, Int[Array, ""]],
-    ) -> tuple[Array, Int[Array, ""]]:
-        # Several factors may overflow, or underflow, where none of them does.
-        vectors, power = so_far
-        vectors, shift = _graded.normalized(vectors, jnp.max(jnp.abs(vectors)))
-        return times_factor(i, vectors), power + shift
+    def is_unfinished(state: _State) -> Bool[Array, ""]:
+        return state.done < path.num_factors
 
     def one_step(state: _State) -> _State:
-        done, pace, product = state
-        end = jnp.minimum(done + pace.group, count)
-        first = times_factor(done, product.basis), jnp.int32(0)
-        image, power = jax.lax.fori_loop(done + 1, end, multiply_normalized, first)
-        is_careful = pace.pause > 0
-        multiplied, condition = jax.lax.cond(
-            is_careful, _by_reflections, _graded.times_by_cholesky, product, image
-        )
-        multiplied = multiplied._replace(exponents=multiplied.exponents + power)
-        is_kept = is_careful | _is_safe(condition)
-        product = jax.tree.map(
-            lambda new, old: jnp.where(is_kept, new, old), multiplied, product
-        )
-        done = jnp.where(is_kept, end, done)
-        return _State(done, _next_pace(pace, condition, most), product)
+        return _step(path, state, most)
 
-    pace = _Pace(group=jnp.int32(1), pause=jnp.int32(0))
-    start = _State(done=jnp.int32(0), pace=pace, product=product)
-    end = jax.lax.while_loop(lambda state: state.done < count, one_step, start)
+    # The first step is a single factor, whose condition shows how groups may grow.
+    pace = _Pace(
+        group=jnp.int32(1),
+        pause=jnp.int32(0),
+    )
+    start = _State(
+        done=jnp.int32(0),
+        pace=pace,
+        product=product,
+    )
+    end = jax.lax.while_loop(is_unfinished, one_step, start)
     return end.product
 
 
-def _one_factor(product: _graded.Graded, image: Float[Array, "r m"]) -> _graded.Graded:
+def _path(stack: Factors, is_transposed: bool) -> _Path:
+    """Order the factors: transposed, the last comes first."""
+    if is_transposed:
+        stack = jax.tree.map(lambda array: array[::-1], stack)
+    return _Path(stack, is_transposed)
+
+
+def _one_factor(product: Graded, image: Float[Array, "r m"]) -> Graded:
     """Multiply by one factor, in the fast way if that is safe."""
-    multiplied, condition = _graded.times_by_cholesky(product, image)
-    return jax.lax.cond(
-        _is_safe(condition),
-        lambda: multiplied,
-        lambda: _graded.times(product, image),
+    attempt = _graded.times_by_cholesky(product, image)
+
+    def by_cholesky() -> Graded:
+        return attempt.product
+
+    def by_reflections() -> Graded:
+        return _graded.times(product, image)
+
+    is_safe = _is_safe(attempt.condition)
+    return jax.lax.cond(is_safe, by_cholesky, by_reflections)
+
+
+def _step(path: _Path, state: _State, most: int) -> _State:
+    """Multiply by the next group, and keep the result if that is safe."""
+    done, pace, product = state
+    end = jnp.minimum(done + pace.group, path.num_factors)
+    image = _image_of_group(path, state, end)
+    is_careful = pace.pause > 0
+    multiplied, condition = jax.lax.cond(
+        is_careful,
+        _by_reflections,
+        _graded.times_by_cholesky,
+        product,
+        image.vectors,
+    )
+    exponents = multiplied.exponents + image.power
+    multiplied = multiplied._replace(exponents=exponents)
+    is_kept = is_careful | _is_safe(condition)
+
+    def kept(new: Array, old: Array) -> Array:
+        return jnp.where(is_kept, new, old)
+
+    product = jax.tree.map(kept, multiplied, product)
+    done = kept(end, done)
+    pace = _next_pace(pace, condition, most)
+    return _State(done, pace, product)
+
+
+def _image_of_group(path: _Path, state: _State, end: Integer) -> _Image:
+    """Multiply the basis by all factors of the group that ends before `end`."""
+
+    def multiplied(i: Integer, image: _Image) -> _Image:
+        # Several factors may overflow, or underflow, where none of them does.
+        moduli = jnp.abs(image.vectors)
+        peak = jnp.max(moduli)
+        vectors, shift = _graded.normalized(image.vectors, peak)
+        return _Image(
+            vectors=path.times(i, vectors),
+            power=image.power + shift,
+        )
+
+    # The first factor meets the basis, whose entries are about 1 at most.
+    first = path.times(state.done, state.product.basis)
+    return jax.lax.fori_loop(
+        state.done + 1,
+        end,
+        body_fun=multiplied,
+        init_val=_Image(first, jnp.int32(0)),
     )
 
 
-def _by_reflections(
-    product: _graded.Graded,
-    image: Float[Array, "r m"],
-) -> tuple[_graded.Graded, Float[Array, ""]]:
+def _by_reflections(product: Graded, image: Float[Array, "r m"]) -> Attempt:
     """Multiply by reflections. The condition is not needed and counts as infinite."""
     infinite = jnp.asarray(jnp.inf, image.dtype)
-    return _graded.times(product, image), infinite
+    multiplied = _graded.times(product, image)
+    return Attempt(multiplied, infinite)
 
 
 def _is_safe(condition: Float[Array, ""]) -> Bool[Array, ""]:
@@ -142,11 +220,16 @@ def _next_pace(pace: _Pace, condition: Float[Array, ""], most: int) -> _Pace:
     come are like those before.
     """
     is_safe = _is_safe(condition)
-    longer = jnp.where(_is_safe(condition**2), 2 * pace.group, pace.group)
+    is_twice_safe = _is_safe(condition**2)
+    longer = jnp.where(is_twice_safe, 2 * pace.group, pace.group)
     shorter = pace.group // 2
-    group = jnp.clip(jnp.where(is_safe, longer, shorter), 1, most)
-    has_failed_singly = ~is_safe & (pace.group == 1) & (pace.pause == 0)
-    pause = jnp.where(has_failed_singly, _PAUSE, jnp.maximum(pace.pause - 1, 0))
+    group = jnp.where(is_safe, longer, shorter)
+    group = jnp.clip(group, 1, most)
+    has_failed_singly = ~is_safe & (pace.group == 1)
+    was_an_attempt = pace.pause == 0
+    begins_pause = has_failed_singly & was_an_attempt
+    remaining = jnp.maximum(pace.pause - 1, 0)
+    pause = jnp.where(begins_pause, _PAUSE, remaining)
     return _Pace(group, pause)
 
 
@@ -161,7 +244,8 @@ def _times(basis: Float[Array, "r n"], factor: Factors) -> Float[Array, "r m"]:
 
 
 def _times_transpose(
-    basis: Float[Array, "r m"], factor: Factors
+    basis: Float[Array, "r m"],
+    factor: Factors,
 ) -> Float[Array, "r n"]:
     """Multiply vectors, which are rows, by the transpose of a factor."""
     image = basis

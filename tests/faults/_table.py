@@ -161,7 +161,7 @@ LINALG = (
     Fault(
         "graded-basis-not-orthonormal",
         "linalg/_product.py",
-        "_graded.flip(_graded.core(_graded.orthonormalized(product)))",
+        "_graded.flip(_graded.core(orthonormal))",
         "_graded.flip(_graded.core(product))",
         ("linalg/test_product.py",),
         match="orthonormal",
