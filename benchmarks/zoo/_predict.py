@@ -69,7 +69,9 @@ def _mean_loss(function: Any, params: Any, xs: Any, targets: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("function",))
-def _trained(function: Any, params: Any, rates: Any, xs: Any, targets: Any, batches: Any) -> Any:
+def _trained(
+    function: Any, params: Any, rates: Any, xs: Any, targets: Any, batches: Any
+) -> Any:
     """(seeds, rates) final losses over all examples; `params` stacked over seeds, `batches` (steps, batch) indices."""
 
     def one(params: Any, rate: Any) -> Any:
@@ -83,19 +85,29 @@ def _trained(function: Any, params: Any, rates: Any, xs: Any, targets: Any, batc
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(params, rates)
 
 
-def best_of(losses_at: Callable[[np.ndarray], np.ndarray], extensions: int) -> dict[str, Any]:
+def best_of(
+    losses_at: Callable[[np.ndarray], np.ndarray], extensions: int
+) -> dict[str, Any]:
     """The lowest loss over learning rates and where it lies. `losses_at(rates)` gives five losses, infinite ones
     allowed; among equals the lowest rate is taken, so that a grid on which everything diverges grows downwards."""
     found: dict[int, float] = {}
 
     def grow(powers: np.ndarray) -> None:
-        found.update(zip(powers.tolist(), losses_at(CENTRE * FACTOR**powers).tolist(), strict=True))
+        found.update(
+            zip(
+                powers.tolist(),
+                losses_at(CENTRE * FACTOR**powers).tolist(),
+                strict=True,
+            )
+        )
 
     def worth(power: int) -> float:
         return found[power] if math.isfinite(found[power]) else CHANCE
 
     def at_edge() -> bool:
-        flat = max(found.values()) - min(found.values()) < FLAT  # False where one is infinite: inf or NaN
+        flat = (
+            max(found.values()) - min(found.values()) < FLAT
+        )  # False where one is infinite: inf or NaN
         return best() in (min(found), max(found)) and not flat
 
     def best() -> int:
@@ -105,7 +117,10 @@ def best_of(losses_at: Callable[[np.ndarray], np.ndarray], extensions: int) -> d
     for _ in range(extensions):
         if not at_edge():
             break
-        grow((min(found) - RATES if best() == min(found) else max(found) + 1) + np.arange(RATES))
+        grow(
+            (min(found) - RATES if best() == min(found) else max(found) + 1)
+            + np.arange(RATES)
+        )
     ordered = sorted(found)
     return {
         "loss": worth(best()),
@@ -121,14 +136,25 @@ def final_loss(config: Config, preset: Preset, digits: data.Data) -> dict[str, A
     net = config.net()
     drawn = jax.vmap(net.init)(jax.random.split(jax.random.key(1), preset.seeds))
     adjusted = [
-        net.scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], drawn), digits.xs) for i in range(preset.seeds)
+        net.scheme.adjust(net, jax.tree.map(lambda a, i=i: a[i], drawn), digits.xs)
+        for i in range(preset.seeds)
     ]
     params = jax.tree.map(lambda *a: jnp.stack(a), *adjusted)
-    batches = jax.random.randint(jax.random.key(2), (preset.steps, preset.batch), 0, len(digits.xs))
+    batches = jax.random.randint(
+        jax.random.key(2), (preset.steps, preset.batch), 0, len(digits.xs)
+    )
 
     def losses_at(rates: np.ndarray) -> np.ndarray:
         found = np.asarray(
-            _trained(net.function, params, jnp.asarray(rates, jnp.float32), digits.xs, digits.targets, batches), float
+            _trained(
+                net.function,
+                params,
+                jnp.asarray(rates, jnp.float32),
+                digits.xs,
+                digits.targets,
+                batches,
+            ),
+            float,
         )
         return np.median(np.where(np.isfinite(found), found, np.inf), 0)
 
@@ -146,18 +172,30 @@ def scores(config: Config, preset: Preset, digits: data.Data) -> dict[str, float
         inputs=preset.audit_inputs,
     )
     assert isinstance(report, Report)  # of one network
-    gains = {span: g["value"] for span, g in report.flags["vanishing"].evidence["gain"].items()}
-    spreads = {span: v["value"] for span, v in report.flags["anisometric"].evidence["anisometry"].items()}
+    gains = {
+        span: g["value"]
+        for span, g in report.flags["vanishing"].evidence["gain"].items()
+    }
+    spreads = {
+        span: v["value"]
+        for span, v in report.flags["anisometric"].evidence["anisometry"].items()
+    }
     norms = np.asarray(report.flags["zero_gradient"].evidence["log_gradient_norm"])
     return {
-        "score": max(abs(gains[span]) + math.log1p(spreads[span]) / 2 for span in gains),
+        "score": max(
+            abs(gains[span]) + math.log1p(spreads[span]) / 2 for span in gains
+        ),
         "gradient norm": abs(float(np.logaddexp.reduce(2 * norms)) / 2),
         "mean squared singular value": abs(2 * gains["end_to_end"]),
     }
 
 
 def measured(
-    config: Config, preset: Preset, digits: data.Data, out: pathlib.Path, say: Callable[[str], None]
+    config: Config,
+    preset: Preset,
+    digits: data.Data,
+    out: pathlib.Path,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Scores and loss of a network; from `out` if they lie there, made with these settings."""
     path = out / f"{config.name}.json"
@@ -167,7 +205,11 @@ def measured(
             return old
     say(config.name)
     trained = final_loss(config, preset, digits)
-    found = {"settings": asdict(preset), **trained, "scores": scores(config, preset, digits)}
+    found = {
+        "settings": asdict(preset),
+        **trained,
+        "scores": scores(config, preset, digits),
+    }
     store.write_json(path, found)
     return json.loads(path.read_text())
 
@@ -181,29 +223,47 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict[str,
         "command": "predict",
         "preset": {"name": "smoke" if smoke else "full", **asdict(preset)},
         **summary(found),
-        "provenance": provenance.provenance(command=["python", "-m", "benchmarks.zoo", "predict"]),
+        "provenance": provenance.provenance(
+            command=["python", "-m", "benchmarks.zoo", "predict"]
+        ),
     }
 
 
 def healthy(config: Config) -> bool:
     """Whether nothing is known to be broken, anisometric apart: that is most Gaussian networks."""
-    return not any(wrong for flag, wrong in truth(config).items() if flag != "anisometric")
+    return not any(
+        wrong for flag, wrong in truth(config).items() if flag != "anisometric"
+    )
 
 
 def summary(found: dict[Config, dict[str, Any]]) -> dict[str, Any]:
     """Correlations over all networks and over the healthy ones, and the rows they come from."""
     groups = {"all": list(found), "healthy": [z for z in found if healthy(z)]}
     rows = {
-        z.name: {k: v for k, v in row.items() if k != "settings"} | {"healthy": healthy(z)} for z, row in found.items()
+        z.name: {k: v for k, v in row.items() if k != "settings"}
+        | {"healthy": healthy(z)}
+        for z, row in found.items()
     }
     return {
-        "kendall": {name: _correlations(_statistics.kendall, zoo, found) for name, zoo in groups.items()},
-        "spearman": {name: _correlations(_statistics.spearman, zoo, found) for name, zoo in groups.items()},
+        "kendall": {
+            name: _correlations(_statistics.kendall, zoo, found)
+            for name, zoo in groups.items()
+        },
+        "spearman": {
+            name: _correlations(_statistics.spearman, zoo, found)
+            for name, zoo in groups.items()
+        },
         "networks": rows,
     }
 
 
-def _correlations(statistic: Any, zoo: list[Config], found: dict[Config, dict[str, Any]]) -> dict[str, Any]:
+def _correlations(
+    statistic: Any, zoo: list[Config], found: dict[Config, dict[str, Any]]
+) -> dict[str, Any]:
     names = next(iter(found.values()))["scores"]
-    columns = {name: np.array([float(found[z]["scores"][name]) for z in zoo]) for name in names}
-    return _statistics.paired(statistic, columns, np.array([found[z]["loss"] for z in zoo]))
+    columns = {
+        name: np.array([float(found[z]["scores"][name]) for z in zoo]) for name in names
+    }
+    return _statistics.paired(
+        statistic, columns, np.array([found[z]["loss"] for z in zoo])
+    )

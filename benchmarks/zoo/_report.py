@@ -61,17 +61,32 @@ same seeds: no verdict changed.
 def page() -> str:
     """README.md, from the records that are committed."""
     records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
-    return "\n".join([HEAD, *(line for record in records for line in [*section(record), ""])]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [HEAD, *(line for record in records for line in [*section(record), ""])]
+        ).rstrip()
+        + "\n"
+    )
 
 
 def section(record: dict[str, Any]) -> list[str]:
     """One record."""
-    bodies = {"calibrate": _calibration, "architectures": _architectures, "predict": _prediction}
+    bodies = {
+        "calibrate": _calibration,
+        "architectures": _architectures,
+        "predict": _prediction,
+    }
     body = bodies[record["command"]](record)
     origin = record["provenance"]
-    versions = ", ".join(f"{name} {number}" for name, number in origin["versions"].items())
+    versions = ", ".join(
+        f"{name} {number}" for name, number in origin["versions"].items()
+    )
     device = f"{origin['device']['count']} {origin['device']['kind']} device"
-    return [*body, "", f"{versions}; {device}; {origin['time']}; commit {origin['git_commit']}."]
+    return [
+        *body,
+        "",
+        f"{versions}; {device}; {origin['time']}; commit {origin['git_commit']}.",
+    ]
 
 
 def _table(*rows: tuple[str, ...]) -> Iterator[str]:
@@ -93,7 +108,9 @@ def _rate(found: dict[str, Any] | None) -> str:
     low, high = found["clopper_pearson"]
     text += f": {_percent(low)} to {_percent(high)}"
     if found["errors"]:
-        text += "; clusters " + " to ".join(_percent(v) for v in found["cluster_bootstrap"])
+        text += "; clusters " + " to ".join(
+            _percent(v) for v in found["cluster_bootstrap"]
+        )
     return text
 
 
@@ -143,17 +160,43 @@ def _calibration(record: dict[str, Any]) -> list[str]:
         rows = [
             (
                 name,
-                *(_rate(flag[half][k]) for k in ("false_alarms", "undecided", "misses")),
+                *(
+                    _rate(flag[half][k])
+                    for k in ("false_alarms", "undecided", "misses")
+                ),
                 _decided(record, half, [name]),
                 _target(flag[half]),
             )
             for name, flag in flags.items()
         ]
-        family = ("any flag", _rate(record["family_wise"][half]), "", "", _decided(record, half, list(flags)), "")
-        header = ("flag", "false alarms", "undecided though healthy", "misses", "decided", "target")
+        family = (
+            "any flag",
+            _rate(record["family_wise"][half]),
+            "",
+            "",
+            _decided(record, half, list(flags)),
+            "",
+        )
+        header = (
+            "flag",
+            "false alarms",
+            "undecided though healthy",
+            "misses",
+            "decided",
+            "target",
+        )
         lines += [f"### {title}", "", *_table(header, *rows, family), ""]
-    lines += ["### Where the lines lie in the tuning half", "", *_table(*_separations(flags)), ""]
-    lines += ["### Every state that is not the truth", "", *_table(*_wrong(record["configurations"]))]
+    lines += [
+        "### Where the lines lie in the tuning half",
+        "",
+        *_table(*_separations(flags)),
+        "",
+    ]
+    lines += [
+        "### Every state that is not the truth",
+        "",
+        *_table(*_wrong(record["configurations"])),
+    ]
     return lines
 
 
@@ -167,22 +210,46 @@ def _architectures(record: dict[str, Any]) -> list[str]:
 
 
 def _asked(record: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield "network", "half", "must be raised", "raised of them", "must be clear", "CPU s"
+    yield (
+        "network",
+        "half",
+        "must be raised",
+        "raised of them",
+        "must be clear",
+        "CPU s",
+    )
     for name, config in record["configurations"].items():
         flags = config["flags"]
         wanted = [flag for flag, found in flags.items() if found["truth"]]
-        raised = sum(flags[flag]["states"].get("raised", 0) == config["draws"] for flag in wanted)
+        raised = sum(
+            flags[flag]["states"].get("raised", 0) == config["draws"] for flag in wanted
+        )
         clear = sum(found["truth"] is False for found in flags.values())
         seconds = f"{record['cpu_seconds'][name]:.1f}"
-        yield name, config["half"], ", ".join(wanted) or "–", f"{raised} of {len(wanted)}", str(clear), seconds
+        yield (
+            name,
+            config["half"],
+            ", ".join(wanted) or "–",
+            f"{raised} of {len(wanted)}",
+            str(clear),
+            seconds,
+        )
 
 
 def _separations(flags: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield "flag", "largest healthy", "line", "smallest planted", "no errors"
     for name, flag in flags.items():
         if found := flag["separation"]:
-            low, line, high = (float(found[k]) for k in ("largest_healthy", "line", "smallest_planted"))
-            yield name, _number(low), _number(line), _number(high), "yes" if low < line < high else "no"
+            low, line, high = (
+                float(found[k]) for k in ("largest_healthy", "line", "smallest_planted")
+            )
+            yield (
+                name,
+                _number(low),
+                _number(line),
+                _number(high),
+                "yes" if low < line < high else "no",
+            )
 
 
 def _wrong(configurations: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -191,7 +258,9 @@ def _wrong(configurations: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         for flag, found in config["flags"].items():
             right = {True: "raised", False: "clear"}.get(found["truth"])
             if right and set(found["states"]) != {right}:
-                states = ", ".join(f"{n} {state}" for state, n in found["states"].items())
+                states = ", ".join(
+                    f"{n} {state}" for state, n in found["states"].items()
+                )
                 yield name, config["half"], flag, right, states
 
 
@@ -210,7 +279,12 @@ def _prediction(record: dict[str, Any]) -> list[str]:
         "",
     ]
     for name in ("kendall", "spearman"):
-        lines += [f"### {name.capitalize()}", "", *_table(*_correlations(record[name])), ""]
+        lines += [
+            f"### {name.capitalize()}",
+            "",
+            *_table(*_correlations(record[name])),
+            "",
+        ]
     return lines[:-1]
 
 
@@ -219,5 +293,8 @@ def _correlations(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield "networks", *names, *(f"lead over {name}" for name in found["all"]["lead"])
     for group, row in found.items():
         cells = [*row["correlation"].values(), *row["lead"].values()]
-        shown = [f"{c['value']:.2f} ({c['interval'][0]:.2f} to {c['interval'][1]:.2f})" for c in cells]
+        shown = [
+            f"{c['value']:.2f} ({c['interval'][0]:.2f} to {c['interval'][1]:.2f})"
+            for c in cells
+        ]
         yield f"{group} ({row['networks']})", *shown
