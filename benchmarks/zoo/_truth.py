@@ -47,8 +47,8 @@ _BOUNDED = {"tanh": 2.993, "erf": 2.146, "hard_tanh": 1.0, "sigmoid": 5.97}
 # The least share of saturated units that must be seen.
 _VISIBLE = 0.04
 
-# Below this 1 - c two inputs count as one, and 1 - c is kept from falling further: far
-# beyond every line, and a hundred times more would still be.
+# Below this 1 - c two inputs count as one, and 1 - c is kept from falling further.
+# There -ln(1 - c) is 28, far beyond twice its line, 12.
 _ALIKE = 1e-12
 _LEAST_APART = 1e-13
 
