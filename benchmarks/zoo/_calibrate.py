@@ -195,7 +195,7 @@ def summary(drawn: Drawn, flags: Sequence[str] = FLAGS) -> dict:
 def _rates(flag: str, zoo: list[Network], drawn: Drawn) -> dict[str, Rate | None]:
     """Return errors of a flag on what must be clear and on what must be raised."""
 
-    def share(wanted: bool, *wrong: str) -> Rate | None:
+    def share(wanted: bool, *, wrong: Sequence[str]) -> Rate | None:
         asked = [network for network in zoo if truth(network)[flag] is wanted]
         errors = []
         for network in asked:
@@ -203,11 +203,12 @@ def _rates(flag: str, zoo: list[Network], drawn: Drawn) -> dict[str, Rate | None
             errors.append(sum(state in wrong for state in states))
         return _statistics.rate(errors, [len(drawn[network]) for network in asked])
 
+    not_decided = ["undecided", "not_run"]
     return {
-        "false_alarms": share(False, "raised"),
-        "undecided": share(False, "undecided", "not_run"),
-        "misses": share(True, "clear", "undecided", "not_run"),
-        "undecided_misses": share(True, "undecided", "not_run"),
+        "false_alarms": share(False, wrong=["raised"]),
+        "undecided": share(False, wrong=not_decided),
+        "misses": share(True, wrong=["clear", *not_decided]),
+        "undecided_misses": share(True, wrong=not_decided),
     }
 
 
