@@ -11,12 +11,14 @@ from isometry import activations, initializers, theory
 from tests.unbreakable.calls import (
     ANY_ACTIVATION,
     FEW_OF,
+    KEYS,
     NUMBERS,
     SIZES,
     VARIABLES,
     WHOLE,
     WRONG,
     answers,
+    mostly,
     require_no_nan,
 )
 
@@ -41,10 +43,13 @@ def _erf(q):
 MEAN_SQUARES = {"linear": _linear, "relu": _relu, "erf": _erf}
 
 
+CORRELATIONS = mostly(st.floats(-1, 1), NUMBERS)
+
+
 @given(
     activation=ANY_ACTIVATION,
     q=NUMBERS,
-    c=NUMBERS,
+    c=CORRELATIONS,
     sigma_w=NUMBERS,
     sigma_b=NUMBERS,
     depth=WHOLE,
@@ -131,11 +136,11 @@ def test_critical_points_have_a_chi_of_one_or_are_refused(
         assert not np.isnan(diagram.chi).any()
 
 
-def require_measure(law, p, grid, *, variable, order):
+def require_measure(law, p, grid, *, variable, order, width, key):
     """The law is a measure.
 
     Its distribution function lies in [0, 1], its quantile inverts that, its density is
-    not negative, and its moments are numbers.
+    not negative, and its moments and samples are numbers.
     """
     done, cdf = answers(law.cdf, grid, variable)
     if done:
@@ -153,9 +158,14 @@ def require_measure(law, p, grid, *, variable, order):
         done, value = answers(getattr, law, name)
         if done:
             require_no_nan(value, name)
-    answers(repr, law)
-    answers(law.finite_width, order)
-    answers(law.sample, order, p)
+    repr(law)
+    done, log_normal = answers(law.finite_width, width)
+    if done:
+        assert log_normal.variance >= 0
+    done, sample = answers(law.sample, key, (2,), variable)
+    if done:
+        assert sample.shape == (2,)
+        require_no_nan(sample, "sample")
 
 
 def require_inverse(law, p):
@@ -184,55 +194,64 @@ UNIVERSAL = (
 )
 
 
-@given(
-    name=st.sampled_from(UNIVERSAL),
-    value=st.one_of(NUMBERS, FEW_OF),
-    p=SHARES,
-    grid=GRIDS,
-    variable=VARIABLES,
-    order=NUMBERS,
+# What a law is asked.
+QUESTIONS = {
+    "p": SHARES,
+    "grid": GRIDS,
+    "variable": VARIABLES,
+    "order": NUMBERS,
+    "width": WHOLE,
+    "key": KEYS,
+}
+
+# A variance of pre-activations, or the scales from which it follows.
+VARIANCES = st.one_of(
+    st.fixed_dictionaries({"q": NUMBERS}),
+    st.fixed_dictionaries({"q": NUMBERS, "sigma_w": NUMBERS}),
+    st.fixed_dictionaries({"sigma_w": NUMBERS, "sigma_b": NUMBERS}),
 )
-def test_universal_laws_are_measures_or_refused(name, value, p, grid, variable, order):
+
+
+@given(name=st.sampled_from(UNIVERSAL), value=st.one_of(NUMBERS, FEW_OF), **QUESTIONS)
+def test_universal_laws_are_measures_or_refused(name, value, **questions):
     done, law = answers(getattr(theory, name), value)
     if done:
-        require_measure(law, p, grid, variable=variable, order=order)
+        require_measure(law, **questions)
 
 
 @given(
     activation=ANY_ACTIVATION,
-    depth=st.one_of(st.integers(1, 4), st.sampled_from([0, 2.5, None, "3", True])),
-    q=st.one_of(st.none(), NUMBERS),
-    sigma_w=st.one_of(st.none(), NUMBERS),
-    sigma_b=st.one_of(st.none(), st.none(), NUMBERS),
-    weights=st.sampled_from(["gaussian", "orthogonal", "haar"]),
-    widths=st.one_of(
-        st.none(), st.none(), st.lists(SIZES, min_size=2, max_size=5), WRONG
-    ),
-    head=st.one_of(st.none(), st.none(), NUMBERS),
-    branch_scale=st.one_of(st.none(), st.none(), NUMBERS),
-    padding=st.sampled_from([None, None, "circular", "same", "no", 3]),
-    p=SHARES,
-    grid=GRIDS,
-    variable=VARIABLES,
+    depth=mostly(st.integers(1, 4), st.sampled_from([0, 2.5, None, "3", True])),
+    variances=VARIANCES,
+    weights=mostly(st.sampled_from(["gaussian", "orthogonal"]), st.just("haar")),
+    widths=mostly(st.none(), st.one_of(st.lists(SIZES, min_size=2, max_size=5), WRONG)),
+    head=mostly(st.none(), NUMBERS),
+    branch_scale=mostly(st.none(), NUMBERS),
+    padding=mostly(st.none(), st.sampled_from(["circular", "same", "no", 3])),
+    questions=st.fixed_dictionaries(QUESTIONS),
 )
-def test_jacobian_laws_are_measures_or_refused(p, grid, variable, **arguments):
-    done, law = answers(theory.jacobian_law, **arguments)
+def test_jacobian_laws_are_measures_or_refused(variances, questions, **arguments):
+    done, law = answers(theory.jacobian_law, **arguments, **variances)
     if done:
-        require_measure(law, p, grid, variable=variable, order=1)
+        require_measure(law, **questions)
 
 
-@given(
-    values=st.one_of(
+MASSES = mostly(
+    st.sampled_from([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]]),
+    st.one_of(st.sampled_from([[1.0], [0.5, 0.5], [0.5], []]), WRONG),
+)
+POINTS = mostly(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, 4.0]), min_size=3, max_size=3),
+    st.one_of(
         st.lists(
             st.sampled_from([0.0, 0.5, 1.0, 4.0, -1.0, math.nan, 1e200]), max_size=3
         ),
         WRONG,
     ),
-    masses=st.one_of(
-        st.sampled_from([[1.0], [0.5, 0.5], [0.2, 0.3, 0.5], [0.5], []]), WRONG
-    ),
-    z=NUMBERS,
 )
+
+
+@given(values=POINTS, masses=MASSES, z=NUMBERS)
 def test_free_products_are_numbers_or_refused(values, masses, z):
     done, law = answers(theory.freeprob.point_masses, values, masses)
     if done:
