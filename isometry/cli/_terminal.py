@@ -11,17 +11,48 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+# What makes a terminal act: the control characters, ESC among them, but not the tab and
+# the end of a line; and what reverses the order in which letters are shown.
+_ACTING = (
+    *(code for code in range(0x20) if chr(code) not in "\t\n"),
+    *range(0x7F, 0xA0),
+    *range(0x202A, 0x202F),
+    *range(0x2066, 0x206A),
+)
+_SHOWN_INSTEAD = dict.fromkeys(_ACTING, "\N{REPLACEMENT CHARACTER}")
+
+
+def plain(text: str) -> str:
+    """Return a text with a mark in place of every character that makes terminals act.
+
+    Names of layers, labels of sweeps and messages of errors may come from somebody
+    else, and hold a sequence that renames the window or hides what follows.
+    """
+    return text.translate(_SHOWN_INSTEAD)
+
+
+def show(text: str) -> None:
+    """Print a text to stdout."""
+    print(plain(text))
+
+
+def complain(message: str) -> None:
+    """Print one line to stderr, with the name of the program."""
+    line = " ".join(message.split())
+    print(plain(f"isometry: {line}"), file=sys.stderr)
+
 
 def console() -> "Console":
     """Return the terminal, or wherever stdout goes.
 
     Its width is the terminal's, or COLUMNS, or else 80: a log, or a page into which a
-    command's output is pasted, has as many columns as a screen.
+    command's output is pasted, has as many columns as a screen. It prints every text as
+    it is: brackets are no markup, and no control character arrives.
     """
     # Imported here, as everywhere in commands: `--help` need not wait for it.
-    from rich.console import Console
+    from isometry.cli import _console
 
-    return Console()
+    return _console.literal()
 
 
 @contextlib.contextmanager
@@ -39,12 +70,12 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
-        yield lambda stage: print(stage, file=sys.stderr)
+        yield lambda stage: print(plain(stage), file=sys.stderr)
         return
     columns = (
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=stderr, transient=True) as shown:
         task = shown.add_task("starting", total=total)
@@ -54,7 +85,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
         def tell(stage: str) -> None:
             nonlocal num_done
             num_done += 1
-            shown.update(task, description=stage, completed=num_done)
+            shown.update(task, description=plain(stage), completed=num_done)
 
         yield tell
 
@@ -65,7 +96,8 @@ def report_files(written: Sequence[pathlib.Path], *, as_json: bool) -> None:
         return
     *others, last = map(str, written)
     names = f"{', '.join(others)} and {last}" if others else last
-    print(f"wrote {names}", file=sys.stderr if as_json else sys.stdout)
+    line = plain(f"wrote {names}")
+    print(line, file=sys.stderr if as_json else sys.stdout)
 
 
 def abandon_output() -> None:
