@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -12,23 +13,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # What makes a terminal act: the control characters, ESC among them, but not the tab and
-# the end of a line; and what reverses the order in which letters are shown.
-_ACTING = (
-    *(code for code in range(0x20) if chr(code) not in "\t\n"),
-    *range(0x7F, 0xA0),
-    *range(0x202A, 0x202F),
-    *range(0x2066, 0x206A),
+# the end of a line; and what reverses the order in which letters are shown. Surrogates,
+# which Python makes of bytes that are no UTF-8, cannot be printed.
+_NOT_PLAIN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_SHOWN_INSTEAD = dict.fromkeys(_ACTING, "\N{REPLACEMENT CHARACTER}")
 
 
 def plain(text: str) -> str:
-    """Return a text with a mark in place of every character that makes terminals act.
+    """Return a text with U+FFFD in place of each character that makes terminals act.
 
     Names of layers, labels of sweeps and messages of errors may come from somebody
     else, and hold a sequence that renames the window or hides what follows.
     """
-    return text.translate(_SHOWN_INSTEAD)
+    return _NOT_PLAIN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def show(text: str) -> None:
