@@ -75,7 +75,7 @@ def network_of(name: str) -> Network:
             f"{', '.join(public)}."
         )
     if isinstance(function, Network):
-        return _tried(name, function)
+        return function
     if not callable(function):
         raise InputError(
             f"--model={name} is {checks.show(function)}, not a function; {_FORM}."
@@ -84,19 +84,7 @@ def network_of(name: str) -> Network:
         returned = function()
     # An adapter calls the module on its example.
     with _user_code.told(f"--model={name}: the module", _SEE_WHERE):
-        net = _network(name, returned)
-    return _tried(name, net)
-
-
-def _tried(name: str, net: Network) -> Network:
-    """Return the network once its own code has run, on shapes alone.
-
-    What that code raises is told now, in one line, and not in the middle of an audit.
-    """
-    if net.example is not None:
-        with _user_code.told(f"--model={name}: the network", _SEE_WHERE):
-            _ = net.anatomy
-    return net
+        return _network(name, returned)
 
 
 def _network(name: str, returned: object) -> Network:

@@ -34,7 +34,7 @@ _EXAMPLE = "isometry spectrum --scheme orthogonal,gaussian --span hidden"
 _DEFAULT_SCHEMES = ("orthogonal",)
 
 # Two points, as messages about Python's arguments name them.
-_PAIR = re.compile(r"span=\(\"?([^,\"]*)\"?, \"?([^)\"]*)\"?\)")
+_PAIR = re.compile(r"span=\(['\"]([^'\"]*)['\"], ['\"]([^'\"]*)['\"]\)")
 
 # Height and width of a panel in inches: a column of a paper.
 _PANEL = (3.2, 5.0)

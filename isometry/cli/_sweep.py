@@ -1,10 +1,12 @@
 """`isometry sweep`: run every cell of a grid that a file describes, or show a store."""
 
+import contextlib
 import functools
+import logging
 import pathlib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,16 +140,17 @@ def run(
 
     checks.integer("--seed", seed)
     try:
-        dataset = isometry.sweep(
-            plan.run,
-            plan.grid,
-            out,
-            key=jax.random.key(seed),
-            executor=workers,
-            resume=resume,
-            retries=retries,
-            accept_code=accept_code,
-        )
+        with _logging_options():
+            dataset = isometry.sweep(
+                plan.run,
+                plan.grid,
+                out,
+                key=jax.random.key(seed),
+                executor=workers,
+                resume=resume,
+                retries=retries,
+                accept_code=accept_code,
+            )
     except InputError as error:
         raise InputError(_with_options(error.message)) from error
     _print(dataset, out, as_json=as_json)
@@ -163,6 +166,23 @@ def _with_options(message: str) -> str:
     for argument, option in _OPTIONS.items():
         message = re.sub(rf"\b{argument}", option, message)
     return message
+
+
+@contextlib.contextmanager
+def _logging_options() -> Iterator[None]:
+    """Have the log of a sweep speak of options, and show labels as they are."""
+    log = logging.getLogger("isometry.sweeps")
+
+    def rewrite(record: logging.LogRecord) -> bool:
+        record.msg = _terminal.plain(_with_options(record.getMessage()))
+        record.args = ()
+        return True
+
+    log.addFilter(rewrite)
+    try:
+        yield
+    finally:
+        log.removeFilter(rewrite)
 
 
 def show(store: str, *, as_json: bool) -> int:
