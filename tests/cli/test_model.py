@@ -67,9 +67,9 @@ def not_a_number():
     )
 
 def masked():
-    # Tokens of 7 kinds and a mask; 3 rows of positions, which tokens do not select.
+    # Tokens select from 7 rows, and their places, which are given too, from 3.
     def f(p, x):
-        rows = p["embed"][x["tokens"]] + p["position"][jnp.arange(3)]
+        rows = p["embed"][x["tokens"]] + p["position"][x["places"]]
         return jnp.tanh(jnp.where(x["mask"][:, None], rows, 0).mean(0)) @ p["w"]
     return networks.function(
         f,
@@ -80,6 +80,7 @@ def masked():
         },
         {
             "mask": jax.ShapeDtypeStruct((3,), jnp.bool_),
+            "places": jax.ShapeDtypeStruct((3,), jnp.int32),
             "tokens": jax.ShapeDtypeStruct((3,), jnp.int32),
         },
     )
@@ -173,10 +174,11 @@ def test_network_that_is_not_a_number_does_not_pass(folder, capsys):
 
 
 def test_inputs_are_drawn_by_their_kind():
-    """Booleans are a fair coin; tokens are rows of what they select from alone."""
+    """Booleans are a fair coin; whole numbers are rows of what they select from."""
     net = _model.network_of(f"{NAME}:masked")
     xs = _model.inputs_of(net, jax.random.key(0))
     assert set(xs["tokens"].ravel().tolist()) == set(range(7))
+    assert set(xs["places"].ravel().tolist()) == set(range(3))
     assert xs["mask"].dtype == bool
     # 768 of them: 8 standard deviations.
     assert abs(xs["mask"].mean() - 0.5) < 0.15
