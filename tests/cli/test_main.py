@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
-from isometry import verdicts
+from isometry import InputError, verdicts
 from isometry.cli import _environment
 from tests.cli.calling import call, refused_in_one_line
 
@@ -104,13 +104,18 @@ def test_crash_is_no_raised_flag(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "\x9b31m", "\u202e", "\udcff"])
-def test_refusal_shows_a_name_and_no_terminal_acts(name, capsys):
+def test_refusal_shows_a_name_and_no_terminal_acts(name, capsys, monkeypatch):
     """ESC and CSI begin a sequence; a surrogate, of a byte that is no UTF-8, fails."""
-    assert call("schemes", f"ortho{name}") == 2
-    assert call(f"aud{name}") == 2
-    complaints = capsys.readouterr().err
-    assert complaints.count("isometry: ") == 2
-    assert name[0] not in complaints
+
+    def refuse(activation):
+        raise InputError(f"the layer [red]{name} is of another")
+
+    monkeypatch.setattr("isometry.activations.get", refuse)
+    assert call("theory") == 2
+    refused_in_one_line(capsys, f"[red]\ufffd{name[1:]}".rstrip("\x07"))
+    for argv in (["schemes", f"ortho{name}"], [f"aud{name}"]):
+        assert call(*argv) == 2
+        assert name[0] not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
