@@ -1,13 +1,14 @@
 """`isometry spectrum`: singular values of a scheme's networks beside their law."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from isometry.cli import _cache, _options, _terminal
-from isometry.cli._command import EXIT_CLEAN, Command, split
+from isometry.cli import _cache, _exit_codes, _options, _terminal
+from isometry.cli._command import Command, split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, PyTree
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from isometry.theory import Law
 
 _SUMMARY = "Measure singular values of Jacobians beside their law."
-_TEXT = """Statistics of the input-output Jacobian on real data over seeds, and beside
-them what the law of infinite width says, where there is one.
+_TEXT = """Statistics of the input-output Jacobian over seeds and inputs, and beside
+them what the law of infinite width says, where there is one. The inputs are handwritten
+digits, or what --data names; for a --model without --data they are drawn at random.
 
 A network of your own: --model package.module:function, where the function returns a
 Network, or a pair: a Flax module, or a function of a key that builds an Equinox module,
@@ -30,6 +32,9 @@ and one example.
 _EXAMPLE = "isometry spectrum --scheme orthogonal,gaussian --span hidden"
 
 _DEFAULT_SCHEMES = ("orthogonal",)
+
+# Two points, as messages about Python's arguments name them.
+_PAIR = re.compile(r"span=\(['\"]([^'\"]*)['\"], ['\"]([^'\"]*)['\"]\)")
 
 # Height and width of a panel in inches: a column of a paper.
 _PANEL = (3.2, 5.0)
@@ -201,8 +206,10 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
 
     from isometry import store
     from isometry._internal import checks, provenance, strict_json
+    from isometry.cli import _perceptrons
 
     settings.check()
+    is_drawn = settings.model is not None and settings.data is None
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(settings.seed), 3)
     keys = jax.random.split(key_nets, settings.seeds)
     judged = {}
@@ -214,7 +221,7 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
         if out is not None:
             checks.extra("matplotlib", "plot")
         for net in nets.values():
-            _refuse_tokens(net, settings.span)
+            _refuse_span(net, settings)
         folder = None if out is None else store.prepare(out)
         for name, net in nets.items():
             tell(f"{name}: Jacobians and law")
@@ -224,6 +231,7 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
     result = {
         "provenance": provenance.provenance(),
         "settings": asdict(settings),
+        "data": _perceptrons.described(settings.data, source, is_drawn=is_drawn),
         "spectra": rows,
     }
     written = []
@@ -233,8 +241,9 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
         print(strict_json.dumps(result), end="")
     else:
         _print(rows)
+        _terminal.show(f"data: {result['data']}")
     _terminal.report_files(written, as_json=as_json)
-    return EXIT_CLEAN
+    return _exit_codes.CLEAN
 
 
 def _networks_and_data(
@@ -258,19 +267,33 @@ def _networks_and_data(
     return nets, source
 
 
-def _refuse_tokens(net: "Network", span: str) -> None:
-    """Refuse a span that starts at tokens, and say which one to write instead."""
+def _refuse_span(net: "Network", settings: Settings) -> None:
+    """Refuse a span that the network does not have, before anything is written.
+
+    Of tokens the message says which one to write instead.
+    """
     from isometry._internal.errors import InputError
     from isometry.measure import _spans
 
-    if span != "end_to_end" or net.example is None:
+    if net.example is None:
         return
+    span = settings.points
     is_floating = bool(_spans.floating_leaves_of_x(net.anatomy))
-    if not is_floating and net.anatomy.embeddings:
+    if span == "end_to_end" and not is_floating and net.anatomy.embeddings:
         start = net.anatomy.embeddings[0].name
         raise InputError(
             f"x is tokens, which have no derivative; write --span {start},output."
         )
+    try:
+        if isinstance(span, str):
+            _spans.ends(net.anatomy, span)
+        else:
+            _spans.resolve(net, net.anatomy, span)
+    except InputError as error:
+        # A span of Python, a pair in brackets, as the option is written.
+        message = _PAIR.sub(r"--span \1,\2", error.message)
+        message = message.replace("span=", "--span: ", 1)
+        raise InputError(message) from None
 
 
 @dataclass(frozen=True)
@@ -390,8 +413,8 @@ def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
         # Several statistics are unknown for one reason, which is said once.
         unknown = [line["why"] for line in row["statistics"].values() if "why" in line]
         for reason in dict.fromkeys(unknown):
-            console.print(f"unknown: {reason}", highlight=False, markup=False)
-        console.print(_verdict(row), highlight=False, markup=False)
+            console.print(f"unknown: {reason}")
+        console.print(_verdict(row))
 
 
 def _cell(value: float | None) -> str:

@@ -142,6 +142,13 @@ def test_law_whose_numbers_cannot_be_found_is_none():
     assert judged.as_dict()["consistent"] is None
 
 
+def test_data_are_named(features, capsys):
+    network = [*TINY[:4], "--seeds", 5, "--inputs", 2, "--span", "hidden"]
+    assert call("spectrum", *network, "--data", features) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"data: 9 examples of {features}, without targets"
+
+
 def test_inputs_are_spaced_from_first_to_last():
     assert spaced(jnp.arange(9.0), 3).tolist() == [0, 4, 8]
     assert spaced(jnp.arange(3.0), 5).tolist() == [0, 1, 2]
@@ -155,6 +162,8 @@ def test_inputs_are_spaced_from_first_to_last():
         (["--width", "0"], "--width"),
         (["--seeds", "0"], "--seeds"),
         (["--span", "middle"], "--span='middle'"),
+        (["--span", "nowhere,output"], "--span: 'nowhere' names no point"),
+        (["--span", "output,layers/0"], "--span output,layers/0: 'layers/0' does not"),
         (["--method", "svd"], "--method='svd'"),
         (["--span", "hidden", "--depth", "2"], "--depth=2"),
         (["--data", "gausian"], "gaussian"),

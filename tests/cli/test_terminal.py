@@ -182,6 +182,27 @@ def test_without_a_terminal_there_are_80_columns(monkeypatch):
     assert _terminal.console().width == 80
 
 
+def test_texts_are_printed_as_they_are(printed):
+    """No markup, no emoji, no control character, no letters in reverse order."""
+    texts = ("[red]relu[/red]", "[/]", ":smile:", "a\x1b[2Jb", "\x9b31m", "x\u202ey")
+
+    def show():
+        table = _terminal.table("t", {"text": "label"})
+        for text in texts:
+            table.add_row(text)
+            _terminal.console().print(text)
+        _terminal.console().print(table)
+
+    shown = printed(80, show)
+    assert not set(shown) & set("\x1b\x9b\u202e")
+    for text in (*texts[:3], "a\ufffd[2Jb", "\ufffd31m", "x\ufffdy"):
+        assert shown.count(text) == 2
+
+
+def test_lines_and_columns_of_a_text_stay():
+    assert _terminal.plain("σ\ta\nb é 漢") == "σ\ta\nb é 漢"
+
+
 @pytest.mark.parametrize(
     ("names", "said"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")]
 )
@@ -203,6 +224,12 @@ def test_progress_is_plain_lines_outside_a_terminal(capsys):
     assert capsys.readouterr() == ("", "second\n")
 
 
+def test_progress_shows_a_label_as_it_is(capsys):
+    with _terminal.progress(1) as tell:
+        tell("[/] \x1b[2J")
+    assert capsys.readouterr().err == "[/] \ufffd[2J\n"
+
+
 def test_progress_is_a_bar_in_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
@@ -213,6 +240,7 @@ def test_progress_is_a_bar_in_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     with _terminal.progress(2) as tell:
         tell("first")
-        tell("second")
+        tell("second [/] \x1b]0;owned")
+    assert "second [/] \ufffd]0;owned" in terminal.getvalue()
     assert "first\n" not in terminal.getvalue()
     assert "second" in terminal.getvalue()

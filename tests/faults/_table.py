@@ -699,6 +699,31 @@ REPORTING = (
         ("cli/test_theory.py",),
         match="json_says",
     ),
+    Fault(
+        "undecided-network-passes",
+        "cli/_audit.py",
+        'elif flag.state != "clear":',
+        'elif flag.state == "not_run":',
+        ("cli/test_audit.py",),
+        match="not_judged",
+    ),
+    # JAX would run what others have put there.
+    Fault(
+        "cache-open-to-a-group",
+        "cli/_cache.py",
+        "(stat.S_IWGRP | stat.S_IWOTH)",
+        "stat.S_IWOTH",
+        ("cli/test_cache.py",),
+        match="others_can_fill",
+    ),
+    Fault(
+        "tokens-of-the-smallest-embedding",
+        "cli/_model.py",
+        "most = num_rows.get(i, _FEWEST)",
+        "most = min(layer.fan_in for layer in net.anatomy.embeddings)",
+        ("cli/test_model.py",),
+        match="drawn_by_their_kind",
+    ),
 )
 
 FAULTS = (
