@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from isometry._internal.numerals import percent
 from isometry.certificates._doubts import PIECES
 from isometry.certificates._layers import (
     BIT_FOR_BIT,
@@ -17,7 +18,6 @@ from isometry.certificates._layers import (
     Slice,
     View,
     full_rank,
-    percent,
     slice_ids,
 )
 from isometry.structure import Attention
