@@ -106,9 +106,9 @@ def test_why_statistics_are_unknown_is_said_once(capsys):
 
 
 def test_a_deep_network_has_bounds_where_nothing_is_resolved(capsys):
-    """A product of 38 Gaussian matrices of width 16, its smallest s far below the floor.
+    """A product of 38 Gaussian matrices of width 16 has its smallest s far below it.
 
-    Each factor adds (psi(1/2) - ln 8)/2 = -2.0 to ln s_min and (psi(8) - ln 8)/2 = -0.03
+    Each factor adds (psi(1/2) - ln 8)/2 = -2.0 to ln s_min, (psi(8) - ln 8)/2 = -0.03
     to ln s_max (Newman, 1986), so that their ratio is e^-75; float32 resolves e^-16.
     """
     argv = ["--width", 16, "--depth", 40, "--data", "gaussian", "--scheme", "gaussian"]

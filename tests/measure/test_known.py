@@ -50,7 +50,7 @@ def test_numbers_of_any_size_are_those_of_their_logarithms(shift):
 
 
 def test_a_value_below_the_floor_has_a_bound():
-    """Two of four Jacobians have their least s below the floor, e^-14 of the largest."""
+    """Of two of four Jacobians the least s is below the floor, e^-14 of the largest."""
     s = np.array([[[2.0, 1.0], [2.0, 1e-9]], [[3.0, 1.0], [3.0, 1e-9]]])
     least = known(spectrum(s))["s_min"]
     floors = np.log([2.0, 3.0]) - 14

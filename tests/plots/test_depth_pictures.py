@@ -224,7 +224,7 @@ def test_many_points_are_named_sparingly():
 
 
 def test_dollars_in_names_of_points_begin_no_formula():
-    """Matplotlib writes "\\$" as a dollar, and what is between them as it is."""
+    """What stands between them would be an error in a formula."""
     name = r"a_$\frac$"
     spectra = {name: of_values(1.0, 0.5, 0.5, 0.5)}
     profile = SimpleNamespace(points=(name,), toward="output", spectra=spectra)

@@ -733,7 +733,7 @@ def written(figure):
     return html.unescape(file.getvalue())
 
 
-# Between dollars is no formula that could be set; outside of them is what looks like one.
+# What stands between the dollars would be an error in a formula.
 DOLLARS = r"a_$\frac$"
 
 

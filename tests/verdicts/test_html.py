@@ -350,10 +350,7 @@ def test_thresholds_are_not_undefined_in_silence_without_docstrings(monkeypatch)
 
 
 def test_mass_of_a_law_beyond_the_axis_is_a_bar():
-    """s² of Marchenko and Pastur is uniform nowhere; its mass below 1 is found by SciPy.
-
-    The density of s at ratio 1 is √(4 − s²)/π on [0, 2].
-    """
+    """Of Marchenko and Pastur at ratio 1: s has the density √(4 − s²)/π on [0, 2]."""
     law = theory.fuss_catalan(1)
     edges = np.linspace(-0.5, 0.1, 31)
     low, high = 10.0 ** edges[[0, -1]]
