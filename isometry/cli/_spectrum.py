@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from isometry._internal.types import Key
+    from isometry.cli._summary import Line
     from isometry.data import Data
     from isometry.measure._record import Spectrum
     from isometry.networks import Network
@@ -123,7 +124,7 @@ class Judged:
     """
 
     spectrum: "Spectrum"
-    statistics: Mapping[str, Mapping[str, Any]]
+    statistics: "Mapping[str, Line]"
     law: "Law | None" = None
     no_law: str | None = None
     excesses: Mapping[str, float] | None = None
@@ -135,7 +136,9 @@ class Judged:
             "spectrum": repr(self.spectrum),
             "size": self.spectrum.size,
             "structural_zeros": self.spectrum.structural_zeros,
-            "statistics": self.statistics,
+            "statistics": {
+                name: line.as_dict() for name, line in self.statistics.items()
+            },
             "law": None,
             "no_law": self.no_law,
             "consistent": None,
@@ -240,7 +243,7 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
     if as_json:
         print(strict_json.dumps(result), end="")
     else:
-        _print(rows)
+        _print(judged)
         _terminal.show(f"data: {result['data']}")
     _terminal.report_files(written, as_json=as_json)
     return _exit_codes.CLEAN
@@ -376,6 +379,7 @@ def _picture(judged: Mapping[str, Judged]) -> "Figure":
     from matplotlib.figure import Figure
 
     from isometry import plots
+    from isometry.plots._style import literal
 
     # Below one another, so that their axes can be compared.
     height, width = _PANEL
@@ -384,20 +388,20 @@ def _picture(judged: Mapping[str, Judged]) -> "Figure":
     for ax, (name, one) in zip(panels, judged.items(), strict=True):
         if one.law is None:
             plots.spectrum(one.spectrum, ax, color=plots.COLOURS[0])
-            ax.set_title(f"{name}: no law", fontsize=8)
+            ax.set_title(f"{literal(name)}: no law", fontsize=8)
         else:
             plots.overlay(one.spectrum, one.law, ax)
             corner = {"transform": ax.transAxes, "va": "top", "fontsize": 8}
-            ax.text(0.02, 0.97, name, **corner)
+            ax.text(0.02, 0.97, literal(name), **corner)
     return figure
 
 
-def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _print(judged: Mapping[str, Judged]) -> None:
     """Print a table for each network, and below it what its law says."""
     console = _terminal.console()
-    for name, row in rows.items():
+    for name, one in judged.items():
         table = _terminal.table(
-            f"{name}: {row['spectrum']}",
+            f"{name}: {one.spectrum!r}",
             {
                 "statistic": "label",
                 "mean": "number",
@@ -405,20 +409,28 @@ def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
                 "law": "number",
             },
         )
-        for statistic, line in row["statistics"].items():
-            mean = "unknown" if line["mean"] is None else f"{line['mean']:.5g}"
-            others = (_cell(line["standard_error"]), _cell(line["law"]))
-            table.add_row(statistic, mean, *others)
+        for statistic, line in one.statistics.items():
+            table.add_row(statistic, *line.cells())
         console.print(table)
-        # Several statistics are unknown for one reason, which is said once.
-        unknown = [line["why"] for line in row["statistics"].values() if "why" in line]
-        for reason in dict.fromkeys(unknown):
-            console.print(f"unknown: {reason}")
-        console.print(_verdict(row))
+        lines = one.statistics
+        whys = {statistic: line.why for statistic, line in lines.items()}
+        no_laws = {statistic: line.no_law for statistic, line in lines.items()}
+        remarks = [
+            *_reasons("no mean", whys),
+            *_reasons("no law's number", no_laws),
+            _verdict(one.as_dict()),
+        ]
+        for remark in remarks:
+            console.print(remark, highlight=False, markup=False)
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+def _reasons(label: str, reasons: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason, which several statistics may share."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if reason:
+            names.setdefault(reason, []).append(name)
+    return [f"{label} for {', '.join(of)}: {reason}" for reason, of in names.items()]
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import collections
 import io
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from isometry import data, networks, verdicts
-from isometry.cli import _audit, _spectrum, _sweep, _terminal
+from isometry.cli import _audit, _spectrum, _summary, _sweep, _terminal
+from isometry.measure._known import Known
 from tests.cli.calling import call
+from tests.cli.test_summary import quadrature
 
 # Wide enough for any cell to keep to its line.
 WIDE = 700
@@ -46,31 +49,30 @@ def readable(printed, show, columns, wide):
     assert words(text) == words(printed(wide, show))
 
 
-ROW = {
-    "spectrum": "Spectrum(128 singular values, method=Product(), float32)",
-    "statistics": {
-        "exact_zero_fraction": {
-            "mean": -1.2345e-12,
-            "standard_error": 1.2345e-14,
-            "law": 1.2345e-12,
-        },
-        "condition_number": {
-            "mean": None,
-            "standard_error": None,
-            "law": np.inf,
-            "why": "quadrature nodes are not singular values",
-        },
+JUDGED = _spectrum.Judged(
+    spectrum=quadrature(),
+    statistics={
+        "exact_zero_fraction": _summary.Line(
+            Known(np.array(-1234.5), np.array(-1234.5)),
+            log_error=-999.9,
+            law=1.2345e-12,
+        ),
+        "condition_number": _summary.Line(
+            Known(np.array(np.nan), np.array(np.nan), "nodes are not singular values"),
+            law=np.inf,
+        ),
+        "s_min": _summary.Line(
+            Known(np.array(-np.inf), np.array(-1234.5), "below the floor"),
+            no_law="it grows with the width, and the law is of infinite width",
+        ),
     },
-    "law": "Haar orthogonal weights and tanh, 64 layers",
-    "no_law": None,
-    "consistent": False,
-    "excesses": {"s_max": 12.3, "quantiles": 4.5},
-    "not_compared": None,
-}
+    law=types.SimpleNamespace(name="Haar orthogonal weights and tanh, 64 layers"),
+    excesses={"s_max": 12.3, "quantiles": 4.5},
+)
 
 
 def show_spectrum():
-    _spectrum._print({"partial_identity (width 64)": ROW})
+    _spectrum._print({"partial_identity (width 64)": JUDGED})
 
 
 def show_theory():
