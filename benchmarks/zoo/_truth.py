@@ -87,7 +87,7 @@ class Field:
 
     @property
     def log_norm_variance(self) -> np.ndarray:
-        """Of ln ‖J v‖², by layer and times the width: 3 kappa − 1 for Gaussian weights (Hanin and Nica, 2018: 5 for
+        """Of ln ‖J v‖², by layer and times the width: 3 kappa − 1 for Gaussian weights (Hanin and Nica, 2020: 5 for
         ReLU, 2 for a linear network); without the 2 that is due to them for orthogonal ones."""
         return 3 * self.kappa - (1 if self.independent else 3)
 
