@@ -13,6 +13,7 @@ import jax
 import pytest
 
 import isometry
+from docs import __main__ as site
 from docs import bibliography, errors, pictures, reference, surface
 from isometry import verdicts
 
@@ -286,6 +287,16 @@ def test_citation_has_the_version():
     assert f"\nversion: {isometry.__version__}\n" in citation
     questions = (DOCS / "faq.md").read_text(encoding="utf-8")
     assert f"Version {isometry.__version__}." in questions
+
+
+def test_a_build_removes_pages_whose_source_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "BUILD", tmp_path)
+    monkeypatch.setattr(site, "sphinx", lambda builder, *options: 0)
+    old = tmp_path / "html" / "old.html"
+    old.parent.mkdir()
+    old.touch()
+    assert site.build(is_executed=False) == 0
+    assert not old.exists()
 
 
 def test_the_gate_finds_its_two_commands():

@@ -5,7 +5,9 @@ import dataclasses
 import errno
 import hashlib
 import os
+import pathlib
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -30,6 +32,8 @@ from tests.verdicts.pages import (
 )
 
 pytest.importorskip("jinja2")
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def page_of(*reports):
@@ -336,8 +340,20 @@ def test_provenance_is_at_the_bottom(page):
 
 
 def test_the_same_report_gives_the_same_page():
+    """In another process too, where sets have another order."""
+    program = (
+        "from isometry.verdicts import _html; from tests.verdicts import pages;"
+        "import sys; sys.stdout.buffer.write(_html.page(pages.malicious()).encode())"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
     first, second = (_html.page(malicious()) for _ in range(2))
-    assert first == second
+    assert first == second == other.stdout.decode()
     assert not re.search(r"\bnan\b", _html.page(isometry.Reports({"a": report()})))
 
 
