@@ -9,7 +9,7 @@ import numpy as np
 from isometry._internal.errors import public
 from isometry.plots._axis import Axis
 from isometry.plots._overlay import TAIL
-from isometry.plots._style import LEGEND_ABOVE, colour, figures, mark, require_named
+from isometry.plots._style import LEGEND_ABOVE, colour, mark, new_figure, require_named
 from isometry.theory import Law
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def laws(named: Mapping[str, Law]) -> "Figure":
         'density'
     """
     require_named("named", named, kind="Law", fields=_FIELDS)
-    ax = figures().Figure(figsize=(4.4, 3.0), layout="constrained").add_subplot()
+    figure = new_figure((4.4, 3.0))
+    ax = figure.add_subplot()
     axis = Axis("s", "log")
     # The mass of an atom is no density, so atoms get an axis of their own.
     stems = []
@@ -77,7 +78,7 @@ def laws(named: Mapping[str, Law]) -> "Figure":
     ax.set_ylabel("density")
     ax.set_ylim(bottom=0)
     ax.legend(ncols=2, fontsize=8, **LEGEND_ABOVE)
-    return ax.figure
+    return figure
 
 
 def _draw_stems(ax: "Axes", stems: list[tuple[float, float, int]]) -> None:
