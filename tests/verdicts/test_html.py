@@ -52,7 +52,7 @@ def test_verdict_reason_place_and_remedy_come_first(page):
         "Training hardly repairs what is wrong here.",
         "reason of zero_gradient",
         "where stem",
-        "the line is 0",
+        "the threshold is 0",
         "mend zero_gradient",
         "1 undecided",
         "reason of vanishing",
