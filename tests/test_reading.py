@@ -1,25 +1,21 @@
-"""How the code reads: files outside the list in pyproject.toml keep the rules.
+"""How the code reads: every file keeps the rules.
 
 Columns, docstrings' form and lambda assignments are ruff's business. Here is what ruff
 has no rule for. CONTRIBUTING.md says why each rule is there.
 """
 
 import ast
-import inspect
 import io
 import pathlib
 import re
 import sys
 import tokenize
-import tomllib
 
 import pytest
 
 from docs import surface
 
 ROOT = pathlib.Path(__file__).parents[1]
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-UNWRITTEN = SETTINGS["tool"]["ruff"]["extend-exclude"]
 FOLDERS = ("isometry", "benchmarks", "docs", "examples", "paper_figs", "tests")
 
 # Tokens, conditional expressions and comments of lineax, equinox, optax and curvlinops
@@ -47,17 +43,11 @@ VARIADIC = (
 LEAST_LINES = 30
 
 
-def is_unwritten(path):
-    name = path.relative_to(ROOT).as_posix()
-    return any(name == entry or name.startswith(entry + "/") for entry in UNWRITTEN)
-
-
 def python_files(folder):
-    paths = sorted((ROOT / folder).rglob("*.py"))
-    return [path for path in paths if not is_unwritten(path)]
+    return sorted((ROOT / folder).rglob("*.py"))
 
 
-WRITTEN = [path for folder in FOLDERS for path in python_files(folder)]
+FILES = [path for folder in FOLDERS for path in python_files(folder)]
 
 
 def room_of(path):
@@ -105,7 +95,7 @@ def test_rules_of_reading(folder):
     allowed = [BY_POSITION] if folder == "tests" else []
     found = [
         (str(path.relative_to(ROOT)), line, rule)
-        for path in WRITTEN
+        for path in FILES
         if path.is_relative_to(ROOT / folder)
         for line, rule in faults(ast.parse(path.read_text()))
     ]
@@ -182,14 +172,10 @@ def test_figures_of_reading(room):
 
 
 def public_items():
-    """Public functions, classes, methods and properties of files that are written."""
+    """Public functions, classes, methods and properties."""
     for items in surface.everything().values():
         for item in items:
-            if item.node is None:
-                continue
-            # A property has no file; its class has.
-            value = item.owner.value if item.is_property else inspect.unwrap(item.value)
-            if not is_unwritten(pathlib.Path(inspect.getsourcefile(value))):
+            if item.node is not None:
                 yield item
 
 
@@ -229,9 +215,3 @@ def test_a_missing_section_is_found():
     missing = missing_sections(items["isometry.spectrum"], doc)
     assert {"params", "an example", "what it returns"} < set(missing)
     assert "f" not in missing
-
-
-def test_entries_of_the_list_exist():
-    """What was removed or rewritten leaves the list."""
-    assert [entry for entry in UNWRITTEN if not (ROOT / entry).exists()] == []
-    assert sorted(UNWRITTEN) == UNWRITTEN

@@ -1,4 +1,7 @@
-"""What is installed: the wheel alone, in a clean environment, from an empty folder, without and with the extras."""
+"""What is installed: the wheel alone, in a clean environment, from an empty folder.
+
+Once without extras, once with the command line alone, and once with all of them.
+"""
 
 import json
 import os
@@ -19,94 +22,177 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(UV is None, reason="uv builds and installs, and is not there"),
 ]
-TINY = ["--scheme", "orthogonal", "--width", "8", "--depth", "3", "--seeds", "5", "--inputs", "2"]
-WITHOUT_CLI = [["audit"], ["spectrum"], ["theory"], ["schemes"], ["doctor"]]
-WITHOUT_THE_REST = [
+
+# A network that is measured in seconds.
+NETWORK = ["--scheme", "orthogonal", "--width", "8", "--depth", "3"]
+DRAWS = ["--seeds", "5", "--inputs", "2"]
+TINY = [*NETWORK, *DRAWS]
+TINY_GAUSSIAN = [*TINY, "--data", "gaussian"]
+
+COMMANDS = ("audit", "spectrum", "theory", "schemes", "doctor")
+
+# Arguments, and the extra that they need beside the command line.
+NEED_AN_EXTRA = [
     (["audit", *TINY], "data"),
-    (["audit", *TINY, "--data", "gaussian"], "plot"),
+    (["audit", *TINY_GAUSSIAN], "plot"),
     (["spectrum", *TINY], "data"),
-    (["spectrum", *TINY, "--data", "gaussian", "--out", "out"], "plot"),
+    (["spectrum", *TINY_GAUSSIAN, "--out", "out"], "plot"),
     (["theory", "--depth", "3", "--out", "out"], "plot"),
 ]
+
+# Arguments that need no extra but the command line.
+NEED_NO_EXTRA = [
+    ["theory", "--depth", "3"],
+    ["schemes"],
+    ["doctor"],
+    ["spectrum", *TINY_GAUSSIAN],
+]
+
+# Arguments, and the files that are written.
 RUNS = [
-    (["audit", *TINY, "--train-steps", "2", "--out", "a"], ["a/audit.json", "a/audit.png"]),
-    (["spectrum", *TINY, "--span", "hidden", "--out", "s"], ["s/spectrum.json", "s/spectrum.png"]),
+    (
+        ["audit", *TINY, "--train-steps", "2", "--out", "a"],
+        ["a/audit.json", "a/audit.png"],
+    ),
+    (
+        ["spectrum", *TINY, "--span", "hidden", "--out", "s"],
+        ["s/spectrum.json", "s/spectrum.png"],
+    ),
     (["theory", "--depth", "3", "--out", "t"], ["t/theory.json", "t/theory.png"]),
     (["schemes", "orthogonal", "--out", "c"], ["c/schemes.json"]),
     (["doctor", "--out", "d"], ["d/doctor.json"]),
 ]
 
+MEASURE = """\
+import jax, isometry
+net = isometry.networks.mlp([4, 4, 4], "linear", "orthogonal")
+sp = isometry.spectrum(net, net.init(jax.random.key(0)), jax.numpy.ones(4))
+print(isometry.__file__, abs(sp.values - 1).max() < 1e-5)
+"""
 
-def clean():
-    """The environment but for what finds this checkout."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_ENV"))}
+# What lets a process find this checkout.
+OF_THIS_CHECKOUT = ("PYTHON", "PYTEST", "VIRTUAL_ENV")
+
+
+def first_word(value):
+    """The name of a case: its command, extra or file."""
+    return value if isinstance(value, str) else value[0]
+
+
+def clean_environment():
+    """The environment without what finds this checkout."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(OF_THIS_CHECKOUT)
+    }
 
 
 def uv(*words, cwd):
-    done = subprocess.run([str(UV), *map(str, words)], capture_output=True, text=True, cwd=cwd, env=clean())
+    done = subprocess.run(
+        [str(UV), *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=clean_environment(),
+    )
     assert done.returncode == 0, done.stderr
+
+
+def run(program, *arguments, cwd):
+    return subprocess.run(
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=clean_environment(),
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(wheel, sdist); uv builds the wheel from the sdist, so that is whole as well."""
+    """The wheel and the sdist; uv builds the one from the other, which is so tried."""
     out = tmp_path_factory.mktemp("built")
     uv("build", "--quiet", "--out-dir", out, ROOT, cwd=out)
-    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    (wheel,) = out.glob("*.whl")
+    (sdist,) = out.glob("*.tar.gz")
     return wheel, sdist
 
 
 @pytest.fixture(scope="module")
-def environments(built, tmp_path_factory):
-    """A function from the extras to a folder of programs, in an environment that holds the wheel and them alone."""
-    made = {}
+def programs(built, tmp_path_factory):
+    """A function from extras to a folder of programs.
+
+    They are in an environment that holds the wheel and these extras alone.
+    """
+    folders = {}
 
     def with_extras(extras):
-        if extras not in made:
-            home = tmp_path_factory.mktemp("environment")
-            uv("venv", "--quiet", "--python", sys.executable, home, cwd=home)
-            uv("pip", "install", "--quiet", "--python", home / "bin" / "python", f"{built[0]}{extras}", cwd=home)
-            made[extras] = home / "bin"
-        return made[extras]
+        if extras in folders:
+            return folders[extras]
+        wheel, _ = built
+        home = tmp_path_factory.mktemp("environment")
+        folder = home / "bin"
+        uv("venv", "--quiet", "--python", sys.executable, home, cwd=home)
+        python = folder / "python"
+        package = f"{wheel}{extras}"
+        uv("pip", "install", "--quiet", "--python", python, package, cwd=home)
+        folders[extras] = folder
+        return folder
 
     return with_extras
 
 
-def run(program, *argv, cwd):
-    return subprocess.run([program, *argv], capture_output=True, text=True, cwd=cwd, env=clean(), timeout=300)
+def files_below(folder):
+    """All files below a folder, by their paths from there."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def test_the_wheel_holds_the_package_alone(built):
-    names = zipfile.ZipFile(built[0]).namelist()
+    wheel, _ = built
+    names = zipfile.ZipFile(wheel).namelist()
     info = f"isometry-{isometry.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"isometry", info}
-    here = {p.relative_to(ROOT).as_posix() for p in (ROOT / "isometry").rglob("*") if p.is_file()}
-    assert {n for n in names if n.startswith("isometry/")} == {n for n in here if "__pycache__" not in n}
+    packed = {name for name in names if name.startswith("isometry/")}
+    sources = {
+        f"isometry/{name}"
+        for name in files_below(ROOT / "isometry")
+        if "__pycache__" not in name
+    }
+    assert packed == sources
     assert "isometry/py.typed" in names
     assert f"{info}/licenses/LICENSE" in names
 
 
 def test_the_sdist_holds_what_builds_and_tests_it(built):
-    with tarfile.open(built[1]) as held:
-        names = {name.split("/", 1)[1] for name in held.getnames() if "/" in name}
-    assert {"pyproject.toml", "README.md", "LICENSE", "isometry/__init__.py", "tests/conftest.py"} <= names
-    assert not [n for n in names if n.endswith((".pyc", ".part")) or "__pycache__" in n]
+    _, sdist = built
+    with tarfile.open(sdist) as archive:
+        paths = [name.partition("/")[2] for name in archive.getnames()]
+    needed = {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "isometry/__init__.py",
+        "tests/conftest.py",
+    }
+    assert needed <= set(paths)
+    assert not [path for path in paths if path.endswith((".pyc", ".part"))]
+    assert not [path for path in paths if "__pycache__" in path]
 
 
-def test_without_extras_it_measures(environments, tmp_path):
-    code = (
-        "import jax, isometry; net = isometry.networks.mlp([4, 4, 4], 'linear', 'orthogonal');"
-        "sp = isometry.spectrum(net, net.init(jax.random.key(0)), jax.numpy.ones(4));"
-        "print(isometry.__file__, abs(sp.values - 1).max() < 1e-5)"
-    )
-    done = run(environments("") / "python", "-c", code, cwd=tmp_path)
+def test_without_extras_it_measures(programs, tmp_path):
+    """An orthogonal linear network has singular values of 1."""
+    done = run(programs("") / "python", "-c", MEASURE, cwd=tmp_path)
     assert done.stderr == ""
-    where, isometric = done.stdout.split()
-    assert not pathlib.Path(where).is_relative_to(ROOT)
-    assert isometric == "True"
+    file, is_isometric = done.stdout.split()
+    assert not pathlib.Path(file).is_relative_to(ROOT)
+    assert is_isometric == "True"
 
 
-def one_line(done, extra):
+def require_refusal(done, extra):
+    """One line that says what to install."""
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("isometry: ")
@@ -114,33 +200,37 @@ def one_line(done, extra):
     assert f"pip install '.[{extra}]'" in done.stderr
 
 
-@pytest.mark.parametrize("argv", WITHOUT_CLI, ids=" ".join)
-def test_without_typer_a_command_says_what_to_install(argv, environments, tmp_path):
-    one_line(run(environments("") / "isometry", *argv, cwd=tmp_path), "cli")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_typer_a_command_says_what_to_install(command, programs, tmp_path):
+    done = run(programs("") / "isometry", command, cwd=tmp_path)
+    require_refusal(done, "cli")
 
 
-@pytest.mark.parametrize(("argv", "extra"), WITHOUT_THE_REST, ids=lambda x: x if isinstance(x, str) else x[0])
-def test_without_its_extra_a_command_says_what_to_install(argv, extra, environments, tmp_path):
-    one_line(run(environments("[cli]") / "isometry", *argv, cwd=tmp_path), extra)
+@pytest.mark.parametrize(("arguments", "extra"), NEED_AN_EXTRA, ids=first_word)
+def test_without_its_extra_a_command_says_what_to_install(
+    arguments, extra, programs, tmp_path
+):
+    done = run(programs("[cli]") / "isometry", *arguments, cwd=tmp_path)
+    require_refusal(done, extra)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("argv", "files"), RUNS, ids=lambda x: x[0])
-def test_with_all_extras_every_command_works(argv, files, environments, tmp_path):
-    done = run(environments("[all]") / "isometry", *argv, cwd=tmp_path)
+@pytest.mark.parametrize(("arguments", "files"), RUNS, ids=first_word)
+def test_with_all_extras_every_command_works(arguments, files, programs, tmp_path):
+    done = run(programs("[all]") / "isometry", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     # Progress is plain lines there.
     assert "Warning" not in done.stderr
-    written = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
-    assert written == files
+    assert files_below(tmp_path) == files
     for name in files:
         if name.endswith(".json"):
-            json.loads((tmp_path / name).read_text(), parse_constant=pytest.fail)
+            text = (tmp_path / name).read_text()
+            json.loads(text, parse_constant=pytest.fail)
 
 
-def test_the_commands_with_no_extra_but_their_own(environments, tmp_path):
-    for argv in (["theory", "--depth", "3"], ["schemes"], ["doctor"], ["spectrum", *TINY, "--data", "gaussian"]):
-        done = run(environments("[cli]") / "isometry", *argv, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
+@pytest.mark.parametrize("arguments", NEED_NO_EXTRA, ids=first_word)
+def test_with_no_extra_but_their_own_commands_print(arguments, programs, tmp_path):
+    done = run(programs("[cli]") / "isometry", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
-"""How far the audit's verdicts can be trusted: a zoo of networks whose truth is known, judged and trained.
+"""How far the flags of an audit can be trusted, on networks whose truth is known.
 
-`python -m benchmarks.zoo calibrate` counts false alarms and misses; `predict` asks how well the spectrum's flags rank
-the loss after training. README.md holds what the committed records say.
+`python -m benchmarks.zoo calibrate` and `architectures` count false alarms and misses;
+`predict` asks how well the flags of the spectrum rank the loss after training. What the
+committed records say is in README.md.
 """

@@ -100,7 +100,11 @@ def verdicts(case: Case, preset: Preset, number: int) -> dict[str, dict]:
 
 
 def measured(
-    case: Case, preset: Preset, out: pathlib.Path, say: Callable[[str], None]
+    case: Case,
+    preset: Preset,
+    out: pathlib.Path,
+    *,
+    say: Callable[[str], None],
 ) -> dict:
     """Return all draws of a network, and what they cost.
 
@@ -129,7 +133,7 @@ def run(smoke: bool, out: pathlib.Path, say: Callable[[str], None]) -> dict:
     """Return the record: what was drawn, and the rates."""
     preset, cases = (SMOKE, SMOKE_CASES) if smoke else (FULL, CASES)
     cache = store.prepare(out / "architectures")
-    records = {case: measured(case, preset, cache, say) for case in cases}
+    records = {case: measured(case, preset, cache, say=say) for case in cases}
     return record_of(records, preset, "smoke" if smoke else "full")
 
 

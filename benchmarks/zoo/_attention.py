@@ -182,7 +182,7 @@ _LOCKED_HEADS = "zero_gradient attention_collapse"
 PRE_NORM = Family("attention-pre_norm", _pre_norm, _VECTORS)
 POST_NORM = Family("attention-post_norm", _post_norm, _VECTORS)
 WITHOUT_NORM = Family("attention-without_norm", _without_norm, _VECTORS)
-TOKENS = Family("attention-tokens", _tokens, (8,), _TOKENS)
+TOKENS = Family("attention-tokens", _tokens, (8,), tokens=_TOKENS)
 FLAX = Family("attention-flax", _flax, _VECTORS)
 EXPERTS = Family("experts", _experts, (8,))
 
@@ -190,7 +190,7 @@ _OF_PRE_NORM = (
     PRE_NORM.healthy(),
     # Equal queries, keys, values and readers: one head, counted twice. Opposite values
     # and readers put out the same.
-    *PRE_NORM.pairs(_heads, "twin", "opposite", "near_twin", of="heads"),
+    *PRE_NORM.pairs(_heads, "twin opposite near_twin", of="heads"),
     PRE_NORM.equal_blocks("blocks/"),
     PRE_NORM.near_equal_blocks("blocks/"),
     # Queries and keys at zero: each is the gradient of the other.
@@ -236,7 +236,7 @@ _OF_OTHER_NORMS = (
 
 _OF_TOKENS = (
     TOKENS.healthy(),
-    *TOKENS.pairs(_heads, "twin", "near_twin", of="heads"),
+    *TOKENS.pairs(_heads, "twin near_twin", of="heads"),
     TOKENS.equal_blocks("blocks/"),
     TOKENS.zero_head("head/w"),
     # All inputs are one to the network, though rows of the table part in training.
@@ -250,7 +250,7 @@ _OF_TOKENS = (
 
 _OF_FLAX = (
     FLAX.healthy(),
-    *FLAX.pairs(_flax_heads, "twin", "near_twin", of="heads"),
+    *FLAX.pairs(_flax_heads, "twin near_twin", of="heads"),
     # Blocks of Flax have names of their own: "attention_0", "attention_1".
     FLAX.broken("equal_blocks", _equal_flax_blocks, "duplicate_blocks"),
     FLAX.zeroed(
@@ -271,7 +271,7 @@ _OF_EXPERTS = (
         unasked="zero_gradient",
     ),
     EXPERTS.broken("unborn", _unborn_experts, unasked="zero_gradient"),
-    *EXPERTS.pairs(_whole_experts, "twin", "near_twin"),
+    *EXPERTS.pairs(_whole_experts, "twin near_twin"),
 )
 
 CASES = (

@@ -108,7 +108,7 @@ class Case:
         """Draw examples along a first axis."""
         shape = (num_examples, *self.inputs)
         if self.tokens is not None:
-            return jax.random.randint(key, shape, 0, self.tokens)
+            return jax.random.randint(key, shape, minval=0, maxval=self.tokens)
         return jax.random.normal(key, shape)
 
     def planted(self, keys: Array) -> dict:

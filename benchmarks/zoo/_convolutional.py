@@ -221,7 +221,7 @@ _OF_CIRCULAR = (
     CIRCULAR.broken("dirac", _dirac, "locked_symmetry dead_units"),
     CIRCULAR.zero_head("head/w"),
     CIRCULAR.cut_off(_channels),
-    *CIRCULAR.pairs(_channels, "twin", "opposite", "near_twin"),
+    *CIRCULAR.pairs(_channels, "twin opposite near_twin"),
     CIRCULAR.broken(
         "saturated",
         partial(_plants.saturate, name="layers/1/b", index=0),
@@ -259,7 +259,7 @@ _OF_SAME = (
     SAME.zero_head("head/w"),
     SAME.broken("large", partial(_plants.scale, factor=10.0), "exploding"),
     SAME.broken("tiny", partial(_plants.scale, factor=0.1), "vanishing ordered_phase"),
-    *SAME.pairs(_channels, "twin", "near_twin"),
+    *SAME.pairs(_channels, "twin near_twin"),
     SAME.cut_off(_channels),
 )
 
@@ -273,7 +273,7 @@ _OF_SMALL_IMAGES = (
 
 _OF_DEPTHWISE = (
     DEPTHWISE.healthy(),
-    *DEPTHWISE.pairs(_depthwise_channels, "twin", "near_twin"),
+    *DEPTHWISE.pairs(_depthwise_channels, "twin near_twin"),
     DEPTHWISE.broken("opposite", _opposite_depthwise, "locked_symmetry"),
     DEPTHWISE.cut_off(_depthwise_channels),
     DEPTHWISE.zeroed("zero_layer", ["layers/1/w"], _SILENT, unasked="dead_units"),
@@ -316,7 +316,7 @@ _OF_BATCH_NORM = (
     BATCH_NORM.zero_head("params/head/kernel"),
     BATCH_NORM.constant(window=9),
     BATCH_NORM.cut_off(_normed_channels),
-    *BATCH_NORM.pairs(_normed_channels, "twin", "near_twin"),
+    *BATCH_NORM.pairs(_normed_channels, "twin near_twin"),
 )
 
 CASES = (

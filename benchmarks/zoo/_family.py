@@ -60,16 +60,16 @@ class Family:
             also_clear=also_clear,
         )
 
-    def pairs(self, find: Find, *kinds: str, of: str = "") -> list[Case]:
+    def pairs(self, find: Find, kinds: str, *, of: str = "") -> list[Case]:
         """Return cases in which two units are one, or opposite, or nearly one.
 
         Args:
             find: Finds the units; or channels, heads, experts.
-            kinds: "twin", "opposite", "near_twin".
+            kinds: Some of "twin opposite near_twin".
             of: What the units are called in the names of the cases.
         """
         cases = []
-        for kind in kinds:
+        for kind in kinds.split():
             plant = partial(_plants.twin, find=find, **_PAIRS[kind])
             raised = "" if kind == "near_twin" else "locked_symmetry"
             fault = f"{kind}_{of}" if of else kind

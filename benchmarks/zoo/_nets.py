@@ -1,30 +1,48 @@
-"""The zoo: what each configuration is, what is broken in it on purpose, and what is known of it without any theory.
+"""The perceptrons of the zoo: what each is, what is broken in it, what is known of it.
 
-Sixteen inputs, ten outputs (digits pooled to 4×4), equal hidden layers. Shapes are few, for each compiles anew.
+All have sixteen inputs, ten outputs (digits pooled to 4x4) and equal hidden layers. The
+shapes are few, because each compiles its own programs.
 """
 
-import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
 
 import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
+from benchmarks.zoo._plants import DEAD, SATURATED
 from isometry import initializers, networks, schemes
+from isometry._internal.types import Params
+from isometry.networks import Network, WeightedLayer
+from isometry.networks._layered import LayeredNetwork
+from isometry.schemes._scheme import Fit
 
 N_IN, N_OUT = 16, 10
+
+# The singular value of the outlier in each layer, next to values of about 1.
+_OUTLYING = 3
+
+# Whether each flag must be raised.
 Truth = Mapping[str, bool]
+Layers = list[WeightedLayer]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One network of the zoo.
+    """One perceptron of the zoo.
 
-    - `scheme`, `activation`, `depth`, `width`, `sigma_w`, `sigma_b`: as in `networks.mlp`.
-    - `plant`: the name of what is broken in the drawn parameters, a key of `PLANTS`.
-    - `known`: flag → whether it must be raised, where construction alone decides that.
-    - `typical`: whether mean field theory still holds for the layers, to decide the other flags.
+    Attributes:
+        scheme: As in `networks.mlp`; or "constant", 1/width everywhere.
+        activation: As in `networks.mlp`.
+        depth: The number of weight layers.
+        width: Units of each hidden layer.
+        sigma_w: As in `networks.mlp`.
+        sigma_b: As in `networks.mlp`.
+        plant: The name of what is broken in the drawn parameters, a key of `PLANTS`.
+        known: Whether a flag must be raised, where construction alone decides it.
+        typical: Whether mean-field theory still holds, to decide the other flags.
     """
 
     scheme: str
@@ -39,269 +57,425 @@ class Config:
 
     @property
     def name(self) -> str:
-        """Unique, and a file's name."""
-        sigmas = [f"{k}{v:g}" for k, v in (("w", self.sigma_w), ("b", self.sigma_b)) if v is not None]
-        return "-".join(
-            [self.activation, f"{self.depth}x{self.width}", self.scheme, *sigmas, *([self.plant] if self.plant else [])]
-        )
+        """Unique, and the name of a file."""
+        parts = [self.activation, f"{self.depth}x{self.width}", self.scheme]
+        if self.sigma_w is not None:
+            parts.append(f"w{self.sigma_w:g}")
+        if self.sigma_b is not None:
+            parts.append(f"b{self.sigma_b:g}")
+        if self.plant:
+            parts.append(self.plant)
+        return "-".join(parts)
 
     @property
     def quoted(self) -> bool:
-        """Whether it is in the half that figures are quoted on; a bit of its name's hash decides."""
+        """Whether figures are quoted on it; a bit of the hash of its name decides."""
         return bool(hashlib.sha256(self.name.encode()).digest()[0] & 1)
 
-    def net(self) -> Any:
-        """The network."""
-        sizes = [N_IN, *[self.width] * (self.depth - 1), N_OUT]
-        chosen = initializers.constant(1 / self.width) if self.scheme == "constant" else self.scheme
-        scheme = schemes.get(chosen)
+    def net(self) -> Network:
+        """Build the network, whose scheme plants what is broken."""
+        hidden = [self.width] * (self.depth - 1)
+        if self.scheme == "constant":
+            scheme = schemes.get(initializers.constant(1 / self.width))
+        else:
+            scheme = schemes.get(self.scheme)
         if self.plant:
             scheme = replace(scheme, fit=PLANTS[self.plant])
-        return networks.mlp(sizes, self.activation, scheme, self.sigma_w, self.sigma_b)
+        return networks.mlp(
+            [N_IN, *hidden, N_OUT],
+            self.activation,
+            scheme,
+            sigma_w=self.sigma_w,
+            sigma_b=self.sigma_b,
+        )
 
 
-# --- what is broken on purpose: fit(net, params, xs) -> params ------------------------------------------------------
+# What is broken on purpose.
 
 
-def _planted(change: Callable[[list[Any]], list[Any]]) -> Callable[[Any, Any, Any], Any]:
-    return lambda net, params, xs: net.with_layers(params, change(list(net.layers(params))))
+def _planted(change: Callable[[Layers], Layers]) -> Fit:
+    """Return the fit of a scheme that changes drawn layers, whatever the inputs are."""
+
+    def fit(
+        net: Callable[[Params, PyTree], PyTree], params: Params, xs: PyTree
+    ) -> Params:
+        assert isinstance(net, LayeredNetwork)
+        layers = change(list(net.layers(params)))
+        return net.with_layers(params, layers)
+
+    return fit
 
 
-def _twin(sign: float, layers: list[Any]) -> list[Any]:
-    """Unit 1 of z_2 made a copy of unit 0, up to sign: same incoming and same outgoing weights."""
+def _biases(layer: WeightedLayer) -> Array:
+    """Return the biases of a layer; all networks of the zoo have them."""
+    assert layer.b is not None
+    return layer.b
+
+
+def _twin(layers: Layers, *, sign: float) -> Layers:
+    """Make unit 1 of z_2 a copy of unit 0, up to sign: equal weights in and out."""
     into, out = layers[1], layers[2]
-    w, b = into.w.at[:, 1].set(sign * into.w[:, 0]), into.b.at[1].set(sign * into.b[0])
-    layers[1:3] = replace(into, w=w, b=b), replace(out, w=out.w.at[1].set(sign * out.w[0]))
+    b = _biases(into)
+    layers[1] = replace(
+        into,
+        w=into.w.at[:, 1].set(sign * into.w[:, 0]),
+        b=b.at[1].set(sign * b[0]),
+    )
+    layers[2] = replace(out, w=out.w.at[1].set(sign * out.w[0]))
     return layers
 
 
-def _halves(layers: list[Any]) -> list[Any]:
-    """Every hidden unit of the second half a copy of one of the first; /√2 keeps the variance of what they sum to."""
+def _halves(layers: Layers) -> Layers:
+    """Make every hidden unit of the second half a copy of one of the first."""
 
-    def copied(w: Any, axis: int) -> Any:
-        first = jnp.split(w, 2, axis)[0]
+    def doubled(array: Array, axis: int) -> Array:
+        first, _ = jnp.split(array, 2, axis)
         return jnp.concatenate([first, first], axis)
 
-    made = []
+    last = len(layers) - 1
+    changed = []
     for i, layer in enumerate(layers):
-        w, b = layer.w, layer.b
-        w = copied(w, 0) / 2**0.5 if i else w
-        w, b = (copied(w, 1), copied(b, 0)) if i + 1 < len(layers) else (w, b)
-        made.append(replace(layer, w=w, b=b))
-    return made
+        w, b = layer.w, _biases(layer)
+        if i > 0:
+            # What reads the copies sums everything twice; its variance stays.
+            w = doubled(w, 0) / 2**0.5
+        if i < last:
+            w = doubled(w, 1)
+            b = doubled(b, 0)
+        changed.append(replace(layer, w=w, b=b))
+    return changed
 
 
-def _biased(value: float, share: int, layers: list[Any]) -> list[Any]:
-    """Biases of `value` for the first 1/share of the units of the middle layer."""
-    i = len(layers) // 2
-    layers[i] = replace(layers[i], b=layers[i].b.at[: layers[i].fan_out // share].set(value))
+def _biased(layers: Layers, *, value: float, share: int = 1) -> Layers:
+    """Set the biases of the first 1/share of the units of the middle layer."""
+    middle = len(layers) // 2
+    layer = layers[middle]
+    count = layer.fan_out // share
+    layers[middle] = replace(layer, b=_biases(layer).at[:count].set(value))
     return layers
 
 
-def _zero(index: int, layers: list[Any]) -> list[Any]:
-    layers[index] = replace(layers[index], w=jnp.zeros_like(layers[index].w))
+def _zero(layers: Layers, *, index: int) -> Layers:
+    """Set the weights of a layer to zero."""
+    layer = layers[index]
+    layers[index] = replace(layer, w=jnp.zeros_like(layer.w))
     return layers
 
 
-def _equal_layers(layers: list[Any]) -> list[Any]:
-    """All square layers with the weights of the first of them, as one key for all gives."""
+def _equal_layers(layers: Layers) -> Layers:
+    """Give all square layers the weights of the first, as a key used for all does."""
     hidden = layers[1:-1]
     layers[1:-1] = [replace(layer, w=hidden[0].w) for layer in hidden]
     return layers
 
 
-def _outlier(layers: list[Any]) -> list[Any]:
-    """3 u uᵀ in each square layer, u of equal entries: a value of 3 a layer next to those of about 1."""
+def _outlier(layers: Layers) -> Layers:
+    """Add 3 u u^T to each square layer; u has equal entries, and norm 1."""
     hidden = layers[1:-1]
-    layers[1:-1] = [replace(layer, w=layer.w + 3 / layer.fan_out) for layer in hidden]
+    layers[1:-1] = [
+        replace(layer, w=layer.w + _OUTLYING / layer.fan_out) for layer in hidden
+    ]
     return layers
 
 
-PLANTS: dict[str, Callable[[Any, Any, Any], Any]] = {
-    "twin": _planted(functools.partial(_twin, 1.0)),
-    "mirror_twin": _planted(functools.partial(_twin, -1.0)),
+PLANTS: dict[str, Fit] = {
+    "twin": _planted(partial(_twin, sign=1.0)),
+    "mirror_twin": _planted(partial(_twin, sign=-1.0)),
     "halves": _planted(_halves),
-    "dead_layer": _planted(functools.partial(_biased, -100.0, 1)),
-    "dead_half": _planted(functools.partial(_biased, -100.0, 2)),
-    "flat_layer": _planted(functools.partial(_biased, 4.0, 1)),  # tanh'(4) = 0.0013
+    "dead_layer": _planted(partial(_biased, value=DEAD)),
+    "dead_half": _planted(partial(_biased, value=DEAD, share=2)),
+    "flat_layer": _planted(partial(_biased, value=SATURATED)),
     "equal_layers": _planted(_equal_layers),
     "outlier": _planted(_outlier),
-    "zero_head": _planted(functools.partial(_zero, -1)),
-    "zero_layer": _planted(functools.partial(_zero, 2)),
+    "zero_head": _planted(partial(_zero, index=-1)),
+    "zero_layer": _planted(partial(_zero, index=2)),
 }
 
-# --- what construction alone decides --------------------------------------------------------------------------------
+
+# What construction alone decides.
 
 
 def _flags(raised: str = "", clear: str = "") -> dict[str, bool]:
-    """Flag → whether it must be raised, from the two lists."""
-    return {**dict.fromkeys(raised.split(), True), **dict.fromkeys(clear.split(), False)}
+    """Return whether each flag must be raised, from the names of both kinds."""
+    return {
+        **dict.fromkeys(raised.split(), True),
+        **dict.fromkeys(clear.split(), False),
+    }
 
 
-_RANDOM = _flags(clear="locked_symmetry zero_gradient dead_units")  # almost surely
-# orthonormal maps of 16 small inputs
-_APART = "zero_gradient vanishing exploding rank_collapse saturated_units ordered_phase chaotic_phase below_floor"
-_SQUARE_IDENTITY = _flags(clear=f"{_APART} locked_symmetry dead_units rank_constrained_training")
-# units 16, 17, … have neither incoming nor outgoing weights (arXiv:2110.12661, Theorem 1)
+# Random weights: almost surely no two units are equal, and none is without gradient.
+_RANDOM = _flags(clear="locked_symmetry zero_gradient dead_units")
+
+# Orthonormal maps of sixteen small inputs.
+_APART = (
+    "zero_gradient vanishing exploding rank_collapse saturated_units ordered_phase "
+    "chaotic_phase below_floor"
+)
+_SQUARE_IDENTITY = _flags(
+    clear=f"{_APART} locked_symmetry dead_units rank_constrained_training"
+)
+
+# Units 16, 17, ... have neither incoming nor outgoing weights (Zhao et al.,
+# arXiv:2110.12661, Theorem 1).
 _EXTRA = "locked_symmetry dead_units rank_constrained_training"
 _PARTIAL = _flags(_EXTRA, _APART)
 _PARTIAL_RELU = _flags(_EXTRA, "exploding")
-_ZER_O = _flags("locked_symmetry", f"{_APART} dead_units")  # rows i ≡ j mod 16 of its Hadamard layer
-# one class a layer, and a Jacobian of rank one: v = n − 1
+
+# In the Hadamard layer of ZerO, rows whose indices are equal modulo 16 are equal.
+_ZER_O = _flags("locked_symmetry", f"{_APART} dead_units")
+_SHORT_ZER_O = {**_ZER_O, **_flags(clear="rank_constrained_training")}
+
+# All units of a layer are one, and the Jacobian has rank one: the variance of s^2 is
+# width - 1 times its squared mean.
 _CONSTANT = _flags(
     "locked_symmetry rank_constrained_training anisometric outlier_dominated",
     "zero_gradient dead_units saturated_units exploding",
 )
+
 _TWIN = {**_RANDOM, **_flags("locked_symmetry")}
-_HALVES = {**_RANDOM, **_flags("locked_symmetry rank_constrained_training", "saturated_units")}  # 16 classes
-# a layer that passes nothing on: J = 0, layers without gradient, all inputs one
-_SILENT = _flags("vanishing zero_gradient rank_collapse", "exploding below_floor saturated_units")
+
+# Sixteen different units remain of thirty-two.
+_HALVES = {
+    **_RANDOM,
+    **_flags("locked_symmetry rank_constrained_training", "saturated_units"),
+}
+
+# A layer passes nothing on: the Jacobian is zero, layers have no gradient, and all
+# inputs become one.
+_SILENT = _flags(
+    "vanishing zero_gradient rank_collapse", "exploding below_floor saturated_units"
+)
 _ZERO_LAYER = {**_SILENT, **_flags(clear="locked_symmetry")}
-# no gradient passes a ReLU at zero, at any step
+
+# relu has no slope at 0, so that no gradient passes the zeros, at any step.
 _ZERO_LAYER_RELU = {**_SILENT, **_flags("locked_symmetry")}
+
 _DEAD_LAYER = {**_SILENT, **_flags("dead_units", "locked_symmetry")}
-_ZEROS = {**_SILENT, **_flags("dead_units locked_symmetry", "rank_constrained_training")}
+_ZEROS = {
+    **_SILENT,
+    **_flags("dead_units locked_symmetry", "rank_constrained_training"),
+}
+
+# Wider than the inputs, so that there is a rank to constrain.
 _WIDE_ZEROS = {**_ZEROS, **_flags("rank_constrained_training")}
+
 _DEAD_HALF = {**_RANDOM, **_flags("dead_units")}
-_FLAT = {**_RANDOM, **_flags("saturated_units vanishing", "exploding")}  # ln tanh'(4) = −6.6
+
+# ln s falls by 6.6 in the layer of slopes 0.0013.
+_FLAT = {**_RANDOM, **_flags("saturated_units vanishing", "exploding")}
+
 _EQUAL_LAYERS = {**_RANDOM, **_flags("duplicate_blocks")}
-# one map again and again turns all inputs to its first direction, at which some units of every layer are dead
+
+# One map again and again turns all inputs to its first direction, at which some units
+# of every layer are dead.
 _EQUAL_LAYERS_RELU = _flags("duplicate_blocks", "locked_symmetry zero_gradient")
+
 _OUTLIER = {**_RANDOM, **_flags("outlier_dominated")}
 _ZERO_HEAD = {**_RANDOM, **_flags("zero_gradient vanishing", "exploding")}
-_LSUV = {**_RANDOM, **_flags(clear="vanishing rank_collapse saturated_units ordered_phase")}
-_PRODUCT = "vanishing exploding rank_collapse below_floor ordered_phase chaotic_phase"
-_LOOKS_LINEAR = {**_RANDOM, **_flags(clear=_PRODUCT)}
+_LSUV = {
+    **_RANDOM,
+    **_flags(clear="vanishing rank_collapse saturated_units ordered_phase"),
+}
+_LOOKS_LINEAR = {
+    **_RANDOM,
+    **_flags(
+        clear="vanishing exploding rank_collapse below_floor ordered_phase "
+        "chaotic_phase"
+    ),
+}
 _MIRRORED = {**_LOOKS_LINEAR, **_flags("anisometric")}
 
 
 def _random(
     scheme: str,
     activation: str,
-    depth: int,
-    width: int,
+    shape: tuple[int, int],
+    *,
     sigma_w: float | None = None,
     sigma_b: float | None = None,
     plant: str = "",
     known: Truth = _RANDOM,
 ) -> Config:
-    return Config(scheme, activation, depth, width, sigma_w, sigma_b, plant, known)
+    """Return a network of random weights, of which theory speaks.
+
+    Args:
+        scheme: As in `Config`.
+        activation: As in `Config`.
+        shape: Depth and width.
+        sigma_w: As in `Config`.
+        sigma_b: As in `Config`.
+        plant: As in `Config`.
+        known: As in `Config`.
+    """
+    depth, width = shape
+    return Config(
+        scheme=scheme,
+        activation=activation,
+        depth=depth,
+        width=width,
+        sigma_w=sigma_w,
+        sigma_b=sigma_b,
+        plant=plant,
+        known=known,
+    )
 
 
-def _by_hand(scheme: str, activation: str, depth: int, width: int, known: Truth, plant: str = "") -> Config:
-    return Config(scheme, activation, depth, width, plant=plant, known=known, typical=False)
+def _by_hand(
+    scheme: str,
+    activation: str,
+    shape: tuple[int, int],
+    *,
+    known: Truth,
+    plant: str = "",
+) -> Config:
+    """Return a network of which nothing is known but by construction."""
+    depth, width = shape
+    return Config(
+        scheme=scheme,
+        activation=activation,
+        depth=depth,
+        width=width,
+        plant=plant,
+        known=known,
+        typical=False,
+    )
 
+
+_SHORT_TANH = (
+    _random("orthogonal", "tanh", (4, 32)),
+    _random("gaussian", "tanh", (4, 32)),
+    _random("xavier", "tanh", (4, 32)),
+    _random("gaussian", "tanh", (4, 32), sigma_w=0.05),
+    _by_hand("partial_identity", "tanh", (4, 32), known=_PARTIAL),
+    _by_hand("zer_o", "tanh", (4, 32), known=_SHORT_ZER_O),
+    _by_hand("constant", "tanh", (4, 32), known=_CONSTANT),
+    _by_hand("zeros", "tanh", (4, 32), known=_WIDE_ZEROS),
+    _by_hand("orthogonal", "tanh", (4, 32), known=_HALVES, plant="halves"),
+)
+
+_TANH = (
+    _random("orthogonal", "tanh", (8, 32)),
+    _random("scaled_orthogonal", "tanh", (8, 32)),
+    _random("scaled_orthogonal", "tanh", (8, 32), sigma_w=0.9),
+    _random("gaussian", "tanh", (8, 32)),
+    _random("kaiming", "tanh", (8, 32)),
+    _random("gaussian", "tanh", (8, 32), sigma_w=0.3, sigma_b=0.3),
+    _random("gaussian", "tanh", (8, 32), sigma_w=8.0),
+    _random("gaussian", "tanh", (8, 32), plant="twin", known=_TWIN),
+    _random("orthogonal", "tanh", (8, 32), plant="mirror_twin", known=_TWIN),
+    _random("orthogonal", "tanh", (8, 32), plant="zero_head", known=_ZERO_HEAD),
+    _random("gaussian", "tanh", (8, 32), plant="zero_head", known=_ZERO_HEAD),
+    _by_hand("orthogonal", "tanh", (8, 32), known=_ZERO_LAYER, plant="zero_layer"),
+    _by_hand("gaussian", "tanh", (8, 32), known=_HALVES, plant="halves"),
+    _by_hand("orthogonal", "tanh", (8, 32), known=_FLAT, plant="flat_layer"),
+    _by_hand("gaussian", "tanh", (8, 32), known=_FLAT, plant="flat_layer"),
+    _by_hand("orthogonal", "tanh", (8, 32), known=_EQUAL_LAYERS, plant="equal_layers"),
+)
+
+_DEEP_TANH = (
+    _random("orthogonal", "tanh", (32, 32)),
+    _random("gaussian", "tanh", (32, 32)),
+    _random("gaussian", "tanh", (32, 32), sigma_w=0.7, sigma_b=0.3),
+    _random("orthogonal", "tanh", (32, 32), sigma_w=0.7, sigma_b=0.3),
+    _random("gaussian", "tanh", (32, 32), sigma_w=1.14, sigma_b=0.2236),
+    _random("gaussian", "tanh", (32, 32), sigma_w=3.0),
+    _random("orthogonal", "tanh", (32, 32), sigma_w=3.0),
+    _random("orthogonal", "tanh", (32, 32), sigma_w=10.0),
+)
+
+# As wide as the inputs, and four times that.
+_NARROW_AND_WIDE_TANH = (
+    _random("orthogonal", "tanh", (8, 16)),
+    _by_hand("identity", "tanh", (8, 16), known=_SQUARE_IDENTITY),
+    _by_hand("partial_identity", "tanh", (8, 16), known=_SQUARE_IDENTITY),
+    _by_hand("zeros", "tanh", (8, 16), known=_ZEROS),
+    _by_hand("lsuv", "tanh", (8, 16), known=_LSUV),
+    _random("orthogonal", "tanh", (8, 16), sigma_w=0.9),
+    _random("orthogonal", "tanh", (8, 64)),
+    _random("scaled_orthogonal", "tanh", (8, 64)),
+    _random("gaussian", "tanh", (8, 64)),
+    _random("xavier", "tanh", (8, 64)),
+    _by_hand("gaussian", "tanh", (8, 64), known=_EQUAL_LAYERS, plant="equal_layers"),
+    _by_hand("partial_identity", "tanh", (8, 64), known=_PARTIAL),
+    _by_hand("zer_o", "tanh", (8, 64), known=_ZER_O),
+)
+
+_BOUNDED = (
+    _random("orthogonal", "erf", (16, 32)),
+    _random("gaussian", "erf", (16, 32)),
+    _random("gaussian", "erf", (16, 32), sigma_w=0.4, sigma_b=0.3),
+    _random("orthogonal", "hard_tanh", (8, 32)),
+    _random("gaussian", "hard_tanh", (8, 32)),
+    _random("gaussian", "hard_tanh", (8, 32), sigma_w=6.0),
+    _random("orthogonal", "hard_tanh", (8, 32), sigma_w=6.0),
+    _random("xavier", "sigmoid", (8, 32)),
+    _random("gaussian", "sigmoid", (8, 32), sigma_w=2.0),
+)
+
+_RELU = (
+    _random("kaiming", "relu", (8, 32)),
+    _random("orthogonal", "relu", (8, 32)),
+    _random("gaussian", "relu", (8, 32), sigma_w=0.2),
+    _random("kaiming", "relu", (8, 32), plant="twin", known=_TWIN),
+    _random("kaiming", "relu", (8, 32), plant="dead_half", known=_DEAD_HALF),
+    _random("orthogonal", "relu", (8, 32), plant="dead_half", known=_DEAD_HALF),
+    _by_hand("kaiming", "relu", (8, 32), known=_DEAD_LAYER, plant="dead_layer"),
+    _by_hand("kaiming", "relu", (8, 32), known=_ZERO_LAYER_RELU, plant="zero_layer"),
+    _by_hand(
+        "kaiming", "relu", (8, 32), known=_EQUAL_LAYERS_RELU, plant="equal_layers"
+    ),
+    _by_hand("looks_linear", "relu", (8, 32), known=_LOOKS_LINEAR),
+    _by_hand("mirrored", "relu", (8, 32), known=_MIRRORED),
+    _by_hand("partial_identity", "relu", (8, 32), known=_PARTIAL_RELU),
+    _random("kaiming", "relu", (24, 64)),
+    _random("orthogonal", "relu", (24, 64)),
+    _random("gaussian", "relu", (24, 64), sigma_w=0.5),
+    _random("gaussian", "relu", (24, 64), sigma_w=4.0),
+    _random("gaussian", "leaky_relu", (16, 32)),
+    _random("orthogonal", "leaky_relu", (16, 32)),
+    _random("orthogonal", "leaky_relu", (16, 32), sigma_w=4.0),
+    _random("he_normal", "gelu", (8, 32)),
+    _random("gaussian", "gelu", (8, 32), sigma_w=2.0),
+)
+
+# Everything is known in closed form.
+_LINEAR = (
+    _random("gaussian", "linear", (8, 32)),
+    _random("orthogonal", "linear", (8, 32)),
+    _random("scaled_orthogonal", "linear", (8, 32)),
+    _random("orthogonal", "linear", (8, 32), sigma_w=0.9),
+    _random("orthogonal", "linear", (8, 32), sigma_w=1.1),
+    _random("orthogonal", "linear", (8, 32), sigma_w=4.0),
+    _random("scaled_orthogonal", "linear", (8, 32), sigma_w=0.9),
+    _random("scaled_orthogonal", "linear", (8, 32), sigma_w=1.1),
+    _by_hand("gaussian", "linear", (8, 32), known=_OUTLIER, plant="outlier"),
+    _by_hand("orthogonal", "linear", (8, 32), known=_OUTLIER, plant="outlier"),
+    _random("glorot_uniform", "linear", (8, 32)),
+    _random("gaussian", "linear", (8, 32), sigma_w=0.1),
+    _random("gaussian", "linear", (8, 32), sigma_w=10.0),
+    _random("orthogonal", "linear", (32, 32)),
+    _random("gaussian", "linear", (32, 32)),
+    _random("gaussian", "linear", (32, 32), sigma_w=0.5),
+    _random("gaussian", "linear", (32, 32), sigma_w=2.0),
+    _random("orthogonal", "linear", (32, 32), sigma_w=2.0),
+    _random("orthogonal", "linear", (32, 32), sigma_w=0.5),
+    _random("scaled_orthogonal", "linear", (32, 32)),
+    _random("orthogonal", "linear", (96, 32)),
+    _random("gaussian", "linear", (96, 32)),
+    _random("xavier", "linear", (96, 32)),
+    _random("lecun_normal", "linear", (96, 32)),
+    _random("glorot_uniform", "linear", (96, 32)),
+    _random("glorot_normal", "linear", (96, 32)),
+    _random("he_normal", "linear", (96, 32)),
+    _random("orthogonal", "linear", (96, 32), sigma_w=1.05),
+)
 
 ZOO: tuple[Config, ...] = (
-    # short tanh networks
-    _random("orthogonal", "tanh", 4, 32),
-    _random("gaussian", "tanh", 4, 32),
-    _random("xavier", "tanh", 4, 32),
-    _random("gaussian", "tanh", 4, 32, 0.05),
-    _by_hand("partial_identity", "tanh", 4, 32, _PARTIAL),
-    _by_hand("zer_o", "tanh", 4, 32, {**_ZER_O, **_flags(clear="rank_constrained_training")}),
-    _by_hand("constant", "tanh", 4, 32, _CONSTANT),
-    _by_hand("zeros", "tanh", 4, 32, _WIDE_ZEROS),
-    _by_hand("orthogonal", "tanh", 4, 32, _HALVES, "halves"),
-    # tanh, eight layers
-    _random("orthogonal", "tanh", 8, 32),
-    _random("scaled_orthogonal", "tanh", 8, 32),
-    _random("scaled_orthogonal", "tanh", 8, 32, 0.9),
-    _random("gaussian", "tanh", 8, 32),
-    _random("kaiming", "tanh", 8, 32),
-    _random("gaussian", "tanh", 8, 32, 0.3, 0.3),
-    _random("gaussian", "tanh", 8, 32, 8.0),
-    _random("gaussian", "tanh", 8, 32, plant="twin", known=_TWIN),
-    _random("orthogonal", "tanh", 8, 32, plant="mirror_twin", known=_TWIN),
-    _random("orthogonal", "tanh", 8, 32, plant="zero_head", known=_ZERO_HEAD),
-    _random("gaussian", "tanh", 8, 32, plant="zero_head", known=_ZERO_HEAD),
-    _by_hand("orthogonal", "tanh", 8, 32, _ZERO_LAYER, "zero_layer"),
-    _by_hand("gaussian", "tanh", 8, 32, _HALVES, "halves"),
-    _by_hand("orthogonal", "tanh", 8, 32, _FLAT, "flat_layer"),
-    _by_hand("gaussian", "tanh", 8, 32, _FLAT, "flat_layer"),
-    _by_hand("orthogonal", "tanh", 8, 32, _EQUAL_LAYERS, "equal_layers"),
-    # tanh, deep
-    _random("orthogonal", "tanh", 32, 32),
-    _random("gaussian", "tanh", 32, 32),
-    _random("gaussian", "tanh", 32, 32, 0.7, 0.3),
-    _random("orthogonal", "tanh", 32, 32, 0.7, 0.3),
-    _random("gaussian", "tanh", 32, 32, 1.14, 0.2236),
-    _random("gaussian", "tanh", 32, 32, 3.0),
-    _random("orthogonal", "tanh", 32, 32, 3.0),
-    _random("orthogonal", "tanh", 32, 32, 10.0),
-    # tanh, as wide as its inputs, and four times that
-    _random("orthogonal", "tanh", 8, 16),
-    _by_hand("identity", "tanh", 8, 16, _SQUARE_IDENTITY),
-    _by_hand("partial_identity", "tanh", 8, 16, _SQUARE_IDENTITY),
-    _by_hand("zeros", "tanh", 8, 16, _ZEROS),
-    _by_hand("lsuv", "tanh", 8, 16, _LSUV),
-    _random("orthogonal", "tanh", 8, 16, 0.9),
-    _random("orthogonal", "tanh", 8, 64),
-    _random("scaled_orthogonal", "tanh", 8, 64),
-    _random("gaussian", "tanh", 8, 64),
-    _random("xavier", "tanh", 8, 64),
-    _by_hand("gaussian", "tanh", 8, 64, _EQUAL_LAYERS, "equal_layers"),
-    _by_hand("partial_identity", "tanh", 8, 64, _PARTIAL),
-    _by_hand("zer_o", "tanh", 8, 64, _ZER_O),
-    # other bounded activations
-    _random("orthogonal", "erf", 16, 32),
-    _random("gaussian", "erf", 16, 32),
-    _random("gaussian", "erf", 16, 32, 0.4, 0.3),
-    _random("orthogonal", "hard_tanh", 8, 32),
-    _random("gaussian", "hard_tanh", 8, 32),
-    _random("gaussian", "hard_tanh", 8, 32, 6.0),
-    _random("orthogonal", "hard_tanh", 8, 32, 6.0),
-    _random("xavier", "sigmoid", 8, 32),
-    _random("gaussian", "sigmoid", 8, 32, 2.0),
-    # ReLU and its like
-    _random("kaiming", "relu", 8, 32),
-    _random("orthogonal", "relu", 8, 32),
-    _random("gaussian", "relu", 8, 32, 0.2),
-    _random("kaiming", "relu", 8, 32, plant="twin", known=_TWIN),
-    _random("kaiming", "relu", 8, 32, plant="dead_half", known=_DEAD_HALF),
-    _random("orthogonal", "relu", 8, 32, plant="dead_half", known=_DEAD_HALF),
-    _by_hand("kaiming", "relu", 8, 32, _DEAD_LAYER, "dead_layer"),
-    _by_hand("kaiming", "relu", 8, 32, _ZERO_LAYER_RELU, "zero_layer"),
-    _by_hand("kaiming", "relu", 8, 32, _EQUAL_LAYERS_RELU, "equal_layers"),
-    _by_hand("looks_linear", "relu", 8, 32, _LOOKS_LINEAR),
-    _by_hand("mirrored", "relu", 8, 32, _MIRRORED),
-    _by_hand("partial_identity", "relu", 8, 32, _PARTIAL_RELU),
-    _random("kaiming", "relu", 24, 64),
-    _random("orthogonal", "relu", 24, 64),
-    _random("gaussian", "relu", 24, 64, 0.5),
-    _random("gaussian", "relu", 24, 64, 4.0),
-    _random("gaussian", "leaky_relu", 16, 32),
-    _random("orthogonal", "leaky_relu", 16, 32),
-    _random("orthogonal", "leaky_relu", 16, 32, 4.0),
-    _random("he_normal", "gelu", 8, 32),
-    _random("gaussian", "gelu", 8, 32, 2.0),
-    # linear: everything in closed form
-    _random("gaussian", "linear", 8, 32),
-    _random("orthogonal", "linear", 8, 32),
-    _random("scaled_orthogonal", "linear", 8, 32),
-    _random("orthogonal", "linear", 8, 32, 0.9),
-    _random("orthogonal", "linear", 8, 32, 1.1),
-    _random("orthogonal", "linear", 8, 32, 4.0),
-    _random("scaled_orthogonal", "linear", 8, 32, 0.9),
-    _random("scaled_orthogonal", "linear", 8, 32, 1.1),
-    _by_hand("gaussian", "linear", 8, 32, _OUTLIER, "outlier"),
-    _by_hand("orthogonal", "linear", 8, 32, _OUTLIER, "outlier"),
-    _random("glorot_uniform", "linear", 8, 32),
-    _random("gaussian", "linear", 8, 32, 0.1),
-    _random("gaussian", "linear", 8, 32, 10.0),
-    _random("orthogonal", "linear", 32, 32),
-    _random("gaussian", "linear", 32, 32),
-    _random("gaussian", "linear", 32, 32, 0.5),
-    _random("gaussian", "linear", 32, 32, 2.0),
-    _random("orthogonal", "linear", 32, 32, 2.0),
-    _random("orthogonal", "linear", 32, 32, 0.5),
-    _random("scaled_orthogonal", "linear", 32, 32),
-    _random("orthogonal", "linear", 96, 32),
-    _random("gaussian", "linear", 96, 32),
-    _random("xavier", "linear", 96, 32),
-    _random("lecun_normal", "linear", 96, 32),
-    _random("glorot_uniform", "linear", 96, 32),
-    _random("glorot_normal", "linear", 96, 32),
-    _random("he_normal", "linear", 96, 32),
-    _random("orthogonal", "linear", 96, 32, 1.05),
+    *_SHORT_TANH,
+    *_TANH,
+    *_DEEP_TANH,
+    *_NARROW_AND_WIDE_TANH,
+    *_BOUNDED,
+    *_RELU,
+    *_LINEAR,
 )

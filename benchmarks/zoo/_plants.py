@@ -12,10 +12,10 @@ from benchmarks.zoo._case import Weights
 NEAR = 1e-6
 
 # A bias at which relu and gelu are zero at every input.
-_DEAD = -100.0
+DEAD = -100.0
 
 # A bias at which the slope of tanh is 0.0013, below the line of saturation.
-_SATURATED = 4.0
+SATURATED = 4.0
 
 
 # What the leaves of weights are called: of our networks, of Flax, and of `_experts`.
@@ -113,13 +113,13 @@ def zero(weights: Weights, names: Sequence[str]) -> None:
 def kill(weights: Weights, name: str, count: int, index: int | None = None) -> None:
     """Give the first units a bias at which their activation is zero everywhere."""
     bias = _slice_of(weights[name], index)
-    bias[:count] = _DEAD
+    bias[:count] = DEAD
 
 
 def saturate(weights: Weights, name: str, index: int | None = None) -> None:
     """Give a layer a bias at which tanh has almost no slope."""
     bias = _slice_of(weights[name], index)
-    bias[...] = _SATURATED
+    bias[...] = SATURATED
 
 
 def _slice_of(stacked: np.ndarray, index: int | None) -> np.ndarray:

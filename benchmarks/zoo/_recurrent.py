@@ -1,6 +1,7 @@
 """The recurrent part of the zoo: sequences of 8 steps."""
 
 import functools
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -26,19 +27,19 @@ def _vanilla() -> Network:
 @functools.cache
 def _minimal() -> Network:
     """Build a minimal gated network."""
-    return networks.rnn(8, 3, 4, "minimal")
+    return networks.rnn(8, 3, 4, cell="minimal")
 
 
 @functools.cache
 def _gru() -> Network:
     """Build a gated recurrent unit."""
-    return networks.rnn(8, 3, 4, "gru")
+    return networks.rnn(8, 3, 4, cell="gru")
 
 
 @functools.cache
 def _lstm() -> Network:
     """Build a long short-term memory with open forget gates."""
-    return networks.rnn(8, 3, 4, "lstm", gate_bias={"forget": 1.0})
+    return networks.rnn(8, 3, 4, cell="lstm", gate_bias={"forget": 1.0})
 
 
 class _LastState(nn.Module):
@@ -57,7 +58,7 @@ def _flax() -> Network:
     return networks.flax(_LastState(), jnp.zeros(_SEQUENCE))
 
 
-def _units(*gates: str) -> Find:
+def _units(gates: Sequence[str]) -> Find:
     """Return a function that finds the units of all gates of a cell."""
 
     def find(weights: Weights) -> Units:
@@ -88,9 +89,9 @@ def _flax_units(weights: Weights) -> Units:
     return Units(into=into, out=out)
 
 
-_STATE = _units("state")
-_GRU_UNITS = _units("update", "reset", "candidate")
-_LSTM_UNITS = _units("input", "forget", "output", "cell")
+_STATE = _units(["state"])
+_GRU_UNITS = _units(["update", "reset", "candidate"])
+_LSTM_UNITS = _units(["input", "forget", "output", "cell"])
 
 # Steps far back have gradients that fall or grow; how far over 8 steps of so few units
 # is not known without a measurement.
@@ -106,7 +107,7 @@ CASES = (
     VANILLA.healthy(unasked=_OPEN),
     VANILLA.constant("locked_symmetry rank_constrained_training"),
     # Equal weights in, out and between: both states are equal at every step.
-    *VANILLA.pairs(_STATE, "twin", "opposite", "near_twin"),
+    *VANILLA.pairs(_STATE, "twin opposite near_twin"),
     # tanh(0) = 0, and a recurrence of zeros passes nothing from step to step.
     VANILLA.cut_off(_STATE, unasked=""),
     VANILLA.zero_head("head/w"),
@@ -122,12 +123,12 @@ CASES = (
     GRU.healthy(unasked=_OPEN),
     # All gates of all units see the same, and so do all units.
     GRU.constant(),
-    *GRU.pairs(_GRU_UNITS, "twin", "near_twin"),
+    *GRU.pairs(_GRU_UNITS, "twin near_twin"),
     GRU.zero_head("head/w"),
     LSTM.healthy(unasked=_OPEN),
-    *LSTM.pairs(_LSTM_UNITS, "twin", "near_twin"),
+    *LSTM.pairs(_LSTM_UNITS, "twin near_twin"),
     LSTM.zero_head("head/w"),
     FLAX.healthy(unasked=_OPEN),
-    *FLAX.pairs(_flax_units, "twin", "near_twin"),
+    *FLAX.pairs(_flax_units, "twin near_twin"),
     FLAX.zero_head("params/head/kernel"),
 )

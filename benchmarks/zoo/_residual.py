@@ -166,7 +166,7 @@ _OF_DENSE = (
     ),
     DENSE.equal_blocks("blocks/"),
     DENSE.near_equal_blocks("blocks/"),
-    *DENSE.pairs(_hidden, "twin", "near_twin"),
+    *DENSE.pairs(_hidden, "twin near_twin"),
     # A bias of -100 keeps relu at zero for all inputs there are, but locks nothing: an
     # input that is large enough would wake it.
     DENSE.broken(
@@ -238,7 +238,7 @@ _OF_LINEAR = (
 
 _OF_IMAGES = (
     IMAGES.healthy(),
-    *IMAGES.pairs(_hidden, "twin", "near_twin"),
+    *IMAGES.pairs(_hidden, "twin near_twin"),
     IMAGES.equal_blocks("params/blocks/"),
     # The norm before the branch puts out zeros, at which relu has no slope.
     IMAGES.zeroed(

@@ -409,7 +409,8 @@ def _idle(
     """Report leaves, other than weights, that never move although their layer does.
 
     A bias or a scale is then harmless: it is not used, or the next operation cancels
-    it. A matrix, such as one of two whose product is a weight, is not.
+    it. A matrix, such as one of two whose product is a weight, is not. Nor is a scale
+    of zero beside weights that never move: it may be what holds them.
     """
     weights = {layer.path for layer in about.anatomy.layers}
     biases = {layer.bias for layer in about.anatomy.layers}
@@ -419,6 +420,9 @@ def _idle(
     # A bias of stacked layers has one axis more for each axis of the stack.
     most_axes = 1 + max(stacks, default=0)
     used = _used(about.anatomy, space)
+    factors = _factors(about.anatomy, space)
+    still = [row.name for row in layers if row.never_moves == 1]
+    values = space.arrays(space.theta)
     # Leaves are shown by the names of layers: "attention/key/bias", without the
     # collection.
     params = space.params(space.arrays(space.theta))
@@ -437,8 +441,11 @@ def _idle(
         if not num_still:
             continue
         is_exact = views.exact.is_exact_zero(i)
+        is_zero = not np.any(values[i])
         if is_factor and num_still == size:
             yield 0, _findings.never_moving(shown[name], is_exact)
+        elif is_zero and still and name in factors:
+            yield 0, _findings.zero_scale(shown[name], still, is_exact=is_exact)
         else:
             told = _findings.idle(shown[name], num_still, size=size, is_exact=is_exact)
             yield 1, told
@@ -462,3 +469,28 @@ def _used(
     # The leaves of x come after those of params.
     pairs = zip(space.paths, jaxpr.invars, strict=False)
     return {path for path, variable in pairs if variable in live}
+
+
+# What a scale may go through on its way to the product.
+_RESHAPING = {"broadcast_in_dim", "convert_element_type", "reshape", "squeeze"}
+
+
+def _factors(
+    anatomy: Anatomy,
+    space: Space,
+) -> set[str]:
+    """Return the names of the leaves that something is multiplied by, as by a scale.
+
+    What happens inside a loop is not looked at.
+    """
+    jaxpr = anatomy.closed.jaxpr
+    leaf_of = dict(zip(jaxpr.invars, space.paths, strict=False))
+    found = set()
+    for eqn in jaxpr.eqns:
+        read = [v for v in eqn.invars if isinstance(v, core.Var) and v in leaf_of]
+        name = eqn.primitive.name
+        if name == "mul":
+            found |= {leaf_of[v] for v in read}
+        elif name in _RESHAPING and read:
+            leaf_of[eqn.outvars[0]] = leaf_of[read[0]]
+    return found

@@ -370,8 +370,29 @@ def idle(
         grade=grade,
         holds_for=ODD,
         void_for=void_for,
-        remedy="Nothing: what follows cancels it, or it is not used.",
+        remedy="Nothing: what follows cancels it, it is not used, or it is part of what "
+        "never moves.",
         is_harmless=True,
+        counts=False,
+    )
+
+
+def zero_scale(
+    name: str,
+    still: Sequence[str],
+    *,
+    is_exact: bool,
+) -> Finding:
+    """Report a scale that stays zero beside weights that never move."""
+    others = ", ".join(still[:3]) + (", ..." if len(still) > 3 else "")
+    return Finding(
+        layer=name,
+        what="is zero and never moves",
+        grade=BIT_FOR_BIT if is_exact else IN_EXACT_ARITHMETIC,
+        holds_for=ODD + WHOLE,
+        void_for=NOISE,
+        remedy=f"Start it away from zero, or what it multiplies: a zero scale and zero "
+        f"weights wait for each other. Weights that never move: {others}.",
         counts=False,
     )
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import isometry
 from isometry import certificates
 from tests.certificates import models
 
@@ -195,6 +196,35 @@ def test_biases_of_keys_are_harmless():
     assert finding.layer == "key_bias"
     assert finding.is_harmless
     assert finding.grade == EXACT
+
+
+def scaled_branch(params, x):
+    """A branch of zero weights behind a scale, and a bias that nothing depends on."""
+    branch = jnp.maximum(x @ params["a"], 0) @ params["b"]
+    idle = params["idle"] - params["idle"]
+    return (x + params["scale"] * branch) @ params["head"] + idle
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_zero_scale_that_waits_for_zero_weights_is_not_harmless(scale):
+    """The gradient of each is a multiple of the other; from one on both move."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = {
+        "a": jax.random.normal(keys[0], (4, 6)),
+        "b": jnp.zeros((6, 4)),
+        "scale": jnp.full(1, scale),
+        "head": jax.random.normal(keys[1], (4, 3)),
+        "idle": jnp.zeros(3),
+    }
+    cert = isometry.certify(scaled_branch, params, jnp.ones(4))
+    told = {finding.layer: finding for finding in cert.findings}
+    if scale:
+        assert cert.clear
+        assert "scale" not in told
+    else:
+        assert not told["scale"].is_harmless
+        assert "a, b" in told["scale"].remedy
+    assert told["idle"].is_harmless
 
 
 def test_low_rank_factor_waits_for_the_other():

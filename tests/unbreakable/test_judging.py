@@ -1,4 +1,4 @@
-"""Comparisons, certificates, audits, monitors, what is kept: a right answer or a refusal, whatever is passed."""
+"""Comparisons, certificates, audits, monitors, what is stored: right, or refused."""
 
 import functools
 import json
@@ -29,24 +29,49 @@ from tests.unbreakable.calls import (
     WRONG,
     answers,
     eps_of,
-    kept,
     matrices,
     matrix_map,
+    mostly,
+    require_no_nan,
 )
 
 # Each network is programs of its own.
 INDICES = st.integers(0, 1) if WIDE else st.just(0)
 
+ANYTHING = st.one_of(WRONG, ODD_ARRAYS, NUMBERS)
+
 
 def read_strictly(text):
+    """Read JSON, in which NaN and Infinity do not exist."""
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
+def is_stored(value):
+    """Whether the store takes a value; then a strict reader reads it."""
+    done, text = answers(public("strict_json")(strict_json.dumps), value)
+    if done:
+        read_strictly(text)
+    return done
+
+
 @functools.cache
-def spectra(index, seeds):
+def spectra(index, num_seeds):
+    """The spectra of a network over seeds and two equal inputs."""
     net = NETS[index]
+    keys = jax.random.split(jax.random.key(1), num_seeds)
     xs = np.ones((2, net.widths[0]), np.float32)
-    return isometry.ensemble(net, jax.random.split(jax.random.key(1), seeds), xs, span="hidden")
+    return isometry.ensemble(net, keys, xs, span="hidden")
+
+
+# Of two pairs (W, D), as the hidden span of these networks has, and of others.
+LAWS = mostly(
+    st.sampled_from(
+        [theory.fuss_catalan(2), theory.jacobian_law("relu", depth=2, q=1.0)]
+    ),
+    st.sampled_from(
+        [theory.fuss_catalan(1), theory.marchenko_pastur(1.0), None, "law"]
+    ),
+)
 
 
 @FEW
@@ -54,50 +79,91 @@ def spectra(index, seeds):
     index=INDICES,
     seeds=st.sampled_from([1, 5, 6] if WIDE else [5]),
     key=st.one_of(st.none(), KEYS),
-    resamples=st.one_of(st.just(30), FEW_OF),
-    law=st.sampled_from([theory.fuss_catalan(1), theory.fuss_catalan(2), theory.marchenko_pastur(1.0), None, "law"]),
+    resamples=mostly(st.just(30), FEW_OF),
+    law=LAWS,
     odd=WRONG,
 )
-def test_comparisons(index, seeds, key, resamples, law, odd):
+def test_comparisons_are_numbers_or_refused(index, seeds, key, resamples, law, odd):
+    """A Kolmogorov distance lies in [0, 1]."""
     sp = spectra(index, seeds)
-    done, found = answers(isometry.compare, sp, law, key=key, resamples=resamples)
+    done, compared = answers(isometry.compare, sp, law, key=key, resamples=resamples)
     if done:
-        kept((found.ks, found.wasserstein, found.moment_gaps, found.quantile_gaps), found)
-        assert 0 <= found.ks <= 1
-        strict(vars(found))
+        gaps = (compared.moment_gaps, compared.quantile_gaps)
+        require_no_nan((compared.ks, compared.wasserstein, *gaps), compared)
+        assert 0 <= compared.ks <= 1
+        assert is_stored(vars(compared))
     answers(isometry.compare, odd, law)
     answers(isometry.compare, sp, odd)
 
 
+CHANGES = st.sampled_from(
+    [
+        "same",
+        "float64",
+        "numpy",
+        "bfloat16",
+        "nan",
+        "list",
+        "none",
+        "stacked",
+        "shape",
+    ]
+)
+
+
+def changed(array, change, scale):
+    """A leaf of parameters in another form; "same" is scaled only."""
+    if change == "float64":
+        return np.asarray(array, np.float64)
+    if change == "numpy":
+        return np.asarray(array)
+    if change == "bfloat16":
+        return jnp.asarray(array, jnp.bfloat16)
+    if change == "nan":
+        return array * np.float32(math.nan)
+    if change == "list":
+        return np.asarray(array).tolist()
+    if change == "stacked":
+        return np.asarray(array)[None]
+    if change == "shape":
+        return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    return array * np.float32(scale)
+
+
 @FEW
 @given(
-    net=st.one_of(st.sampled_from(NETS), st.sampled_from([None, jnp.tanh, 3])),
+    net=mostly(st.sampled_from(NETS), st.sampled_from([None, jnp.tanh, 3])),
     seed=SEEDS,
     scale=SCALES,
-    kind=st.sampled_from(["same", "float64", "numpy", "bfloat16", "nan", "list", "none", "stacked", "shape"]),
+    change=CHANGES,
     odd=WRONG,
 )
-def test_certificates(net, seed, scale, kind, odd):
-    params = jax.jit(net.init)(jax.random.key(seed)) if isinstance(net, networks.Network) else odd
-    change = {
-        "float64": lambda a: np.asarray(a, np.float64),
-        "numpy": np.asarray,
-        "bfloat16": lambda a: jnp.asarray(a, jnp.bfloat16),
-        "nan": lambda a: a * np.float32(math.nan),
-        "list": lambda a: np.asarray(a).tolist(),
-        "stacked": lambda a: np.asarray(a)[None],
-        "shape": lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype),
-    }.get(kind, lambda a: a * np.float32(scale))
-    if isinstance(net, networks.Network):
-        params = odd if kind == "none" else jax.tree.map(change, params)
-    done, found = answers(isometry.certify, net, params)
+def test_certificates_bound_ranks_or_are_refused(net, seed, scale, change, odd):
+    """A rank is at most the smaller side of the matrix."""
+    params = odd
+    if isinstance(net, networks.Network) and change != "none":
+        drawn = jax.jit(net.init)(jax.random.key(seed))
+        params = jax.tree.map(lambda array: changed(array, change, scale), drawn)
+    done, certificate = answers(isometry.certify, net, params)
     if done:
-        assert len(found.layers) == net.depth
-        assert all(0 <= row.rank_bound <= min(row.shape) for row in found.layers)
-        repr(found)
+        assert len(certificate.layers) == net.depth
+        for row in certificate.layers:
+            assert 0 <= row.rank_bound <= min(row.shape)
+        repr(certificate)
 
 
-AUDITED = ("f", "keys", "xs", "targets", "loss", "optimizer", "train_steps", "thresholds", "key", "inputs")
+AUDITED = (
+    "f",
+    "keys",
+    "xs",
+    "targets",
+    "loss",
+    "optimizer",
+    "train_steps",
+    "thresholds",
+    "key",
+    "inputs",
+)
 
 
 @FEW
@@ -107,15 +173,24 @@ AUDITED = ("f", "keys", "xs", "targets", "loss", "optimizer", "train_steps", "th
     scale=SCALES,
     steps=st.sampled_from([0, 0, 0, 3]),
     wrong=st.sampled_from(["", *AUDITED, "progress"]),
-    odd=st.one_of(WRONG, ODD_ARRAYS, NUMBERS),
+    odd=ANYTHING,
 )
-def test_audits(index, seed, scale, steps, wrong, odd):
-    """Every flag has a state and a number or none; what is written is JSON, what is printed holds no NaN."""
+def test_audits_are_written_and_printed_or_refused(
+    index, seed, scale, steps, wrong, odd
+):
+    """Every flag has a state, the record is strict JSON, the table holds no NaN."""
     net = NETS[index]
-    xs = np.random.default_rng(seed).standard_normal((6, net.widths[0])).astype(np.float32) * np.float32(scale)
-    keys = jax.random.split(jax.random.key(seed), 2)
-    given_ = {"f": net, "keys": keys, "xs": xs, "train_steps": steps, "inputs": 2}
-    done, report = answers(isometry.audit, **{**given_, **({wrong: odd} if wrong else {})})
+    normal = np.random.default_rng(seed).standard_normal((6, net.widths[0]))
+    arguments = {
+        "f": net,
+        "keys": jax.random.split(jax.random.key(seed), 2),
+        "xs": normal.astype(np.float32) * np.float32(scale),
+        "train_steps": steps,
+        "inputs": 2,
+    }
+    if wrong:
+        arguments[wrong] = odd
+    done, report = answers(isometry.audit, **arguments)
     if not done:
         return
     assert report.verdict in ("raised", "undecided", "clear")
@@ -126,6 +201,9 @@ def test_audits(index, seed, scale, steps, wrong, odd):
 
 
 MONITORED = ("f", "xs", "every", "capacity", "statistics", "method", "span", "key")
+STATISTICS = st.sampled_from(
+    [["s_max"], ["s_max", "dead_units", "log_spread"], {"top": "s_max"}]
+)
 
 
 @FEW
@@ -133,80 +211,106 @@ MONITORED = ("f", "xs", "every", "capacity", "statistics", "method", "span", "ke
     seed=SEEDS,
     every=st.integers(1, 3),
     capacity=st.integers(1, 3),
-    statistics=st.sampled_from([["s_max"], ["s_max", "dead_units", "log_spread"], {"top": "s_max"}]),
+    statistics=STATISTICS,
     wrong=st.sampled_from(["", "", *MONITORED]),
     odd=st.one_of(WRONG, ODD_ARRAYS, NUMBERS, METHODS),
 )
-def test_monitors(seed, every, capacity, statistics, wrong, odd):
-    """Updates untouched to the bit; the first record that of `spectrum` at the first parameters."""
+def test_monitors_record_spectra_and_leave_updates_or_refuse(
+    seed, every, capacity, statistics, wrong, odd
+):
+    """Updates are untouched to the bit.
+
+    The first record is that of `spectrum` at the first parameters.
+    """
     net = NETS[0]
-    xs = np.random.default_rng(seed).standard_normal((2, net.widths[0])).astype(np.float32)
+    normal = np.random.default_rng(seed).standard_normal((2, net.widths[0]))
+    xs = normal.astype(np.float32)
     params = jax.jit(net.init)(jax.random.key(seed))
-    given_ = {"f": net, "xs": xs, "every": every, "capacity": capacity, "statistics": statistics}
-    done, watching = answers(isometry.monitor, **{**given_, **({wrong: odd} if wrong else {})})
-    started, state = answers(watching.init, params) if done else (False, None)
+    arguments = {
+        "f": net,
+        "xs": xs,
+        "every": every,
+        "capacity": capacity,
+        "statistics": statistics,
+    }
+    if wrong:
+        arguments[wrong] = odd
+    done, monitor = answers(isometry.monitor, **arguments)
+    if not done:
+        return
+    started, state = answers(monitor.init, params)
     if not started:
         return
-    for _ in range(3):
-        updates, state = watching.update(params, state, params)
-        assert all(map(np.array_equal, jax.tree.leaves(updates), jax.tree.leaves(params)))
+    num_steps = 3
+    leaves = jax.tree.leaves(params)
+    for _ in range(num_steps):
+        updates, state = monitor.update(params, state, params)
+        assert all(map(np.array_equal, jax.tree.leaves(updates), leaves))
     records = isometry.recorded(state)
-    kept(records.values, "records")
-    assert len(records.steps) + records.missed == len(range(0, 3, every))
+    require_no_nan(records.values, "records")
+    num_due = len(range(0, num_steps, every))
+    assert len(records.steps) + records.missed == num_due
     if not wrong:
-        first = records.values["top" if "top" in records.values else "s_max"][0]
-        top = isometry.spectrum(net, params, xs[0]).quantile(1.0, "s")
-        assert abs(float(first[0]) - float(top)) <= 8 * eps_of(top) * float(top)
+        name = "top" if "top" in records.values else "s_max"
+        recorded = float(records.values[name][0][0])
+        s_max = isometry.spectrum(net, params, xs[0]).quantile(1.0, "s")
+        tolerance = 8 * eps_of(s_max) * float(s_max)
+        assert abs(recorded - float(s_max)) <= tolerance
 
 
-@given(xs=st.one_of(matrices(batch=True), ODD_ARRAYS), q=NUMBERS)
-def test_normalized_inputs(xs, q):
-    """|x|²/n = q for every input."""
-    done, found = answers(data.normalize, xs, q)
+@given(xs=mostly(matrices(batch=True), ODD_ARRAYS), q=NUMBERS)
+def test_normalized_inputs_have_the_mean_square_q_or_are_refused(xs, q):
+    done, normalized = answers(data.normalize, xs, q)
     if done:
-        kept(found, "normalize")
-        square = (np.asarray(found, np.float64) ** 2).reshape(len(found), -1).mean(1)
-        eps = float(jnp.finfo(found.dtype).eps)
-        assert np.allclose(square, float(q), rtol=16 * eps * (1 + found[0].size ** 0.5))
+        require_no_nan(normalized, "normalize")
+        values = np.asarray(normalized, np.float64).reshape(len(normalized), -1)
+        eps = float(jnp.finfo(normalized.dtype).eps)
+        tolerance = 16 * eps * (1 + values.shape[1] ** 0.5)
+        assert np.allclose((values**2).mean(1), float(q), rtol=tolerance)
 
 
 @given(key=KEYS, examples=FEW_OF, features=FEW_OF, classes=FEW_OF)
-def test_gaussian_inputs(key, examples, features, classes):
-    done, found = answers(data.gaussian, key, examples, features, classes)
-    assert not done or (np.isfinite(np.asarray(found.xs)).all() and found.targets.max() < classes)
-
-
-def strict(value):
-    """Whether the store writes `value`; then it is JSON that a strict reader reads."""
-    done, text = answers(public("strict_json")(strict_json.dumps), value)
+def test_gaussian_inputs_are_finite_or_refused(key, examples, features, classes):
+    done, drawn = answers(data.gaussian, key, examples, features, classes)
     if done:
-        read_strictly(text)
-    return done
+        assert np.isfinite(np.asarray(drawn.xs)).all()
+        assert drawn.targets.max() < classes
 
 
-@given(
-    value=st.recursive(
-        st.one_of(NUMBERS, st.text(max_size=3)),
-        lambda v: st.one_of(st.lists(v, max_size=3), st.dictionaries(st.text(max_size=2), v, max_size=3)),
-    )
+VALUES = st.recursive(
+    st.one_of(NUMBERS, st.text(max_size=3)),
+    lambda children: st.one_of(
+        st.lists(children, max_size=3),
+        st.dictionaries(st.text(max_size=2), children, max_size=3),
+    ),
 )
+
+
+@given(value=VALUES)
 def test_what_is_stored_is_strict_json(value, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "value.json"
     done, _ = answers(store.write_json, path, value)
-    assert done == strict(value)
+    assert done == is_stored(value)
 
 
-@given(x=st.sampled_from([1.0, np.ones(3, np.float32)]))
-def test_what_runs_on_the_host_says_so(x):
-    for call in (
-        lambda x: theory.q_map("tanh", x, 1.0, 0.0),
-        lambda x: theory.fuss_catalan(1).cdf(x),
-        lambda x: theory.jacobian_law("tanh", 2, x),
-        lambda x: isometry.ensemble(NETS[0], params=x, xs=x),
-        lambda x: isometry.certify(NETS[0], x),
-        lambda x: isometry.cost(matrix_map, x, x),
-        lambda x: initializers.calculate_gain("leaky_relu", x),
-    ):
-        done, refusal = answers(jax.jit(call), x)
-        assert not done
-        assert isinstance(refusal, (TypeError, InputError))
+@pytest.mark.parametrize("x", [1.0, np.ones(3, np.float32)], ids=["number", "vector"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda x: theory.q_map("tanh", x, 1.0, 0.0), id="q_map"),
+        pytest.param(lambda x: theory.fuss_catalan(1).cdf(x), id="cdf"),
+        pytest.param(lambda x: theory.jacobian_law("tanh", 2, x), id="jacobian_law"),
+        pytest.param(
+            lambda x: isometry.ensemble(NETS[0], params=x, xs=x), id="ensemble"
+        ),
+        pytest.param(lambda x: isometry.certify(NETS[0], x), id="certify"),
+        pytest.param(lambda x: isometry.cost(matrix_map, x, x), id="cost"),
+        pytest.param(
+            lambda x: initializers.calculate_gain("leaky_relu", x), id="calculate_gain"
+        ),
+    ],
+)
+def test_what_runs_on_the_host_refuses_tracers(call, x):
+    done, refusal = answers(jax.jit(call), x)
+    assert not done
+    assert isinstance(refusal, (TypeError, InputError))

@@ -32,8 +32,8 @@ class Product(Method):
     of a residual one.
 
     Attributes:
-        every: The number of layers that are multiplied between factorizations. More
-            than 1 is for layers that are nearly isometric, as in
+        every: The most layers that are multiplied between factorizations. More than 1
+            saves time where layers are well conditioned, as in
             `linalg.product_log_singular_values`.
 
     Raises:
