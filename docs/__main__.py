@@ -8,6 +8,7 @@ import argparse
 import functools
 import http.server
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -29,6 +30,8 @@ def sphinx(builder: str, *options: str) -> int:
 
 def build(is_executed: bool) -> int:
     """Build the pages, with the output of their code if it is executed."""
+    # Sphinx leaves the page of a source that is gone where it was.
+    shutil.rmtree(BUILD / "html", ignore_errors=True)
     options = ["-D", "nb_execution_mode=force"] if is_executed else []
     code = sphinx("html", *options)
     if code == 0:

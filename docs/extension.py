@@ -17,7 +17,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from docs import reference
+from docs import bibliography, reference
 
 LOGGER = logging.getLogger(__name__)
 
@@ -32,8 +32,6 @@ INCLUDED = {
     "benchmarks/README": "benchmarks",
     "benchmarks/zoo/README": "zoo",
 }
-
-ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 class PublicModule(SphinxDirective):
@@ -110,7 +108,7 @@ class LinkPapers(SphinxTransform):
         for text in list(self.document.findall(nodes.Text)):
             if is_inside(text, (*UNLINKED, nodes.literal, nodes.literal_block)):
                 continue
-            pieces = ARXIV.split(text.astext())
+            pieces = bibliography.ARXIV.split(text.astext())
             if len(pieces) > 1:
                 text.parent.replace(text, list(with_links(pieces)))
 

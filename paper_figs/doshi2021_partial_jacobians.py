@@ -1,6 +1,6 @@
 """Partial Jacobians tell how depth acts; a norm and a skip make every scale critical.
 
-Doshi, He and Gromov (2021), arXiv:2111.12143, and He, Doshi and Gromov (2022),
+Doshi, He and Gromov (2023), arXiv:2111.12143, and He, Doshi and Gromov (2022),
 arXiv:2206.13568: J^(l, L) = E |∂h^L/∂h^l|²/N is the product of χ over the layers
 between, so it is a power of depth at criticality, and exponential elsewhere.
 

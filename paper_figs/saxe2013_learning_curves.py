@@ -1,6 +1,6 @@
 """Each mode of a deep linear net rises along its own sigmoid, known in closed form.
 
-Saxe, McClelland, Ganguli (2013), arXiv:1312.6120, Eqs. 12 to 15 and Fig. 3.
+Saxe, McClelland, Ganguli (2014), arXiv:1312.6120, Eqs. 12 to 15 and Fig. 3.
 
 Linear networks of D square matrices follow the gradient flow on a task with singular
 values s = 1, 3/4, 1/2 and 1/4. They start from decoupled weights, W_l = R_l u₀^(1/D)

@@ -1,6 +1,6 @@
 """Linear nets learn as fast at any depth if they start from orthogonal weights.
 
-Saxe, McClelland, Ganguli (2013), arXiv:1312.6120, Figs. 6A and 6B.
+Saxe, McClelland, Ganguli (2014), arXiv:1312.6120, Figs. 6A and 6B.
 
 Left: a linear network of D matrices with 64 hidden units learns digits by gradient
 descent on all examples; inputs are pooled to 4 × 4, centred and whitened. Marks are the

@@ -1,6 +1,6 @@
 """Errors in orthogonal tanh networks vanish below a gain of 1, and spread above it.
 
-Saxe, McClelland, Ganguli (2013), arXiv:1312.6120, Fig. 7.
+Saxe, McClelland, Ganguli (2014), arXiv:1312.6120, Fig. 7.
 
 Singular values of the Jacobian of x → g W tanh(x), 99 times over, for gains g and
 inputs of different mean squares; W is orthogonal, and another one in each layer. Below

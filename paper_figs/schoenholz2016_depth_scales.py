@@ -1,6 +1,6 @@
 """Signals in wide networks live for a predicted depth, and networks train to that.
 
-Schoenholz et al. (2016), arXiv:1611.01232, Figs. 2 and 5: tanh, sigma_b² = 0.05.
+Schoenholz et al. (2017), arXiv:1611.01232, Figs. 2 and 5: tanh, sigma_b² = 0.05.
 
 Left: depth scales. Deviations of the length q and of the correlation c of two inputs
 from their fixed points fall as exp(−L/xi_q) and exp(−L/xi_c). Marks are the linear

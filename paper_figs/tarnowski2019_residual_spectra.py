@@ -1,8 +1,8 @@
 """Residual spectra tend to a law of one number, unless slopes sit on the stream.
 
-Tarnowski et al. (2019), arXiv:1809.08848, eq. 1 and Fig. 2, and Ling and Qiu (2019),
-arXiv:1807.11694: blocks x' = x + a φ(Wx), of which the limit of great depth depends on
-c = Σ a² σ_w² E φ'² alone, S(ψ) = exp(−c(1 + 2ψ)).
+Tarnowski et al. (2019), arXiv:1809.08848, eq. 1 and Fig. 2, and Ling, He and Qiu
+(2019), arXiv:1807.11694: blocks x' = x + a φ(Wx), of which the limit of great depth
+depends on c = Σ a² σ_w² E φ'² alone, S(ψ) = exp(−c(1 + 2ψ)).
 
 Top left: blocks of two layers at one c; lines are laws of finite depth, which the
 papers do not have, black is their limit. Top right: their own blocks with three

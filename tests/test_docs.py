@@ -13,7 +13,8 @@ import jax
 import pytest
 
 import isometry
-from docs import errors, pictures, reference, surface
+from docs import __main__ as site
+from docs import bibliography, errors, pictures, reference, surface
 from isometry import verdicts
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,7 +27,8 @@ TAGS = ("python", "sh", "console", "text")
 CELL = "{code-cell} ipython3"
 # PyTorch is not installed where the site is built: its side is quoted.
 QUOTING = ("from_pytorch.md",)
-ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+# The packages whose text quotes papers.
+PACKAGES = ("isometry", "paper_figs", "benchmarks", "examples")
 
 
 class Block(NamedTuple):
@@ -220,14 +222,64 @@ def test_a_flag_page_has_all_its_parts(flag):
     assert re.search(r"^assert \S+raised", example.text, re.MULTILINE)
 
 
-def test_every_paper_that_is_quoted_is_in_the_bibliography():
-    known = (DOCS / "references.bib").read_text(encoding="utf-8")
-    quoting = [*PAGES, *(ROOT / "isometry").rglob("*.py"), *ROOT.glob("*/README.md")]
+def quoting():
+    """All that quotes papers: pages, and the text and code of the packages."""
+    inside = [ROOT / package for package in PACKAGES]
+    sources = [path for folder in inside for path in folder.rglob("*.py")]
+    notes = [path for folder in inside for path in folder.rglob("*.md")]
+    return [*PAGES, *sources, *notes]
+
+
+def test_every_number_of_a_paper_is_in_the_bibliography():
+    known = bibliography.FILE.read_text(encoding="utf-8")
     papers = {
-        paper for path in quoting for paper in ARXIV.findall(path.read_text("utf-8"))
+        paper
+        for path in quoting()
+        for paper in bibliography.ARXIV.findall(path.read_text("utf-8"))
     }
-    assert papers
+    assert {"1606.05340", "math/0403022"} <= papers
     assert [paper for paper in sorted(papers) if f"{{{paper}}}" not in known] == []
+
+
+def test_every_author_and_year_is_in_the_bibliography():
+    """With the number that stands beside it."""
+    known = bibliography.entries()
+    faults = {
+        (name_of(path), key, number)
+        for path in quoting()
+        for key, number in bibliography.quoted(path.read_text("utf-8"))
+        if key not in known or number not in known[key]
+    }
+    assert sorted(faults) == []
+
+
+def test_keys_of_the_bibliography_have_the_year():
+    entries = bibliography.entries()
+    text = bibliography.FILE.read_text(encoding="utf-8")
+    assert len(entries) == text.count("\n@")
+    years = {key: bibliography.year(entry) for key, entry in entries.items()}
+    assert [key for key, year in years.items() if key[-4:] != year] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "papers"),
+    [
+        ("in general (Newman, 1986).", [("newman1986", "")]),
+        ("Yang et al. (2019, section 2)", [("yang2019", "")]),
+        ("Yang et al. (2019), arXiv:1902.08129.", [("yang2019", "1902.08129")]),
+        (
+            "Baik, Ben Arous and Péché (2005, arXiv:math/0403022)",
+            [("baik2005", "math/0403022")],
+        ),
+        ("of Kuczyński and Woźniakowski\n    (1992)", [("kuczynski1992", "")]),
+        ("# Weiße, Wellein, Alvermann and\n# Fehske (2006)", [("weisse2006", "")]),
+        ('"Huang et "\n    "al. (2020)"', [("huang2020", "")]),
+        ("Full, 8000 steps; read-only since May 2025", []),
+    ],
+)
+def test_quotations_are_found(text, papers):
+    """Across lines of a docstring, of a comment and of strings in a row."""
+    assert list(bibliography.quoted(text)) == papers
 
 
 def test_citation_has_the_version():
@@ -235,6 +287,16 @@ def test_citation_has_the_version():
     assert f"\nversion: {isometry.__version__}\n" in citation
     questions = (DOCS / "faq.md").read_text(encoding="utf-8")
     assert f"Version {isometry.__version__}." in questions
+
+
+def test_a_build_removes_pages_whose_source_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "BUILD", tmp_path)
+    monkeypatch.setattr(site, "sphinx", lambda builder, *options: 0)
+    old = tmp_path / "html" / "old.html"
+    old.parent.mkdir()
+    old.touch()
+    assert site.build(is_executed=False) == 0
+    assert not old.exists()
 
 
 def test_the_gate_finds_its_two_commands():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import decimal
+import pickle
 import re
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import networks, theory
+from isometry import networks, plots, theory
 from isometry.measure import _progress
 from tests.verdicts.measuring import spectrum
 from tests.verdicts.pages import EVIL, Page, malicious, quadrature, report
@@ -161,6 +162,17 @@ def test_progress_in_a_notebook_is_the_first_line_the_last_and_some_between(
     assert lines == [f"Jacobians: {done}/99" for done in (1, 41, 81, 99)]
 
 
+def test_a_figure_is_shown_without_pyplot():
+    """As a PNG file of the figure's size, also in a copy of the figure."""
+    pytest.importorskip("matplotlib")
+    drawn = plots.laws({"two layers": theory.fuss_catalan(2)})
+    for figure in (drawn, pickle.loads(pickle.dumps(drawn))):
+        png = figure._repr_png_()
+        assert png.startswith(b"\x89PNG\r\n")
+        width, height = np.frombuffer(png[16:24], ">u4") / figure.dpi
+        assert (width, height) == (4.4, 3.0)
+
+
 CELLS = (
     """
 import warnings
@@ -178,6 +190,16 @@ xs = jax.random.normal(jax.random.key(1), (16, 8))
 def run(point, key):
     return {"twice": np.float32(2 * point["a"])}
 store = isometry.sweep(run, {"a": [1, 2]}, "store", key=keys[0], executor=None)
+""",
+    """
+import sys
+from isometry import plots, theory
+assert "matplotlib.pyplot" not in sys.modules
+plots.laws({"two layers": theory.fuss_catalan(2)})
+""",
+    """
+sp = isometry.Spectrum.of_jacobians(np.eye(4))
+plots.overlay(sp, theory.fuss_catalan(2)).figure
 """,
 )
 
@@ -215,3 +237,7 @@ def test_a_notebook_is_executed(tmp_path):
     assert "3 weight layers" in html(3)
     assert re.search(r"sweep: 2/2 cells", text(4))
     assert len(text(4).splitlines()) < 10
+    assert [sorted(one["data"]) for one in outputs[5] + outputs[6]] == [
+        ["image/png", "text/plain"],
+        ["image/png", "text/plain"],
+    ]

@@ -197,7 +197,7 @@ def require_refusal(done, extra):
     assert done.stdout == ""
     assert done.stderr.startswith("isometry: ")
     assert done.stderr.count("\n") == 1
-    assert f"pip install 'isometry[{extra}]'" in done.stderr
+    assert f"pip install '.[{extra}]'" in done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

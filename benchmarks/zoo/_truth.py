@@ -185,7 +185,7 @@ class Field:
     def log_norm_variance(self) -> np.ndarray:
         """The variance of ln |J v|^2 that a layer adds, times the width.
 
-        For Gaussian weights 3 kappa - 1 (Hanin and Nica, 2018): 5 for ReLU, 2 for a
+        For Gaussian weights 3 kappa - 1 (Hanin and Nica, 2020): 5 for ReLU, 2 for a
         linear network. For orthogonal ones without the 2 that is due to the weights.
         """
         of_weights = 1 if self.independent else 3

@@ -25,5 +25,5 @@ def extra(module: str, extra: str) -> ModuleType:
             raise
         raise MissingExtra(
             f"needs {package}, which is not installed; "
-            f"write pip install 'isometry[{extra}]'."
+            f"write pip install '.[{extra}]' in a clone of isometry."
         ) from None

@@ -370,8 +370,8 @@ def idle(
         grade=grade,
         holds_for=ODD,
         void_for=void_for,
-        remedy="Nothing: what follows cancels it, it is not used, or it is part of what "
-        "never moves.",
+        remedy="Nothing: what follows cancels it, it is not used, or it is part of "
+        "what never moves.",
         is_harmless=True,
         counts=False,
     )

@@ -25,7 +25,7 @@ _BREAKDOWN = 64
 # would be taken in vain.
 _STRIDE = 8
 
-# The constant of Kuczynski and Wozniakowski (1992), theorem 4.2: of a unit vector drawn
+# The constant of Kuczyński and Woźniakowski (1992), theorem 4.2: of a unit vector drawn
 # uniformly, k Lanczos steps miss a share eps of the largest eigenvalue with probability
 # at most 1.648 sqrt(n) exp(-sqrt(eps) (2 k - 1)).
 _SMALL_BALL = 1.648
@@ -787,7 +787,7 @@ def norm_excess(
 ) -> Float[Array, "*batch"]:
     """Return how far s_max may exceed the largest node, as a factor.
 
-    The largest node is at most s_max. By Kuczynski and Wozniakowski (1992), theorem
+    The largest node is at most s_max. By Kuczyński and Woźniakowski (1992), theorem
     4.2, a probe misses more than a share eps of s_max² with probability at most
     1.648 √n exp(-√eps (2·steps - 1)), whatever the spectrum; all probes do so with that
     to their number.

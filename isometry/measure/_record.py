@@ -578,7 +578,7 @@ class Spectrum:
         error of a quadrature rule for a function that is not a polynomial: for powers
         of s the Gauss and the Gauss-Radau rule err to opposite sides, so the interval
         contains both. Third, s_max, of which the largest node is a lower bound: an
-        upper bound is that of Kuczynski and Wozniakowski (1992), which holds more often
+        upper bound is that of Kuczyński and Woźniakowski (1992), which holds more often
         than `level` says.
 
         Args:

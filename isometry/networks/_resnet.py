@@ -247,7 +247,7 @@ class ResnetFunction:
             read = self._normalized(leaves, x, statistics)
         stream = x
         # Where the stream changes its shape, the skip is a convolution with a window of
-        # one pixel (He et al., 2015, arXiv:1512.03385, option B).
+        # one pixel (He et al., 2016, arXiv:1512.03385, option B).
         if block.projects:
             stream = _layer(leaves["shortcut"], x, strides=block.strides)
         # A product with 1 is left out, because it would make every program larger.

@@ -3,6 +3,9 @@
 Functions that take an Axes draw on it and return it; the others return a new figure.
 Nothing is saved or shown, and no global setting is changed. Arguments may be of any
 class that has the fields that are drawn.
+
+A notebook shows a new figure at the end of a cell, whether Matplotlib's pyplot was
+imported or not; of Axes it shows the `.figure`. To show others, write display(figure).
 """
 
 from isometry.plots._audit import audit as audit

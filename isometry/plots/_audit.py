@@ -18,8 +18,8 @@ from isometry.plots._style import (
     SMALL,
     Edges,
     Line,
-    figures,
     literal,
+    new_figure,
     num_letters,
     require_named,
 )
@@ -113,7 +113,7 @@ def audit(reports: Mapping[str, "Report"]) -> "Figure":
     num_columns = min(_MOST_COLUMNS, len(reports))
     num_rows = -(-len(reports) // num_columns)
     height = _ROW_HEIGHT * num_rows + _RANKS_HEIGHT
-    figure = figures().Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = new_figure((_WIDTH, height))
     grid = figure.add_gridspec(
         num_rows + 1,
         num_columns,

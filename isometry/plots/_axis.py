@@ -105,8 +105,8 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
     num_nodes = rules.log_values.shape[-1]
     # A series for every probe of every matrix, at the same points.
     density = linalg.smooth_density(
-        rules.log_values,
-        rules.weights,
+        jnp.asarray(rules.log_values),
+        jnp.asarray(rules.weights),
         steps=jnp.asarray(rules.steps)[..., None],
         log_points=jnp.asarray(axis.log_s(x), rules.log_values.dtype),
         most=num_nodes,

@@ -12,9 +12,9 @@ from isometry.plots._overlay import TAIL
 from isometry.plots._style import (
     LEGEND_ABOVE,
     colour,
-    figures,
     literal,
     mark,
+    new_figure,
     require_named,
 )
 from isometry.theory import Law
@@ -55,7 +55,8 @@ def laws(named: Mapping[str, Law]) -> "Figure":
         'density'
     """
     require_named("named", named, kind="Law", fields=_FIELDS)
-    ax = figures().Figure(figsize=(4.4, 3.0), layout="constrained").add_subplot()
+    figure = new_figure((4.4, 3.0))
+    ax = figure.add_subplot()
     axis = Axis("s", "log")
     # The mass of an atom is no density, so atoms get an axis of their own.
     stems = []
@@ -84,7 +85,7 @@ def laws(named: Mapping[str, Law]) -> "Figure":
     ax.set_ylabel("density")
     ax.set_ylim(bottom=0)
     ax.legend(ncols=2, fontsize=8, **LEGEND_ABOVE)
-    return ax.figure
+    return figure
 
 
 def _draw_stems(ax: "Axes", stems: list[tuple[float, float, int]]) -> None:

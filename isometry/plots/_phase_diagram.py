@@ -14,8 +14,8 @@ from isometry._internal.errors import InputError, public
 from isometry.plots._plane import Cells, GridAxis, Plane, read_axis, read_cells
 from isometry.plots._style import (
     LEGEND_ABOVE,
-    figures,
     literal,
+    new_figure,
     require_axes,
     require_fields,
 )
@@ -262,7 +262,7 @@ def _new_axes(x: GridAxis, y: GridAxis) -> "Axes":
     height = _SIZE[1] + _NAME * max(_num_names(y) - _FREE_NAMES, 0)
     if x.names is not None:
         height += _SLANTED
-    return figures().Figure((width, height), layout="constrained").add_subplot()
+    return new_figure((width, height)).add_subplot()
 
 
 def _num_names(axis: GridAxis) -> int:

@@ -11,8 +11,8 @@ from isometry.plots._axis import LN10
 from isometry.plots._style import (
     COLOURS,
     LEGEND_ABOVE,
-    figures,
     name_points,
+    new_figure,
     require_fields,
 )
 
@@ -71,7 +71,7 @@ def profile(profile: "Profile") -> "Figure":
     require_fields("profile", profile, kind="Profile", fields=_FIELDS)
     points = list(profile.points)
     spectra = [profile.spectra[name] for name in points]
-    figure = figures().Figure(figsize=(6.4, 4.6), layout="constrained")
+    figure = new_figure((6.4, 4.6))
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     _draw_values(above, spectra)
     _draw_zeros(below, spectra)

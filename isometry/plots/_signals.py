@@ -11,9 +11,9 @@ from isometry._internal.errors import public
 from isometry.plots._style import (
     COLOURS,
     Line,
-    figures,
     literal,
     name_points,
+    new_figure,
     require_fields,
 )
 
@@ -100,7 +100,7 @@ def signals(measured: "Signals", predicted: "Signals | None" = None) -> "Figure"
     if predicted is not None:
         require_fields("predicted", predicted, kind="Signals", fields=_FIELDS)
     # As wide as a page, so that letters keep their size in print.
-    figure = figures().Figure(figsize=(7.2, 4.8), layout="constrained")
+    figure = new_figure((7.2, 4.8))
     panels = figure.subplots(2, 3)
     for ax, (field, (title, is_log)) in zip(panels.flat, _PANELS.items(), strict=False):
         _draw_panel(ax, measured, predicted, field=field, is_log=is_log)

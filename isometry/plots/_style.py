@@ -1,7 +1,8 @@
 """Colours and marks of all pictures, and the checks of their arguments."""
 
+import functools
+import io
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from isometry._internal.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 T = TypeVar("T")
 
@@ -102,15 +104,33 @@ def num_letters(width: float) -> int:
     return int(points / (_LETTER_WIDTH * SMALL))
 
 
-def figures() -> ModuleType:
-    """Return `matplotlib.figure`, or raise an error that names the extra to install."""
-    return checks.extra("matplotlib.figure", "plot")
+def new_figure(size: tuple[float, float] | None = None) -> "Figure":
+    """Return a figure that a notebook shows.
+
+    Args:
+        size: Width and height in inches; Matplotlib's own by default.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    module = checks.extra("matplotlib.figure", "plot")
+    figure = module.Figure(figsize=size, layout="constrained")
+    # Notebooks learn from pyplot how to show a figure, and nothing here imports it.
+    figure._repr_png_ = functools.partial(_png, figure)
+    return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    """Draw a figure as a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def axes_of_its_own(ax: "Axes | None") -> "Axes":
     """Return `ax`, or Axes in a new figure if it is None."""
     if ax is None:
-        return figures().Figure(layout="constrained").add_subplot()
+        return new_figure().add_subplot()
     require_axes(ax)
     return ax
 

@@ -27,9 +27,10 @@ branch. `Assignment.rows` lists what is done with every leaf.
 
 Initializations of the literature that are not among the named schemes, and why:
 
-- MetaInit, GradInit and AutoInit (He, Doshi and Gromov) train the scales of weights by
-  gradient descent on a loss: they are optimizers. AutoInit (Bingham and Miikkulainen)
-  propagates mean and variance analytically, layer by layer: lsuv measures them.
+- MetaInit, GradInit and AutoInit (He, Doshi and Gromov, 2022) train the scales of
+  weights by gradient descent on a loss: they are optimizers. AutoInit (Bingham and
+  Miikkulainen, 2023) propagates mean and variance analytically, layer by layer: lsuv
+  measures them.
 - ConstNet starts all features of a layer equal. On hardware that computes the same
   twice they stay equal, as `certify` finds.
 - LayerScale is a number that the network draws itself, of a size that its authors chose

@@ -80,7 +80,7 @@ SCHEMES = (
         law="N(0, 2/fan_in) everywhere; skip 1, branch 0, in the leaf that multiplies "
         "the branch; without branches the same as kaiming",
         isometric="every residual trunk: its Jacobian is exactly the identity",
-        citation="Bachlechner et al. (2020), arXiv:2003.04887",
+        citation="Bachlechner et al. (2021), arXiv:2003.04887",
         differs="the paper leaves the weights to each layer's own default",
         multipliers=_zero_branch,
         made_for="branches",

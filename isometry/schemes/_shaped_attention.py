@@ -68,7 +68,7 @@ SCHEMES = (
         "N(0, 1/fan_in), behind an activation N(0, 2/fan_in); multipliers of branches "
         "and skips as drawn; the Jacobian of an attention is W_V W_O for each token, "
         "and 0 between tokens",
-        citation="Noci et al. (2023), arXiv:2306.17759; He and Hofmann (2023), "
+        citation="Noci et al. (2023), arXiv:2306.17759; He and Hofmann (2024), "
         "arXiv:2311.01906",
         differs="Noci et al. draw queries, divide logits by a temperature of order "
         "width, and have skip² + branch² = 1; W_Q = 0 is from He and Hofmann, who "

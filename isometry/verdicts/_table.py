@@ -172,7 +172,7 @@ def certainty(flag: Flag) -> str:
         low, high = flag.interval
         parts.append(f"{low:.3g} to {high:.3g} over seeds")
     if flag.threshold is not None:
-        parts.append(f"the line is {flag.threshold:.4g}")
+        parts.append(f"the threshold is {flag.threshold:.4g}")
     parts.append(flag.source)
     return "; ".join(parts)
 

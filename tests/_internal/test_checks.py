@@ -361,7 +361,7 @@ def test_wrapped_functions_are_no_modules(wrap):
 
 def test_extra_that_is_not_installed_is_named():
     assert checks.extra("json", "cli") is json
-    with pytest.raises(MissingExtra, match=r"no_such_package.*isometry\[plot\]"):
+    with pytest.raises(MissingExtra, match=r"no_such_package.*'\.\[plot\]'"):
         checks.extra("no_such_package.figure", "plot")
 
 

@@ -146,7 +146,7 @@ def test_missing_extra_is_named_before_computing(module, tmp_path, capsys, monke
     for name in [name for name in sys.modules if name.startswith(f"{module}.")]:
         monkeypatch.delitem(sys.modules, name)
     assert call(*GAUSSIAN, tmp_path / "out") == 2
-    refused_in_one_line(capsys, "pip install 'isometry[")
+    refused_in_one_line(capsys, "pip install '.[")
     assert not (tmp_path / "out").exists()
 
 

@@ -96,8 +96,8 @@ def test_the_band_is_that_of_probes(quadratures, ax):
     by_probe = np.stack(
         [
             isometry.linalg.smooth_density(
-                rules.log_values[:, 0, probe],
-                rules.weights[:, 0, probe],
+                jnp.asarray(rules.log_values[:, 0, probe]),
+                jnp.asarray(rules.weights[:, 0, probe]),
                 STEPS,
                 jnp.asarray(x * LN10, jnp.float32),
             ).mean(0)

@@ -5,7 +5,9 @@ import dataclasses
 import errno
 import hashlib
 import os
+import pathlib
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -34,6 +36,8 @@ from tests.verdicts.pages import (
 
 pytest.importorskip("jinja2")
 
+ROOT = pathlib.Path(__file__).parents[2]
+
 
 def page_of(*reports):
     named = {f"net {i}": one for i, one in enumerate(reports)}
@@ -51,7 +55,7 @@ def test_verdict_reason_place_and_remedy_come_first(page):
         "Training hardly repairs what is wrong here.",
         "reason of zero_gradient",
         "where stem",
-        "the line is 0",
+        "the threshold is 0",
         "mend zero_gradient",
         "1 undecided",
         "reason of vanishing",
@@ -445,8 +449,20 @@ def test_provenance_is_at_the_bottom(page):
 
 
 def test_the_same_report_gives_the_same_page():
+    """In another process too, where sets have another order."""
+    program = (
+        "from isometry.verdicts import _html; from tests.verdicts import pages;"
+        "import sys; sys.stdout.buffer.write(_html.page(pages.malicious()).encode())"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+    )
     first, second = (_html.page(malicious()) for _ in range(2))
-    assert first == second
+    assert first == second == other.stdout.decode()
     assert not re.search(r"\bnan\b", _html.page(isometry.Reports({"a": report()})))
 
 
@@ -477,9 +493,7 @@ def test_bad_paths_are_refused_before_anything_is_drawn(tmp_path, monkeypatch):
 
 def test_without_jinja2_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(
-        isometry.MissingExtra, match=r"pip install 'isometry\[report\]'"
-    ):
+    with pytest.raises(isometry.MissingExtra, match=r"pip install '\.\[report\]'"):
         report().to_html(tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 

@@ -101,7 +101,7 @@ def test_a_verdict_says_what_where_how_sure_and_what_to_do(reports):
     assert "where  block_0/dense, block_1/dense" in text
     # Nine names, of which six are shown.
     assert "3 more" in text
-    assert "sure   -4.3 to -3.9 over seeds; the line is -3" in text
+    assert "sure   -4.3 to -3.9 over seeds; the threshold is -3" in text
     assert "do     draw every weight at random" in text
     assert lines[-1] == "clear: exploding"
 

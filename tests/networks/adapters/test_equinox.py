@@ -279,5 +279,5 @@ def test_what_the_build_function_raises_is_not_blamed_on_the_example():
 
 def test_equinox_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "equinox", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[equinox\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[equinox\]'"):
         networks.equinox(None, X)

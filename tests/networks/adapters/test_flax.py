@@ -467,5 +467,5 @@ def test_what_is_no_array_is_no_input(net):
 
 def test_flax_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "flax.linen", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[flax\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[flax\]'"):
         networks.flax(None, X)

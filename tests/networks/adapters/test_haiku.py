@@ -254,5 +254,5 @@ def test_states_of_an_lstm_are_told_apart():
 
 def test_haiku_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "haiku", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[haiku\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[haiku\]'"):
         networks.haiku(None, X)

@@ -249,5 +249,5 @@ def test_what_the_build_function_raises_is_not_blamed_on_the_example():
 
 def test_flax_may_be_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "flax.nnx", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'isometry\[flax\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[flax\]'"):
         networks.nnx(None, X)
