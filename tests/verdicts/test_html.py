@@ -340,7 +340,7 @@ def test_bytes_that_are_no_text_are_written_as_they_are_escaped(tmp_path):
 
 
 def test_the_share_of_zeros_is_a_mean_and_is_called_one():
-    """Two of ten Jacobians have one zero in three: on the mean 1/15, in the median 0."""
+    """Of two of ten Jacobians one of three values is zero: mean 1/15, median 0."""
     s = np.ones((5, 2, 3))
     s[0, :, 0] = 0.0
     one = report(spectra={"end_to_end": spectrum(s)})
