@@ -13,6 +13,7 @@ import pytest
 import isometry
 from isometry import networks, plots, theory
 from isometry.measure import _progress
+from isometry.theory.laws import _display
 from tests.verdicts.measuring import spectrum
 from tests.verdicts.pages import EVIL, Page, malicious, quadrature, report
 
@@ -104,6 +105,16 @@ def test_a_law_of_atoms_alone_shows_them():
     page = shown(theory.jacobian_law("relu", depth=1, q=1.0))
     assert "0.5 at λ = 0, 0.5 at λ = 2" in page.words
     assert "zeros 50 %" in page.words
+
+
+def test_a_law_with_almost_all_mass_at_zero_has_not_all_of_it_there():
+    """A million rows of which one is not zero, each with probability 1e-6."""
+
+    class Law:
+        zero_mass = 1 - 1e-6
+
+    (bar,) = _display.zeros(Law(), "red")
+    assert bar.name == "zeros > 99 %"
 
 
 def test_an_anatomy_shows_all_its_layers():

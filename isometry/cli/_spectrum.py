@@ -417,7 +417,7 @@ def _print(judged: Mapping[str, Judged]) -> None:
         no_laws = {statistic: line.no_law for statistic, line in lines.items()}
         remarks = [
             *_reasons("no mean", whys),
-            *_reasons("no law's number", no_laws),
+            *_reasons("no value of the law", no_laws),
             _verdict(one.as_dict()),
         ]
         for remark in remarks:

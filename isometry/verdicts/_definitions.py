@@ -28,7 +28,8 @@ STATISTICS = {
 LAYERS = {
     "layer": "The name of a weight, by its path in the parameters.",
     "shape": "The shape of the weight.",
-    "q": "The mean square of the pre-activations of the layer.",
+    "q": "The mean square of the pre-activations of the layer. It is written as 0 also "
+    "where it is below the range of its floats.",
     "chi": "The growth of a squared derivative from the layer before to this one; at "
     "the end of a residual block, over the block.",
     "gradient": "The norm of the gradient of the loss with respect to this weight.",

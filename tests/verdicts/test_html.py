@@ -343,6 +343,34 @@ def test_bytes_that_are_no_text_are_written_as_they_are_escaped(tmp_path):
     assert r"\udcff.npy" in text
 
 
+def test_the_share_of_zeros_is_a_mean_and_is_called_one():
+    """Of two of ten Jacobians one of three values is zero: mean 1/15, median 0."""
+    s = np.ones((5, 2, 3))
+    s[0, :, 0] = 0.0
+    one = report(spectra={"end_to_end": spectrum(s)})
+    assert _contents._numbers(one)["zero_fraction"].text == "6.67 %"
+    words = page_of(one).words
+    assert "medians over seeds and inputs, of the share of zeros the mean" in words
+    assert "tell from zero: the mean over seeds and inputs" in words
+
+
+def test_the_confidence_of_intervals_is_that_of_the_audit():
+    """It may be another than 95 %."""
+    thresholds = isometry.Thresholds(confidence=0.9).as_dict()
+    page = page_of(report(setting={"seeds": 5, "inputs": 2, "thresholds": thresholds}))
+    assert "95 %" not in page.words
+    assert "at the confidence that is among the thresholds" in page.words
+    assert "confidence 0.9" in page.words
+
+
+def test_a_weight_that_almost_never_moves_is_not_called_locked_as_a_whole():
+    """One of 25,000 entries moves."""
+    almost = dataclasses.replace(row("stem"), never_moves=1 - 1 / 25_000)
+    one = report(rows=(almost,))
+    assert _contents.network("net", one).layers[0]["never"].text == "> 99 %"
+    assert "> 99 %" in one.layers()
+
+
 def test_thresholds_are_not_undefined_in_silence_without_docstrings(monkeypatch):
     """As Python with -OO has them."""
     meanings = _definitions.of_thresholds()
