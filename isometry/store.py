@@ -2,8 +2,8 @@
 
 A result is written to a temporary file in its own directory, which is then renamed. A
 crash, a full disk or Ctrl-C leaves the old file as it was. A symbolic link is followed:
-the file that it names is replaced. A pipe or a device is written to once the result is
-complete.
+the file that it names is replaced; but not a link of another user, who could aim it at
+any file. A pipe or a device is written to once the result is complete.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import pathlib
+import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterable
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 Path: TypeAlias = "str | os.PathLike[str]"
 Write: TypeAlias = Callable[[BinaryIO], object]
+
+# Links on the way to a file, as many as Linux follows. With ten times more a loop of
+# links would be told as late; ten times fewer are met in practice.
+_MOST_LINKS = 40
 
 # Dots per inch of a figure, readable at full width on a screen. With ten times fewer
 # nothing could be read; ten times more would make files of hundreds of megabytes.
@@ -65,15 +70,15 @@ def atomically(path: Path, write: Write) -> pathlib.Path:
     Args:
         path: Where the file goes, in a directory that exists. A symbolic link stays,
             and the file that it names is replaced. What is no file, such as a pipe, is
-            written to.
+            written to. A link of another user is refused.
         write: Called with a binary file, into which it writes.
 
     Returns:
         The path.
 
     Raises:
-        InputError: The disk is full, or refuses otherwise. What `write` raises is
-            passed on.
+        InputError: The disk is full, or refuses otherwise; or the path is a link of
+            another user. What `write` raises is passed on.
 
     Example:
         >>> path = store.atomically("note.txt", lambda file: file.write(b"1"))
@@ -93,7 +98,7 @@ def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
         InputError: The system refuses a file. None has taken its place, except those
             that the message calls written.
     """
-    parts: dict[pathlib.Path, str] = {}
+    parts: dict[pathlib.Path, pathlib.Path] = {}
     targets: dict[pathlib.Path, pathlib.Path] = {}
     contents: dict[pathlib.Path, bytes] = {}
     in_place: list[pathlib.Path] = []
@@ -102,32 +107,27 @@ def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
             # The usual reason why a rename fails, known before anything is written.
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            target = _target(path)
             if _is_stream(path):
                 buffer = io.BytesIO()
                 write(buffer)
                 contents[path] = buffer.getvalue()
                 continue
-            target = targets[path] = _target(path)
-            handle, part = tempfile.mkstemp(
-                dir=target.parent,
-                prefix=f".{target.name}.",
-                suffix=".part",
-            )
-            parts[path] = part
-            with os.fdopen(handle, "wb") as file:
+            targets[path] = target
+            # Opened here, and named as by mkstemp, which would let nobody else read: a
+            # result is as readable as any other file.
+            part = f".{target.name}.{secrets.token_hex(8)}.part"
+            parts[path] = target.with_name(part)
+            with open(parts[path], "xb") as file:
                 write(file)
                 file.flush()
                 # The contents go to the disk before the name does: a crash of the
                 # machine after the rename would leave an empty file of that name.
                 os.fsync(file.fileno())
-        # mkstemp lets nobody else read; a result is as readable as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
         for path in writes:
             if path in contents:
                 _write_to_stream(path, contents[path])
             else:
-                os.chmod(parts[path], 0o666 & ~umask)
                 os.replace(parts[path], targets[path])
             in_place.append(path)
     except BaseException as error:  # Ctrl-C too leaves no half-written file behind
@@ -166,12 +166,26 @@ def _target(path: pathlib.Path) -> pathlib.Path:
     """Return the file that a path names, behind all symbolic links.
 
     Raises:
-        OSError: The links lead to themselves.
+        OSError: The links lead to themselves, or one of them is of another user.
     """
-    target = os.path.realpath(path)
-    if os.path.islink(target):
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-    return pathlib.Path(target)
+    target = pathlib.Path(path)
+    for _ in range(_MOST_LINKS):
+        if not target.is_symlink():
+            return pathlib.Path(os.path.realpath(target))
+        if _is_anothers(os.lstat(target)):
+            reason = f"{str(target)!r} is a link of another user"
+            raise PermissionError(errno.EPERM, reason)
+        # Of an absolute path nothing stands before it.
+        target = target.parent / os.readlink(target)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _is_anothers(found: os.stat_result) -> bool:
+    """Tell whether something belongs to another user, and not to the system."""
+    # Windows lets administrators alone make links.
+    if not hasattr(os, "getuid"):
+        return False
+    return found.st_uid not in (os.getuid(), 0)
 
 
 def _write_to_stream(path: pathlib.Path, content: bytes) -> None:

@@ -239,7 +239,7 @@ def require_clean(name, folder, stops):
     assert last.code in allowed, last
     if name == "audit" and last.code == 130:
         # Before it there may be Python's note of what it dropped.
-        end = "isometry: interrupted; no file is half-written\n"
+        end = "isometry: interrupted; no result is half-written\n"
         assert last.complaints.endswith(end), last
 
 

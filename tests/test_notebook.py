@@ -1,6 +1,7 @@
 """What a notebook shows: spectra, laws, anatomies, reports and progress."""
 
 import dataclasses
+import decimal
 import pickle
 import re
 
@@ -41,7 +42,9 @@ def test_what_has_no_place_in_the_histogram_is_beside_it():
     # Zeros are a solid bar; what may be zero or not is a hollow one.
     bars = re.findall(r'<rect[^>]*fill="([^"]+)"', sp._repr_html_())
     assert [fill == "none" for fill in bars] == [False, True]
-    assert "smallest s 0, or below the floor" in page.words
+    # The median of 2, 1e-9 and 0 is below the floor 2e^-14 = 1.66e-6; s_min is zero.
+    assert "smallest s 0 median of s < 1.7e-06" in page.words
+    assert "below the floor of the method in 10 of 10 Jacobians" in page.words
     assert "zeros 33 %" in page.words
     assert "unresolved 33 %" in page.words
 
@@ -64,6 +67,21 @@ def test_a_jacobian_that_is_not_finite_says_so():
     logs[0, 0] = np.nan
     words = shown(dataclasses.replace(sp, log_values=logs)).words
     assert "1 of 10 Jacobians are not finite" in words
+
+
+@pytest.mark.parametrize("log_scale", [-800.0, 800.0])
+def test_a_spectrum_beyond_the_range_of_floats_shows_its_numbers(log_scale):
+    """s = 1 and 2 times e^±800; log10 e is 0.4343."""
+    sp = spectrum(np.broadcast_to([2.0, 1.0], (5, 2, 2)))
+    far = dataclasses.replace(sp, log_values=np.asarray(sp.log_values) + log_scale)
+    with decimal.localcontext() as context:
+        context.prec = 30
+        largest = 2 * decimal.Decimal(log_scale).exp()
+    mantissa, _, exponent = f"{largest:.3e}".partition("e")
+    page = shown(far)
+    assert f"largest s {mantissa.rstrip('0')}e{exponent}" in page.words
+    # Ticks are numbers of that range too.
+    assert re.search(r" [125]e-?34\d ", page.words)
 
 
 def test_a_traced_spectrum_shows_no_html():

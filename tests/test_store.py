@@ -68,6 +68,53 @@ def test_link_to_itself_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["link"]
 
 
+def anothers_link(path, target, monkeypatch):
+    """Make a link that belongs to neither this user nor the system."""
+    path.symlink_to(target)
+    if os.getuid() == 0:
+        os.lchown(path, 12345, 12345)
+    else:
+        own = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: own + 1)
+
+
+def test_link_of_another_user_is_refused(tmp_path, monkeypatch):
+    """In a folder that others write to, it could be aimed at any file of ours."""
+    target = tmp_path / "ours"
+    target.write_bytes(b"old")
+    anothers_link(tmp_path / "r.json", target, monkeypatch)
+    words = r"r\.json' cannot be written: '.*r\.json' is a link of another user"
+    with pytest.raises(InputError, match=words):
+        store.write_report(tmp_path / "r", {"a": 1}, Figure())
+    assert target.read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["ours", "r.json"]
+
+
+def test_link_of_ours_to_a_link_of_another_user_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "ours").write_bytes(b"old")
+    anothers_link(tmp_path / "theirs", tmp_path / "ours", monkeypatch)
+    (tmp_path / "r.json").symlink_to("theirs")
+    with pytest.raises(InputError, match="a link of another user"):
+        store.write_json(tmp_path / "r.json", 1)
+    assert (tmp_path / "ours").read_bytes() == b"old"
+
+
+def test_mask_of_the_process_is_left_alone(tmp_path, monkeypatch):
+    """Set to 0 for a moment, it would open the files of all other threads."""
+    monkeypatch.setattr(os, "umask", pytest.fail)
+    store.atomically(tmp_path / "r.bin", lambda file: None)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_file_has_the_permissions_that_the_mask_leaves(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        path = store.atomically(tmp_path / "r.bin", lambda file: None)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
+
+
 def test_failure_leaves_the_file_behind_a_link_as_it_was(tmp_path):
     (tmp_path / "target").write_bytes(b"old")
     (tmp_path / "link").symlink_to("target")

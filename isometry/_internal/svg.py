@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool
 
+from isometry._internal import numerals
 from isometry._internal.html import Html, element, joined, number
 
 # Pixels around a panel, for ticks and labels.
@@ -273,14 +274,8 @@ def decades(low: float, high: float) -> list[tuple[float, str]]:
         for step in steps:
             place = decade + step
             if low <= place <= high:
-                ticks.append((place, power(place)))
+                ticks.append((place, numerals.power(place)))
     return ticks
-
-
-def power(exponent: float) -> str:
-    """Return a power of ten in words: "0.01", "2", "1e-7"."""
-    mantissa, _, digits = f"{10.0**exponent:.3g}".partition("e")
-    return f"{mantissa}e{int(digits)}" if digits else mantissa
 
 
 def _stroke(path: str) -> Html:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from isometry._internal.errors import public
+from isometry._internal.numerals import percent
 from isometry._internal.strict_json import Plain, plain
 from isometry.certificates._findings import Finding
-from isometry.certificates._layers import EVIDENCE, LayerLock, full_rank, percent
+from isometry.certificates._layers import EVIDENCE, LayerLock, full_rank
 from isometry.certificates._observing import Units
 
 # The width and height of a terminal, in which a certificate should fit.

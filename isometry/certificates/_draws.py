@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from isometry._internal import checks, jaxprs
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
+from isometry.structure import Anatomy
 
 # Standard deviations are log-uniform between 1/8 and 8: small inputs keep a saturating
 # activation near 0, large ones drive a unit over a constant bias. At 1/64 differences
@@ -151,25 +152,57 @@ def default(
     Raises:
         InputError: A leaf of integers selects no rows, so that its range is not known.
     """
+    num_rows = _rows_selected(closed, num_params)
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    variables = closed.jaxpr.invars[num_params:]
-    num_rows = {}
     for i, (path, leaf) in enumerate(leaves):
-        # Keys of the old kind are integers too, but select no rows.
-        is_whole = jnp.issubdtype(leaf.dtype, jnp.integer)
-        if not is_whole or checks.is_key(leaf):
-            continue
-        sizes = _sizes_indexed(closed.jaxpr, {variables[i]})
-        if not sizes:
+        if _selects(leaf) and i not in num_rows:
             name = f"x{jax.tree_util.keystr(path)}"
             raise InputError(
                 f"{name} holds whole numbers that select no rows of a parameter, so "
                 "their range is not known; write draw=lambda key: x."
             )
+    return RandomInputs(shapes, num_rows)
+
+
+def rows_selected(anatomy: Anatomy) -> dict[int, int]:
+    """Return how many rows the whole numbers of x select from.
+
+    Args:
+        anatomy: The anatomy of f.
+
+    Returns:
+        The number by place among the leaves of x, of those that select rows.
+    """
+    return _rows_selected(anatomy.closed, anatomy.params_tree.num_leaves)
+
+
+def _rows_selected(
+    closed: core.ClosedJaxpr,
+    num_params: int,
+) -> dict[int, int]:
+    """Return how many rows each leaf of x selects from, by its place.
+
+    Args:
+        closed: The jaxpr of f, a function of the leaves of params and of x.
+        num_params: The number of leaves of params.
+    """
+    num_rows = {}
+    variables = closed.jaxpr.invars[num_params:]
+    for i, aval in enumerate(closed.in_avals[num_params:]):
+        if not _selects(jax.ShapeDtypeStruct(aval.shape, aval.dtype)):
+            continue
+        sizes = _sizes_indexed(closed.jaxpr, {variables[i]})
         # If the integers index several arrays, the smallest sets the range, because
         # JAX clips an index beyond it.
-        num_rows[i] = min(sizes)
-    return RandomInputs(shapes, num_rows)
+        if sizes:
+            num_rows[i] = min(sizes)
+    return num_rows
+
+
+def _selects(leaf: jax.ShapeDtypeStruct) -> bool:
+    """Tell whether an array or a shape is of whole numbers, which may select rows."""
+    # Keys of the old kind are integers too, but select no rows.
+    return jnp.issubdtype(leaf.dtype, jnp.integer) and not checks.is_key(leaf)
 
 
 def _sizes_indexed(

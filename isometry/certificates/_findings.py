@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from isometry._internal.numerals import percent
 from isometry.certificates._doubts import PIECES
 from isometry.certificates._layers import (
     BIT_FOR_BIT,
@@ -17,7 +18,6 @@ from isometry.certificates._layers import (
     Slice,
     View,
     full_rank,
-    percent,
     slice_ids,
 )
 from isometry.structure import Attention
@@ -370,8 +370,8 @@ def idle(
         grade=grade,
         holds_for=ODD,
         void_for=void_for,
-        remedy="Nothing: what follows cancels it, it is not used, or it is part of what "
-        "never moves.",
+        remedy="Nothing: what follows cancels it, it is not used, or it is part of "
+        "what never moves.",
         is_harmless=True,
         counts=False,
     )
@@ -391,7 +391,7 @@ def zero_scale(
         grade=BIT_FOR_BIT if is_exact else IN_EXACT_ARITHMETIC,
         holds_for=ODD + WHOLE,
         void_for=NOISE,
-        remedy=f"Start it away from zero, or what it multiplies: a zero scale and zero "
+        remedy="Start it away from zero, or what it multiplies: a zero scale and zero "
         f"weights wait for each other. Weights that never move: {others}.",
         counts=False,
     )

@@ -89,16 +89,6 @@ def full_rank(shape: Sequence[int]) -> int:
     return min(math.prod(shape[:-1]), shape[-1])
 
 
-def percent(share: float) -> str:
-    """Return a share as a percentage; "<1%" and ">99%" stand for almost 0 and 1."""
-    text = f"{share:.0%}"
-    if text == "0%" and share > 0:
-        return "<1%"
-    if text == "100%" and share < 1:
-        return ">99%"
-    return text
-
-
 class Slice(NamedTuple):
     """A weight of a layer, or one slice of a stacked layer.
 

@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-from isometry.cli import _audit, _doctor, _schemes, _spectrum, _sweep, _theory
-from isometry.cli._command import EXIT_CLEAN, EXIT_USAGE
+from isometry.cli import (
+    _audit,
+    _doctor,
+    _exit_codes,
+    _schemes,
+    _spectrum,
+    _sweep,
+    _theory,
+)
 
 # One line a command, in the order of `isometry --help`.
 COMMANDS = (
@@ -67,7 +74,7 @@ def _show_version(is_wanted: bool) -> None:
         import isometry
 
         print(isometry.__version__)
-        raise typer.Exit(EXIT_CLEAN)
+        raise typer.Exit(_exit_codes.CLEAN)
 
 
 def _without_command(
@@ -87,4 +94,4 @@ def _without_command(
         print(_WELCOME, end="")
         # As of git and click. In a script in which the command is missing, code 0 would
         # say that a network is clean.
-        raise typer.Exit(EXIT_USAGE)
+        raise typer.Exit(_exit_codes.USAGE)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from isometry.cli import _cache, _options, _terminal
-from isometry.cli._command import EXIT_CLEAN, EXIT_RAISED, Command, split
+from isometry.cli import _cache, _exit_codes, _options, _terminal
+from isometry.cli._command import Command, split
 
 if TYPE_CHECKING:
     from isometry._internal.types import Key
@@ -32,7 +32,8 @@ _NUM_PARTS = 9
 
 _SUMMARY = "Say what will go wrong in training, and what to do."
 _TEXT = """For each scheme the singular values of the input-output Jacobian are
-measured on real data, and flags are raised.
+measured, and flags are raised. The data are handwritten digits, or what --data names;
+for a --model without --data, examples and targets are drawn at random.
 
 A network of your own: --model package.module:function, where the function returns a
 Network, or a pair: a Flax module, or a function of a key that builds an Equinox module,
@@ -156,7 +157,10 @@ def audit(  # noqa: PLR0917 (typer reads the options off the signature)
     json: _options.Json = False,
     fail_on: Annotated[
         list[str] | None,
-        Option(help="Exit with 1 if a scheme raises this flag; repeatable."),
+        Option(
+            help="Exit with 1 if a scheme raises this flag, with 3 if one was not "
+            "judged by it; repeatable."
+        ),
     ] = None,
     seed: _options.Seed = 0,
     no_cache: _options.NoCache = False,
@@ -190,7 +194,8 @@ def run(settings: Settings, outputs: Outputs, fail_on: Sequence[str]) -> int:
     Args:
         settings: What to audit.
         outputs: Where the results go.
-        fail_on: Flags that make the exit code 1 if one is raised.
+        fail_on: Flags that make the exit code 1 if one is raised, and 3 if one is
+            neither raised nor clear.
 
     Returns:
         The exit code.
@@ -199,10 +204,12 @@ def run(settings: Settings, outputs: Outputs, fail_on: Sequence[str]) -> int:
 
     from isometry import plots, store, verdicts
     from isometry._internal import checks, provenance, strict_json
+    from isometry.cli import _perceptrons
 
     settings.check()
     for flag in fail_on:
         checks.one_of("--fail-on", flag, verdicts.flag_names())
+    is_drawn = settings.model is not None and settings.data is None
     # Networks, data and the probe draw apart: other data, and the same networks.
     key_nets, key_data, key_rest = jax.random.split(jax.random.key(settings.seed), 3)
     num_networks = len(settings.schemes) or len(SCHEMES)
@@ -231,6 +238,7 @@ def run(settings: Settings, outputs: Outputs, fail_on: Sequence[str]) -> int:
     result = {
         "provenance": provenance.provenance(),
         "settings": asdict(settings),
+        "data": _perceptrons.described(settings.data, source, is_drawn=is_drawn),
         **reports.as_dict(),
     }
     # All files are there before anything is printed, whoever reads the output.
@@ -242,9 +250,36 @@ def run(settings: Settings, outputs: Outputs, fail_on: Sequence[str]) -> int:
         print(strict_json.dumps(result), end="")
     else:
         _print(reports)
+        _terminal.show(f"data: {result['data']}")
     _terminal.report_files(written, as_json=outputs.as_json)
-    is_failed = any(reports.raised(flag) for flag in fail_on)
-    return EXIT_RAISED if is_failed else EXIT_CLEAN
+    return exit_code(reports, fail_on)
+
+
+def exit_code(reports: "Reports", fail_on: Sequence[str]) -> int:
+    """Return the exit code, and say on stderr which networks were not judged.
+
+    Args:
+        reports: What was found.
+        fail_on: The flags of --fail-on.
+    """
+    if not fail_on:
+        return _exit_codes.CLEAN
+    is_raised = False
+    is_judged = True
+    for name, report in reports.items():
+        for flag in (report.flags[wanted] for wanted in dict.fromkeys(fail_on)):
+            if flag.raised:
+                is_raised = True
+            elif flag.state != "clear":
+                is_judged = False
+                state = flag.state.replace("_", " ")
+                _terminal.complain(f"{name}: {flag.name} is {state}: {flag.reason}")
+    for name, why in reports.undefined.items():
+        is_judged = False
+        _terminal.complain(f"{name}: not defined, and judged by no flag: {why}")
+    if is_raised:
+        return _exit_codes.RAISED
+    return _exit_codes.CLEAN if is_judged else _exit_codes.UNJUDGED
 
 
 def _networks_and_data(
@@ -276,4 +311,4 @@ def _print(reports: "Reports") -> None:
     console.print(verdicts.rich_table(reports, console.width))
     if len(reports) == 1:
         (report,) = reports.values()
-        print(f"\n{report}\n\n{report.layers()}")
+        _terminal.show(f"\n{report}\n\n{report.layers()}")

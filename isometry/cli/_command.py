@@ -9,14 +9,9 @@ from typer import Typer
 
 from isometry._internal import interrupts
 from isometry._internal.errors import InputError
-from isometry.cli import _terminal
+from isometry.cli import _exit_codes, _terminal
 
 P = ParamSpec("P")
-
-EXIT_CLEAN, EXIT_RAISED, EXIT_USAGE = 0, 1, 2
-
-# What a shell says of a program that a closed pipe ended: 128 + SIGPIPE.
-EXIT_PIPE = 141
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def stoppable(function: Callable[P, int]) -> Callable[P, int]:
         # `| head` has read enough. rich, and typer, would end with code 1.
         except (BrokenPipeError, SystemExit):
             _terminal.abandon_output()
-            return EXIT_PIPE
+            return _exit_codes.PIPE_CLOSED
 
     return call
 

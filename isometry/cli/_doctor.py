@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from isometry.cli import _cache, _environment, _options, _terminal
-from isometry.cli._command import EXIT_CLEAN, EXIT_RAISED, Command
+from isometry.cli import _cache, _environment, _exit_codes, _options, _terminal
+from isometry.cli._command import Command
 
 _SUMMARY = "Versions, devices, settings, and a self-test, in one paste."
 _TEXT = """Everything that a report of a fault needs: versions, devices, settings that
@@ -54,9 +54,9 @@ def run(out: str | None, seed: int, *, as_json: bool) -> int:
     if as_json:
         print(strict_json.dumps(result), end="")
     else:
-        print("\n".join(lines(result)))
+        _terminal.show("\n".join(lines(result)))
     _terminal.report_files(written, as_json=as_json)
-    return EXIT_CLEAN if result["holds"] else EXIT_RAISED
+    return _exit_codes.CLEAN if result["holds"] else _exit_codes.RAISED
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:

@@ -17,10 +17,14 @@ _own: dict[str, str] = {}
 
 def set_defaults(variables: Mapping[str, str]) -> None:
     """Set those of the variables that the user has not set."""
-    for name, value in variables.items():
-        if name not in os.environ:
-            os.environ[name] = value
-            _own[name] = value
+    names = [name for name in variables if name not in os.environ]
+    put({name: variables[name] for name in names})
+
+
+def put(variables: Mapping[str, str]) -> None:
+    """Set the variables, whatever the user has set."""
+    os.environ.update(variables)
+    _own.update(variables)
 
 
 def own() -> dict[str, str]:

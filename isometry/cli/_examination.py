@@ -46,6 +46,8 @@ def examine(seed: int) -> dict[str, Any]:
     precision = _precision()
     started, processor_started = time.perf_counter(), time.process_time()
     tests = self_test(jax.random.key(seed))
+    seconds = time.perf_counter() - started
+    processor_seconds = time.process_time() - processor_started
     return {
         "provenance": provenance.provenance(seed=seed),
         "machine": _machine(),
@@ -56,8 +58,8 @@ def examine(seed: int) -> dict[str, Any]:
         "warnings": settings_that_bite(precision["matmul_error"]),
         "checks": [test._asdict() | {"holds": test.holds} for test in tests],
         "holds": all(test.holds for test in tests),
-        "seconds": time.perf_counter() - started,
-        "processor_seconds": time.process_time() - processor_started,
+        "seconds": seconds,
+        "processor_seconds": processor_seconds,
     }
 
 

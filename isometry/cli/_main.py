@@ -8,14 +8,13 @@ import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from isometry._internal import interrupts
 from isometry._internal.errors import InputError, MissingExtra
 from isometry._internal.extras import extra
-from isometry.cli import _environment
-
-EXIT_CLEAN, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
+from isometry.cli import _environment, _exit_codes, _terminal
 
 # A disk that is full, or fails.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -37,7 +36,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             code = _run(argv)
     # It may come while JAX is imported, which takes a second.
     except KeyboardInterrupt:
-        code = _refuse("interrupted; no file is half-written", EXIT_INTERRUPTED)
+        code = _refuse(
+            "interrupted; no result is half-written", _exit_codes.INTERRUPTED
+        )
+    # Whatever else is raised is a fault, of this package or of a network's own code.
+    except Exception:
+        print(_terminal.plain(traceback.format_exc()), end="", file=sys.stderr)
+        code = _refuse("stopped by this error; nothing was judged", _exit_codes.CRASHED)
     # At once: XLA's threads are at work, and an interpreter that ends under them may
     # crash.
     if signals:
@@ -59,16 +64,18 @@ def _run(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()
     except (InputError, MissingExtra) as error:
         # The message without the name of a function, which the user did not call.
-        return _refuse(error.message, EXIT_USAGE)
-    # A full disk behind `>`. Code 1 would say that a flag is raised.
+        return _refuse(error.message, _exit_codes.USAGE)
+    # `| head` has read enough before the last of the buffer was written.
+    except BrokenPipeError:
+        _terminal.abandon_output()
+        return _exit_codes.PIPE_CLOSED
+    # A full disk behind `>`.
     except OSError as error:
         if error.filename is not None or error.errno not in _DISK_ERRORS:
             raise
-        from isometry.cli import _terminal
-
         _terminal.abandon_output()
         reason = f"the output cannot be written: {error.strerror}."
-        return _refuse(reason, EXIT_USAGE)
+        return _refuse(reason, _exit_codes.USAGE)
     except interrupts.Stopped:
         raise KeyboardInterrupt from None
     except Exception as error:
@@ -81,9 +88,9 @@ def _run(argv: Sequence[str] | None) -> int:
             raise KeyboardInterrupt from None
         return _refuse_usage(error)
     # Typer's answer to an interrupt outside a command.
-    if code == EXIT_INTERRUPTED:
+    if code == _exit_codes.INTERRUPTED:
         raise KeyboardInterrupt
-    return code if isinstance(code, int) else EXIT_CLEAN
+    return code if isinstance(code, int) else _exit_codes.CLEAN
 
 
 def _refuse_usage(error: Exception) -> int:
@@ -98,10 +105,11 @@ def _refuse_usage(error: Exception) -> int:
     # Some of its sentences have no end, and some are questions.
     if not message.endswith((".", "?")):
         message += "."
-    return _refuse(f"{message} {command} --help lists what there is.", EXIT_USAGE)
+    message = f"{message} {command} --help lists what there is."
+    return _refuse(message, _exit_codes.USAGE)
 
 
 def _refuse(message: str, code: int) -> int:
     """Print one line to stderr and return the exit code."""
-    print("isometry: " + " ".join(message.split()), file=sys.stderr)
+    _terminal.complain(message)
     return code

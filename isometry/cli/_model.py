@@ -1,11 +1,7 @@
 """What `--model package.module:function` names: a network of the user's own."""
 
-import importlib
 import math
-import os
-import sys
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +9,23 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from isometry._internal import checks
-from isometry._internal.errors import FromCall, InputError
+from isometry._internal.errors import InputError
 from isometry._internal.types import Key
-from isometry.cli import _perceptrons
+from isometry.certificates import _draws
+from isometry.cli import _perceptrons, _user_code
 from isometry.data import Data
 from isometry.networks import Network, equinox, flax
-from isometry.structure import Anatomy
 
 # Examples that are drawn where none are given. Jacobians are taken at 16 of them, and
 # batches have 32; ten times as many would change nothing but the time to draw them.
 _EXAMPLES = 256
 
 _FORM = "write --model package.module:function"
+
+_SEE_WHERE = "Called on its example in Python it says where."
+
+# Whole numbers that select rows of nothing may be anything: two of them differ.
+_FEWEST = 2
 
 
 def networks_and_data(
@@ -62,7 +63,7 @@ def network_of(name: str) -> Network:
     module_name, colon, function_name = name.partition(":")
     if not (module_name and colon and function_name):
         raise InputError(f"--model={name!r} names no function; {_FORM}.")
-    module = _imported(module_name)
+    module = _user_code.imported(module_name, option="--model")
     # A method of a class is named with its class: "Model.build".
     function: object = module
     for part in function_name.split("."):
@@ -79,37 +80,11 @@ def network_of(name: str) -> Network:
         raise InputError(
             f"--model={name} is {checks.show(function)}, not a function; {_FORM}."
         )
-    return _network(name, _called(name, function))
-
-
-def _imported(name: str) -> ModuleType:
-    """Import a module, from the current folder if it is there."""
-    # The command's own entry point has the folder of the script first on its path.
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    # A user's module may raise anything.
-    except Exception as error:
-        raise InputError(
-            f"--model: the module {name!r} cannot be imported, {type(error).__name__}: "
-            f"{error}. Run the command in the folder that holds it."
-        ) from error
-
-
-def _called(name: str, function: Callable[[], object]) -> object:
-    """Return what the user's function returns."""
-    try:
-        return function()
-    except FromCall:
-        raise
-    # A user's function may raise anything.
-    except Exception as error:
-        raise InputError(
-            f"--model={name} raised {type(error).__name__}: {error}. It is called "
-            "without arguments."
-        ) from error
+    with _user_code.told(f"--model={name}", "It is called without arguments."):
+        returned = function()
+    # An adapter calls the module on its example.
+    with _user_code.told(f"--model={name}: the module", _SEE_WHERE):
+        return _network(name, returned)
 
 
 def _network(name: str, returned: object) -> Network:
@@ -141,7 +116,11 @@ def _network(name: str, returned: object) -> Network:
 
 
 def inputs_of(net: Network, key: Key) -> PyTree[Array]:
-    """Draw examples of a network: Gaussian numbers, tokens uniform over all rows.
+    """Draw examples of a network.
+
+    They are Gaussian numbers, booleans of a fair coin, and whole numbers uniform over
+    all rows of the embedding that they select from; if there are several, of the
+    smallest.
 
     Raises:
         InputError: The network does not know its example.
@@ -149,27 +128,22 @@ def inputs_of(net: Network, key: Key) -> PyTree[Array]:
     if net.example is None:
         raise InputError("--model: the network does not know its input; write --data.")
     leaves, tree = jax.tree.flatten(net.example)
-    num_tokens = _num_tokens(net.anatomy)
+    num_rows = _draws.rows_selected(net.anatomy)
     drawn = []
     for i, leaf in enumerate(leaves):
         shape = (_EXAMPLES, *leaf.shape)
         key_leaf = jax.random.fold_in(key, i)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             drawn.append(jax.random.normal(key_leaf, shape, leaf.dtype))
+        elif leaf.dtype == np.bool_:
+            drawn.append(jax.random.bernoulli(key_leaf, shape=shape))
         else:
-            # Whole numbers are rows of an embedding; any row may come.
+            most = num_rows.get(i, _FEWEST)
             tokens = jax.random.randint(
-                key_leaf, shape, minval=0, maxval=num_tokens, dtype=leaf.dtype
+                key_leaf, shape, minval=0, maxval=most, dtype=leaf.dtype
             )
             drawn.append(tokens)
     return jax.tree.unflatten(tree, drawn)
-
-
-def _num_tokens(anatomy: Anatomy) -> int:
-    """Return how many integers every embedding takes: the rows of the smallest."""
-    # Integers that no embedding looks up may be anything: two of them differ.
-    rows = [layer.fan_in for layer in anatomy.embeddings]
-    return min(rows, default=2)
 
 
 def fitted(net: Network, xs: Array) -> Array:

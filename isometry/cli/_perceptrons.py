@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from isometry import data, networks
@@ -94,6 +95,21 @@ def refuse_beside_model(
                 f"{option}={value} is of perceptrons, and --model has its own; leave "
                 "it out."
             )
+
+
+def described(data: str | None, source: Data, *, is_drawn: bool) -> str:
+    """Say in a line what the numbers were measured on.
+
+    Args:
+        data: What --data names, or None.
+        source: The data.
+        is_drawn: Whether they were drawn for a --model without --data.
+    """
+    num_examples = len(jax.tree.leaves(source.xs)[0])
+    if is_drawn:
+        return f"{num_examples} examples drawn at random, as --data names none"
+    what = f"{num_examples} examples of {data or 'digits'}"
+    return what if source.targets is not None else f"{what}, without targets"
 
 
 def load(name: str, key: Key) -> Data:

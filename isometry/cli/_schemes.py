@@ -4,8 +4,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from isometry.cli import _options, _terminal
-from isometry.cli._command import EXIT_CLEAN, Command
+from isometry.cli import _exit_codes, _options, _terminal
+from isometry.cli._command import Command
 
 _SUMMARY = "List schemes and initializers with their laws, or show one."
 _TEXT = """A scheme chooses an initializer for each layer of a network; an initializer
@@ -39,7 +39,7 @@ def schemes(
     else:
         _print(entries, is_whole=name is None)
     _terminal.report_files(written, as_json=json)
-    return EXIT_CLEAN
+    return _exit_codes.CLEAN
 
 
 COMMAND = Command(

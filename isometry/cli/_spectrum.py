@@ -1,27 +1,30 @@
 """`isometry spectrum`: singular values of a scheme's networks beside their law."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from isometry.cli import _cache, _options, _terminal
-from isometry.cli._command import EXIT_CLEAN, Command, split
+from isometry.cli import _cache, _exit_codes, _options, _terminal
+from isometry.cli._command import Command, split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, PyTree
     from matplotlib.figure import Figure
 
     from isometry._internal.types import Key
+    from isometry.cli._summary import Line
     from isometry.data import Data
     from isometry.measure._record import Spectrum
     from isometry.networks import Network
     from isometry.theory import Law
 
 _SUMMARY = "Measure singular values of Jacobians beside their law."
-_TEXT = """Statistics of the input-output Jacobian on real data over seeds, and beside
-them what the law of infinite width says, where there is one.
+_TEXT = """Statistics of the input-output Jacobian over seeds and inputs, and beside
+them what the law of infinite width says, where there is one. The inputs are handwritten
+digits, or what --data names; for a --model without --data they are drawn at random.
 
 A network of your own: --model package.module:function, where the function returns a
 Network, or a pair: a Flax module, or a function of a key that builds an Equinox module,
@@ -30,6 +33,9 @@ and one example.
 _EXAMPLE = "isometry spectrum --scheme orthogonal,gaussian --span hidden"
 
 _DEFAULT_SCHEMES = ("orthogonal",)
+
+# Two points, as messages about Python's arguments name them.
+_PAIR = re.compile(r"span=\(['\"]([^'\"]*)['\"], ['\"]([^'\"]*)['\"]\)")
 
 # Height and width of a panel in inches: a column of a paper.
 _PANEL = (3.2, 5.0)
@@ -118,7 +124,7 @@ class Judged:
     """
 
     spectrum: "Spectrum"
-    statistics: Mapping[str, Mapping[str, Any]]
+    statistics: "Mapping[str, Line]"
     law: "Law | None" = None
     no_law: str | None = None
     excesses: Mapping[str, float] | None = None
@@ -130,7 +136,9 @@ class Judged:
             "spectrum": repr(self.spectrum),
             "size": self.spectrum.size,
             "structural_zeros": self.spectrum.structural_zeros,
-            "statistics": self.statistics,
+            "statistics": {
+                name: line.as_dict() for name, line in self.statistics.items()
+            },
             "law": None,
             "no_law": self.no_law,
             "consistent": None,
@@ -201,8 +209,10 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
 
     from isometry import store
     from isometry._internal import checks, provenance, strict_json
+    from isometry.cli import _perceptrons
 
     settings.check()
+    is_drawn = settings.model is not None and settings.data is None
     key_nets, key_data, key_probes = jax.random.split(jax.random.key(settings.seed), 3)
     keys = jax.random.split(key_nets, settings.seeds)
     judged = {}
@@ -214,7 +224,7 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
         if out is not None:
             checks.extra("matplotlib", "plot")
         for net in nets.values():
-            _refuse_tokens(net, settings.span)
+            _refuse_span(net, settings)
         folder = None if out is None else store.prepare(out)
         for name, net in nets.items():
             tell(f"{name}: Jacobians and law")
@@ -224,6 +234,7 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
     result = {
         "provenance": provenance.provenance(),
         "settings": asdict(settings),
+        "data": _perceptrons.described(settings.data, source, is_drawn=is_drawn),
         "spectra": rows,
     }
     written = []
@@ -232,9 +243,10 @@ def run(settings: Settings, *, out: str | None, as_json: bool) -> int:
     if as_json:
         print(strict_json.dumps(result), end="")
     else:
-        _print(rows)
+        _print(judged)
+        _terminal.show(f"data: {result['data']}")
     _terminal.report_files(written, as_json=as_json)
-    return EXIT_CLEAN
+    return _exit_codes.CLEAN
 
 
 def _networks_and_data(
@@ -258,19 +270,33 @@ def _networks_and_data(
     return nets, source
 
 
-def _refuse_tokens(net: "Network", span: str) -> None:
-    """Refuse a span that starts at tokens, and say which one to write instead."""
+def _refuse_span(net: "Network", settings: Settings) -> None:
+    """Refuse a span that the network does not have, before anything is written.
+
+    Of tokens the message says which one to write instead.
+    """
     from isometry._internal.errors import InputError
     from isometry.measure import _spans
 
-    if span != "end_to_end" or net.example is None:
+    if net.example is None:
         return
+    span = settings.points
     is_floating = bool(_spans.floating_leaves_of_x(net.anatomy))
-    if not is_floating and net.anatomy.embeddings:
+    if span == "end_to_end" and not is_floating and net.anatomy.embeddings:
         start = net.anatomy.embeddings[0].name
         raise InputError(
             f"x is tokens, which have no derivative; write --span {start},output."
         )
+    try:
+        if isinstance(span, str):
+            _spans.ends(net.anatomy, span)
+        else:
+            _spans.resolve(net, net.anatomy, span)
+    except InputError as error:
+        # A span of Python, a pair in brackets, as the option is written.
+        message = _PAIR.sub(r"--span \1,\2", error.message)
+        message = message.replace("span=", "--span: ", 1)
+        raise InputError(message) from None
 
 
 @dataclass(frozen=True)
@@ -353,6 +379,7 @@ def _picture(judged: Mapping[str, Judged]) -> "Figure":
     from matplotlib.figure import Figure
 
     from isometry import plots
+    from isometry.plots._style import literal
 
     # Below one another, so that their axes can be compared.
     height, width = _PANEL
@@ -361,20 +388,20 @@ def _picture(judged: Mapping[str, Judged]) -> "Figure":
     for ax, (name, one) in zip(panels, judged.items(), strict=True):
         if one.law is None:
             plots.spectrum(one.spectrum, ax, color=plots.COLOURS[0])
-            ax.set_title(f"{name}: no law", fontsize=8)
+            ax.set_title(f"{literal(name)}: no law", fontsize=8)
         else:
             plots.overlay(one.spectrum, one.law, ax)
             corner = {"transform": ax.transAxes, "va": "top", "fontsize": 8}
-            ax.text(0.02, 0.97, name, **corner)
+            ax.text(0.02, 0.97, literal(name), **corner)
     return figure
 
 
-def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _print(judged: Mapping[str, Judged]) -> None:
     """Print a table for each network, and below it what its law says."""
     console = _terminal.console()
-    for name, row in rows.items():
+    for name, one in judged.items():
         table = _terminal.table(
-            f"{name}: {row['spectrum']}",
+            f"{name}: {one.spectrum!r}",
             {
                 "statistic": "label",
                 "mean": "number",
@@ -382,20 +409,28 @@ def _print(rows: Mapping[str, Mapping[str, Any]]) -> None:
                 "law": "number",
             },
         )
-        for statistic, line in row["statistics"].items():
-            mean = "unknown" if line["mean"] is None else f"{line['mean']:.5g}"
-            others = (_cell(line["standard_error"]), _cell(line["law"]))
-            table.add_row(statistic, mean, *others)
+        for statistic, line in one.statistics.items():
+            table.add_row(statistic, *line.cells())
         console.print(table)
-        # Several statistics are unknown for one reason, which is said once.
-        unknown = [line["why"] for line in row["statistics"].values() if "why" in line]
-        for reason in dict.fromkeys(unknown):
-            console.print(f"unknown: {reason}", highlight=False, markup=False)
-        console.print(_verdict(row), highlight=False, markup=False)
+        lines = one.statistics
+        whys = {statistic: line.why for statistic, line in lines.items()}
+        no_laws = {statistic: line.no_law for statistic, line in lines.items()}
+        remarks = [
+            *_reasons("no mean", whys),
+            *_reasons("no law's number", no_laws),
+            _verdict(one.as_dict()),
+        ]
+        for remark in remarks:
+            console.print(remark, highlight=False, markup=False)
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+def _reasons(label: str, reasons: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason, which several statistics may share."""
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if reason:
+            names.setdefault(reason, []).append(name)
+    return [f"{label} for {', '.join(of)}: {reason}" for reason, of in names.items()]
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -1,19 +1,19 @@
 """`isometry sweep`: run every cell of a grid that a file describes, or show a store."""
 
+import contextlib
 import functools
-import importlib
-import os
+import logging
 import pathlib
-import sys
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from isometry.cli import _cache, _options, _terminal
-from isometry.cli._command import EXIT_CLEAN, EXIT_RAISED, Command
+from isometry.cli import _cache, _exit_codes, _options, _terminal
+from isometry.cli._command import Command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,15 @@ _READY = ("spectrum", "signals", "audit", "train")
 _MOST_LINES = 20
 
 _SHOW = "show"
+
+# The options of the command by what `isometry.sweep` calls them in its messages.
+_OPTIONS = {
+    "accept_code=True": "--accept-code",
+    "resume=False": "--no-resume",
+    "executor=": "--workers=",
+    "retries=": "--retries=",
+    "store=": "--out=",
+}
 
 
 @dataclass(frozen=True)
@@ -131,26 +140,49 @@ def run(
 
     checks.integer("--seed", seed)
     try:
-        dataset = isometry.sweep(
-            plan.run,
-            plan.grid,
-            out,
-            key=jax.random.key(seed),
-            executor=workers,
-            resume=resume,
-            retries=retries,
-            accept_code=accept_code,
-        )
+        with _logging_options():
+            dataset = isometry.sweep(
+                plan.run,
+                plan.grid,
+                out,
+                key=jax.random.key(seed),
+                executor=workers,
+                resume=resume,
+                retries=retries,
+                accept_code=accept_code,
+            )
     except InputError as error:
-        # The options of the command have other names than the arguments.
-        message = error.message.replace("accept_code=True", "--accept-code")
-        raise InputError(message) from error
+        raise InputError(_with_options(error.message)) from error
     _print(dataset, out, as_json=as_json)
     # All cells of the store are cells of the plan, which holds all its labels. One that
     # could not be written is absent.
     if (dataset["state"] != _states().DONE).any():
-        return EXIT_RAISED
-    return EXIT_CLEAN
+        return _exit_codes.RAISED
+    return _exit_codes.CLEAN
+
+
+def _with_options(message: str) -> str:
+    """Return a message about arguments of `isometry.sweep` as one about options."""
+    for argument, option in _OPTIONS.items():
+        message = re.sub(rf"\b{argument}", option, message)
+    return message
+
+
+@contextlib.contextmanager
+def _logging_options() -> Iterator[None]:
+    """Have the log of a sweep speak of options, and show labels as they are."""
+    log = logging.getLogger("isometry.sweeps")
+
+    def rewrite(record: logging.LogRecord) -> bool:
+        record.msg = _terminal.plain(_with_options(record.getMessage()))
+        record.args = ()
+        return True
+
+    log.addFilter(rewrite)
+    try:
+        yield
+    finally:
+        log.removeFilter(rewrite)
 
 
 def show(store: str, *, as_json: bool) -> int:
@@ -158,7 +190,7 @@ def show(store: str, *, as_json: bool) -> int:
     from isometry import sweeps
 
     _print(sweeps.open(store), store, as_json=as_json)
-    return EXIT_CLEAN
+    return _exit_codes.CLEAN
 
 
 def _store_of(words: list[str]) -> str:
@@ -252,6 +284,7 @@ def _function(name: object) -> Callable[..., Any]:
     """
     from isometry._internal import checks
     from isometry._internal.errors import InputError
+    from isometry.cli import _user_code
     from isometry.sweeps import runs
 
     # Without a colon it can only be a ready run; the error lists both forms.
@@ -259,18 +292,7 @@ def _function(name: object) -> Callable[..., Any]:
         known = (*_READY, "package.module:function")
         return getattr(runs, checks.one_of("run", name, known), _missing)
     module_name, _, function_name = name.partition(":")
-    # The command's own entry point has the folder of the script first on its path.
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        module = importlib.import_module(module_name)
-    # A user's module may raise anything.
-    except Exception as error:
-        raise InputError(
-            f"run: the module {module_name!r} cannot be imported, "
-            f"{type(error).__name__}: {error}. Run the command in its folder."
-        ) from error
+    module = _user_code.imported(module_name, option="run")
     function = getattr(module, function_name, None)
     if not callable(function):
         raise InputError(f"run={name!r}: {module_name} has no such function.")
@@ -304,8 +326,6 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
     console.print(
         f"{store}: {cells['done']} of {cells['all']} cells are done, "
         f"{cells['failed']} failed, {cells['absent']} are to be run",
-        highlight=False,
-        markup=False,
     )
     axes = _terminal.table(
         "axes",
@@ -333,13 +353,12 @@ def _print(dataset: "xarray.Dataset", store: str, *, as_json: bool) -> None:
     console.print(variables)
     num_more = len(summary["variables"]) - _MOST_LINES
     if num_more > 0:
-        console.print(f"and {num_more} variables more", highlight=False)
+        console.print(f"and {num_more} variables more")
     for failure in summary["failures"][:_MOST_LINES]:
-        line = f"failed: {failure['cell']}: {failure['error']}"
-        console.print(line, highlight=False, markup=False)
+        console.print(f"failed: {failure['cell']}: {failure['error']}")
     num_more = len(summary["failures"]) - _MOST_LINES
     if num_more > 0:
-        console.print(f"and {num_more} failures more", highlight=False)
+        console.print(f"and {num_more} failures more")
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,17 +12,45 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+# What makes a terminal act: the control characters, ESC among them, but not the tab and
+# the end of a line; and what reverses the order in which letters are shown. Surrogates,
+# which Python makes of bytes that are no UTF-8, cannot be printed.
+_NOT_PLAIN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    """Return a text with U+FFFD in place of each character that makes terminals act.
+
+    Names of layers, labels of sweeps and messages of errors may come from somebody
+    else, and hold a sequence that renames the window or hides what follows.
+    """
+    return _NOT_PLAIN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def show(text: str) -> None:
+    """Print a text to stdout."""
+    print(plain(text))
+
+
+def complain(message: str) -> None:
+    """Print one line to stderr, with the name of the program."""
+    line = " ".join(message.split())
+    print(plain(f"isometry: {line}"), file=sys.stderr)
+
 
 def console() -> "Console":
     """Return the terminal, or wherever stdout goes.
 
     Its width is the terminal's, or COLUMNS, or else 80: a log, or a page into which a
-    command's output is pasted, has as many columns as a screen.
+    command's output is pasted, has as many columns as a screen. It prints every text as
+    it is: brackets are no markup, and no control character arrives.
     """
     # Imported here, as everywhere in commands: `--help` need not wait for it.
-    from rich.console import Console
+    from isometry.cli import _console
 
-    return Console()
+    return _console.literal()
 
 
 @contextlib.contextmanager
@@ -39,12 +68,12 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
 
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
-        yield lambda stage: print(stage, file=sys.stderr)
+        yield lambda stage: print(plain(stage), file=sys.stderr)
         return
     columns = (
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=stderr, transient=True) as shown:
         task = shown.add_task("starting", total=total)
@@ -54,7 +83,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
         def tell(stage: str) -> None:
             nonlocal num_done
             num_done += 1
-            shown.update(task, description=stage, completed=num_done)
+            shown.update(task, description=plain(stage), completed=num_done)
 
         yield tell
 
@@ -65,7 +94,8 @@ def report_files(written: Sequence[pathlib.Path], *, as_json: bool) -> None:
         return
     *others, last = map(str, written)
     names = f"{', '.join(others)} and {last}" if others else last
-    print(f"wrote {names}", file=sys.stderr if as_json else sys.stdout)
+    line = plain(f"wrote {names}")
+    print(line, file=sys.stderr if as_json else sys.stdout)
 
 
 def abandon_output() -> None:

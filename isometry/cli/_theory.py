@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from isometry.cli import _cache, _options, _terminal
-from isometry.cli._command import EXIT_CLEAN, Command
+from isometry.cli import _cache, _exit_codes, _options, _terminal
+from isometry.cli._command import Command
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +123,7 @@ def run(question: Question, *, out: str | None, as_json: bool) -> int:
     else:
         _print(answer)
     _terminal.report_files(written, as_json=as_json)
-    return EXIT_CLEAN
+    return _exit_codes.CLEAN
 
 
 def answer_to(question: Question) -> dict[str, Any]:
@@ -249,16 +249,16 @@ def _print(answer: Mapping[str, Any]) -> None:
     console = _terminal.console()
     if answer["critical_points"]:
         console.print(_critical_table(answer))
-    console.print(answer["critical_range"], highlight=False)
+    console.print(answer["critical_range"])
     point = answer["point"]
     if point is None:
-        console.print(answer["note"], highlight=False)
+        console.print(answer["note"])
         return
     # Where the variance grows without bound there may be none.
     if point["q_fixed_points"]:
         console.print(_point_table(point))
     if point["q"] is None:
-        console.print(point["note"], highlight=False)
+        console.print(point["note"])
     if answer["laws"]:
         console.print(_law_table(answer))
 
@@ -303,7 +303,7 @@ def _point_table(point: Mapping[str, Any]) -> "Table":
     table.add_row("chi_1", f"{point['chi_1']:.10g}", meaning)
     spread = point["mu_2/mu_1²-1"]
     if spread is not None:
-        meaning = "variance of lam a layer, orthogonal weights"
+        meaning = "relative variance of lam a layer, orthogonal weights"
         table.add_row("mu_2/mu_1² − 1", f"{spread:.10g}", meaning)
     correlation = point["c"]
     meaning = f"slope {correlation['slope']:.6g}"
@@ -311,7 +311,7 @@ def _point_table(point: Mapping[str, Any]) -> "Table":
     meanings = {
         "xi_q": "layers to settle on q*",
         "xi_c": "signals survive about 6 of these",
-        "xi_grad": "gradients too",
+        "xi_grad": _fate_of_gradients(point),
     }
     for name, meaning in meanings.items():
         table.add_row(name, f"{point['depth_scales'][name]:.6g}", meaning)
@@ -320,6 +320,14 @@ def _point_table(point: Mapping[str, Any]) -> "Table":
         log_mean = point["log_mean_squared_singular_value"]
         table.add_row(label, f"{log_mean:.6g}", "depth × ln chi_1")
     return table
+
+
+def _fate_of_gradients(point: Mapping[str, Any]) -> str:
+    """Say what becomes of a squared gradient in xi_grad = 1/|ln chi_1| layers."""
+    if math.isinf(point["depth_scales"]["xi_grad"]):
+        return "gradients keep their size"
+    fate = "explode" if point["chi_1"] > 1 else "vanish"
+    return f"layers in which squared gradients {fate} by a factor e"
 
 
 def _law_table(answer: Mapping[str, Any]) -> "Table":

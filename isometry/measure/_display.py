@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isometry._internal import checks, compilation, svg
+from isometry._internal import checks, numerals, svg
 from isometry._internal.html import Html, element, note, notebook, table
 from isometry.measure import _histogram
-from isometry.measure._statistics import STATISTICS, why_unknown
+from isometry.measure._known import Known, known, log_median
 
 if TYPE_CHECKING:
     from isometry.measure._record import Spectrum
@@ -25,6 +25,9 @@ _SHOWN = {
     "zero_fraction": "zeros, or below the floor",
 }
 
+# Digits of the numbers.
+_DIGITS = 4
+
 _NUM_BINS = 40
 
 # Decades beside the values, so that the outermost bars are not at the frame.
@@ -39,11 +42,10 @@ def show(sp: "Spectrum") -> str | None:
     if checks.is_traced(sp):
         return None
     rows = []
-    found = _statistics(sp)
-    for name in _SHOWN:
-        values = np.asarray(found[name], float)
-        text, why = in_words(values, name=name, sp=sp)
-        rows.append((_SHOWN[name], text, why))
+    records = known(sp)
+    for name, label in _SHOWN.items():
+        record = records[name]
+        rows.append((label, in_words(record), record.why))
     # Without reasons there is no column of them.
     if not any(why for _, _, why in rows):
         rows = [row[:2] for row in rows]
@@ -55,41 +57,15 @@ def show(sp: "Spectrum") -> str | None:
     return notebook(repr(sp), *parts)
 
 
-@compilation.jit
-def _statistics(sp: "Spectrum") -> dict:
-    return {name: STATISTICS[name](sp) for name in _SHOWN}
-
-
-def in_words(
-    values: np.ndarray,
-    *,
-    name: str,
-    sp: "Spectrum",
-) -> tuple[str, str]:
-    """Return a statistic as text, and why it is not known, or "".
-
-    Args:
-        values: The statistic of each matrix.
-        name: Its name in `STATISTICS`.
-        sp: The spectrum.
-    """
-    if np.isnan(values).any():
-        return "unknown", why_nan(name, sp)
-    median = float(np.median(values))
-    text = f"{median:.4g}"
-    if name == "s_min" and median == 0:
-        text = "0, or below the floor"
-    low, high = float(values.min()), float(values.max())
-    if low < high:
-        text += f" [{low:.4g}, {high:.4g}]"
-    return text, ""
-
-
-def why_nan(name: str, sp: "Spectrum") -> str:
-    """Return why a statistic of some matrix is NaN, in a sentence."""
-    # The largest value is known of every matrix that is finite.
-    not_finite = sp.why("s_max")
-    return why_unknown(name, sp) or not_finite or "the Jacobian is zero"
+def in_words(record: Known) -> str:
+    """Return the median of a statistic over matrices as text, and its range."""
+    text = record.over_matrices(log_median).text(_DIGITS)
+    low = record.over_matrices(np.min).text(_DIGITS)
+    high = record.over_matrices(np.max).text(_DIGITS)
+    # NaN of one matrix makes all three unknown.
+    if low != high:
+        text += f" [{low}, {high}]"
+    return text
 
 
 def picture(sp: "Spectrum") -> Html:
@@ -136,7 +112,7 @@ def masses(
     shares = _histogram.masses(sp, edges)
     return tuple(
         svg.Mass(
-            f"{kind} {_histogram.percent(share)}",
+            f"{kind} {numerals.percent(share)}",
             share=share,
             colour=svg.colour(index),
             # A solid bar holds zeros; what is in a hollow one may be none.

@@ -73,13 +73,3 @@ def extent(sp: "Spectrum", tail: float = 0.0) -> tuple[float, float] | None:
         return None
     low = float(np.quantile(places, tail, method="lower"))
     return low, float(places.max())
-
-
-def percent(share: float) -> str:
-    """Return a share in per cent, to two digits, and 100 % only of the whole."""
-    digits = f"{100 * share:.2g}"
-    if digits == "1e+02":
-        digits = "100"
-    if digits == "100" and share < 1:
-        digits = "> 99"
-    return f"{digits} %"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from isometry.measure._histogram import percent
+from isometry._internal.numerals import percent
 from isometry.plots._style import SMALL, size_in_inches
 
 if TYPE_CHECKING:

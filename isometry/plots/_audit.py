@@ -18,6 +18,7 @@ from isometry.plots._style import (
     SMALL,
     Edges,
     Line,
+    literal,
     new_figure,
     num_letters,
     require_named,
@@ -236,7 +237,7 @@ def _write_header(ax: "Axes", report: "Report", name: str, *, width: float) -> N
             continue
         lines = textwrap.wrap(words, most_letters, break_long_words=False)
         ax.annotate(
-            "\n".join(lines),
+            literal("\n".join(lines)),
             (0, 1),
             xytext=(0, offset),
             xycoords="axes fraction",
@@ -250,7 +251,7 @@ def _write_header(ax: "Axes", report: "Report", name: str, *, width: float) -> N
             in_layout=False,
         )
         offset += height * len(lines)
-    ax.set_title(name, fontsize=_TITLE_SIZE, pad=offset + 1)
+    ax.set_title(literal(name), fontsize=_TITLE_SIZE, pad=offset + 1)
 
 
 def _flags(report: "Report") -> list[str]:

@@ -9,7 +9,14 @@ import numpy as np
 from isometry._internal.errors import public
 from isometry.plots._axis import Axis
 from isometry.plots._overlay import TAIL
-from isometry.plots._style import LEGEND_ABOVE, colour, mark, new_figure, require_named
+from isometry.plots._style import (
+    LEGEND_ABOVE,
+    colour,
+    literal,
+    mark,
+    new_figure,
+    require_named,
+)
 from isometry.theory import Law
 
 if TYPE_CHECKING:
@@ -55,9 +62,9 @@ def laws(named: Mapping[str, Law]) -> "Figure":
     stems = []
     for index, (name, law) in enumerate(named.items()):
         rank = 1 - law.zero_mass
-        label = name
+        label = literal(name)
         if rank < 1:
-            label = f"{name} (at 0: {1 - rank:.3g})"
+            label = f"{label} (at 0: {1 - rank:.3g})"
         ends = np.asarray(law.quantile([1 - rank * (1 - TAIL), 1.0], "log_s"))
         x = np.linspace(axis.place(ends[0]), axis.place(ends[1]), _POINTS)
         ax.plot(

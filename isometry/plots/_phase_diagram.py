@@ -14,6 +14,7 @@ from isometry._internal.errors import InputError, public
 from isometry.plots._plane import Cells, GridAxis, Plane, read_axis, read_cells
 from isometry.plots._style import (
     LEGEND_ABOVE,
+    literal,
     new_figure,
     require_axes,
     require_fields,
@@ -278,7 +279,8 @@ def _set_axes(ax: "Axes", x: GridAxis, y: GridAxis) -> None:
     ax.set_ylim(y.edges[0], y.edges[-1])
     for axis, direction in ((x, ax.xaxis), (y, ax.yaxis)):
         if axis.names is not None:
-            direction.set_ticks(axis.places, axis.names)
+            names = [literal(name) for name in axis.names]
+            direction.set_ticks(axis.places, names)
         elif axis.is_log:
             # Powers of ten alone would leave most of such an axis without a number.
             texts = [_written(place) for place in axis.places]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError
-from isometry.plots._style import Edges, Line
+from isometry.plots._style import Edges, Line, literal
 
 if TYPE_CHECKING:
     from xarray import Dataset, Variable
@@ -148,7 +148,7 @@ def read_axis(
     if size == 0:
         raise InputError(f"the dimension {name!r} is empty; there is nothing to draw.")
     # A dimension without a coordinate is numbered.
-    label = name
+    label = literal(name)
     values = np.arange(size)
     if name in dataset.coords:
         label = label_of(name, dataset.variables[name])
@@ -193,7 +193,8 @@ def label_of(name: str, variable: "Variable") -> str:
     # The field knows these two by their letters.
     if name in _LETTERS:
         return _LETTERS[name]
-    label = str(variable.attrs.get("long_name", name))
+    # A long name is written for pictures, and may hold a formula.
+    label = str(variable.attrs.get("long_name", literal(name)))
     units = str(variable.attrs.get("units", ""))
     # "1" is how files say that a quantity has no unit.
     if units in ("", "1"):
@@ -344,7 +345,7 @@ def _label(dataset: "Dataset", value: str, averaged: Sequence[str]) -> str:
     several = [dim for dim in averaged if dataset.sizes[dim] > 1]
     if not several:
         return label
-    counts = [f"{dataset.sizes[dim]} {dim}s" for dim in several]
+    counts = [f"{dataset.sizes[dim]} {literal(dim)}s" for dim in several]
     return f"{label}\n(mean of {' × '.join(counts)})"
 
 

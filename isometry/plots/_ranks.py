@@ -11,6 +11,7 @@ from isometry._internal.errors import public
 from isometry.plots._style import (
     SMALL,
     colour,
+    literal,
     mark,
     nested,
     num_letters,
@@ -105,14 +106,14 @@ def ranks(reports: Mapping[str, "Report"], ax: "Axes") -> "Axes":
             **nested(num_below),
         }
         _draw_probe(ax, probe, style)
-        ends.setdefault(float(median[-1]), []).append(name)
+        ends.setdefault(float(median[-1]), []).append(literal(name))
         widths = reports[name].widths
         if widths is not None:
             _draw_widths(ax, name, widths, middle=_middle(probe), ends=ends)
     ax.set_xlabel("training step")
     ax.set_ylabel("rank of accumulated gradient")
     if len(layers) == 1:
-        ax.set_ylabel(f"rank of accumulated gradient\nof {layers.pop()}")
+        ax.set_ylabel(f"rank of accumulated gradient\nof {literal(layers.pop())}")
     if not probes:
         return ax
     last_steps = [int(probe.steps[-1]) for probe in probes.values()]
@@ -154,8 +155,9 @@ def _label(name: str, probe: "Probe", *, has_layer: bool) -> str:
     middle = _middle(probe)
     rows, columns = probe.shapes[middle]
     if has_layer:
-        return f"{name} ({probe.layers[middle]}, {rows}×{columns})"
-    return f"{name} ({rows}×{columns})"
+        layer = literal(probe.layers[middle])
+        return f"{literal(name)} ({layer}, {rows}×{columns})"
+    return f"{literal(name)} ({rows}×{columns})"
 
 
 def _coincide(first: np.ndarray, second: np.ndarray) -> bool:
@@ -195,7 +197,7 @@ def _draw_widths(
     steps = widths["steps"]
     # All widths have one entry in the legend, and names at their ends.
     every = ", ".join(map(str, by_width))
-    label = f"{name}, widths {every}"
+    label = f"{literal(name)}, widths {every}"
     own: dict[float, list[str]] = {}
     for (width, by_layer), dashes in zip(by_width.items(), _DASHES, strict=True):
         # Networks of other widths may be shallower.
@@ -205,7 +207,7 @@ def _draw_widths(
         own.setdefault(float(rank[-1]), []).append(str(width))
         label = "_nolegend_"
     for rank, same in own.items():
-        words = f"{name} at width {', '.join(same)}"
+        words = f"{literal(name)} at width {', '.join(same)}"
         ends.setdefault(rank, []).append(words)
 
 

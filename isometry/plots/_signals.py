@@ -11,6 +11,7 @@ from isometry._internal.errors import public
 from isometry.plots._style import (
     COLOURS,
     Line,
+    literal,
     name_points,
     new_figure,
     require_fields,
@@ -222,7 +223,7 @@ def _write_reason(ax: "Axes", measured: "Signals", field: str) -> None:
     ax.text(
         0.5,
         0.5,
-        textwrap.fill(reason, 32),
+        literal(textwrap.fill(reason, 32)),
         transform=ax.transAxes,
         ha="center",
         va="center",

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 
 from isometry._internal import checks
 from isometry._internal.errors import public
-from isometry.measure._histogram import masses, percent
+from isometry._internal.numerals import percent
+from isometry.measure._histogram import masses
 from isometry.measure._record import Spectrum
 from isometry.plots._atoms import draw_masses
 from isometry.plots._axis import LEAST_RANGE, LN10, Axis, log_floor, smooth_density

@@ -190,6 +190,14 @@ def require_bins(bins: int | ArrayLike) -> None:
         )
 
 
+def literal(text: str) -> str:
+    """Return a text of the user's, in which no dollar begins a formula of matplotlib.
+
+    A name such as "a_$x$" would be set as a formula, or raise if it is none.
+    """
+    return text.replace("$", r"\$")
+
+
 def name_points(ax: "Axes", names: Sequence[str]) -> None:
     """Label the ticks along x with the first point of each layer.
 
@@ -200,6 +208,7 @@ def name_points(ax: "Axes", names: Sequence[str]) -> None:
     places = [i for i, layer in enumerate(layers) if layer not in layers[:i]]
     stride = -(-len(places) // _MOST_NAMES) or 1
     places = places[::stride]
-    ax.set_xticks(places, [names[i] for i in places], rotation=60, ha="right")
+    labels = [literal(names[i]) for i in places]
+    ax.set_xticks(places, labels, rotation=60, ha="right")
     ax.tick_params(axis="x", labelsize=7)
     ax.set_xlim(-0.5, len(names) - 0.5)

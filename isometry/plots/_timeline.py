@@ -8,6 +8,7 @@ from isometry._internal.errors import public
 from isometry.plots._style import (
     SMALL,
     colour,
+    literal,
     mark,
     nested,
     require_axes,
@@ -214,7 +215,8 @@ def _draw_line(
     style = {"color": colour(index), **nested(depth)}
     stride = -(-len(steps) // _MOST_MARKS) or 1
     mean = values.mean(1)
-    ax.plot(steps, mean, marker=mark(index), markevery=stride, label=name, **style)
+    style |= {"marker": mark(index), "label": literal(name)}
+    ax.plot(steps, mean, markevery=stride, **style)
     if values.shape[1] > 1:
         low = values.min(1)
         high = values.max(1)

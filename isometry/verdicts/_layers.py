@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from isometry._internal import numerals
 from isometry.certificates import LayerLock
+from isometry.measure._known import log_median
 from isometry.verdicts._flag import Flag
 from isometry.verdicts._measured import Measured
 
@@ -29,12 +31,15 @@ class LayerRow:
         chi: The growth of a squared derivative from the point before; at the end of a
             residual block, over the block. What an average over positions takes away
             is put back.
-        gradient: The norm of the loss gradient of the weight.
+        gradient: The norm of the loss gradient of the weight; 0 or inf where it leaves
+            the range of float64.
         distinct: How many slices along each axis of the weight can ever differ: for
             each axis the least number of any certified seed.
         never_moves: The share of the entries that never move, the largest of any
             certified seed.
         flags: The raised flags that name this layer.
+        log_gradient: ln of the norm of the gradient, which no range limits; by default
+            that of `gradient`.
     """
 
     layer: str
@@ -45,6 +50,21 @@ class LayerRow:
     distinct: tuple[int, ...] | None
     never_moves: float | None
     flags: tuple[str, ...]
+    log_gradient: float | None = None
+
+    def log(self, field: str) -> float:
+        """Return ln of a number: -inf of zero, NaN where it is not known.
+
+        Args:
+            field: "q", "chi" or "gradient".
+        """
+        if field == "gradient" and self.log_gradient is not None:
+            return self.log_gradient
+        value = getattr(self, field)
+        if value is None:
+            return math.nan
+        with np.errstate(divide="ignore"):
+            return float(np.log(value))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain data for JSON."""
@@ -66,7 +86,7 @@ def rows_of(
             locks.setdefault(lock.name, []).append(lock)
     raised = [flag for flag in flags.values() if flag.raised]
     rows = []
-    for name, norm in norms.items():
+    for name, log_norm in norms.items():
         # "blocks/fc[2]" is a slice of the stacked weight "blocks/fc".
         stack = name.rpartition("[")[0]
         row = LayerRow(
@@ -74,7 +94,8 @@ def rows_of(
             shape=shapes.get(name, shapes.get(stack, ())),
             q=_at(measured, name, "q"),
             chi=_chi(measured, name),
-            gradient=norm,
+            gradient=_exp(log_norm),
+            log_gradient=log_norm,
             distinct=None,
             never_moves=None,
             flags=tuple(flag.name for flag in raised if name in flag.where),
@@ -106,18 +127,27 @@ def _with_locks(
     )
 
 
-def _gradients(measured: Measured) -> dict[str, float]:
-    """Return the norm of the gradient of each layer by name."""
+def _gradients(measured: Measured) -> dict[str, float | None]:
+    """Return ln of the norm of the gradient of each layer; None if it is not finite."""
     gradients = measured.gradients
     # NumPy refuses the median of an empty array.
     if not gradients.layers:
         return {}
-    log_norm = np.median(gradients.log_norm, axis=(0, 1))
-    # A norm below the range of float64 is shown as 0; flag `zero_gradient` says whether
-    # it is zero.
-    with np.errstate(under="ignore"):
-        norms = np.exp(log_norm)
-    return dict(zip(gradients.layers, map(float, norms), strict=True))
+    num_layers = len(gradients.layers)
+    by_layer = np.reshape(gradients.log_norm, (-1, num_layers)).T
+    logs = {}
+    for name, of_layer in zip(gradients.layers, by_layer, strict=True):
+        log_norm = float(log_median(of_layer))
+        logs[name] = None if math.isnan(log_norm) else log_norm
+    return logs
+
+
+def _exp(log_value: float | None) -> float | None:
+    """Return e^x; 0 or inf where it leaves the range of float64."""
+    if log_value is None:
+        return None
+    with np.errstate(under="ignore", over="ignore"):
+        return float(np.exp(log_value))
 
 
 def _chi(
@@ -168,18 +198,19 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
         distinct = "×".join(map(str, row.distinct))
     never = ""
     if row.never_moves:
-        never = f"{100 * row.never_moves:.3g} %"
+        never = numerals.percent(row.never_moves)
     return (
         name,
         "×".join(map(str, row.shape)),
-        _number(row.q),
-        _number(row.chi),
-        _number(row.gradient),
+        _number(row, "q"),
+        _number(row, "chi"),
+        _number(row, "gradient"),
         distinct,
         never,
         " ".join(row.flags),
     )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+def _number(row: LayerRow, field: str) -> str:
+    log_value = row.log(field)
+    return "" if math.isnan(log_value) else numerals.of_log(log_value)

@@ -43,16 +43,17 @@ def of_reports(reports: "Reports") -> str:
     rows = []
     for name in reports.ranking():
         report = reports[name]
-        numbers = ["–"] * len(_table.COLUMNS)
-        if report.spectra:
-            numbers = _table.numbers_of(report.statistics())
+        numbers = _table.numbers_of(report)
         raised = [flag.name for flag in report.flags.values() if flag.raised]
         verdict = joined([_coloured(report.verdict), " ", ", ".join(raised)])
         rows.append([name, verdict, *numbers])
     for name, why in reports.undefined.items():
         rows.append([name, f"not defined: {why}", *["–"] * len(_table.COLUMNS)])
-    title = f"{len(reports)} networks, the best first"
-    return notebook(title, table(_HEADINGS, rows), note(_table.LEGEND))
+    title = f"{len(rows)} networks, the best first"
+    if len(rows) == 1:
+        title = "1 network"
+    notes = [note(line) for line in _table.unknown_in_words(reports)]
+    return notebook(title, table(_HEADINGS, rows), note(_table.LEGEND), *notes)
 
 
 def _coloured(state: str) -> str:

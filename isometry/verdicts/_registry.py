@@ -16,7 +16,7 @@ JudgeFunction: TypeAlias = Callable[["Measured", Key], Flag]
 
 # The defaults of the thresholds that several flags share, or that belong to no single
 # flag. `Thresholds` documents them.
-_SHARED: dict[str, float] = {
+SHARED: dict[str, float] = {
     "log_gain": 3.0,
     "anisometry": 1.0,
     "depth_scales": 6.0,
@@ -128,7 +128,7 @@ def flag_names() -> tuple[str, ...]:
 
 def _lines() -> dict[str, float]:
     """Return the default of every threshold, by name."""
-    return _SHARED | _own_lines
+    return SHARED | _own_lines
 
 
 class Thresholds:

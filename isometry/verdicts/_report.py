@@ -1,5 +1,6 @@
 """Report: what an audit found of one network."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from isometry import store
 from isometry._internal import checks, compilation, strict_json
 from isometry._internal.errors import public
 from isometry._internal.strict_json import Plain
+from isometry.measure._known import known
 from isometry.measure._record import Spectrum
 from isometry.measure._statistics import STATISTICS
 from isometry.theory import Law
@@ -106,7 +108,7 @@ class Report:
 
         Four numbers: how many raised flags tell of what no training repairs; how many
         other flags are raised; how many are undecided; and √E(s − 1)² end to end, the
-        distance from isometry.
+        distance from isometry, infinite where it is not known.
 
         Example:
             >>> sp = isometry.Spectrum.of_jacobians(np.eye(3)[None, None])
@@ -129,10 +131,13 @@ class Report:
                 grave += 1
             elif flag.raised:
                 slow += 1
-        # A network without a spectrum is ranked behind all others with as many flags.
-        deviation = np.inf
+        # A network without a spectrum, or with one that is not finite, is ranked behind
+        # all others with as many flags. NaN would make any order of them a sorted one.
+        deviation = math.inf
         if self.spectra:
-            deviation = self.statistics()["isometry_deviation"]
+            measured = self.statistics()["isometry_deviation"]
+            if math.isfinite(measured):
+                deviation = measured
         return grave, slow, undecided, deviation
 
     @public("Report.statistics")
@@ -273,11 +278,28 @@ class Report:
         levels = np.linspace(0, 1, 101)
         quantiles = np.quantile(_resolved_logs(sp), levels, method="inverted_cdf")
         return {
-            "statistics": self.statistics(span),
+            "statistics": self._known_statistics(span),
             "log_s_quantiles": quantiles,
             "pairs": sp.pairs,
             "method": str(sp.method),
         }
+
+    def _known_statistics(self, span: str) -> dict[str, Any]:
+        """Return the statistics; None, with a reason, for what is not known."""
+        statistics = self.statistics(span)
+        unknown = [
+            name
+            for name, value in statistics.items()
+            if isinstance(value, float) and math.isnan(value)
+        ]
+        if not unknown:
+            return statistics
+        records = known(self.spectra[span])
+        # A standard error is unknown for the reason of its statistic.
+        reasons = {
+            name: records[name.removesuffix("_standard_error")].why for name in unknown
+        }
+        return statistics | dict.fromkeys(unknown) | {"why_unknown": reasons}
 
     def _law_as_dict(self) -> dict[str, Any]:
         """Return the law as plain data."""

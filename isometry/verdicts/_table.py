@@ -1,13 +1,14 @@
 """Reports as text: a verdict in words, and a table of many networks."""
 
 import io
+import math
 import textwrap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from isometry._internal import checks
+from isometry.measure._known import Known, known, log_mean, log_median
 from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
 from isometry.verdicts._registry import flag_names, registered
 
@@ -31,9 +32,9 @@ _MILD = 110
 _MOST_NAMES = 6
 
 LEGEND = (
-    "Singular values s end to end, medians over seeds and inputs; deviation: "
-    "√E(s − 1)²; eff. rank: exp of the entropy of s/Σs; zeros: share, on the mean, "
-    "that is zero or below the floor."
+    "Singular values s end to end, medians over seeds and inputs; <: below the floor "
+    "of the method; deviation: √E(s − 1)²; eff. rank: exp of the entropy of s/Σs; "
+    "zeros: share, on the mean, that is zero or below the floor."
 )
 _RANKED = (
     "Best first: by the number of raised flags that no training repairs, of other "
@@ -54,7 +55,6 @@ HEADINGS = (
     "zeros",
     "verdict",
 )
-_NUM_NUMBERS = len(HEADINGS) - 2
 
 # The statistics of the columns of numbers, by their names in `Report.statistics`.
 COLUMNS = (
@@ -111,8 +111,8 @@ def kind(report: "Report") -> str:
     Returns:
         "grave" if a flag is raised that tells of what training hardly repairs; "slow"
         if one is that tells of what makes training slow; else of what healthy networks
-        raise too, "doubtful" if a graver flag is undecided and "mild" if none is;
-        "undecided"; "clear".
+        raise too, "doubtful" if a graver flag is undecided or was not run and "mild"
+        if none is; "undecided"; "clear".
     """
     # The rank of a flag that is not registered any more is not known.
     rank = {one.name: one.rank for one in registered()}
@@ -123,12 +123,13 @@ def kind(report: "Report") -> str:
     ]
     if min(raised) < _MILD:
         return "grave" if min(raised) < SLOW else "slow"
-    undecided = [
+    # A flag that was not run says as little as one that is undecided.
+    unknown = [
         rank.get(flag.name, 0)
         for flag in report.flags.values()
-        if flag.state == UNDECIDED
+        if flag.state in (UNDECIDED, NOT_RUN)
     ]
-    return "doubtful" if min(undecided, default=_MILD) < _MILD else "mild"
+    return "doubtful" if min(unknown, default=_MILD) < _MILD else "mild"
 
 
 def scope(report: "Report") -> str:
@@ -241,9 +242,7 @@ def rich_table(
     _add_columns(table, is_full=is_full)
     for name in reports.ranking():
         report = reports[name]
-        numbers = ["–"] * _NUM_NUMBERS
-        if report.spectra:
-            numbers = numbers_of(report.statistics())
+        numbers = numbers_of(report)
         # The colour is that of a traffic light, on terminals that have any.
         colour = {RAISED: "red", UNDECIDED: "yellow", CLEAR: "green"}[report.verdict]
         verdict = text.assemble((report.verdict, colour), f": {report.reason}")
@@ -254,7 +253,7 @@ def rich_table(
         named = ", ".join(f"{heading} {number}" for heading, number in pairs)
         table.add_row(text(name), text.assemble(named, "\n", verdict))
     for name, why in reports.undefined.items():
-        numbers = ["–"] * _NUM_NUMBERS if is_full else []
+        numbers = ["–"] * len(COLUMNS) if is_full else []
         table.add_row(text(name), *numbers, text(f"not defined: {why}"))
     return table
 
@@ -289,32 +288,52 @@ def _advice(reports: "Reports") -> list[str]:
         legend.append(LEGEND)
     if len(reports) > 1:
         legend.append(_RANKED)
+    legend += unknown_in_words(reports)
     return legend + [lines[place] for place in sorted(lines)]
 
 
-def numbers_of(statistics: Mapping[str, Any]) -> list[str]:
+def statistics_of(report: "Report") -> dict[str, Known]:
+    """Return what is known of the columns of numbers, by the names of `COLUMNS`.
+
+    They are medians over seeds and inputs of the Jacobians end to end, the share of
+    zeros their mean; all are NaN, with the reason, if there are none.
+    """
+    if "end_to_end" not in report.spectra:
+        nothing = np.array(np.nan)
+        why = report.no_law or "no Jacobian was measured"
+        return dict.fromkeys(COLUMNS, Known(nothing, nothing, why))
+    records = known(report.spectra["end_to_end"])
+    medians = {name: records[name].over_matrices(log_median) for name in COLUMNS}
+    mean = records["zero_fraction"].over_matrices(log_mean)
+    return medians | {"zero_fraction": mean}
+
+
+def numbers_of(report: "Report") -> list[str]:
     """Return the numbers of a row as text, one for each column of numbers."""
-    small = "0"
-    if not statistics["exact_zero_fraction"]:
-        floor = np.exp(statistics["log_floor"]) * statistics["s_max"]
-        small = f"<{floor:.1e}"
-    # Nothing below the floor is shown as a value.
-    low = [_cell(statistics[name], small) for name in ("s_min", "s_median")]
-    high = [statistics[name] for name in ("s_max", "mean_s2", "isometry_deviation")]
-    return [
-        *low,
-        *(f"{value:.3g}" for value in high),
-        f"{statistics['effective_rank']:.2f}/{statistics['size']}",
-        f"{100 * statistics['zero_fraction']:.3g} %",
-    ]
+    if "end_to_end" not in report.spectra:
+        return ["–"] * len(COLUMNS)
+    records = statistics_of(report)
+    rank = records["effective_rank"]
+    texts = {name: record.text() for name, record in records.items()}
+    if rank.is_value:
+        size = report.spectra["end_to_end"].size
+        texts["effective_rank"] = f"{math.exp(rank.log_low):.2f}/{size}"
+    texts["zero_fraction"] = records["zero_fraction"].percent()
+    return [texts[name] for name in COLUMNS]
 
 
-def _cell(
-    value: float,
-    small: str,
-) -> str:
-    """Return a number as text; `small` if it is 0, zero or not resolved."""
-    return f"{value:.3g}" if value else small
+def unknown_in_words(reports: "Reports") -> list[str]:
+    """Return, of each network without some number, the reason."""
+    lines = []
+    for name, report in reports.items():
+        whys = [
+            record.why
+            for record in statistics_of(report).values()
+            if np.isnan(record.log_low)
+        ]
+        # Several numbers are unknown for one reason.
+        lines += [f"{name}: unknown: {why}" for why in dict.fromkeys(whys)]
+    return lines
 
 
 def as_text(

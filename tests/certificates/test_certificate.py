@@ -67,7 +67,7 @@ def test_findings_say_for_which_optimizers_they_hold():
     params["m"] = models.normal(4, 4, seed=7)
     masked = certificates.certify(f, params, np.ones(4, np.float32))
     (finding,) = masked.findings
-    assert finding.what == "38% of the entries never get a gradient"
+    assert finding.what == "38 % of the entries never get a gradient"
     assert "Muon" not in finding.holds_for
     equal = certificates.certify(
         models.two_layers(), models.equal_layers(), np.ones(4, np.float32)

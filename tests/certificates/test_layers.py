@@ -71,15 +71,3 @@ def test_stretches_of_a_leaf_have_rows_of_their_own():
         code[:, :3].tolist(),
         code[:, 3:].tolist(),
     ]
-
-
-def test_a_share_of_few_entries_is_not_written_as_none():
-    """Python's "%.0f" rounds a half per cent and less to 0 %."""
-    shares = (0.0, 0.002, 0.4, 0.998, 1.0)
-    assert [_layers.percent(share) for share in shares] == [
-        "0%",
-        "<1%",
-        "40%",
-        ">99%",
-        "100%",
-    ]

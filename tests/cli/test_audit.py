@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from isometry import verdicts
+from isometry.cli import _audit
+from isometry.verdicts._layers import LayerRow
 from tests.cli.calling import call, refused_in_one_line, strict
 
 TINY = [
@@ -102,6 +105,111 @@ def test_html_is_written_to_the_file(features, tmp_path, capsys, monkeypatch):
     assert call(*small(features, tmp_path / "out"), "--html", file) == 0
     assert file.read_text() == "orthogonal and partial_identity"
     assert str(file) in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("once")
+def test_html_is_a_whole_page(features, tmp_path, capsys):
+    pytest.importorskip("jinja2")
+    file = tmp_path / "report.html"
+    assert call(*small(features, tmp_path / "out"), "--html", file) == 0
+    page = file.read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert page.rstrip().endswith("</html>")
+    for words in ("partial_identity", "rank_constrained_training", "<svg"):
+        assert words in page
+    assert f"and {file}" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("once")
+def test_data_are_named(features, tmp_path, capsys):
+    assert call(*small(features, tmp_path)) == 0
+    assert f"\ndata: 128 examples of {features}\n" in capsys.readouterr().out
+    result = strict((tmp_path / "audit.json").read_text())
+    assert result["data"] == f"128 examples of {features}"
+
+
+def reports_of(undefined=None, **states):
+    """Reports of networks whose only flag is `vanishing`, by their states."""
+    reports = {}
+    for name, state in states.items():
+        flag = verdicts.Flag("vanishing", state, "the\nreason")
+        reports[name] = verdicts.Report(
+            network=name,
+            flags={"vanishing": flag},
+            spectra={},
+            probe=None,
+            widths=None,
+            setting={},
+            provenance={},
+        )
+    return verdicts.Reports(reports, undefined or {})
+
+
+@pytest.mark.parametrize(
+    ("reports", "code", "lines"),
+    [
+        (reports_of(a="clear"), 0, []),
+        (reports_of(a="clear", b="raised"), 1, []),
+        (
+            reports_of(a="clear", b="undecided"),
+            3,
+            ["isometry: b: vanishing is undecided: the reason"],
+        ),
+        (
+            reports_of(a="not_run"),
+            3,
+            ["isometry: a: vanishing is not run: the reason"],
+        ),
+        (
+            reports_of(a="clear", undefined={"zer_o": "too narrow"}),
+            3,
+            ["isometry: zer_o: not defined, and judged by no flag: too narrow"],
+        ),
+        # What is raised is told first, and what is not known all the same.
+        (
+            reports_of(a="undecided", b="raised"),
+            1,
+            ["isometry: a: vanishing is undecided: the reason"],
+        ),
+    ],
+)
+def test_a_network_that_was_not_judged_does_not_pass(reports, code, lines, capsys):
+    """Each is told once, though the flag is named twice."""
+    assert _audit.exit_code(reports, ["vanishing", "vanishing"]) == code
+    shown, complaints = capsys.readouterr()
+    assert shown == ""
+    assert complaints.splitlines() == lines
+
+
+def test_without_fail_on_nothing_is_asked(capsys):
+    reports = reports_of(a="undecided", undefined={"zer_o": "too narrow"})
+    assert _audit.exit_code(reports, []) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_names_of_others_do_not_act_on_the_terminal(capsys, monkeypatch):
+    """In the table, in the verdict in words, and in the table of layers."""
+    name = "[red]a[/] :smile: \x1b]0;owned\x07"
+    reports = reports_of(**{name: "raised"})
+    row = LayerRow(
+        layer=name,
+        shape=(3, 2),
+        q=None,
+        chi=None,
+        gradient=None,
+        distinct=None,
+        never_moves=None,
+        flags=(),
+    )
+    reports = verdicts.Reports({name: replace(reports[name], rows=(row,))})
+    monkeypatch.setenv("COLUMNS", "120")
+    _audit._print(reports)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert shown.count("[red]a[/] :smile: \ufffd]0;owned") == 2
+    # The table of layers leaves out the middle of a long name.
+    assert shown.count("\ufffd]0;owned") == 3
 
 
 def test_one_column_of_targets_has_one_output(tmp_path, monkeypatch):

@@ -99,6 +99,45 @@ def test_paste_says_what_is_set_and_by_whom(capsys, monkeypatch):
     assert text.isascii()
 
 
+@pytest.mark.usefixtures("checks")
+def test_paste_says_that_the_command_has_no_cache(capsys, monkeypatch):
+    """Whatever the user has set."""
+    monkeypatch.setattr(_environment, "_own", {})
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "1")
+    assert call("doctor", "--no-cache") == 0
+    words = "JAX_ENABLE_COMPILATION_CACHE=0 (set by this command)"
+    assert words in capsys.readouterr().out
+
+
+def test_seconds_are_those_of_the_test_alone(monkeypatch):
+    """What is gathered besides, such as the commit, takes time too."""
+
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+        process_time = perf_counter
+
+    clock = Clock()
+
+    def test(key):
+        clock.now += 2
+        return [HELD]
+
+    def gather(**_):
+        clock.now += 5
+        return {}
+
+    monkeypatch.setattr(_examination, "time", clock)
+    monkeypatch.setattr(_examination, "self_test", test)
+    monkeypatch.setattr(_examination.provenance, "provenance", gather)
+    result = _examination.examine(0)
+    assert result["seconds"] == 2
+    assert result["processor_seconds"] == 2
+
+
 def test_settings_warn_where_they_bite(monkeypatch):
     def on(platform):
         device = type("Device", (), {"platform": platform})

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
-from isometry import verdicts
+from isometry import InputError, verdicts
 from isometry.cli import _environment
 from tests.cli.calling import call, refused_in_one_line
 
@@ -52,7 +52,7 @@ def test_every_command_is_interrupted_in_one_line(command, capsys, monkeypatch):
     shown, complaints = capsys.readouterr()
     assert shown == ""
     # Before it doctor has said what it does.
-    assert complaints.endswith("isometry: interrupted; no file is half-written\n")
+    assert complaints.endswith("isometry: interrupted; no result is half-written\n")
 
 
 def test_interrupt_leaves_no_files(tmp_path, capsys, monkeypatch):
@@ -77,6 +77,45 @@ def test_full_disk_or_closed_pipe_is_no_raised_flag(monkeypatch, capsys):
             codes[name] = call("schemes")
     assert codes == {"disk": 2, "pipe": 141}
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_pipe_that_closed_before_the_last_line_has_its_code_too(monkeypatch):
+    """A short output is still in the buffer when the command has ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert call("--version") == 141
+
+
+def test_crash_is_no_raised_flag(tmp_path, capsys, monkeypatch):
+    """Python's own code for a traceback is 1, that of a raised flag."""
+
+    def crash(*args, **kwargs):
+        raise ZeroDivisionError("of \x1b]0;nothing\x07")
+
+    monkeypatch.setattr(verdicts, "audit", crash)
+    assert call(*GAUSSIAN, tmp_path) == 70
+    shown, complaints = capsys.readouterr()
+    assert shown == ""
+    assert "Traceback" in complaints
+    assert "ZeroDivisionError: of \ufffd]0;nothing\ufffd\n" in complaints
+    assert complaints.splitlines()[-1].startswith("isometry: stopped by this error")
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;owned\x07", "\x9b31m", "\u202e", "\udcff"])
+def test_refusal_shows_a_name_and_no_terminal_acts(name, capsys, monkeypatch):
+    """ESC and CSI begin a sequence; a surrogate, of a byte that is no UTF-8, fails."""
+
+    def refuse(activation):
+        raise InputError(f"the layer [red]{name} is of another")
+
+    monkeypatch.setattr("isometry.activations.get", refuse)
+    assert call("theory") == 2
+    refused_in_one_line(capsys, f"[red]\ufffd{name[1:]}".rstrip("\x07"))
+    for argv in (["schemes", f"ortho{name}"], [f"aud{name}"]):
+        assert call(*argv) == 2
+        assert name[0] not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")

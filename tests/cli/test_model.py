@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import pytest
 
 pytest.importorskip("typer")
@@ -10,6 +11,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("equinox")
 pytest.importorskip("flax")
 
+from isometry.cli import _model
 from tests.cli.calling import call, refused_in_one_line, strict
 
 MODEL = """
@@ -40,6 +42,48 @@ def drawn_already():
 
 def raising():
     raise RuntimeError("no weights")
+
+class Broken(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        raise RuntimeError("no layers")
+
+def raising_module():
+    return Broken(), jnp.ones(4)
+
+def raising_network():
+    def f(params, x):
+        raise RuntimeError("no output")
+    return networks.function(f, lambda key: jnp.ones(4), jnp.ones(4))
+
+def leaving():
+    raise SystemExit("no more")
+
+def not_a_number():
+    return networks.function(
+        lambda p, x: jnp.tanh(x @ p["in"]) @ p["out"],
+        lambda key: {"in": jnp.full((4, 8), jnp.nan), "out": jnp.ones((8, 3))},
+        jax.ShapeDtypeStruct((4,), jnp.float32),
+    )
+
+def masked():
+    # Tokens select from 7 rows, and their places, which are given too, from 3.
+    def f(p, x):
+        rows = p["embed"][x["tokens"]] + p["position"][x["places"]]
+        return jnp.tanh(jnp.where(x["mask"][:, None], rows, 0).mean(0)) @ p["w"]
+    return networks.function(
+        f,
+        lambda key: {
+            "embed": jax.random.normal(key, (7, 8)),
+            "position": jax.random.normal(key, (3, 8)),
+            "w": jax.random.normal(key, (8, 3)),
+        },
+        {
+            "mask": jax.ShapeDtypeStruct((3,), jnp.bool_),
+            "places": jax.ShapeDtypeStruct((3,), jnp.int32),
+            "tokens": jax.ShapeDtypeStruct((3,), jnp.int32),
+        },
+    )
 """
 NAME = "ours_of_the_user"
 QUICK = ["--seeds", "5", "--inputs", "2", "--train-steps", "0"]
@@ -99,13 +143,45 @@ def test_spectrum_between_two_points_has_no_law(capsys):
         ),
         (f"{NAME}:perceptrom", "has no 'perceptrom'; it has:"),
         (f"{NAME}:wrong", "returned 3; return a Network"),
-        (f"{NAME}:raising", "raised RuntimeError: no weights"),
+        (f"{NAME}:raising", "raised RuntimeError: no weights. It is called without"),
+        (f"{NAME}:raising_module", "the module raised RuntimeError: no layers"),
+        (f"{NAME}:raising_network", "raised RuntimeError: no output"),
+        (f"{NAME}:leaving", "raised SystemExit: no more"),
         (f"{NAME}:drawn_already", "return (lambda key: Module(..., key=key), example)"),
     ],
 )
 def test_no_model_is_one_line(model, words, folder, capsys):
     assert call("audit", "--model", model, *QUICK, "--out", folder / "out") == 2
     refused_in_one_line(capsys, words)
+
+
+def test_module_that_leaves_python_is_one_line(folder, capsys):
+    """A closed pipe too ends in SystemExit, with another code."""
+    (folder / f"{NAME}.py").write_text("raise SystemExit('no more')")
+    assert call("audit", "--model", f"{NAME}:f", "--out", folder / "out") == 2
+    refused_in_one_line(capsys, "cannot be imported, SystemExit: no more")
+
+
+def test_network_that_is_not_a_number_does_not_pass(folder, capsys):
+    argv = ["audit", "--model", f"{NAME}:not_a_number", *QUICK]
+    fails = ["--fail-on", "vanishing,dead_units"]
+    assert call(*argv, "--out", folder / "out", *fails) == 3
+    shown, complaints = capsys.readouterr()
+    lines = complaints.splitlines()[-2:]
+    for line, flag in zip(lines, ("vanishing", "dead_units"), strict=True):
+        assert line.startswith(f"isometry: not_a_number: {flag} is undecided: ")
+    assert "data: 256 examples drawn at random, as --data names none" in shown
+
+
+def test_inputs_are_drawn_by_their_kind():
+    """Booleans are a fair coin; whole numbers are rows of what they select from."""
+    net = _model.network_of(f"{NAME}:masked")
+    xs = _model.inputs_of(net, jax.random.key(0))
+    assert set(xs["tokens"].ravel().tolist()) == set(range(7))
+    assert set(xs["places"].ravel().tolist()) == set(range(3))
+    assert xs["mask"].dtype == bool
+    # 768 of them: 8 standard deviations.
+    assert abs(xs["mask"].mean() - 0.5) < 0.15
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """`isometry spectrum`: a table, strict JSON and a picture; refusals in one line."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,19 +96,29 @@ def test_why_there_is_no_comparison_is_said(capsys):
 
 
 def test_why_statistics_are_unknown_is_said_once(capsys):
-    statistics = _summary.summary(quadrature())
-    statistics["s_5%"]["why"] = statistics["s_min"]["why"] = "for one reason"
-    row = {
-        "spectrum": "of lanczos",
-        "statistics": statistics,
-        "law": None,
-        "no_law": "none",
-    }
-    _spectrum._print({"orthogonal": row})
-    shown = capsys.readouterr().out
-    assert shown.count("unknown: for one reason\n") == 1
-    assert "unknown: Lanczos" in shown
+    sp = quadrature()
+    judged = _spectrum.Judged(sp, _summary.summary(sp), no_law="none")
+    _spectrum._print({"orthogonal": judged})
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("no mean for s_min, s_5%, s_25%, s_50%, s_75%, s_95%: Lanc") == 1
+    assert "│ s_min │ unknown │" in shown
     assert "no law: none" in shown
+
+
+def test_a_deep_network_has_bounds_where_nothing_is_resolved(capsys):
+    """A product of 38 Gaussian matrices of width 16 has its smallest s far below it.
+
+    Each factor adds (psi(1/2) - ln 8)/2 = -2.0 to ln s_min, (psi(8) - ln 8)/2 = -0.03
+    to ln s_max (Newman, 1986), so that their ratio is e^-75; float32 resolves e^-16.
+    """
+    argv = ["--width", 16, "--depth", 40, "--data", "gaussian", "--scheme", "gaussian"]
+    argv += ["--seeds", 2, "--inputs", 2, "--span", "hidden", "--activation", "linear"]
+    assert call("spectrum", *argv) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"│ s_min │ < \d\.?\d*e-\d\d │ │", shown)
+    assert re.search(r"│ condition_number │ > \d\.?\d*e\+\d\d │ │", shown)
+    assert "no mean for s_min, s_5%" in shown
+    assert "below the floor of the method in 4 of 4 Jacobians" in shown
 
 
 @pytest.mark.parametrize(
@@ -138,8 +150,15 @@ def test_law_whose_numbers_cannot_be_found_is_none():
     assert judged.law is None
     assert judged.excesses is None
     assert judged.no_law == "no such law"
-    assert judged.statistics["s_max"]["law"] is None
+    assert judged.statistics["s_max"].law is None
     assert judged.as_dict()["consistent"] is None
+
+
+def test_data_are_named(features, capsys):
+    network = [*TINY[:4], "--seeds", 5, "--inputs", 2, "--span", "hidden"]
+    assert call("spectrum", *network, "--data", features) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"data: 9 examples of {features}, without targets"
 
 
 def test_inputs_are_spaced_from_first_to_last():
@@ -155,6 +174,8 @@ def test_inputs_are_spaced_from_first_to_last():
         (["--width", "0"], "--width"),
         (["--seeds", "0"], "--seeds"),
         (["--span", "middle"], "--span='middle'"),
+        (["--span", "nowhere,output"], "--span: 'nowhere' names no point"),
+        (["--span", "output,layers/0"], "--span output,layers/0: 'layers/0' does not"),
         (["--method", "svd"], "--method='svd'"),
         (["--span", "hidden", "--depth", "2"], "--depth=2"),
         (["--data", "gausian"], "gaussian"),

@@ -10,7 +10,7 @@ pytest.importorskip("rich")
 pytest.importorskip("loky")
 pytest.importorskip("xarray")
 
-from tests.cli.calling import call
+from tests.cli.calling import call, refused_in_one_line
 
 MODULE = """
 def run(point, key, factor=1.0):
@@ -56,6 +56,48 @@ def test_sweep_of_a_file_says_what_failed(folder, capsys):
     text = capsys.readouterr().out
     assert "s.zarr: 2 of 3 cells are done, 1 failed, 0 are to be run" in text
     assert "failed: a=2.0, name=u: ValueError: no two" in text
+
+
+LABELS = """
+run = "module_of_labels:labelled"
+grid.name = ["[red]relu", "[/]", "\\u001b]0;owned\\u0007"]
+"""
+LABELLED = """
+def labelled(point, key):
+    if point["name"] == "[/]":
+        raise ValueError("[bold] \\x1b[2J")
+    return {"x[bold] ([red])": 1.0}
+"""
+
+
+def test_labels_are_printed_as_they_are(folder, capsys, caplog):
+    """Brackets are markup to rich, and ESC begins a sequence of the terminal."""
+    (folder / "module_of_labels.py").write_text(LABELLED)
+    (folder / "labels.toml").write_text(LABELS)
+    argv = ["labels.toml", "--out", "s.zarr", "--workers", "1", "--retries", "0"]
+    assert call("sweep", *argv) == 1
+    assert "with --accept-code. name='[/]': ValueError: [bold] \ufffd" in caplog.text
+    capsys.readouterr()
+    assert call("sweep", "show", "s.zarr") == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    for words in ("[red]relu", "\ufffd]0;owned", "x[bold] ([red])"):
+        assert words in text
+    assert "failed: name=[/]: ValueError: [bold] \ufffd[2J" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--workers", "0"], "--workers=0 must be"),
+        (["--retries", "-1"], "--retries=-1 must be"),
+        (["--out", "."], "--out='"),
+    ],
+)
+def test_refusal_names_the_option(argv, words, folder, capsys):
+    """And not the argument of the function that refuses."""
+    assert call("sweep", "grid.toml", "--out", "s.zarr", *argv) == 2
+    refused_in_one_line(capsys, words)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import collections
 import io
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
 from isometry import data, networks, verdicts
-from isometry.cli import _audit, _spectrum, _sweep, _terminal
+from isometry.cli import _audit, _spectrum, _summary, _sweep, _terminal
+from isometry.measure._known import Known
 from tests.cli.calling import call
+from tests.cli.test_summary import quadrature
 
 # Wide enough for any cell to keep to its line.
 WIDE = 700
@@ -46,31 +49,30 @@ def readable(printed, show, columns, wide):
     assert words(text) == words(printed(wide, show))
 
 
-ROW = {
-    "spectrum": "Spectrum(128 singular values, method=Product(), float32)",
-    "statistics": {
-        "exact_zero_fraction": {
-            "mean": -1.2345e-12,
-            "standard_error": 1.2345e-14,
-            "law": 1.2345e-12,
-        },
-        "condition_number": {
-            "mean": None,
-            "standard_error": None,
-            "law": np.inf,
-            "why": "quadrature nodes are not singular values",
-        },
+JUDGED = _spectrum.Judged(
+    spectrum=quadrature(),
+    statistics={
+        "exact_zero_fraction": _summary.Line(
+            Known(np.array(-1234.5), np.array(-1234.5)),
+            log_error=-999.9,
+            law=1.2345e-12,
+        ),
+        "condition_number": _summary.Line(
+            Known(np.array(np.nan), np.array(np.nan), "nodes are not singular values"),
+            law=np.inf,
+        ),
+        "s_min": _summary.Line(
+            Known(np.array(-np.inf), np.array(-1234.5), "below the floor"),
+            no_law="it grows with the width, and the law is of infinite width",
+        ),
     },
-    "law": "Haar orthogonal weights and tanh, 64 layers",
-    "no_law": None,
-    "consistent": False,
-    "excesses": {"s_max": 12.3, "quantiles": 4.5},
-    "not_compared": None,
-}
+    law=types.SimpleNamespace(name="Haar orthogonal weights and tanh, 64 layers"),
+    excesses={"s_max": 12.3, "quantiles": 4.5},
+)
 
 
 def show_spectrum():
-    _spectrum._print({"partial_identity (width 64)": ROW})
+    _spectrum._print({"partial_identity (width 64)": JUDGED})
 
 
 def show_theory():
@@ -182,6 +184,27 @@ def test_without_a_terminal_there_are_80_columns(monkeypatch):
     assert _terminal.console().width == 80
 
 
+def test_texts_are_printed_as_they_are(printed):
+    """No markup, no emoji, no control character, no letters in reverse order."""
+    texts = ("[red]relu[/red]", "[/]", ":smile:", "a\x1b[2Jb", "\x9b31m", "x\u202ey")
+
+    def show():
+        table = _terminal.table("t", {"text": "label"})
+        for text in texts:
+            table.add_row(text)
+            _terminal.console().print(text)
+        _terminal.console().print(table)
+
+    shown = printed(80, show)
+    assert not set(shown) & set("\x1b\x9b\u202e")
+    for text in (*texts[:3], "a\ufffd[2Jb", "\ufffd31m", "x\ufffdy"):
+        assert shown.count(text) == 2
+
+
+def test_lines_and_columns_of_a_text_stay():
+    assert _terminal.plain("σ\ta\nb é 漢") == "σ\ta\nb é 漢"
+
+
 @pytest.mark.parametrize(
     ("names", "said"), [("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")]
 )
@@ -203,6 +226,12 @@ def test_progress_is_plain_lines_outside_a_terminal(capsys):
     assert capsys.readouterr() == ("", "second\n")
 
 
+def test_progress_shows_a_label_as_it_is(capsys):
+    with _terminal.progress(1) as tell:
+        tell("[/] \x1b[2J")
+    assert capsys.readouterr().err == "[/] \ufffd[2J\n"
+
+
 def test_progress_is_a_bar_in_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
@@ -213,6 +242,7 @@ def test_progress_is_a_bar_in_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     with _terminal.progress(2) as tell:
         tell("first")
-        tell("second")
+        tell("second [/] \x1b]0;owned")
+    assert "second [/] \ufffd]0;owned" in terminal.getvalue()
     assert "first\n" not in terminal.getvalue()
     assert "second" in terminal.getvalue()

@@ -1,5 +1,6 @@
 """Pictures of a quadrature, of profiles and of signals draw what they say."""
 
+import io
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -220,6 +221,18 @@ def test_many_points_are_named_sparingly():
     deep = SimpleNamespace(points=names, toward="output", spectra=spectra)
     below = plots.profile(deep).axes[1]
     assert 8 <= len(below.get_xticks()) <= 16
+
+
+def test_dollars_in_names_of_points_begin_no_formula():
+    """What stands between them would be an error in a formula."""
+    name = r"a_$\frac$"
+    spectra = {name: of_values(1.0, 0.5, 0.5, 0.5)}
+    profile = SimpleNamespace(points=(name,), toward="output", spectra=spectra)
+    figure = plots.profile(profile)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg")
+    assert f">{name}<" in file.getvalue()
 
 
 POINTS = ("input", "layers/0", "layers/0:out", "layers/1")

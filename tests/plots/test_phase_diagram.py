@@ -1,5 +1,6 @@
 """The plane of a sweep shows its means, what is missing, and what theory knows."""
 
+import io
 import math
 
 import numpy as np
@@ -354,3 +355,16 @@ def test_seeds_may_be_an_axis(sweep):
     mesh = mesh_of(ax)
     np.testing.assert_array_equal(mesh.get_array().filled(NAN)[1], LOSS[0, 0])
     assert ax.figure.axes[1].get_ylabel() == "test loss (nats)"
+
+
+def test_dollars_in_names_begin_no_formula():
+    """Names of dimensions, of their values and of the value, but no long names."""
+    name = r"a_$\frac$"
+    values = (("depth", name), np.ones((3, 2)))
+    data = xarray.Dataset({f"{name}!": values}, {name: [f"{name}1", f"{name}2"]})
+    ax = plots.phase_diagram(data, name, "depth", f"{name}!", theory=None)
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        ax.figure.savefig(file, format="svg")
+    for text in (name, f"{name}1", f"{name}2", f"{name}!"):
+        assert f">{text}<" in file.getvalue()

@@ -1,5 +1,7 @@
 """Pictures draw what was measured, on the Axes they are given, and nothing else."""
 
+import html
+import io
 import itertools
 import math
 from dataclasses import replace
@@ -9,7 +11,6 @@ import numpy as np
 import pytest
 
 from isometry import Dense, InputError, Records, Spectrum, plots, theory
-from isometry.measure._histogram import percent
 from isometry.verdicts import Flag, Report, Reports
 from isometry.verdicts._probe import Probe
 
@@ -238,12 +239,6 @@ def overlapping(texts):
         for j in range(i)
         if boxes[i].overlaps(boxes[j])
     ]
-
-
-def test_a_share_is_one_hundred_per_cent_only_if_it_is_all():
-    assert percent(1.0) == "100 %"
-    assert percent(0.9999) == "> 99 %"
-    assert percent(0.25) == "25 %"
 
 
 def test_values_beyond_the_bins_are_not_in_the_histogram(reports, ax):
@@ -728,6 +723,49 @@ def test_the_audit_shows_the_few_values_left_of_its_axis_as_mass(reports):
     report = replace(reports["xavier"], spectra={"hidden": sp})
     (panel, _) = plots.audit({"one": report}).axes
     assert bar_texts(panel) == ["outside 0.1 %"]
+
+
+def written(figure):
+    """The texts of a figure, as they are drawn."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(file, format="svg")
+    return html.unescape(file.getvalue())
+
+
+# What stands between the dollars would be an error in a formula.
+DOLLARS = r"a_$\frac$"
+
+
+def test_dollars_in_the_texts_of_an_audit_begin_no_formula(reports):
+    one = report_of("net", None, f"no law is known of {DOLLARS}")
+    probe = replace(one.probe, layers=(f"{DOLLARS}!",))
+    flag = replace(one.flags["rank_constrained_training"], name=f"{DOLLARS}?")
+    flags = {**one.flags, flag.name: flag}
+    widths = {
+        "steps": np.arange(3),
+        "gradient_rank": {width: np.ones((3, 1)) for width in (8, 16, 32)},
+    }
+    one = replace(one, probe=probe, flags=flags, widths=widths)
+    named = Reports({DOLLARS: one, "b$c": reports["gaussian"]})
+    text = written(plots.audit(named))
+    for words in (
+        f"no law is known of {DOLLARS}",
+        f"{DOLLARS} ({DOLLARS}!, 8×8)",
+        f"{DOLLARS} at width",
+        f"{DOLLARS}, widths 8, 16, 32",
+        f"{DOLLARS}?",
+        "b$c",
+    ):
+        assert words in text, words
+
+
+def test_dollars_in_other_names_begin_no_formula(ax):
+    law = theory.fuss_catalan(1)
+    assert f">{DOLLARS}<" in written(plots.laws({DOLLARS: law}))
+    values = {DOLLARS: np.ones((2, 1))}
+    records = Records(steps=np.arange(2), values=values, missed=0)
+    assert f">{DOLLARS}<" in written(plots.timeline(records, ax).figure)
 
 
 def test_the_audit_of_what_was_not_measured_is_not_an_empty_panel(reports):

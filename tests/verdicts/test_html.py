@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import integrate
 
 import isometry
 from isometry import theory
@@ -19,6 +20,7 @@ from isometry._internal import svg
 from isometry.measure import _histogram
 from isometry.verdicts import _definitions, _html, flag_names
 from isometry.verdicts._html import _contents, _pictures
+from tests.verdicts.measuring import spectrum
 from tests.verdicts.pages import (
     EVIL,
     Page,
@@ -29,6 +31,7 @@ from tests.verdicts.pages import (
     malicious,
     quadrature,
     report,
+    row,
 )
 
 pytest.importorskip("jinja2")
@@ -80,6 +83,8 @@ def test_the_gravest_network_is_first_and_the_best_heads_the_table():
         ({"vanishing": "raised", "zero_gradient": "undecided"}, "slow"),
         ({"anisometric": "raised", "vanishing": "undecided"}, "doubtful"),
         ({"anisometric": "raised", "vanishing": "clear"}, "mild"),
+        ({"anisometric": "raised", "locked_symmetry": "not_run"}, "doubtful"),
+        ({"anisometric": "raised", "below_floor": "not_run"}, "mild"),
         ({"vanishing": "undecided", "exploding": "clear"}, "undecided"),
         ({"vanishing": "clear", "exploding": "not_run"}, "clear"),
     ],
@@ -154,7 +159,7 @@ def test_every_flag_column_and_threshold_is_defined(page):
             assert len(meaning) > 20
             assert "".join(meaning.split()) in words
     assert set(_definitions.of_flags()) == set(flag_names())
-    assert set(_definitions.of_thresholds()) == set(isometry.verdicts._registry._SHARED)
+    assert set(_definitions.of_thresholds()) == set(isometry.verdicts._registry.SHARED)
 
 
 def test_a_definition_can_be_reached_without_a_mouse(page):
@@ -255,13 +260,116 @@ def test_nodes_of_quadratures_are_not_drawn_and_the_reasons_are_given():
     assert "not singular values" in words[0]
 
 
-def test_a_number_that_is_not_known_says_why(monkeypatch):
-    one = report()
-    statistics = one.statistics() | {"s_median": float("nan")}
-    monkeypatch.setattr(isometry.Report, "statistics", lambda self: statistics)
-    monkeypatch.setattr(_contents, "why_nan", lambda name, sp: f"why {name}")
-    cell = _contents._numbers(one)["s_median"]
-    assert (cell.text, cell.why) == ("unknown", "why s_median")
+def not_finite():
+    """The spectra of a report, one of ten Jacobians not finite."""
+    sp = report().spectra["end_to_end"]
+    logs = np.array(sp.log_values)
+    logs[0, 0] = np.nan
+    return {"end_to_end": dataclasses.replace(sp, log_values=logs)}
+
+
+def test_numbers_that_are_not_known_say_why():
+    """A median over matrices of which one is NaN is not known."""
+    one = report(spectra=not_finite())
+    for cell in _contents._numbers(one).values():
+        assert cell.text == "unknown"
+        assert cell.order == float("inf")
+        assert cell.why == "1 of 10 Jacobians are not finite."
+    page = page_of(one, report())
+    assert "unknown 1 of 10 Jacobians are not finite." in page.words
+    assert not re.search(r"\bnan\b", page.words)
+
+
+def test_of_a_quadrature_only_some_numbers_are_known():
+    """Nodes 2 and 1/2 of equal weight: E s² = 2.125."""
+    cells = _contents._numbers(report(spectra={"end_to_end": quadrature()}))
+    assert cells["s_max"].text == "2"
+    # Three digits are written.
+    assert float(cells["mean_s2"].text) == pytest.approx(2.125, abs=0.0051)
+    for name in ("s_min", "s_median", "zero_fraction"):
+        assert cells[name].text == "unknown"
+        assert "not singular values" in cells[name].why
+
+
+def test_cells_below_the_floor_say_so_beside_an_exact_zero():
+    """s_min is zero; the median of 2, 1e-9 and 0 has the floor 2e^-14 = 1.66e-6."""
+    sp = spectrum(np.broadcast_to([2.0, 1e-9, 0.0], (5, 2, 3)))
+    cells = _contents._numbers(report(spectra={"end_to_end": sp}))
+    assert (cells["s_min"].text, cells["s_min"].why) == ("0", "")
+    assert cells["s_median"].text == "< 1.7e-06"
+    assert (
+        cells["s_median"].why == "below the floor of the method in 10 of 10 Jacobians."
+    )
+    # A zero is sorted before what may be as large as the floor.
+    assert -np.inf < cells["s_min"].order < cells["s_median"].order
+    assert "< 1.7e-06" in page_of(report(spectra={"end_to_end": sp})).words
+
+
+def test_what_leaves_the_range_of_float64_is_drawn_and_written():
+    """Norms of gradients of e^-900 = 1.36e-391 and 1: 391 decades, all on the axis."""
+    rows = (row("stem"), row("head"))
+    small = dataclasses.replace(rows[0], gradient=0.0, log_gradient=-900.0)
+    one = report(rows=(small, dataclasses.replace(rows[1], gradient=1.0)))
+    (stem, head) = _contents.network("net", one).layers
+    assert (stem["gradient"].text, head["gradient"].text) == ("1.36e-391", "1")
+    assert stem["gradient"].order < head["gradient"].order
+    picture = _pictures.depth({"net": one}, "gradient", "norm")
+    assert "net, stem: 1.36e-391" in picture
+    assert ">1e-330<" in picture
+    assert "1.36e-391" in one.layers()
+
+
+def test_undefined_networks_count_in_headline_and_title():
+    undefined = {"other": "of no shape"}
+    alone = _html.page(isometry.Reports({}, undefined))
+    assert "Audit of a network that is not defined" in Page(alone).words
+    assert "Of 1 network: 1 not defined." in Page(alone).words
+    assert "<title>Audit: other</title>" in alone
+    mixed = Page(_html.page(isometry.Reports({"net": report()}, undefined))).words
+    assert "Audit of 2 networks" in mixed
+    assert (
+        "Of 2 networks: 1 with faults that training hardly repairs; 1 not defined."
+        in mixed
+    )
+    # What the verdict means is then on its card.
+    assert "Training hardly repairs what is wrong here." in mixed
+
+
+def test_bytes_that_are_no_text_are_written_as_they_are_escaped(tmp_path):
+    """Python hands the byte ff of a command line on as the surrogate dcff."""
+    one = report(provenance={"command": ["isometry", "\udcff.npy"]}, network="\udcff")
+    one.to_html(tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert r"\udcff.npy" in text
+
+
+def test_thresholds_are_not_undefined_in_silence_without_docstrings(monkeypatch):
+    """As Python with -OO has them."""
+    meanings = _definitions.of_thresholds()
+    assert _definitions._NO_DOCSTRING not in meanings.values()
+    monkeypatch.setattr(isometry.Thresholds, "__doc__", None)
+    bare = _definitions.of_thresholds()
+    assert set(bare) == set(meanings)
+    assert set(bare.values()) == {_definitions._NO_DOCSTRING}
+
+
+def test_mass_of_a_law_beyond_the_axis_is_a_bar():
+    """Of Marchenko and Pastur at ratio 1: s has the density √(4 − s²)/π on [0, 2]."""
+    law = theory.fuss_catalan(1)
+    edges = np.linspace(-0.5, 0.1, 31)
+    low, high = 10.0 ** edges[[0, -1]]
+    inside = integrate.quad(lambda s: np.sqrt(4 - s**2) / np.pi, low, high)[0]
+    (bar,) = _pictures._predicted(law, edges).masses
+    assert bar.share == pytest.approx(1 - inside, abs=1e-9)
+    assert bar.name == f"law: outside {100 * (1 - inside):.2g} %"
+    assert not bar.is_solid
+
+
+def test_atoms_of_a_law_beyond_the_axis_are_in_that_bar():
+    """Half of the mass of ReLU's law is at s = √2, half at zero."""
+    law = theory.jacobian_law("relu", depth=1, q=1.0)
+    zero, outside = _pictures._predicted(law, np.linspace(-0.5, 0.1, 31)).masses
+    assert (zero.name, outside.name) == ("law: zeros 50 %", "law: outside 50 %")
 
 
 def test_what_was_not_measured_is_said():
@@ -317,11 +425,12 @@ def test_certificates_have_grades_and_equal_seeds_stand_together():
 def test_layers_have_numbers_to_sort_by():
     (stem, head) = _contents.network("net", report()).layers
     assert (stem["layer"].order, head["layer"].order) == (0, 1)
-    assert stem["q"].order == 0.5
+    assert stem["q"].order == pytest.approx(np.log(0.5))
     assert (head["q"].text, head["q"].order) == ("–", float("inf"))
     assert "Not measured" in head["q"].why
     assert stem["never"].text == "25 %"
-    assert stem["rank"].text == "1"
+    # Of the 4 that a matrix of 6 × 4 could have.
+    assert stem["rank"].text == "1/4"
     assert stem["grade"].text == "bit for bit"
 
 

@@ -1,14 +1,16 @@
 """Reports as text: the verdict in words, the table of networks, the table of layers."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
 import isometry
 from isometry.verdicts._layers import LayerRow
-from isometry.verdicts._table import numbers_of
+from isometry.verdicts._table import COLUMNS, numbers_of
 from tests.verdicts.measuring import spectrum
+from tests.verdicts.pages import Page
 
 pytest.importorskip("rich")
 
@@ -167,8 +169,78 @@ def test_brackets_in_names_are_no_markup(reports):
 
 
 def test_all_is_a_hundred_percent(reports):
-    everything = reports["near"].statistics() | {"zero_fraction": 1.0}
-    assert numbers_of(everything)[-1] == "100 %"
+    """Of a zero Jacobian; and not of one of which one value in 30,000 is not zero."""
+    nothing = report(flag("vanishing", "clear"), s=(0.0, 0.0, 0.0))
+    assert numbers_of(nothing) == ["0", "0", "0", "0", "1", "0.00/3", "100 %"]
+    almost = np.zeros((5, 2, 3000))
+    almost[0, 0, 0] = 1.0
+    spectra = {"end_to_end": spectrum(almost)}
+    assert numbers_of(dataclasses.replace(nothing, spectra=spectra))[-1] == "> 99.9 %"
+
+
+def test_an_exact_zero_elsewhere_makes_nothing_else_zero():
+    """Of 2, 1, 1e-9 and 0 the median is 1e-9, below the floor 2e^-14 = 1.66e-6."""
+    s = np.broadcast_to([2.0, 1e-9, 1e-9], (5, 2, 3)).copy()
+    s[0, 0, 2] = 0.0
+    one = report(flag("vanishing", "clear"))
+    one = dataclasses.replace(one, spectra={"end_to_end": spectrum(s)})
+    assert numbers_of(one)[:3] == ["< 1.7e-06", "< 1.7e-06", "2"]
+
+
+@pytest.mark.parametrize(("shift", "power"), [(-51, "e-51"), (400, "e+400")])
+def test_numbers_beyond_the_range_of_floats_are_written(shift, power):
+    """s = 2 and 1 times 10^shift: s_max 2, mean square 2.5, effective rank e^H(2/3)."""
+    sp = spectrum(np.broadcast_to([2.0, 1.0], (5, 2, 2)))
+    logs = np.asarray(sp.log_values) + shift * np.log(10)
+    far = dataclasses.replace(sp, log_values=logs)
+    one = dataclasses.replace(report(), spectra={"end_to_end": far})
+    numbers = dict(zip(COLUMNS, numbers_of(one), strict=True))
+    # At 10^-51 the deviation from isometry is 1, at 10^400 the root of E s².
+    deviation = "1" if shift < 0 else "1.58" + power
+    squared = "2.5" + power.replace("51", "102").replace("400", "800")
+    assert numbers == {
+        "s_min": "1" + power,
+        "s_median": "1" + power,
+        "s_max": "2" + power,
+        "mean_s2": squared,
+        "isometry_deviation": deviation,
+        "effective_rank": "1.89/2",
+        "zero_fraction": "0 %",
+    }
+
+
+def test_a_spectrum_that_is_not_finite_is_ranked_last_and_says_so():
+    """NaN compares as false with everything, so that sorting by it sorts nothing."""
+    good = report(flag("vanishing", "clear"), s=(1.0, 1.0, 1.0))
+    worse = report(flag("vanishing", "clear"), s=(1.0, 0.5, 0.25))
+    sp = spectrum(np.ones((5, 2, 3)))
+    logs = np.zeros((5, 2, 3))
+    logs[0, 0] = np.nan
+    spectra = {"end_to_end": dataclasses.replace(sp, log_values=logs)}
+    bad = dataclasses.replace(good, spectra=spectra)
+    for names in itertools.permutations(("worse", "bad", "good")):
+        by_name = {"worse": worse, "bad": bad, "good": good}
+        ordered = isometry.Reports({name: by_name[name] for name in names})
+        assert ordered.ranking() == ["good", "worse", "bad"]
+    said = "bad: unknown: 1 of 10 Jacobians are not finite."
+    text = ordered.table(width=WIDE)
+    shown = Page(ordered._repr_html_()).words
+    for words in (text, shown):
+        assert "nan" not in words
+        assert said in " ".join(words.split())
+        assert "unknown" in words.replace(said, "")
+    statistics = bad.as_dict()["spectra"]["end_to_end"]["statistics"]
+    assert statistics["s_max"] is None
+    reasons = statistics["why_unknown"]
+    assert reasons["s_max"] == "1 of 10 Jacobians are not finite."
+    assert set(reasons) == {name for name, value in statistics.items() if value is None}
+    assert '"s_max": null' in bad.to_json()
+
+
+def test_what_was_not_run_is_not_called_harmless():
+    """A flag of what no training repairs tells nothing if it was not run."""
+    one = report(flag("anisometric", "raised"), flag("locked_symmetry", "not_run"))
+    assert str(one).startswith("RAISED: mlp(")
 
 
 def test_layers_are_a_table_of_what_is_wrong(reports):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isometry._internal import svg
+from isometry._internal import numerals, svg
 from isometry._internal.html import Html, element, note, notebook, table
 from isometry.theory.laws._product import NotConverged
 
@@ -103,5 +103,5 @@ def zeros(law: "Law", colour: str) -> tuple[svg.Mass, ...]:
     """Return a bar of the mass at zero, if there is any."""
     if not law.zero_mass:
         return ()
-    words = f"zeros {100 * law.zero_mass:.3g} %"
+    words = f"zeros {numerals.percent(law.zero_mass)}"
     return (svg.Mass(words, share=law.zero_mass, colour=colour, is_solid=True),)

@@ -2,13 +2,14 @@
 
 import collections
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isometry.measure._display import why_nan
+from isometry._internal import numerals
+from isometry.certificates._layers import full_rank
 from isometry.verdicts import _definitions, _table
 from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 _MEANING = {
     "grave": ("raised", "Training hardly repairs what is wrong here."),
     "slow": ("raised", "Training is slow, or fails, until this is mended."),
-    "doubtful": ("raised", "Nothing grave is raised, but a graver flag is undecided."),
+    "doubtful": (
+        "raised",
+        "Nothing grave is raised, but a graver flag is undecided or was not run.",
+    ),
     "mild": ("nothing grave", "What is raised is common, and healthy networks train."),
     UNDECIDED: ("undecided", "Nothing is raised; some flags need more to be measured."),
     CLEAR: ("clear", "No flag is raised."),
@@ -50,8 +54,11 @@ _UNKNOWN = {
     "q": "Not measured here: the signals of this layer are not known.",
     "chi": "Not known: χ is a quotient of derivatives at this layer and at the one "
     "before; one of them is zero, or was not measured.",
-    "gradient": "Not measured.",
+    "gradient": "Not measured, or not finite.",
 }
+
+_LARGEST = float(np.finfo(float).max)
+
 _NOT_CERTIFIED = "No certificate says anything of this layer."
 
 
@@ -202,9 +209,23 @@ def _fault(flag: Flag) -> Fault:
     )
 
 
-def headline(networks: Sequence[Network]) -> str:
-    """Return the verdict on all networks in a sentence."""
-    if len(networks) == 1:
+def title(networks: Sequence[Network], undefined: Collection[str]) -> str:
+    """Return of which network, or of how many, the page is."""
+    count = len(networks) + len(undefined)
+    if count > 1:
+        return f"{count} networks"
+    return networks[0].description if networks else "a network that is not defined"
+
+
+def headline(networks: Sequence[Network], undefined: Collection[str]) -> str:
+    """Return the verdict on all networks in a sentence.
+
+    Args:
+        networks: The networks that were audited.
+        undefined: The names of those that could not be built.
+    """
+    count = len(networks) + len(undefined)
+    if count == 1 and networks:
         return networks[0].meaning
     kinds = [one.kind for one in networks]
     parts = [
@@ -212,25 +233,25 @@ def headline(networks: Sequence[Network]) -> str:
         for kind, words in _COUNTED.items()
         if kind in kinds
     ]
-    return f"Of {len(networks)} networks: {'; '.join(parts)}."
+    if undefined:
+        parts.append(f"{len(undefined)} not defined")
+    noun = "network" if count == 1 else "networks"
+    return f"Of {count} {noun}: {'; '.join(parts)}."
 
 
 def _numbers(report: "Report") -> dict[str, Cell]:
     """Return the statistics end to end; of what is not known, the reason."""
-    if "end_to_end" not in report.spectra:
-        why = report.no_law or "no Jacobian was measured"
-        return {name: Cell("–", math.inf, why) for name in _definitions.STATISTICS}
-    statistics = report.statistics()
-    texts: dict[str, str] = dict(
-        zip(_table.COLUMNS, _table.numbers_of(statistics), strict=True)
-    )
+    records = _table.statistics_of(report)
+    pairs = zip(_table.COLUMNS, _table.numbers_of(report), strict=True)
+    texts: dict[str, str] = dict(pairs)
     cells = {}
     for name in _definitions.STATISTICS:
-        value = float(statistics[name])
-        cells[name] = Cell(texts[name], value)
-        if math.isnan(value):
-            why = why_nan(name, report.spectra["end_to_end"])
-            cells[name] = Cell("unknown", math.inf, why)
+        record = records[name]
+        # Logarithms sort as the numbers do, and stay in range.
+        order = math.inf
+        if not math.isnan(record.log_high):
+            order = _order(float(record.log_high))
+        cells[name] = Cell(texts[name], order, record.why)
     return cells
 
 
@@ -251,11 +272,9 @@ def _layer(
         # Sorted by name, the layers are in the order of the network.
         "layer": Cell(row.layer, index),
         "shape": Cell(_product(row.shape), size),
-        "q": _number(row.q, _UNKNOWN["q"]),
-        "chi": _number(row.chi, _UNKNOWN["chi"]),
-        "gradient": _number(row.gradient, _UNKNOWN["gradient"]),
+        **{field: _number(row, field) for field in _UNKNOWN},
         "distinct": Cell("–", math.inf, _NOT_CERTIFIED),
-        "never": _number(row.never_moves, _NOT_CERTIFIED),
+        "never": Cell("–", math.inf, _NOT_CERTIFIED),
         "rank": Cell("–", math.inf, _NOT_CERTIFIED),
         "grade": Cell("–", math.inf, _NOT_CERTIFIED),
         "flags": Cell(" ".join(row.flags), -len(row.flags)),
@@ -264,10 +283,11 @@ def _layer(
         words = "all" if row.distinct == row.shape else _product(row.distinct)
         cells["distinct"] = Cell(words, math.prod(row.distinct) / size)
     if row.never_moves is not None:
-        cells["never"] = Cell(f"{100 * row.never_moves:.3g} %", row.never_moves)
+        never = numerals.percent(row.never_moves)
+        cells["never"] = Cell(never, row.never_moves)
     if locks:
         least = min(lock["rank_bound"] for lock in locks)
-        cells["rank"] = Cell(str(least), least)
+        cells["rank"] = Cell(f"{least}/{full_rank(row.shape)}", least)
         grades = [grade for grade in _GRADES if any(_is(lock, grade) for lock in locks)]
         first = grades[0] if grades else "none"
         cells["grade"] = Cell(first, float(len(_GRADES)))
@@ -290,11 +310,20 @@ def _product(sizes: Iterable[int]) -> str:
     return "×".join(map(str, sizes))
 
 
-def _number(value: float | None, why: str) -> Cell:
+def _number(row: "LayerRow", field: str) -> Cell:
     """Return a number as a cell; "–" with the reason where it is not known."""
-    if value is None or math.isnan(value):
-        return Cell("–", math.inf, why)
-    return Cell(f"{value:.3g}", value)
+    log_value = row.log(field)
+    if math.isnan(log_value):
+        return Cell("–", math.inf, _UNKNOWN[field])
+    return Cell(numerals.of_log(log_value), _order(log_value))
+
+
+def _order(log_value: float) -> float:
+    """Return a finite number by which a page sorts as by x, from ln x.
+
+    What is infinite stands behind all others there, whatever the direction.
+    """
+    return min(max(log_value, -_LARGEST), _LARGEST)
 
 
 def _certified(certificates: Sequence[dict[str, "Plain"]]) -> tuple[Certified, ...]:

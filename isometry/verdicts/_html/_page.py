@@ -49,7 +49,9 @@ def write(reports: "Reports", path: store.Path) -> None:
     if target.is_dir():
         raise InputError(f"path={str(target)!r} is a folder; write a file in it.")
     text = page(reports)
-    store.atomically(target, lambda file: file.write(text.encode()))
+    # Bytes of a command line that are no UTF-8 are surrogates, which no file can hold.
+    encoded = text.encode("utf-8", "backslashreplace")
+    store.atomically(target, lambda file: file.write(encoded))
 
 
 def page(reports: "Reports") -> str:
@@ -120,7 +122,9 @@ def _context(reports: "Reports") -> dict[str, Any]:
     definitions = _contents.definitions()
     edges = _pictures.common_edges(by_name.values())
     return {
-        "headline": _contents.headline(networks),
+        "title": _contents.title(networks, reports.undefined),
+        "names": [*ranking, *reports.undefined],
+        "headline": _contents.headline(networks, reports.undefined),
         # The gravest network is at the top of the page, the best at that of the table.
         "gravest": networks[::-1],
         "networks": networks,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from isometry._internal import svg
+from isometry._internal import numerals, svg
 from isometry._internal.html import Html, element
 from isometry.measure import _display, _histogram
 from isometry.theory.freeprob import NotConverged
@@ -42,6 +42,10 @@ _MARGIN = 0.1
 
 # The height of a panel, in units of what is highest in it.
 _HEADROOM = 1.05
+
+# Mass of a law beyond the ends of the axis that is not shown, as it may be rounding. A
+# thousand times more would hide a tenth of a percent of the values.
+_LEAST_MASS = 1e-6
 
 _SPANS = {"end_to_end": "end to end", "hidden": "hidden layers"}
 
@@ -93,7 +97,7 @@ def spectra(report: "Report", edges: Edges) -> tuple[Html | None, list[str]]:
             law = _predicted(report.law, edges)
         except NotConverged as error:
             words.append(f"the law is not drawn: {error}")
-    masses += law.zeros
+    masses += law.masses
     tops = [float(heights.max()) for heights in drawn.values()]
     tops += [height for _, height in law.stems]
     panel = svg.Panel(
@@ -133,12 +137,12 @@ class Predicted:
     Attributes:
         density: Its density of log10 s, along the panel; None where there is no law.
         stems: The place and height of each atom off zero, as high as a bar of its mass.
-        zeros: A bar of its mass at zero, if it has any.
+        masses: Bars of its mass at zero and beyond the ends of the panel, if any.
     """
 
     density: Line | None = None
     stems: tuple[tuple[float, float], ...] = ()
-    zeros: tuple[svg.Mass, ...] = ()
+    masses: tuple[svg.Mass, ...] = ()
 
 
 def _predicted(law: "Law", edges: Edges) -> Predicted:
@@ -150,13 +154,19 @@ def _predicted(law: "Law", edges: Edges) -> Predicted:
     x = np.linspace(edges[0], edges[-1], _POINTS)
     width = float(edges[1] - edges[0])
     atoms = [atom for atom in law.atoms if atom.lam > 0]
+    bars = [
+        svg.Mass(f"law: {mass.name}", mass.share, mass.colour, is_solid=True)
+        for mass in zeros(law, "currentColor")
+    ]
+    below = float(law.cdf(edges[0] * _LN10, "log_s")) - law.zero_mass
+    outside = below + float(law.survival(edges[-1] * _LN10, "log_s"))
+    if outside > _LEAST_MASS:
+        name = f"law: outside {numerals.percent(outside)}"
+        bars.append(svg.Mass(name, outside, "currentColor", is_solid=False))
     return Predicted(
         density=np.asarray(law.density(x * _LN10, "log_s")) * _LN10,
         stems=tuple((math.log10(atom.lam) / 2, atom.mass / width) for atom in atoms),
-        zeros=tuple(
-            svg.Mass(f"law: {mass.name}", mass.share, mass.colour, is_solid=True)
-            for mass in zeros(law, "currentColor")
-        ),
+        masses=tuple(bars),
     )
 
 
@@ -179,7 +189,7 @@ def _in_words(report: "Report", drawn: Mapping[str, Heights], *, edges: Edges) -
         sp = report.spectra[span]
         shares = _histogram.masses(sp, edges)
         named = [
-            f"{kind} {_histogram.percent(share)}"
+            f"{kind} {numerals.percent(share)}"
             for kind, share in shares.items()
             if share
         ]
@@ -202,26 +212,26 @@ def depth(reports: Mapping[str, "Report"], field: str, title: str) -> Html | Non
     """
     series = {}
     for name, report in reports.items():
-        series[name] = [_known(getattr(row, field)) for row in report.rows]
-    known = [abs(v) for values in series.values() for v in values if math.isfinite(v)]
-    positive = [math.log10(value) for value in known if value > 0]
+        series[name] = [row.log(field) / _LN10 for row in report.rows]
+    known = [log for logs in series.values() for log in logs if log < math.inf]
     if not known:
         return None
+    finite = [log for log in known if math.isfinite(log)]
     # Numbers that are all equal lie in the middle of two decades.
-    low, high = min(positive, default=0.0), max(positive, default=0.0)
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
     low, high = min(low, high - 1) - 0.2, high + 0.2
     most = max(map(len, series.values()))
     panel = svg.Panel(x=(-0.4, most - 0.6), y=(low, high))
     marks = []
     for index, (name, values) in enumerate(series.items()):
-        logs = [_log(value, low) for value in values]
+        logs = [_place(log, low) for log in values]
         places = np.arange(len(logs))
         style = {"stroke": svg.colour(index), "stroke_width": "1.5"}
         marks.append(panel.line(places, np.array(logs), **style))
         rows = reports[name].rows
         for place, log in zip(places, logs, strict=True):
             if not math.isnan(log):
-                number = f"{values[place]:.3g}"
+                number = numerals.of_log(rows[place].log(field))
                 words = f"{name}, {rows[place].layer}: {number}"
                 marks.append(panel.mark(float(place), log, index=index, title=words))
     return panel.drawn(
@@ -233,17 +243,12 @@ def depth(reports: Mapping[str, "Report"], field: str, title: str) -> Html | Non
     )
 
 
-def _known(value: float | None) -> float:
-    """Return a number, NaN for one that is not known."""
-    return math.nan if value is None else value
-
-
-def _log(value: float, low: float) -> float:
-    """Return log10 of a number; the lower edge for a zero, NaN for what is unknown."""
-    if value == 0:
+def _place(log: float, low: float) -> float:
+    """Return a logarithm; the lower edge for a zero, NaN where it has no place."""
+    if log == -math.inf:
         return low
     # Infinity has no place; the table of layers has it.
-    return math.log10(value) if math.isfinite(value) else math.nan
+    return log if math.isfinite(log) else math.nan
 
 
 def _whole(count: int) -> list[tuple[float, str]]:
