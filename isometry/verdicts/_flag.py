@@ -80,6 +80,20 @@ class Flag:
         """
         return self.state == RAISED
 
+    @property
+    def recovering(self) -> bool:
+        """Whether training ends by itself what is raised, as a last layer of zeros.
+
+        Such a flag does not count among those that no training repairs.
+
+        Example:
+            >>> flag = isometry.Flag("zero_gradient", "raised", "a head of zeros",
+            ...                      evidence={"kind": "recovering"})
+            >>> flag.recovering
+            True
+        """
+        return self.raised and self.evidence.get("kind") == "recovering"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain data for JSON.
 

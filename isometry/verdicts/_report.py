@@ -127,10 +127,12 @@ class Report:
         for flag in self.flags.values():
             if flag.state == UNDECIDED:
                 undecided += 1
-            elif flag.raised and rank.get(flag.name, _table.SLOW) < _table.SLOW:
-                grave += 1
             elif flag.raised:
-                slow += 1
+                is_grave = rank.get(flag.name, _table.SLOW) < _table.SLOW
+                if is_grave and not flag.recovering:
+                    grave += 1
+                else:
+                    slow += 1
         # A network without a spectrum, or with one that is not finite, is ranked behind
         # all others with as many flags. NaN would make any order of them a sorted one.
         deviation = math.inf

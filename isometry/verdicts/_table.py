@@ -118,9 +118,12 @@ def kind(report: "Report") -> str:
     rank = {one.name: one.rank for one in registered()}
     if report.verdict != RAISED:
         return report.verdict
-    raised = [
-        rank.get(flag.name, SLOW) for flag in report.flags.values() if flag.raised
-    ]
+    raised = []
+    for flag in report.flags.values():
+        if flag.recovering:
+            raised.append(_MILD)
+        elif flag.raised:
+            raised.append(rank.get(flag.name, SLOW))
     if min(raised) < _MILD:
         return "grave" if min(raised) < SLOW else "slow"
     # A flag that was not run says as little as one that is undecided.

@@ -181,6 +181,15 @@ def test_a_network_that_was_not_judged_does_not_pass(reports, code, lines, capsy
     assert complaints.splitlines() == lines
 
 
+def test_a_gradient_that_recovers_is_no_failure(capsys):
+    """Networks whose branches end in zeros would fail otherwise."""
+    reports = reports_of(a="raised")
+    flag = verdicts.Flag("vanishing", "raised", "", evidence={"kind": "recovering"})
+    reports["a"].flags["vanishing"] = flag
+    assert _audit.exit_code(reports, ["vanishing"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_without_fail_on_nothing_is_asked(capsys):
     reports = reports_of(a="undecided", undefined={"zer_o": "too narrow"})
     assert _audit.exit_code(reports, []) == 0

@@ -117,6 +117,18 @@ def test_a_healthy_network_is_not_announced_as_raised():
     assert str(unknown).startswith("RAISED: mlp(")
 
 
+@pytest.mark.parametrize(
+    ("kind", "head", "grave"),
+    [("recovering", "NOTHING GRAVE", 0), ("permanent", "RAISED", 1)],
+)
+def test_a_gradient_that_recovers_is_nothing_grave(kind, head, grave):
+    """Behind a last layer of zeros it arrives at the second step (Fixup, ZerO)."""
+    zero = dataclasses.replace(flag("zero_gradient", "raised"), evidence={"kind": kind})
+    one = report(zero, flag("vanishing", "clear"))
+    assert str(one).startswith(f"{head}: mlp(")
+    assert one.score[:2] == (grave, 1 - grave)
+
+
 def test_the_head_says_of_which_modes_it_speaks():
     one = report(flag("vanishing", "clear"))
     one.setting["mode_of_training"] = "training"
