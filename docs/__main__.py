@@ -15,6 +15,12 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 BUILD = ROOT / "build" / "docs"
 
+# Text that refers to a picture or a number would puzzle a reader without it.
+NOT_RUN = (
+    "Built without running the code: outputs and pictures are missing. "
+    "python -m docs build --execute has them."
+)
+
 
 def sphinx(builder: str, *options: str) -> int:
     """Run Sphinx, in which a warning is an error, and return its exit code.
@@ -32,7 +38,9 @@ def build(is_executed: bool) -> int:
     """Build the pages, with the output of their code if it is executed."""
     # Sphinx leaves the page of a source that is gone where it was.
     shutil.rmtree(BUILD / "html", ignore_errors=True)
-    options = ["-D", "nb_execution_mode=force"] if is_executed else []
+    options = ["-D", f"html_theme_options.announcement={NOT_RUN}"]
+    if is_executed:
+        options = ["-D", "nb_execution_mode=force"]
     code = sphinx("html", *options)
     if code == 0:
         print(f"built: {BUILD / 'html' / 'index.html'}")

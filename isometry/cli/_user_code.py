@@ -30,9 +30,13 @@ def imported(name: str, option: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ANYTHING as error:
+        hint = "Run the command in the folder that holds it."
+        missing = getattr(error, "name", None)
+        if missing is not None and not f"{name}.".startswith(f"{missing}."):
+            hint = f"It needs {missing}, which is not installed here."
         raise InputError(
             f"{option}: the module {name!r} cannot be imported, {_described(error)}. "
-            "Run the command in the folder that holds it."
+            f"{hint}"
         ) from error
 
 

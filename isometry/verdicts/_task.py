@@ -262,10 +262,18 @@ def _default_loss(
             return cross_entropy
     count = leaves[0].shape[0] if leaves else 0
     came = " and ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves)
+    hint = "For others write loss=..."
+    # What would fit if the outputs had one axis less.
+    inner = output.shape[1:]
+    if len(leaves) == 1 and inner and leaves[0].shape[1:] in (inner, inner[:-1]):
+        hint = (
+            "It seems that the network was made from a batch; its example is one x, "
+            "without an axis for a batch."
+        )
     raise InputError(
         f"targets are {came}; the default loss takes floating ones of shape "
         f"{(count, *output.shape)} or integer labels of shape {(count, *labels_shape)}."
-        " For others write loss=..."
+        f" {hint}"
     )
 
 

@@ -162,6 +162,12 @@ def test_module_that_leaves_python_is_one_line(folder, capsys):
     refused_in_one_line(capsys, "cannot be imported, SystemExit: no more")
 
 
+def test_library_that_is_not_installed_is_named(folder, capsys):
+    (folder / f"{NAME}.py").write_text("import no_such_library.layers")
+    assert call("audit", "--model", f"{NAME}:f", "--out", folder / "out") == 2
+    refused_in_one_line(capsys, "It needs no_such_library, which is not installed here")
+
+
 def test_network_that_is_not_a_number_does_not_pass(folder, capsys):
     argv = ["audit", "--model", f"{NAME}:not_a_number", *QUICK]
     fails = ["--fail-on", "vanishing,dead_units"]

@@ -151,6 +151,19 @@ def of_updates(update, init=lambda params: ()):
     return optax.GradientTransformation(init, update)
 
 
+def test_an_example_that_is_a_batch_is_suspected():
+    """Labels without the axis of one would fit."""
+    params = {"w": jnp.ones((1, 4, 3))}
+    with pytest.raises(ValueError, match="made from a batch; its example is one x"):
+        isometry.audit(
+            lambda params, x: x @ params["w"],
+            None,
+            jnp.ones((32, 1, 4)),
+            params=params,
+            targets=LABELS,
+        )
+
+
 ROWS = "rows of equal length"
 REFUSED = {
     "labels too large": (
