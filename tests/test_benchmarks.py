@@ -133,8 +133,8 @@ def test_failure_of_a_method_ends_the_run(method, text):
 
 
 def test_deadlock_ends(monkeypatch):
-    monkeypatch.setattr(_run, "TIMEOUT", 2.0)
-    text = r"hanging: no answer to 'prepare' within 2 s"
+    monkeypatch.setattr(_run, "TIMEOUT", 1.0)
+    text = r"hanging: no answer to 'prepare' within 1 s"
     with pytest.raises(_run.BenchmarkFailed, match=text):
         run("hanging")
 

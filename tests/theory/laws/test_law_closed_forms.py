@@ -221,7 +221,7 @@ def test_marchenko_pastur_rectangles(ratio):
     assert law.structural_zeros == 3.0  # 4n against n
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(p=st.floats(0.55, 0.99), depth=st.integers(1, 12), gaussian=st.booleans())
 def test_bernoulli_products(p, depth, gaussian):
     q = 0.5 / float(mpmath.erfinv(p)) ** 2
