@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from isometry.cli import _cache, _exit_codes, _options, _terminal
+from isometry.cli import _cache, _exit_codes, _networks, _options, _terminal
 from isometry.cli._command import Command, split
 
 if TYPE_CHECKING:
@@ -42,57 +42,23 @@ and one example.
 _EXAMPLE = "isometry audit --scheme orthogonal,partial_identity --depth 12"
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(_networks.Settings):
     """What the command is asked for.
 
     Attributes:
-        schemes: Names of schemes; none for the default ones.
-        model: "package.module:function", or None for perceptrons.
-        width: Hidden width of the perceptrons.
-        depth: Number of their weight layers.
-        activation: Name of their activation.
-        data: What --data names; None for a default.
-        seeds: Number of networks of each scheme.
-        inputs: Number of examples at which Jacobians are taken.
         train_steps: Number of steps of the training probe.
-        seed: The seed of everything random.
     """
 
-    schemes: Sequence[str]
-    model: str | None
-    width: int
-    depth: int
-    activation: str
-    data: str | None
-    seeds: int
-    inputs: int
     train_steps: int
-    seed: int
 
     def check(self) -> None:
         """Refuse numbers that are too small, and options that have no effect."""
         # Imported here, as everywhere in commands: it brings JAX with it.
         from isometry._internal import checks
-        from isometry.cli._perceptrons import refuse_beside_model
 
-        refuse_beside_model(
-            self.model,
-            {
-                "--width": (self.width, _options.WIDTH),
-                "--depth": (self.depth, _options.DEPTH),
-                "--activation": (self.activation, _options.ACTIVATION),
-            },
-        )
-        for option, value, low in (
-            ("--width", self.width, 1),
-            ("--depth", self.depth, 1),
-            ("--seeds", self.seeds, 1),
-            ("--inputs", self.inputs, 1),
-            ("--train-steps", self.train_steps, 0),
-            ("--seed", self.seed, 0),
-        ):
-            checks.integer(option, value, low=low)
+        super().check()
+        checks.integer("--train-steps", self.train_steps, low=0)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The data and the perceptrons that a command is about, unless --model names one."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from isometry import data, networks
 from isometry._internal import checks
-from isometry._internal.errors import InputError, NotDefined
+from isometry._internal.errors import NotDefined
 from isometry._internal.types import Key
 from isometry.data import Data
 from isometry.networks import Network
@@ -78,23 +78,6 @@ def _num_outputs(source: Data) -> int:
         # Labels of a single class make two.
         return max(int(targets.max()) + 1, 2)
     return targets.shape[1]
-
-
-def refuse_beside_model(
-    model: str | None, given: Mapping[str, tuple[object, object]]
-) -> None:
-    """Refuse options that describe a perceptron beside --model.
-
-    Args:
-        model: What --model names, or None.
-        given: (value, default) by option.
-    """
-    for option, (value, default) in given.items():
-        if model is not None and value != default:
-            raise InputError(
-                f"{option}={value} is of perceptrons, and --model has its own; leave "
-                "it out."
-            )
 
 
 def described(data: str | None, source: Data, *, is_drawn: bool) -> str:

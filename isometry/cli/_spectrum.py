@@ -1,13 +1,13 @@
 """`isometry spectrum`: singular values of a scheme's networks beside their law."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from isometry.cli import _cache, _exit_codes, _options, _terminal
+from isometry.cli import _cache, _exit_codes, _networks, _options, _terminal
 from isometry.cli._command import Command, split
 
 if TYPE_CHECKING:
@@ -41,59 +41,25 @@ _PAIR = re.compile(r"span=\(['\"]([^'\"]*)['\"], ['\"]([^'\"]*)['\"]\)")
 _PANEL = (3.2, 5.0)
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(_networks.Settings):
     """What the command is asked for.
 
     Attributes:
-        schemes: Names of schemes; none for the default one.
-        model: "package.module:function", or None for perceptrons.
-        width: Hidden width of the perceptrons.
-        depth: Number of their weight layers.
-        activation: Name of their activation.
-        data: What --data names; None for a default.
-        seeds: Number of networks of each scheme.
-        inputs: Number of examples at which Jacobians are taken.
         span: The name of a span, or two points separated by a comma.
         method: The name of a method.
-        seed: The seed of everything random.
     """
 
-    schemes: Sequence[str]
-    model: str | None
-    width: int
-    depth: int
-    activation: str
-    data: str | None
-    seeds: int
-    inputs: int
     span: str
     method: str
-    seed: int
 
     def check(self) -> None:
         """Refuse numbers that are too small, unknown names, options without effect."""
         from isometry import networks
         from isometry._internal import checks
-        from isometry.cli._perceptrons import refuse_beside_model
         from isometry.measure import methods
 
-        refuse_beside_model(
-            self.model,
-            {
-                "--width": (self.width, _options.WIDTH),
-                "--depth": (self.depth, _options.DEPTH),
-                "--activation": (self.activation, _options.ACTIVATION),
-            },
-        )
-        for option, value, low in (
-            ("--width", self.width, 1),
-            ("--depth", self.depth, 1),
-            ("--seeds", self.seeds, 1),
-            ("--inputs", self.inputs, 1),
-            ("--seed", self.seed, 0),
-        ):
-            checks.integer(option, value, low=low)
+        super().check()
         # The names of points are checked against the anatomy, when they are measured.
         if "," not in self.span:
             checks.one_of("--span", self.span, networks.SPANS)

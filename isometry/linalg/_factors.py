@@ -23,8 +23,8 @@ class Factors(NamedTuple):
     What is None is left out: factors without a matrix are diagonal.
 
     Rows of one factor may differ in scale, in float32 by 1e20; by 1e36 small values are
-    off by 1e-2 in ln s, and what overflows when it is added up is NaN. Columns should
-    not, or the small ones drown: put a diagonal in `scale` of the factor before.
+    off by up to 6e-3 in ln s, and what overflows when it is added up is NaN. Columns
+    should not, or the small ones drown: put a diagonal in `scale` of the factor before.
 
     Attributes:
         matrix: (count, m, n).

@@ -77,7 +77,7 @@ class Attempt(NamedTuple):
 
 
 def identity(width: int, dtype: DTypeLike) -> Graded:
-    """Return the empty product as Qᵀ diag(1) Q, with one fixed Haar matrix Q.
+    """Return the empty product as Q diag(1) Qᵀ, with one fixed Haar matrix Q.
 
     Without Q, factors need not be in general position to the coordinates: triangular
     ones leave the span of the leading ones as it is, and rows would never be sorted.
@@ -86,9 +86,9 @@ def identity(width: int, dtype: DTypeLike) -> Graded:
     gaussian = jax.random.normal(key, (width, width), dtype)
     haar, _ = _factorizations.qr(gaussian)
     return Graded(
-        basis=haar,
+        basis=haar.T,
         exponents=jnp.zeros(width, jnp.int32),
-        rows=haar,
+        rows=haar.T,
     )
 
 

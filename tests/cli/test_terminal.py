@@ -89,7 +89,7 @@ def show_scheme():
 
 def show_sweep(monkeypatch):
     summary = {
-        "store": "/home/somebody/sweeps/of/last/week/a_plane_of_sigmas.zarr",
+        "store": "sweeps/of/several/people/last/week/a_plane_of_sigmas.zarr",
         "cells": {"all": 3, "done": 2, "failed": 1, "absent": 0},
         "axes": [
             {"name": "sigma_w", "num": 9, "first": "0.123456789", "last": "2.5"},
