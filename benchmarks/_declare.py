@@ -121,6 +121,8 @@ class Task:
         against: Names of the peers whose best the goal is about; () is all.
         rivals: Peers that are compared besides, each with a goal of its own. Plain JAX
             is one wherever it takes part, declared or not.
+        seconds: By the names of methods, the seconds that a call should take at most,
+            where the goal is no comparison.
     """
 
     name: str
@@ -131,6 +133,7 @@ class Task:
     methods: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
     rivals: tuple[Rival, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,8 @@ def sentences(record: Record, old: Record | None = None) -> Iterator[str]:
         old: An older one. With it a comparison also has the quotient before.
 
     Yields:
-        A line for each comparison with a peer, for each ceiling, and for the state of
-        the machine.
+        A line for each goal in seconds, for each comparison with a peer, for each
+        ceiling, and for the state of the machine.
     """
     before = {}
     if old is not None:
@@ -131,6 +131,10 @@ def sentences(record: Record, old: Record | None = None) -> Iterator[str]:
         }
     for task in record["tasks"]:
         name = task["name"]
+        for method in task["methods"]:
+            # Records from before there were such goals have none.
+            if method.get("seconds_goal") is not None:
+                yield f"{name}: {_wait(method)}"
         for ratio in task["ratios"]:
             line = f"{name}: {_comparison(ratio)}"
             past = before.get((name, ratio["ours"], ratio["peer"]))
@@ -151,12 +155,25 @@ def _comparison(ratio: Record) -> str:
     )
     if ratio["goal"] is None:
         return text
-    verdict = "missed"
-    if ratio["goal_met"]:
-        verdict = "met"
-    if ratio["disturbed"]:
-        verdict = "undecided, disturbed"
+    verdict = _verdict(ratio, is_met=ratio["goal_met"])
     return f"{text}; goal {ratio['goal']:g}: {verdict}"
+
+
+def _wait(method: Record) -> str:
+    """Describe how long a method takes, and whether its goal in seconds is met."""
+    goal = method["seconds_goal"]
+    verdict = _verdict(method, is_met=method["median"] <= goal)
+    return (
+        f"{method['name']} takes {seconds(method['median'])}{_star(method)}; "
+        f"goal at most {seconds(goal)}: {verdict}"
+    )
+
+
+def _verdict(statistics: Record, *, is_met: bool) -> str:
+    """Say whether a goal is met, where the samples can decide it."""
+    if statistics["disturbed"]:
+        return "undecided, disturbed"
+    return "met" if is_met else "missed"
 
 
 def _ceiling(ceiling: Record) -> str:

@@ -366,6 +366,8 @@ def _record(task: Task, *, methods: list[Record], products: list[Record]) -> Rec
     """Put the record of a task together."""
     ceiling = _compare.ceiling(task, products)
     present = [method for method in methods if "absent" not in method]
+    for method in present:
+        method["seconds_goal"] = task.seconds.get(method["name"])
     if task.flop is not None and ceiling is not None:
         for method in present:
             gflops = task.flop / method["median"] / 1e9

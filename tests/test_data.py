@@ -1,11 +1,14 @@
 """Inputs that are drawn, normalized, or read from arrays on disk."""
 
+import pathlib
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isometry import InputError, data
+from isometry import InputError, MissingExtra, data
 
 XS = np.arange(12.0).reshape(3, 4)
 
@@ -17,6 +20,27 @@ def test_digits_are_scaled_to_the_unit_interval():
     assert (xs.dtype, labels.dtype) == (jnp.float32, jnp.int32)
     assert (xs.min(), xs.max()) == (0, 1)
     assert np.unique(labels).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("name", ["digits.csv.gz", "of another version"])
+def test_digits_are_those_that_scikit_learn_loads(name, monkeypatch):
+    """From its file, and by its function where the file has another name."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    is_file = pathlib.Path.is_file
+    monkeypatch.setattr(
+        pathlib.Path, "is_file", lambda path: path.name == name and is_file(path)
+    )
+    images, labels = datasets.load_digits(return_X_y=True)
+    xs, targets = data.digits()
+    assert (np.asarray(xs) == images.astype(np.float32) / 16).all()
+    assert (np.asarray(targets) == labels).all()
+
+
+def test_digits_say_what_to_install(monkeypatch):
+    for module in ("sklearn", "sklearn.datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[data\]'"):
+        data.digits()
 
 
 def test_three_pixels_of_the_digits_are_always_zero():

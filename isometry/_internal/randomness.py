@@ -22,6 +22,11 @@ from isometry._internal.types import Key
 _COUNTING = "threefry2x32"
 
 
+def is_typed_key(leaf: object) -> bool:
+    """Tell whether a leaf is an array of keys, which NumPy does not know."""
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+
+
 def normal(
     key: Key,
     shape: tuple[int, ...],

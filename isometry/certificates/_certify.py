@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import FromCall, NotFinite, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
@@ -124,7 +124,8 @@ def certify_each(
 ) -> tuple[Certificate, ...]:
     """Certify several draws of one network, which is read once for all of them.
 
-    Of a deep network the reading alone takes a second.
+    Of a deep network the reading alone takes a second. Equal draws, as of the identity,
+    are certified once: a certificate follows from the parameters and a fixed key.
 
     Args:
         f: A network, or any f(params, x).
@@ -132,12 +133,28 @@ def certify_each(
         x: One example or its shapes, or None of a network that knows its own.
     """
     about = subject(f, draws[0], x, draw=None, xs=None, loss=None)
-    certificates = []
+    certificates: dict[bytes, Certificate] = {}
+    digests = []
     for params in draws:
         check_params(params)
-        with jax.enable_x64(True):
-            certificates.append(_certified(about, params, jax.random.key(0)))
-    return tuple(certificates)
+        digest = _digest(params)
+        digests.append(digest)
+        if digest not in certificates:
+            with jax.enable_x64(True):
+                certificates[digest] = _certified(about, params, jax.random.key(0))
+    return tuple(certificates[digest] for digest in digests)
+
+
+def _digest(params: Params) -> bytes:
+    """Return a digest of the bits of all leaves, equal where all of them are."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        if randomness.is_typed_key(leaf):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 def _certified(
@@ -206,7 +223,8 @@ def _certified(
         mode=about.mode,
         arithmetic=smooth.arithmetic,
         num_draws=gradients.num_draws,
-        _observe=functools.partial(_units, about, params, key, exact),
+        # Equal draws share a certificate, and each asks for the same points.
+        _observe=functools.cache(functools.partial(_units, about, params, key, exact)),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, jaxprs
+from isometry._internal import checks, jaxprs, randomness
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.structure import Anatomy
@@ -64,7 +64,7 @@ class RandomInputs:
         *,
         rng: np.random.Generator,
     ) -> Array | np.ndarray:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if randomness.is_typed_key(leaf):
             own = jax.random.fold_in(key, index)
             # A leaf without axes is one key, while `split` returns an array.
             if not leaf.shape:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from isometry._internal import precision
+from isometry._internal import precision, randomness
 from isometry._internal.errors import NotFinite
 from isometry._internal.types import Key, Params
 from isometry.certificates._partition import Mask, Vector
@@ -65,11 +65,6 @@ _TINY = 1e-200
 def is_floating(leaf: object) -> bool:
     """Tell whether a leaf is an array of floating numbers."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-def _is_typed_key(leaf: Array | np.ndarray) -> bool:
-    """Tell whether a leaf is an array of keys, which NumPy does not know."""
-    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 class Space:
@@ -132,7 +127,7 @@ class Space:
 def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
     """Stack the leaves of several inputs, floating ones in float64."""
     first = leaves[0]
-    if _is_typed_key(first):
+    if randomness.is_typed_key(first):
         return jnp.stack(leaves)
     dtype = np.float64 if is_floating(first) else first.dtype
     return np.stack([np.asarray(leaf, dtype) for leaf in leaves])
@@ -215,7 +210,7 @@ class Gradients:
         """
 
         def cast(leaf: Array) -> Array | np.ndarray:
-            if _is_typed_key(leaf):
+            if randomness.is_typed_key(leaf):
                 return leaf
             array = np.asarray(leaf)
             if not is_floating(leaf):

@@ -1,6 +1,7 @@
 """Partition: which entries of a vector are equal up to sign, and which are zero."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -15,6 +16,11 @@ Labels: TypeAlias = Int[np.ndarray, " n"]
 # found first, and only these are ordered: among generic numbers there are hardly any.
 # With 1,000, the calls for many small classes would take longer than they save.
 _LARGE = 10_000
+
+# Groups of entries are cut together until they have as many entries as this. With
+# 1,000, thousands of small groups would take as many calls; with 10,000,000 the lists
+# of a call would take as much memory as the parameters of a large network.
+_TOGETHER = 100_000
 
 # If the share of close entries is larger than this, all entries are ordered.
 _MANY = 0.2
@@ -176,12 +182,11 @@ def split(
     if len(new):
         signs = signs.copy()
         signs[new] = np.sign(values[new])
-        # One group after the other, so that memory is that of the largest group.
-        for members in _by_group(new, group):
-            start = np.zeros(1, np.int32)
+        # Not all groups at once, so that memory is that of the largest group.
+        for members, starts in _by_group(new, group):
             cut = _cut(
                 members,
-                start,
+                starts,
                 signs=signs,
                 values=values,
                 tolerance=tolerance,
@@ -199,16 +204,31 @@ def split(
 def _by_group(
     entries: Int[np.ndarray, " k"],
     group: Labels,
-) -> list[Int[np.ndarray, " members"]]:
-    """Return the entries of each group."""
+) -> Iterator[tuple[Int[np.ndarray, " members"], Int[np.ndarray, " groups"]]]:
+    """Return the entries of some groups at a time, and where each group begins.
+
+    Args:
+        entries: Some entries; at least one.
+        group: The number of each entry's group.
+
+    Yields:
+        As many groups as have `_TOGETHER` entries between them, and at least one.
+    """
     own = group[entries]
     # Groups are in rising order, unless equal leaves share a group.
     if (np.diff(own) < 0).any():
         order = np.argsort(own, kind="stable")
         entries = entries[order]
         own = own[order]
-    is_last = np.diff(own) != 0
-    return np.split(entries, 1 + np.flatnonzero(is_last))
+    starts = np.append(0, 1 + np.flatnonzero(np.diff(own)))
+    ends = np.append(starts[1:], len(entries))
+    first = 0
+    while first < len(starts):
+        begin = starts[first]
+        until = np.searchsorted(ends, begin + _TOGETHER, side="right")
+        until = max(int(until), first + 1)
+        yield entries[begin : ends[until - 1]], starts[first:until] - begin
+        first = until
 
 
 class _Classes(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 
 import isometry
 from isometry import certificates, networks, structure
-from isometry.certificates._certify import certify_each
+from isometry.certificates import _certify
 from tests.certificates import models
 
 
@@ -171,13 +171,33 @@ def test_several_draws_of_a_network_are_read_once(monkeypatch):
 
     anatomy = structure.anatomy
     monkeypatch.setattr(structure, "anatomy", counted)
-    together = certify_each(net, draws, None)
+    together = _certify.certify_each(net, draws, None)
     assert [cert.layers for cert in together] == [cert.layers for cert in alone]
     assert together[0].layers != together[1].layers
     assert len(read) == 1
     draws[1]["layers"][0]["w"][0, 0, 0] = np.nan
     with pytest.raises(isometry.InputError, match="is nan"):
-        certify_each(net, draws, None)
+        _certify.certify_each(net, draws, None)
+
+
+def test_equal_draws_are_certified_once(monkeypatch):
+    """Bit by bit: -0.0 is another draw than 0.0, though they compare equal."""
+    net = networks.mlp([3, 3, 3], "tanh", "identity")
+    draws = [net.init(jax.random.key(seed)) for seed in range(2)]
+    negative = jax.tree.map(lambda leaf: leaf * 1.0, draws[0])
+    negative["layers"][0]["b"] = -negative["layers"][0]["b"]
+    certified = []
+
+    def counted(*args):
+        certified.append(args)
+        return one(*args)
+
+    one = _certify._certified
+    monkeypatch.setattr(_certify, "_certified", counted)
+    found = _certify.certify_each(net, [*draws, negative, draws[1]], None)
+    assert len(certified) == 2
+    assert found[0] is found[1] is found[3]
+    assert found[2] is not found[0]
 
 
 def test_unknown_point_is_refused(cert):

@@ -75,6 +75,22 @@ def test_groups_may_be_of_any_order():
     assert entries.labels().tolist() == [1, 2, 1, 2]
 
 
+@pytest.mark.parametrize("together", [1, 7, 20, 1000])
+def test_number_of_groups_that_are_cut_together_changes_nothing(together, monkeypatch):
+    """Against a labelling by pairs of group and magnitude."""
+    rng = np.random.default_rng(3)
+    group = rng.integers(0, 30, 100)
+    values = rng.choice([1.0, -1.0, 2.0], 100)
+    pairs = list(zip(group, np.abs(values), strict=True))
+    wanted = np.array([1 + pairs.index(pair) for pair in pairs])
+    monkeypatch.setattr(_partition, "_TOGETHER", together)
+    entries = _partition.of_equal(values, group)
+    assert same_classes(entries.labels(), wanted)
+    batches = [ends for _, ends in _partition._by_group(np.arange(100), group)]
+    num_groups = len(np.unique(group))
+    assert len(batches) == {1: num_groups, 1000: 1}.get(together, len(batches))
+
+
 def test_gaps_within_the_tolerance_split_nothing():
     """1e-15 is within 1e-14, and 1e-13 is not."""
     values = np.array([1.0, 1 + 1e-15, 1 + 1e-13, 5.0])

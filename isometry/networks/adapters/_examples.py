@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 
@@ -63,10 +63,6 @@ def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _is_typed_key(leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def batch_of_one(x: PyTree) -> PyTree:
     """Return x with a leading axis of length 1 on every leaf that is no random key."""
 
@@ -74,7 +70,7 @@ def batch_of_one(x: PyTree) -> PyTree:
     # models do not take.
     def with_axis(leaf: Array) -> Array:
         is_array = isinstance(leaf, jax.Array)
-        if is_array and _is_typed_key(leaf):
+        if is_array and randomness.is_typed_key(leaf):
             return leaf
         array = checks.array("x", leaf)
         return array[None]
@@ -89,7 +85,7 @@ def stacked(leaf: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
 
     A random key keeps its shape: all examples share it.
     """
-    if _is_typed_key(leaf):
+    if randomness.is_typed_key(leaf):
         return leaf
     shape = (size, *leaf.shape)
     return jax.ShapeDtypeStruct(shape, leaf.dtype)
@@ -168,7 +164,7 @@ class Shapes:
             own = jax.random.fold_in(key, i)
             dtype = leaf.dtype
             shape = (size, *leaf.shape)
-            if _is_typed_key(leaf):
+            if randomness.is_typed_key(leaf):
                 drawn = own
             elif jnp.issubdtype(dtype, jnp.inexact):
                 drawn = jax.random.normal(own, shape, dtype)

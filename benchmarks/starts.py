@@ -1,0 +1,133 @@
+"""The time that a user of the command line waits, from the command to its last line.
+
+Each call starts a new process. "First time" has an empty cache directory, as after an
+installation: all programs are compiled. "Second time" finds there what an earlier call
+has compiled. Goals are in seconds, of a machine with two cores.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks._declare import DEFAULT_PROCESS, Benchmark, Call, Method, Task
+
+FIRST = "first time"
+SECOND = "second time"
+
+
+def run(arguments: Sequence[str], caches: str, folder: str) -> str:
+    """Run a command, and return what it prints.
+
+    Args:
+        arguments: Those of `isometry`.
+        caches: The user's cache directory.
+        folder: Where the command is started and leaves its files.
+
+    Raises:
+        CalledProcessError: Its exit code is not 0.
+    """
+    # What the driver's shell says of JAX's cache would be used instead.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "isometry.cli", *arguments],
+        env=environment | {"XDG_CACHE_HOME": caches},
+        cwd=folder,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return done.stdout
+
+
+# ---- methods ----
+
+
+def first_time(arguments: tuple[str, ...]) -> Call:
+    """Call the command with an empty cache directory, a new one each time."""
+
+    def start() -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            return run(arguments, caches=folder, folder=folder)
+
+    return start
+
+
+def second_time(arguments: tuple[str, ...]) -> Call:
+    """Call the command with a cache directory that an earlier call has filled."""
+    # It lives as long as the call that holds it.
+    folder = tempfile.TemporaryDirectory()
+    run(arguments, caches=folder.name, folder=folder.name)
+
+    def start() -> str:
+        return run(arguments, caches=folder.name, folder=folder.name)
+
+    return start
+
+
+# ---- what is right ----
+
+
+def reference(arguments: tuple[str, ...]) -> str:
+    """Return what the command prints where nothing is read from a cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(arguments, caches=folder, folder=folder)
+
+
+def error(result: Any, reference: str, arguments: tuple[str, ...]) -> float:
+    """Count the lines that differ: a program from the cache computes the same."""
+    lines = str(result).splitlines()
+    right = reference.splitlines()
+    differing = sum(one != other for one, other in zip(lines, right, strict=False))
+    return float(differing + abs(len(lines) - len(right)))
+
+
+def tolerance(arguments: tuple[str, ...]) -> float:
+    """Return how many lines may differ: none, but where they tell of the moment."""
+    # The doctor says how long its self-test took.
+    return float("doctor" in arguments)
+
+
+# ---- tasks ----
+
+
+def declare(*arguments: str, first: float | None, second: float | None) -> Task:
+    """Declare a command, with the seconds that it may take each time."""
+    seconds = {FIRST: first, SECOND: second}
+    return Task(
+        " ".join(("isometry", *arguments)),
+        parameters={"arguments": arguments},
+        seconds={name: most for name, most in seconds.items() if most is not None},
+    )
+
+
+BENCHMARK = Benchmark(
+    question="How long does a command take, the first time and the second?",
+    tasks=(
+        declare("--help", first=0.4, second=0.4),
+        declare("theory", first=2.5, second=2.5),
+        declare("doctor", first=6.0, second=6.0),
+        declare(
+            "spectrum",
+            "--scheme",
+            "orthogonal,gaussian,kaiming",
+            first=15.0,
+            second=5.0,
+        ),
+        declare("audit", first=35.0, second=12.0),
+    ),
+    smoke=(declare("--help", first=None, second=None),),
+    methods=(
+        Method(FIRST, first_time, ours=True, environment=DEFAULT_PROCESS),
+        Method(SECOND, second_time, ours=True, environment=DEFAULT_PROCESS),
+    ),
+    reference=reference,
+    error=error,
+    tolerance=tolerance,
+)
