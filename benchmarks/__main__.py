@@ -1,6 +1,7 @@
 """`python -m benchmarks` lists the benchmarks; with a name or --all it runs them."""
 
 import argparse
+import functools
 import importlib
 import json
 import pathlib
@@ -77,7 +78,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--readme",
         action="store_true",
-        help="make README.md's tables from results/, run nothing",
+        help="make README.md's tables and figure from results/, run nothing",
     )
     chosen = parser.parse_args(argv)
     unknown = sorted(set(chosen.name) - set(names()))
@@ -90,9 +91,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _write_readme() -> None:
-    # The list of benchmarks is shown without importing jax, which this does.
+    # The list of benchmarks is shown without importing jax, which these do.
+    from benchmarks import _curves
     from isometry import store
 
+    for path in sorted(_report.RESULTS.glob("scale*.json")):
+        figure = _curves.figure(json.loads(path.read_text()))
+        picture = path.with_suffix(".png")
+        store.atomically(picture, functools.partial(figure.savefig, format="png"))
     text = _report.readme(_report.README.read_text(), _report.committed())
     store.atomically(_report.README, lambda file: file.write(text.encode()))
 

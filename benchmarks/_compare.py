@@ -140,18 +140,34 @@ def _rivals(task: Task) -> Iterator[Rival]:
 
 
 def failures(record: Record) -> list[str]:
-    """Describe each comparison of a record that is below its least, a line each.
+    """Describe what makes a record a failure, a line each.
 
+    A comparison is below its least, or a process of ours held more memory than it may.
     Tasks of a smoke run are too small to be timed: nothing of theirs is a failure.
     """
     if record["smoke"]:
         return []
-    return [
+    slow = [
         _failure(task["name"], found)
         for task in record["tasks"]
         for found in task["ratios"]
         if found["least"] is not None and found["median"] < found["least"]
     ]
+    large = [
+        f"{task['name']}: {method['name']} held {method['peak_memory']:,} bytes, and "
+        f"may hold {task['memory']:,} at most"
+        for task in record["tasks"]
+        for method in task["methods"]
+        if exceeds(task, method)
+    ]
+    return slow + large
+
+
+def exceeds(task: Record, method: Record) -> bool:
+    """Tell whether a process of ours held more memory than its task allows."""
+    # Records from before there were such limits have none.
+    most = task.get("memory")
+    return most is not None and method["ours"] and method["peak_memory"] > most
 
 
 def _failure(task: str, found: Record) -> str:

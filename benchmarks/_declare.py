@@ -123,6 +123,7 @@ class Task:
             is one wherever it takes part, declared or not.
         seconds: By the names of methods, the seconds that a call should take at most,
             where the goal is no comparison.
+        memory: The bytes that a process of ours may hold at most, or the run fails.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Task:
     against: tuple[str, ...] = ()
     rivals: tuple[Rival, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

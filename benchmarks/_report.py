@@ -4,6 +4,7 @@ import json
 import pathlib
 from collections.abc import Iterable, Iterator
 
+from benchmarks import _compare
 from benchmarks._declare import Record
 
 COLUMNS = (
@@ -119,8 +120,8 @@ def sentences(record: Record, old: Record | None = None) -> Iterator[str]:
         old: An older one. With it a comparison also has the quotient before.
 
     Yields:
-        A line for each goal in seconds, for each comparison with a peer, for each
-        ceiling, and for the state of the machine.
+        A line for each goal in seconds, for each limit of memory, for each comparison
+        with a peer, for each ceiling, and for the state of the machine.
     """
     before = {}
     if old is not None:
@@ -135,6 +136,8 @@ def sentences(record: Record, old: Record | None = None) -> Iterator[str]:
             # Records from before there were such goals have none.
             if method.get("seconds_goal") is not None:
                 yield f"{name}: {_wait(method)}"
+            if task.get("memory") is not None and method["ours"]:
+                yield f"{name}: {_held(task, method)}"
         for ratio in task["ratios"]:
             line = f"{name}: {_comparison(ratio)}"
             past = before.get((name, ratio["ours"], ratio["peer"]))
@@ -167,6 +170,13 @@ def _wait(method: Record) -> str:
         f"{method['name']} takes {seconds(method['median'])}{_star(method)}; "
         f"goal at most {seconds(goal)}: {verdict}"
     )
+
+
+def _held(task: Record, method: Record) -> str:
+    """Describe how much memory a method held, and whether that is allowed."""
+    verdict = "exceeded" if _compare.exceeds(task, method) else "kept"
+    held, most = method["peak_memory"] / 1e9, task["memory"] / 1e9
+    return f"{method['name']} held {held:.3g} GB; at most {most:.3g} GB: {verdict}"
 
 
 def _verdict(statistics: Record, *, is_met: bool) -> str:

@@ -376,6 +376,7 @@ def _record(task: Task, *, methods: list[Record], products: list[Record]) -> Rec
         "name": task.name,
         "parameters": dict(task.parameters),
         "goal": task.goal,
+        "memory": task.memory,
         "flop": task.flop,
         "ceiling": ceiling,
         "methods": methods,

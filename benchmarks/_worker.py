@@ -109,8 +109,9 @@ class Session:
         """Build the call and make it once, which compiles; of a judge, the reference.
 
         Returns:
-            Versions of what the method requires and the seconds of the first call; or
-            the distribution that is absent. Nothing of a judge.
+            Versions of what the method requires, the bytes that the process holds
+            before the first call, and the seconds of that; or the distribution that is
+            absent. Nothing of a judge.
         """
         if self.method is None:
             self.reference = self.benchmark.reference(**self.parameters)
@@ -123,7 +124,9 @@ class Session:
             if error.name not in required:
                 raise
             return {"absent": error.name}
-        return {"versions": versions, "first_call": self.sample(1)["seconds"]}
+        idle = peak_memory()
+        first_call = self.sample(1)["seconds"]
+        return {"versions": versions, "idle_memory": idle, "first_call": first_call}
 
     def result(self) -> Any:
         """Return the result of one more call, in NumPy arrays."""

@@ -539,7 +539,7 @@ def failures(record: Record) -> list[str]:
     Tasks that are scaled down are too small to be timed.
     """
     tasks = [
-        {"name": name, "ratios": part.get("ratios", [])}
+        {"name": name, "ratios": part.get("ratios", []), "methods": []}
         for name, part in record["parts"].items()
     ]
     return _compare.failures({"smoke": record["scaled_down"], "tasks": tasks})

@@ -7,6 +7,9 @@ Goals:
   would compare OpenBLAS's threads with MKL's.
 - ZerO in under 5 % of the time of orthogonal, square (the identity) and widening (the
   Hadamard block: (in, out) = (2048, 4096), torch's (4096, 2048)).
+- Batches of orthogonal weights no slower than JAX's, whose batched factorizations may
+  wait for each other for ever. Ours cannot, and that must cost nothing. JAX's are given
+  a pool of more threads, with which they end.
 - Networks of 100 layers, one of every scheme in one program, compile in at most 1.25
   times the time of those of 10, for equal layers are drawn as one batch.
 """
@@ -14,7 +17,16 @@ Goals:
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from benchmarks._declare import Benchmark, Call, Method, Record, Task, torch_environment
+from benchmarks._declare import (
+    Benchmark,
+    Call,
+    Method,
+    Record,
+    Rival,
+    Task,
+    jax_environment,
+    torch_environment,
+)
 
 if TYPE_CHECKING:
     import jax
@@ -25,11 +37,11 @@ if TYPE_CHECKING:
 # ---- matrices ----
 
 
-def orthogonal(shape: tuple[int, int]) -> Call:
-    """Draw by ours, compiled."""
+def orthogonal(shape: tuple[int, int], batch: int = 0) -> Call:
+    """Draw by ours, compiled; with `batch`, as many at once."""
     from isometry import initializers
 
-    return _compiled(initializers.orthogonal(), shape)
+    return _compiled(initializers.orthogonal(), shape, batch)
 
 
 def zer_o(shape: tuple[int, int]) -> Call:
@@ -39,19 +51,29 @@ def zer_o(shape: tuple[int, int]) -> Call:
     return _compiled(initializers.zer_o(), shape)
 
 
-def jax_orthogonal(shape: tuple[int, int]) -> Call:
+def jax_orthogonal(shape: tuple[int, int], batch: int = 0) -> Call:
     """Draw by JAX's, compiled as ours is."""
     import jax
 
-    return _compiled(jax.nn.initializers.orthogonal(), shape)
+    return _compiled(jax.nn.initializers.orthogonal(), shape, batch)
 
 
-def _compiled(init: "Callable[..., jax.Array]", shape: tuple[int, int]) -> Call:
+def _compiled(
+    init: "Callable[..., jax.Array]", shape: tuple[int, int], batch: int = 0
+) -> Call:
     import jax
 
     key = jax.random.key(0)
-    draw = jax.jit(lambda key: init(key, tuple(shape)))
-    return lambda: draw(key)
+
+    def draw(key: jax.Array) -> jax.Array:
+        return init(key, tuple(shape))
+
+    if batch:
+        keys = jax.random.split(key, batch)
+        draw_all = jax.jit(jax.vmap(draw))
+        return lambda: draw_all(keys)
+    draw_one = jax.jit(draw)
+    return lambda: draw_one(key)
 
 
 def torch_orthogonal(shape: tuple[int, int]) -> Call:
@@ -186,11 +208,11 @@ def error(result: Any, reference: Any, **parameters: Any) -> float:
 
 
 def _gram_error(w: "np.ndarray", identity: "np.ndarray") -> float:
-    """Compare the smaller Gram matrix with the identity."""
-    rows, columns = w.shape
+    """Compare the smaller Gram matrix, or each of a batch, with the identity."""
+    *_, rows, columns = w.shape
     if rows > columns:
-        w = w.T
-    return float(abs(w @ w.T - identity).max())
+        w = w.swapaxes(-1, -2)
+    return float(abs(w @ w.swapaxes(-1, -2) - identity).max())
 
 
 def tolerance(**parameters: Any) -> float:
@@ -210,6 +232,7 @@ def tolerance(**parameters: Any) -> float:
 # ---- tasks ----
 
 ORTHOGONAL = ("isometry orthogonal", "torch orthogonal_", "jax orthogonal")
+BATCH = ("isometry orthogonal", "jax orthogonal, more threads")
 ZER_O = ("isometry zer_o", "its orthogonal")
 COMPILATION = ("deep network", "shallow network")
 
@@ -226,6 +249,19 @@ def _orthogonal(shape: tuple[int, int]) -> Task:
         flop=2 * factorization,
         gemm=(few, "float32"),
         methods=ORTHOGONAL,
+    )
+
+
+def _batch(batch: int, shape: tuple[int, int]) -> Task:
+    rows, columns = shape
+    peer = BATCH[1]
+    return Task(
+        f"{batch} orthogonal {rows}x{columns}",
+        parameters={"shape": shape, "batch": batch},
+        goal=1.0,
+        methods=BATCH,
+        # The fix of the hang may cost a twentieth.
+        rivals=(Rival(peer, least=0.95),),
     )
 
 
@@ -255,12 +291,15 @@ BENCHMARK = Benchmark(
     tasks=(
         _orthogonal((1024, 1024)),
         _orthogonal((4096, 4096)),
+        _batch(100, (64, 64)),
+        _batch(20, (256, 256)),
         _zer_o((4096, 4096)),
         _zer_o((2048, 4096)),
         _depth(32, (10, 100), ()),
     ),
     smoke=(
         _orthogonal((64, 64)),
+        _batch(3, (8, 8)),
         _zer_o((32, 64)),
         _depth(32, (4, 8), ("orthogonal", "zer_o")),
     ),
@@ -273,6 +312,11 @@ BENCHMARK = Benchmark(
             environment=torch_environment(threads=1),
         ),
         Method("jax orthogonal", jax_orthogonal),
+        Method(
+            "jax orthogonal, more threads",
+            jax_orthogonal,
+            environment=jax_environment() | {"NPROC": "8"},
+        ),
         Method("isometry zer_o", zer_o, ours=True),
         Method("its orthogonal", orthogonal),
         Method("deep network", compilation(1), ours=True),

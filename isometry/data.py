@@ -91,9 +91,9 @@ def _read_digits() -> Float[np.ndarray, "examples 65"]:
     """Return the digits of scikit-learn: 64 pixels and a label in each row."""
     # Its file is read in 10 ms, while to import scikit-learn takes a second.
     spec = importlib.util.find_spec("sklearn")
-    folders = (spec and spec.submodule_search_locations) or ()
-    for folder in folders:
-        path = pathlib.Path(folder, "datasets", "data", "digits.csv.gz")
+    if spec is not None and spec.origin is not None:
+        package = pathlib.Path(spec.origin).parent
+        path = package / "datasets" / "data" / "digits.csv.gz"
         if path.is_file():
             return np.loadtxt(path, delimiter=",")
     # Another version may keep it elsewhere.

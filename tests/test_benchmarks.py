@@ -24,10 +24,13 @@ from benchmarks import (
     __main__,
     _ceiling,
     _compare,
+    _curves,
     _load,
     _processor,
     _report,
     _run,
+    _worker,
+    starts,
 )
 from benchmarks._declare import PLAIN_JAX
 from isometry import store
@@ -270,6 +273,70 @@ def test_every_task_of_spectra_is_compared_with_plain_jax():
     declared = spectra.BENCHMARK
     assert PLAIN_JAX in [method.name for method in declared.methods]
     assert [one.name for one in declared.tasks if one.methods] == []
+
+
+# ---- goals in seconds, and limits of memory ----
+
+
+def test_goals_in_seconds_are_beside_what_a_call_took(raced):
+    record = full(raced[0])
+    ours, slow, *_ = record["tasks"][0]["methods"]
+    ours |= {"seconds_goal": 2.0, "median": 1.5, "disturbed": False}
+    slow |= {"seconds_goal": 2.0, "median": 2.5, "disturbed": False}
+    text = _report.markdown(record)
+    assert "squares: ours takes 1.5 s; goal at most 2 s: met" in text
+    assert "squares: slow ours takes 2.5 s; goal at most 2 s: missed" in text
+    slow["disturbed"] = True
+    assert "2.5 s*; goal at most 2 s: undecided, disturbed" in _report.markdown(record)
+
+
+def test_more_memory_than_is_allowed_fails_the_run(raced):
+    """The limit is for ours alone."""
+    record = full(raced[0])
+    one = record["tasks"][0]
+    one["ratios"] = []
+    for method in one["methods"][:4]:
+        method["peak_memory"] = 2_000_000_000
+    one["memory"] = 2_000_000_000
+    assert _compare.failures(record) == []
+    assert "ours held 2 GB; at most 2 GB: kept" in _report.markdown(record)
+    one["memory"] -= 1
+    first, second = _compare.failures(record)
+    assert first == (
+        "squares: ours held 2,000,000,000 bytes, and may hold 1,999,999,999 at most"
+    )
+    assert second.startswith("squares: slow ours held")
+    assert _report.markdown(record).count("exceeded") == 2
+
+
+def test_time_and_memory_of_children_are_those_of_the_method():
+    """A command is timed in a process of its own: of 0.3 s of work, and 200 MB."""
+    work = (
+        "import time; data = bytearray(200_000_000); end = time.process_time() + 0.3\n"
+        "while time.process_time() < end: pass"
+    )
+    before = _worker.cpu_seconds()
+    subprocess.run([sys.executable, "-c", work], check=True)
+    assert _worker.cpu_seconds() - before >= 0.3
+    assert _worker.peak_memory() >= 200_000_000
+
+
+def test_starts_are_compared_with_a_command_without_a_cache(tmp_path):
+    arguments = ("theory", "--activation", "relu")
+    printed = starts.run(arguments, caches=str(tmp_path), folder=str(tmp_path))
+    assert "relu" in printed
+    assert starts.error(printed, printed, arguments) == 0
+    assert starts.error(printed + "more\n", printed, arguments) == 1
+    assert starts.error(printed.replace("relu", "tanh"), printed, arguments) >= 1
+    with pytest.raises(RuntimeError, match="exit code 2.*no such"):
+        starts.run(("no such",), caches=str(tmp_path), folder=str(tmp_path))
+
+
+def test_exponents_are_those_of_the_last_points():
+    """A cubic law above an overhead that the small sizes show."""
+    sizes = [1.0, 2.0, 100.0, 200.0, 400.0]
+    values = [5.0, 5.0, 1e6, 8e6, 64e6]
+    assert _curves.exponent(sizes, values) == pytest.approx(3, abs=1e-12)
 
 
 # ---- the ceiling ----

@@ -46,17 +46,18 @@ def normal(
         key = jax.random.wrap_key_data(key)
     if str(jax.random.key_impl(key)) != _COUNTING:
         return jax.random.normal(key, shape, dtype)
-    return _vectors(key, math.prod(shape), dtype).reshape(shape)
+    return _drawn(key, shape, dtype)
 
 
 # Compiled, because outside of a program `custom_vmap` would be traced at every call.
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
-def _vectors(
-    keys: Key,
-    size: int,
+def _drawn(
+    key: Key,
+    shape: tuple[int, ...],
     dtype: np.dtype,
-) -> Float[Array, "*batch size"]:
-    return _drawer(size, dtype)(keys)
+) -> Float[Array, "..."]:
+    vector = _drawer(math.prod(shape), dtype)(key)
+    return vector.reshape(shape)
 
 
 def _drawer(

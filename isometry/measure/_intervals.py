@@ -140,9 +140,9 @@ def _num_probes(sp: "Spectrum") -> int:
 
 def _t_quantile(level: float, probes: int) -> float:
     """Return how many standard errors a two-sided t interval reaches to each side."""
-    # Imported here: scipy.stats takes longer to load than the rest of the package.
-    from scipy import stats
+    # Not scipy.stats, which takes longer to load than the rest of the package.
+    from scipy import special
 
     if probes < 2:
         return math.nan
-    return float(stats.t.ppf((1 + level) / 2, probes - 1))
+    return float(special.stdtrit(probes - 1, (1 + level) / 2))

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 POWER = {"lam": 2.0, "s": 1.0}
 
 
+# One program for each shape, not one for each of the operations.
+@jax.jit
 def exp(logs: Array) -> Array:
     """Return e^x; of a NaN always NaN.
 

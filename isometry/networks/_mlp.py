@@ -509,7 +509,7 @@ class Mlp(LayeredNetwork):
         # `mlp` would solve for the scale of the scheme once more, so it is not called.
         net = dataclasses.replace(self, function=function)
         # A scheme that does not fit the new shapes says so now.
-        jax.eval_shape(net.init, jax.random.key(0))
+        _ = net.shapes
         return net
 
     @public("law")
@@ -703,5 +703,5 @@ def mlp(  # noqa: PLR0917 (as it has always been)
         dtype=kind,
     )
     # A scheme that does not fit these shapes says so now, and not at the first draw.
-    jax.eval_shape(net.init, jax.random.key(0))
+    _ = net.shapes
     return net

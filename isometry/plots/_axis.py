@@ -97,8 +97,7 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
         axis: The axis on which x are positions.
         x: Positions.
     """
-    # Imported here: scipy.stats takes longer to load than the rest of the package.
-    from scipy import stats
+    from scipy import special
 
     rules = sp.quadrature
     assert rules is not None, "of singular values there is a histogram"
@@ -120,7 +119,7 @@ def smooth_density(sp: Spectrum, axis: Axis, x: Line) -> Band:
     if probes < 2:
         return Band(mean, mean, mean)
     error = by_probe.std(0, ddof=1) / math.sqrt(probes)
-    quantile = stats.t.ppf((1 + _LEVEL) / 2, probes - 1)
+    quantile = special.stdtrit(probes - 1, (1 + _LEVEL) / 2)
     reach = quantile * error
     # A density is not negative.
     low = np.maximum(mean - reach, 0)

@@ -74,12 +74,12 @@ def dead_probability(
             position.
         key: A key of the simulation.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     hits = _dead_draws(activation, samples, key)
     if hits == _DRAWS:
         return 1.0
-    return float(beta.ppf(_CONFIDENCE, hits + 1, _DRAWS - hits))
+    return float(betaincinv(hits + 1, _DRAWS - hits, _CONFIDENCE))
 
 
 def _dead_draws(
@@ -154,11 +154,22 @@ def dead_quantile(
         probability: The probability that a Gaussian unit is dead.
         level: The level of each quantile.
     """
-    from scipy.stats import binom
+    by_covariance = _binomial_quantile(level, num_units, probability)
+    by_sign = _binomial_quantile(level, num_dead + num_mirrored, 0.5)
+    return min(by_covariance, by_sign)
 
-    by_covariance = binom.ppf(level, num_units, probability)
-    by_sign = binom.ppf(level, num_dead + num_mirrored, 0.5)
-    return int(min(by_covariance, by_sign))
+
+def _binomial_quantile(
+    level: float,
+    num_trials: int,
+    probability: float,
+) -> int:
+    """Return the smallest count whose probability, with all below it, is `level`."""
+    # Not scipy.stats, which takes longer to load than the rest of the package.
+    from scipy.special import bdtr
+
+    up_to = bdtr(np.arange(num_trials + 1), num_trials, probability)
+    return int(np.argmax(up_to >= level))
 
 
 def saturated_quantile(
@@ -167,11 +178,9 @@ def saturated_quantile(
     level: float,
 ) -> float:
     """Return the largest share of saturated units that chance explains, at a level."""
-    from scipy.stats import binom
-
     # Half a unit above the quantile, so that a share of exactly the quantile is clearly
     # below the threshold, and not undecided.
-    return (float(binom.ppf(level, num_units, probability)) + 0.5) / num_units
+    return (_binomial_quantile(level, num_units, probability) + 0.5) / num_units
 
 
 @functools.lru_cache(maxsize=64)

@@ -58,7 +58,7 @@ class Spread:
         curve that bends widens it. The result is None if the fit has fewer than two
         degrees of freedom.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         is_real = (self.spread > 0) & np.isfinite(self.spread)
         # One degree of freedom is lost for each intercept, and one for the slope.
@@ -76,7 +76,7 @@ class Spread:
         residuals = y - rate * x
         variance = (residuals**2).sum() / freedom
         error = np.sqrt(variance / sum_of_squares)
-        half = float(error * t.ppf(0.975, freedom))
+        half = float(error * stdtrit(freedom, 0.975))
         return rate, (rate - half, rate + half)
 
     def as_dict(self) -> dict[str, Any]:
