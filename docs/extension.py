@@ -1,9 +1,9 @@
 """Sphinx extension: directives, links and checks of the site.
 
 `public-module` shows a module of the reference, `public-modules` a table of them,
-`catalogue` all initializers and schemes, `records` where figures come from. Inline code that names something public
-becomes a link, and so do the numbers of papers and links to files that a page shows. A
-public name without an entry is a warning.
+`catalogue` all initializers and schemes, `records` where figures come from. Inline code
+that names something public becomes a link, and so do the numbers of papers and links to
+files that a page shows. A public name without an entry is a warning.
 """
 
 import re

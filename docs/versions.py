@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = pathlib.Path(__file__).with_suffix(".md")
@@ -47,9 +47,9 @@ minor version.
 
 A plain install needs the packages of *core*. The others belong to the extras of their
 names, as in `pip install '.[cli]'`; `all` is
-{everything}. Licences are those that the packages' own metadata name; where
-those say no more than BSD, the clauses are those of the packages' licence files. None
-of these packages is copied into this one.
+{everything}. Licences are those that the packages'
+own metadata name; where those say no more than BSD, the clauses are those of the
+packages' licence files. None of these packages is copied into this one.
 
 | extra | package | oldest | licence |
 |---|---|---|---|
@@ -136,7 +136,7 @@ class Needed(NamedTuple):
     oldest: str
 
 
-def project() -> dict[str, object]:
+def project() -> dict[str, Any]:
     """Return the table `project` of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
@@ -144,7 +144,7 @@ def project() -> dict[str, object]:
 def needed() -> Iterator[Needed]:
     """List the direct dependencies, as pyproject.toml has them."""
     read = project()
-    groups = {"core": read["dependencies"], **read["optional-dependencies"]}  # pyright: ignore
+    groups = {"core": read["dependencies"], **read["optional-dependencies"]}
     for extra, requirements in groups.items():
         for requirement in requirements:
             # `all` and `test` name extras of this package, which are listed themselves.
@@ -180,18 +180,18 @@ def text() -> str:
     """Return the page."""
     read = project()
     form = r"Programming Language :: Python :: (3\.\d+)"
-    classifiers = " ".join(read["classifiers"])  # pyright: ignore
+    classifiers = " ".join(read["classifiers"])
     pythons = ", ".join(re.findall(form, classifiers))
-    everything = read["optional-dependencies"]["all"][0]  # pyright: ignore
+    everything = read["optional-dependencies"]["all"][0]
     rows = list(needed())
-    oldest = {row.package: row.oldest for row in rows if row.extra == "core"}
+    core = {row.package: row.oldest for row in rows if row.extra == "core"}
     lines = [
         HEAD.format(pythons=pythons),
-        *(f"| {name} | {oldest[name]} | {NEWEST[name]} |\n" for name in NEWEST),
+        *(f"| {name} | {core[name]} | {NEWEST[name]} |\n" for name in NEWEST),
         POLICY.format(everything=f"`{everything}`"),
         *(
-            f"| {row.extra} | {row.package} | {row.oldest} | {LICENCES[row.package]} |\n"
-            for row in rows
+            f"| {extra} | {package} | {oldest} | {LICENCES[package]} |\n"
+            for extra, package, oldest in rows
         ),
     ]
     return "".join(lines)
