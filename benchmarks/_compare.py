@@ -18,6 +18,11 @@ from benchmarks._declare import (
 # of a few rounds on a shared machine would count as undisturbed.
 ENOUGH = 3
 
+# Seconds of a peer's call from which on it must be reached. A call of ours costs 1 to 3
+# milliseconds of Python, whatever it measures. With a tenth of this, tiny tasks would
+# fail runs for that; with ten times as much, most tasks could be slower unnoticed.
+LEAST_SECONDS = 0.01
+
 
 def quartiles(values: Sequence[float]) -> list[float]:
     """Return lower quartile, median and upper quartile."""
@@ -94,6 +99,7 @@ def ratio(
     return {
         "ours": ours["name"],
         "peer": peer["name"],
+        "peer_seconds": statistics.median(peer["seconds"]),
         "rounds": rounds,
         **found,
         "goal": goal,
@@ -143,7 +149,8 @@ def failures(record: Record) -> list[str]:
     """Describe what makes a record a failure, a line each.
 
     A comparison is below its least, or a process of ours held more memory than it may.
-    Tasks of a smoke run are too small to be timed: nothing of theirs is a failure.
+    Tasks of a smoke run are too small to be timed: nothing of theirs is a failure. Nor
+    is a comparison with a peer whose call takes less than `LEAST_SECONDS`.
     """
     if record["smoke"]:
         return []
@@ -151,7 +158,7 @@ def failures(record: Record) -> list[str]:
         _failure(task["name"], found)
         for task in record["tasks"]
         for found in task["ratios"]
-        if found["least"] is not None and found["median"] < found["least"]
+        if _is_below(found)
     ]
     large = [
         f"{task['name']}: {method['name']} held {method['peak_memory']:,} bytes, and "
@@ -161,6 +168,13 @@ def failures(record: Record) -> list[str]:
         if exceeds(task, method)
     ]
     return slow + large
+
+
+def _is_below(found: Record) -> bool:
+    """Tell whether a comparison is below its least, of a task that can be timed."""
+    if found["least"] is None or found["peer_seconds"] < LEAST_SECONDS:
+        return False
+    return found["median"] < found["least"]
 
 
 def exceeds(task: Record, method: Record) -> bool:

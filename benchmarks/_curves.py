@@ -4,10 +4,11 @@ Below a size, calls and compilers cost more than the work. So an exponent is fit
 the last points of a curve, and the memory is what a measurement adds to its arguments.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from benchmarks._declare import Record
 
@@ -50,40 +51,40 @@ def _entries(parameters: Mapping[str, Any]) -> int:
 CURVES = (
     Curve(
         "width",
-        "width N  (8 layers, 4 Jacobians)",
-        lambda parameters: parameters["width"],
+        axis="width N  (8 layers, 4 Jacobians)",
+        size=lambda parameters: parameters["width"],
         time="3: products and factorization",
         slopes=(3,),
         memory="2: Jacobians",
     ),
     Curve(
         "depth",
-        "layers L  (width 64, 16 Jacobians)",
-        lambda parameters: parameters["depth"],
+        axis="layers L  (width 64, 16 Jacobians)",
+        size=lambda parameters: parameters["depth"],
         time="1: products",
         slopes=(1,),
         memory="0: one product at a time",
     ),
     Curve(
         "Jacobians",
-        "Jacobians  (width 64, 8 layers)",
-        lambda parameters: 4 * parameters["inputs"],
+        axis="Jacobians  (width 64, 8 layers)",
+        size=lambda parameters: 4 * parameters["inputs"],
         time="1",
         slopes=(1,),
         memory="1, up to the budget",
     ),
     Curve(
         "cnn",
-        "entries of the Jacobian, CNN",
-        _entries,
+        axis="entries of the Jacobian, CNN",
+        size=_entries,
         time="1: pulling back, to 1.5: factorization",
         slopes=(1, 1.5),
         memory="1",
     ),
     Curve(
         "transformer",
-        "entries of the Jacobian, transformer",
-        _entries,
+        axis="entries of the Jacobian, transformer",
+        size=_entries,
         time="1 to 1.5: pulling back, 1.5: factorization",
         slopes=(1, 1.5),
         memory="1",
@@ -122,10 +123,10 @@ def points(record: Record, curve: Curve) -> dict[str, Points]:
     }
 
 
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+def exponent(sizes: ArrayLike, values: ArrayLike) -> float:
     """Fit the exponent of a power law to the last points of a curve."""
-    x, y = np.log(sizes[-_LAST:]), np.log(values[-_LAST:])
-    slope, _ = np.polyfit(x, y, 1)
+    x, y = np.log(sizes), np.log(values)
+    slope, _ = np.polyfit(x[-_LAST:], y[-_LAST:], 1)
     return float(slope)
 
 
@@ -138,20 +139,23 @@ def figure(record: Record) -> "Figure":
     made.set_dpi(150)
     axes = made.subplots(2, len(drawn), squeeze=False)
     for above, below, curve in zip(*axes, drawn, strict=True):
-        _draw(above, below, curve, points(record, curve))
+        _draw(curve, points(record, curve), above=above, below=below)
     axes[0, 0].set_ylabel("seconds a call")
     axes[1, 0].set_ylabel("MB beyond the arguments")
     return made
 
 
 def _draw(
-    above: "Axes", below: "Axes", curve: Curve, by_method: dict[str, Points]
+    curve: Curve, by_method: dict[str, Points], *, above: "Axes", below: "Axes"
 ) -> None:
     """Draw one curve: its points, their exponents, and those of theory, dashed."""
     from isometry.plots import _style
 
     for index, (name, found) in enumerate(by_method.items()):
-        style = {"color": _style.colour(index), "marker": _style.mark(index)}
+        style: dict[str, Any] = {
+            "color": _style.colour(index),
+            "marker": _style.mark(index),
+        }
         slope = exponent(found.sizes, found.seconds)
         above.plot(found.sizes, found.seconds, label=f"{name}: {slope:.2f}", **style)
         below.plot(found.sizes, found.added / 1e6, **style)

@@ -3,6 +3,7 @@
 Weights and inputs are NumPy's, the same in every process and of the type asked for.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Model(NamedTuple):
     fan_in: int
 
 
-def _he(rng: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
+def _he(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """Draw weights of variance 2 over the fan-in: all axes but the last."""
     fan_in = np.prod(shape[:-1])
     weights = rng.standard_normal(shape) * np.sqrt(2 / fan_in)
@@ -47,8 +48,8 @@ def _conv(x: "jax.Array", kernel: "jax.Array", stride: int = 1) -> "jax.Array":
     batch = jax.lax.conv_general_dilated(
         x[None],
         kernel,
-        (stride, stride),
-        "SAME",
+        window_strides=(stride, stride),
+        padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return batch[0]
@@ -62,8 +63,8 @@ def cnn(side: int, dtype: str) -> Model:
     rng = np.random.default_rng(side)
     channels = (1, 16, 16, 16, 1)
     kernels = [
-        _he(rng, dtype, 3, 3, before, after)
-        for before, after in zip(channels, channels[1:], strict=False)
+        _he(rng, dtype, (3, 3, before, after))
+        for before, after in itertools.pairwise(channels)
     ]
 
     def f(kernels: "list[jax.Array]", x: "jax.Array") -> "jax.Array":
@@ -92,7 +93,7 @@ def transformer(tokens: int, dtype: str) -> Model:
         "down": (4 * width, width),
     }
     params = [
-        {name: _he(rng, dtype, *shape) for name, shape in shapes.items()}
+        {name: _he(rng, dtype, shape) for name, shape in shapes.items()}
         for _ in range(2)
     ]
 
@@ -123,22 +124,22 @@ def resnet18(side: int, dtype: str) -> Model:
         before = STAGES[0]
         for width in STAGES:
             first = {
-                "first": _he(rng, dtype, 3, 3, before, width),
-                "second": _he(rng, dtype, 3, 3, width, width),
+                "first": _he(rng, dtype, (3, 3, before, width)),
+                "second": _he(rng, dtype, (3, 3, width, width)),
             }
             if width != before:
-                first["skip"] = _he(rng, dtype, 1, 1, before, width)
+                first["skip"] = _he(rng, dtype, (1, 1, before, width))
             yield first
             yield {
-                "first": _he(rng, dtype, 3, 3, width, width),
-                "second": _he(rng, dtype, 3, 3, width, width),
+                "first": _he(rng, dtype, (3, 3, width, width)),
+                "second": _he(rng, dtype, (3, 3, width, width)),
             }
             before = width
 
     params = {
-        "stem": _he(rng, dtype, 7, 7, 3, STAGES[0]),
+        "stem": _he(rng, dtype, (7, 7, 3, STAGES[0])),
         "blocks": list(blocks()),
-        "head": _he(rng, dtype, STAGES[-1], 1000),
+        "head": _he(rng, dtype, (STAGES[-1], 1000)),
     }
     x = rng.standard_normal((side, side, 3)).astype(dtype)
     return Model(_resnet18, params, x, depth=18, fan_in=9 * STAGES[-1])
@@ -151,7 +152,12 @@ def _resnet18(params: "dict[str, Any]", x: "jax.Array") -> "jax.Array":
     relu = jax.nn.relu
     x = relu(_conv(x, params["stem"], stride=2))
     x = jax.lax.reduce_window(
-        x, -jax.numpy.inf, jax.lax.max, (3, 3, 1), (2, 2, 1), "SAME"
+        x,
+        -jax.numpy.inf,
+        jax.lax.max,
+        window_dimensions=(3, 3, 1),
+        window_strides=(2, 2, 1),
+        padding="SAME",
     )
     for block in params["blocks"]:
         stride = 2 if "skip" in block else 1

@@ -9,7 +9,7 @@ to take at most 1.3 times its 1000 vector-Jacobian products and one factorizatio
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import _models, spectra
+from benchmarks import spectra
 from benchmarks._declare import (
     DEFAULT_PROCESS,
     PLAIN_JAX,
@@ -23,6 +23,8 @@ from benchmarks._declare import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from benchmarks._models import Model
+
 # Bytes that our measurement may take beside its arguments.
 BUDGET = 2_000_000_000
 
@@ -33,39 +35,45 @@ MOST_OF_RESNET = 4_000_000_000
 # ResNet-18 take longer.
 DIRECTIONS = 10
 
-# How many of them make the plain Jacobian of a smaller model at once: all.
 VJPS = "VJPs and a factorization"
 
 
-def _set_up(dtype: str) -> None:
+def _make(model: str, dtype: str, **size: int) -> "Model":
+    """Make a model, in a process that computes in its type from then on."""
     import jax
 
+    from benchmarks import _models
+
     jax.config.update("jax_enable_x64", dtype == "float64")
+    return _models.MODELS[model](dtype=dtype, **size)
 
 
 def ours(model: str, dtype: str, **parameters: Any) -> Call:
-    """Call `isometry.ensemble` for perceptrons, and `isometry.spectrum` for others."""
+    """Call `isometry.ensemble` for perceptrons, else `isometry.spectrum`, compiled."""
     if model == "mlp":
         return spectra.ours(dtype=dtype, **parameters)
-    _set_up(dtype)
     import jax
 
     import isometry
 
-    f, params, x, *_ = _models.MODELS[model](dtype=dtype, **parameters)
+    f, params, x, *_ = _make(model, dtype, **parameters)
     params, x = jax.tree.map(jax.numpy.asarray, (params, x))
-    return lambda: isometry.spectrum(f, params, x, max_bytes=BUDGET).values
+
+    @jax.jit
+    def measure(params: Any, x: jax.Array) -> jax.Array:
+        return isometry.spectrum(f, params, x, max_bytes=BUDGET).values
+
+    return lambda: measure(params, x)
 
 
 def plain_jax(model: str, dtype: str, **parameters: Any) -> Call:
     """Do what a user writes: jit of jacrev, then svd."""
     if model == "mlp":
         return spectra.plain_jax(dtype=dtype, **parameters)
-    _set_up(dtype)
     import jax
     import jax.numpy as jnp
 
-    f, params, x, *_ = _models.MODELS[model](dtype=dtype, **parameters)
+    f, params, x, *_ = _make(model, dtype, **parameters)
     params, x = jax.tree.map(jnp.asarray, (params, x))
 
     @jax.jit
@@ -83,11 +91,10 @@ def vjps_and_factorization(model: str, dtype: str, **parameters: Any) -> Call:
 
     It is what a user writes whose whole Jacobian does not fit into memory at once.
     """
-    _set_up(dtype)
     import jax
     import jax.numpy as jnp
 
-    f, params, x, *_ = _models.MODELS[model](dtype=dtype, **parameters)
+    f, params, x, *_ = _make(model, dtype, **parameters)
     params, x = jax.tree.map(jnp.asarray, (params, x))
 
     @jax.jit
@@ -120,17 +127,19 @@ def vjps_and_factorization(model: str, dtype: str, **parameters: Any) -> Call:
 
 
 def reference(model: str, dtype: str, **parameters: Any) -> "np.ndarray":
-    """Find the values in float64: of perceptrons by NumPy, else from plain VJPs."""
+    """Find the values in float64, from weights that are rounded as those measured.
+
+    Of perceptrons NumPy multiplies the layers; of the others JAX pulls directions back
+    one by one, and NumPy factorizes.
+    """
     if model == "mlp":
         return spectra.reference(dtype=dtype, **parameters)
-    import numpy as np
-
-    # The same weights, rounded as those that are measured.
-    f, params, x, *_ = _models.MODELS[model](dtype=dtype, **parameters)
-    _set_up("float64")
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
+    f, params, x, *_ = _make(model, dtype, **parameters)
+    jax.config.update("jax_enable_x64", True)
     wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (params, x))
     params, x = wide
 
@@ -157,7 +166,7 @@ def tolerance(model: str, dtype: str, **parameters: Any) -> float:
         return spectra.tolerance(dtype=dtype, **parameters)
     import numpy as np
 
-    made = _models.MODELS[model](dtype=dtype, **parameters)
+    made = _make(model, dtype, **parameters)
     return made.depth * made.fan_in**0.5 * float(np.finfo(dtype).eps)
 
 

@@ -92,8 +92,8 @@ def _read_digits() -> Float[np.ndarray, "examples 65"]:
     # Its file is read in 10 ms, while to import scikit-learn takes a second.
     spec = importlib.util.find_spec("sklearn")
     if spec is not None and spec.origin is not None:
-        package = pathlib.Path(spec.origin).parent
-        path = package / "datasets" / "data" / "digits.csv.gz"
+        folder = pathlib.Path(spec.origin).with_name("datasets")
+        path = folder / "data" / "digits.csv.gz"
         if path.is_file():
             return np.loadtxt(path, delimiter=",")
     # Another version may keep it elsewhere.

@@ -249,6 +249,28 @@ def test_a_plain_function_is_judged_as_the_perceptron_that_it_is():
     assert plain.no_law == "no law: f is a plain function"
 
 
+def test_schemes_of_one_architecture_share_all_programs():
+    """A second scheme lowers nothing but what draws its weights; a third, nothing."""
+    lowered = []
+
+    def note(event, seconds, **about):
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+            lowered.append(about["fun_name"])
+
+    how = {"keys": KEYS, "xs": XS, "train_steps": 2, "inputs": 2}
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        isometry.audit(net_of("gaussian"), **how)
+        lowered.clear()
+        isometry.audit(net_of("xavier"), **how)
+        assert set(lowered) <= {"jit(_uniform)", "jit(reshape)"}
+        lowered.clear()
+        isometry.audit(net_of("kaiming"), **how)
+        assert lowered == []
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
 def test_of_a_checkpoint_what_depends_on_the_draw_is_undecided():
     params = jax.tree.map(lambda leaf: leaf[None], sample(KEYS[0]))
     # Zeros are a fact of this draw.
