@@ -1,9 +1,9 @@
 """Sphinx extension: directives, links and checks of the site.
 
 `public-module` shows a module of the reference, `public-modules` a table of them,
-`catalogue` all initializers and schemes. Inline code that names something public
-becomes a link, and so do the numbers of papers and links to files that a page shows. A
-public name without an entry is a warning.
+`catalogue` all initializers and schemes, `records` where figures come from. Inline code
+that names something public becomes a link, and so do the numbers of papers and links to
+files that a page shows. A public name without an entry is a warning.
 """
 
 import re
@@ -17,7 +17,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from docs import bibliography, reference
+from docs import bibliography, records, reference
 
 LOGGER = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ UNLINKED = (nodes.title, nodes.reference, pending_xref, desc_signature)
 # What lies outside docs/ and is shown on a page; what is not stays text.
 INCLUDED = {
     "CONTRIBUTING": None,
+    "CHANGELOG": "changes",
     "isometry/theory/laws/README": "laws",
     "paper_figs/README": "figures",
     "benchmarks/README": "benchmarks",
@@ -61,6 +62,14 @@ class Catalogue(SphinxDirective):
         """Parse the tables as if they stood on the page."""
         text = reference.catalogue()
         return self.parse_text_to_nodes(text, allow_section_headings=True)
+
+
+class Records(SphinxDirective):
+    """Show where every figure and record comes from."""
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the table as if it stood on the page."""
+        return self.parse_text_to_nodes(records.table())
 
 
 def write_docstring(*event: object) -> None:
@@ -194,6 +203,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-module", PublicModule)
     app.add_directive("public-modules", PublicModules)
     app.add_directive("catalogue", Catalogue)
+    app.add_directive("records", Records)
     app.add_transform(LinkCode)
     app.add_transform(LinkPapers)
     app.add_transform(LinkIncluded)

@@ -14,7 +14,7 @@ import pytest
 
 import isometry
 from docs import __main__ as site
-from docs import bibliography, errors, pictures, reference, surface
+from docs import bibliography, errors, pictures, records, reference, surface
 from isometry import verdicts
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -282,11 +282,56 @@ def test_quotations_are_found(text, papers):
     assert list(bibliography.quoted(text)) == papers
 
 
-def test_citation_has_the_version():
-    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert f"\nversion: {isometry.__version__}\n" in citation
-    questions = (DOCS / "faq.md").read_text(encoding="utf-8")
-    assert f"Version {isometry.__version__}." in questions
+@pytest.fixture(scope="module")
+def public():
+    """The public modules, functions and classes by the names that pages call them."""
+    items = [item for found in surface.everything().values() for item in found]
+    named = {item.path.rpartition(".")[2]: item.value for item in items}
+    return named | {name: getattr(isometry, name) for name in dir(isometry)}
+
+
+def exists(name, public):
+    """Tell whether a dotted name of the changelog leads somewhere."""
+    first, *rest = name.split(".")
+    found = isometry if first == "isometry" else public.get(first)
+    for part in rest:
+        if part in getattr(found, "__annotations__", ()):
+            return True
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
+
+
+def test_names_of_the_changelog_exist(public):
+    """Those of the first column of its table are what they were called before."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    text = re.sub(r"^\|[^|]*", "", text, flags=re.MULTILINE)
+    roots = {"isometry", *(name.split(".")[1] for name in surface.MODULES[1:])}
+    names = {
+        code
+        for code in re.findall(r"`([A-Za-z]\w*(?:\.\w+)+)`", text)
+        if code.split(".")[0] in roots or code[0].isupper()
+    }
+    assert {"isometry.audit", "theory.norm_gain", "Network.with_scheme"} <= names
+    assert [name for name in sorted(names) if not exists(name, public)] == []
+    assert not exists("isometry.degeneracy", public)
+    assert not exists("LayerLock.bounds", public)
+
+
+def test_every_figure_and_record_says_where_it_comes_from():
+    made = list(records.made())
+    commands = {record.path: record.command for record in made}
+    for record in made:
+        assert re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", record.commit), record.path
+        assert re.match(r"python -m (paper_figs|benchmarks)", record.command)
+    figures = ROOT / "paper_figs"
+    for picture in (figures / "gallery").glob("*.png"):
+        name = picture.stem
+        if name != "index":
+            command = f"python -m paper_figs {name} --preset full"
+            assert commands[f"paper_figs/gallery/{name}.json"] == command
+            assert (figures / f"{name}.py").exists()
 
 
 def test_a_build_removes_pages_whose_source_is_gone(tmp_path, monkeypatch):

@@ -3,9 +3,11 @@
 Once without extras, once with the command line alone, and once with all of them.
 """
 
+import email
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,8 @@ import pytest
 import isometry
 
 ROOT = pathlib.Path(__file__).parent.parent
-UV = shutil.which("uv")
+# Also where the environment of this interpreter is not activated.
+UV = shutil.which("uv") or shutil.which("uv", path=pathlib.Path(sys.executable).parent)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(UV is None, reason="uv builds and installs, and is not there"),
@@ -166,6 +169,25 @@ def test_the_wheel_holds_the_package_alone(built):
     assert f"{info}/licenses/LICENSE" in names
 
 
+def test_the_metadata_are_complete(built):
+    """As PEP 639 writes licences, without classifiers for them."""
+    wheel, _ = built
+    info = f"isometry-{isometry.__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        read = email.message_from_bytes(archive.read(f"{info}/METADATA"))
+    assert read["Version"] == isometry.__version__
+    assert read["License-Expression"] == "Apache-2.0"
+    assert read.get_all("License-File") == ["LICENSE"]
+    assert read["Description-Content-Type"] == "text/markdown"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.encode() == read.get_payload(decode=True)
+    assert read["Summary"]
+    assert read["Keywords"]
+    classifiers = read.get_all("Classifier") or []
+    assert not [line for line in classifiers if line.startswith("License ::")]
+    assert "Typing :: Typed" in classifiers
+
+
 def test_the_sdist_holds_what_builds_and_tests_it(built):
     _, sdist = built
     with tarfile.open(sdist) as archive:
@@ -178,6 +200,10 @@ def test_the_sdist_holds_what_builds_and_tests_it(built):
         "tests/conftest.py",
     }
     assert needed <= set(paths)
+    # Outputs, of whatever name, are no part of it.
+    folders = {path.split("/")[0] for path in paths if "/" in path}
+    sources = {".ci", "benchmarks", "docs", "examples", "isometry", "paper_figs"}
+    assert folders == {*sources, "tests"}
     assert not [path for path in paths if path.endswith((".pyc", ".part"))]
     assert not [path for path in paths if "__pycache__" in path]
 
@@ -201,7 +227,7 @@ def require_refusal(done, extra):
     assert f"pip install '.[{extra}]'" in refusal
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "--help"])
 def test_without_typer_a_command_says_what_to_install(command, programs, tmp_path):
     done = run(programs("") / "isometry", command, cwd=tmp_path)
     require_refusal(done, "cli")
@@ -227,6 +253,20 @@ def test_with_all_extras_every_command_works(arguments, files, programs, tmp_pat
         if name.endswith(".json"):
             text = (tmp_path / name).read_text()
             json.loads(text, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("place", "extras"), [(0, "[all]"), (1, "[all,flax]")], ids=["perceptron", "flax"]
+)
+def test_the_examples_of_the_readme_run(place, extras, programs, tmp_path):
+    """From an empty folder; what they print is held by tests/test_docs.py."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", readme, re.DOTALL)
+    code, shown = found[place]
+    done = run(programs(extras) / "python", "-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == shown.splitlines()[0]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", NEED_NO_EXTRA, ids=first_word)
