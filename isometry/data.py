@@ -20,6 +20,9 @@ from isometry._internal.types import Key
 # Greyscale levels of the digits: 0 to 16, the count of dark pixels in a block of 4x4.
 _DIGITS_WHITE = 16
 
+# Where scikit-learn keeps them, from its own folder.
+_DIGITS_FILE = "datasets/data/digits.csv.gz"
+
 _LARGEST_LABEL = np.iinfo(np.int32).max
 
 # What NumPy, zipfile and zlib raise on files that are damaged or of another kind.
@@ -91,14 +94,18 @@ def _read_digits() -> Float[np.ndarray, "examples 65"]:
     """Return the digits of scikit-learn: 64 pixels and a label in each row."""
     # Its file is read in 10 ms, while to import scikit-learn takes a second.
     spec = importlib.util.find_spec("sklearn")
-    if spec is not None and spec.origin is not None:
-        folder = pathlib.Path(spec.origin).with_name("datasets")
-        path = folder / "data" / "digits.csv.gz"
+    origin = None
+    if spec is not None:
+        origin = spec.origin
+    if origin is not None:
+        folder = pathlib.Path(origin).parent
+        path = folder / _DIGITS_FILE
         if path.is_file():
             return np.loadtxt(path, delimiter=",")
     # Another version may keep it elsewhere.
     datasets = checks.extra("sklearn.datasets", "data")
-    return np.column_stack(datasets.load_digits(return_X_y=True))
+    both = datasets.load_digits(return_X_y=True)
+    return np.column_stack(both)
 
 
 @public("data.gaussian")
