@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 import time
 
 import jax
@@ -82,7 +83,9 @@ def race(*names, deadline=60.0, rounds=1):
     return {method["name"]: method for method in record["methods"]}
 
 
-def test_record_has_every_part(in_this_process, tmp_path):
+def test_record_has_every_part(in_this_process, tmp_path, monkeypatch):
+    # To import torch takes longer than all the rest.
+    monkeypatch.setitem(sys.modules, "torch", None)
     suite = tmp_path / "test_suite.py"
     suite.write_text("def test_right(): pass\n")
     path = tmp_path / "device.json"
@@ -105,7 +108,7 @@ def test_record_has_every_part(in_this_process, tmp_path):
     for name in spectra:
         methods = {m["name"]: m for m in parts[name]["methods"]}
         assert len(methods.pop("isometry")["seconds"]) == parts[name]["rounds"] == 2
-        assert methods.pop("torch.func").keys() & {"absent", "error"}
+        assert methods.pop("torch.func")["absent"] == "torch"
         assert methods.keys() == {
             "plain JAX",
             "product alone",

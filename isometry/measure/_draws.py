@@ -167,9 +167,11 @@ _KEYS = "keys=jax.random.split(jax.random.key(0), 8)"
 
 def _refuse_others(f: Map, keys: Key | None) -> None:
     """Refuse inputs or parameters that are passed in the place of keys."""
-    arrays = [leaf for leaf in jax.tree.leaves(keys) if hasattr(leaf, "dtype")]
-    dtypes = [jnp.result_type(leaf) for leaf in arrays]
-    if not any(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+    dtypes = [getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(keys)]
+    # JAX takes no arrays of words, and keys have a dtype of their own; both are judged
+    # as keys.
+    of_numpy = [dtype for dtype in dtypes if isinstance(dtype, np.dtype)]
+    if not any(jnp.issubdtype(dtype, jnp.floating) for dtype in of_numpy):
         return
     # Inputs stand there if the keys were forgotten.
     shape = getattr(keys, "shape", None)

@@ -9,6 +9,7 @@ words, and never an error from below. References are NumPy's, in float64.
 """
 
 import collections
+import functools
 import math
 import re
 import traceback
@@ -382,6 +383,12 @@ _ALL_NETS = [
     networks.mlp([5, 2, 5, 3, 5], "relu", "gaussian"),
 ]
 NETS = _ALL_NETS if WIDE else _ALL_NETS[:1]
+
+
+@functools.cache
+def drawing(net):
+    """The program that draws parameters: `jax.jit(net.init)` is another each time."""
+    return jax.jit(net.init)
 
 
 def matrix_map(params, x):

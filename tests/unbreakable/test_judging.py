@@ -28,6 +28,7 @@ from tests.unbreakable.calls import (
     WIDE,
     WRONG,
     answers,
+    drawing,
     eps_of,
     matrices,
     matrix_map,
@@ -144,7 +145,7 @@ def test_certificates_bound_ranks_or_are_refused(net, seed, scale, change, odd):
     """A rank is at most the smaller side of the matrix."""
     params = odd
     if isinstance(net, networks.Network) and change != "none":
-        drawn = jax.jit(net.init)(jax.random.key(seed))
+        drawn = drawing(net)(jax.random.key(seed))
         params = jax.tree.map(lambda array: changed(array, change, scale), drawn)
     done, certificate = answers(isometry.certify, net, params)
     if done:
@@ -227,7 +228,7 @@ def test_monitors_record_spectra_and_leave_updates_or_refuse(
     net = NETS[0]
     normal = np.random.default_rng(seed).standard_normal((2, net.widths[0]))
     xs = normal.astype(np.float32)
-    params = jax.jit(net.init)(jax.random.key(seed))
+    params = drawing(net)(jax.random.key(seed))
     arguments = {
         "f": net,
         "xs": xs,
