@@ -206,8 +206,9 @@ def audit(
 
     Example:
         >>> from isometry.sweeps import runs
-        >>> point = {"sigma_w": 0.25}
-        >>> cell = runs.audit(point, jax.random.key(0), width=16, depth=8, steps=0)
+        >>> cell = runs.audit(
+        ...     {"sigma_w": 0.1}, jax.random.key(0), width=16, depth=3, inputs=4,
+        ...     examples=64, steps=0)
         >>> int(cell["num_raised"][1]) > 0
         True
     """

@@ -370,12 +370,15 @@ def test_sample_beside_params_is_refused():
         )
 
 
-def test_words_that_are_no_keys_are_refused():
+@pytest.mark.parametrize(
+    "keys", [np.zeros((2, 5), np.uint32), np.array(["a"])], ids=["numbers", "text"]
+)
+def test_words_that_are_no_keys_are_refused(keys):
     with pytest.raises(
         InputError,
         match=r"(?s)keys is array.*, not a one-dimensional array of random keys",
     ):
-        isometry.ensemble(NET, np.zeros((2, 5), np.uint32), XS)
+        isometry.ensemble(NET, keys, XS)
 
 
 @pytest.mark.parametrize(
