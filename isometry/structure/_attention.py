@@ -18,8 +18,6 @@ class Heads(NamedTuple):
         key: Nodes of the layers that make the keys.
         value: Nodes of the layers that make the values.
         output: Nodes of the layers that read the result of the attention.
-        logits: The node of the product of queries and keys.
-        mixed: The node of the product of attention weights and values.
         size: The number of products that are summed to one logit.
         shares: If one layer makes queries, keys and values: where along the last axis
             of its result each begins and ends. Otherwise empty.
@@ -30,8 +28,6 @@ class Heads(NamedTuple):
     key: Indices
     value: Indices
     output: Indices
-    logits: int
-    mixed: int
     size: int
     shares: tuple[tuple[int, int], ...]
     mixture: Mixture
@@ -101,8 +97,6 @@ def _heads(
             key=before[1],
             value=before[2],
             output=_layers_after(flow, mixed, barriers),
-            logits=logits,
-            mixed=mixed,
             size=_num_summed(flow, logits),
             shares=_shares(flow, operands, before),
             mixture=mixture(flow, weights),

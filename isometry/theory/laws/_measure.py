@@ -70,8 +70,6 @@ class Measure:
         nodes: Points of the contour of the continuous part, none above the axis.
         weights: Weights of the nodes.
         pieces: Closed intervals that carry the continuous part.
-        corners: Where the continuous density may be singular: ends of the pieces, and
-            values at extrema inside.
         rule: A Gauss rule of the continuous part, that takes the contour's place far
             from the support.
     """
@@ -81,7 +79,6 @@ class Measure:
     nodes: Complex[Numbers, " nodes"]
     weights: Complex[Numbers, " nodes"]
     pieces: tuple[tuple[float, float], ...] = ()
-    corners: tuple[float, ...] = ()
     rule: Rule | None = None
 
     @functools.cached_property
