@@ -8,6 +8,7 @@ from isometry.structure._flow import Flow
 from isometry.structure._mixture import Mixture, mixture
 from isometry.structure._origins import Origin, Origins, follow
 from isometry.structure._reading import Indices
+from isometry.structure._walking import reached
 
 
 class Heads(NamedTuple):
@@ -160,14 +161,11 @@ def _share(
 
 def _between(flow: Flow, layer: int, operand: int) -> set[int]:
     """Return the nodes after a layer on which an operand depends, itself included."""
-    seen = {operand}
-    pending = [operand]
-    while pending:
-        node = pending.pop()
-        new = [read for read in flow.inputs[node] if read > layer and read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return seen
+
+    def after_layer(node: int) -> list[int]:
+        return [read for read in flow.inputs[node] if read > layer]
+
+    return reached([operand], after_layer)
 
 
 def _num_summed(flow: Flow, product: int) -> int:
@@ -187,20 +185,14 @@ def _back_to_products(
         `(visited, products)`: the nodes that were visited, in the order of computation,
         and those at which the walk stopped because they are such products.
     """
-    seen = {start}
-    pending = [start]
-    products = []
-    while pending:
-        node = pending.pop()
-        if _is_product_of_signals(flow, node):
-            products.append(node)
-            continue
-        if node in flow.layer_at:
-            continue
-        new = [read for read in flow.inputs[node] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return sorted(seen), products
+
+    def inputs(node: int) -> Sequence[int]:
+        is_end = node in flow.layer_at or _is_product_of_signals(flow, node)
+        return () if is_end else flow.inputs[node]
+
+    visited = sorted(reached([start], inputs))
+    products = [node for node in visited if _is_product_of_signals(flow, node)]
+    return visited, products
 
 
 def _keys_are_right(
@@ -260,19 +252,13 @@ def _layers_before(
     products of two values: layers before these belong to an earlier block. () if the
     attention reads the stream without a projection.
     """
-    seen = {start}
-    pending = [start]
-    layers = []
-    while pending:
-        node = pending.pop()
-        if node in flow.layer_at:
-            layers.append(node)
+
+    def inputs(node: int) -> Sequence[int]:
         # A value that does not depend on x has no inputs in the flow.
-        elif node not in barriers and node in flow.inputs and not flow.is_product(node):
-            new = [read for read in flow.inputs[node] if read not in seen]
-            seen.update(new)
-            pending.extend(new)
-    return tuple(sorted(layers))
+        is_end = node in flow.layer_at or node in barriers or node not in flow.inputs
+        return () if is_end or flow.is_product(node) else flow.inputs[node]
+
+    return tuple(sorted(reached([start], inputs) & flow.layer_at.keys()))
 
 
 def _layers_after(
@@ -284,15 +270,10 @@ def _layers_after(
 
     The walk stops at `barriers` and at products of two values, as in `_layers_before`.
     """
-    seen = {start}
-    pending = [start]
-    layers = []
-    while pending:
-        node = pending.pop()
-        if node in flow.layer_at:
-            layers.append(node)
-        elif node not in barriers and (node == start or not flow.is_product(node)):
-            new = [reader for reader in flow.readers[node] if reader not in seen]
-            seen.update(new)
-            pending.extend(new)
-    return tuple(sorted(layers))
+
+    def readers(node: int) -> Sequence[int]:
+        is_product = node != start and flow.is_product(node)
+        is_end = node in flow.layer_at or node in barriers or is_product
+        return () if is_end else flow.readers[node]
+
+    return tuple(sorted(reached([start], readers) & flow.layer_at.keys()))

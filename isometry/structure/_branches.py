@@ -11,6 +11,7 @@ from typing import NamedTuple
 from isometry.structure._flow import Flow
 from isometry.structure._reading import Indices
 from isometry.structure._vanishing import gating
+from isometry.structure._walking import reached
 
 _SUMS = frozenset(("add", "add_any"))
 
@@ -299,16 +300,12 @@ def _fork_on_stream(
 
 def _without_products(flow: Flow, start: int) -> set[int]:
     """Return the nodes from which some path without products leads to `start`."""
-    seen = {start}
-    pending = [start]
-    while pending:
-        node = pending.pop()
-        if node in flow.layer_at or flow.is_product(node):
-            continue
-        new = [read for read in flow.inputs[node] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return seen
+
+    def inputs(node: int) -> Sequence[int]:
+        is_product = node in flow.layer_at or flow.is_product(node)
+        return () if is_product else flow.inputs[node]
+
+    return reached([start], inputs)
 
 
 def _fork(
@@ -362,25 +359,9 @@ def _way(
         if node > fork and before:
             is_product = flow.is_product(node) or node in flow.layer_at
             fewest[node] = min(before) + is_product
-    on_way = _between(flow, fewest, operand)
+    on_way = reached([operand], lambda node: fewest.keys() & flow.inputs[node])
     nodes = tuple(node for node in sorted(on_way) if node != fork)
     return _Way(nodes, fewest[operand], end=operand)
-
-
-def _between(
-    flow: Flow,
-    reached: dict[int, int],
-    end: int,
-) -> set[int]:
-    """Return `end`, and the nodes among `reached` on which it depends."""
-    seen = {end}
-    pending = [end]
-    while pending:
-        inputs = flow.inputs[pending.pop()]
-        new = [read for read in inputs if read in reached and read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return seen
 
 
 def _is_in_one_step(flow: Flow, fork: int, layer: int) -> bool:

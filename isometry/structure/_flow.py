@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program, Value
 from isometry.structure._unrolling import Unrolled, representative
+from isometry.structure._walking import reached
 
 # Operations whose derivative is zero or none.
 _CUTTING = frozenset(("stop_gradient", "sign", "floor", "ceil", "round"))
@@ -131,14 +132,12 @@ class Flow:
 
     def _before_output(self) -> set[int]:
         """Return the nodes of the stream on which the output depends."""
-        seen = {self.output} & self.stream
-        pending = list(seen)
-        while pending:
-            inputs = self.unrolled.nodes[pending.pop()].inputs
-            new = [read for read in inputs if read in self.stream and read not in seen]
-            seen.update(new)
-            pending.extend(new)
-        return seen
+        nodes = self.unrolled.nodes
+
+        def in_stream(node: int) -> frozenset[int]:
+            return self.stream.intersection(nodes[node].inputs)
+
+        return reached({self.output} & self.stream, in_stream)
 
     @functools.cached_property
     def _stream_values(self) -> frozenset[int]:
@@ -290,18 +289,12 @@ class Flow:
         Returns:
             All nodes that were visited, and those of them at which a path ended.
         """
-        seen = {start}
-        pending = [start]
-        sources = []
-        while pending:
-            node = pending.pop()
-            if node in ends:
-                sources.append(node)
-                continue
-            new = [read for read in self.inputs[node] if read not in seen]
-            seen.update(new)
-            pending.extend(new)
-        return seen, sources
+
+        def inputs(node: int) -> Sequence[int]:
+            return () if node in ends else self.inputs[node]
+
+        visited = reached([start], inputs)
+        return visited, sorted(node for node in visited if node in ends)
 
     @functools.cached_property
     def cuts(self) -> frozenset[int]:

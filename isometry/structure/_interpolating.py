@@ -91,24 +91,8 @@ def _is_of_recurrence(flow: Flow, node: int) -> bool:
     for uses in flow.layer_at.values():
         for index, _ in uses:
             places[index] = places.get(index, 0) + 1
-    layers = _layers_before(flow, node)
+    _, layers = flow.back_to(node, flow.layer_at)
     uses_before = [use for layer in layers for use in flow.layer_at[layer]]
     is_repeated = any(places[index] > 1 for index, _ in uses_before)
     is_scanned = any(not all(use.takes_slices) for _, use in uses_before)
     return is_repeated or is_scanned or not uses_before
-
-
-def _layers_before(flow: Flow, start: int) -> list[int]:
-    """Return the nodes of the nearest layers before a node."""
-    seen = {start}
-    pending = [start]
-    layers = []
-    while pending:
-        node = pending.pop()
-        if node in flow.layer_at:
-            layers.append(node)
-            continue
-        new = [read for read in flow.inputs[node] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return layers
