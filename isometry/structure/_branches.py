@@ -8,18 +8,13 @@ import heapq
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from isometry.structure._flow import Flow
+from isometry.structure._flow import PICKING, SUMS, Flow
 from isometry.structure._reading import Indices
 from isometry.structure._vanishing import gating
 from isometry.structure._walking import reached
 
-_SUMS = frozenset(("add", "add_any"))
-
 # What stacks two values, the sum of which is then taken along the new axis.
 _STACKS = frozenset(("stack", "concatenate"))
-
-# Operations that pick one entry of an axis, as a step of a recurrence does.
-_PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 
 # The most products on a shortcut: a projection, and the change of resolution before it.
 # With more it would be a branch; with fewer, those of a U-Net would be none.
@@ -86,7 +81,7 @@ def _summands(flow: Flow, node: int) -> tuple[int, int] | None:
     elif operation == "scatter-add":
         if not _is_full_scatter(flow, node):
             return None
-    elif operation not in _SUMS and operation != "sub":
+    elif operation not in SUMS and operation != "sub":
         return None
     if len(operands) != 2:
         return None
@@ -161,7 +156,7 @@ def _is_before(flow: Flow, layer: int, join: Join, *, gates: Indices) -> bool:
 def is_sum(flow: Flow, node: int) -> bool:
     """Tell whether a node is the sum of two different values of the flow."""
     operands = dict.fromkeys(flow.inputs[node])
-    return flow.operation(node) in _SUMS and len(operands) == 2
+    return flow.operation(node) in SUMS and len(operands) == 2
 
 
 class _Way(NamedTuple):
@@ -394,7 +389,7 @@ def _is_pick(flow: Flow, node: int) -> bool:
     """Tell whether a node takes one entry of an axis: x_t of x."""
     operation = flow.operation(node)
     if operation != "squeeze":
-        return operation in _PICKING
+        return operation in PICKING
     before = flow.inputs[node]
     return any(flow.operation(read) == "slice" for read in before)
 

@@ -20,6 +20,15 @@ _CUTTING = frozenset(("stop_gradient", "sign", "floor", "ceil", "round"))
 # Scaling by a number leaves the direction of a value as it is.
 _SCALINGS = frozenset(("mul", "div"))
 
+# Sums of two values. A difference is a sum too, but no join of a residual branch.
+SUMS = frozenset(("add", "add_any"))
+
+# Operations whose result vanishes where one of the operands does.
+PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
+
+# Operations that pick one entry of an axis, as a step of a recurrence does.
+PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
+
 # Operations that move or rename values and compute nothing.
 LAYOUT = frozenset(
     (

@@ -4,9 +4,7 @@ In (1 - t) x + t F(x) no x passes whole, so such a sum is no residual branch. It
 found so that it can be said.
 """
 
-from isometry.structure._flow import LAYOUT, Flow
-
-_SUMS = frozenset(("add", "add_any"))
+from isometry.structure._flow import LAYOUT, SUMS, Flow
 
 
 def interpolations(flow: Flow) -> list[int]:
@@ -23,7 +21,7 @@ def interpolations(flow: Flow) -> list[int]:
 
 def _is_interpolation(flow: Flow, node: int) -> bool:
     """Tell whether a node is (1 - t) a + t b, or a + t (b - a)."""
-    if flow.operation(node) not in _SUMS:
+    if flow.operation(node) not in SUMS:
         return False
     operands = [_before_layout(flow, read) for read in flow.inputs[node]]
     if len(operands) != 2:
