@@ -13,7 +13,11 @@ from isometry._internal import checks, texts
 _STATIC = {"static": True}
 
 # What measures, measured and predicted, may be asked about: λ = s², s or ln s.
-VARIABLES = ("lam", "s", "log_s")
+VARIABLES = (
+    "lam",
+    "s",
+    "log_s",
+)
 
 # The fields of `Signals` that hold numbers.
 SIGNALS = ("q", "c", "gradient", "apjn", "chi")

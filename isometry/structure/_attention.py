@@ -187,8 +187,9 @@ def _back_to_products(
     """
 
     def inputs(node: int) -> Sequence[int]:
-        is_end = node in flow.layer_at or _is_product_of_signals(flow, node)
-        return () if is_end else flow.inputs[node]
+        if node in flow.layer_at or _is_product_of_signals(flow, node):
+            return ()
+        return flow.inputs[node]
 
     visited = sorted(reached([start], inputs))
     products = [node for node in visited if _is_product_of_signals(flow, node)]
@@ -255,10 +256,14 @@ def _layers_before(
 
     def inputs(node: int) -> Sequence[int]:
         # A value that does not depend on x has no inputs in the flow.
-        is_end = node in flow.layer_at or node in barriers or node not in flow.inputs
-        return () if is_end or flow.is_product(node) else flow.inputs[node]
+        if node not in flow.inputs or node in flow.layer_at:
+            return ()
+        if node in barriers or flow.is_product(node):
+            return ()
+        return flow.inputs[node]
 
-    return tuple(sorted(reached([start], inputs) & flow.layer_at.keys()))
+    layers = reached([start], inputs) & flow.layer_at.keys()
+    return tuple(sorted(layers))
 
 
 def _layers_after(
@@ -272,8 +277,11 @@ def _layers_after(
     """
 
     def readers(node: int) -> Sequence[int]:
-        is_product = node != start and flow.is_product(node)
-        is_end = node in flow.layer_at or node in barriers or is_product
-        return () if is_end else flow.readers[node]
+        if node in flow.layer_at or node in barriers:
+            return ()
+        if node != start and flow.is_product(node):
+            return ()
+        return flow.readers[node]
 
-    return tuple(sorted(reached([start], readers) & flow.layer_at.keys()))
+    layers = reached([start], readers) & flow.layer_at.keys()
+    return tuple(sorted(layers))

@@ -297,8 +297,9 @@ def _without_products(flow: Flow, start: int) -> set[int]:
     """Return the nodes from which some path without products leads to `start`."""
 
     def inputs(node: int) -> Sequence[int]:
-        is_product = node in flow.layer_at or flow.is_product(node)
-        return () if is_product else flow.inputs[node]
+        if node in flow.layer_at or flow.is_product(node):
+            return ()
+        return flow.inputs[node]
 
     return reached([start], inputs)
 

@@ -192,9 +192,12 @@ def _sources(program: Program, image: int) -> set[int]:
     def inputs(index: int) -> Iterable[int]:
         # What does not depend on x is padding, or a value to pad with.
         of_x = program.of_x.intersection(program.values[index].inputs)
-        return of_x if is_padded(index) else ()
+        if is_padded(index):
+            return of_x
+        return ()
 
-    return {index for index in reached([image], inputs) if not is_padded(index)}
+    visited = reached([image], inputs)
+    return {index for index in visited if not is_padded(index)}
 
 
 def _is_reordered(program: Program, index: int) -> bool:

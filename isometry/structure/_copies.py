@@ -378,8 +378,9 @@ class _Fates:
         values = self._program.values
 
         def inputs(index: int) -> Sequence[int]:
-            is_product = values[index].operation == "dot_general"
-            return () if is_product else values[index].inputs
+            if values[index].operation == "dot_general":
+                return ()
+            return values[index].inputs
 
         sources = reached([index], inputs)
         return any(values[source].operation in _GATING for source in sources)

@@ -24,10 +24,22 @@ _SCALINGS = frozenset(("mul", "div"))
 SUMS = frozenset(("add", "add_any"))
 
 # Operations whose result vanishes where one of the operands does.
-PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
+PRODUCTS = frozenset(
+    (
+        "mul",
+        "dot_general",
+        "conv_general_dilated",
+    )
+)
 
 # Operations that pick one entry of an axis, as a step of a recurrence does.
-PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
+PICKING = frozenset(
+    (
+        "scan_each",
+        "dynamic_slice",
+        "gather",
+    )
+)
 
 # Operations that move or rename values and compute nothing.
 LAYOUT = frozenset(
@@ -300,10 +312,13 @@ class Flow:
         """
 
         def inputs(node: int) -> Sequence[int]:
-            return () if node in ends else self.inputs[node]
+            if node in ends:
+                return ()
+            return self.inputs[node]
 
         visited = reached([start], inputs)
-        return visited, sorted(node for node in visited if node in ends)
+        sources = [node for node in sorted(visited) if node in ends]
+        return visited, sources
 
     @functools.cached_property
     def cuts(self) -> frozenset[int]:

@@ -213,9 +213,12 @@ def gates(flow: Flow, start: int) -> list[str]:
     def readers(node: int) -> Sequence[int]:
         operation = flow.operation(node)
         is_next = node != start and (node in flow.layer_at or operation == "scan_carry")
-        return () if operation in _GATES or is_next else flow.readers.get(node, ())
+        if operation in _GATES or is_next:
+            return ()
+        return flow.readers.get(node, ())
 
-    operations = {flow.operation(node) for node in reached([start], readers)}
+    nodes = reached([start], readers)
+    operations = {flow.operation(node) for node in nodes}
     titles = sorted(_GATES[operation] for operation in operations & _GATES.keys())
     return [f"gates ({', '.join(titles)})"] if titles else []
 
@@ -513,9 +516,11 @@ def _is_table(flow: Flow, node: int) -> bool:
     """Tell whether a node is made of cosines or sines, or of no parameters at all."""
     nodes = flow.unrolled.nodes
     sources = reached([node], lambda inside: nodes[inside].inputs)
-    if any(flow.operation(inside) in ("cos", "sin") for inside in sources):
+    operations = {flow.operation(source) for source in sources}
+    if "cos" in operations or "sin" in operations:
         return True
-    return all(nodes[inside].value not in flow.program.params for inside in sources)
+    values = {nodes[source].value for source in sources}
+    return values.isdisjoint(flow.program.params)
 
 
 def _statistics(eqn) -> str:

@@ -422,7 +422,9 @@ def _is_read_by_weights(flow: Flow, scan: int, state: int) -> bool:
 
     def inputs(index: int) -> Sequence[int]:
         value = program.values[index]
-        return value.inputs if value.operation in passed else ()
+        if value.operation in passed:
+            return value.inputs
+        return ()
 
     return carry in reached(read_first, inputs)
 

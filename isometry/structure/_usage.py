@@ -419,11 +419,17 @@ def _is_reduced(
     return True
 
 
-def _before(program: Program, end: int, of_leaf: frozenset[int]) -> set[int]:
+def _before(
+    program: Program,
+    end: int,
+    of_leaf: frozenset[int],
+) -> set[int]:
     """Return the values between a leaf and the value `end`, both included."""
-    return reached(
-        [end], lambda index: of_leaf.intersection(program.values[index].inputs)
-    )
+
+    def inputs(index: int) -> frozenset[int]:
+        return of_leaf.intersection(program.values[index].inputs)
+
+    return reached([end], inputs)
 
 
 def _is_guard(program: Program, value: Value) -> bool:

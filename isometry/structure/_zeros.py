@@ -149,7 +149,9 @@ def _dependencies(
     def inputs(index: int) -> Sequence[int]:
         read = program.values[index].inputs
         # A state of a scan also depends on what the iteration before returned.
-        return [*read, feedback[index]] if index in feedback else read
+        if index in feedback:
+            return [*read, feedback[index]]
+        return read
 
     return frozenset(reached(end, inputs))
 
@@ -305,10 +307,8 @@ class _Search:
         # perturbation in one iteration is taken to stop it in all.
         blocked = {stop.value for stop in stops}
         readers = self._program.readers
-        passed = reached(
-            set(self._program.x) - blocked,
-            lambda index: set(readers[index]) - blocked,
-        )
+        starts = set(self._program.x) - blocked
+        passed = reached(starts, lambda index: set(readers[index]) - blocked)
         return passed.isdisjoint(self._program.outputs)
 
 
