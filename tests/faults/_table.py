@@ -606,16 +606,16 @@ FLAGS = (
     Fault(
         "interval-of-one-side",
         "verdicts/_spread.py",
-        "t.ppf(0.975, freedom)",
-        "t.ppf(0.95, freedom)",
+        "stdtrit(freedom, 0.975)",
+        "stdtrit(freedom, 0.95)",
         ("verdicts/test_spread.py",),
     ),
     # Networks without biases do not show it.
     Fault(
         "looser-of-two-nulls",
         "verdicts/_nulls.py",
-        "int(min(by_covariance, by_sign))",
-        "int(max(by_covariance, by_sign))",
+        "min(by_covariance, by_sign)",
+        "max(by_covariance, by_sign)",
         ("verdicts/flags/test_dead_units.py",),
     ),
     Fault(
