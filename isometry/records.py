@@ -8,15 +8,19 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from isometry._internal import checks
+from isometry._internal import checks, texts
 
 _STATIC = {"static": True}
 
+# What measures, measured and predicted, may be asked about: λ = s², s or ln s.
+VARIABLES = (
+    "lam",
+    "s",
+    "log_s",
+)
+
 # The fields of `Signals` that hold numbers.
 SIGNALS = ("q", "c", "gradient", "apjn", "chi")
-
-# Rows of a table on a screen. Ten times as many would scroll away what comes before it.
-_ROWS_OF_REPR = 20
 
 
 class Signal(NamedTuple):
@@ -156,18 +160,8 @@ class Signals:
         }
         for name in SIGNALS:
             columns[name] = self._column(name)
-        padded = []
-        for name, cells in columns.items():
-            cells = [name, *cells]
-            lengths = map(len, cells)
-            width = max(lengths)
-            # Names stand to the left, numbers to the right.
-            justify = str.rjust
-            if name == "point":
-                justify = str.ljust
-            padded.append([justify(cell, width) for cell in cells])
-        rows = zip(*padded, strict=True)
-        lines = ["  ".join(row) for row in rows]
+        rows = zip(*columns.values(), strict=True)
+        lines = texts.aligned([tuple(columns), *rows], num_left=1)
         # Reasons for NaN are written below the table.
         for name, reason in self.reasons:
             lines.append(f"{name}: {reason}")
@@ -198,12 +192,7 @@ class Signals:
         return list(map(_cell, means, errors))
 
     def __repr__(self) -> str:
-        lines = self._lines()
-        if len(lines) > _ROWS_OF_REPR:
-            half = _ROWS_OF_REPR // 2
-            beginning = lines[:half]
-            end = lines[-half:]
-            lines = [*beginning, "...", *end]
+        lines = texts.shortened(self._lines())
         first, last = self.span
         title = f"Signals from {first} to {last}"
         return "\n".join([title, *lines])

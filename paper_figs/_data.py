@@ -34,7 +34,7 @@ def require_takes_data(module: types.ModuleType) -> None:
         raise InputError(f"paper_figs: {name} takes no data set; leave --data out.")
 
 
-def fingerprint(module: types.ModuleType, preset: str, data: Data | None = None) -> str:
+def fingerprint(module: types.ModuleType, preset: str, data: Data | None) -> str:
     """Return a hash of all that the numbers of a figure depend on.
 
     Args:

@@ -63,7 +63,7 @@ def draw_values(
     edges: Float[np.ndarray, " edges"],
     *,
     i: int,
-    label: str | None = None,
+    label: str | None,
     size: float = 2.0,
 ) -> None:
     """Draw the density of measured values, with two standard errors.

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_Array: TypeAlias = Float[np.ndarray, "..."]
 _Scalar: TypeAlias = Float[Array, ""]
 _Batch: TypeAlias = Float[Array, "..."]
 

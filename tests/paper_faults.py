@@ -39,12 +39,12 @@ def given(**values: Any) -> Callable[[Any], Any]:
     return replace
 
 
-def _scaled(name: str, factor: float) -> Callable[[Any], Any]:
-    """Return what multiplies a keyword argument of a function by a factor."""
+def keyword(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what changes a keyword argument of a function."""
 
     def replace(function: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **{**kwargs, name: factor * kwargs[name]})
+            return function(*args, **{**kwargs, name: change(kwargs[name])})
 
         return changed
 
@@ -104,7 +104,7 @@ FAULTS = [
         "ours_zero_padding",
         "weights 5 % larger",
         "isometry.networks.cnn",
-        _scaled("sigma_w", 1.05),
+        keyword("sigma_w", lambda sigma_w: 1.05 * sigma_w),
     ),
     Fault(
         "ours_zero_padding",
@@ -128,7 +128,7 @@ FAULTS = [
         "xiao2018_depth",
         "weights 5 % larger",
         "isometry.networks.cnn",
-        _scaled("sigma_w", 1.05),
+        keyword("sigma_w", lambda sigma_w: 1.05 * sigma_w),
     ),
     Fault(
         "xiao2018_depth",

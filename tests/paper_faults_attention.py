@@ -16,18 +16,6 @@ import optax
 from tests.paper_faults import Fault, argument, given, result
 
 
-def _second(value: Any) -> Callable[[Any], Any]:
-    """Return what wraps a function such that its second argument is this value."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(first: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(first, value, *args, **kwargs)
-
-        return changed
-
-    return replace
-
-
 def _one_run(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return what changes the parameters of one network of a table again."""
 
@@ -135,7 +123,7 @@ FAULTS = [
         "ours_certificates",
         "sigmoid in the perceptron, which is not 0 at 0",
         "isometry.networks.mlp",
-        _second("sigmoid"),
+        argument(1, lambda _: "sigmoid"),
     ),
     Fault(
         "ours_certificates",

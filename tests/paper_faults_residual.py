@@ -7,7 +7,7 @@ of the figure at its smoke preset must then fail.
 from collections.abc import Callable
 from typing import Any
 
-from tests.paper_faults import Fault, argument, result
+from tests.paper_faults import Fault, argument, keyword, result
 
 
 def _multipliers(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -31,30 +31,6 @@ def _branches(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _skips(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return what wraps `networks.resnet` such that skips are changed."""
     return _multipliers("skip", change)
-
-
-def _given(name: str, change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return what wraps a function such that a keyword argument is changed."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **{**kwargs, name: change(kwargs[name])})
-
-        return changed
-
-    return replace
-
-
-def _third(value: Any) -> Callable[[Any], Any]:
-    """Return what wraps a function such that its third argument is this value."""
-
-    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(first: Any, second: Any, _: Any, *args: Any, **kwargs: Any) -> Any:
-            return function(first, second, value, *args, **kwargs)
-
-        return changed
-
-    return replace
 
 
 def _scaled(factor: float) -> Callable[[Any], Any]:
@@ -89,7 +65,7 @@ FAULTS = [
         "tarnowski2019_residual_spectra",
         "networks of another activation",
         "isometry.networks.resnet",
-        _third("gelu"),
+        argument(2, lambda _: "gelu"),
     ),
     Fault(
         "tarnowski2019_residual_spectra",
@@ -113,7 +89,7 @@ FAULTS = [
         "yang2017_residual_growth",
         "networks of another activation",
         "isometry.networks.resnet",
-        _third("gelu"),
+        argument(2, lambda _: "gelu"),
     ),
     Fault(
         "yang2017_residual_growth",
@@ -137,7 +113,7 @@ FAULTS = [
         "yang2019_batch_norm",
         "networks of another activation",
         "isometry.networks.resnet",
-        _third("gelu"),
+        argument(2, lambda _: "gelu"),
     ),
     Fault(
         "yang2019_batch_norm",
@@ -161,7 +137,7 @@ FAULTS = [
         "doshi2021_partial_jacobians",
         "networks with norms of another activation",
         "isometry.networks.resnet",
-        _third("relu"),
+        argument(2, lambda _: "relu"),
     ),
     Fault(
         "doshi2021_partial_jacobians",
@@ -179,6 +155,6 @@ FAULTS = [
         "doshi2021_partial_jacobians",
         "weights of plain networks 5 % too large",
         "isometry.networks.mlp",
-        _given("sigma_w", _scaled(1.05)),
+        keyword("sigma_w", _scaled(1.05)),
     ),
 ]

@@ -10,7 +10,7 @@ import difflib
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import jax
@@ -43,6 +43,27 @@ def show(value: object) -> str:
     if len(text) <= _SHOWN:
         return text
     return text[: _SHOWN - 3] + "..."
+
+
+def kind_of(value: Any) -> str:
+    """Return words for what a function returns: "a tuple of 2"."""
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        return f"a {kind} of {', '.join(map(repr, value))}"
+    if isinstance(value, (tuple, list)):
+        return f"a {kind} of {len(value)}"
+    if hasattr(value, "dtype"):
+        return "one array"
+    return f"a {kind}"
+
+
+def is_hashable(value: object) -> bool:
+    """Tell whether a value has a hash; an Equinox module, say, holds arrays."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def x64() -> bool:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
+from isometry._internal import texts
 from isometry._internal.errors import public
 from isometry._internal.numerals import percent
 from isometry._internal.strict_json import Plain, plain
@@ -115,12 +116,7 @@ class Certificate:
             layers/1  4×2    1×2              1/2   1     in exact arithmetic
         """
         rows = [_HEADINGS, *(_cells(layer) for layer in self.layers)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            cells = zip(row, widths, strict=True)
-            lines.append("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
-        return "\n".join(lines)
+        return "\n".join(texts.aligned(rows))
 
     def to_dict(self) -> dict[str, Plain]:
         """Return the certificate as plain data for strict JSON.

@@ -13,14 +13,13 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from isometry._internal import jaxprs
+from isometry._internal import equations, jaxprs
+from isometry._internal.equations import CUSTOM, REMAT, Program, called, unchanged
 from isometry._internal.errors import NotDefined
 from isometry.certificates.relaxing import _table
-from isometry.certificates.relaxing._traced import called
-from isometry.certificates.relaxing._value import bound
 
 # Primitives that only call an inner program.
-_CALLS = _table.CALLS | _table.REMAT
+_CALLS = _table.CALLS | REMAT
 
 # Loops of unknown length have no reverse derivative, and so no gradient.
 _REFUSED = frozenset(("while", "pure_callback", "io_callback", "pallas_call"))
@@ -45,35 +44,22 @@ def widened(
     return _evaluated(closed, arguments)
 
 
-def _evaluated(
-    program: core.ClosedJaxpr | core.Jaxpr,
-    arguments: Sequence[Array],
-) -> list[Array]:
-    jaxpr: Any = getattr(program, "jaxpr", program)
-    constants = [_wide(constant) for constant in getattr(program, "consts", ())]
-    values: dict[core.Var, Array] = dict(
-        zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
-    )
-
-    def read(atom: core.Var | core.Literal) -> Array:
-        if isinstance(atom, core.Literal):
-            return _wide(atom.val)
-        return values[atom]
-
-    for eqn in jaxpr.eqns:
-        results = _equation(eqn, [read(atom) for atom in eqn.invars])
-        values.update(zip(eqn.outvars, map(_wide, results), strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+def _evaluated(program: Program, arguments: Sequence[Array]) -> list[Array]:
+    return equations.evaluated(program, arguments, _equation, constant=_wide)
 
 
-def _equation(
+def _equation(eqn: core.JaxprEqn, operands: list[Array]) -> list[Array]:
+    return list(map(_wide, _results(eqn, operands)))
+
+
+def _results(
     eqn: core.JaxprEqn,
     operands: list[Array],
 ) -> list[Array]:
     name = eqn.primitive.name
     if name in _CALLS:
         return _evaluated(called(eqn), operands)
-    if name in _table.CUSTOM:
+    if name in CUSTOM:
         return _with_rule(eqn, operands)
     if name == "scan":
         return _scan(eqn, operands)
@@ -114,7 +100,7 @@ def _with_rule(
             whole = list(own)
             for place, value in zip(moving_places, moving, strict=True):
                 whole[place] = value
-            return [one for one in bound(eqn, whole) if _is_floating(one)]
+            return [one for one in unchanged(eqn, whole) if _is_floating(one)]
 
         _, pull = jax.vjp(of_moving, *[own[place] for place in moving_places])
         return list(pull(list(cotangents)))

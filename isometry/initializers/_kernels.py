@@ -75,7 +75,7 @@ def kernel_initializer(
     ranks: Ranks,
     largest: float = 1.0,
     random: bool = True,
-    dtype: DTypeLike | None = None,
+    dtype: DTypeLike | None,
 ) -> Initializer:
     """Return an initializer whose kernels are drawn by `draw_kernel`.
 

@@ -13,23 +13,14 @@ import jax
 from jax.extend import core
 from jaxtyping import Array
 
-_Program: TypeAlias = core.ClosedJaxpr | core.Jaxpr
+from isometry._internal import equations
+from isometry._internal.equations import Program
 
 T = TypeVar("T")
 
 # Primitives that only call a program. With a convolution in it, it is evaluated in
 # their place, as they cannot be bound to a changed one.
-_INLINED = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat2",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-)
-
+_INLINED = equations.CALLS | equations.REMAT | equations.CUSTOM
 
 _Function: TypeAlias = Callable[[Array], Array]
 
@@ -51,14 +42,15 @@ def canonical(f: _Function) -> _Function:
         program = jax.make_jaxpr(f)(x)
         if not _convolves(program):
             return f(x)
-        return _evaluated(program, [x])[0]
+        return equations.evaluated(program, [x], _results)[0]
 
     return reordered
 
 
-def _convolves(program: _Program) -> bool:
+def _convolves(program: Program) -> bool:
     """Tell whether there is a convolution in a program, at any depth."""
-    for equation in _open(program).eqns:
+    jaxpr, _ = equations.opened(program)
+    for equation in jaxpr.eqns:
         if equation.primitive.name == "conv_general_dilated":
             return True
         if any(map(_convolves, _programs(equation))):
@@ -66,14 +58,7 @@ def _convolves(program: _Program) -> bool:
     return False
 
 
-def _open(program: _Program) -> core.Jaxpr:
-    """Return a program without its constants."""
-    if isinstance(program, core.ClosedJaxpr):
-        return program.jaxpr
-    return program
-
-
-def _programs(equation: core.JaxprEqn) -> list[_Program]:
+def _programs(equation: core.JaxprEqn) -> list[Program]:
     """Return what an equation runs: the body of a loop, the branches of a choice."""
     # Programs stand in parameters alone, or in tuples of them.
     leaves = jax.tree.leaves(equation.params, is_leaf=_is_program)
@@ -82,30 +67,6 @@ def _programs(equation: core.JaxprEqn) -> list[_Program]:
 
 def _is_program(parameter: object) -> bool:
     return isinstance(parameter, core.ClosedJaxpr | core.Jaxpr)
-
-
-def _evaluated(
-    program: _Program,
-    arguments: Sequence[Array],
-) -> list[Array]:
-    """Return the results of a program, equation by equation."""
-    jaxpr = _open(program)
-    constants = getattr(program, "consts", ())
-    names = [*jaxpr.constvars, *jaxpr.invars]
-    given = [*constants, *arguments]
-    values = dict(zip(names, given, strict=True))
-
-    def read(atom: core.Var | core.Literal) -> Array:
-        if isinstance(atom, core.Literal):
-            return atom.val
-        return values[atom]
-
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
-        results = _results(equation, operands)
-        named = zip(equation.outvars, results, strict=True)
-        values.update(named)
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _results(
@@ -120,16 +81,10 @@ def _results(
     with_convolutions = list(filter(_convolves, _programs(equation)))
     if with_convolutions and primitive.name in _INLINED:
         called = with_convolutions[0]
-        return _evaluated(called, operands)
+        return equations.evaluated(called, operands, _results)
     if with_convolutions:
         params = jax.tree.map(_rewritten, params, is_leaf=_is_program)
-    bound = primitive.get_bind_params(params)
-    functions = ()
-    # Earlier versions of JAX return functions to bind too, later ones only parameters.
-    if not isinstance(bound, dict):
-        functions, bound = bound
-    results = primitive.bind(*functions, *operands, **bound)
-    return results if primitive.multiple_results else [results]
+    return equations.unchanged(equation, operands, params)
 
 
 def _rewritten(parameter: T) -> T | core.ClosedJaxpr:
@@ -139,7 +94,7 @@ def _rewritten(parameter: T) -> T | core.ClosedJaxpr:
     body = parameter
 
     def run(*arguments: Array) -> list[Array]:
-        return _evaluated(body, arguments)
+        return equations.evaluated(body, arguments, _results)
 
     return jax.make_jaxpr(run)(*body.in_avals)
 

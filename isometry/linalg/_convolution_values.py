@@ -23,7 +23,7 @@ from isometry._internal.errors import InputError, public
 from isometry.linalg import _factorizations
 from isometry.linalg._dense import singular_values
 
-_PADDINGS = ("circular", "same", "valid")
+PADDINGS = ("circular", "same", "valid")
 
 # Fourier transforms in XLA go over three axes at most, so a higher number would fail
 # inside XLA.
@@ -163,7 +163,7 @@ def _padded_axes(
         return tuple(
             axis._replace(zeros=pair) for axis, pair in zip(bare, pairs, strict=True)
         )
-    checks.one_of("padding", padding, _PADDINGS)
+    checks.one_of("padding", padding, PADDINGS)
     if padding == "valid":
         return tuple(bare)
     if padding == "circular":
@@ -189,7 +189,7 @@ def _pairs(
         pairs = []
     if len(pairs) != num_axes or min(map(min, pairs)) < 0:
         raise InputError(
-            f"padding={checks.show(padding)} is neither of {', '.join(_PADDINGS)} nor "
+            f"padding={checks.show(padding)} is neither of {', '.join(PADDINGS)} nor "
             "a pair of numbers of zeros for each axis of the kernel's window."
         )
     return pairs

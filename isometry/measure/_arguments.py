@@ -131,13 +131,11 @@ def canonical(span: Span) -> Span:
         return _spans.require_named(span)
     if isinstance(span, (tuple, list)):
         span = cast(Span, tuple(map(_end, span)))
-    try:
-        hash(span)
-    except TypeError:
+    if not checks.is_hashable(span):
         raise InputError(
             f"span={checks.show(span)} is not a span; write two points of "
             "isometry.anatomy(f, params, x).points."
-        ) from None
+        )
     return span
 
 

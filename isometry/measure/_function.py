@@ -30,7 +30,7 @@ class Reference:
         # A strong reference, for objects that allow no weak one.
         self._get: Callable[[], Map | None] = lambda: f
         self._identity: Hashable = f
-        if not _is_hashable(f):
+        if not checks.is_hashable(f):
             # An Equinox module holds arrays, which have no hash.
             self._identity = id(f)
         elif type(f).__hash__ is not object.__hash__ and not inspect.ismethod(f):
@@ -61,14 +61,6 @@ class Reference:
 
     def __hash__(self) -> int:
         return hash(self._identity)
-
-
-def _is_hashable(f: Map) -> bool:
-    try:
-        hash(f)
-    except TypeError:
-        return False
-    return True
 
 
 class Program:
@@ -195,7 +187,7 @@ def picked(y: PyTree, output: int | str | None) -> PyTree:
         return y[output]
     except (TypeError, KeyError, IndexError):
         raise InputError(
-            f"output={output!r} is none of f's outputs; it returns {_outputs(y)}."
+            f"output={output!r} is none of f's outputs; it returns {checks.kind_of(y)}."
         ) from None
 
 
@@ -203,19 +195,9 @@ def require_array(y: PyTree) -> jax.ShapeDtypeStruct:
     """Require that the output, given by its shape, is one real floating array."""
     if not hasattr(y, "dtype"):
         raise InputError(
-            f"f returns {_outputs(y)}; it must return one array. Write output=, an "
-            "index or a key, to choose one."
+            f"f returns {checks.kind_of(y)}; it must return one array. Write output=, "
+            "an index or a key, to choose one."
         )
     if not jnp.issubdtype(y.dtype, jnp.floating):
         raise InputError(f"f returns {y.dtype}; it must return a real floating array.")
     return y
-
-
-def _outputs(y: PyTree) -> str:
-    """Return words for what f returns: "a tuple of 2"."""
-    kind = type(y).__name__
-    if isinstance(y, dict):
-        return f"a dict of {', '.join(map(repr, y))}"
-    if isinstance(y, (tuple, list)):
-        return f"a {kind} of {len(y)}"
-    return f"a {kind}"

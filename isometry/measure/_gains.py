@@ -12,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from isometry._internal import texts
 from isometry._internal.types import Key, Params
 from isometry.networks import Network
 from isometry.networks._network import Wrapper
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._records import stack_sizes
-
-# Rows of a table on a screen.
-_ROWS_OF_REPR = 20
 
 # The gains of each layer by name, one for each slice.
 Factors: TypeAlias = dict[str, np.ndarray]
@@ -93,22 +91,11 @@ class Gains:
 
     def _lines(self) -> list[str]:
         """Return the headings of the columns, and a line for each gain."""
-        names = ["layer", *(row.name for row in self.rows)]
-        values = ["gain", *(f"{row.value:.6g}" for row in self.rows)]
-        notes = ["", *(row.note for row in self.rows)]
-        width = max(map(len, names))
-        width_of_value = max(map(len, values))
-        lines = []
-        for name, value, note in zip(names, values, notes, strict=True):
-            line = f"{name:{width}}  {value:{width_of_value}}  {note}"
-            lines.append(line.rstrip())
-        return lines
+        rows = [(row.name, f"{row.value:.6g}", row.note) for row in self.rows]
+        return texts.aligned([("layer", "gain", ""), *rows])
 
     def __repr__(self) -> str:
-        lines = self._lines()
-        if len(lines) > _ROWS_OF_REPR:
-            half = _ROWS_OF_REPR // 2
-            lines = [*lines[:half], "...", *lines[-half:]]
+        lines = texts.shortened(self._lines())
         return "\n".join([self._heading(), *self.warnings, *lines])
 
 

@@ -15,7 +15,15 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isometry import linalg
-from isometry._internal import blas, checks, compilation, jaxprs, memory, precision
+from isometry._internal import (
+    blas,
+    checks,
+    compilation,
+    jaxprs,
+    memory,
+    precision,
+    texts,
+)
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.measure import _plan, _run, _spans
@@ -39,9 +47,6 @@ _DEFAULT = ("mean_square", "s_max", "log_spread", "zero_fraction")
 # and those of LAPACK. With a tenth of it a measurement could run out of memory; with
 # ten times more, inputs that fit at once would be measured one by one.
 _COPIES = 6
-
-# Rows of a table on a screen.
-_ROWS_OF_REPR = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,20 +102,10 @@ class Profile:
             means = np.asarray(values, np.float64).mean(axis=(0, 1))
             columns[name] = [f"{mean:.4g}" for mean in means]
         rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            padded = list(map(str.rjust, row, widths))
-            # Names stand to the left, numbers to the right.
-            padded[:2] = map(str.ljust, row[:2], widths[:2])
-            lines.append("  ".join(padded))
-        return lines
+        return texts.aligned(rows, num_left=2)
 
     def __repr__(self) -> str:
-        lines = self._lines()
-        if len(lines) > _ROWS_OF_REPR:
-            half = _ROWS_OF_REPR // 2
-            lines = [*lines[:half], "...", *lines[-half:]]
+        lines = texts.shortened(self._lines())
         return "\n".join([f"Profile toward {self.toward}", *lines])
 
 

@@ -31,8 +31,7 @@ from isometry.measure._evaluating import (
 )
 from isometry.measure._spans import Span
 from isometry.measure.methods import Dense, Method
-
-VARIABLES = ("lam", "s", "log_s")
+from isometry.records import VARIABLES
 
 # The statistics that `Spectrum.interval` bounds.
 _INTERVALS = (

@@ -96,7 +96,7 @@ def resolve_once(
     *,
     span: Span,
     dtype: DTypeLike | None,
-    output: int | str | None = None,
+    output: int | str | None,
     needs_factors: bool = False,
 ) -> tuple[Target, Params, PyTree]:
     """Resolve a span for one measurement.

@@ -153,11 +153,7 @@ def read(function: Function, shapes: tuple[Params, PyTree]) -> Anatomy:
 
 def hashable(f: Function) -> Function:
     """Return f, in a lambda if it has no hash, like a module that holds arrays."""
-    try:
-        hash(f)
-    except TypeError:
-        return lambda *arguments: f(*arguments)
-    return f
+    return f if checks.is_hashable(f) else lambda *arguments: f(*arguments)
 
 
 def at_once(

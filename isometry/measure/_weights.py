@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isometry import linalg
-from isometry._internal import blas, checks, precision
+from isometry._internal import blas, checks, precision, texts
 from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Params
 from isometry.measure import _arguments
@@ -21,9 +21,6 @@ from isometry.structure import Anatomy
 from isometry.structure._operands import Convolution, Operand, operands
 from isometry.structure._records import stack_sizes
 from isometry.structure._tapping import tapped
-
-# Rows of a table on a screen.
-_ROWS_OF_REPR = 20
 
 
 class Weight(NamedTuple):
@@ -102,25 +99,16 @@ class Weights:
 
     def _lines(self) -> list[str]:
         """Return the headings of the columns, and a line for each weight."""
-        cells = [("layer", "kind", "operator", "s_max", "s_min", "E s²")]
+        cells = [("layer", "kind", "operator", "s_max", "s_min", "E s²", "")]
         for row in self.rows:
             # The sizes of an operator that cannot be read are not known.
             is_read = row.inputs > 0
             sizes = f"{row.inputs} → {row.outputs}" if is_read else "?"
-            cells.append((row.name, row.kind, sizes, *_figures(row)))
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = []
-        notes = ["", *(row.note for row in self.rows)]
-        for line, note in zip(cells, notes, strict=True):
-            padded = [*map(str.ljust, line, widths), note]
-            lines.append("  ".join(padded).rstrip())
-        return lines
+            cells.append((row.name, row.kind, sizes, *_figures(row), row.note))
+        return texts.aligned(cells)
 
     def __repr__(self) -> str:
-        lines = self._lines()
-        if len(lines) > _ROWS_OF_REPR:
-            half = _ROWS_OF_REPR // 2
-            lines = [*lines[:half], "...", *lines[-half:]]
+        lines = texts.shortened(self._lines())
         return "\n".join([f"Weights of {len(self.rows)} layers", *lines])
 
 

@@ -17,6 +17,7 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import DTypeLike, Key, Params
 from isometry.activations import Activation
+from isometry.linalg._convolution_values import PADDINGS
 from isometry.networks import _arguments, _cnn_law, _cnn_signals, _spatial
 from isometry.networks._network import Built
 from isometry.networks._spatial import Image, Size
@@ -25,9 +26,6 @@ from isometry.schemes._registry import SchemeLike
 from isometry.schemes._shaping import untransformed
 from isometry.theory import Law, Moments
 
-# Theory holds for "circular", where every pixel sees a full window. With the other two,
-# pixels at the edges see zeros, or are left out.
-_PADDINGS = ("circular", "same", "valid")
 _POOLINGS = ("average", "max")
 _GLOBAL = "global"
 
@@ -574,7 +572,9 @@ def _layers(
     widths = _checked_channels(channels)
     num_layers = len(widths) - 1
     image = _spatial.checked_size(size)
-    checks.one_of("padding", padding, _PADDINGS)
+    # Theory holds for "circular", where every pixel sees a full window. With the other
+    # two, pixels at the edges see zeros, or are left out.
+    checks.one_of("padding", padding, PADDINGS)
 
     def sides(name: str, entry: Sides) -> Size:
         return _spatial.one_per_axis(name, entry, len(image))

@@ -14,6 +14,8 @@ from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Initializer, Key
 from isometry.networks._cells import Cell
+from isometry.theory.mean_field import _gates
+from isometry.theory.mean_field._gates import PerGate
 
 # The distributions of recurrent weights. The scale of each is sigma_w.
 RECURRENT = ("orthogonal", "gaussian", "identity")
@@ -72,9 +74,6 @@ def chrono(longest: int) -> Chrono:
     return Chrono(checks.integer("longest", longest, low=3))
 
 
-# An argument of `rnn`: one number for all gates, or numbers by the names of gates.
-PerGate: TypeAlias = float | Mapping[str, float]
-
 GateBias: TypeAlias = PerGate | Chrono
 
 # Pairs of the name of a gate and its number. Unlike a dict, they are hashable.
@@ -89,26 +88,8 @@ def per_gate(
     default: float,
     low: float = 0.0,
 ) -> Numbers:
-    """Return pairs (gate, number), one for each gate.
-
-    Args:
-        name: The name of the argument, for messages.
-        value: One number for all gates, or a mapping from gates to numbers.
-        gates: The names of the gates that have such a number.
-        default: The number for gates that the mapping does not name.
-        low: The smallest number allowed.
-
-    Raises:
-        InputError: An unknown gate, or a number that is not finite or below `low`.
-    """
-    if not isinstance(value, Mapping):
-        number = float(checks.number(name, value, low=low))
-        return tuple((gate, number) for gate in gates)
-    numbers = dict.fromkeys(gates, default)
-    # A misspelt gate is an error: with `dict.get` it would silently have the default.
-    for gate, given in value.items():
-        gate = checks.one_of(f"gate of {name}", gate, gates)
-        numbers[gate] = float(checks.number(f"{name}[{gate!r}]", given, low=low))
+    """Return pairs (gate, number), one for each gate: see `_gates.per_gate`."""
+    numbers = _gates.per_gate(name, value, gates, default=default, low=low)
     return tuple(numbers.items())
 
 

@@ -203,13 +203,6 @@ class MlpFunction(LayeredFunction):
         """Return the weights of each run, of shape (*seeds, length, in, out)."""
         return tuple(run["w"] for run in params["layers"])
 
-    def with_weights(self, params: Params, weights: Sequence[Array]) -> Params:
-        """Return params with these weights, one array for each run as in `weights`."""
-        changed = []
-        for run, stacked in zip(params["layers"], weights, strict=True):
-            changed.append({**run, "w": stacked})
-        return {"layers": tuple(changed)}
-
     def _through(self, runs: Sequence[Params], z: Array) -> Array:
         """Return the pre-activation behind several runs; z is the one before them."""
         for run in runs:

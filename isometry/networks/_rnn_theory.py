@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from isometry.networks._rnn import Rnn
 
 Sequences = Float[np.ndarray, "inputs steps n_in"]
-Grams = Float[np.ndarray, "steps inputs inputs"]
 
 # Units of the wide network that stands for gated cells: at 60,000 the error of q is
 # 0.6 %, and with a quarter of them twice as large. Each keeps a number for every state

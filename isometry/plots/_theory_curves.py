@@ -216,32 +216,20 @@ def _overlaps(axis: GridAxis, along: Points) -> Bool[np.ndarray, " segments"]:
     return (high >= axis.edges[0]) & (low <= axis.edges[-1])
 
 
-def _depths_over_weights(
+def _depths_over_sigma(
     phi: Activation,
     dataset: "Dataset",
     axes: Mapping[str, GridAxis],
 ) -> Lines:
-    """Return the depth scales over sigma_w."""
-    sigma_b = _scalar(dataset, "sigma_b")
+    """Return the depth scales over sigma_w or sigma_b, whichever is an axis."""
+    (along,) = axes.keys() - {"depth"}
+    (other,) = {"sigma_w", "sigma_b"} - {along}
+    fixed = _scalar(dataset, other)
 
-    def depths_at(sigma_w: float) -> tuple[float, float]:
-        return _depths(phi, sigma_w, sigma_b)
+    def depths_at(sigma: float) -> tuple[float, float]:
+        return _depths(phi, **{along: sigma, other: fixed})
 
-    return _refined(depths_at, axes["sigma_w"], axes["depth"])
-
-
-def _depths_over_biases(
-    phi: Activation,
-    dataset: "Dataset",
-    axes: Mapping[str, GridAxis],
-) -> Lines:
-    """Return the depth scales over sigma_b."""
-    sigma_w = _scalar(dataset, "sigma_w")
-
-    def depths_at(sigma_b: float) -> tuple[float, float]:
-        return _depths(phi, sigma_w, sigma_b)
-
-    return _refined(depths_at, axes["sigma_b"], axes["depth"])
+    return _refined(depths_at, axes[along], axes["depth"])
 
 
 def _depths(phi: Activation, sigma_w: float, sigma_b: float) -> tuple[float, float]:
@@ -310,6 +298,6 @@ def _is_coarse(heights: Depths) -> Bool[np.ndarray, " segments"]:
 # What theory knows, by the axes of the plane.
 _KNOWN = {
     frozenset(("sigma_w", "sigma_b")): _critical_line,
-    frozenset(("depth", "sigma_w")): _depths_over_weights,
-    frozenset(("depth", "sigma_b")): _depths_over_biases,
+    frozenset(("depth", "sigma_w")): _depths_over_sigma,
+    frozenset(("depth", "sigma_b")): _depths_over_sigma,
 }

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from isometry._internal import checks
+from isometry._internal import checks, texts
 from isometry._internal.errors import FromCall, InputError, NotDefined, public
 from isometry._internal.types import Initializer as Init
 from isometry._internal.types import Key, Params, Shape
@@ -262,18 +262,9 @@ class Assignment:
         """
         headings = ("leaf", "layer", "role", "initializer", "note")
         rows = [[_short(cell) for cell in row] for row in self.rows]
-        columns = [list(column) for column in zip(headings, *rows, strict=True)]
-        # A column with nothing but its heading is left out.
-        shown = [column for column in columns if any(column[1:])]
-        widths = [max(map(len, column)) for column in shown]
-        lines = [self._heading(), *(f"note: {note}" for note in self.notes)]
-        for i in range(len(self.rows) + 1):
-            padded = [
-                column[i].ljust(width)
-                for column, width in zip(shown, widths, strict=True)
-            ]
-            lines.append("  ".join(padded).rstrip())
-        return "\n".join(lines)
+        notes = [f"note: {note}" for note in self.notes]
+        lines = texts.aligned(texts.without_empty([headings, *rows]))
+        return "\n".join([self._heading(), *notes, *lines])
 
     def _heading(self) -> str:
         paths = {row.path for row in self.rows}

@@ -396,7 +396,7 @@ def _renamed(activation: Activation, record: Transformed, name: str) -> Activati
     return Activation(record, kinks=kinks, odd=None, name=f"{name}({activation.name})")
 
 
-def leaky_correlation(slope: float, depth: int, blocks: Blocks = ()) -> float:
+def leaky_correlation(slope: float, depth: int, blocks: Blocks) -> float:
     """Compute the correlation that a network of leaky ReLUs gives uncorrelated inputs.
 
     It is the largest over the subnetworks, at unit variance.

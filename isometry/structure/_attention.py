@@ -8,6 +8,7 @@ from isometry.structure._flow import Flow
 from isometry.structure._mixture import Mixture, mixture
 from isometry.structure._origins import Origin, Origins, follow
 from isometry.structure._reading import Indices
+from isometry.structure._walking import reached
 
 
 class Heads(NamedTuple):
@@ -18,8 +19,6 @@ class Heads(NamedTuple):
         key: Nodes of the layers that make the keys.
         value: Nodes of the layers that make the values.
         output: Nodes of the layers that read the result of the attention.
-        logits: The node of the product of queries and keys.
-        mixed: The node of the product of attention weights and values.
         size: The number of products that are summed to one logit.
         shares: If one layer makes queries, keys and values: where along the last axis
             of its result each begins and ends. Otherwise empty.
@@ -30,8 +29,6 @@ class Heads(NamedTuple):
     key: Indices
     value: Indices
     output: Indices
-    logits: int
-    mixed: int
     size: int
     shares: tuple[tuple[int, int], ...]
     mixture: Mixture
@@ -101,8 +98,6 @@ def _heads(
             key=before[1],
             value=before[2],
             output=_layers_after(flow, mixed, barriers),
-            logits=logits,
-            mixed=mixed,
             size=_num_summed(flow, logits),
             shares=_shares(flow, operands, before),
             mixture=mixture(flow, weights),
@@ -166,14 +161,11 @@ def _share(
 
 def _between(flow: Flow, layer: int, operand: int) -> set[int]:
     """Return the nodes after a layer on which an operand depends, itself included."""
-    seen = {operand}
-    pending = [operand]
-    while pending:
-        node = pending.pop()
-        new = [read for read in flow.inputs[node] if read > layer and read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return seen
+
+    def after_layer(node: int) -> list[int]:
+        return [read for read in flow.inputs[node] if read > layer]
+
+    return reached([operand], after_layer)
 
 
 def _num_summed(flow: Flow, product: int) -> int:
@@ -193,20 +185,15 @@ def _back_to_products(
         `(visited, products)`: the nodes that were visited, in the order of computation,
         and those at which the walk stopped because they are such products.
     """
-    seen = {start}
-    pending = [start]
-    products = []
-    while pending:
-        node = pending.pop()
-        if _is_product_of_signals(flow, node):
-            products.append(node)
-            continue
-        if node in flow.layer_at:
-            continue
-        new = [read for read in flow.inputs[node] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return sorted(seen), products
+
+    def inputs(node: int) -> Sequence[int]:
+        if node in flow.layer_at or _is_product_of_signals(flow, node):
+            return ()
+        return flow.inputs[node]
+
+    visited = sorted(reached([start], inputs))
+    products = [node for node in visited if _is_product_of_signals(flow, node)]
+    return visited, products
 
 
 def _keys_are_right(
@@ -266,18 +253,16 @@ def _layers_before(
     products of two values: layers before these belong to an earlier block. () if the
     attention reads the stream without a projection.
     """
-    seen = {start}
-    pending = [start]
-    layers = []
-    while pending:
-        node = pending.pop()
-        if node in flow.layer_at:
-            layers.append(node)
+
+    def inputs(node: int) -> Sequence[int]:
         # A value that does not depend on x has no inputs in the flow.
-        elif node not in barriers and node in flow.inputs and not flow.is_product(node):
-            new = [read for read in flow.inputs[node] if read not in seen]
-            seen.update(new)
-            pending.extend(new)
+        if node not in flow.inputs or node in flow.layer_at:
+            return ()
+        if node in barriers or flow.is_product(node):
+            return ()
+        return flow.inputs[node]
+
+    layers = reached([start], inputs) & flow.layer_at.keys()
     return tuple(sorted(layers))
 
 
@@ -290,15 +275,13 @@ def _layers_after(
 
     The walk stops at `barriers` and at products of two values, as in `_layers_before`.
     """
-    seen = {start}
-    pending = [start]
-    layers = []
-    while pending:
-        node = pending.pop()
-        if node in flow.layer_at:
-            layers.append(node)
-        elif node not in barriers and (node == start or not flow.is_product(node)):
-            new = [reader for reader in flow.readers[node] if reader not in seen]
-            seen.update(new)
-            pending.extend(new)
+
+    def readers(node: int) -> Sequence[int]:
+        if node in flow.layer_at or node in barriers:
+            return ()
+        if node != start and flow.is_product(node):
+            return ()
+        return flow.readers[node]
+
+    layers = reached([start], readers) & flow.layer_at.keys()
     return tuple(sorted(layers))

@@ -8,17 +8,13 @@ import heapq
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from isometry.structure._flow import Flow
+from isometry.structure._flow import PICKING, SUMS, Flow
 from isometry.structure._reading import Indices
 from isometry.structure._vanishing import gating
-
-_SUMS = frozenset(("add", "add_any"))
+from isometry.structure._walking import reached
 
 # What stacks two values, the sum of which is then taken along the new axis.
 _STACKS = frozenset(("stack", "concatenate"))
-
-# Operations that pick one entry of an axis, as a step of a recurrence does.
-_PICKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 
 # The most products on a shortcut: a projection, and the change of resolution before it.
 # With more it would be a branch; with fewer, those of a U-Net would be none.
@@ -85,7 +81,7 @@ def _summands(flow: Flow, node: int) -> tuple[int, int] | None:
     elif operation == "scatter-add":
         if not _is_full_scatter(flow, node):
             return None
-    elif operation not in _SUMS and operation != "sub":
+    elif operation not in SUMS and operation != "sub":
         return None
     if len(operands) != 2:
         return None
@@ -160,7 +156,7 @@ def _is_before(flow: Flow, layer: int, join: Join, *, gates: Indices) -> bool:
 def is_sum(flow: Flow, node: int) -> bool:
     """Tell whether a node is the sum of two different values of the flow."""
     operands = dict.fromkeys(flow.inputs[node])
-    return flow.operation(node) in _SUMS and len(operands) == 2
+    return flow.operation(node) in SUMS and len(operands) == 2
 
 
 class _Way(NamedTuple):
@@ -299,16 +295,13 @@ def _fork_on_stream(
 
 def _without_products(flow: Flow, start: int) -> set[int]:
     """Return the nodes from which some path without products leads to `start`."""
-    seen = {start}
-    pending = [start]
-    while pending:
-        node = pending.pop()
+
+    def inputs(node: int) -> Sequence[int]:
         if node in flow.layer_at or flow.is_product(node):
-            continue
-        new = [read for read in flow.inputs[node] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return seen
+            return ()
+        return flow.inputs[node]
+
+    return reached([start], inputs)
 
 
 def _fork(
@@ -362,25 +355,9 @@ def _way(
         if node > fork and before:
             is_product = flow.is_product(node) or node in flow.layer_at
             fewest[node] = min(before) + is_product
-    on_way = _between(flow, fewest, operand)
+    on_way = reached([operand], lambda node: fewest.keys() & flow.inputs[node])
     nodes = tuple(node for node in sorted(on_way) if node != fork)
     return _Way(nodes, fewest[operand], end=operand)
-
-
-def _between(
-    flow: Flow,
-    reached: dict[int, int],
-    end: int,
-) -> set[int]:
-    """Return `end`, and the nodes among `reached` on which it depends."""
-    seen = {end}
-    pending = [end]
-    while pending:
-        inputs = flow.inputs[pending.pop()]
-        new = [read for read in inputs if read in reached and read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return seen
 
 
 def _is_in_one_step(flow: Flow, fork: int, layer: int) -> bool:
@@ -413,7 +390,7 @@ def _is_pick(flow: Flow, node: int) -> bool:
     """Tell whether a node takes one entry of an axis: x_t of x."""
     operation = flow.operation(node)
     if operation != "squeeze":
-        return operation in _PICKING
+        return operation in PICKING
     before = flow.inputs[node]
     return any(flow.operation(read) == "slice" for read in before)
 

@@ -5,13 +5,14 @@ as slices of the image that are put beside the image; here it is read back.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from isometry.structure._reading import Indices, Program
+from isometry.structure._walking import reached
 
 # Operations that put copies or parts of one array side by side, or among zeros.
 _PADDING = frozenset(("concatenate", "slice", "pad"))
@@ -183,17 +184,20 @@ def _sources(program: Program, image: int) -> set[int]:
     Padding itself does not count: of a circularly padded image it is the image before,
     of an image that is not padded the image itself.
     """
-    sources = set()
-    pending = [image]
-    while pending:
-        index = pending.pop()
+
+    def is_padded(index: int) -> bool:
         value = program.values[index]
-        if value.operation in _PADDING or _is_reordered(program, index):
-            # What does not depend on x is padding, or a value to pad with.
-            pending += [read for read in value.inputs if read in program.of_x]
-        else:
-            sources.add(index)
-    return sources
+        return value.operation in _PADDING or _is_reordered(program, index)
+
+    def inputs(index: int) -> Iterable[int]:
+        # What does not depend on x is padding, or a value to pad with.
+        of_x = program.of_x.intersection(program.values[index].inputs)
+        if is_padded(index):
+            return of_x
+        return ()
+
+    visited = reached([image], inputs)
+    return {index for index in visited if not is_padded(index)}
 
 
 def _is_reordered(program: Program, index: int) -> bool:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from isometry.structure._meetings import Meeting
 from isometry.structure._origins import Origins, matched
 from isometry.structure._reading import Program, Value, is_opaque
+from isometry.structure._walking import reached
 
 # The axes of the weight that one axis of a value is made of, in the order in which they
 # were merged. None stands for an axis that comes from elsewhere.
@@ -374,18 +375,15 @@ class _Fates:
         # Fixed numbers, or numbers in params, one for each copy.
         if index not in self._program.of_x:
             return True
-        pending = [index]
-        seen = set(pending)
-        while pending:
-            value = self._program.values[pending.pop()]
-            if value.operation in _GATING:
-                return True
-            if value.operation == "dot_general":
-                continue
-            new = [read for read in value.inputs if read not in seen]
-            seen.update(new)
-            pending.extend(new)
-        return False
+        values = self._program.values
+
+        def inputs(index: int) -> Sequence[int]:
+            if values[index].operation == "dot_general":
+                return ()
+            return values[index].inputs
+
+        sources = reached([index], inputs)
+        return any(values[source].operation in _GATING for source in sources)
 
     def _through_convolution(
         self, value: Value, position: int, axes: _Axes

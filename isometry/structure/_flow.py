@@ -12,12 +12,34 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program, Value
 from isometry.structure._unrolling import Unrolled, representative
+from isometry.structure._walking import reached
 
 # Operations whose derivative is zero or none.
 _CUTTING = frozenset(("stop_gradient", "sign", "floor", "ceil", "round"))
 
 # Scaling by a number leaves the direction of a value as it is.
 _SCALINGS = frozenset(("mul", "div"))
+
+# Sums of two values. A difference is a sum too, but no join of a residual branch.
+SUMS = frozenset(("add", "add_any"))
+
+# Operations whose result vanishes where one of the operands does.
+PRODUCTS = frozenset(
+    (
+        "mul",
+        "dot_general",
+        "conv_general_dilated",
+    )
+)
+
+# Operations that pick one entry of an axis, as a step of a recurrence does.
+PICKING = frozenset(
+    (
+        "scan_each",
+        "dynamic_slice",
+        "gather",
+    )
+)
 
 # Operations that move or rename values and compute nothing.
 LAYOUT = frozenset(
@@ -131,14 +153,12 @@ class Flow:
 
     def _before_output(self) -> set[int]:
         """Return the nodes of the stream on which the output depends."""
-        seen = {self.output} & self.stream
-        pending = list(seen)
-        while pending:
-            inputs = self.unrolled.nodes[pending.pop()].inputs
-            new = [read for read in inputs if read in self.stream and read not in seen]
-            seen.update(new)
-            pending.extend(new)
-        return seen
+        nodes = self.unrolled.nodes
+
+        def in_stream(node: int) -> frozenset[int]:
+            return self.stream.intersection(nodes[node].inputs)
+
+        return reached({self.output} & self.stream, in_stream)
 
     @functools.cached_property
     def _stream_values(self) -> frozenset[int]:
@@ -290,18 +310,15 @@ class Flow:
         Returns:
             All nodes that were visited, and those of them at which a path ended.
         """
-        seen = {start}
-        pending = [start]
-        sources = []
-        while pending:
-            node = pending.pop()
+
+        def inputs(node: int) -> Sequence[int]:
             if node in ends:
-                sources.append(node)
-                continue
-            new = [read for read in self.inputs[node] if read not in seen]
-            seen.update(new)
-            pending.extend(new)
-        return seen, sources
+                return ()
+            return self.inputs[node]
+
+        visited = reached([start], inputs)
+        sources = [node for node in sorted(visited) if node in ends]
+        return visited, sources
 
     @functools.cached_property
     def cuts(self) -> frozenset[int]:

@@ -13,6 +13,7 @@ from isometry import activations
 from isometry.structure import _nonlinearity
 from isometry.structure._flow import LAYOUT, Flow
 from isometry.structure._reading import CUSTOM
+from isometry.structure._walking import reached
 
 # Functions by the names under which JAX and libraries compile them.
 _FUNCTIONS = {
@@ -208,21 +209,18 @@ def gates(flow: Flow, start: int) -> list[str]:
         flow: The flow.
         start: The node of a recurrent layer. [] if no such nonlinearity follows it.
     """
-    seen = {start}
-    pending = [start]
-    titles = set()
-    while pending:
-        node = pending.pop()
-        value = flow.value(node)
-        if value.operation in _GATES:
-            titles.add(_GATES[value.operation])
-            continue
-        if node != start and (node in flow.layer_at or value.operation == "scan_carry"):
-            continue
-        new = [reader for reader in flow.readers.get(node, ()) if reader not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return [f"gates ({', '.join(sorted(titles))})"] if titles else []
+
+    def readers(node: int) -> Sequence[int]:
+        operation = flow.operation(node)
+        is_next = node != start and (node in flow.layer_at or operation == "scan_carry")
+        if operation in _GATES or is_next:
+            return ()
+        return flow.readers.get(node, ())
+
+    nodes = reached([start], readers)
+    operations = {flow.operation(node) for node in nodes}
+    titles = sorted(_GATES[operation] for operation in operations & _GATES.keys())
+    return [f"gates ({', '.join(titles)})"] if titles else []
 
 
 def _text(step: Step) -> str:
@@ -238,13 +236,8 @@ def between(
     node: int,
 ) -> list[int]:
     """Return the nodes on all paths from `before` to `node`, with `node` itself."""
-    seen = {before, node}
-    pending = [node]
-    while pending:
-        new = [read for read in flow.inputs[pending.pop()] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return sorted(seen - {before})
+    nodes, _ = flow.back_to(node, {before})
+    return sorted(nodes - {before})
 
 
 def is_wrap(flow: Flow, before: int, node: int) -> bool:
@@ -521,19 +514,13 @@ def _is_rotation(flow: Flow, segment: Sequence[int]) -> bool:
 
 def _is_table(flow: Flow, node: int) -> bool:
     """Tell whether a node is made of cosines or sines, or of no parameters at all."""
-    pending = [node]
-    seen = set(pending)
-    is_of_params = False
-    while pending:
-        current = pending.pop()
-        if flow.operation(current) in ("cos", "sin"):
-            return True
-        inputs = flow.unrolled.nodes[current].inputs
-        is_of_params |= flow.unrolled.nodes[current].value in flow.program.params
-        new = [read for read in inputs if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return not is_of_params
+    nodes = flow.unrolled.nodes
+    sources = reached([node], lambda inside: nodes[inside].inputs)
+    operations = {flow.operation(source) for source in sources}
+    if "cos" in operations or "sin" in operations:
+        return True
+    values = {nodes[source].value for source in sources}
+    return values.isdisjoint(flow.program.params)
 
 
 def _statistics(eqn) -> str:

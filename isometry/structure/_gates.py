@@ -10,12 +10,9 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from isometry.structure._flow import LAYOUT, Flow
+from isometry.structure._flow import LAYOUT, PRODUCTS, SUMS, Flow
 from isometry.structure._origins import Origins, Pick
 from isometry.structure._reading import Indices, Program
-
-# The result is zero where any operand is.
-_PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
 
 # The result is zero where the first operand is. `scan_stack` and its kin are in LAYOUT.
 _LINEAR = LAYOUT | {
@@ -29,7 +26,7 @@ _LINEAR = LAYOUT | {
     "rev",
 }
 
-_SUMS = frozenset(("add", "add_any", "sub"))
+_SUMS = SUMS | {"sub"}
 
 # Operations after which the picks still say which entries of a leaf a value is made of.
 _DIRECT = (LAYOUT - {"scan_carry", "scan_last", "scan_stack"}) | {
@@ -257,7 +254,7 @@ def _zeroed_by_operands(
     def zeroed_by(read: int) -> Indices:
         return _zeroed_by(flow, read, cuts, cache=cache)
 
-    if operation in _PRODUCTS:
+    if operation in PRODUCTS:
         factors = [leaf for read in inputs for leaf in zeroed_by(read)]
         return tuple(dict.fromkeys(factors))
     if operation in _SUMS:

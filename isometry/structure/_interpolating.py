@@ -4,9 +4,7 @@ In (1 - t) x + t F(x) no x passes whole, so such a sum is no residual branch. It
 found so that it can be said.
 """
 
-from isometry.structure._flow import LAYOUT, Flow
-
-_SUMS = frozenset(("add", "add_any"))
+from isometry.structure._flow import LAYOUT, SUMS, Flow
 
 
 def interpolations(flow: Flow) -> list[int]:
@@ -23,7 +21,7 @@ def interpolations(flow: Flow) -> list[int]:
 
 def _is_interpolation(flow: Flow, node: int) -> bool:
     """Tell whether a node is (1 - t) a + t b, or a + t (b - a)."""
-    if flow.operation(node) not in _SUMS:
+    if flow.operation(node) not in SUMS:
         return False
     operands = [_before_layout(flow, read) for read in flow.inputs[node]]
     if len(operands) != 2:
@@ -91,24 +89,8 @@ def _is_of_recurrence(flow: Flow, node: int) -> bool:
     for uses in flow.layer_at.values():
         for index, _ in uses:
             places[index] = places.get(index, 0) + 1
-    layers = _layers_before(flow, node)
+    _, layers = flow.back_to(node, flow.layer_at)
     uses_before = [use for layer in layers for use in flow.layer_at[layer]]
     is_repeated = any(places[index] > 1 for index, _ in uses_before)
     is_scanned = any(not all(use.takes_slices) for _, use in uses_before)
     return is_repeated or is_scanned or not uses_before
-
-
-def _layers_before(flow: Flow, start: int) -> list[int]:
-    """Return the nodes of the nearest layers before a node."""
-    seen = {start}
-    pending = [start]
-    layers = []
-    while pending:
-        node = pending.pop()
-        if node in flow.layer_at:
-            layers.append(node)
-            continue
-        new = [read for read in flow.inputs[node] if read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return layers

@@ -14,22 +14,11 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
-from isometry._internal import jaxprs
+from isometry._internal import equations, jaxprs
 from isometry.structure._directions import direction_like
 
-# Equations that only call one program. Names differ between versions of JAX.
-_CALLS = frozenset(
-    (
-        "jit",
-        "pjit",
-        "closed_call",
-        "core_call",
-        "checkpoint",
-        "remat",
-        "remat2",
-        "eval_jaxpr",
-    )
-)
+# Equations that only call one program.
+_CALLS = equations.CALLS | equations.REMAT
 
 
 class Magnitudes(NamedTuple):
@@ -236,7 +225,7 @@ def _results(
             records,
             path=path,
         )
-    called = _called(eqn)
+    called = equations.called_or_none(eqn)
     if name in _CALLS and called is not None:
         return _walk(
             called,
@@ -267,18 +256,6 @@ def _results(
     return results
 
 
-def _called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr | None:
-    """Return the program that an equation runs on its operands, or None."""
-    # An equation may hold other programs, such as a derivative rule. They take another
-    # number of operands.
-    for value in eqn.params.values():
-        if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
-            jaxpr = getattr(value, "jaxpr", value)
-            if len(jaxpr.invars) == len(eqn.invars):
-                return value
-    return None
-
-
 def _by_rule(
     eqn: core.JaxprEqn,
     operands: Sequence[_Dual],
@@ -289,13 +266,13 @@ def _by_rule(
     values = [dual.value for dual in operands]
     # Equations that depend on parameters alone need no derivative.
     if not active:
-        return [_Dual(value, None) for value in _evaluated(eqn, values)]
+        return [_Dual(value, None) for value in equations.unchanged(eqn, values)]
 
     def of_active(*new_values: Array) -> list[Array]:
         replaced = list(values)
         for i, value in zip(active, new_values, strict=True):
             replaced[i] = value
-        return _evaluated(eqn, replaced)
+        return equations.unchanged(eqn, replaced)
 
     primals = tuple(values[i] for i in active)
     tangents = tuple(operands[i].tangent for i in active)
@@ -336,7 +313,7 @@ def _by_reverse_rule(
         replaced = list(values)
         for i, value in zip(active, new_values, strict=True):
             replaced[i] = value
-        results = _evaluated(eqn, replaced)
+        results = equations.unchanged(eqn, replaced)
         return [result for result in results if _is_floating(result)]
 
     out, pull = jax.vjp(of_active, *(values[i] for i in active))
@@ -354,24 +331,6 @@ def _zero_unless(
     if dual.tangent is None:
         return dual
     return dual._replace(tangent=jnp.where(passes, dual.tangent, 0))
-
-
-def _evaluated(
-    eqn: core.JaxprEqn,
-    operands: Sequence[Array],
-) -> list[Array]:
-    """Evaluate an equation as it stands, without derivatives."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, parameters = (), bound
-    # Before JAX 0.10.2, the called functions are returned separately.
-    if isinstance(bound, tuple):
-        functions, parameters = bound
-    # The mesh and the profiler scopes under which f was traced.
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*functions, *operands, **parameters)
-    if eqn.primitive.multiple_results:
-        return list(results)
-    return [results]
 
 
 def _scan(

@@ -20,6 +20,7 @@ from isometry.structure._meetings import size_of
 from isometry.structure._origins import Origins
 from isometry.structure._reading import Indices, Value
 from isometry.structure._unrolling import actual, representative
+from isometry.structure._walking import reached
 
 # For each scan, the iteration of a point minus that of the node that stands for it.
 Shift = Mapping[int, int]
@@ -412,22 +413,20 @@ def _is_read_by_weights(flow: Flow, scan: int, state: int) -> bool:
     program = flow.program
     of_scan = program.scans[scan]
     carry = of_scan.carries[of_scan.returned.index(state)]
-    pending = []
+    read_first = []
     for _, use in itertools.chain.from_iterable(flow.layer_at.values()):
-        inputs = program.values[use.meeting.value].inputs
-        pending += [index for index in inputs if index != use.meeting.weight]
+        operands = program.values[use.meeting.value].inputs
+        read_first += [index for index in operands if index != use.meeting.weight]
     # The LSTM of Haiku multiplies the input and the state by one weight.
     passed = (LAYOUT | _JOINING) - {"scan_carry", "scan_last", "scan_stack"}
-    seen = set()
-    while pending:
-        index = pending.pop()
-        if index == carry:
-            return True
+
+    def inputs(index: int) -> Sequence[int]:
         value = program.values[index]
-        if index not in seen and value.operation in passed:
-            pending += value.inputs
-        seen.add(index)
-    return False
+        if value.operation in passed:
+            return value.inputs
+        return ()
+
+    return carry in reached(read_first, inputs)
 
 
 def _given_name(value: Value) -> str | None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from isometry._internal import jaxprs
+from isometry.structure import _walking
 
 # Operations whose inside cannot be read: they have no jaxpr, or one that does not say
 # how results depend on operands. How often `while` iterates is not known before it
@@ -179,13 +180,7 @@ class Program:
 
     def reached(self, start: Iterable[int]) -> frozenset[int]:
         """Return the indices of all values that depend on one of `start`, included."""
-        seen = set(start)
-        pending = list(seen)
-        while pending:
-            new = [index for index in self.readers[pending.pop()] if index not in seen]
-            seen.update(new)
-            pending.extend(new)
-        return frozenset(seen)
+        return frozenset(_walking.reached(start, self.readers.__getitem__))
 
 
 class _Surroundings(NamedTuple):

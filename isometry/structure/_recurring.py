@@ -1,10 +1,8 @@
 """Scans: which of them read a new part of x in each iteration."""
 
 from isometry.structure._anatomy import Anatomy
+from isometry.structure._flow import PICKING
 from isometry.structure._reading import Program, Scan
-
-# Operations by which an iteration of a scan takes its own part of an array.
-_TAKING = frozenset(("scan_each", "dynamic_slice", "gather"))
 
 
 def is_fed(anatomy: Anatomy, point: str) -> bool:
@@ -26,5 +24,5 @@ def is_fed(anatomy: Anatomy, point: str) -> bool:
 def _takes_signal(program: Program, scan: Scan) -> bool:
     """Tell whether each iteration of a scan takes its own part of the signal."""
     body = [program.values[index] for index in range(scan.start, scan.stop)]
-    taking = [value for value in body if value.operation in _TAKING]
+    taking = [value for value in body if value.operation in PICKING]
     return any(value.inputs[0] in program.of_x for value in taking)

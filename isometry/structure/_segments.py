@@ -7,7 +7,8 @@ from jax.extend import core
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isometry.structure import _reading, _tapping
+from isometry._internal.equations import unchanged
+from isometry.structure import _reading
 from isometry.structure._place import Place
 
 Path: TypeAlias = tuple[int, ...]
@@ -164,7 +165,7 @@ def _runner(
         values: dict[core.Var, Any] = {**level.numbers, start: value}
         for eqn in equations:
             operands = [_read(atom, values) for atom in eqn.invars]
-            results = _tapping.unchanged(eqn, operands)
+            results = unchanged(eqn, operands)
             values |= dict(zip(eqn.outvars, results, strict=True))
         return values[end]
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from isometry._internal import html
+from isometry._internal import html, texts
 from isometry.structure._records import Branch, WeightLayer
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def in_notebook(
         gap = [f"… {num_hidden} more layers: print(an.table())"]
         gap += [""] * (len(_HEADINGS) - 1)
         shown = [*rows[:half], gap, *rows[-half:]]
-    headings, lines = _without_empty(shown)
+    headings, *lines = texts.without_empty([_HEADINGS, *shown])
     notes = [html.note(ending) for ending in _endings(anatomy)]
     return html.notebook(_heading(anatomy), html.table(headings, lines), *notes)
 
@@ -239,24 +239,8 @@ def _endings(anatomy: "Anatomy") -> list[str]:
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return headings and rows as aligned lines, without the empty columns."""
-    headings, filled = _without_empty(rows)
-    lines = []
-    widths = [max(map(len, column)) for column in zip(headings, *filled, strict=True)]
-    for row in (headings, *filled):
-        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(padded).rstrip())
-    return lines
+    """Return headings and rows as aligned lines, without the empty columns.
 
-
-def _without_empty(
-    rows: Sequence[Sequence[str]],
-) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows without the columns that are empty in every row."""
-    columns = list(zip(_HEADINGS, *rows, strict=True))
-    # A perceptron, for example, has no branches.
-    filled = [column for column in columns if any(column[1:])]
-    if not filled:
-        return [], [[] for _ in rows]
-    headings, *lines = map(list, zip(*filled, strict=True))
-    return headings, lines
+    A perceptron, for example, has no branches.
+    """
+    return texts.aligned(texts.without_empty([_HEADINGS, *rows]))

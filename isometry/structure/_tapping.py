@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import jaxprs
+from isometry._internal import equations, jaxprs
 from isometry._internal.errors import InputError
 from isometry.structure._place import Inputs, Place, joined
 
@@ -73,21 +73,8 @@ Tapped: TypeAlias = Callable[
     [Sequence[Array], Mapping[str, Given]], tuple[list[Array], Arrays]
 ]
 
-# Equations that only call one program, some with a derivative rule of their own. Names
-# differ between versions of JAX.
-_CALLS = frozenset(
-    (
-        "jit",
-        "pjit",
-        "closed_call",
-        "core_call",
-        "custom_jvp_call",
-        "custom_vjp_call",
-        "custom_vjp_call_jaxpr",
-        "eval_jaxpr",
-    )
-)
-_REMAT = frozenset(("checkpoint", "remat", "remat2"))
+# Equations that only call one program, some with a derivative rule of their own.
+_CALLS = equations.CALLS | equations.CUSTOM
 
 
 def replacing(index: tuple[int, ...] = ()) -> Mode:
@@ -270,7 +257,7 @@ def _run(
         `(outputs, readings)`: the outputs of the program, and the readings by the name
         of the tap.
     """
-    jaxpr, constants = _opened(program)
+    jaxpr, constants = equations.opened(program)
     # A variable may have several names, as a last layer that is the output.
     here: dict[core.Var, list[str]] = {}
     enclosed: dict[int, _Taps] = {}
@@ -316,35 +303,10 @@ def _run(
             )
             readings.update(inner)
         else:
-            results = unchanged(eqn, operands)
+            results = equations.unchanged(eqn, operands)
         for variable, value in zip(eqn.outvars, results, strict=True):
             write(variable, value)
     return [read(atom) for atom in jaxpr.outvars], readings
-
-
-def _opened(
-    program: core.ClosedJaxpr | core.Jaxpr,
-) -> tuple[core.Jaxpr, Sequence[Array]]:
-    """Return a jaxpr and the values of its constants."""
-    if isinstance(program, core.ClosedJaxpr):
-        return program.jaxpr, program.consts
-    return program, ()
-
-
-def unchanged(
-    eqn: core.JaxprEqn,
-    operands: list[Array],
-) -> list[Array]:
-    """Evaluate an equation as it stands, custom derivatives included."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, parameters = (), bound
-    # Before JAX 0.10.2, the called functions are returned separately.
-    if isinstance(bound, tuple):
-        functions, parameters = bound
-    # The mesh and the profiler scopes under which f was traced.
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*functions, *operands, **parameters)
-    return results if eqn.primitive.multiple_results else [results]
 
 
 def _rewritten(
@@ -385,7 +347,7 @@ def _rewritten(
             taps,
             mode=mode,
         )
-    if name in _REMAT:
+    if name in equations.REMAT:
         return _remat(
             eqn,
             operands,
@@ -486,7 +448,7 @@ def _holds(
     place: Place,
 ) -> bool:
     """Tell whether a place, whose path starts in this program, exists in it."""
-    jaxpr, _ = _opened(program)
+    jaxpr, _ = equations.opened(program)
     if place.path:
         index, *rest = place.path
         if index >= len(jaxpr.eqns):
@@ -508,7 +470,7 @@ def in_cond(
     while path:
         inside = place._replace(path=path)
         program = next(part for part in programs if _holds(part, inside))
-        eqn = _opened(program)[0].eqns[path[0]]
+        eqn = equations.opened(program)[0].eqns[path[0]]
         if eqn.primitive.name == "cond":
             return True
         programs, path = _called(eqn), path[1:]
@@ -531,7 +493,7 @@ def reading_shape(
     while path:
         inside = place._replace(path=path)
         program = next(p for p in programs if _holds(p, inside))
-        eqn = _opened(program)[0].eqns[path[0]]
+        eqn = equations.opened(program)[0].eqns[path[0]]
         if eqn.primitive.name == "scan" and not iterations:
             lengths.append(eqn.params["length"])
         # If the place is in one iteration, no axis is added.

@@ -71,11 +71,6 @@ class Unrolled:
         num_scans = len(self.program.values[value].scans)
         return self._by_place[value, iterations[:num_scans]]
 
-    def laid_out(self, value: int) -> list[int]:
-        """Return the nodes of a value, in all iterations that are laid out."""
-        indices = range(len(self.nodes))
-        return [index for index in indices if self.nodes[index].value == value]
-
     def _lay_out(
         self,
         start: int,

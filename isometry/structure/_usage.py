@@ -14,6 +14,7 @@ from isometry.structure._convolutions import Convolution
 from isometry.structure._flow import LAYOUT
 from isometry.structure._layers import Use
 from isometry.structure._reading import Program, Value
+from isometry.structure._walking import reached
 
 # Operations that return a number as it is.
 _NUMBERS = frozenset(
@@ -187,7 +188,7 @@ def _with_function(
     of_leaf: frozenset[int],
 ) -> Usage:
     """Add all operations between a leaf and the value `end`, as one function."""
-    between = set(_before(program, end, of_leaf))
+    between = _before(program, end, of_leaf)
     # The argument of the function is the leaf, or a slice or reshaped copy of it.
     start = leaf
     while True:
@@ -418,16 +419,17 @@ def _is_reduced(
     return True
 
 
-def _before(program: Program, end: int, of_leaf: frozenset[int]) -> list[int]:
+def _before(
+    program: Program,
+    end: int,
+    of_leaf: frozenset[int],
+) -> set[int]:
     """Return the values between a leaf and the value `end`, both included."""
-    seen = {end}
-    pending = [end]
-    while pending:
-        inputs = program.values[pending.pop()].inputs
-        new = [read for read in inputs if read in of_leaf and read not in seen]
-        seen.update(new)
-        pending.extend(new)
-    return list(seen)
+
+    def inputs(index: int) -> frozenset[int]:
+        return of_leaf.intersection(program.values[index].inputs)
+
+    return reached([end], inputs)
 
 
 def _is_guard(program: Program, value: Value) -> bool:

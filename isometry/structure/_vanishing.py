@@ -10,7 +10,7 @@ the branch as any other, and no gate.
 
 from collections.abc import Collection, Iterable
 
-from isometry.structure._flow import Flow
+from isometry.structure._flow import PRODUCTS, SUMS, Flow
 from isometry.structure._reading import Indices
 
 # Functions of one operand that are not zero at zero.
@@ -21,10 +21,7 @@ _NOT_ZERO_AT_ZERO = frozenset(
 # Operations in which one value says how much of another passes.
 _METERED = frozenset(("mul", "div", "dot_general", "conv_general_dilated"))
 
-# The result vanishes if one of the operands does.
-_PRODUCTS = frozenset(("mul", "dot_general", "conv_general_dilated"))
-
-_SUMS = frozenset(("add", "add_any", "sub"))
+_SUMS = SUMS | {"sub"}
 
 # Signs s such that an operation of x and a number c is zero at x = 0 if s c <= 0, as
 # max(x, c) is for c <= 0.
@@ -100,7 +97,7 @@ def _vanishes(flow: Flow, node: int, vanishes: dict[int, bool]) -> bool:
     operands = [
         vanishes[read] for read in flow.unrolled.nodes[node].inputs if read in vanishes
     ]
-    if operation in _PRODUCTS:
+    if operation in PRODUCTS:
         return any(operands)
     if operation == "div":
         # Zero over anything is zero, and anything over zero is not.

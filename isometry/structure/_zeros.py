@@ -10,7 +10,7 @@ derivative, and is not what is wrong with a network whose units are saturated.
 import collections
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -25,6 +25,7 @@ from isometry.structure._flow import LAYOUT
 from isometry.structure._perturbing import Followed, Key, Magnitudes, followed
 from isometry.structure._reading import Program, Value, read
 from isometry.structure._records import WeightLayer
+from isometry.structure._walking import reached
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], Array]
 
@@ -144,18 +145,15 @@ def _dependencies(
 ) -> frozenset[int]:
     """Return the indices of `end`, and of all values on which one of `end` depends."""
     feedback = program.feedback
-    visited = set(end)
-    pending = list(visited)
-    while pending:
-        index = pending.pop()
-        inputs = list(program.values[index].inputs)
+
+    def inputs(index: int) -> Sequence[int]:
+        read = program.values[index].inputs
         # A state of a scan also depends on what the iteration before returned.
         if index in feedback:
-            inputs.append(feedback[index])
-        new = [read for read in inputs if read not in visited]
-        visited.update(new)
-        pending.extend(new)
-    return frozenset(visited)
+            return [*read, feedback[index]]
+        return read
+
+    return frozenset(reached(end, inputs))
 
 
 def _factors_and_params(
@@ -309,13 +307,8 @@ class _Search:
         # perturbation in one iteration is taken to stop it in all.
         blocked = {stop.value for stop in stops}
         readers = self._program.readers
-        pending = [index for index in self._program.x if index not in blocked]
-        passed = set(pending)
-        while pending:
-            for reader in readers[pending.pop()]:
-                if reader not in passed and reader not in blocked:
-                    passed.add(reader)
-                    pending.append(reader)
+        starts = set(self._program.x) - blocked
+        passed = reached(starts, lambda index: set(readers[index]) - blocked)
         return passed.isdisjoint(self._program.outputs)
 
 

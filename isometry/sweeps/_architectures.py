@@ -266,17 +266,9 @@ def _built_once(build: Build, settings: Settings) -> Network:
             "network."
         )
     items = tuple(sorted(settings.items()))
-    if isinstance(build, Hashable) and _has_hash(items):
+    if isinstance(build, Hashable) and checks.is_hashable(items):
         return _kept(build, items, checks.x64())
     return _built(build, settings)
-
-
-def _has_hash(value: object) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
 
 
 @functools.lru_cache(maxsize=_KEPT)

@@ -137,7 +137,7 @@ def state_above(
     bounds: Interval,
     line: float,
     *,
-    is_sure: bool = True,
+    is_sure: bool,
 ) -> str:
     """Return the state of a flag that is raised if a value is above a threshold.
 

@@ -329,7 +329,7 @@ def unit_axes(
 
 def activation_of(
     site: Site,
-    single: Activation | None = None,
+    single: Activation | None,
 ) -> Activation:
     """Return the nonlinearity of a site as an activation of arrays of any shape.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isometry._internal import numerals
+from isometry._internal import numerals, texts
 from isometry.certificates import LayerLock
 from isometry.measure._known import log_median
 from isometry.verdicts._flag import Flag
@@ -177,14 +177,7 @@ def _at(
 
 def table(rows: Sequence[LayerRow]) -> str:
     """Return the rows as text, in lines that fit a screen."""
-    # Every column is as wide as its widest cell.
-    cells = [_HEADINGS, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        pairs = zip(line, widths, strict=True)
-        lines.append("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
-    return "\n".join(lines)
+    return "\n".join(texts.aligned([_HEADINGS, *(_cells(row) for row in rows)]))
 
 
 def _cells(row: LayerRow) -> tuple[str, ...]:

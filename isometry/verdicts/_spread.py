@@ -12,6 +12,7 @@ from isometry import activations
 from isometry._internal import compilation, precision
 from isometry._internal.types import Params
 from isometry.certificates import Certificate
+from isometry.certificates._layers import IN_EXACT_ARITHMETIC
 from isometry.structure import Anatomy, WeightLayer
 from isometry.structure._tapping import tapped
 from isometry.verdicts._flag import Interval
@@ -24,8 +25,6 @@ _MOST_POINTS = 2
 
 # The number of examples at which units are compared.
 _MOST_INPUTS = 64
-
-_IN_EXACT_ARITHMETIC = "in exact arithmetic"
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +184,7 @@ def _locked_points(
         layer.name
         for certificate in certificates
         for layer in certificate.layers
-        if layer.grade == _IN_EXACT_ARITHMETIC
+        if layer.grade == IN_EXACT_ARITHMETIC
     ]
     # A head is left out, because its outputs are no hidden units. Only names of points
     # are kept: a weight may be used without a point of its name.

@@ -1,22 +1,19 @@
 """Programs in float64 whose saturated units have the slopes of another dtype."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from jax.extend import core
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from isometry._internal import jaxprs
-from isometry.certificates.relaxing._value import bound
+from isometry._internal import equations, jaxprs
+from isometry._internal.equations import CALLS, REMAT, Program, unchanged
 
 # Functions that come so close to a constant that rounding makes their slope zero. The
 # slope of tanh is zero in float32 from 9 on, and in float64 from 19 on.
 _SATURATING = frozenset(("tanh", "logistic", "erf", "erfc"))
-
-# Primitives that only call one inner program. Names differ between versions of JAX.
-_CALLS = frozenset(("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint"))
 
 Run = Callable[..., list[Array]]
 
@@ -36,30 +33,19 @@ def as_steep_as(
     """
 
     def run(*arguments: Array) -> list[Array]:
-        return _evaluated(closed.jaxpr, closed.consts, arguments, dtype=dtype)
+        return _evaluated(closed, arguments, dtype)
 
     return run
 
 
 def _evaluated(
-    jaxpr: core.Jaxpr,
-    consts: Sequence[Array],
+    program: Program,
     arguments: Sequence[Array],
     dtype: DTypeLike,
 ) -> list[Array]:
     """Evaluate a program, equation by equation."""
-    value_of: dict[core.Var, Array] = {}
-
-    def read(atom: core.Var | core.Literal) -> Array:
-        return atom.val if isinstance(atom, core.Literal) else value_of[atom]
-
-    value_of.update(zip(jaxpr.constvars, consts, strict=True))
-    value_of.update(zip(jaxpr.invars, arguments, strict=True))
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        results = _applied(eqn, operands, dtype)
-        value_of.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    apply = functools.partial(_applied, dtype=dtype)
+    return equations.evaluated(program, arguments, apply)
 
 
 def _applied(
@@ -71,20 +57,17 @@ def _applied(
     name = eqn.primitive.name
     if name in _SATURATING:
         return [_with_slope(eqn, operands[0], dtype)]
-    inner = _inner(eqn)
+    inner = equations.called_or_none(eqn)
     # An equation without a saturating function inside is evaluated as it is, with its
     # own derivative rule.
     if inner is None or not _saturates(inner):
-        return bound(eqn, operands)
-    if name in _CALLS or name.startswith("custom_jvp_call"):
-        closed: Any = inner
-        consts = getattr(closed, "consts", ())
-        jaxpr = getattr(closed, "jaxpr", closed)
-        return _evaluated(jaxpr, consts, operands, dtype=dtype)
+        return unchanged(eqn, operands)
+    if name in CALLS or name in REMAT or name.startswith("custom_jvp_call"):
+        return _evaluated(inner, operands, dtype)
     if name == "scan":
         return _scanned(eqn, inner, operands, dtype=dtype)
     # Inside while and cond, slopes stay those of float64.
-    return bound(eqn, operands)
+    return unchanged(eqn, operands)
 
 
 def _with_slope(
@@ -95,7 +78,7 @@ def _with_slope(
     """Evaluate an elementwise function, with its derivative as in the dtype."""
 
     def f(z: Array) -> Array:
-        return bound(eqn, [z])[0]
+        return unchanged(eqn, [z])[0]
 
     # z - at is zero, so the value is f(z) in float64; the derivative is `slope`.
     at = jax.lax.stop_gradient(z)
@@ -106,7 +89,7 @@ def _with_slope(
 
 def _scanned(
     eqn: core.JaxprEqn,
-    body: Any,
+    body: Program,
     operands: list[Array],
     dtype: DTypeLike,
 ) -> list[Array]:
@@ -122,7 +105,7 @@ def _scanned(
         xs: list[Array],
     ) -> tuple[list[Array], list[Array]]:
         arguments = [*consts, *carry, *xs]
-        results = _evaluated(body.jaxpr, body.consts, arguments, dtype=dtype)
+        results = _evaluated(body, arguments, dtype)
         return results[:num_carry], results[num_carry:]
 
     last, stacked = jax.lax.scan(
@@ -135,17 +118,8 @@ def _scanned(
     return [*last, *stacked]
 
 
-def _inner(eqn: core.JaxprEqn) -> Any:
-    """Return the program that an equation calls, or None."""
-    for name in ("jaxpr", "call_jaxpr"):
-        inner = eqn.params.get(name)
-        if isinstance(inner, (core.ClosedJaxpr, core.Jaxpr)):
-            return inner
-    return None
-
-
-def _saturates(program: Any) -> bool:
+def _saturates(program: Program) -> bool:
     """Tell whether a program has a saturating function anywhere."""
-    jaxpr = getattr(program, "jaxpr", program)
+    jaxpr, _ = equations.opened(program)
     names = {eqn.primitive.name for eqn in jaxprs.equations(jaxpr)}
     return not names.isdisjoint(_SATURATING)

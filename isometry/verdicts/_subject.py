@@ -1,6 +1,5 @@
 """What is audited: a function, its parameters over seeds, and examples."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -198,20 +197,6 @@ class Subject:
             return np.asarray(np.asarray(leaf)[seed])
 
         return jax.tree.map(of_seed, self.params)
-
-    def redrawn(self, keys: Key) -> "Subject":
-        """Return the same subject with parameters drawn from other keys.
-
-        Raises:
-            NotDefined: The parameters were given, so it is not known how to draw more.
-        """
-        if not self.is_drawn:
-            raise NotDefined("the parameters were given; more cannot be drawn.")
-        # Only the keys and their number change.
-        seeds = dataclasses.replace(
-            self.seeds, source=keys, count=jax.tree.leaves(keys)[0].shape[0]
-        )
-        return dataclasses.replace(self, seeds=seeds)
 
 
 def _stacked(leaves: Sequence[Array]) -> Array:

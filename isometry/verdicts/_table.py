@@ -213,7 +213,7 @@ def _wrapped(
 
 def rich_table(
     reports: "Reports",
-    width: int = 80,
+    width: int,
 ) -> "Table":
     """Return a rich table with a row for each report, the best first.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry._internal import jaxprs
+from isometry._internal import equations, jaxprs
 from isometry.structure import _tapping
 from isometry.structure._place import Inputs, Place
 from isometry.structure._tapping import ADD, CUT, tapped
@@ -37,7 +37,7 @@ def place_of(closed, primitive, *, turns=(), nth=0):
             if eqn.primitive.name == primitive:
                 places.append(Place(path, eqn.outvars[0], turns))
             for part in _tapping._called(eqn):
-                visit(_tapping._opened(part)[0], (*path, index))
+                visit(equations.opened(part)[0], (*path, index))
 
     visit(closed.jaxpr, ())
     return places[nth]

@@ -10,9 +10,9 @@ from jax.extend import core
 from jaxtyping import Array
 
 from isometry._internal import jaxprs
+from isometry._internal.equations import called, opened, unchanged
 from isometry.certificates.relaxing import _table
-from isometry.certificates.relaxing._traced import called, opened
-from isometry.certificates.relaxing._value import Value, bound, filled
+from isometry.certificates.relaxing._value import Value, filled
 
 # The two derivatives may differ by this share of the largest entry. Rules in float32
 # are off by 1e-5; a straight-through rule, or a clipped one, differs by order 1.
@@ -62,7 +62,7 @@ def follows_its_function(
             arguments = list(operands)
             for place, operand in zip(places, floating, strict=True):
                 arguments[place] = operand
-            return _floating(bound(eqn, arguments)), _floating(function(*arguments))
+            return _floating(unchanged(eqn, arguments)), _floating(function(*arguments))
 
         (results, _), pull = jax.vjp(both, [operands[place] for place in places])
         cotangents = [
@@ -85,7 +85,7 @@ def has_kinks(eqn: core.JaxprEqn) -> bool:
 
     def pulled(*operands: Array) -> list[Array]:
         def results_of(operands: tuple[Array, ...]) -> list[Array]:
-            return _floating(bound(eqn, list(operands)))
+            return _floating(unchanged(eqn, list(operands)))
 
         results, pull = jax.vjp(results_of, operands)
         # Cotangents that depend on the operands, as those of a network do.
@@ -139,7 +139,7 @@ def is_smooth(
                 arguments.append(jnp.full(shape, point, dtype))
             else:
                 arguments.append(filled(operand, variable, aval.shape))
-        return jnp.sum(bound(eqn, arguments)[0])
+        return jnp.sum(unchanged(eqn, arguments)[0])
 
     with jax.ensure_compile_time_eval():
         size = max(int(np.prod(shape)), 1)

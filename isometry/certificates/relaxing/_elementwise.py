@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array
 
+from isometry._internal.equations import unchanged
 from isometry.certificates.relaxing import _smooth
 from isometry.certificates.relaxing._smooth import Smooth
 from isometry.certificates.relaxing._value import (
     Anchor,
     Finish,
     Value,
-    bound,
     filled,
 )
 
@@ -114,7 +114,7 @@ class Evaluation:
         ]
         if source.relaxation is not None:
             return source.relaxation(self._smooth, source.eqn, operands)
-        (result,) = bound(source.eqn, operands)
+        (result,) = unchanged(source.eqn, operands)
         return result
 
     def _operand(

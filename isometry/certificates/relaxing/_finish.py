@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from isometry._internal.equations import unchanged
 from isometry.certificates.relaxing._elementwise import Evaluation
 from isometry.certificates.relaxing._pointwise import Curve, Derived
 from isometry.certificates.relaxing._smooth import Smooth
@@ -21,7 +22,6 @@ from isometry.certificates.relaxing._value import (
     Finish,
     Source,
     Value,
-    bound,
     filled,
 )
 
@@ -344,7 +344,7 @@ def _evaluated(
         else:
             array = filled(operand, variable, shape)
         operands.append(array)
-    (result,) = bound(source.eqn, operands)
+    (result,) = unchanged(source.eqn, operands)
     computed[value] = result
     return result
 

@@ -14,9 +14,8 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from isometry._internal.equations import CUSTOM, called, opened, unchanged
 from isometry.certificates.relaxing import _table
-from isometry.certificates.relaxing._traced import called, opened
-from isometry.certificates.relaxing._value import bound
 
 # Functions are evaluated at this many points at once, about as many as one needs.
 _BLOCK = 64
@@ -123,10 +122,10 @@ def _pointwise(
     for eqn in jaxpr.eqns:
         arrays = [read(atom) for atom in eqn.invars]
         name = eqn.primitive.name
-        if name in _table.CALLS or name in _table.CUSTOM:
+        if name in _table.CALLS or name in CUSTOM:
             results = _pointwise(called(eqn), arrays)
         elif name in _POINTWISE:
-            results = bound(eqn, list(jnp.broadcast_arrays(*arrays)))
+            results = unchanged(eqn, list(jnp.broadcast_arrays(*arrays)))
         elif name == "broadcast_in_dim" and arrays[0].ndim == 0:
             results = arrays
         else:

@@ -14,16 +14,15 @@ from jax.extend import core
 from jaxtyping import Array
 
 from isometry._internal import checks, jaxprs
+from isometry._internal.equations import CUSTOM, REMAT, called, opened, unchanged
 from isometry.certificates.relaxing import _custom, _table, _traced
 from isometry.certificates.relaxing._elementwise import Evaluation
 from isometry.certificates.relaxing._finish import Finisher
 from isometry.certificates.relaxing._smooth import Smooth
-from isometry.certificates.relaxing._traced import called, opened
 from isometry.certificates.relaxing._value import (
     Source,
     Value,
     array_of,
-    bound,
     common_base,
     is_floating,
     leaf,
@@ -108,9 +107,9 @@ class Rewriting:
             return _inactive(eqn, operands)
         if name in _table.CALLS:
             return self.program(called(eqn), operands)
-        if name in _table.CUSTOM:
+        if name in CUSTOM:
             return self._custom(eqn, operands)
-        if name in _table.REMAT:
+        if name in REMAT:
             return _traced.remat(eqn, operands, self.program)
         if name == "scan":
             return _traced.scan(eqn, operands, self.program)
@@ -215,7 +214,7 @@ class Rewriting:
         # A gate is moved as its boolean is.
         if name in _table.MOVES and _is_gate(operands[0]):
             dtype = operands[0].smooth.dtype
-            gates = bound(eqn, [_as_gate(operand, dtype) for operand in operands])
+            gates = unchanged(eqn, [_as_gate(operand, dtype) for operand in operands])
             for result, gate in zip(results, gates, strict=True):
                 result.smooth = gate
             return results
@@ -376,7 +375,7 @@ def _inactive(
     operands: tuple[Value, ...],
 ) -> list[Value]:
     """Evaluate an equation of which no operand depends on the signal."""
-    arrays = bound(eqn, [operand.array for operand in operands])
+    arrays = unchanged(eqn, [operand.array for operand in operands])
     results = [leaf(array, is_active=False) for array in arrays]
     # A constant that is one number may be part of an elementwise function of the
     # signal.
@@ -403,7 +402,7 @@ def _number(
             jnp.asarray(number, _dtype(variable))
             for number, variable in zip(numbers, eqn.invars, strict=True)
         ]
-        (result,) = bound(eqn, scalars)
+        (result,) = unchanged(eqn, scalars)
     return np.asarray(result)[()]
 
 
@@ -412,7 +411,7 @@ def _as_it_is(
     operands: tuple[Value, ...],
 ) -> list[Array]:
     """Evaluate an equation without replacing its kink."""
-    return bound(eqn, [array_of(operand) for operand in operands])
+    return unchanged(eqn, [array_of(operand) for operand in operands])
 
 
 def _num_sorted(eqn: core.JaxprEqn) -> int:
@@ -448,7 +447,7 @@ def _base(
 ) -> Value | None:
     """Return the value of which the result is an elementwise function, or None."""
     name = eqn.primitive.name
-    if name not in _table.ELEMENTWISE and name not in _table.CUSTOM:
+    if name not in _table.ELEMENTWISE and name not in CUSTOM:
         return None
     return common_base(eqn, operands)
 

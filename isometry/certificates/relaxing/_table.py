@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+from isometry._internal import equations
 from isometry.certificates.relaxing import _smooth
 from isometry.certificates.relaxing._smooth import Smooth
 
@@ -403,12 +404,8 @@ LEFT: Mapping[str, str] = {
     "tpu_custom_call": "a custom call, into which nobody can see",
 }
 
-# Equations that only call one program. Names differ between versions of JAX.
-CALLS = frozenset(
-    ("jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "custom_vmap_call")
-)
-REMAT = frozenset(("checkpoint", "remat", "remat2"))
-CUSTOM = frozenset(("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"))
+# A rule for batches is no derivative rule.
+CALLS = equations.CALLS | {"custom_vmap_call"}
 
 
 def is_shift(

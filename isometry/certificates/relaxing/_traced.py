@@ -12,35 +12,14 @@ from jax.extend import core
 from jaxtyping import Array
 
 from isometry._internal import jaxprs
+from isometry._internal.equations import Program, called
 from isometry.certificates.relaxing._value import Value, array_of, is_floating, leaf
 
 # Evaluates a program, relaxed.
-Rewrite: TypeAlias = Callable[
-    [core.ClosedJaxpr | core.Jaxpr, Sequence[Value]], list[Value]
-]
+Rewrite: TypeAlias = Callable[[Program, Sequence[Value]], list[Value]]
 
 # An array, and the gate of a boolean.
 Packed: TypeAlias = tuple[Any, Any]
-
-
-def called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | core.Jaxpr:
-    """Return the program that an equation runs on its operands."""
-    # An equation may hold other programs, such as a derivative rule.
-    for value in eqn.params.values():
-        if isinstance(value, (core.ClosedJaxpr, core.Jaxpr)):
-            jaxpr = getattr(value, "jaxpr", value)
-            if len(jaxpr.invars) == len(eqn.invars):
-                return value
-    raise AssertionError(f"{eqn.primitive.name} calls no program")
-
-
-def opened(
-    program: core.ClosedJaxpr | core.Jaxpr,
-) -> tuple[core.Jaxpr, Sequence[Array]]:
-    """Return a jaxpr and the values of its constants."""
-    if isinstance(program, core.ClosedJaxpr):
-        return program.jaxpr, program.consts
-    return program, ()
 
 
 def remat(
@@ -164,7 +143,7 @@ def _unpacked(
 
 
 def _active_in_scan(
-    program: core.ClosedJaxpr | core.Jaxpr,
+    program: Program,
     operands: Sequence[Value],
     num_constants: int,
     num_carried: int,
@@ -183,7 +162,7 @@ def _active_in_scan(
 
 
 def _active(
-    program: core.ClosedJaxpr | core.Jaxpr,
+    program: Program,
     flags: Sequence[bool],
 ) -> list[bool]:
     """Return which results of a program depend on an operand with a flag."""

@@ -161,22 +161,6 @@ def array_of(value: Value) -> Any:
     return value.array
 
 
-def bound(
-    eqn: core.JaxprEqn,
-    operands: list[Array],
-) -> list[Array]:
-    """Evaluate an equation as it stands, custom derivatives included."""
-    parameters = eqn.primitive.get_bind_params(eqn.params)
-    functions = ()
-    # Before JAX 0.10.2, the called functions are returned separately.
-    if isinstance(parameters, tuple):
-        functions, parameters = parameters
-    # The mesh and the profiler scopes under which f was traced.
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*functions, *operands, **parameters)
-    return list(results) if eqn.primitive.multiple_results else [results]
-
-
 def filled(
     operand: Value,
     variable: core.Var | core.Literal,

@@ -449,8 +449,8 @@ def picked(y: Any, output: Output) -> Array:
         y = y[0]
     if not hasattr(y, "dtype"):
         raise InputError(
-            f"the module returns {_outputs(y)}, and one array is meant; write output=, "
-            "an index, a key or the name of a field."
+            f"the module returns {checks.kind_of(y)}, and one array is meant; write "
+            "output=, an index, a key or the name of a field."
         )
     return cast(Array, y)
 
@@ -470,20 +470,9 @@ def _chosen(y: Any, output: int | str) -> Any:
     except (AttributeError, TypeError, KeyError, IndexError):
         pass
     raise InputError(
-        f"output={output!r} is none of the module's outputs; it returns {_outputs(y)}."
+        f"output={output!r} is none of the module's outputs; it returns "
+        f"{checks.kind_of(y)}."
     )
-
-
-def _outputs(y: object) -> str:
-    """Describe what a module returns, for a message: "a tuple of 2"."""
-    kind = type(y).__name__
-    if isinstance(y, Mapping):
-        return f"a {kind} of {', '.join(map(repr, y))}"
-    if isinstance(y, (tuple, list)):
-        return f"a {kind} of {len(y)}"
-    if hasattr(y, "dtype"):
-        return "one array"
-    return f"a {kind}"
 
 
 def name_of(function: object) -> str:

@@ -79,12 +79,10 @@ class PositionMoments:
     Attributes:
         mean: tr(J Jᵀ) over the number of outputs.
         second: tr(J Jᵀ J Jᵀ) over the number of outputs.
-        by_position: E (J Jᵀ) at each position of the output.
     """
 
     mean: float
     second: float
-    by_position: Image
 
 
 def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
@@ -124,7 +122,7 @@ def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
             left = step.mean * left
     # In front of the first step T(b) is b.
     second += float((left * b).sum())
-    return PositionMoments(float(last.mean()), second, by_position=last)
+    return PositionMoments(float(last.mean()), second)
 
 
 def slopes(phi: Activation, q: Image) -> Sloped:

@@ -20,7 +20,7 @@ RealPoints = Float[np.ndarray, " points"]
 # Points of the table of M on the negative axis, log |ζ| up to ±690, the end of
 # float64's exponents, and denser in the middle. A guess from half as many lies so far
 # off at the ends that Newton may not return.
-_TABLE = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
+LOG_TABLE = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
 
 IDENTITY = discrete([1.0], [1.0])
 
@@ -158,12 +158,12 @@ class Diagonal(Curve):
         self,
     ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
         """Rising log((rank + ψ)/(−ψ)), and log |ζ|, for ζ < 0."""
-        zeta = -np.exp(_TABLE) + 0j
+        zeta = -np.exp(LOG_TABLE) + 0j
         at = self.measure.transforms(zeta)
         with np.errstate(all="ignore"):
             odds = at.above_zero.real / -at.psi.real
             level = np.log(odds)
-        level, log_zeta = increasing(level, _TABLE)
+        level, log_zeta = increasing(level, LOG_TABLE)
         return level, log_zeta
 
     def at(self, w: Unknown) -> Point:

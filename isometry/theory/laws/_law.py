@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key
+from isometry.records import VARIABLES
 from isometry.theory.laws import _display, _edges, _integrals, _series
 from isometry.theory.laws._arguments import numbers
 from isometry.theory.laws._bands import Band
@@ -23,8 +24,6 @@ from isometry.theory.laws._product import Product
 
 RealPoints = Float[np.ndarray, " points"]
 RealArray = Float[np.ndarray, "..."]
-
-VARIABLES = ("lam", "s", "log_s")
 
 # d log(variable)/d log λ; of log_s its own derivative.
 _PER_LOG = {"lam": 1.0, "s": 0.5, "log_s": 0.5}

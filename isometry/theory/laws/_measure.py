@@ -70,8 +70,6 @@ class Measure:
         nodes: Points of the contour of the continuous part, none above the axis.
         weights: Weights of the nodes.
         pieces: Closed intervals that carry the continuous part.
-        corners: Where the continuous density may be singular: ends of the pieces, and
-            values at extrema inside.
         rule: A Gauss rule of the continuous part, that takes the contour's place far
             from the support.
     """
@@ -81,7 +79,6 @@ class Measure:
     nodes: Complex[Numbers, " nodes"]
     weights: Complex[Numbers, " nodes"]
     pieces: tuple[tuple[float, float], ...] = ()
-    corners: tuple[float, ...] = ()
     rule: Rule | None = None
 
     @functools.cached_property
@@ -158,12 +155,7 @@ class Measure:
         """The atoms that are not zero, and the Gauss rule for the continuous part."""
         rule = self.rule
         assert rule is not None
-        is_positive = self.atoms > 0
-        atoms = self.atoms[is_positive]
-        masses = self.masses[is_positive]
-        values = np.concatenate([rule.nodes, atoms])
-        weights = np.concatenate([rule.weights, masses])
-        return _terms(values + 0j, weights)
+        return self._with_positive_atoms(rule.nodes + 0j, rule.weights)
 
     def angle(self, zeta: Points, *, below: bool) -> RealPoints:
         """Compute Im E log(ζ − d)/π, which at real ζ is the mass above ζ.
@@ -261,12 +253,17 @@ class Measure:
     @functools.cached_property
     def _positive(self) -> "_Terms":
         """The atoms that are not zero, and the nodes of the continuous part."""
+        return self._with_positive_atoms(self.nodes, self.weights)
+
+    def _with_positive_atoms(
+        self,
+        nodes: Complex[Numbers, " nodes"],
+        weights: Numbers,
+    ) -> "_Terms":
+        """Return the terms of a continuous part, and of the atoms that are not zero."""
         is_positive = self.atoms > 0
-        atoms = self.atoms[is_positive]
-        masses = self.masses[is_positive]
-        values = np.concatenate([self.nodes, atoms])
-        weights = np.concatenate([self.weights, masses])
-        return _terms(values, weights)
+        values = np.concatenate([nodes, self.atoms[is_positive]])
+        return _terms(values, np.concatenate([weights, self.masses[is_positive]]))
 
 
 class _Terms(NamedTuple):

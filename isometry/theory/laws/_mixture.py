@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from isometry._internal import checks
 from isometry._internal.errors import InputError, NotDefined, public
-from isometry.theory.laws._law import VARIABLES, Atom, Law
+from isometry.records import VARIABLES
+from isometry.theory.laws._law import Atom, Law
 from isometry.theory.laws._product import Product
 
 RealPoints = Float[np.ndarray, " points"]

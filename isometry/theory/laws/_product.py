@@ -20,7 +20,7 @@ from isometry._internal import blas
 from isometry._internal.errors import FromCall
 from isometry.theory.laws import _series
 from isometry.theory.laws._closed import Powers
-from isometry.theory.laws._diagonal import IDENTITY, Diagonal, increasing
+from isometry.theory.laws._diagonal import IDENTITY, LOG_TABLE, Diagonal, increasing
 from isometry.theory.laws._factor import Closed, Curve, Factor, Point
 from isometry.theory.laws._half_planes import angle_below, into_lower, log_below
 from isometry.theory.laws._types import Numbers
@@ -43,7 +43,7 @@ _ROUNDING = 1e-14
 _ROUNDING_OF_FACTOR = 1e-15
 
 # log((rank + ψ)/(−ψ)) on the negative axis: as far as float64's exponents.
-_LOG_ODDS = np.sinh(np.linspace(-1, 1, 250) * np.arcsinh(690.0))
+_LOG_ODDS = LOG_TABLE
 
 # Newton steps at a given ψ, from starts that are read off a table.
 _CORRECTIONS = 3

@@ -564,7 +564,6 @@ def arcsine(log_skip: float, log_branch: float) -> Measure:
         nodes=values,
         weights=weights / weights.sum(),
         pieces=((low, (s + a) ** 2),),
-        corners=(low, (s + a) ** 2),
     )
 
 

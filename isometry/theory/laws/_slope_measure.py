@@ -112,7 +112,7 @@ def slope_measure(phi: Activation, q: float) -> Measure:
         )
     atoms, masses = [], []
     nodes, weights = [], []
-    intervals, corners = [], []
+    intervals = []
     size = max(np.abs(series.coefficients[0]).max() for series in stretches)
     for series in stretches:
         if series.variation <= _CONSTANT * size:
@@ -126,7 +126,6 @@ def slope_measure(phi: Activation, q: float) -> Measure:
         ends = [*ends, *_ends_beyond(phi, slope, series)]
         nodes.append(values)
         weights.append(mass)
-        corners.extend(ends)
         intervals.append((min(ends), max(ends)))
     sides = 2.0 if is_even else 1.0
     lumps = discrete(_snapped(np.array(atoms)), sides * np.array(masses))
@@ -143,7 +142,6 @@ def slope_measure(phi: Activation, q: float) -> Measure:
         nodes=np.concatenate(nodes),
         weights=total,
         pieces=tuple(intervals),
-        corners=tuple(sorted(set(corners))),
         rule=_rule(continuous, 1 - lumps.masses.sum()),
     )
 

@@ -15,17 +15,21 @@ assumption).
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
+from isometry._internal import checks
 from isometry.activations import Activation
 from isometry.theory.mean_field._fixed_points import NoFixedPoint
 from isometry.theory.mean_field._host import evaluate
 from isometry.theory.mean_field._pieces import octave_of, pieces
 from isometry.theory.mean_field._quadrature import REACH, bell, gauss
+
+# One number for all gates, or numbers by the names of gates.
+PerGate: TypeAlias = float | Mapping[str, float]
 
 Nodes = Float[np.ndarray, " nodes"]
 
@@ -56,6 +60,38 @@ _ROUNDS = 1000
 
 # A mean square that passes this grows without bound.
 _DIVERGED = 1e12
+
+
+def per_gate(
+    name: str,
+    value: PerGate,
+    gates: Sequence[str],
+    *,
+    default: float,
+    low: float = 0.0,
+) -> dict[str, float]:
+    """Return the number of each gate.
+
+    Args:
+        name: The name of the argument, for messages.
+        value: One number for all gates, or a mapping from gates to numbers.
+        gates: The names of the gates that have such a number.
+        default: The number for gates that the mapping does not name.
+        low: The smallest number allowed.
+
+    Raises:
+        InputError: An unknown gate, or a number that is not finite or below `low`.
+    """
+    checks.on_host(name, value)
+    if not isinstance(value, Mapping):
+        number = float(checks.number(name, value, low=low))
+        return dict.fromkeys(gates, number)
+    numbers = dict.fromkeys(gates, default)
+    # A misspelt gate is an error: with `dict.get` it would silently have the default.
+    for gate, given in value.items():
+        gate = checks.one_of(f"gate of {name}", gate, gates)
+        numbers[gate] = float(checks.number(f"{name}[{gate!r}]", given, low=low))
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,9 +48,7 @@ def record(activation: ActivationLike) -> Activation:
             not real.
     """
     phi = activations.get(activation)
-    try:
-        hash(phi)
-    except TypeError:
+    if not checks.is_hashable(phi):
         # A callable pytree, say. It is known by this wrapper from here on.
         fn = phi.fn
         phi = dataclasses.replace(phi, fn=lambda x: fn(x))

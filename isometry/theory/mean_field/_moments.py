@@ -292,7 +292,7 @@ def _integrals(
     scale, count = np.sqrt(q), len(q)
     z = u / scale[owner][:, None]
     mass = mass / scale[owner][:, None] * bell(z)
-    mean = functools.partial(_mean, mass=mass, owner=owner, count=count)
+    mean = functools.partial(expectation, mass=mass, owner=owner, count=count)
     found = {}
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         a_0, mean_slope = mean(value), mean(slope)
@@ -332,7 +332,7 @@ def _integrals(
     return {name: np.where(np.isnan(f), np.inf, f) for name, f in found.items()}
 
 
-def _mean(
+def expectation(
     f: Nodes,
     mass: Nodes,
     owner: Owners,

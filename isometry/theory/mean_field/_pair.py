@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from isometry._internal.errors import InputError
 from isometry.activations import Activation
 from isometry.theory.mean_field._host import evaluate
-from isometry.theory.mean_field._moments import AT_ZERO, ROUNDING, moments
+from isometry.theory.mean_field._moments import AT_ZERO, ROUNDING, expectation, moments
 from isometry.theory.mean_field._pieces import Pieces, octave_of, pieces
 from isometry.theory.mean_field._quadrature import bell, gauss
 
@@ -274,27 +274,12 @@ def _block(
     )
     value, slope = evaluate(phi, x[owner][:, None] + width * w)
     mass = mass * bell(w)
-    mean = functools.partial(_mean, mass=mass, owner=owner, count=len(x))
+    mean = functools.partial(expectation, mass=mass, owner=owner, count=len(x))
     center = mean(value)
     variance = mean((value - center[owner][:, None]) ** 2)
     return np.stack([center, variance, mean(value**2), mean(slope), mean(slope**2)])
 
 
-def _mean(
-    f: Float[np.ndarray, "panels order"],
-    mass: Float[np.ndarray, "panels order"],
-    owner: Int[np.ndarray, " panels"],
-    count: int,
-) -> Points:
-    """Return the expectation of f around every point, summed over its own panels."""
-    return np.bincount(
-        owner,
-        (mass * f).sum(axis=1),
-        count,
-    )
-
-
-@functools.lru_cache(maxsize=4096)
 def slope_squares(
     phi: Activation,
     q: float,

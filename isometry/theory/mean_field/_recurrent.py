@@ -1,8 +1,8 @@
 """Mean-field theory of recurrent networks: what their states and perturbations do."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 import jax
 import numpy as np
@@ -13,12 +13,16 @@ from isometry._internal.types import Key
 from isometry.activations import Activation
 from isometry.theory.mean_field import _gates, _lstm, _population
 from isometry.theory.mean_field._fixed_points import q_fixed_point
-from isometry.theory.mean_field._gates import CONTENTS, SWITCHES, Scales, State
+from isometry.theory.mean_field._gates import (
+    CONTENTS,
+    SWITCHES,
+    PerGate,
+    Scales,
+    State,
+    per_gate,
+)
 from isometry.theory.mean_field._host import ActivationLike, evaluate, record
 from isometry.theory.mean_field._moments import differentiable, finite, moments
-
-# An argument of `recurrent`: one number for all gates, or numbers by names of gates.
-PerGate: TypeAlias = float | Mapping[str, float]
 
 # Steps of the simulation: a number, and a number for each step over which gates keep a
 # state. With half of both, weakly driven cells grow 0.5 % slower; twice as many take
@@ -235,15 +239,15 @@ def _scales(
     names = SWITCHES[cell] + CONTENTS[cell]
     # The candidate of a minimal cell reads x alone.
     with_state = SWITCHES[cell] if cell == "minimal" else names
-    of_w = _per_gate("sigma_w", sigma_w, with_state, default=1.0)
-    of_v = _per_gate("sigma_v", sigma_v, names, default=1.0)
-    of_b = _per_gate("sigma_b", sigma_b, names, default=0.0)
+    of_w = per_gate("sigma_w", sigma_w, with_state, default=1.0)
+    of_v = per_gate("sigma_v", sigma_v, names, default=1.0)
+    of_b = per_gate("sigma_b", sigma_b, names, default=0.0)
     # One number is the bias of the gates that switch, a mapping of any gate.
     if isinstance(gate_bias, Mapping):
-        means = _per_gate("gate_bias", gate_bias, names, default=0.0, low=-math.inf)
+        means = per_gate("gate_bias", gate_bias, names, default=0.0, low=-math.inf)
     else:
         switches = SWITCHES[cell]
-        means = _per_gate("gate_bias", gate_bias, switches, default=0.0, low=-math.inf)
+        means = per_gate("gate_bias", gate_bias, switches, default=0.0, low=-math.inf)
         if gate_bias and not switches:
             raise InputError(
                 f"gate_bias={gate_bias:g}: a vanilla cell has no gates; write sigma_b "
@@ -262,34 +266,6 @@ def _scales(
             bias=means.get(name, 0.0),
         )
     return gates
-
-
-def _per_gate(
-    name: str,
-    value: PerGate,
-    gates: Sequence[str],
-    *,
-    default: float,
-    low: float = 0.0,
-) -> dict[str, float]:
-    """Return the number of each gate.
-
-    Args:
-        name: The name of the argument, for messages.
-        value: One number for all gates, or a mapping from gates to numbers.
-        gates: The names of the gates that have such a number.
-        default: The number for gates that the mapping does not name.
-        low: The smallest number allowed.
-    """
-    checks.on_host(name, value)
-    if not isinstance(value, Mapping):
-        number = float(checks.number(name, value, low=low))
-        return dict.fromkeys(gates, number)
-    numbers = dict.fromkeys(gates, default)
-    for gate, given in value.items():
-        gate = checks.one_of(f"gate of {name}", gate, gates)
-        numbers[gate] = float(checks.number(f"{name}[{gate!r}]", given, low=low))
-    return numbers
 
 
 # Products with vectors and small matrices gain nothing from more threads, which take

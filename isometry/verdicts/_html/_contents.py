@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isometry._internal import numerals
-from isometry.certificates._layers import full_rank
+from isometry.certificates._layers import (
+    BIT_FOR_BIT,
+    EVIDENCE,
+    IN_EXACT_ARITHMETIC,
+    full_rank,
+)
 from isometry.verdicts import _definitions, _table
 from isometry.verdicts._flag import CLEAR, UNDECIDED, Flag
 
@@ -47,7 +52,7 @@ LAYERS = {name: name for name in _definitions.LAYERS}
 LAYERS |= {"chi": "χ", "never": "never moves", "rank": "rank of updates"}
 
 # The gravest grade first.
-_GRADES = ("bit for bit", "in exact arithmetic", "evidence")
+_GRADES = (BIT_FOR_BIT, IN_EXACT_ARITHMETIC, EVIDENCE)
 
 # Why a cell of the table of layers is empty.
 _UNKNOWN = {
@@ -360,7 +365,7 @@ def _of_certificate(
     rows = _rows(certificate)
     bound = [row for row in rows if row["grade"] or row["equal_to"]]
     of_all = f"{len(bound)} of {len(rows)} weights"
-    is_evidence = all(one["grade"] == "evidence" for one in found)
+    is_evidence = all(one["grade"] == EVIDENCE for one in found)
     if not found:
         return f"clear: nothing locks any of {len(rows)} weights"
     if certificate["clear"]:

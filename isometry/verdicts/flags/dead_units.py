@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from isometry._internal.types import Key
+from isometry.certificates._layers import EVIDENCE
 from isometry.verdicts import _activity, _nulls
 from isometry.verdicts._activity import Activity
 from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag, undecided
@@ -18,7 +19,6 @@ _SOURCE = (
     "binomial with the Gaussian orthant probability at the measured correlation, or of "
     "dead among one-sided units"
 )
-_EVIDENCE = "evidence"
 _CERTIFIED = "values that stay zero whatever is trained: certificate"
 _REMEDY = (
     "smaller negative biases, a leaky activation, or weights that reach every unit "
@@ -229,7 +229,7 @@ def _zero_for_ever(measured: Measured) -> dict[str, Bool[np.ndarray, " channels"
     locks = [
         lock
         for lock in certificate.layers
-        if lock.never_moves > 0 and lock.grade != _EVIDENCE
+        if lock.never_moves > 0 and lock.grade != EVIDENCE
     ]
     points = measured.subject.anatomy.points
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}

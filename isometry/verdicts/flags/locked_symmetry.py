@@ -9,6 +9,7 @@ import numpy as np
 
 from isometry._internal.types import Key
 from isometry.certificates import Certificate, Finding, LayerLock
+from isometry.certificates._layers import EVIDENCE
 from isometry.structure import WeightLayer
 from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
@@ -28,7 +29,6 @@ _REMEDY = (
     "equal units part as training amplifies it"
 )
 _SOURCE = "isometry.certify: the smallest signed partition that every gradient keeps"
-_EVIDENCE = "evidence"
 
 # A word in every finding of equal slices: "16 channels, 3 distinct".
 _DISTINCT = "distinct"
@@ -69,7 +69,7 @@ def judge(
         return Flag(_NAME, NOT_RUN, "nothing could be certified", source=_SOURCE)
     layers = {layer.name: layer for layer in measured.subject.anatomy.layers}
     locked = [_locked(certificate, layers) for certificate in certificates]
-    sure = [[one for one in rows if one.lock.grade != _EVIDENCE] for rows in locked]
+    sure = [[one for one in rows if one.lock.grade != EVIDENCE] for rows in locked]
     told = [_told(certificate) for certificate in certificates]
     evidence: dict[str, Any] = {
         "seeds": [
@@ -168,7 +168,7 @@ def _told(certificate: Certificate) -> list[Finding]:
         for finding in certificate.findings
         if finding.layer not in names
         and not finding.is_harmless
-        and finding.grade != _EVIDENCE
+        and finding.grade != EVIDENCE
         and _DISTINCT in finding.what
     ]
 

@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from isometry._internal.types import Key
 from isometry.certificates import Certificate, LayerLock
+from isometry.certificates._layers import BIT_FOR_BIT, EVIDENCE, IN_EXACT_ARITHMETIC
 from isometry.verdicts import _probe, _weights
 from isometry.verdicts._flag import CLEAR, NOT_RUN, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
@@ -35,8 +36,6 @@ _BOUND = (
 )
 
 # Grades of a certificate's claims, the surest first.
-_BIT_FOR_BIT = "bit for bit"
-_EVIDENCE = "evidence"
 
 
 class _Limit(NamedTuple):
@@ -170,7 +169,7 @@ def _proof(
         bound = max((_bound(weight, lock) for lock in locks), default=full)
         bounds.append(bound)
         # The grade "evidence" is no proof; then the probe must judge.
-        if not locks or any(lock.grade == _EVIDENCE for lock in locks):
+        if not locks or any(lock.grade == EVIDENCE for lock in locks):
             continue
         limits = _limits(weight, tap_features, window_features)
         if any(bound <= limit.num_features < limit.size for limit in limits):
@@ -182,8 +181,8 @@ def _proof(
     size = min(full for _, _, full, _ in held)
     names = tuple(name for name, _, _, _ in held)
     locks_of_held = [lock for _, _, _, locks in held for lock in locks]
-    is_bit = all(lock.grade == _BIT_FOR_BIT for lock in locks_of_held)
-    grade = _BIT_FOR_BIT if is_bit else "in exact arithmetic"
+    is_bit = all(lock.grade == BIT_FOR_BIT for lock in locks_of_held)
+    grade = BIT_FOR_BIT if is_bit else IN_EXACT_ARITHMETIC
     reason = (
         f"{listed(names)} cannot train in more than {value} of {size} directions, "
         f"N_x = {window_features}; {grade}, at every step{mode_of_training(measured)}"

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from isometry._internal.types import Key
 from isometry.certificates import Certificate
+from isometry.certificates._layers import IN_EXACT_ARITHMETIC
 from isometry.verdicts._flag import CLEAR, RAISED, UNDECIDED, Flag
 from isometry.verdicts._measured import Measured
 from isometry.verdicts._mode import mode_of_training
@@ -31,7 +32,6 @@ _REMEDIES = {
 }
 
 # The grade of a certificate's claim that holds up to rounding.
-_IN_EXACT_ARITHMETIC = "in exact arithmetic"
 
 
 @flag("zero_gradient", rank=10, source=_SOURCE)
@@ -82,7 +82,7 @@ def judge(
     outlook = _outlook(earliest, arrived, _num_steps(measured.probe))
     words = outlook.words
     if outlook.kind == "permanent" and not is_exact:
-        words += f", {_IN_EXACT_ARITHMETIC}"
+        words += f", {IN_EXACT_ARITHMETIC}"
     evidence |= {"first_gradient": earliest, "kind": outlook.kind}
     if measured.probe is not None:
         evidence["first_signal"] = arrived
@@ -154,7 +154,7 @@ def _earliest(
             if lock is None:
                 continue
             steps[i, j] = lock.first_gradient or 0
-            is_inexact = lock.grade == _IN_EXACT_ARITHMETIC
+            is_inexact = lock.grade == IN_EXACT_ARITHMETIC
             is_exact &= not (is_inexact and lock.first_gradient is None)
     return steps, is_exact
 
