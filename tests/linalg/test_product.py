@@ -354,8 +354,8 @@ def test_pace_grows_while_it_is_safe_and_pauses_behind_a_bad_factor():
 
 def test_a_batch_is_one_product_after_the_other(factors):
     """Bits are those of each alone; a matrix may be shared, and scales not."""
-    matrix = jnp.asarray(factors["gaussian"], jnp.float32)
-    scales = jnp.asarray(RNG.uniform(0.5, 1, (3, DEPTH, N)), jnp.float32)
+    matrix = jax.device_put(factors["gaussian"].astype(np.float32))
+    scales = RNG.uniform(0.5, 1, (3, DEPTH, N)).astype(np.float32)
 
     @jax.jit
     def measure(scale):
@@ -396,7 +396,7 @@ def test_sizes_may_change(sizes):
     factors = [RNG.standard_normal((m, n)) for n, m in itertools.pairwise(sizes)]
     with jax.enable_x64(True):
         logs = np.asarray(
-            linalg.product_log_singular_values([jnp.asarray(a) for a in factors])
+            linalg.product_log_singular_values([jax.device_put(a) for a in factors])
         )
     product = functools.reduce(lambda p, a: a @ p, factors)
     truth = np.linalg.svd(product, compute_uv=False)
@@ -425,7 +425,7 @@ def test_a_wide_product_is_as_accurate_as_a_narrow_one():
     """
     factors, want = known_product(128, 60)
     found = linalg.product_log_singular_values(
-        jnp.asarray(factors, jnp.float32), every=1
+        factors.astype(np.float32), every=1
     )
     condition = np.linalg.cond(factors).max()
     error = np.abs(np.asarray(found) - want).max()
