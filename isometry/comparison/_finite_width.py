@@ -80,8 +80,8 @@ def rank_deficit(law: Law, width: int) -> float:
     and the product has the rank of the layer that keeps fewest. The mean of this least
     number is below N p_l by the order of √(N log L), of L layers.
     """
-    # Importing scipy.stats takes longer than importing isometry.
-    from scipy import stats
+    # Not scipy.stats, which takes longer to load than the rest of the package.
+    from scipy import special
 
     if isinstance(law, Mixture):
         parts = zip(law.shares, law.laws, strict=True)
@@ -91,8 +91,13 @@ def rank_deficit(law: Law, width: int) -> float:
     at_least = np.ones(width)
     for mask in law.product.masks:
         num_units = round(width / mask.ratio)
-        num_active = stats.binom(num_units, 1 - mask.zero_mass)
+        # P(more than r - 1 units are active), zero of ranks beyond their number.
+        of_layer = np.zeros(width)
+        is_possible = ranks <= num_units
+        others = ranks[is_possible] - 1
+        share = 1 - mask.zero_mass
+        of_layer[is_possible] = special.bdtrc(others, num_units, share)
         # Of independent layers: all of them keep that many.
-        at_least *= num_active.sf(ranks - 1) ** mask.times
+        at_least *= of_layer**mask.times
     mean_rank = float(at_least.sum()) / width
     return max(0.0, 1 - law.zero_mass - mean_rank)

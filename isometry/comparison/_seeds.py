@@ -99,7 +99,7 @@ def _correction(num_seeds: int) -> float:
 
 def t_quantile(p: float, freedom: int) -> float:
     """Return a quantile of Student's t."""
-    # Importing scipy.stats takes longer than importing isometry.
-    from scipy import stats
+    # Not scipy.stats, which takes longer to load than the rest of the package.
+    from scipy import special
 
-    return float(stats.t.ppf(p, freedom))
+    return float(special.stdtrit(freedom, p))

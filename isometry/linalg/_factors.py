@@ -90,7 +90,7 @@ def stacks_of(factors: FactorsLike) -> list[Factors]:
     stacks = []
     for (m, n), group in itertools.groupby(matrices, lambda matrix: matrix.shape):
         singles = [matrix[None] for matrix in group]
-        if m == n:
+        if m == n and len(singles) > 1:
             stacks.append(Factors(jnp.concatenate(singles)))
         else:
             stacks.extend(Factors(single) for single in singles)

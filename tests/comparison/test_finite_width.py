@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from isometry import compare, theory
+from isometry.comparison import _finite_width
 from tests.comparison.drawn import drawn, law_of, spectrum_of
 
 
@@ -39,3 +40,15 @@ def test_the_norm_has_a_band_of_its_own():
     assert band.expected == pytest.approx(-math.log(ratio) / 2, rel=1e-9)
     assert math.log(ratio) < 0.5 * law.finite_width(width).variance
     assert band.total < 0.5 * comparison.band["mean"].total
+
+
+def test_rank_of_a_finite_product_is_that_of_its_emptiest_layer():
+    """Of 8 units, each active or not like a coin: by counting, for three layers."""
+    width, depth = 8, 3
+    law = law_of("relu", "gaussian", depth, 1.0)
+    counts = np.array([math.comb(width, k) for k in range(width + 1)]) / 2**width
+    # P(a layer keeps at least k units), k = 1 .. 8: their sum is the mean rank.
+    at_least = counts[::-1].cumsum()[::-1][1:]
+    mean_rank = (at_least**depth).sum()
+    found = _finite_width.rank_deficit(law, width)
+    assert found == pytest.approx(0.5 - mean_rank / width, rel=1e-12)

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from isometry import compare, theory
+from isometry.comparison import _seeds
 from tests.comparison.drawn import drawn
 
 
@@ -19,3 +20,10 @@ def test_bands_shrink_with_seeds_and_with_width():
     # 200 resamples have a standard error of 5 %.
     keyed = compare(sp, law, key=jax.random.key(0)).band["mean"]
     assert keyed.seeds == pytest.approx(many.seeds, rel=0.25)
+
+
+def test_quantiles_of_student():
+    """As printed in tables; of many degrees of freedom it is the normal one."""
+    printed = {1: 12.7062, 9: 2.2622, 10**9: 1.9600}
+    for freedom, value in printed.items():
+        assert _seeds.t_quantile(0.975, freedom) == pytest.approx(value, abs=5e-5)

@@ -26,10 +26,11 @@ def test_s_transforms_multiply(p, a, psi, ratio):
     )
     at = np.array([-psi])
     both = freeprob.multiply(two, gauss)
+    of_gauss = freeprob.S(gauss, at)
     np.testing.assert_allclose(
-        freeprob.S(both, at), freeprob.S(two, at) * freeprob.S(gauss, at), rtol=1e-9
+        freeprob.S(both, at), freeprob.S(two, at) * of_gauss, rtol=1e-9
     )
-    np.testing.assert_allclose(freeprob.S(gauss, at), 1 / (1 - ratio * psi), rtol=1e-10)
+    np.testing.assert_allclose(of_gauss, 1 / (1 - ratio * psi), rtol=1e-10)
     z = np.array([-0.7, 3 + 2j, 50.0])
     want = p * a / (z - a) + (1 - p) * 2 / (z - 2)
     np.testing.assert_allclose(freeprob.M(two, z), want, rtol=1e-9, atol=1e-12)

@@ -72,7 +72,7 @@ class Curve:
         # The model is being traced, and these values are needed now.
         with jax.ensure_compile_time_eval():
             try:
-                results = _pointwise(self._program, [jnp.asarray(padded)])
+                results = _pointwise(self._program, [jax.device_put(padded)])
             except _NotPointwiseError:
                 results = self._filled(padded)
         # A constant is one number for all points.
@@ -125,7 +125,7 @@ def _pointwise(
         if name in _table.CALLS or name in CUSTOM:
             results = _pointwise(called(eqn), arrays)
         elif name in _POINTWISE:
-            results = unchanged(eqn, list(jnp.broadcast_arrays(*arrays)))
+            results = unchanged(eqn, _of_one_shape(arrays))
         elif name == "broadcast_in_dim" and arrays[0].ndim == 0:
             results = arrays
         else:
@@ -134,9 +134,21 @@ def _pointwise(
     return [read(atom) for atom in jaxpr.outvars]
 
 
+def _of_one_shape(arrays: list[Array]) -> list[Array]:
+    """Return numbers as vectors if there are vectors beside them."""
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    alike = []
+    for array in arrays:
+        # By NumPy, as JAX compiles a program for each combination of shapes.
+        if array.shape != shape:
+            array = jax.device_put(np.broadcast_to(np.asarray(array), shape))
+        alike.append(array)
+    return alike
+
+
 def _scalar(constant: Any) -> Array:
     """Return a constant whose entries are all equal as one number."""
     entries = np.ravel(np.asarray(constant))
     if not entries.size or not (entries == entries[0]).all():
         raise _NotPointwiseError("a constant of several numbers")
-    return jnp.asarray(entries[0])
+    return jax.device_put(entries[0])

@@ -186,7 +186,11 @@ def _reference(weights, depth, zeta0, q, lam):
             return value, psi, below[0]
 
         zeta = mpmath.findroot(
-            lambda x: log_lam(x)[0] - mpmath.log(lam), zeta0, tol=1e-24, solver="secant"
+            lambda x: log_lam(x)[0] - mpmath.log(lam),
+            # The second point is near the root too: mpmath's own is 1/4 away.
+            (zeta0, zeta0 * (1 + mpmath.mpf("1e-5"))),
+            tol=1e-24,
+            solver="secant",
         )
         _, psi, log_psi = log_lam(zeta)
         gauss = depth if weights == "gaussian" else 0
