@@ -141,7 +141,7 @@ def orthogonal_matrices(
         as_matrix = parts._replace(window=(), inputs=row_axes)
         if not checks.is_traced(gain) and gain == 1:
             return lay_out(matrices, shape, as_matrix)
-        return lay_out(matrices, shape, as_matrix, jnp.asarray(gain, dtype))
+        return lay_out(matrices, shape, as_matrix, gain=jnp.asarray(gain, dtype))
 
     return Initializer(
         name,
