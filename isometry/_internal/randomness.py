@@ -27,6 +27,13 @@ def is_typed_key(leaf: object) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
+# One program, not one for each of the keys that are taken out of an array of them.
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def split(key: Key, num: int = 2) -> tuple[Key, ...]:
+    """Return the keys of `jax.random.split(key, num)`, each for itself."""
+    return tuple(jax.random.split(key, num))
+
+
 def normal(
     key: Key,
     shape: tuple[int, ...],

@@ -107,6 +107,10 @@ def kernel_initializer(
             return draw_kernel(key, kernel_shape, draw_dtype)
 
         stack_shape = (*sizes(shape, parts.batch), layout.groups)
+        # Most weights are one kernel, with the axes as it is drawn. What would change
+        # nothing is left out, as it is a program outside of jit.
+        if stack_shape == (1,) and is_in_order(parts, shape):
+            return draw_one(key)
         if random:
             kernels = _stack(draw_one, key, stack_shape)
         else:
@@ -159,7 +163,10 @@ def _stack(
 # One program for each shape, not one for each of the operations.
 @functools.partial(jax.jit, static_argnames=("shape", "parts"))
 def lay_out(
-    kernels: Float[Array, "..."], shape: tuple[int, ...], parts: Parts
+    kernels: Float[Array, "..."],
+    shape: tuple[int, ...],
+    parts: Parts,
+    gain: Float[Array, ""] | None = None,
 ) -> Float[Array, "..."]:
     """Return kernels (*batch, groups, *window, in, out/groups) as one weight.
 
@@ -167,21 +174,37 @@ def lay_out(
         kernels: The kernels of all groups and members of the batch.
         shape: The shape of the weight.
         parts: The axes of the weight.
+        gain: What the weight is multiplied by; None is 1.
     """
     # Along the outputs, the groups follow each other.
     grouped = jnp.moveaxis(kernels, len(parts.batch), -2)
     order = parts.batch + parts.window + parts.inputs + parts.outputs
     ordered = grouped.reshape(sizes(shape, order))
-    return jnp.moveaxis(ordered, range(len(shape)), order)
+    laid_out = jnp.moveaxis(ordered, range(len(shape)), order)
+    if gain is None:
+        return laid_out
+    return gain * laid_out
 
 
+def is_in_order(parts: Parts, shape: tuple[int, ...]) -> bool:
+    """Tell whether a weight is one kernel (*window, in, out) with its axes in order."""
+    order = parts.batch + parts.window + parts.inputs + parts.outputs
+    num_axes = len(shape)
+    is_single = len(parts.inputs) == len(parts.outputs) == 1
+    return not parts.batch and is_single and order == tuple(range(num_axes))
+
+
+# One program for each shape, as above.
+@functools.partial(jax.jit, static_argnames=("window", "tap"))
 def at_tap(
-    matrix: Float[Array, "inputs outputs"], window: Sequence[int], tap: Sequence[int]
+    matrix: Float[Array, "inputs outputs"],
+    window: tuple[int, ...],
+    tap: tuple[int, ...],
 ) -> Float[Array, "*window inputs outputs"]:
     """Return the kernel that is `matrix` at one tap and zero elsewhere."""
     # Without a window this is the matrix itself.
     kernel = jnp.zeros((*window, *matrix.shape), matrix.dtype)
-    return kernel.at[tuple(tap)].set(matrix)
+    return kernel.at[tap].set(matrix)
 
 
 def middle_tap(window: Sequence[int]) -> tuple[int, ...]:

@@ -139,10 +139,9 @@ def orthogonal_matrices(
             batch=(*sizes(shape, parts.batch), axes.groups),
         )
         as_matrix = parts._replace(window=(), inputs=row_axes)
-        laid_out = lay_out(matrices, shape, as_matrix)
         if not checks.is_traced(gain) and gain == 1:
-            return laid_out
-        return jnp.asarray(gain, dtype) * laid_out
+            return lay_out(matrices, shape, as_matrix)
+        return lay_out(matrices, shape, as_matrix, gain=jnp.asarray(gain, dtype))
 
     return Initializer(
         name,

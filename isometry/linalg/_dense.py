@@ -1,5 +1,6 @@
 """Singular values of a batch of matrices that fit in memory."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -107,6 +108,16 @@ def log_singular_values(
         Array([  0., -inf], dtype=float32)
     """
     a = matrices(a)
+    log_values = _log_values(a)
+    m, n = a.shape[-2:]
+    log_floor = precision.svd_log_floor(m, n, log_values.dtype)
+    return log_values, log_floor
+
+
+# One program for each shape, not one for each of the thirty operations.
+@functools.partial(jax.jit, inline=True)
+def _log_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
+    """Return the logarithms of the singular values of each matrix."""
     peak = _largest_entry(a)
     # The largest entry tells of every NaN and infinity: looking for them entry by entry
     # would be one more pass over matrices of which each costs 2 % of a factorization.
@@ -123,9 +134,7 @@ def log_singular_values(
     # The NaN is added: of one that is selected, the float32 exponential in the same
     # program may be whatever lies in memory (`measure._nodes.exp`).
     shift = jnp.where(is_finite[..., 0], shift, jnp.nan)
-    m, n = a.shape[-2:]
-    log_floor = precision.svd_log_floor(m, n, s.dtype)
-    return log_s + shift, log_floor
+    return log_s + shift
 
 
 def _largest_entry(

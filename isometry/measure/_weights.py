@@ -1,6 +1,7 @@
 """The function `weights`: the spectrum of each weight as an operator."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -174,10 +175,9 @@ def weights(net: Network, params: Params) -> Weights:
     rows = []
     # One thread of BLAS: factorizations are many and small.
     with precision.full(), blas.single_threaded():
-        values = _values_of(uses, anatomy, params)
-        for use, value in zip(uses, values, strict=True):
+        of_uses = _slices_of(uses, anatomy, params)
+        for use, slices in zip(uses, of_uses, strict=True):
             names = _names(use, shapes[use.layer.path])
-            slices = use.slices(value)
             for name, weight in zip(names, slices, strict=True):
                 rows.append(_measured(use, name, weight))
     return Weights(tuple(rows))
@@ -202,8 +202,10 @@ def _names(use: Operand, shape: tuple[int, ...]) -> list[str]:
     return [names[use.index]]
 
 
-def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Array]:
-    """Return the value of each operand, in all iterations of the scans around it."""
+def _slices_of(
+    uses: list[Operand], anatomy: Anatomy, params: Params
+) -> list[list[Array]]:
+    """Return the slices of each operand, in float32 at least."""
     # Several slices may be read at one place, so places are named by number.
     places = {str(i): use.place for i, use in enumerate(uses)}
     leaves = jax.tree.leaves(params)
@@ -211,10 +213,16 @@ def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Ar
 
     # Compiled, because XLA then computes only what the weights depend on.
     @jax.jit
-    def program(leaves: list[Array]) -> list[Array]:
+    def program(leaves: list[Array]) -> list[list[Array]]:
         x = [jnp.zeros(aval.shape, aval.dtype) for aval in shapes]
         _, readings = tapped(anatomy.closed, places)([*leaves, *x], {})
-        return [readings[name] for name in places]
+        of_uses = []
+        for use, name in zip(uses, places, strict=True):
+            slices = use.slices(readings[name])
+            # Parameters of low precision are exact in float32.
+            dtype = precision.measuring_dtype(None, slices)
+            of_uses.append(list(slices.astype(dtype)))
+        return of_uses
 
     return program(leaves)
 
@@ -222,8 +230,6 @@ def _values_of(uses: list[Operand], anatomy: Anatomy, params: Params) -> list[Ar
 def _measured(use: Operand, name: str, weight: Array) -> Weight:
     """Return the record of one slice of a weight, with its spectrum or why not."""
     kind = use.layer.kind
-    # Parameters of low precision are exact in float32.
-    weight = weight.astype(precision.measuring_dtype(None, weight))
     if kind == "other":
         note = "how it acts on the signal cannot be read"
         return Weight(name, kind, 0, outputs=0, spectrum=None, note=note)
@@ -235,20 +241,38 @@ def _measured(use: Operand, name: str, weight: Array) -> Weight:
     return _of_convolution(use, name, weight)
 
 
-def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
-    """Return the record of a matrix; axes in `batch_axes` are its diagonal blocks."""
-    axes = (*use.batch_axes, *use.in_axes, *use.out_axes)
+# One program for each shape, not one for each of the operations.
+@functools.partial(jax.jit, static_argnames=("axes", "shape"))
+def _of_blocks(
+    weight: Array, axes: tuple[int, ...], shape: tuple[int, int, int]
+) -> tuple[Array, Array]:
+    """Return the log singular values of all blocks, descending, and their floor.
+
+    Args:
+        weight: The weight.
+        axes: The axes of the blocks, of the inputs and of the outputs.
+        shape: The number of blocks, of inputs and of outputs.
+    """
     others = [axis for axis in range(weight.ndim) if axis not in axes]
     ordered = weight.transpose(*axes, *others)
     # The weight has been repeated along all other axes, so that one entry is enough.
     ordered = ordered[(..., *(0,) * len(others))]
+    log_values, log_floor = linalg.log_singular_values(ordered.reshape(shape))
+    return jnp.sort(log_values.ravel(), descending=True), jnp.asarray(log_floor)
+
+
+def _of_matrix(use: Operand, name: str, weight: Array) -> Weight:
+    """Return the record of a matrix; axes in `batch_axes` are its diagonal blocks."""
     num_blocks = _size(weight, use.batch_axes)
     num_inputs = _size(weight, use.in_axes)
     num_outputs = _size(weight, use.out_axes)
-    blocks = ordered.reshape(num_blocks, num_inputs, num_outputs)
-    log_values, log_floor = linalg.log_singular_values(blocks)
+    log_values, log_floor = _of_blocks(
+        weight,
+        axes=(*use.batch_axes, *use.in_axes, *use.out_axes),
+        shape=(num_blocks, num_inputs, num_outputs),
+    )
     spectrum = _spectrum(
-        jnp.sort(log_values.ravel(), descending=True),
+        log_values,
         log_floor,
         structural_zeros=num_blocks * abs(num_inputs - num_outputs),
     )
@@ -380,7 +404,7 @@ def _dilated(kernel: Array, axis: int, step: int) -> Array:
 
 def _spectrum(
     log_values: Float[Array, " values"],
-    log_floor: float,
+    log_floor: float | Array,
     *,
     structural_zeros: int,
 ) -> Spectrum:

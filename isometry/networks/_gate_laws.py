@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isometry import initializers
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Initializer, Key
 from isometry.networks._cells import Cell
@@ -192,7 +192,7 @@ class GateLaws:
             units: The number of biases of each gate.
             dtype: The dtype of the biases.
         """
-        key, key_mean = jax.random.split(key)
+        key, key_mean = randomness.split(key)
         means = {gate: jnp.zeros(units, dtype) for gate in cell.gates}
         if isinstance(self.gate_bias, Chrono):
             # Opposite biases from one draw: the input gate is as far closed as the
@@ -207,7 +207,7 @@ class GateLaws:
                 means[gate] = jnp.full(units, number, dtype)
         # Keys are split for all gates, even where sigma is 0: the biases of one gate do
         # not depend on the scale of another.
-        keys = jax.random.split(key, len(cell.gates))
+        keys = randomness.split(key, len(cell.gates))
         biases = {}
         for gate_key, (gate, sigma) in zip(keys, self.sigma_b, strict=True):
             noise = initializers.normal(std=sigma)(gate_key, (units,), dtype)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from isometry import activations, initializers
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Initializer, Key, Params
 from isometry.activations import Activation
@@ -115,7 +115,8 @@ class Rnn(Network):
         function = self.function
         units = function.units
         cell = function.cell
-        key_head, key_biases, *keys = jax.random.split(key, 2 + len(cell.gates))
+        num_keys = 2 + len(cell.gates)
+        key_head, key_biases, *keys = randomness.split(key, num_keys)
         biases = self.laws.biases(key_biases, cell, units, dtype=self.dtype)
         params = {}
         shapes = cell.shapes(units, function.n_in)
@@ -123,7 +124,7 @@ class Rnn(Network):
         # the others.
         for gate_key, (gate, shapes_of_gate) in zip(keys, shapes.items(), strict=True):
             params[gate] = {"b": biases[gate]}
-            key_recurrent, key_input = jax.random.split(gate_key)
+            key_recurrent, key_input = randomness.split(gate_key)
             shape = shapes_of_gate["input"]
             init = self.laws.input_weight(gate, shape[0])
             params[gate]["input"] = init(key_input, shape, self.dtype)

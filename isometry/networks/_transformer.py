@@ -1,6 +1,7 @@
 """Transformers: attention and a two-layer perceptron in residual blocks, scanned."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -10,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from isometry import schemes
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Initializer, Key, Params
 from isometry.activations import Activation
@@ -320,7 +321,7 @@ class Transformer(Built):
         """
         function = self.function
         width = function.width
-        key_embedding, key_positions = jax.random.split(key)
+        key_embedding, key_positions = randomness.split(key)
         # Embeddings and positions are drawn here: a scheme draws embeddings only if it
         # has a law for them, and never positions.
         params = {"blocks": self._blocks()}
@@ -360,11 +361,10 @@ class Transformer(Built):
                 "last": {"w": (hidden, width), "b": (width,)},
             },
         }
-        blocks = {}
-        for name, layers in shapes.items():
-            blocks[name] = {
-                layer: self._zeros(leaves) for layer, leaves in layers.items()
-            }
+        leaves, tree = jax.tree.flatten(shapes, is_leaf=lambda a: isinstance(a, tuple))
+        stacked = tuple((function.blocks, *shape) for shape in leaves)
+        blocks = jax.tree.unflatten(tree, _zeros(stacked, self.dtype))
+        for name in shapes:
             blocks[name]["branch"] = jnp.asarray(self.branch, self.dtype)
             blocks[name]["skip"] = jnp.ones(function.blocks, self.dtype)
             if function.norm is not None:
@@ -375,14 +375,6 @@ class Transformer(Built):
             for name, start in (("alpha", 0.0), ("beta", 1.0), ("gamma", 0.0)):
                 blocks["attention"][name] = jnp.full(function.blocks, start, self.dtype)
         return blocks
-
-    def _zeros(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Return zeros for the leaves of one layer, with a first axis over blocks."""
-        blocks = self.function.blocks
-        return {
-            leaf: jnp.zeros((blocks, *shape), self.dtype)
-            for leaf, shape in shapes.items()
-        }
 
     def _stacked(self, leaf: Array) -> Array:
         """Return a leaf repeated along a new first axis over blocks."""
@@ -396,6 +388,12 @@ class Transformer(Built):
             f"norm={function.norm!r}, norm_at={function.norm_at!r}, "
             f"scheme={self.scheme!r})"
         )
+
+
+# One program, not one for each of the shapes.
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _zeros(shapes: tuple[tuple[int, ...], ...], dtype: np.dtype) -> list[Array]:
+    return [jnp.zeros(shape, dtype) for shape in shapes]
 
 
 @public("networks.transformer")

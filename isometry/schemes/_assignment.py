@@ -16,7 +16,7 @@ from isometry._internal.types import Initializer as Init
 from isometry._internal.types import Key, Params, Shape
 from isometry.activations import Activation
 from isometry.initializers import Initializer
-from isometry.initializers._kernels import lay_out
+from isometry.initializers._kernels import is_in_order, lay_out
 from isometry.initializers._layout import Parts, size, sizes
 from isometry.schemes import (
     _composed,
@@ -742,24 +742,31 @@ def _draw_weight(weight: _Weight, key: Key, leaf: Array) -> Array:
     source = weight.source
     stacked = stack_sizes(source, leaf.shape)
     num_slices = math.prod(stacked)
-    keys = jax.random.split(key, num_slices) if num_slices > 1 else key[None]
     first, *others = weight.inits
-    if all(init is first for init in others):
+    if num_slices == 1:
+        slices = _draw_slice(source, first, key, dtype=leaf.dtype)
+    elif all(init is first for init in others):
+        keys = jax.random.split(key, num_slices)
         slices = jax.vmap(lambda k: _draw_slice(source, first, k, dtype=leaf.dtype))(
             keys
         )
     else:
+        keys = jax.random.split(key, num_slices)
         drawn = [
             _draw_slice(source, init, keys[i], dtype=leaf.dtype)
             for i, init in enumerate(weight.inits)
         ]
         slices = jnp.stack(drawn)
+    # Outside of jit every operation is a program of its own for each shape, so those
+    # that would change nothing are left out.
+    whole = slices
     # Slices are numbered with the last stacked axis fastest, so a reshape unstacks
     # them.
-    unstacked = slices.reshape(stacked + source.shape)
-    whole = unstacked
-    if stacked:
-        whole = jnp.moveaxis(unstacked, range(len(stacked)), source.stacked_axes)
+    if whole.shape != stacked + source.shape:
+        whole = whole.reshape(stacked + source.shape)
+    leading = tuple(range(len(stacked)))
+    if source.stacked_axes != leading:
+        whole = jnp.moveaxis(whole, leading, source.stacked_axes)
     if not source.stretches:
         return whole.astype(leaf.dtype)
     # A stretch is written into the leaf, whose rest may belong to other layers.
@@ -790,6 +797,9 @@ def _draw_slice(
     if knows_groups:
         groups = 1
     shape = (*window, num_inputs, num_outputs // groups)
+    # Most layers have one kernel, with the axes as the initializer draws them.
+    if groups == 1 and is_in_order(parts, source.shape):
+        return draw(init, key, shape, dtype=dtype)
     kernels = _draw_stack(init, key, shape, stack=(*batch, groups), dtype=dtype)
     return lay_out(kernels, source.shape, parts)
 

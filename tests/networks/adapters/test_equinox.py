@@ -51,12 +51,18 @@ def net():
 @pytest.fixture(scope="module")
 def trained():
     """A module and its state after a batch in training mode."""
-    module, state = build(jax.random.key(5))
-    called = jax.vmap(
-        module, axis_name="examples", in_axes=(0, None, 0), out_axes=(0, None)
-    )
-    _, state = called(BATCH, state, jax.random.split(KEYS[0], len(BATCH)))
-    return module, state
+
+    # As one program, of which every operation would otherwise be one.
+    @eqx.filter_jit
+    def after_one_batch(key):
+        module, state = build(key)
+        called = jax.vmap(
+            module, axis_name="examples", in_axes=(0, None, 0), out_axes=(0, None)
+        )
+        _, state = called(BATCH, state, jax.random.split(KEYS[0], len(BATCH)))
+        return module, state
+
+    return after_one_batch(jax.random.key(5))
 
 
 def weights(module):
@@ -73,12 +79,14 @@ def test_init_is_the_arrays_of_a_new_module(net):
 
 def test_inference_normalizes_by_the_averages_of_a_trained_module(net, trained):
     module, state = trained
-    expected, _ = eqx.nn.inference_mode(module)(X, state, KEYS[0])
+    call = eqx.filter_jit(eqx.nn.inference_mode(module))
+    expected, _ = call(X, state, KEYS[0])
     # Its activation is another function than that of the network.
-    close(net(net.params_of(module, state), X), expected)
-    new = net.init(KEYS[0])
+    outputs = jax.jit(net)
+    close(outputs(net.params_of(module, state), X), expected)
+    new = jax.jit(net.init)(KEYS[0])
     with_new = net.module(new)[0]
-    close(net(new, X), reference.inference(*weights(with_new), X))
+    close(outputs(new, X), reference.inference(*weights(with_new), X))
 
 
 def test_training_normalizes_by_the_batch_and_drops(net, trained):

@@ -37,7 +37,7 @@ def net():
 @pytest.fixture(scope="module")
 def trained(net):
     """Parameters with averages and a bias that are not those of initialization."""
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     params["params"]["Dense_0"]["bias"] = jnp.asarray([0.1, -0.2, 0.3, 0.0])
     averages = {"mean": jnp.asarray([0.5, 0.0, 0.1, -0.3]), "var": jnp.full(4, 0.25)}
     return {**params, "batch_stats": {"BatchNorm_0": averages}}
@@ -106,7 +106,7 @@ def test_a_batch_without_its_key_is_refused(net, trained):
 def test_norms_over_devices_take_the_statistics_of_the_batch(net, trained):
     over_devices = networks.flax(Layer(axis_name="batch"), X).training
     x = (BATCH, KEYS[0])
-    close(over_devices(trained, x), net.training(trained, x))
+    close(jax.jit(over_devices)(trained, x), jax.jit(net.training)(trained, x))
 
 
 def test_networks_of_equal_modules_share_programs(net, trained):
@@ -292,13 +292,14 @@ class Recurrent(nn.Module):
 def test_states_of_an_lstm_are_told_apart():
     """Against the cell itself, whose carry is (c, h), step by step."""
     net = networks.flax(Recurrent(), jnp.ones((3, 2)))
-    params = net.init(KEYS[0])
+    params = jax.jit(net.init)(KEYS[0])
     xs = jax.random.normal(KEYS[1], (3, 2))
     cell = nn.OptimizedLSTMCell(4)
     of_cell = {"params": params["params"]["OptimizedLSTMCell_0"]}
     carry = (jnp.zeros(4), jnp.zeros(4))
-    for x in xs[:2]:
-        carry, _ = cell.apply(of_cell, carry, x)
+    step = jax.jit(cell.apply)
+    for x in np.asarray(xs[:2]):
+        carry, _ = step(of_cell, carry, x)
     c, h = carry
     reference.same_states(net, params, xs, h=h, c=c)
 

@@ -42,7 +42,8 @@ def net(transformed):
 @pytest.fixture(scope="module")
 def trained(transformed):
     """Parameters and state as Haiku returns them, a plain pair."""
-    return transformed.init(KEYS[0], BATCH, is_training=True)
+    init = jax.jit(transformed.init, static_argnames="is_training")
+    return init(KEYS[0], BATCH, is_training=True)
 
 
 def weights(params):
@@ -112,7 +113,7 @@ def test_spectrum_in_training_is_of_the_whole_batch(net, trained):
 def test_norms_over_devices_take_the_statistics_of_the_batch(net, trained):
     over = networks.haiku(hk.transform_with_state(over_devices), X).training
     x = (BATCH, KEYS[0])
-    close(over(trained, x), net.training(trained, x))
+    close(jax.jit(over)(trained, x), jax.jit(net.training)(trained, x))
 
 
 def test_layers_are_named_without_the_pair(net):
