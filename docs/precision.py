@@ -11,6 +11,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -333,8 +334,8 @@ def fixed_points(_: str) -> float:
     return worst
 
 
-def _exact_gap(q: mpmath.mpf, sigma_w: float, sigma_b: float) -> mpmath.mpf:
-    """Return how far the variance map of erf goes beyond q."""
+def _exact_gap(q: Any, sigma_w: float, sigma_b: float) -> Any:
+    """Return how far the variance map of erf goes beyond q, as numbers of mpmath."""
     square = 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q))
     return sigma_w**2 * square + sigma_b**2 - q
 

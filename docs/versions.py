@@ -144,7 +144,7 @@ def project() -> dict[str, Any]:
 def needed() -> Iterator[Needed]:
     """List the direct dependencies, as pyproject.toml has them."""
     read = project()
-    groups = {"core": read["dependencies"], **read["optional-dependencies"]}
+    groups = {"core": read.get("dependencies"), **read.get("optional-dependencies")}
     for extra, requirements in groups.items():
         for requirement in requirements:
             # `all` and `test` name extras of this package, which are listed themselves.
@@ -168,21 +168,21 @@ def stated(package: str) -> str:
         metadata.PackageNotFoundError: It is not installed.
     """
     read = metadata.metadata(package)
-    if read["License-Expression"]:
-        return read["License-Expression"]
+    if read.get("License-Expression"):
+        return read.get("License-Expression")
     classifiers = read.get_all("Classifier") or []
     licences = [line for line in classifiers if line.startswith("License ::")]
     # The field License may hold a whole text; classifiers are names.
-    return ", ".join(licences) or read["License"] or ""
+    return ", ".join(licences) or read.get("License") or ""
 
 
 def text() -> str:
     """Return the page."""
     read = project()
     form = r"Programming Language :: Python :: (3\.\d+)"
-    classifiers = " ".join(read["classifiers"])
+    classifiers = " ".join(read.get("classifiers"))
     pythons = ", ".join(re.findall(form, classifiers))
-    everything = read["optional-dependencies"]["all"][0]
+    everything = read.get("optional-dependencies")["all"][0]
     rows = list(needed())
     core = {row.package: row.oldest for row in rows if row.extra == "core"}
     lines = [

@@ -94,7 +94,7 @@ def pytest_sessionfinish():
 # Linux gives a process 65,530 areas of memory. Each compiled program takes some, and
 # the first that gets none ends the process with a segmentation fault.
 _MAPS = pathlib.Path("/proc/self/maps")
-_MOST_MAPS = 60_000
+_MOST_MAPS = 45_000
 
 
 @pytest.fixture(autouse=True, scope="module")
