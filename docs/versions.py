@@ -144,7 +144,7 @@ def project() -> dict[str, Any]:
 def needed() -> Iterator[Needed]:
     """List the direct dependencies, as pyproject.toml has them."""
     read = project()
-    groups = {"core": read.get("dependencies"), **read.get("optional-dependencies")}
+    groups = {"core": read["dependencies"], **read["optional-dependencies"]}
     for extra, requirements in groups.items():
         for requirement in requirements:
             # `all` and `test` name extras of this package, which are listed themselves.
@@ -168,21 +168,26 @@ def stated(package: str) -> str:
         metadata.PackageNotFoundError: It is not installed.
     """
     read = metadata.metadata(package)
-    if read.get("License-Expression"):
-        return read.get("License-Expression")
-    classifiers = read.get_all("Classifier") or []
+
+    def every(field: str) -> list[str]:
+        # The package importlib_metadata, once imported, raises KeyError for a field
+        # that is not there, where the standard library returns None.
+        return read.get_all(field) or []
+
+    classifiers = every("Classifier")
     licences = [line for line in classifiers if line.startswith("License ::")]
     # The field License may hold a whole text; classifiers are names.
-    return ", ".join(licences) or read.get("License") or ""
+    found = every("License-Expression") or licences or every("License")
+    return ", ".join(found)
 
 
 def text() -> str:
     """Return the page."""
     read = project()
     form = r"Programming Language :: Python :: (3\.\d+)"
-    classifiers = " ".join(read.get("classifiers"))
+    classifiers = " ".join(read["classifiers"])
     pythons = ", ".join(re.findall(form, classifiers))
-    everything = read.get("optional-dependencies")["all"][0]
+    everything = read["optional-dependencies"]["all"][0]
     rows = list(needed())
     core = {row.package: row.oldest for row in rows if row.extra == "core"}
     lines = [

@@ -1,7 +1,8 @@
 """Random inputs of f where the user gives none: at all scales, over all rows."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -49,23 +50,40 @@ class RandomInputs:
 
     def __call__(self, key: Key) -> PyTree:
         """Draw an input."""
+        return self._drawn(_generator(key), lambda: key)
+
+    def from_seed(self, seed: int) -> PyTree:
+        """Draw the input of `jax.random.key(seed)`.
+
+        No key is made unless x holds keys: it would take longer than all the rest.
+        """
+        # The bits of that key.
+        words = np.array([0, seed], np.uint32)
+        make_key = functools.partial(jax.random.key, seed)
+        return self._drawn(np.random.default_rng(words), make_key)
+
+    def _drawn(
+        self,
+        rng: np.random.Generator,
+        make_key: Callable[[], Key],
+    ) -> PyTree:
+        """Draw all leaves, numbers from NumPy's generator and keys from a key."""
         leaves, tree = jax.tree.flatten(self.shapes)
-        rng = _generator(key)
         drawn = []
         for i, leaf in enumerate(leaves):
-            drawn.append(self._leaf(i, leaf, key, rng=rng))
+            drawn.append(self._leaf(i, leaf, make_key, rng=rng))
         return tree.unflatten(drawn)
 
     def _leaf(
         self,
         index: int,
         leaf: jax.ShapeDtypeStruct,
-        key: Key,
+        make_key: Callable[[], Key],
         *,
         rng: np.random.Generator,
     ) -> Array | np.ndarray:
         if randomness.is_typed_key(leaf):
-            own = jax.random.fold_in(key, index)
+            own = jax.random.fold_in(make_key(), index)
             # A leaf without axes is one key, while `split` returns an array.
             if not leaf.shape:
                 return own

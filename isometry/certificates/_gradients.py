@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from isometry._internal import precision, randomness
 from isometry._internal.errors import NotFinite
 from isometry._internal.types import Key, Params
+from isometry.certificates._draws import RandomInputs
 from isometry.certificates._partition import Mask, Vector
 from isometry.certificates._programs import Program
 
@@ -148,8 +149,9 @@ def shaken(
     step = _MOVED * unit
     factors = np.array([1 - step, 1 + step])
 
-    def moved(leaf: Array) -> Array | np.ndarray:
-        if not is_floating(leaf):
+    def moved(leaf: Array | np.ndarray) -> Array | np.ndarray:
+        is_moving = isinstance(leaf, np.ndarray) and leaf.dtype == np.float64
+        if not (is_moving or is_floating(leaf)):
             return leaf
         array = np.asarray(leaf, np.float64)
         # A byte holds eight signs: random numbers would take longer than a gradient.
@@ -209,7 +211,10 @@ class Gradients:
         An array of JAX would keep its 64 bits outside of the 64-bit mode.
         """
 
-        def cast(leaf: Array) -> Array | np.ndarray:
+        def cast(leaf: Array | np.ndarray) -> Array | np.ndarray:
+            # Most leaves, and the question what the others are takes longer than this.
+            if isinstance(leaf, np.ndarray) and leaf.dtype == np.float64:
+                return leaf.astype(self.program.dtype, copy=False)
             if randomness.is_typed_key(leaf):
                 return leaf
             array = np.asarray(leaf)
@@ -223,14 +228,19 @@ class Gradients:
         """Draw an input, its floating leaves in float64."""
         num_inputs = self.program.num_inputs
         seeds = self.rng.integers(2**31, size=num_inputs)
-        # Keys are made from NumPy's numbers, because to split a key would compile a
-        # program.
-        keys = [jax.random.key(int(seed)) for seed in seeds]
-        drawn = [self._draw(key) for key in keys]
+        drawn = [self._input(int(seed)) for seed in seeds]
         self.num_draws += num_inputs
         if num_inputs == 1:
             return precision.cast(drawn[0], jnp.float64)
         return jax.tree.map(_stacked, *drawn)
+
+    def _input(self, seed: int) -> PyTree:
+        """Draw one input, or one batch."""
+        if isinstance(self._draw, RandomInputs):
+            return self._draw.from_seed(seed)
+        # Keys are made from NumPy's numbers, because to split a key would compile a
+        # program.
+        return self._draw(jax.random.key(seed))
 
     def __call__(self, theta: Vector) -> Gradient:
         """Return a gradient at a point, for a random input and cotangent.

@@ -90,6 +90,18 @@ def test_same_key_draws_the_same_floats():
     assert np.array_equal(draw(KEYS[0]), draw(KEYS[0]))
 
 
+def test_a_seed_draws_what_its_key_draws():
+    shapes = {
+        "floats": jax.ShapeDtypeStruct((3,), jnp.float32),
+        "keys": jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)),
+    }
+    by_key = _draws.RandomInputs(shapes, {})(KEYS[7])
+    by_seed = _draws.RandomInputs(shapes, {}).from_seed(7)
+    assert (by_key["floats"] == by_seed["floats"]).all()
+    bits = map(jax.random.key_data, (by_key["keys"], by_seed["keys"]))
+    assert np.array_equal(*bits)
+
+
 def test_batches_show_every_row():
     batches = _draws.Batches(np.arange(10), size=4)
     assert batches.period == 3
