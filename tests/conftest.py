@@ -56,7 +56,7 @@ _COMMON = {
     "suppress_health_check": list(hypothesis.HealthCheck),
 }
 hypothesis.settings.register_profile(
-    "short", max_examples=4, derandomize=True, **_COMMON
+    "short", max_examples=3, derandomize=True, **_COMMON
 )
 hypothesis.settings.register_profile("long", max_examples=190, **_COMMON)
 hypothesis.settings.load_profile("short")
