@@ -25,6 +25,7 @@ class Model(NamedTuple):
         x: The input.
         depth: How many products follow one another.
         fan_in: The most terms of a sum in one of them.
+        num_outputs: The length of the output.
     """
 
     f: Callable[..., Any]
@@ -32,6 +33,7 @@ class Model(NamedTuple):
     x: np.ndarray
     depth: int
     fan_in: int
+    num_outputs: int
 
 
 def _he(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -75,7 +77,7 @@ def cnn(side: int, dtype: str) -> Model:
         return _conv(x, kernels[-1]).ravel()
 
     x = rng.standard_normal((side, side, 1)).astype(dtype)
-    return Model(f, kernels, x, depth=4, fan_in=9 * 16)
+    return Model(f, kernels, x, depth=4, fan_in=9 * 16, num_outputs=side**2)
 
 
 def transformer(tokens: int, dtype: str) -> Model:
@@ -108,7 +110,14 @@ def transformer(tokens: int, dtype: str) -> Model:
         return x.ravel()
 
     x = rng.standard_normal((tokens, width)).astype(dtype)
-    return Model(f, params, x, depth=8, fan_in=max(4 * width, tokens))
+    return Model(
+        f,
+        params,
+        x,
+        depth=8,
+        fan_in=max(4 * width, tokens),
+        num_outputs=width * tokens,
+    )
 
 
 def resnet18(side: int, dtype: str) -> Model:
@@ -142,7 +151,9 @@ def resnet18(side: int, dtype: str) -> Model:
         "head": _he(rng, dtype, (STAGES[-1], 1000)),
     }
     x = rng.standard_normal((side, side, 3)).astype(dtype)
-    return Model(_resnet18, params, x, depth=18, fan_in=9 * STAGES[-1])
+    return Model(
+        _resnet18, params, x, depth=18, fan_in=9 * STAGES[-1], num_outputs=1000
+    )
 
 
 def _resnet18(params: "dict[str, Any]", x: "jax.Array") -> "jax.Array":

@@ -161,13 +161,17 @@ def error(result: "np.ndarray", reference: "np.ndarray", **parameters: Any) -> f
 
 
 def tolerance(model: str, dtype: str, **parameters: Any) -> float:
-    """Bound the rounding of L products of sums of n terms: √n eps each, adding up."""
+    """Bound the rounding of L products of sums of n terms: √n eps each, adding up.
+
+    The factorization of N values adds √N eps.
+    """
     if model == "mlp":
         return spectra.tolerance(dtype=dtype, **parameters)
     import numpy as np
 
     made = _make(model, dtype, **parameters)
-    return made.depth * made.fan_in**0.5 * float(np.finfo(dtype).eps)
+    order = made.num_outputs**0.5 + made.depth * made.fan_in**0.5
+    return order * float(np.finfo(dtype).eps)
 
 
 # ---- tasks ----
