@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from benchmarks._models import Model
 
-# Bytes that our measurement may take beside its arguments.
-BUDGET = 2_000_000_000
+# Bytes that our measurement may take beside its arguments. ResNet-18 needs 2.5e9 at
+# least; with its arguments and libraries, 4e9 are then not exceeded.
+BUDGET = 3_000_000_000
 
 # Bytes of the process that measures ResNet-18, interpreter and libraries included.
 MOST_OF_RESNET = 4_000_000_000
@@ -218,6 +219,7 @@ def resnet18(side: int) -> Task:
 BENCHMARK = Benchmark(
     question="How do time and memory grow with the size of what is measured?",
     tasks=(
+        resnet18(224),
         *(
             perceptron("width", width=width, depth=8, count=4)
             for width in (64, 128, 256, 512, 1024, 2048)
@@ -232,7 +234,6 @@ BENCHMARK = Benchmark(
         ),
         *(of_model("cnn", side=side) for side in (4, 6, 10, 18, 32, 56)),
         *(of_model("transformer", tokens=tokens) for tokens in (1, 2, 6, 20, 64, 200)),
-        resnet18(224),
     ),
     smoke=(
         perceptron("width", width=8, depth=3, count=4),
