@@ -21,7 +21,7 @@ ENOUGH = 3
 # Seconds of a peer's call from which on it must be reached. A call of ours costs 1 to 3
 # milliseconds of Python, whatever it measures. With a tenth of this, tiny tasks would
 # fail runs for that; with ten times as much, most tasks could be slower unnoticed.
-LEAST_SECONDS = 0.01
+LEAST_CALL = 0.01
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
@@ -32,14 +32,16 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 def _of_clean(values: Sequence[float], marks: Sequence[bool | None]) -> Record:
-    """Return statistics of the values marked as clean, or of all if those are few.
+    """Return statistics of the clean values, or of all if fewer than `ENOUGH` are.
 
     Args:
         values: One a round.
-        marks: Whether each is of an undisturbed sample; None if unknown.
+        marks: Whether nothing disturbed each round. None, where that is not known, does
+            not count as clean.
 
     Returns:
-        Median, quartiles, and whether disturbed values had to be taken too.
+        A record of the median, the quartiles, and whether values that are not clean had
+        to be taken too.
     """
     kept = list(itertools.compress(values, marks))
     disturbed = len(kept) < min(ENOUGH, len(values))
@@ -50,15 +52,15 @@ def _of_clean(values: Sequence[float], marks: Sequence[bool | None]) -> Record:
 
 
 def summary(samples: Sequence[Record], repeats: int) -> Record:
-    """Return what a record holds of the samples of a method.
+    """Summarize the timing samples of one method for its record.
 
     Args:
-        samples: Those of a worker, each marked as clean or not.
-        repeats: Calls in each.
+        samples: One a round, all from the process of this method: seconds a call,
+            whether nothing disturbed the round, and the peak memory until then.
+        repeats: Calls in each sample.
 
     Returns:
-        Seconds a call of each round with its mark, their statistics, and the peak
-        memory.
+        Seconds and marks by round, their statistics, and the peak memory.
     """
     seconds = [sample["seconds"] for sample in samples]
     marks = [sample["clean"] for sample in samples]
@@ -67,6 +69,7 @@ def summary(samples: Sequence[Record], repeats: int) -> Record:
         "seconds": seconds,
         "clean": marks,
         **_of_clean(seconds, marks),
+        # The peak of a process only grows, so the last is the largest.
         "peak_memory": samples[-1]["peak_memory"],
     }
 
@@ -146,11 +149,12 @@ def _rivals(task: Task) -> Iterator[Rival]:
 
 
 def failures(record: Record) -> list[str]:
-    """Describe what makes a record a failure, a line each.
+    """Return a line for each failure in a record.
 
-    A comparison is below its least, or a process of ours held more memory than it may.
-    Tasks of a smoke run are too small to be timed: nothing of theirs is a failure. Nor
-    is a comparison with a peer whose call takes less than `LEAST_SECONDS`.
+    It is a failure if ours is not as many times as fast as a peer as its task requires
+    at least, or if a process of ours held more memory than its task allows. Speed is
+    not judged against a peer whose call takes less than `LEAST_CALL`, and nothing of
+    a smoke run is judged, as its tasks are too small.
     """
     if record["smoke"]:
         return []
@@ -172,7 +176,9 @@ def failures(record: Record) -> list[str]:
 
 def _is_below(found: Record) -> bool:
     """Tell whether a comparison is below its least, of a task that can be timed."""
-    if found["least"] is None or found["peer_seconds"] < LEAST_SECONDS:
+    # Records from before that was noted have none.
+    seconds = found.get("peer_seconds", LEAST_CALL)
+    if found["least"] is None or seconds < LEAST_CALL:
         return False
     return found["median"] < found["least"]
 
@@ -181,7 +187,9 @@ def exceeds(task: Record, method: Record) -> bool:
     """Tell whether a process of ours held more memory than its task allows."""
     # Records from before there were such limits have none.
     most = task.get("memory")
-    return most is not None and method["ours"] and method["peak_memory"] > most
+    if most is None or "absent" in method or not method["ours"]:
+        return False
+    return method["peak_memory"] > most
 
 
 def _failure(task: str, found: Record) -> str:

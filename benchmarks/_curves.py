@@ -98,8 +98,8 @@ class Points(NamedTuple):
     Attributes:
         sizes: Where each lies on the axis.
         seconds: The median of a call.
-        added: The bytes that the process held at most, beyond those that it held before
-            the first call.
+        added: The bytes that the process held at most from its first call on, beyond
+            those that it held before.
     """
 
     sizes: np.ndarray
@@ -123,6 +123,11 @@ def points(record: Record, curve: Curve) -> dict[str, Points]:
     }
 
 
+def _is_curve(by_method: Mapping[str, Points]) -> bool:
+    """Tell whether every method has two points at least."""
+    return bool(by_method) and all(len(one.sizes) > 1 for one in by_method.values())
+
+
 def exponent(sizes: ArrayLike, values: ArrayLike) -> float:
     """Fit the exponent of a power law to the last points of a curve."""
     x, y = np.log(sizes), np.log(values)
@@ -134,7 +139,9 @@ def figure(record: Record) -> "Figure":
     """Draw a column for each curve: time above, memory below."""
     from isometry.plots import _style
 
-    drawn = [curve for curve in CURVES if points(record, curve)]
+    drawn = [curve for curve in CURVES if _is_curve(points(record, curve))]
+    if not drawn:
+        raise ValueError("the record has no curve of two points or more")
     made = _style.new_figure((3.1 * len(drawn), 5.6))
     made.set_dpi(150)
     axes = made.subplots(2, len(drawn), squeeze=False)

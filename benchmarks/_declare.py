@@ -28,6 +28,9 @@ CORES = _count_cores()
 # without the toolkit, jit of vmap of jacrev, and then svd.
 PLAIN_JAX = "plain JAX"
 
+# For `Task.against`, where all peers are rivals: no best of them is looked for.
+NOBODY = ""
+
 # How many times as fast as plain JAX ours must be, or the run fails. The lower quartile
 # of these quotients lies up to 5 % below their median (results/spectra.json): 0.99
 # would fail runs in which nothing is slower, 0.5 would let half of the speed be lost.

@@ -121,11 +121,14 @@ def transformer(tokens: int, dtype: str) -> Model:
 
 
 def resnet18(side: int, dtype: str) -> Model:
-    """Make a ResNet-18 of 1000 classes, whose norms do nothing yet, as in inference.
+    """Make a ResNet-18 of 1000 classes with random weights, and a random image.
+
+    Its batch norms are left out: as drawn, with mean 0 and variance 1, they change
+    nothing in inference.
 
     Args:
         side: Height and width of the image, of three channels; 224 for ImageNet.
-        dtype: The type of weights and input.
+        dtype: The type of weights and image.
     """
     rng = np.random.default_rng(18)
 

@@ -136,7 +136,8 @@ def sentences(record: Record, old: Record | None = None) -> Iterator[str]:
             # Records from before there were such goals have none.
             if method.get("seconds_goal") is not None:
                 yield f"{name}: {_wait(method)}"
-            if task.get("memory") is not None and method["ours"]:
+            is_held = method["ours"] and "absent" not in method
+            if task.get("memory") is not None and is_held:
                 yield f"{name}: {_held(task, method)}"
         for ratio in task["ratios"]:
             line = f"{name}: {_comparison(ratio)}"

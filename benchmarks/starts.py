@@ -5,7 +5,9 @@ installation: all programs are compiled. "Second time" finds there what an earli
 has compiled. Goals are in seconds, of a machine with two cores.
 """
 
+import getpass
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks._declare import DEFAULT_PROCESS, Benchmark, Call, Method, Task
+
+# What the driver's shell says of JAX's cache would be used instead.
+_OF_CACHE = ("JAX_COMPILATION_CACHE", "JAX_ENABLE_COMPILATION_CACHE", "JAX_PERSISTENT")
 
 FIRST = "first time"
 SECOND = "second time"
@@ -29,11 +34,10 @@ def run(arguments: Sequence[str], caches: str, folder: str) -> str:
     Raises:
         RuntimeError: Its exit code is not 0.
     """
-    # What the driver's shell says of JAX's cache would be used instead.
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))
+        if not name.startswith(_OF_CACHE)
     }
     done = subprocess.run(
         [sys.executable, "-m", "isometry.cli", *arguments],
@@ -62,12 +66,14 @@ def first_time(arguments: tuple[str, ...]) -> Call:
 
 def second_time(arguments: tuple[str, ...]) -> Call:
     """Call the command with a cache directory that an earlier call has filled."""
-    # It lives as long as the call that holds it.
-    folder = tempfile.TemporaryDirectory()
-    run(arguments, caches=folder.name, folder=folder.name)
+    # One for all commands and runs: a worker is killed at its end, and removes nothing.
+    user = getpass.getuser()
+    folder = pathlib.Path(tempfile.gettempdir(), f"isometry-starts-{user}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    run(arguments, caches=str(folder), folder=str(folder))
 
     def start() -> str:
-        return run(arguments, caches=folder.name, folder=folder.name)
+        return run(arguments, caches=str(folder), folder=str(folder))
 
     return start
 

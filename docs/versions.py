@@ -43,6 +43,10 @@ Before version 1.0 a minor version (0.x) may break what is public, and the
 [precision](precision.md) promises. An oldest version of a dependency may rise in a
 minor version.
 
+Programs are read through `jax.extend`, which JAX may change in any release. A JAX that
+is newer than the table may be refused, or read less well: a certificate then says that
+it is evidence.
+
 ## Dependencies and their licences
 
 A plain install needs the packages of *core*. The others belong to the extras of their
@@ -79,6 +83,7 @@ LICENCES = {
     "jinja2": "BSD-3-Clause",
     "latex2mathml": "MIT",
     "lazy_loader": "BSD-3-Clause",
+    "cloudpickle": "BSD-3-Clause",
     "loky": "BSD-3-Clause",
     "matfree": "MIT",
     "matplotlib": "PSF-2.0",

@@ -1,5 +1,6 @@
 """Inputs: handwritten digits, Gaussian vectors, images, a user's own files."""
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -93,12 +94,12 @@ def digits(pooled: bool = False) -> Data:
 def _read_digits() -> Float[np.ndarray, "examples 65"]:
     """Return the digits of scikit-learn: 64 pixels and a label in each row."""
     # Its file is read in 10 ms, while to import scikit-learn takes a second.
-    spec = importlib.util.find_spec("sklearn")
-    origin = None
-    if spec is not None:
-        origin = spec.origin
-    if origin is not None:
-        folder = pathlib.Path(origin).parent
+    spec = None
+    # A module without a specification may stand in its place.
+    with contextlib.suppress(ValueError):
+        spec = importlib.util.find_spec("sklearn")
+    if spec is not None and spec.origin is not None:
+        folder = pathlib.Path(spec.origin).parent
         path = folder / _DIGITS_FILE
         if path.is_file():
             return np.loadtxt(path, delimiter=",")

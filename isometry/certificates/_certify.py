@@ -125,7 +125,7 @@ def certify_each(
     """Certify several draws of one network, which is read once for all of them.
 
     Of a deep network the reading alone takes a second. Equal draws, as of the identity,
-    are certified once: a certificate follows from the parameters and a fixed key.
+    are certified once, and share a certificate.
 
     Args:
         f: A network, or any f(params, x).
@@ -443,4 +443,8 @@ def _units(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     with jax.enable_x64(True):
         space = Space(params)
-        return observe(about, point, space, equal=exact.equal, rng=rng)
+        units = observe(about, point, space, equal=exact.equal, rng=rng)
+    # All who ask share them.
+    units.ids.setflags(write=False)
+    units.signs.setflags(write=False)
+    return units

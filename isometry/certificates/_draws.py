@@ -53,9 +53,10 @@ class RandomInputs:
         return self._drawn(_generator(key), lambda: key)
 
     def from_seed(self, seed: int) -> PyTree:
-        """Draw the input of `jax.random.key(seed)`.
+        """Draw an input from a seed below 2^32.
 
-        No key is made unless x holds keys: it would take longer than all the rest.
+        With JAX's own generator of keys it is the input of `jax.random.key(seed)`. No
+        key is made unless x holds keys: it would take longer than all the rest.
         """
         # The bits of that key.
         words = np.array([0, seed], np.uint32)
@@ -147,6 +148,14 @@ class Batches:
             return np.asarray(leaf)[rows]
 
         return jax.tree.map(of_leaf, self.xs)
+
+
+def input_of(draw: Callable[[Key], PyTree], seed: int) -> PyTree:
+    """Draw an input from a seed, without a key where none is needed."""
+    if isinstance(draw, RandomInputs):
+        return draw.from_seed(seed)
+    # Keys are made from NumPy's numbers: to split a key would compile a program.
+    return draw(jax.random.key(seed))
 
 
 def _generator(key: Key) -> np.random.Generator:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from isometry._internal import precision, randomness
 from isometry._internal.errors import NotFinite
 from isometry._internal.types import Key, Params
-from isometry.certificates._draws import RandomInputs
+from isometry.certificates._draws import input_of
 from isometry.certificates._partition import Mask, Vector
 from isometry.certificates._programs import Program
 
@@ -212,7 +212,7 @@ class Gradients:
         """
 
         def cast(leaf: Array | np.ndarray) -> Array | np.ndarray:
-            # Most leaves, and the question what the others are takes longer than this.
+            # Most leaves are of this kind. To ask JAX takes longer than the cast.
             if isinstance(leaf, np.ndarray) and leaf.dtype == np.float64:
                 return leaf.astype(self.program.dtype, copy=False)
             if randomness.is_typed_key(leaf):
@@ -228,19 +228,11 @@ class Gradients:
         """Draw an input, its floating leaves in float64."""
         num_inputs = self.program.num_inputs
         seeds = self.rng.integers(2**31, size=num_inputs)
-        drawn = [self._input(int(seed)) for seed in seeds]
+        drawn = [input_of(self._draw, int(seed)) for seed in seeds]
         self.num_draws += num_inputs
         if num_inputs == 1:
             return precision.cast(drawn[0], jnp.float64)
         return jax.tree.map(_stacked, *drawn)
-
-    def _input(self, seed: int) -> PyTree:
-        """Draw one input, or one batch."""
-        if isinstance(self._draw, RandomInputs):
-            return self._draw.from_seed(seed)
-        # Keys are made from NumPy's numbers, because to split a key would compile a
-        # program.
-        return self._draw(jax.random.key(seed))
 
     def __call__(self, theta: Vector) -> Gradient:
         """Return a gradient at a point, for a random input and cotangent.

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from isometry import structure
 from isometry._internal import checks, precision
 from isometry.certificates import _members
+from isometry.certificates._draws import input_of
 from isometry.certificates._gradients import Space, shaken
 from isometry.certificates._layers import slice_ids
 from isometry.certificates._partition import Partition, Vector, all_zero, split
@@ -225,7 +226,7 @@ class _Reading:
     def drawn(self) -> PyTree:
         """Draw a random input."""
         seed = int(self._rng.integers(2**31))
-        return self._about.draw_point(jax.random.key(seed))
+        return input_of(self._about.draw_point, seed)
 
     def errors(
         self,

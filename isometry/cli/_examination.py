@@ -19,7 +19,7 @@ EXTRAS = {
     "cli": ("rich", "typer"),
     "plot": ("matplotlib",),
     "data": ("scikit-learn",),
-    "store": ("loky", "xarray", "zarr"),
+    "store": ("cloudpickle", "loky", "xarray", "zarr"),
     "report": ("jinja2",),
     "flax": ("flax",),
     "equinox": ("equinox",),

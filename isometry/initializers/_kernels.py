@@ -187,7 +187,10 @@ def lay_out(
 
 
 def is_in_order(parts: Parts, shape: tuple[int, ...]) -> bool:
-    """Tell whether a weight is one kernel (*window, in, out) with its axes in order."""
+    """Tell whether a weight is one kernel (*window, in, out) with its axes in order.
+
+    Its outputs may be those of several groups.
+    """
     order = parts.batch + parts.window + parts.inputs + parts.outputs
     num_axes = len(shape)
     is_single = len(parts.inputs) == len(parts.outputs) == 1

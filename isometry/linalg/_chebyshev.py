@@ -20,14 +20,16 @@ def smooth_cdf(
     *,
     most: int | None = None,
 ) -> Float[Array, "*batch points"]:
-    """Integrate the smooth density whose moments a quadrature knows.
+    """Estimate P(s ≤ x) by a smooth function, from the nodes of a Gauss quadrature.
 
-    They are those of s² to degree 2·steps - 1: of the measure mirrored to ±s, in units
-    of its edge, the first 4·steps - 2 Chebyshev moments. The edge lies as far beyond
-    the largest node as for a density that ends like a square root: the series of a
-    quarter circle is exact. For densities without atoms the error falls much faster
-    with `steps` than that of the staircase of nodes, about 1/(2·steps). An atom is
-    smeared over edge/(2·steps), with 9 % of its mass of overshoot at each side (Gibbs).
+    After k steps the quadrature has the exact moments of s² to degree 2k - 1, and so
+    the exact Chebyshev moments to degree 4k - 2 of s, mirrored to ±s and divided by an
+    edge. Their series is integrated. The edge is the largest node over cos(π/(2k + 1)),
+    which is exact for the quarter circle, whose density ends like a square root.
+
+    A step function of the nodes is wrong by about 1/(2k). For densities without atoms
+    this error falls much faster with k. An atom is smeared over edge/(2k), and the
+    result overshoots by 9 % of its mass at each side (Gibbs).
 
     Source: Weiße, Wellein, Alvermann and Fehske (2006), sections II.B and II.C,
     integrated and without a kernel.
@@ -35,14 +37,14 @@ def smooth_cdf(
     Args:
         log_s: Nodes ln s of Golub-Kahan steps, descending.
         weights: Their masses.
-        steps: How many steps the nodes come from, one number or one each.
+        steps: k: one number, or an array with one for each quadrature of a batch.
         log_points: ln x.
-        most: At most so many steps. Needed where `steps` is an array: None is then the
-            number of nodes, which costs more than fewer would.
+        most: A bound on `steps`, static under jit. By default `steps` if that is a
+            number, and else the number of nodes; a lower bound costs less.
 
     Returns:
         P(s ≤ x), clipped to [0, 1]; not forced to be monotone. Cost: 2 × `most` sines
-        a point and cosines a node.
+        for each point, and as many cosines for each node.
 
     Example:
         >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))

@@ -43,16 +43,18 @@ class _Rows(NamedTuple):
 def live_counts(
     stacks: Sequence[Factors],
 ) -> Int[Array, "batch spaces"]:
-    """Count the scales that are not zero in every space between two factors.
+    """Count the coordinates between factors that no scale of zero switches off.
 
     Args:
-        stacks: Factors whose scales are (batch, count, m), the first acts first.
+        stacks: The factors in the order in which they act. A scale (batch, count, m)
+            multiplies the m outputs of each of `count` factors; all but those of the
+            last stack have one.
 
     Returns:
-        The counts behind each factor but the last.
+        For each factor but the last, how many of its scales are not zero.
 
     Raises:
-        InputError: No factors, or something else among them.
+        InputError: `stacks` is empty, or holds something that is not `Factors`.
 
     Example:
         >>> scale = jnp.array([[[1.0, 0.0]], [[2.0, 3.0]]])

@@ -18,22 +18,22 @@ from isometry._internal.equations import Program
 
 T = TypeVar("T")
 
-# Primitives that only call a program. With a convolution in it, it is evaluated in
-# their place, as they cannot be bound to a changed one.
+# Primitives that call a program, with derivative rules or without. If it holds a
+# convolution, it is evaluated in their place: they cannot be bound to a changed one.
 _INLINED = equations.CALLS | equations.REMAT | equations.CUSTOM
 
 _Function: TypeAlias = Callable[[Array], Array]
 
 
 def canonical(f: _Function) -> _Function:
-    """Bring every convolution inside a function into the fast order of axes.
+    """Run every convolution of a function, in loops too, in the fast order of axes.
 
     Args:
-        f: A function of one array. Derivative rules of its own are gone from the
-            result, so differentiate before.
+        f: A function from one array to one array. The result ignores derivative rules
+            of its own (`custom_jvp`, `custom_vjp`), so differentiate f first.
 
     Returns:
-        The same function up to the order of sums. On anything but a CPU, f itself.
+        A function with the values of f up to rounding; f itself on anything but a CPU.
     """
     if jax.default_backend() != "cpu":
         return f
@@ -42,7 +42,8 @@ def canonical(f: _Function) -> _Function:
         program = jax.make_jaxpr(f)(x)
         if not _convolves(program):
             return f(x)
-        return equations.evaluated(program, [x], _results)[0]
+        (result,) = equations.evaluated(program, [x], _results)
+        return result
 
     return reordered
 

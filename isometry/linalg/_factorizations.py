@@ -377,15 +377,15 @@ _thin_svd = one_at_a_time(_factors_of_svd, on_gpu=_factors_on_gpu)
 
 @jax.custom_jvp
 def thin_svd(a: Inexact[Array, "*batch m n"]) -> ThinSvd:
-    """Factorize A = U diag(s) Vᵀ with min(m, n) singular values.
+    """Factorize A = U diag(s) Vᴴ with min(m, n) singular values.
 
     Args:
         a: Finite matrices, real or complex.
 
     Returns:
-        U, s and Vᵀ. The derivatives of U and V are NaN or infinite where singular
-        values coincide, which leave them undetermined, and those of the longer side
-        where one is zero.
+        U, s descending, and Vᴴ. Where two singular values are equal, U and V are not
+        unique, and their derivatives are NaN or infinite. Where a singular value is
+        zero, so are those of U if m > n, and those of V if n > m.
     """
     return ThinSvd(*_thin_svd(a))
 

@@ -155,11 +155,15 @@ def _condition(
     gram: Float[Array, "r r"],
     lower: Float[Array, "r r"],
 ) -> Float[Array, ""]:
-    """Estimate the condition of a matrix with Gram matrix G = L Lᵀ.
+    """Estimate s_max / s_min of a matrix A from AᵀA = G = L Lᵀ.
 
-    Its norm is at most the root of the largest row sum of |G|. One step of inverse
-    iteration from random vectors finds the smallest singular value, at most too large
-    by a factor of √n for unlucky ones (Dixon, 1983).
+    The root of the largest row sum of |G| stands for s_max, and is never below it. One
+    step of inverse iteration with G from random vectors estimates s_min. That is never
+    too small, and rarely too large by more than √n (Dixon, 1983).
+
+    Args:
+        gram: G, of n columns of A.
+        lower: L, its Cholesky factor.
     """
     row_sums = jnp.sum(jnp.abs(gram), axis=-1)
     largest_sum = jnp.max(row_sums)

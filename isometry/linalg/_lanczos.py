@@ -150,21 +150,28 @@ def bidiagonalize(
     outside: bool = True,
     taken_out: Float[Array, "r n"] | None = None,
 ) -> Bidiagonal:
-    """Take `steps` ≤ n steps of Golub-Kahan from the unit vector `start`, for m ≥ n.
+    """Bidiagonalize J, m × n with m ≥ n, in `steps` ≤ n steps of Golub-Kahan.
 
-    Both bases are orthogonalized in full and twice at each step, which is enough
-    (Giraud et al., 2005). Where nothing but rounding is left, the recursion has found
-    an invariant subspace, as it does after one step on an isometry: it goes on from a
-    random direction in the complement, with a zero in B. Under jit and vmap.
+    They give J V = U B and Jᵀ U = V Bᵀ + β v eᵀ: V and U have orthonormal columns, B is
+    upper bidiagonal of order `steps`, and e is the last unit vector. Each new column is
+    orthogonalized twice against all before it, which is enough (Giraud et al., 2005).
+
+    If only rounding is left of a new column, those before it span an invariant
+    subspace, as after one step on an isometry. The recursion then goes on from a random
+    direction orthogonal to them, with a zero in B. It works under jit and vmap.
 
     Args:
-        operator: With at least as many rows as columns.
-        start: The first right vector.
-        key: For restarts.
-        steps: Order of B.
-        outside: False leaves out the last product with Jᵀ, which gives β and v alone,
-            and leaves both zero.
-        taken_out: Orthonormal rows, or zeros, in whose complement the right basis is.
+        operator: J.
+        start: The first column of V, a unit vector orthogonal to `taken_out`.
+        key: For the random directions.
+        steps: The order of B.
+        outside: Whether to take the last product with Jᵀ, from which β and v come.
+            Without it both are zero.
+        taken_out: Orthonormal rows, to which all columns of V are orthogonal. Rows of
+            zeros do nothing.
+
+    Returns:
+        B, β and the columns of U and V, v the last of them.
     """
     unread = None if outside else steps - 1
     step = functools.partial(

@@ -179,10 +179,14 @@ def _step(path: _Path, state: _State, most: int) -> _State:
 
 
 def _image_of_group(path: _Path, state: _State, end: Integer) -> _Image:
-    """Multiply the basis by all factors of the group that ends before `end`."""
+    """Multiply the basis by the group: factors `state.done` to `end` - 1, one at least.
+
+    The product is `vectors` times 2 to the `power`.
+    """
 
     def multiplied(i: Integer, image: _Image) -> _Image:
-        # Several factors may overflow, or underflow, where none of them does.
+        # A product of several factors may over- or underflow though none of them does,
+        # so the vectors are scaled to entries near 1 before each.
         moduli = jnp.abs(image.vectors)
         peak = jnp.max(moduli)
         vectors, shift = _graded.normalized(image.vectors, peak)
@@ -191,7 +195,7 @@ def _image_of_group(path: _Path, state: _State, end: Integer) -> _Image:
             power=image.power + shift,
         )
 
-    # The first factor meets the basis, whose entries are about 1 at most.
+    # The basis needs no scaling: its entries are about 1 at most.
     first = path.times(state.done, state.product.basis)
     return jax.lax.fori_loop(
         state.done + 1,

@@ -83,8 +83,6 @@ class Seeds:
     @functools.cached_property
     def _shapes(self) -> Params:
         # Cached, because an audit asks several times, and each traces the draw.
-        if self.net is not None:
-            return self.net.shapes
         # Drawing is traced and not run: one seed may take all memory.
         row = row_shapes(self.source)
         if self.draw is None:

@@ -164,12 +164,13 @@ def _binomial_quantile(
     num_trials: int,
     probability: float,
 ) -> int:
-    """Return the smallest count whose probability, with all below it, is `level`."""
+    """Return the least count that is not exceeded with probability `level` or more."""
     # Not scipy.stats, which takes longer to load than the rest of the package.
     from scipy.special import bdtr
 
     up_to = bdtr(np.arange(num_trials + 1), num_trials, probability)
-    return int(np.argmax(up_to >= level))
+    # The last is 1 exactly.
+    return min(int(np.searchsorted(up_to, level)), num_trials)
 
 
 def saturated_quantile(
@@ -225,7 +226,7 @@ def saturated_probability(
     slope = np.asarray(slopes(activation, jnp.asarray(z)))
     is_flat = np.abs(slope) < line
     num_flat = int(is_flat.sum())
-    return float((num_flat + 1) / _MIDPOINTS)
+    return min(1.0, (num_flat + 1) / _MIDPOINTS)
 
 
 @functools.lru_cache(maxsize=64)

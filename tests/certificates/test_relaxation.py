@@ -426,6 +426,8 @@ LEFT = {
     "count": (lambda p, x: x * (x > 0).sum().astype(x.dtype), "whole numbers"),
     "argsort": (lambda p, x: x[jnp.argsort(x)], "sort"),
     "remainder": (lambda p, x: x % 1.0, "remainder"),
+    "eigenvalues": (lambda p, x: jnp.linalg.eigvalsh(jnp.outer(x, x)), "eigh, which"),
+    "few bits": (lambda p, x: jax.lax.reduce_precision(x, 8, 4), "may have kinks"),
     "scatter": (lambda p, x: jnp.zeros(3).at[jnp.array([0, 1, 1])].max(x), "scatter"),
 }
 

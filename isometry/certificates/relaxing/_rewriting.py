@@ -129,6 +129,10 @@ class Rewriting:
             return [leaf(array, is_active=False) for array in _as_it_is(eqn, operands)]
         if self._is_exempt(eqn, operands, jaxpr):
             return self._plain(eqn, operands)
+        # Whole numbers have no kinks: a derivative does not reach them.
+        has_signal = any(o.is_active and is_floating(o.array) for o in operands)
+        if name not in _table.KNOWN and has_signal:
+            return self._left(eqn, operands, f"{name}, which may have kinks")
         relaxation = _table.relaxation_of(eqn)
         if relaxation is None or not _reads_signal(eqn, operands):
             return self._plain(eqn, operands)

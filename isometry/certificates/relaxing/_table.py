@@ -404,6 +404,64 @@ LEFT: Mapping[str, str] = {
     "tpu_custom_call": "a custom call, into which nobody can see",
 }
 
+# Primitives that are analytic wherever they have a derivative, beside those that are
+# named above. Not those whose results change places or signs where values cross, as
+# eigenvalues, singular values and the pivots of an LU factorization do.
+ANALYTIC = frozenset(
+    (
+        "all_gather",
+        "all_gather_invariant",
+        "all_to_all",
+        "bessel_i0e",
+        "bessel_i1e",
+        "cholesky",
+        "complex",
+        "conj",
+        "conv_general_dilated",
+        "cumlogsumexp",
+        "cumprod",
+        "cumsum",
+        "device_put",
+        "digamma",
+        "dot_general",
+        "dynamic_update_slice",
+        "erf_inv",
+        "fft",
+        "igamma",
+        "igammac",
+        "imag",
+        "lgamma",
+        "mesh_cast",
+        "optimization_barrier",
+        "polygamma",
+        "ppermute",
+        "psum",
+        "psum2",
+        "psum_invariant",
+        "pvary",
+        "ragged_dot",
+        "ragged_dot_general",
+        "real",
+        "reduce_prod",
+        "reduce_scatter",
+        "reduce_sum",
+        "reduce_window_sum",
+        "regularized_incomplete_beta",
+        "reshard",
+        "scatter",
+        "scatter-add",
+        "scatter-mul",
+        "scatter-sub",
+        "sharding_constraint",
+        "triangular_solve",
+        "zeta",
+    )
+)
+
+# What a signal may meet without a word to the user. Anything else, as primitives of a
+# later JAX, may have kinks: claims about it are evidence.
+KNOWN = ANALYTIC | ELEMENTWISE | MOVES | FLAT | set(KINKS) | set(OF_GATES)
+
 # A rule for batches is no derivative rule.
 CALLS = equations.CALLS | {"custom_vmap_call"}
 

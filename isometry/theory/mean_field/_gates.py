@@ -81,6 +81,7 @@ def per_gate(
 
     Raises:
         InputError: An unknown gate, or a number that is not finite or below `low`.
+        TracedError: The value is traced.
     """
     checks.on_host(name, value)
     if not isinstance(value, Mapping):

@@ -280,6 +280,7 @@ def _block(
     return np.stack([center, variance, mean(value**2), mean(slope), mean(slope**2)])
 
 
+@functools.lru_cache(maxsize=4096)
 def slope_squares(
     phi: Activation,
     q: float,

@@ -35,8 +35,6 @@ _BOUND = (
     "arXiv:2110.12661"
 )
 
-# Grades of a certificate's claims, the surest first.
-
 
 class _Limit(NamedTuple):
     """The rank N_x with which that of a weight, or of one tap of it, is compared.

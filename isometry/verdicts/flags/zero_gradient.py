@@ -31,8 +31,6 @@ _REMEDIES = {
     ),
 }
 
-# The grade of a certificate's claim that holds up to rounding.
-
 
 @flag("zero_gradient", rank=10, source=_SOURCE)
 def judge(

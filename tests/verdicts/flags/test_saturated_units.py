@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from isometry import networks, theory
 from isometry.activations import Activation
+from isometry.verdicts import _nulls
 from tests.verdicts.audited import (
     changed,
     gaussian,
@@ -115,3 +116,19 @@ def test_gates_are_to_open_and_close():
     planted = changed(params, "['forget']['b']", open_)
     xs = jax.random.normal(jax.random.key(1), (4, 3, 2))
     assert judged("saturated_units", measured(net, planted, xs)).state == "clear"
+
+
+def test_a_share_that_chance_alone_explains_is_below_its_line():
+    """The slope of so steep an activation is flat at every quantile of a Gaussian."""
+    steep = networks.mlp(WIDTHS, lambda x: jnp.tanh(1e6 * x)).activation
+    probability = _nulls.saturated_probability(steep, line=1e4, variance=1.0)
+    assert probability == 1
+    assert _nulls.saturated_quantile(24, probability, level=0.99) > 1
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99, 1 - 1e-6])
+@pytest.mark.parametrize("probability", [0.0, 1e-4, 0.3, 1.0])
+def test_quantiles_are_those_of_the_binomial_law(level, probability):
+    for num_trials in (0, 1, 7, 300):
+        found = _nulls._binomial_quantile(level, num_trials, probability)
+        assert found == binom.ppf(level, num_trials, probability)
