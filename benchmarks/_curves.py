@@ -177,5 +177,5 @@ def _draw(
     for one in (above, below):
         one.set_xscale("log")
         one.set_yscale("log")
-        one.tick_params(labelsize=7)
+        one.tick_params(which="both", labelsize=7)
     below.set_xlabel(curve.axis, fontsize=8)

@@ -7,6 +7,7 @@ to take at most 1.3 times its 1000 vector-Jacobian products and one factorizatio
 4 GB in all.
 """
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import spectra
@@ -22,6 +23,7 @@ from benchmarks._declare import (
 )
 
 if TYPE_CHECKING:
+    import jax
     import numpy as np
 
     from benchmarks._models import Model
@@ -89,6 +91,29 @@ def plain_jax(model: str, dtype: str, **parameters: Any) -> Call:
     return lambda: measure(params, x)
 
 
+def _rows(
+    f: "Callable[..., jax.Array]", params: Any, x: "jax.Array"
+) -> "Callable[[], Iterator[jax.Array]]":
+    """Return a function that pulls all directions back, `DIRECTIONS` at a time."""
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def pull_some(params: Any, x: jax.Array, directions: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            _, pull = jax.vjp(lambda x: f(params, x), x)
+            (rows,) = jax.vmap(pull)(directions)
+            return rows.reshape(len(directions), -1)
+
+    def pull_all() -> "Iterator[jax.Array]":
+        num_outputs = jax.eval_shape(f, params, x).size
+        directions = jnp.eye(num_outputs, dtype=x.dtype)
+        for start in range(0, num_outputs, DIRECTIONS):
+            yield pull_some(params, x, directions[start : start + DIRECTIONS])
+
+    return pull_all
+
+
 def vjps_and_factorization(model: str, dtype: str, **parameters: Any) -> Call:
     """Pull a few directions at a time back, in a loop; then QR, and the values of R.
 
@@ -99,13 +124,7 @@ def vjps_and_factorization(model: str, dtype: str, **parameters: Any) -> Call:
 
     f, params, x, *_ = _make(model, dtype, **parameters)
     params, x = jax.tree.map(jnp.asarray, (params, x))
-
-    @jax.jit
-    def pull_some(params: Any, x: jax.Array, directions: jax.Array) -> jax.Array:
-        with jax.default_matmul_precision("highest"):
-            _, pull = jax.vjp(lambda x: f(params, x), x)
-            (rows,) = jax.vmap(pull)(directions)
-            return rows.reshape(len(directions), -1)
+    rows = _rows(f, params, x)
 
     @jax.jit
     def values(jacobian: jax.Array) -> jax.Array:
@@ -114,14 +133,7 @@ def vjps_and_factorization(model: str, dtype: str, **parameters: Any) -> Call:
             return jnp.linalg.svd(triangle, compute_uv=False)
 
     def measure() -> jax.Array:
-        num_outputs = jax.eval_shape(f, params, x).size
-        directions = jnp.eye(num_outputs, dtype=dtype)
-        starts = range(0, num_outputs, DIRECTIONS)
-        rows = [
-            pull_some(params, x, directions[start : start + DIRECTIONS])
-            for start in starts
-        ]
-        return values(jnp.concatenate(rows))
+        return values(jnp.concatenate(list(rows())))
 
     return measure
 
@@ -132,8 +144,8 @@ def vjps_and_factorization(model: str, dtype: str, **parameters: Any) -> Call:
 def reference(model: str, dtype: str, **parameters: Any) -> "np.ndarray":
     """Find the values in float64, from weights that are rounded as those measured.
 
-    Of perceptrons NumPy multiplies the layers; of the others JAX pulls directions back
-    one by one, and NumPy factorizes.
+    Of perceptrons NumPy multiplies the layers; of the others JAX pulls directions back,
+    and NumPy factorizes.
     """
     if model == "mlp":
         return spectra.reference(dtype=dtype, **parameters)
@@ -146,13 +158,7 @@ def reference(model: str, dtype: str, **parameters: Any) -> "np.ndarray":
     wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (params, x))
     params, x = wide
 
-    @jax.jit
-    def pull_one(params: Any, x: jax.Array, direction: jax.Array) -> jax.Array:
-        _, pull = jax.vjp(lambda x: f(params, x), x)
-        return pull(direction)[0].ravel()
-
-    directions = np.eye(jax.eval_shape(f, params, x).size)
-    jacobian = np.stack([pull_one(params, x, row) for row in directions])
+    jacobian = np.concatenate(list(_rows(f, params, x)()))
     if jacobian.shape[1] > jacobian.shape[0]:
         jacobian = np.linalg.qr(jacobian.T, mode="r")
     return np.linalg.svd(jacobian, compute_uv=False)
@@ -194,6 +200,7 @@ def perceptron(curve: str, *, width: int, depth: int, count: int) -> Task:
             "activation": "tanh",
         },
         methods=("isometry", PLAIN_JAX),
+        against=(NOBODY,),
     )
 
 
@@ -204,6 +211,7 @@ def of_model(model: str, **size: int) -> Task:
         f"{model} {number}",
         parameters={"model": model, "dtype": "float32", **size},
         methods=("isometry", PLAIN_JAX),
+        against=(NOBODY,),
     )
 
 
