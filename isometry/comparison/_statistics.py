@@ -162,7 +162,8 @@ def _difference(
     low, high = _halves(log_lam.shape[-1])
     of_upper = log_lam[..., high].mean(-1)
     of_lower = log_lam[..., low].mean(-1)
-    return of_upper - of_lower
+    # Of one matrix a number: an array like the others.
+    return np.asarray(of_upper - of_lower)
 
 
 def few_ranks(by_rank: ByRank) -> Statistics:
