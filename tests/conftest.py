@@ -120,8 +120,19 @@ CORE = (
 FRAMEWORKS = ("test_flax", "test_haiku", "test_equinox")
 
 
+# Tests of several seconds come first. At the end of a run, one worker would still be
+# busy with such a test when the others have nothing left.
+FIRST = (
+    "test_programs_end",
+    "test_readme_shows",
+    "test_smoke_run",
+    "test_two_processes",
+)
+
+
 def pytest_collection_modifyitems(items):
-    """Mark the sample for the oldest and newest versions."""
+    """Mark the sample for the oldest and newest versions, and begin with long tests."""
     for item in items:
         if item.nodeid.startswith(CORE) or item.name.startswith(FRAMEWORKS):
             item.add_marker("core")
+    items.sort(key=lambda item: not item.name.startswith(FIRST))

@@ -59,7 +59,7 @@ BENCHMARK = Benchmark(
     methods=(
         Method("ours", squares("ours", 0.001), ours=True, environment=ENVIRONMENT),
         Method(
-            "slow ours", squares("slow ours", 0.2), ours=True, environment=ENVIRONMENT
+            "slow ours", squares("slow ours", 0.1), ours=True, environment=ENVIRONMENT
         ),
         Method("peer", squares("peer", 0.002), environment=ENVIRONMENT),
         Method("plain JAX", squares("plain JAX", 0.05), environment=ENVIRONMENT),

@@ -227,7 +227,7 @@ def test_rival_is_compared_beside_the_best_peer(raced):
 
 
 def test_ours_must_reach_095_of_plain_jax_where_that_takes_part(raced):
-    """Nothing of it is declared: ours sleeps 1 ms, slow ours 200, plain JAX 50."""
+    """Nothing of it is declared: ours sleeps 1 ms, slow ours 100, plain JAX 50."""
     record = full(raced[0])
     held = [found for found in record["tasks"][0]["ratios"] if found["least"]]
     assert [found["peer"] for found in held] == ["plain JAX", "plain JAX"]
