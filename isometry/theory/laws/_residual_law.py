@@ -254,7 +254,11 @@ def _num_gaussian(order: str, weights: str) -> int:
 
 
 def _refuse_sparse(phi: Activation, measure: Measure, num_active: int) -> None:
-    """Refuse the approximation where it is bad; one block is exact."""
+    """Refuse several blocks of which most units have slope zero.
+
+    The law of several blocks is an approximation, which is bad there. That of one block
+    is exact.
+    """
     if num_active < 2:
         return
     raise NotDefined(

@@ -212,6 +212,10 @@ def table(phi: Activation) -> tuple[Variances, Moments]:
 
 
 def _require_within_limit(phi: Activation, q: float) -> None:
+    """Refuse a variance at which an activation cannot be integrated.
+
+    `REACH` standard deviations must lie within the interval on which it can.
+    """
     reach = REACH * float(np.sqrt(q))
     most = pieces(phi, octave_of(reach)).limit
     if reach > most and np.isfinite(most):
