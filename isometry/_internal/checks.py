@@ -18,6 +18,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from isometry._internal import kinds
 from isometry._internal.errors import InputError, TracedError
 from isometry._internal.extras import extra as extra
 
@@ -27,9 +28,6 @@ T = TypeVar("T")
 # refuse arrays that a large machine holds; with ten times more, XLA would die instead
 # of saying what is wrong.
 _MOST_ENTRIES = 2**40
-
-# Words of an old-style key: two for threefry2x32, four for rbg and unsafe_rbg.
-_OLD_KEY_WORDS = (2, 4)
 
 
 # Characters of a value in a message: enough to recognize it, less than a page of an
@@ -387,32 +385,16 @@ def float_dtype(dtype: Any) -> np.dtype:
     return kind
 
 
-def is_key(value: Any) -> bool:
-    """Tell whether `value` is a PRNG key or an array of keys, typed or old.
-
-    An old key has the dtype uint32 and two or four words on its last axis. So has any
-    other array of that dtype and shape, which cannot be told from a key.
-    """
-    dtype = getattr(value, "dtype", None)
-    if dtype is None:
-        return False
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return True
-    if dtype != np.uint32 or value.ndim == 0:
-        return False
-    return value.shape[-1] in _OLD_KEY_WORDS
-
-
 def _key_axes(value: Any) -> int:
     """Return the number of axes of an array of keys; the words of old keys are none."""
-    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if kinds.is_typed_key(value):
         return value.ndim
     return value.ndim - 1
 
 
 def key(name: str, value: Any) -> jax.Array:
     """Require a single random key, typed or an old one of uint32 words."""
-    if not is_key(value):
+    if not kinds.is_key(value):
         came = show(value)
     elif _key_axes(value) != 0:
         came = f"an array of shape {value.shape}"
@@ -430,7 +412,7 @@ def keys(name: str, value: Any) -> jax.Array:
     """
     wanted = "not a one-dimensional array of random keys"
     advice = "write jax.random.split(jax.random.key(0), 8)."
-    if not is_key(value):
+    if not kinds.is_key(value):
         raise InputError(f"{name} is {show(value)}, {wanted}; {advice}")
     if _key_axes(value) != 1:
         raise InputError(f"{name} is of shape {value.shape}, {wanted}; {advice}")
@@ -475,7 +457,7 @@ def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
     """Require a finite floating array of shape (n, *shape), with n >= 1 examples."""
     dtype = getattr(value, "dtype", None)
     came = tuple(getattr(value, "shape", ()))
-    is_floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    is_floating = dtype is not None and kinds.is_floating(value)
     has_rows = len(came) > 0 and came[0] > 0
     if not (is_floating and has_rows and came[1:] == tuple(shape)):
         what = show(value)
@@ -509,7 +491,7 @@ def real(name: str, value: T) -> T:
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         where = name + jax.tree_util.keystr(path)
-        if not (is_traced(leaf) or is_key(leaf) or holds_numbers(leaf)):
+        if not (is_traced(leaf) or kinds.is_key(leaf) or holds_numbers(leaf)):
             raise InputError(
                 f"{where} is {show(leaf)}, not an array; close over what is none."
             )
@@ -549,7 +531,7 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
             "with jnp; jnp.where instead of if."
         ) from error
     is_array = hasattr(result, "dtype")
-    is_real_result = is_array and jnp.issubdtype(result.dtype, jnp.floating)
+    is_real_result = is_array and kinds.is_floating(result)
     if not is_real_result or result.shape != among.shape:
         came = type(result).__name__
         if is_array:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, randomness
+from isometry._internal import checks, kinds
 from isometry._internal.errors import FromCall, NotFinite, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
@@ -149,7 +149,7 @@ def _digest(params: Params) -> bytes:
     """Return a digest of the bits of all leaves, equal where all of them are."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
-        if randomness.is_typed_key(leaf):
+        if kinds.is_typed_key(leaf):
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         digest.update(f"{array.shape} {array.dtype}".encode())

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from isometry import structure
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import FromCall, InputError, NotDefined
 from isometry._internal.types import Key, Params
 from isometry.certificates import _draws
@@ -135,9 +135,9 @@ def check_params(params: Params) -> None:
     # Whole numbers and keys among the parameters are not trained.
     num_floating = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if checks.is_key(leaf):
+        if kinds.is_key(leaf):
             continue
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if not kinds.is_floating(leaf):
             continue
         num_floating += np.size(leaf)
         if checks.num_not_finite(leaf):

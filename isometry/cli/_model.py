@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.certificates import _draws
@@ -133,7 +133,7 @@ def inputs_of(net: Network, key: Key) -> PyTree[Array]:
     for i, leaf in enumerate(leaves):
         shape = (_EXAMPLES, *leaf.shape)
         key_leaf = jax.random.fold_in(key, i)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if kinds.is_floating(leaf):
             drawn.append(jax.random.normal(key_leaf, shape, leaf.dtype))
         elif leaf.dtype == np.bool_:
             drawn.append(jax.random.bernoulli(key_leaf, shape=shape))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError, public
 from isometry.linalg import _factorizations, _graded
 
@@ -72,7 +72,7 @@ def matrices(a: ArrayLike) -> Float[Array, "*batch m n"]:
         raise InputError(
             f"a has shape {a.shape}; write (..., m, n) with m, n at least 1."
         )
-    if not jnp.issubdtype(a.dtype, jnp.floating):
+    if not kinds.is_floating(a):
         raise InputError(f"a has dtype {a.dtype}; write a.astype(jnp.float32).")
     if jnp.finfo(a.dtype).bits < 32:
         return a.astype(jnp.float32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from isometry._internal import checks, memory
+from isometry._internal import checks, kinds, memory
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure._function import Map
@@ -264,11 +264,11 @@ def key_parts(key: Key) -> tuple[str | None, Array]:
 
     The name is None for raw uint32 keys, which are their own bits.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not kinds.is_typed_key(key):
         return None, key
     return str(jax.random.key_impl(key)), jax.random.key_data(key)
 
 
 def comparable(leaf: Array) -> Array:
     """Return an array that NumPy can compare: the bits of a key, or the array."""
-    return key_parts(leaf)[1] if checks.is_key(leaf) else leaf
+    return key_parts(leaf)[1] if kinds.is_key(leaf) else leaf

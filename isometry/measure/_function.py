@@ -7,12 +7,11 @@ import weakref
 from collections.abc import Callable, Hashable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, jaxprs, precision
+from isometry._internal import checks, jaxprs, kinds, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 
@@ -149,7 +148,7 @@ def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
     digest = hashlib.blake2b()
     for constant in closed.consts:
         # Random keys are compared by their bits.
-        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
+        if kinds.is_typed_key(constant):
             constant = jax.random.key_data(constant)
         digest.update(np.asarray(constant).tobytes())
     return printed_identity(closed, reference), digest.digest()
@@ -198,6 +197,6 @@ def require_array(y: PyTree) -> jax.ShapeDtypeStruct:
             f"f returns {checks.kind_of(y)}; it must return one array. Write output=, "
             "an index or a key, to choose one."
         )
-    if not jnp.issubdtype(y.dtype, jnp.floating):
+    if not kinds.is_floating(y):
         raise InputError(f"f returns {y.dtype}; it must return a real floating array.")
     return y

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from isometry import linalg
-from isometry._internal import checks, compilation, precision
+from isometry._internal import checks, compilation, kinds, precision
 from isometry._internal.errors import InputError, NotFinite, public
 from isometry.measure import (
     _batches,
@@ -156,7 +156,7 @@ class Spectrum:
                 f"arrays has shape {matrices.shape}; write (..., m, n), m outputs and "
                 "n inputs."
             )
-        if not jnp.issubdtype(matrices.dtype, jnp.floating):
+        if not kinds.is_floating(matrices):
             raise InputError(
                 f"arrays is of {matrices.dtype}; write arrays.astype('float32')."
             )

@@ -9,10 +9,9 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax.numpy as jnp
 from jax.extend import core
 
-from isometry._internal import jaxprs
+from isometry._internal import jaxprs, kinds
 from isometry.structure import _walking
 
 # Operations whose inside cannot be read: they have no jaxpr, or one that does not say
@@ -97,9 +96,7 @@ class Value(NamedTuple):
     @property
     def is_floating(self) -> bool:
         """Whether it is floating, so that it may have a derivative."""
-        # Effect tokens and random keys have no NumPy dtype.
-        dtype = getattr(self.aval, "dtype", None)
-        return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        return kinds.is_floating(self.aval)
 
 
 class Scan(NamedTuple):

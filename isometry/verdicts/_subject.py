@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError, NotDefined
 from isometry._internal.types import Key, Params
 from isometry.measure import _arguments, _draws, _ensemble, _run, _spans
@@ -191,7 +191,7 @@ class Subject:
         """Return the parameters of one seed, on the host."""
 
         def of_seed(leaf: Array) -> Array | np.ndarray:
-            if checks.is_key(leaf):
+            if kinds.is_key(leaf):
                 return leaf[seed]
             # Indexed by NumPy, because JAX would compile two programs for each shape.
             return np.asarray(np.asarray(leaf)[seed])
@@ -201,7 +201,7 @@ class Subject:
 
 def _stacked(leaves: Sequence[Array]) -> Array:
     """Stack arrays in NumPy, because JAX would compile programs for each shape."""
-    if checks.is_key(leaves[0]):
+    if kinds.is_key(leaves[0]):
         return jnp.stack(leaves)
     return checks.on_device(np.stack([np.asarray(leaf) for leaf in leaves]))
 
