@@ -22,6 +22,12 @@ from isometry._internal.types import Key
 _COUNTING = "threefry2x32"
 
 
+def host_generator(key: Key) -> np.random.Generator:
+    """Return NumPy's generator, which compiles nothing, seeded by the bits of a key."""
+    bits = np.asarray(jax.random.key_data(key))
+    return np.random.default_rng(bits.ravel())
+
+
 # One program, not one for each of the keys that are taken out of an array of them.
 @functools.partial(jax.jit, static_argnums=1, inline=True)
 def split(key: Key, num: int = 2) -> tuple[Key, ...]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, kinds
+from isometry._internal import checks, kinds, randomness
 from isometry._internal.errors import FromCall, NotFinite, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
@@ -162,8 +162,7 @@ def _certified(
     params: Params,
     key: Key,
 ) -> Certificate:
-    seed = np.asarray(jax.random.key_data(key)).ravel()
-    rng = np.random.default_rng(seed)
+    rng = randomness.host_generator(key)
     space = Space(params)
     # For a large vocabulary, several inputs are drawn at each point, so that a few
     # points show all rows.
@@ -440,7 +439,7 @@ def _units(
 ) -> Units:
     """Return the classes of the values at a point: `Certificate.units`."""
     assert exact.equal is not None, "the exact search keeps the classes of theta"
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    rng = randomness.host_generator(key)
     with jax.enable_x64(True):
         space = Space(params)
         units = observe(about, point, space, equal=exact.equal, rng=rng)

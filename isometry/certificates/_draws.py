@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import jaxprs, kinds
+from isometry._internal import jaxprs, kinds, randomness
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.structure import Anatomy
@@ -50,7 +50,7 @@ class RandomInputs:
 
     def __call__(self, key: Key) -> PyTree:
         """Draw an input."""
-        return self._drawn(_generator(key), lambda: key)
+        return self._drawn(randomness.host_generator(key), lambda: key)
 
     def from_seed(self, seed: int) -> PyTree:
         """Draw an input from a seed below 2^32.
@@ -138,7 +138,7 @@ class Batches:
     def __call__(self, key: Key) -> PyTree:
         """Draw a batch."""
         if len(self._left) < self.size:
-            shuffled = _generator(key).permutation(self._num_rows)
+            shuffled = randomness.host_generator(key).permutation(self._num_rows)
             self._left = np.concatenate([self._left, shuffled])
         # Rows that are left over come first in the next batch.
         rows = self._left[: self.size]
@@ -156,12 +156,6 @@ def input_of(draw: Callable[[Key], PyTree], seed: int) -> PyTree:
         return draw.from_seed(seed)
     # Keys are made from NumPy's numbers: to split a key would compile a program.
     return draw(jax.random.key(seed))
-
-
-def _generator(key: Key) -> np.random.Generator:
-    """Return NumPy's generator, which compiles nothing, seeded by a key."""
-    words = jax.random.key_data(key)
-    return np.random.default_rng(np.asarray(words))
 
 
 def default(
