@@ -271,8 +271,9 @@ def _unit_of(closed: core.ClosedJaxpr) -> float:
     coarsest = _DOUBLE
     for eqn in jaxprs.equations(closed.jaxpr):
         for var in eqn.outvars:
-            if kinds.is_floating(var.aval):
-                coarsest = max(coarsest, float(jnp.finfo(var.aval.dtype).eps) / 2)
+            aval: Any = var.aval
+            if kinds.is_floating(aval):
+                coarsest = max(coarsest, float(jnp.finfo(aval.dtype).eps) / 2)
     return coarsest
 
 

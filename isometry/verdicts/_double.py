@@ -1,7 +1,7 @@
 """Gradients in float64, where they underflow to zero in the dtype of the network."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -148,7 +148,8 @@ def _is_coarse(program: core.ClosedJaxpr) -> bool:
     """Tell whether a program has a floating value of less than 64 bits."""
     for eqn in jaxprs.equations(program.jaxpr):
         for var in eqn.outvars:
-            if kinds.is_floating(var.aval) and jnp.finfo(var.aval.dtype).bits < 64:
+            aval: Any = var.aval
+            if kinds.is_floating(aval) and jnp.finfo(aval.dtype).bits < 64:
                 return True
     return False
 
