@@ -3,14 +3,13 @@
 import copy
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, kinds, randomness
+from isometry._internal import checks, digests, randomness
 from isometry._internal.errors import FromCall, NotFinite, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
@@ -134,27 +133,15 @@ def certify_each(
     """
     about = subject(f, draws[0], x, draw=None, xs=None, loss=None)
     certificates: dict[bytes, Certificate] = {}
-    digests = []
+    identities = []
     for params in draws:
         check_params(params)
-        digest = _digest(params)
-        digests.append(digest)
+        digest = digests.of_arrays(jax.tree.leaves(params))
+        identities.append(digest)
         if digest not in certificates:
             with jax.enable_x64(True):
                 certificates[digest] = _certified(about, params, jax.random.key(0))
-    return tuple(certificates[digest] for digest in digests)
-
-
-def _digest(params: Params) -> bytes:
-    """Return a digest of the bits of all leaves, equal where all of them are."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        if kinds.is_typed_key(leaf):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.digest()
+    return tuple(certificates[digest] for digest in identities)
 
 
 def _certified(
@@ -321,11 +308,11 @@ def _groups(space: Space) -> Labels:
     Experts and branches are often arrays of their own. An optimizer that treats arrays
     alike keeps equal ones equal.
     """
-    by_content: dict[tuple[tuple[int, ...], bytes], int] = {}
+    by_content: dict[bytes, int] = {}
     groups = []
     for i, array in enumerate(space.arrays(space.theta)):
-        digest = hashlib.sha256(np.abs(array).tobytes()).digest()
-        groups.append(by_content.setdefault((array.shape, digest), i))
+        digest = digests.of_arrays([np.abs(array)])
+        groups.append(by_content.setdefault(digest, i))
     has_copies = any(
         group != i and len(space.shapes[i]) >= 2 for i, group in enumerate(groups)
     )
