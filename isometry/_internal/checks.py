@@ -245,8 +245,12 @@ def array(name: str, value: Any) -> jax.Array:
                 return on_device(numbers.copy())
     except InputError:
         raise
-    except (TypeError, ValueError, OverflowError):
-        pass
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        # The library says what to do: detach the array, or copy it to the host.
+        if kinds.is_foreign(value):
+            raise InputError(
+                f"{name} is {_of_library(value)} that NumPy cannot read: {error}"
+            ) from error
     came = show(value)
     if isinstance(value, np.ndarray):
         came = f"an array of {value.dtype}"
@@ -283,8 +287,17 @@ def holds_numbers(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return isinstance(value, (bool, int, float, complex))
+    if kinds.is_foreign(value):
+        return False
     is_numeric = jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
     return hasattr(value, "shape") and is_numeric
+
+
+def _of_library(value: object) -> str:
+    """Describe an array of another library: "a Tensor of torch"."""
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    return f"a {kind.__name__} of {library}"
 
 
 def points(name: str, value: Any, dtype: Any) -> jax.Array:
@@ -487,10 +500,16 @@ def real(name: str, value: T) -> T:
     Integers and booleans are real too. PRNG keys and tracers are let through.
 
     Raises:
-        InputError: A leaf is complex, or is no array. The message tells its path.
+        InputError: A leaf is complex, is no array, or is one of another library. The
+            message tells its path.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         where = name + jax.tree_util.keystr(path)
+        if kinds.is_foreign(leaf):
+            raise InputError(
+                f"{where} is {_of_library(leaf)}, not an array of NumPy or JAX; write "
+                f"jax.tree.map(np.asarray, {name})."
+            )
         if not (is_traced(leaf) or kinds.is_key(leaf) or holds_numbers(leaf)):
             raise InputError(
                 f"{where} is {show(leaf)}, not an array; close over what is none."
@@ -563,12 +582,14 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
         )
 
 
-# Libraries whose modules hold or draw their parameters, with the adapter of each.
-_ADAPTERS = {
-    "flax.linen": "flax(module, example)",
-    "flax.nnx": "nnx(lambda rngs: Module(..., rngs=rngs), example)",
-    "equinox": "equinox(lambda key: Module(..., key=key), example)",
-    "haiku": "haiku(transformed, example)",
+# Libraries whose modules hold or draw their parameters, and what to write instead.
+_INSTEAD = {
+    "flax.linen": "networks.flax(module, example)",
+    "flax.nnx": "networks.nnx(lambda rngs: Module(..., rngs=rngs), example)",
+    "equinox": "networks.equinox(lambda key: Module(..., key=key), example)",
+    "haiku": "networks.haiku(transformed, example)",
+    "torch.nn": "it in jax.numpy, or isometry.Spectrum.of_jacobians(jacobians) of the "
+    "Jacobians that torch computes",
 }
 
 # A module of Equinox or NNX may be a function of parameters after all, and then its
@@ -577,25 +598,35 @@ _PARAMETERS = frozenset(("params", "parameters", "variables", "theta", "p"))
 
 
 def no_module(name: str, value: T) -> T:
-    """Refuse a module of a library, which is no f(params, x); name its adapter."""
+    """Refuse a module of a library, which is no f(params, x); say what to write."""
     kind = value if isinstance(value, type) else type(value)
     origins = [f"{base.__module__}." for base in kind.__mro__]
-    for library, adapter in _ADAPTERS.items():
+    for library, instead in _INSTEAD.items():
         is_module = any(origin.startswith(f"{library}.") for origin in origins)
         if is_module and not _takes_params(kind):
             raise InputError(
                 f"{name} is of {kind.__name__}, a module of {library}, and no "
-                f"f(params, x); write networks.{adapter}."
+                f"f(params, x); write {instead}."
             )
     return value
 
 
 def _takes_params(kind: type) -> bool:
     """Tell whether calls may take parameters first, by the name of the argument."""
-    arguments = list(inspect.signature(kind.__call__).parameters.values())
-    # The first argument after self counts. Wrapped functions, such as those of
-    # filter_jit, take *args.
-    if len(arguments) < 2:
-        return False
-    is_any = arguments[1].kind is inspect.Parameter.VAR_POSITIONAL
-    return is_any or arguments[1].name in _PARAMETERS
+    first = _first_argument(kind.__call__)
+    # The call of a torch module takes *args and passes them on.
+    if _takes_any(first) and hasattr(kind, "forward"):
+        first = _first_argument(kind.forward)
+    # Wrapped functions, such as those of filter_jit, take *args too.
+    return _takes_any(first) or (first is not None and first.name in _PARAMETERS)
+
+
+def _first_argument(method: Callable[..., object]) -> inspect.Parameter | None:
+    """Return the argument after self, or None if there is none."""
+    arguments = list(inspect.signature(method).parameters.values())
+    return arguments[1] if len(arguments) > 1 else None
+
+
+def _takes_any(argument: inspect.Parameter | None) -> bool:
+    """Tell whether an argument is *args."""
+    return argument is not None and argument.kind is inspect.Parameter.VAR_POSITIONAL

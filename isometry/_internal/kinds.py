@@ -16,11 +16,7 @@ _OLD_KEY_WORDS = (2, 4)
 
 def is_floating(value: object) -> bool:
     """Tell whether a value holds real floating numbers, so that it has derivatives."""
-    dtype = getattr(value, "dtype", None)
-    # Python numbers have no dtype, and neither have the effect tokens of programs.
-    if dtype is None:
-        return isinstance(value, float)
-    return jnp.issubdtype(dtype, jnp.floating)
+    return isinstance(value, float) or _is_of(value, jnp.floating)
 
 
 def is_inexact(value: Any) -> bool:
@@ -30,16 +26,14 @@ def is_inexact(value: Any) -> bool:
 
 def is_whole(value: Any) -> bool:
     """Tell whether a value holds whole numbers that are no random keys."""
-    dtype = getattr(value, "dtype", None)
-    if dtype is None:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return jnp.issubdtype(dtype, jnp.integer) and not is_key(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    return _is_of(value, jnp.integer) and not is_key(value)
 
 
 def is_typed_key(value: object) -> bool:
     """Tell whether a value is an array of typed keys, which NumPy does not know."""
-    dtype = getattr(value, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    return _is_of(value, jax.dtypes.prng_key)
 
 
 def is_key(value: Any) -> bool:
@@ -53,3 +47,27 @@ def is_key(value: Any) -> bool:
     if getattr(value, "dtype", None) != np.uint32 or value.ndim == 0:
         return False
     return value.shape[-1] in _OLD_KEY_WORDS
+
+
+def is_foreign(value: Any) -> bool:
+    """Tell whether a value is an array of a library whose dtypes NumPy does not know.
+
+    Those of PyTorch are. JAX traces no program with one.
+    """
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return False
+    try:
+        jnp.issubdtype(dtype, np.generic)
+    except TypeError:
+        return True
+    return False
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    """Tell whether the dtype of a value is of a kind; those of others are of none."""
+    dtype = getattr(value, "dtype", None)
+    # Python numbers have no dtype, and neither have the effect tokens of programs.
+    if dtype is None or is_foreign(value):
+        return False
+    return jnp.issubdtype(dtype, kind)

@@ -200,6 +200,7 @@ def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) ->
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
         )
+    checks.real("params", params)
     # A leaf without an axis of seeds would be sliced along another of its axes.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
     if not leading:

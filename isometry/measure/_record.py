@@ -119,12 +119,16 @@ class Spectrum:
     ) -> "Spectrum":
         """Factorize Jacobians that were computed elsewhere.
 
-        `compare`, the flags and the pictures take the result. With seeds on the first
-        axis and inputs on the second, standard errors are over seeds. In PyTorch::
+        `compare` and the pictures take the result. With seeds on the first axis and
+        inputs on the second, standard errors are over seeds. In PyTorch, of a module
+        that maps (rows, inputs) to (rows, outputs)::
 
-            one = torch.func.jacrev(lambda x: torch.func.functional_call(net, w, x))
+            one = torch.func.jacrev(lambda x: module(x[None])[0])
             jacobians = torch.func.vmap(one)(xs)
             sp = isometry.Spectrum.of_jacobians(jacobians.detach().cpu())
+
+        If x has several axes, make them one first: of images, for example, by
+        `jacobians.flatten(2)`. Their axes cannot be told from those of a batch.
 
         The span is "given", which may be compared with any law.
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError, MissingExtra, TracedError
+from tests.foreign import Tensor
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 
@@ -351,6 +352,35 @@ MODULES = {
 def test_module_of_a_library_is_refused_with_its_adapter(adapter):
     with refused(rf"write networks\.{adapter}\("):
         checks.no_module("f", MODULES[adapter])
+
+
+class TorchModule:
+    """A module as torch's are called, without torch."""
+
+    def __call__(self, *args):
+        return self.forward(*args)
+
+    def forward(self, x):
+        return x
+
+
+def test_module_of_torch_is_refused_though_its_call_takes_anything(monkeypatch):
+    monkeypatch.setattr(TorchModule, "__module__", "torch.nn.modules.module")
+    with refused(r"module of torch\.nn.*Spectrum\.of_jacobians"):
+        checks.no_module("f", TorchModule())
+    # A forward may take the parameters after all.
+    monkeypatch.setattr(TorchModule, "forward", lambda self, params, x: params * x)
+    assert isinstance(checks.no_module("f", TorchModule()), TorchModule)
+
+
+def test_arrays_of_another_library_are_refused_with_what_to_write():
+    tensor = Tensor()
+    assert kinds.is_foreign(tensor)
+    assert not kinds.is_key(tensor)
+    with refused(r"params\['w'\] is a Tensor of .*jax\.tree\.map\(np\.asarray, params"):
+        checks.real("params", {"w": tensor})
+    with refused(r"xs is a Tensor of .*NumPy cannot read: Use tensor\.detach"):
+        checks.array("xs", tensor)
 
 
 @pytest.mark.parametrize("wrap", [jax.jit, eqx.filter_jit, nnx.jit])
