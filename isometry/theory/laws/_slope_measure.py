@@ -16,13 +16,7 @@ from jaxtyping import Complex, Float
 
 from isometry._internal.errors import NotDefined
 from isometry.activations import Activation
-from isometry.theory.laws._measure import (
-    RULE_NODES,
-    Measure,
-    Rule,
-    discrete,
-    gauss_rule,
-)
+from isometry.theory.laws._measure import RULE_NODES, Measure, discrete
 from isometry.theory.laws._slope_series import (
     NOISE,
     REACH,
@@ -35,7 +29,7 @@ from isometry.theory.laws._slope_series import (
 from isometry.theory.laws._types import Numbers
 from isometry.theory.mean_field._host import evaluate
 from isometry.theory.mean_field._pieces import octave_of, pieces
-from isometry.theory.mean_field._quadrature import bell, gauss
+from isometry.theory.mean_field._quadrature import Rule, bell, gauss, gauss_rule
 
 Points = Float[np.ndarray, " points"]
 ComplexPoints = Complex[Numbers, " points"]
