@@ -56,8 +56,8 @@ _RESOLVED = 2e-15
 # deviations is seen at the places where phi' must be met.
 _WIDEST = 2.0
 
-# A series is off phi' by less than this share of the largest slope. A hundred thousandth
-# of it is rounding; a thousand times as much would be seen in quantiles.
+# A series is off phi' by less than this share of the largest slope. Rounding is a
+# hundred thousandth of it; a thousand times as much would be seen in quantiles.
 _MET = 1e-9
 
 
