@@ -18,7 +18,7 @@ from isometry.theory.laws import _closed, _universal
 from isometry.theory.laws._diagonal import Diagonal
 from isometry.theory.laws._factor import Factor
 from isometry.theory.laws._law import Law
-from isometry.theory.laws._measure import Measure, gauss_rule
+from isometry.theory.laws._measure import Measure
 from isometry.theory.laws._product import Product, product_of
 from isometry.theory.laws._slope_measure import slope_measure, steep_measure
 from isometry.theory.mean_field._critical import critical_at, sigma_b_range
@@ -33,6 +33,7 @@ from isometry.theory.mean_field._moments import (
     finite,
     moments,
 )
+from isometry.theory.mean_field._quadrature import gauss_rule
 
 WEIGHTS = ("orthogonal", "gaussian", "orthogonal_kernel")
 PADDINGS = ("circular", "same", "valid")
