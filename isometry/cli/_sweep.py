@@ -135,10 +135,9 @@ def run(
     import jax
 
     import isometry
-    from isometry._internal import checks
     from isometry._internal.errors import InputError
 
-    checks.integer("--seed", seed)
+    _options.check_seed(seed)
     try:
         with _logging_options():
             dataset = isometry.sweep(
