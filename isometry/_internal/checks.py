@@ -10,6 +10,7 @@ import difflib
 import inspect
 import math
 import operator
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -28,6 +29,9 @@ T = TypeVar("T")
 # of saying what is wrong.
 _MOST_ENTRIES = 2**40
 
+# What no integer of an array can hold is no count of anything.
+_LARGEST_INTEGER = 2**63 - 1
+
 # Words of an old-style key: two for threefry2x32, four for rbg and unsafe_rbg.
 _OLD_KEY_WORDS = (2, 4)
 
@@ -39,7 +43,11 @@ _SHOWN = 60
 
 def show(value: object) -> str:
     """Return `repr(value)`, cut to what fits in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    # Of an array that was deleted, or of a user's own class.
+    except Exception:
+        text = f"an object of {type(value).__name__}, which cannot be shown"
     if len(text) <= _SHOWN:
         return text
     return text[: _SHOWN - 3] + "..."
@@ -169,7 +177,8 @@ def _as_float(name: str, value: Any) -> float:
     if isinstance(value, jax.ShapeDtypeStruct):
         is_number = False
     elif dtype is not None:
-        is_number = is_real(dtype) and np.ndim(value) == 0
+        # A network has a dtype too, and no shape.
+        is_number = is_real(dtype) and getattr(value, "shape", None) == ()
     else:
         # float() alone would also take "0.2", True and anything with __float__.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -194,6 +203,8 @@ def is_real(dtype: Any) -> bool:
 def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
     """Require an integer in [low, high]: of Python, or a scalar of NumPy or JAX.
 
+    Without `high` it may be as large as 64 bits hold.
+
     Returns:
         The integer, as an int of Python.
 
@@ -204,11 +215,11 @@ def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> 
         whole = operator.index(value)
     except TypeError:
         raise InputError(f"{name}={show(value)} is not a whole number.") from None
-    is_too_high = high is not None and whole > high
-    if isinstance(value, bool) or whole < low or is_too_high:
+    most = _LARGEST_INTEGER if high is None else high
+    if isinstance(value, bool) or not low <= whole <= most:
         bounds = f"at least {low}"
-        if high is not None:
-            bounds = f"between {low} and {high}"
+        if high is not None or whole > most:
+            bounds = f"between {low} and {most}"
         raise InputError(f"{name}={show(value)} must be a whole number, {bounds}.")
     return whole
 
@@ -513,6 +524,11 @@ def real(name: str, value: T) -> T:
             raise InputError(
                 f"{where} is {show(leaf)}, not an array; close over what is none."
             )
+        if _is_deleted(leaf):
+            raise InputError(
+                f"{where} was deleted, as by a function that donates its arguments "
+                "(donate_argnums); pass what that function returned."
+            )
         dtype = getattr(leaf, "dtype", type(leaf))
         if jnp.issubdtype(dtype, np.complexfloating):
             came = getattr(leaf, "dtype", "complex")
@@ -520,6 +536,36 @@ def real(name: str, value: T) -> T:
                 f"{where} is {came}, not a real floating array; "
                 "split it into real and imaginary part."
             )
+    return value
+
+
+def _is_deleted(leaf: object) -> bool:
+    """Tell whether an array has given its memory away."""
+    is_array = isinstance(leaf, jax.Array) and not is_traced(leaf)
+    return is_array and leaf.is_deleted()
+
+
+def path(name: str, value: Any) -> pathlib.Path:
+    """Return the path of a file or a folder, which may not exist.
+
+    Raises:
+        InputError: It is no text and no `pathlib.Path`, or holds a NUL character.
+    """
+    try:
+        found = pathlib.Path(value)
+    except TypeError:
+        raise InputError(
+            f"{name}={show(value)} is no path; write a text or a pathlib.Path."
+        ) from None
+    if "\0" in str(found):
+        raise InputError(f"{name}={show(value)} holds a NUL character; leave it out.")
+    return found
+
+
+def function(name: str, value: T) -> T:
+    """Require something that can be called."""
+    if not callable(value):
+        raise InputError(f"{name}={show(value)} is no function.")
     return value
 
 
