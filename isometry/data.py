@@ -135,6 +135,7 @@ def gaussian(key: Key, examples: int, features: int, classes: int = 10) -> Data:
     checks.key("key", key)
     checks.integer("examples", examples, low=1)
     checks.integer("features", features, low=1)
+    checks.shape((examples, features))
     checks.integer("classes", classes, low=2)
     # float32 whatever the mode, so that one key gives the same task in all.
     key_xs, key_scores = jax.random.split(key)
@@ -248,7 +249,7 @@ def load(path: str | os.PathLike[str]) -> Data:
         >>> xs.shape, targets
         ((5, 4), Array([0, 1, 2, 3, 4], dtype=int32))
     """
-    path = pathlib.Path(path)
+    path = checks.path("path", path)
     if path.suffix in (".npy", ".npz"):
         return _load_arrays(path)
     images, labels = image_files.read(path)

@@ -7,9 +7,11 @@ checks of numbers let it pass, unless they say otherwise.
 """
 
 import difflib
+import errno
 import inspect
 import math
 import operator
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
@@ -549,16 +551,23 @@ def path(name: str, value: Any) -> pathlib.Path:
     """Return the path of a file or a folder, which may not exist.
 
     Raises:
-        InputError: It is no text and no `pathlib.Path`, or holds a NUL character.
+        InputError: It is no text and no `pathlib.Path`, or the system takes no file of
+            that name, such as one with a NUL character.
     """
     try:
         found = pathlib.Path(value)
+        os.lstat(found)
     except TypeError:
         raise InputError(
             f"{name}={show(value)} is no path; write a text or a pathlib.Path."
         ) from None
-    if "\0" in str(found):
-        raise InputError(f"{name}={show(value)} holds a NUL character; leave it out.")
+    except ValueError as error:
+        raise InputError(f"{name}={show(value)} is no path: {error}.") from None
+    except OSError as error:
+        # It need not be there.
+        if error.errno == errno.ENAMETOOLONG:
+            message = f"{name}={show(value)} cannot be used: {error.strerror}."
+            raise InputError(message) from None
     return found
 
 

@@ -215,7 +215,7 @@ def _stepped(
         sums=sums,
         lost=lost,
         norms=state.norms + jnp.exp(log_norms).astype(state.norms.dtype),
-        first=jnp.where(is_first, (t + 1).astype(state.first.dtype), state.first),
+        first=jnp.where(is_first, jnp.asarray(t + 1, state.first.dtype), state.first),
         loss=loss.astype(state.loss.dtype),
     )
 
