@@ -571,6 +571,13 @@ def path(name: str, value: Any) -> pathlib.Path:
     return found
 
 
+def listed(name: str, value: Iterable[T]) -> list[T]:
+    """Return what can be iterated over, and is no text, as a list."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InputError(f"{name}={show(value)} is no list; write [{show(value)}].")
+    return list(value)
+
+
 def function(name: str, value: T) -> T:
     """Require something that can be called."""
     if not callable(value):
