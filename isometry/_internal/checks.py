@@ -543,8 +543,9 @@ def real(name: str, value: T) -> T:
 
 def _is_deleted(leaf: object) -> bool:
     """Tell whether an array has given its memory away."""
-    is_array = isinstance(leaf, jax.Array) and not is_traced(leaf)
-    return is_array and leaf.is_deleted()
+    if not isinstance(leaf, jax.Array) or is_traced(leaf):
+        return False
+    return leaf.is_deleted()
 
 
 def path(name: str, value: Any) -> pathlib.Path:
@@ -555,8 +556,7 @@ def path(name: str, value: Any) -> pathlib.Path:
             that name, such as one with a NUL character.
     """
     try:
-        found = pathlib.Path(value)
-        os.lstat(found)
+        os.lstat(pathlib.Path(value))
     except TypeError:
         raise InputError(
             f"{name}={show(value)} is no path; write a text or a pathlib.Path."
@@ -568,7 +568,7 @@ def path(name: str, value: Any) -> pathlib.Path:
         if error.errno == errno.ENAMETOOLONG:
             message = f"{name}={show(value)} cannot be used: {error.strerror}."
             raise InputError(message) from None
-    return found
+    return pathlib.Path(value)
 
 
 def listed(name: str, value: Iterable[T]) -> list[T]:

@@ -175,7 +175,7 @@ def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
         return _finite(mean, excess * mean**2, steps)
 
 
-def _finite(mean: np.float64, variance: np.float64, steps: int) -> Moments:
+def _finite(mean: float, variance: float, steps: int) -> Moments:
     """Return moments that float64 holds.
 
     Raises:
