@@ -26,12 +26,14 @@ _DIGITS_FILE = "datasets/data/digits.csv.gz"
 
 _LARGEST_LABEL = np.iinfo(np.int32).max
 
-# What NumPy, zipfile and zlib raise on files that are damaged or of another kind.
+# What NumPy, zipfile and zlib raise on files that are damaged, of another kind, or
+# larger than the memory, if only by their header.
 _READ_ERRORS = (
     OSError,
     ValueError,
     EOFError,
     KeyError,
+    MemoryError,
     zipfile.BadZipFile,
     zlib.error,
 )
