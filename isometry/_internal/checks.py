@@ -7,9 +7,12 @@ checks of numbers let it pass, unless they say otherwise.
 """
 
 import difflib
+import errno
 import inspect
 import math
 import operator
+import os
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -29,6 +32,9 @@ T = TypeVar("T")
 # of saying what is wrong.
 _MOST_ENTRIES = 2**40
 
+# What no integer of an array can hold is no count of anything.
+_LARGEST_INTEGER = 2**63 - 1
+
 
 # Characters of a value in a message: enough to recognize it, less than a page of an
 # array.
@@ -37,7 +43,11 @@ _SHOWN = 60
 
 def show(value: object) -> str:
     """Return `repr(value)`, cut to what fits in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    # Of an array that was deleted, or of a user's own class.
+    except Exception:
+        text = f"an object of {type(value).__name__}, which cannot be shown"
     if len(text) <= _SHOWN:
         return text
     return text[: _SHOWN - 3] + "..."
@@ -167,7 +177,8 @@ def _as_float(name: str, value: Any) -> float:
     if isinstance(value, jax.ShapeDtypeStruct):
         is_number = False
     elif dtype is not None:
-        is_number = is_real(dtype) and np.ndim(value) == 0
+        # A network has a dtype too, and no shape.
+        is_number = is_real(dtype) and getattr(value, "shape", None) == ()
     else:
         # float() alone would also take "0.2", True and anything with __float__.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -192,6 +203,8 @@ def is_real(dtype: Any) -> bool:
 def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
     """Require an integer in [low, high]: of Python, or a scalar of NumPy or JAX.
 
+    Without `high` it may be as large as 64 bits hold.
+
     Returns:
         The integer, as an int of Python.
 
@@ -202,11 +215,11 @@ def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> 
         whole = operator.index(value)
     except TypeError:
         raise InputError(f"{name}={show(value)} is not a whole number.") from None
-    is_too_high = high is not None and whole > high
-    if isinstance(value, bool) or whole < low or is_too_high:
+    most = _LARGEST_INTEGER if high is None else high
+    if isinstance(value, bool) or not low <= whole <= most:
         bounds = f"at least {low}"
-        if high is not None:
-            bounds = f"between {low} and {high}"
+        if high is not None or whole > most:
+            bounds = f"between {low} and {most}"
         raise InputError(f"{name}={show(value)} must be a whole number, {bounds}.")
     return whole
 
@@ -514,6 +527,11 @@ def real(name: str, value: T) -> T:
             raise InputError(
                 f"{where} is {show(leaf)}, not an array; close over what is none."
             )
+        if _is_deleted(leaf):
+            raise InputError(
+                f"{where} was deleted, as by a function that donates its arguments "
+                "(donate_argnums); pass what that function returned."
+            )
         dtype = getattr(leaf, "dtype", type(leaf))
         if jnp.issubdtype(dtype, np.complexfloating):
             came = getattr(leaf, "dtype", "complex")
@@ -521,6 +539,50 @@ def real(name: str, value: T) -> T:
                 f"{where} is {came}, not a real floating array; "
                 "split it into real and imaginary part."
             )
+    return value
+
+
+def _is_deleted(leaf: object) -> bool:
+    """Tell whether an array has given its memory away."""
+    if not isinstance(leaf, jax.Array) or is_traced(leaf):
+        return False
+    return leaf.is_deleted()
+
+
+def path(name: str, value: Any) -> pathlib.Path:
+    """Return the path of a file or a folder, which may not exist.
+
+    Raises:
+        InputError: It is no text and no `pathlib.Path`, or the system takes no file of
+            that name, such as one with a NUL character.
+    """
+    try:
+        os.lstat(pathlib.Path(value))
+    except TypeError:
+        raise InputError(
+            f"{name}={show(value)} is no path; write a text or a pathlib.Path."
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{name}={show(value)} is no path: {error}.") from None
+    except OSError as error:
+        # It need not be there.
+        if error.errno == errno.ENAMETOOLONG:
+            message = f"{name}={show(value)} cannot be used: {error.strerror}."
+            raise InputError(message) from None
+    return pathlib.Path(value)
+
+
+def listed(name: str, value: Iterable[T]) -> list[T]:
+    """Return what can be iterated over, and is no text, as a list."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InputError(f"{name}={show(value)} is no list; write [{show(value)}].")
+    return list(value)
+
+
+def function(name: str, value: T) -> T:
+    """Require something that can be called."""
+    if not callable(value):
+        raise InputError(f"{name}={show(value)} is no function.")
     return value
 
 

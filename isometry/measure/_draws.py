@@ -151,7 +151,8 @@ def seeds_of(
     _refuse_others(f, keys)
     num_seeds = checks.keys("keys", keys).shape[0]
     if sample is not None:
-        return Seeds(keys, num_seeds, draw=sample)
+        draw = checks.function("sample", sample)
+        return Seeds(keys, num_seeds, draw=draw)
     if isinstance(f, Network):
         return Seeds(keys, num_seeds, draw=f.init, net=f)
     raise InputError(

@@ -239,11 +239,14 @@ def _functions(
 ) -> dict[str, Statistic]:
     """Return the statistics as functions, by name."""
     if isinstance(statistics, Mapping):
-        return dict(statistics)
+        return {
+            name: checks.function(f"statistics[{name!r}]", function)
+            for name, function in statistics.items()
+        }
     if isinstance(statistics, str):
         statistics = (statistics,)
     functions = {}
-    for name in statistics:
+    for name in checks.listed("statistics", statistics):
         function = _STATISTICS.get(name) if isinstance(name, str) else None
         if function is None:
             function = getattr(Spectrum, str(name), None)
@@ -278,7 +281,8 @@ def _choose(
     if points is None:
         inner = _default_points(anatomy, in_span, toward)
     else:
-        inner = [checks.one_of("points", name, in_span) for name in points]
+        given = checks.listed("points", points)
+        inner = [checks.one_of("points", name, in_span) for name in given]
     chosen = {first.name, last.name, *inner}
     # In the order of the computation.
     names = [name for name in in_span if name in chosen]

@@ -404,3 +404,56 @@ def test_what_an_extra_itself_lacks_is_no_missing_extra(tmp_path, monkeypatch):
 
 def test_long_value_is_cut():
     assert checks.show("a" * 100) == "'" + "a" * 56 + "..."
+
+
+class Unshown:
+    """An object that fails to say what it is."""
+
+    def __repr__(self):
+        raise RuntimeError
+
+
+def test_object_that_cannot_be_shown_is_refused_by_its_type():
+    with refused("q=an object of Unshown, which cannot be shown is not a number"):
+        checks.number("q", Unshown())
+
+
+def test_object_with_a_dtype_is_no_number():
+    class Network:
+        dtype = np.dtype(np.float32)
+
+    with refused("is not a number"):
+        checks.number("q", Network())
+
+
+def test_array_that_was_donated_is_refused():
+    x = jax.device_put(np.ones(3, np.float32))
+    x.delete()
+    with refused(r"params\['w'\] was deleted"):
+        checks.real("params", {"w": x})
+
+
+def test_integer_is_of_64_bits():
+    assert checks.integer("n", 2**63 - 1) == 2**63 - 1
+    with refused("whole number, between 0 and 9223372036854775807"):
+        checks.integer("n", 2**63)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "is no path; write a text"),
+        (b"a", "is no path; write a text"),
+        ("a\0b", "is no path: "),
+        ("a" * 300, "cannot be used: "),
+    ],
+)
+def test_what_no_file_is_called_is_refused(value, words):
+    with refused(words):
+        checks.path("store", value)
+
+
+@pytest.mark.parametrize("value", ["input", 3, None])
+def test_what_is_no_list_is_refused(value):
+    with refused(r"points=.* is no list; write \["):
+        checks.listed("points", value)

@@ -127,6 +127,7 @@ def named_outputs(params, x):
     [
         (two_outputs, None, A),
         (two_outputs, 1, 3 * np.eye(4)),
+        (two_outputs, np.int8(-1), 3 * np.eye(4)),
         (named_outputs, "logits", A),
     ],
 )
@@ -143,6 +144,8 @@ def test_an_output_is_chosen(f, output, jacobian):
         (two_outputs, 2, "output=2 is none of f's outputs; it returns a tuple of 2"),
         (named_outputs, None, r"returns a dict of 'aux', 'logits'; .* Write output="),
         (named_outputs, "loss", "output='loss' is none of f's outputs"),
+        (two_outputs, [1], r"output=\[1\] is not a whole number"),
+        (two_outputs, True, "output=True must be a whole number"),
     ],
 )
 def test_an_output_that_is_none_is_refused(f, output, message):
