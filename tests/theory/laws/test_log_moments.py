@@ -43,3 +43,36 @@ def test_all_powers_of_a_gaussian_matrix():
     for k in range(1, 7):
         # The moments of logistic numbers that are taken off are 100 times as large.
         assert found[k] / 2**k == pytest.approx(float(moment(k)), rel=1e-9)
+
+
+@pytest.mark.parametrize("depth", [8, 5000])
+def test_variance_of_a_leaky_relu(depth):
+    """Of its D², 1 or 1e-4, u solves p = E ux/(1 + ux), and log y is known at every p.
+
+    S of a pair (W, D) at ψ = -p is u/p, as that of W is 1/(1 - p), and with as many
+    pairs as the depth log y = -depth log(u/p) - t, for log-odds t of p. Over p its
+    variance is that of log λ and π²/3. It bends sharply at t = 0.
+    """
+    small = mpmath.mpf(0.01) ** 2
+
+    def log_y(t):
+        p, above = 1 / (1 + mpmath.exp(-t)), 1 / (1 + mpmath.exp(t))
+        a, b = small * above, -(1 + small) * mpmath.tanh(t / 2) / 2
+        root = mpmath.sqrt(b * b + 4 * a * p)
+        u = (root - b) / (2 * a) if b < 0 else 2 * p / (root + b)
+        return -depth * mpmath.log(u / p) - t
+
+    def mean(f):
+        return mpmath.quad(
+            lambda t: f(log_y(t)) / (2 * mpmath.cosh(t / 2)) ** 2,
+            [-60, -20, -5, -1, -0.1, 0, 0.1, 1, 5, 20, 60],
+        )
+
+    center = mean(lambda y: y)
+    variance = mean(lambda y: (y - center) ** 2) - mpmath.pi**2 / 3
+    law = theory.jacobian_law(
+        "leaky_relu", depth, q=1.0, sigma_w=1.0, weights="gaussian"
+    )
+    assert law.mean_log_lam == pytest.approx(float(center), rel=1e-9)
+    second = law.moment(2, "log_s") - law.moment(1, "log_s") ** 2
+    assert 4 * second == pytest.approx(float(variance), rel=1e-9)
