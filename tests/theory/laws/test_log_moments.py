@@ -76,3 +76,16 @@ def test_variance_of_a_leaky_relu(depth):
     assert law.mean_log_lam == pytest.approx(float(center), rel=1e-9)
     second = law.moment(2, "log_s") - law.moment(1, "log_s") ** 2
     assert 4 * second == pytest.approx(float(variance), rel=1e-9)
+
+
+def test_of_slopes_that_reach_far_down():
+    """E log λ of free factors is the sum of theirs: of erf, log(4/π) - 2q and -1."""
+    law = theory.jacobian_law("erf", 100, q=3.0, sigma_w=1.0, weights="gaussian")
+    expected = 100 * (math.log(4 / math.pi) - 2 * 3.0 - 1)
+    assert law.mean_log_lam == pytest.approx(expected, rel=1e-9)
+
+
+def test_mass_below_what_can_be_inverted_is_not_passed_over():
+    law = theory.jacobian_law("erf", 1, q=10.0, sigma_w=1.0, weights="gaussian")
+    with pytest.raises(theory.NotConverged, match="lies below log lam"):
+        law.moment(1, "log_s")
