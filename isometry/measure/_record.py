@@ -320,7 +320,8 @@ class Spectrum:
     def cdf(self, grid: ArrayLike, variable: str = "lam") -> PerPoint:
         """Return the mass at or below each point of a grid.
 
-        It is exact. Zeros have their mass at 0 (or at -inf for "log_s").
+        It is exact. Zeros have their mass at 0 (or at -inf for "log_s"), and so has
+        what is not resolved.
 
         Args:
             grid: Points of the variable, one axis or one number.
@@ -403,7 +404,7 @@ class Spectrum:
 
     @statistic("quantile")
     def quantile(self, p: ArrayLike, variable: str = "lam") -> PerMatrix:
-        """Return the smallest value x with cdf(x) ≥ p.
+        """Return the smallest value x with cdf(x) ≥ p, 0 where it is not resolved.
 
         For a quadrature only p = 1, the largest value, is not NaN.
 
