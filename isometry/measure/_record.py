@@ -581,6 +581,11 @@ class Spectrum:
         upper bound is that of Kuczyński and Woźniakowski (1992), which holds more often
         than `level` says.
 
+        A t interval takes what the probes see for normal, and it is skewed where a few
+        values hold most of a statistic. Unless those are deflated (`Lanczos`), the
+        interval then holds less often: of one value of 10 beside 59 of about 1, with 8
+        steps and level 0.95, for 84 to 91 of 100 keys.
+
         Args:
             statistic: "moment", "s_max", "stable_rank", "isometry_deviation" or
                 "effective_rank".
