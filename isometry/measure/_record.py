@@ -275,7 +275,7 @@ class Spectrum:
         """Return E[variable^k] over all nodes.
 
         For "log_s" it is the mean over resolved nodes alone, without the mass of
-        `zero_fraction`.
+        `zero_fraction`. Powers of s that leave the range of the dtype are 0 or inf.
 
         Args:
             k: A positive number in the range of the dtype; for "log_s" a whole number.
