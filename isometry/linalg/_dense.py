@@ -26,7 +26,9 @@ def singular_values(a: ArrayLike) -> Float[Array, "*batch k"]:
 
     Returns:
         The k = min(m, n) singular values, in float32 at least. NaN for a matrix that
-        is not finite. Cost: O(m n min(m, n)) a matrix.
+        is not finite. Values outside of the dtype's normal range are not known, nor
+        those beside them: `log_singular_values` has no such range. Cost: O(m n min(m,
+        n)) a matrix.
 
     Raises:
         InputError: `a` has fewer than two axes, is empty or not real floating.
