@@ -19,6 +19,7 @@ from isometry.measure._function import Map
 from isometry.measure._spans import Span
 from isometry.networks import Network
 from isometry.structure import Anatomy
+from isometry.structure._following import NORMS
 
 # The anatomy's names of operations that average over positions.
 _AVERAGES = frozenset({"average", "average pool"})
@@ -138,6 +139,23 @@ class Subject:
             after = math.prod(self.anatomy.shape(behind).shape)
             joined[layer.name] = math.log(before / after) / 2
         return joined
+
+    @functools.cached_property
+    def normalized_points(self) -> tuple[str, ...]:
+        """The points of the first embedding that a norm separates from all layers.
+
+        Empty without an embedding, or if a layer reads it without a norm.
+        """
+        embedding = next(iter(self.anatomy.embeddings), None)
+        if embedding is None:
+            return ()
+        points = (embedding.name, f"{embedding.name}:out")
+        # Such a norm lies in front of ":out".
+        if not NORMS.isdisjoint(embedding.then):
+            return points[:1]
+        readers = [layer for layer in self.anatomy.layers if layer.reads in points]
+        is_normalized = [not NORMS.isdisjoint(layer.before) for layer in readers]
+        return points if readers and all(is_normalized) else ()
 
     @property
     def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
