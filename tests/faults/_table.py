@@ -1,4 +1,4 @@
-"""Forty-odd plausible mistakes, each with the tests that ought to notice it.
+"""Plausible mistakes, each with the tests that ought to notice it.
 
 A fault is one change of one place: a sign, a constant off by 5 %, a wrong axis, a
 dropped term, a swapped branch. None of them raises; each makes a number wrong that a

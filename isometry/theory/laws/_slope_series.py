@@ -208,13 +208,8 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         is_rough = is_small & ~is_narrow & (tail > 1e-6 * top)
         # Squared it is below 1e-300, next to the least float64.
         is_underflown = (top > 0) & (top < 1e-150)
-        for most, is_bad in (
-            (_MOST_ROUGH, is_rough),
-            (_MOST_UNDERFLOWN, is_underflown),
-        ):
-            for i in np.flatnonzero(is_fine & is_bad):
-                mass = normal_mass(left[i], right[i])
-                lost += mass / most
+        lost += _mass(left, right, is_fine & is_rough) / _MOST_ROUGH
+        lost += _mass(left, right, is_fine & is_underflown) / _MOST_UNDERFLOWN
         for i in np.flatnonzero(is_fine):
             panel = _Panel(
                 left=left[i],
@@ -233,6 +228,13 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         parent = np.tile(tail[is_left], 2)
     done.sort(key=lambda panel: panel.left)
     return _joined(done, cuts), lost > 1
+
+
+def _mass(
+    left: Panels, right: Panels, is_counted: Bool[np.ndarray, " panels"]
+) -> float:
+    """Return the probability that z lies in one of the panels that are counted."""
+    return sum(normal_mass(left[i], right[i]) for i in np.flatnonzero(is_counted))
 
 
 def _initial_edges(cuts: Points) -> Float[np.ndarray, " edges"]:
