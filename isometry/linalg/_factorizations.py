@@ -10,7 +10,7 @@ A call with a single matrix makes no tasks and waits for nothing.
 So with those versions batches are factorized on a CPU one matrix at a time, whether the
 batch is an axis of the argument or comes from `jax.vmap`. On any other platform, and
 with jaxlib 0.11.1 and later, which take the matrices in turn, a batch is one call.
-Whatever factorizes matrices in this package does so here.
+Whatever factorizes matrices in this package is made by `one_at_a_time`.
 """
 
 import functools

@@ -337,8 +337,14 @@ class _Reader:
         outside = inside._replace(path=inside.path[:-1])
         outputs = []
         for i, var in enumerate(eqn.outvars):
-            read = [choice, *(branch[i] for branch in returned)]
-            output = self.defined("cond_choice", read, var, eqn=eqn, where=outside)
+            candidates = [branch[i] for branch in returned]
+            output = self.defined(
+                "cond_choice",
+                [choice, *candidates],
+                var,
+                eqn=eqn,
+                where=outside,
+            )
             outputs.append(output)
         return outputs
 
@@ -365,7 +371,11 @@ class _Reader:
         for i in range(num_consts, len(inputs)):
             operation = "scan_carry" if i < num_fixed else "scan_each"
             argument = self.defined(
-                operation, [inputs[i]], inner.invars[i], eqn=eqn, where=inside
+                operation,
+                [inputs[i]],
+                inner.invars[i],
+                eqn=eqn,
+                where=inside,
             )
             entering.append(argument)
         if not entering:
@@ -385,7 +395,13 @@ class _Reader:
         outputs = []
         for i, var in enumerate(eqn.outvars):
             operation = "scan_last" if i < num_carry else "scan_stack"
-            output = self.defined(operation, [returned[i]], var, eqn=eqn, where=outside)
+            output = self.defined(
+                operation,
+                [returned[i]],
+                var,
+                eqn=eqn,
+                where=outside,
+            )
             outputs.append(output)
         return outputs
 

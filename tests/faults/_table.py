@@ -783,7 +783,7 @@ REPORTING = (
     Fault(
         "tokens-of-the-smallest-embedding",
         "cli/_model.py",
-        "most = num_rows.get(i, _FEWEST)",
+        "most = num_rows.get(i, _RANGE_UNKNOWN)",
         "most = min(layer.fan_in for layer in net.anatomy.embeddings)",
         ("cli/test_model.py",),
         match="drawn_by_their_kind",

@@ -164,12 +164,7 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         whether there is too much mass where phi' cannot be told from rounding, or its
         square underflows.
     """
-    # Values at the Chebyshev nodes of [-1, 1], and the matrix from them to a series.
-    num_nodes = _DEGREE + 1
-    degrees = np.arange(num_nodes)
-    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
-    to_values = chebyshev.chebvander(nodes, _DEGREE)
-    to_series = np.linalg.inv(to_values).T
+    nodes, to_series = _interpolation()
     edges = _initial_edges(cuts)
     left, right = edges[:-1], edges[1:]
     done: list[_Panel] = []
@@ -193,16 +188,9 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         tail = coefficients[:, -4:].max(axis=1)
         top = coefficients.max(axis=1)
         is_narrow = right - left < _NARROWEST
-        is_fine = _is_fine(
-            f,
-            left,
-            right,
-            tail=tail,
-            top=top,
-            size=size,
-            parent=parent,
+        is_fine = is_narrow | _is_fine(
+            f, left, right, tail=tail, top=top, size=size, parent=parent
         )
-        is_fine |= is_narrow
         # A small phi' whose series does not converge is rounding.
         is_small = top <= 1e-9 * size
         is_rough = is_small & ~is_narrow & (tail > 1e-6 * top)
@@ -230,11 +218,21 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
     return _joined(done, cuts), lost > 1
 
 
+def _interpolation() -> tuple[Points, Float[np.ndarray, "terms points"]]:
+    """Return the Chebyshev nodes of [-1, 1], and the matrix from values to series."""
+    num_nodes = _DEGREE + 1
+    degrees = np.arange(num_nodes)
+    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
+    to_values = chebyshev.chebvander(nodes, _DEGREE)
+    return nodes, np.linalg.inv(to_values).T
+
+
 def _mass(
     left: Panels, right: Panels, is_counted: Bool[np.ndarray, " panels"]
 ) -> float:
     """Return the probability that z lies in one of the panels that are counted."""
-    return sum(normal_mass(left[i], right[i]) for i in np.flatnonzero(is_counted))
+    masses = (normal_mass(left[i], right[i]) for i in np.flatnonzero(is_counted))
+    return sum(masses, 0.0)
 
 
 def _initial_edges(cuts: Points) -> Float[np.ndarray, " edges"]:
