@@ -149,7 +149,6 @@ def _certified(
     params: Params,
     key: Key,
 ) -> Certificate:
-    rng = randomness.host_generator(key)
     space = Space(params)
     # For a large vocabulary, several inputs are drawn at each point, so that a few
     # points show all rows.
@@ -158,11 +157,10 @@ def _certified(
     exemplar = space.params(space.arrays(space.theta))
     x = about.draw(jax.random.key(0))
     build = functools.partial(_program, about.f, exemplar, x)
-    smooth = build(num_inputs=num_inputs, key=key)
-    # If f chooses one of several pieces, such as an expert, one input shows only one.
-    if smooth.unrelaxed and num_inputs < _INPUTS:
-        smooth = build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
-    gradients = Gradients(smooth, space, draw=about.draw, rng=rng)
+    smooth = _smooth(build, num_inputs, key)
+    gradients = Gradients(
+        smooth, space, draw=about.draw, rng=randomness.host_generator(key)
+    )
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
     # Only gradients of the exact search are asked for tiny ones, not those at theta.
@@ -177,11 +175,10 @@ def _certified(
     affine = _closure.affine(gradients, group, start, decays=True, period=period)
     exact = _of_supports(gradients, exact, start, period=period)
     suspect = _suspect(gradients, exact, affine, group=group)
-    kinked, on_kinks = None, np.zeros(space.size, bool)
-    as_it_is = gradients
+    as_it_is, kinked, on_kinks = gradients, None, np.zeros(space.size, bool)
     if smooth.replaced or smooth.unrelaxed:
         kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
-        as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
+        as_it_is = Gradients(kinks, space, draw=about.draw, rng=gradients.rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
         kinked = _closure.affine(as_it_is, group, start, decays=False, period=period)
         on_kinks = _on_kinks(as_it_is, exact, group)
@@ -197,11 +194,7 @@ def _certified(
         num_draws=as_it_is.num_draws,
         is_sorted="sort" in smooth.replaced,
     )
-    confined: dict[Piece, Confined] = {}
-    weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
-    if _confine.asks_for(space, weights):
-        pieces = _confine.pieces(about.anatomy, space)
-        confined = _confined(as_it_is, pieces, weights)
+    confined = _confined_weights(about, as_it_is)
     layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
@@ -212,6 +205,34 @@ def _certified(
         # Equal draws share a certificate, and each asks for the same points.
         _observe=functools.cache(functools.partial(_units, about, params, key, exact)),
     )
+
+
+def _smooth(
+    build: Callable[..., Program],
+    num_inputs: int,
+    key: Key,
+) -> Program:
+    """Return the gradient of f without kinks, at as many inputs as it needs.
+
+    Args:
+        build: `_program` of f, its parameters and an input.
+        num_inputs: How many inputs show all rows of an embedding.
+        key: Draws the smooth functions that stand for kinks.
+    """
+    smooth = build(num_inputs=num_inputs, key=key)
+    # If f chooses one of several pieces, such as an expert, one input shows only one.
+    if smooth.unrelaxed and num_inputs < _INPUTS:
+        return build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
+    return smooth
+
+
+def _confined_weights(about: Subject, gradients: Gradients) -> dict[Piece, Confined]:
+    """Return the subspaces in which updates of weights stay, if that is asked for."""
+    space = gradients.space
+    weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
+    if not _confine.asks_for(space, weights):
+        return {}
+    return _confined(gradients, _confine.pieces(about.anatomy, space), weights)
 
 
 def _confined(

@@ -24,8 +24,9 @@ _FORM = "write --model package.module:function"
 
 _SEE_WHERE = "Called on its example in Python it says where."
 
-# Whole numbers that select rows of nothing may be anything: two of them differ.
-_FEWEST = 2
+# The range of whole numbers that select rows of no array, so that the program does not
+# show their range: 0 and 1. With 0 alone all examples would be alike there.
+_RANGE_UNKNOWN = 2
 
 
 def networks_and_data(
@@ -138,7 +139,7 @@ def inputs_of(net: Network, key: Key) -> PyTree[Array]:
         elif leaf.dtype == np.bool_:
             drawn.append(jax.random.bernoulli(key_leaf, shape=shape))
         else:
-            most = num_rows.get(i, _FEWEST)
+            most = num_rows.get(i, _RANGE_UNKNOWN)
             tokens = jax.random.randint(
                 key_leaf, shape, minval=0, maxval=most, dtype=leaf.dtype
             )

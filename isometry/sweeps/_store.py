@@ -573,44 +573,8 @@ def create(
                 "provenance": json.dumps(records),
             }
         )
-        for axis in grid.axes:
-            labels = _label_array(axis)
-            array = _array(
-                group,
-                axis.name,
-                shape=labels.shape,
-                chunks=(_LABELS_OF_CHUNK,),
-                dtype=labels.dtype,
-                fill_value=_fill(labels.dtype),
-                dims=(axis.name,),
-                attributes=_axis_attributes(axis),
-            )
-            array[:] = labels
-        cell = tuple(1 for _ in grid.axes)
-        _array(
-            group,
-            "state",
-            shape=grid.shape,
-            chunks=cell,
-            dtype=np.dtype(np.uint8),
-            fill_value=ABSENT,
-            dims=grid.names,
-            attributes={
-                "long_name": "state of the cell",
-                "flag_values": [ABSENT, DONE, FAILED],
-                "flag_meanings": "absent done failed",
-            },
-        )
-        _array(
-            group,
-            "error",
-            shape=grid.shape,
-            chunks=cell,
-            dtype=np.dtypes.StringDType(),
-            fill_value="",
-            dims=grid.names,
-            attributes={"long_name": "why the cell failed"},
-        )
+        _write_labels(group, grid)
+        _write_absent_cells(group, grid)
         _consolidate(part)
         # mkdtemp lets nobody else read; a store is as readable as any other folder.
         umask = os.umask(0)
@@ -630,6 +594,52 @@ def create(
     finally:
         _unlock(handle)
     return True
+
+
+def _write_labels(group: "zarr.Group", grid: Grid) -> None:
+    """Write an array for each axis of a grid: its labels."""
+    for axis in grid.axes:
+        labels = _label_array(axis)
+        array = _array(
+            group,
+            axis.name,
+            shape=labels.shape,
+            chunks=(_LABELS_OF_CHUNK,),
+            dtype=labels.dtype,
+            fill_value=_fill(labels.dtype),
+            dims=(axis.name,),
+            attributes=_axis_attributes(axis),
+        )
+        array[:] = labels
+
+
+def _write_absent_cells(group: "zarr.Group", grid: Grid) -> None:
+    """Write the arrays that say of each cell whether it is done or why it failed."""
+    cell = tuple(1 for _ in grid.axes)
+    _array(
+        group,
+        "state",
+        shape=grid.shape,
+        chunks=cell,
+        dtype=np.dtype(np.uint8),
+        fill_value=ABSENT,
+        dims=grid.names,
+        attributes={
+            "long_name": "state of the cell",
+            "flag_values": [ABSENT, DONE, FAILED],
+            "flag_meanings": "absent done failed",
+        },
+    )
+    _array(
+        group,
+        "error",
+        shape=grid.shape,
+        chunks=cell,
+        dtype=np.dtypes.StringDType(),
+        fill_value="",
+        dims=grid.names,
+        attributes={"long_name": "why the cell failed"},
+    )
 
 
 def _remove_parts(parent: pathlib.Path, prefix: str) -> None:

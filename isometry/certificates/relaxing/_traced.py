@@ -12,7 +12,7 @@ from jax.extend import core
 from jaxtyping import Array
 
 from isometry._internal import jaxprs, kinds
-from isometry._internal.equations import Program, called
+from isometry._internal.equations import CALLS, Program, called
 from isometry.certificates.relaxing._value import Value, array_of, leaf
 
 # Evaluates a program, relaxed.
@@ -178,7 +178,7 @@ def _active(
             continue
         # Of other equations every result is taken to depend on every operand.
         results = [True] * len(eqn.outvars)
-        if eqn.primitive.name in ("jit", "pjit"):
+        if eqn.primitive.name in CALLS:
             results = _active(called(eqn), read)
         active.update(v for v, flag in zip(eqn.outvars, results, strict=True) if flag)
     return [is_active(atom) for atom in jaxpr.outvars]

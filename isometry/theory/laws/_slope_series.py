@@ -185,12 +185,7 @@ def panel_series(
         whether there is too much mass where phi' cannot be told from rounding, or its
         square underflows.
     """
-    # Values at the Chebyshev nodes of [-1, 1], and the matrix from them to a series.
-    num_nodes = _DEGREE + 1
-    degrees = np.arange(num_nodes)
-    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
-    to_values = chebyshev.chebvander(nodes, _DEGREE)
-    to_series = np.linalg.inv(to_values).T
+    nodes, to_series = _interpolation()
     edges = _initial_edges(cuts)
     left, right = edges[:-1], edges[1:]
     at_places = slope(places)
@@ -214,19 +209,10 @@ def panel_series(
         tail = coefficients[:, -4:].max(axis=1)
         top = coefficients.max(axis=1)
         is_narrow = right - left < _NARROWEST
-        is_fine = _is_fine(
-            f,
-            left,
-            right,
-            tail=tail,
-            top=top,
-            size=size,
-            parent=parent,
-        )
-        behind = np.searchsorted(places, left)
-        before = np.searchsorted(places, right)
-        for i in np.flatnonzero(is_fine & (before > behind)):
-            inside = slice(behind[i], before[i])
+        is_fine = _is_fine(f, left, right, tail=tail, top=top, size=size, parent=parent)
+        first, last = np.searchsorted(places, left), np.searchsorted(places, right)
+        for i in np.flatnonzero(is_fine & (first < last)):
+            inside = slice(first[i], last[i])
             t = (places[inside] - middle[i]) / half[i]
             error = np.abs(chebyshev.chebval(t, series[i]) - at_places[inside])
             is_fine[i] = error.max() <= room
@@ -260,6 +246,15 @@ def panel_series(
     runs = _runs(done, cuts)
     lost = sum(_lost(run) for run in runs)
     return _joined(runs), lost > 1
+
+
+def _interpolation() -> tuple[Points, Float[np.ndarray, "terms points"]]:
+    """Return the Chebyshev nodes of [-1, 1], and the matrix from values to series."""
+    num_nodes = _DEGREE + 1
+    degrees = np.arange(num_nodes)
+    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
+    to_values = chebyshev.chebvander(nodes, _DEGREE)
+    return nodes, np.linalg.inv(to_values).T
 
 
 def _initial_edges(cuts: Points) -> Float[np.ndarray, " edges"]:
