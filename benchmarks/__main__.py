@@ -164,6 +164,18 @@ def measure(name: str, chosen: argparse.Namespace, old: Record | None) -> list[s
     return _compare.failures(record)
 
 
+def _old(path: str) -> Record:
+    """Read the record that --compare names, before minutes of measurements.
+
+    Raises:
+        ValueError: The file is no record of a benchmark.
+    """
+    record = json.loads(pathlib.Path(path).read_text())
+    if not isinstance(record, dict) or "benchmark" not in record:
+        raise ValueError(f"--compare {path} is no record of a benchmark.")
+    return record
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -194,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         old = None
         if chosen.compare:
-            old = json.loads(pathlib.Path(chosen.compare).read_text())
+            old = _old(chosen.compare)
         with interrupts.insistent():
             for name in wanted:
                 failures += measure(name, chosen, old)

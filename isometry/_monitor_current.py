@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, jaxprs
+from isometry._internal import checks, jaxprs, kinds
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.measure import _draws
@@ -226,7 +225,7 @@ def _is_kept(constant: Any) -> bool:
     """
     if checks.is_traced(constant) or np.ndim(constant) == 0:
         return False
-    return jnp.issubdtype(constant.dtype, jnp.floating)
+    return kinds.is_floating(constant)
 
 
 def _kinds(arrays: list[Any]) -> str:

@@ -26,12 +26,14 @@ _DIGITS_FILE = "datasets/data/digits.csv.gz"
 
 _LARGEST_LABEL = np.iinfo(np.int32).max
 
-# What NumPy, zipfile and zlib raise on files that are damaged or of another kind.
+# What NumPy, zipfile and zlib raise on files that are damaged, of another kind, or
+# larger than the memory, if only by their header.
 _READ_ERRORS = (
     OSError,
     ValueError,
     EOFError,
     KeyError,
+    MemoryError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -135,6 +137,7 @@ def gaussian(key: Key, examples: int, features: int, classes: int = 10) -> Data:
     checks.key("key", key)
     checks.integer("examples", examples, low=1)
     checks.integer("features", features, low=1)
+    checks.shape((examples, features))
     checks.integer("classes", classes, low=2)
     # float32 whatever the mode, so that one key gives the same task in all.
     key_xs, key_scores = jax.random.split(key)
@@ -248,7 +251,7 @@ def load(path: str | os.PathLike[str]) -> Data:
         >>> xs.shape, targets
         ((5, 4), Array([0, 1, 2, 3, 4], dtype=int32))
     """
-    path = pathlib.Path(path)
+    path = checks.path("path", path)
     if path.suffix in (".npy", ".npz"):
         return _load_arrays(path)
     images, labels = image_files.read(path)

@@ -53,7 +53,7 @@ def prepare(directory: Path) -> pathlib.Path:
         >>> folder.is_dir()
         True
     """
-    path = pathlib.Path(directory)
+    path = checks.path("directory", directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -85,7 +85,7 @@ def atomically(path: Path, write: Write) -> pathlib.Path:
         >>> path.read_text()
         '1'
     """
-    return _write_all({pathlib.Path(path): write})[0]
+    return _write_all({checks.path("path", path): write})[0]
 
 
 def _write_all(writes: dict[pathlib.Path, Write]) -> list[pathlib.Path]:
@@ -258,7 +258,7 @@ def write_figure(
         >>> path.read_bytes()[1:4]
         b'PNG'
     """
-    path = pathlib.Path(path)
+    path = checks.path("path", path)
     formats = sorted(figure.canvas.get_supported_filetypes())
     suffix = checks.one_of("suffix", path.suffix[1:], formats)
     return atomically(path, lambda file: figure.savefig(file, format=suffix, dpi=dpi))
@@ -292,7 +292,9 @@ def write_report(
         >>> [path.name for path in paths]
         ['sigma_1.5.json']
     """
-    stem = pathlib.Path(stem)
+    stem = checks.path("stem", stem)
+    if not stem.name:
+        raise InputError(f"stem={str(stem)!r} is a folder; write folder/name.")
     text = strict_json.dumps(value)
     writes: dict[pathlib.Path, Write] = {}
     if figure is not None:

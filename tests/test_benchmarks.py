@@ -573,6 +573,15 @@ def test_old_record_that_is_not_there_ends_with_code_2(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "not JSON"])
+def test_old_record_that_is_none_ends_with_code_2(text, tmp_path, monkeypatch):
+    """Before anything is measured."""
+    monkeypatch.setattr(_run, "run", pytest.fail)
+    path = tmp_path / "old.json"
+    path.write_text(text)
+    assert __main__.main(["initializers", "--compare", str(path)]) == 2
+
+
 def answer_with(record, monkeypatch):
     """Let every run of a benchmark return this record, under that benchmark's name."""
 

@@ -220,6 +220,14 @@ def test_damaged_file_is_refused(tmp_path, name, content):
         data.load(tmp_path / name)
 
 
+def test_header_of_more_than_the_memory_is_refused(tmp_path):
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**13, 3)}
+    with open(tmp_path / "x.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(InputError, match=r"x\.npy' cannot be read as \.npy"):
+        data.load(tmp_path / "x.npy")
+
+
 def test_suffix_must_be_that_of_the_contents(tmp_path):
     np.savez(tmp_path / "d.npz", x=XS)
     (tmp_path / "d.npz").rename(tmp_path / "d.npy")

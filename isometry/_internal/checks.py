@@ -7,9 +7,12 @@ checks of numbers let it pass, unless they say otherwise.
 """
 
 import difflib
+import errno
 import inspect
 import math
 import operator
+import os
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -18,6 +21,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from isometry._internal import kinds
 from isometry._internal.errors import InputError, TracedError
 from isometry._internal.extras import extra as extra
 
@@ -28,8 +32,8 @@ T = TypeVar("T")
 # of saying what is wrong.
 _MOST_ENTRIES = 2**40
 
-# Words of an old-style key: two for threefry2x32, four for rbg and unsafe_rbg.
-_OLD_KEY_WORDS = (2, 4)
+# What no integer of an array can hold is no count of anything.
+_LARGEST_INTEGER = 2**63 - 1
 
 
 # Characters of a value in a message: enough to recognize it, less than a page of an
@@ -39,7 +43,11 @@ _SHOWN = 60
 
 def show(value: object) -> str:
     """Return `repr(value)`, cut to what fits in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    # Of an array that was deleted, or of a user's own class.
+    except Exception:
+        text = f"an object of {type(value).__name__}, which cannot be shown"
     if len(text) <= _SHOWN:
         return text
     return text[: _SHOWN - 3] + "..."
@@ -169,7 +177,8 @@ def _as_float(name: str, value: Any) -> float:
     if isinstance(value, jax.ShapeDtypeStruct):
         is_number = False
     elif dtype is not None:
-        is_number = is_real(dtype) and np.ndim(value) == 0
+        # A network has a dtype too, and no shape.
+        is_number = is_real(dtype) and getattr(value, "shape", None) == ()
     else:
         # float() alone would also take "0.2", True and anything with __float__.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -194,6 +203,8 @@ def is_real(dtype: Any) -> bool:
 def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> int:
     """Require an integer in [low, high]: of Python, or a scalar of NumPy or JAX.
 
+    Without `high` it may be as large as 64 bits hold.
+
     Returns:
         The integer, as an int of Python.
 
@@ -204,11 +215,11 @@ def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> 
         whole = operator.index(value)
     except TypeError:
         raise InputError(f"{name}={show(value)} is not a whole number.") from None
-    is_too_high = high is not None and whole > high
-    if isinstance(value, bool) or whole < low or is_too_high:
+    most = _LARGEST_INTEGER if high is None else high
+    if isinstance(value, bool) or not low <= whole <= most:
         bounds = f"at least {low}"
-        if high is not None:
-            bounds = f"between {low} and {high}"
+        if high is not None or whole > most:
+            bounds = f"between {low} and {most}"
         raise InputError(f"{name}={show(value)} must be a whole number, {bounds}.")
     return whole
 
@@ -247,8 +258,12 @@ def array(name: str, value: Any) -> jax.Array:
                 return on_device(numbers.copy())
     except InputError:
         raise
-    except (TypeError, ValueError, OverflowError):
-        pass
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        # The library says what to do: detach the array, or copy it to the host.
+        if kinds.is_foreign(value):
+            raise InputError(
+                f"{name} is {_of_library(value)} that NumPy cannot read: {error}"
+            ) from error
     came = show(value)
     if isinstance(value, np.ndarray):
         came = f"an array of {value.dtype}"
@@ -285,8 +300,17 @@ def holds_numbers(value: Any) -> bool:
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return isinstance(value, (bool, int, float, complex))
+    if kinds.is_foreign(value):
+        return False
     is_numeric = jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
     return hasattr(value, "shape") and is_numeric
+
+
+def _of_library(value: object) -> str:
+    """Describe an array of another library: "a Tensor of torch"."""
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    return f"a {kind.__name__} of {library}"
 
 
 def points(name: str, value: Any, dtype: Any) -> jax.Array:
@@ -387,32 +411,16 @@ def float_dtype(dtype: Any) -> np.dtype:
     return kind
 
 
-def is_key(value: Any) -> bool:
-    """Tell whether `value` is a PRNG key or an array of keys, typed or old.
-
-    An old key has the dtype uint32 and two or four words on its last axis. So has any
-    other array of that dtype and shape, which cannot be told from a key.
-    """
-    dtype = getattr(value, "dtype", None)
-    if dtype is None:
-        return False
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return True
-    if dtype != np.uint32 or value.ndim == 0:
-        return False
-    return value.shape[-1] in _OLD_KEY_WORDS
-
-
 def _key_axes(value: Any) -> int:
     """Return the number of axes of an array of keys; the words of old keys are none."""
-    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if kinds.is_typed_key(value):
         return value.ndim
     return value.ndim - 1
 
 
 def key(name: str, value: Any) -> jax.Array:
     """Require a single random key, typed or an old one of uint32 words."""
-    if not is_key(value):
+    if not kinds.is_key(value):
         came = show(value)
     elif _key_axes(value) != 0:
         came = f"an array of shape {value.shape}"
@@ -430,7 +438,7 @@ def keys(name: str, value: Any) -> jax.Array:
     """
     wanted = "not a one-dimensional array of random keys"
     advice = "write jax.random.split(jax.random.key(0), 8)."
-    if not is_key(value):
+    if not kinds.is_key(value):
         raise InputError(f"{name} is {show(value)}, {wanted}; {advice}")
     if _key_axes(value) != 1:
         raise InputError(f"{name} is of shape {value.shape}, {wanted}; {advice}")
@@ -475,7 +483,7 @@ def examples(name: str, value: T, shape: tuple[int, ...]) -> T:
     """Require a finite floating array of shape (n, *shape), with n >= 1 examples."""
     dtype = getattr(value, "dtype", None)
     came = tuple(getattr(value, "shape", ()))
-    is_floating = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+    is_floating = dtype is not None and kinds.is_floating(value)
     has_rows = len(came) > 0 and came[0] > 0
     if not (is_floating and has_rows and came[1:] == tuple(shape)):
         what = show(value)
@@ -505,13 +513,24 @@ def real(name: str, value: T) -> T:
     Integers and booleans are real too. PRNG keys and tracers are let through.
 
     Raises:
-        InputError: A leaf is complex, or is no array. The message tells its path.
+        InputError: A leaf is complex, is no array, or is one of another library. The
+            message tells its path.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(value):
         where = name + jax.tree_util.keystr(path)
-        if not (is_traced(leaf) or is_key(leaf) or holds_numbers(leaf)):
+        if kinds.is_foreign(leaf):
+            raise InputError(
+                f"{where} is {_of_library(leaf)}, not an array of NumPy or JAX; write "
+                f"jax.tree.map(np.asarray, {name})."
+            )
+        if not (is_traced(leaf) or kinds.is_key(leaf) or holds_numbers(leaf)):
             raise InputError(
                 f"{where} is {show(leaf)}, not an array; close over what is none."
+            )
+        if _is_deleted(leaf):
+            raise InputError(
+                f"{where} was deleted, as by a function that donates its arguments "
+                "(donate_argnums); pass what that function returned."
             )
         dtype = getattr(leaf, "dtype", type(leaf))
         if jnp.issubdtype(dtype, np.complexfloating):
@@ -520,6 +539,50 @@ def real(name: str, value: T) -> T:
                 f"{where} is {came}, not a real floating array; "
                 "split it into real and imaginary part."
             )
+    return value
+
+
+def _is_deleted(leaf: object) -> bool:
+    """Tell whether an array has given its memory away."""
+    if not isinstance(leaf, jax.Array) or is_traced(leaf):
+        return False
+    return leaf.is_deleted()
+
+
+def path(name: str, value: Any) -> pathlib.Path:
+    """Return the path of a file or a folder, which may not exist.
+
+    Raises:
+        InputError: It is no text and no `pathlib.Path`, or the system takes no file of
+            that name, such as one with a NUL character.
+    """
+    try:
+        os.lstat(pathlib.Path(value))
+    except TypeError:
+        raise InputError(
+            f"{name}={show(value)} is no path; write a text or a pathlib.Path."
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{name}={show(value)} is no path: {error}.") from None
+    except OSError as error:
+        # It need not be there.
+        if error.errno == errno.ENAMETOOLONG:
+            message = f"{name}={show(value)} cannot be used: {error.strerror}."
+            raise InputError(message) from None
+    return pathlib.Path(value)
+
+
+def listed(name: str, value: Iterable[T]) -> list[T]:
+    """Return what can be iterated over, and is no text, as a list."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise InputError(f"{name}={show(value)} is no list; write [{show(value)}].")
+    return list(value)
+
+
+def function(name: str, value: T) -> T:
+    """Require something that can be called."""
+    if not callable(value):
+        raise InputError(f"{name}={show(value)} is no function.")
     return value
 
 
@@ -549,7 +612,7 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
             "with jnp; jnp.where instead of if."
         ) from error
     is_array = hasattr(result, "dtype")
-    is_real_result = is_array and jnp.issubdtype(result.dtype, jnp.floating)
+    is_real_result = is_array and kinds.is_floating(result)
     if not is_real_result or result.shape != among.shape:
         came = type(result).__name__
         if is_array:
@@ -581,12 +644,14 @@ def elementwise(name: str, function: Callable[[Any], Any]) -> None:
         )
 
 
-# Libraries whose modules hold or draw their parameters, with the adapter of each.
-_ADAPTERS = {
-    "flax.linen": "flax(module, example)",
-    "flax.nnx": "nnx(lambda rngs: Module(..., rngs=rngs), example)",
-    "equinox": "equinox(lambda key: Module(..., key=key), example)",
-    "haiku": "haiku(transformed, example)",
+# Libraries whose modules hold or draw their parameters, and what to write instead.
+_INSTEAD = {
+    "flax.linen": "networks.flax(module, example)",
+    "flax.nnx": "networks.nnx(lambda rngs: Module(..., rngs=rngs), example)",
+    "equinox": "networks.equinox(lambda key: Module(..., key=key), example)",
+    "haiku": "networks.haiku(transformed, example)",
+    "torch.nn": "it in jax.numpy, or isometry.Spectrum.of_jacobians(jacobians) of the "
+    "Jacobians that torch computes",
 }
 
 # A module of Equinox or NNX may be a function of parameters after all, and then its
@@ -595,25 +660,35 @@ _PARAMETERS = frozenset(("params", "parameters", "variables", "theta", "p"))
 
 
 def no_module(name: str, value: T) -> T:
-    """Refuse a module of a library, which is no f(params, x); name its adapter."""
+    """Refuse a module of a library, which is no f(params, x); say what to write."""
     kind = value if isinstance(value, type) else type(value)
     origins = [f"{base.__module__}." for base in kind.__mro__]
-    for library, adapter in _ADAPTERS.items():
+    for library, instead in _INSTEAD.items():
         is_module = any(origin.startswith(f"{library}.") for origin in origins)
         if is_module and not _takes_params(kind):
             raise InputError(
                 f"{name} is of {kind.__name__}, a module of {library}, and no "
-                f"f(params, x); write networks.{adapter}."
+                f"f(params, x); write {instead}."
             )
     return value
 
 
 def _takes_params(kind: type) -> bool:
     """Tell whether calls may take parameters first, by the name of the argument."""
-    arguments = list(inspect.signature(kind.__call__).parameters.values())
-    # The first argument after self counts. Wrapped functions, such as those of
-    # filter_jit, take *args.
-    if len(arguments) < 2:
-        return False
-    is_any = arguments[1].kind is inspect.Parameter.VAR_POSITIONAL
-    return is_any or arguments[1].name in _PARAMETERS
+    first = _first_argument(kind.__call__)
+    # The call of a torch module takes *args and passes them on.
+    if _takes_any(first) and hasattr(kind, "forward"):
+        first = _first_argument(kind.forward)
+    # Wrapped functions, such as those of filter_jit, take *args too.
+    return _takes_any(first) or (first is not None and first.name in _PARAMETERS)
+
+
+def _first_argument(method: Callable[..., object]) -> inspect.Parameter | None:
+    """Return the argument after self, or None if there is none."""
+    arguments = list(inspect.signature(method).parameters.values())
+    return arguments[1] if len(arguments) > 1 else None
+
+
+def _takes_any(argument: inspect.Parameter | None) -> bool:
+    """Tell whether an argument is *args."""
+    return argument is not None and argument.kind is inspect.Parameter.VAR_POSITIONAL

@@ -74,6 +74,10 @@ class NotDefined(InputError):
     """
 
 
+class SameInTraining(NotDefined):
+    """A network has no training mode of its own: it computes the same in both modes."""
+
+
 class NotFinite(InputError):
     """A Jacobian that overflows or holds a NaN."""
 

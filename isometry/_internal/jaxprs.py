@@ -124,7 +124,7 @@ def _rank(value: core.Var | core.Literal) -> int:
 def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
     """Return the jaxprs that an equation calls: branches, bodies, custom rules."""
     jaxprs = []
-    for part in _flat_params(eqn):
+    for part in flat_params(eqn):
         if isinstance(part, core.ClosedJaxpr):
             jaxprs.append(part.jaxpr)
         elif isinstance(part, core.Jaxpr):
@@ -132,7 +132,7 @@ def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
     return jaxprs
 
 
-def _flat_params(eqn: core.JaxprEqn) -> Iterator[object]:
+def flat_params(eqn: core.JaxprEqn) -> Iterator[object]:
     """Yield the values of `eqn.params`, with tuples and lists flattened."""
     for value in eqn.params.values():
         if isinstance(value, (tuple, list)):
@@ -187,14 +187,21 @@ def one_way(jaxpr: core.Jaxpr) -> tuple[bool, bool]:
 
 def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:
     """Return every number in a program, nested jaxprs included: constants, literals."""
-    numbers = list(closed.consts)
+    numbers = [*closed.consts, *_literals(closed.jaxpr.outvars)]
     for eqn in equations(closed.jaxpr):
-        literals = [v for v in eqn.invars if isinstance(v, core.Literal)]
-        numbers += [literal.val for literal in literals]
-        for part in _flat_params(eqn):
+        numbers += _literals(eqn.invars)
+        for part in flat_params(eqn):
             if isinstance(part, core.ClosedJaxpr):
                 numbers += part.consts
+            elif isinstance(part, (np.ndarray, jax.Array)):
+                numbers.append(part)
+        for jaxpr in inner(eqn):
+            numbers += _literals(jaxpr.outvars)
     return numbers
+
+
+def _literals(variables: Sequence[core.Var | core.Literal]) -> list[ArrayLike]:
+    return [v.val for v in variables if isinstance(v, core.Literal)]
 
 
 def loops(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:

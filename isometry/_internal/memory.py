@@ -4,11 +4,10 @@ import os
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 
 # Share of the free memory that a measurement takes by default; its temporaries, XLA and
 # the user have the rest. Ten times less would cut measurements into slices that keep no
@@ -129,7 +128,7 @@ def tree_bytes(tree: PyTree) -> int:
 def sliced(array: Array, start: int, stop: int) -> Array | np.ndarray:
     """Return array[start:stop], without a copy where the array lies in host memory."""
     # NumPy knows no typed keys.
-    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    is_key = kinds.is_typed_key(array)
     if isinstance(array, jax.Array) and array.is_fully_addressable and not is_key:
         platforms = {device.platform for device in array.devices()}
         # JAX copies a slice; NumPy's is a view of the same memory.

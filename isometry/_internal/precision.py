@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError
 
 # The precision of every product in a measurement. TF32 and bfloat16 keep 10 and 7 bits
@@ -60,7 +60,7 @@ def cast(tree: PyTree, dtype: DTypeLike) -> PyTree:
     """Return the tree with its floating leaves in `dtype`; the others stay."""
 
     def cast_leaf(leaf: jax.Array) -> jax.Array:
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if kinds.is_floating(leaf):
             return jnp.asarray(leaf, dtype)
         return leaf
 

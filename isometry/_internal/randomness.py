@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from isometry._internal import kinds
 from isometry._internal.types import Key
 
 # The only generator whose numbers are the same whatever the axes and batches in which
@@ -22,9 +22,10 @@ from isometry._internal.types import Key
 _COUNTING = "threefry2x32"
 
 
-def is_typed_key(leaf: object) -> bool:
-    """Tell whether a leaf is an array of keys, which NumPy does not know."""
-    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+def host_generator(key: Key) -> np.random.Generator:
+    """Return NumPy's generator, which compiles nothing, seeded by the bits of a key."""
+    bits = np.asarray(jax.random.key_data(key))
+    return np.random.default_rng(bits.ravel())
 
 
 # One program, not one for each of the keys that are taken out of an array of them.
@@ -49,7 +50,7 @@ def normal(
     Returns:
         What `jax.random.normal(key, shape, dtype)` returns, under `jax.vmap` as well.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not kinds.is_typed_key(key):
         key = jax.random.wrap_key_data(key)
     if str(jax.random.key_impl(key)) != _COUNTING:
         return jax.random.normal(key, shape, dtype)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
@@ -35,7 +35,7 @@ def plain(value: object, where: str = "value") -> Plain:
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     is_array = isinstance(value, (np.ndarray, np.generic, jax.Array))
-    if is_array and not checks.is_key(value):
+    if is_array and not kinds.is_key(value):
         # tolist also makes a Python number of a scalar.
         return plain(np.asarray(value).tolist(), where)
     if isinstance(value, float) and math.isinf(value):

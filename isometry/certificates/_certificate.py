@@ -18,11 +18,12 @@ _COLUMNS, _LINES = 80, 24
 # The most findings with one remedy that a repr lists one by one.
 _LISTED = 4
 
-# The most names of layers in front of the optimizers for which their findings hold.
-_OF_TEXT = 3
+# A repr names at most this many of the layers whose findings hold for one and the same
+# kind of optimizer.
+_MOST_NAMES = 3
 
 # Characters of a name in the table; longer ones lose their middle.
-_NAME = 24
+_NAME_LENGTH = 24
 
 # A repr says nothing of the arithmetic if it is this.
 _USUAL = "float64"
@@ -239,8 +240,8 @@ def _optimizers(findings: Sequence[Finding]) -> list[str]:
 def _listed(names: Sequence[str]) -> str:
     """Return names in words, of many only the first ones: "a, b, c and 4 more"."""
     unique = list(dict.fromkeys(names))
-    shown = ", ".join(unique[:_OF_TEXT])
-    num_left = len(unique) - _OF_TEXT
+    shown = ", ".join(unique[:_MOST_NAMES])
+    num_left = len(unique) - _MOST_NAMES
     return f"{shown} and {num_left} more" if num_left > 0 else shown
 
 
@@ -263,8 +264,8 @@ def _cells(layer: LayerLock) -> tuple[str, ...]:
     """Return the cells of a row; "never" is empty where all entries can move."""
     # A long name loses its middle, because its end says most: "…/query".
     name = layer.name
-    if len(name) > _NAME:
-        half = _NAME // 2
+    if len(name) > _NAME_LENGTH:
+        half = _NAME_LENGTH // 2
         name = f"{name[: half - 1]}…{name[-half:]}"
     never = percent(layer.never_moves) if layer.never_moves else ""
     step = "never" if layer.first_gradient is None else str(layer.first_gradient)

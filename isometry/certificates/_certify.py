@@ -3,14 +3,13 @@
 import copy
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, randomness
+from isometry._internal import checks, digests, randomness
 from isometry._internal.errors import FromCall, NotFinite, public
 from isometry._internal.types import Key, Params
 from isometry.certificates import _closure, _confine, _layers, _members
@@ -134,27 +133,15 @@ def certify_each(
     """
     about = subject(f, draws[0], x, draw=None, xs=None, loss=None)
     certificates: dict[bytes, Certificate] = {}
-    digests = []
+    identities = []
     for params in draws:
         check_params(params)
-        digest = _digest(params)
-        digests.append(digest)
+        digest = digests.of_arrays(jax.tree.leaves(params))
+        identities.append(digest)
         if digest not in certificates:
             with jax.enable_x64(True):
                 certificates[digest] = _certified(about, params, jax.random.key(0))
-    return tuple(certificates[digest] for digest in digests)
-
-
-def _digest(params: Params) -> bytes:
-    """Return a digest of the bits of all leaves, equal where all of them are."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        if randomness.is_typed_key(leaf):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.digest()
+    return tuple(certificates[digest] for digest in identities)
 
 
 def _certified(
@@ -162,8 +149,6 @@ def _certified(
     params: Params,
     key: Key,
 ) -> Certificate:
-    seed = np.asarray(jax.random.key_data(key)).ravel()
-    rng = np.random.default_rng(seed)
     space = Space(params)
     # For a large vocabulary, several inputs are drawn at each point, so that a few
     # points show all rows.
@@ -172,11 +157,10 @@ def _certified(
     exemplar = space.params(space.arrays(space.theta))
     x = about.draw(jax.random.key(0))
     build = functools.partial(_program, about.f, exemplar, x)
-    smooth = build(num_inputs=num_inputs, key=key)
-    # If f chooses one of several pieces, such as an expert, one input shows only one.
-    if smooth.unrelaxed and num_inputs < _INPUTS:
-        smooth = build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
-    gradients = Gradients(smooth, space, draw=about.draw, rng=rng)
+    smooth = _smooth(build, num_inputs, key)
+    gradients = Gradients(
+        smooth, space, draw=about.draw, rng=randomness.host_generator(key)
+    )
     group = _groups(space)
     start = _closure.first_gradient(gradients, group)
     # Only gradients of the exact search are asked for tiny ones, not those at theta.
@@ -191,11 +175,10 @@ def _certified(
     affine = _closure.affine(gradients, group, start, decays=True, period=period)
     exact = _of_supports(gradients, exact, start, period=period)
     suspect = _suspect(gradients, exact, affine, group=group)
-    kinked, on_kinks = None, np.zeros(space.size, bool)
-    as_it_is = gradients
+    as_it_is, kinked, on_kinks = gradients, None, np.zeros(space.size, bool)
     if smooth.replaced or smooth.unrelaxed:
         kinks = build(num_inputs=max(num_inputs, _INPUTS), dtype=smooth.dtype)
-        as_it_is = Gradients(kinks, space, draw=about.draw, rng=rng)
+        as_it_is = Gradients(kinks, space, draw=about.draw, rng=gradients.rng)
         start = _closure.first_gradient(as_it_is, group, decays=False)
         kinked = _closure.affine(as_it_is, group, start, decays=False, period=period)
         on_kinks = _on_kinks(as_it_is, exact, group)
@@ -211,11 +194,7 @@ def _certified(
         num_draws=as_it_is.num_draws,
         is_sorted="sort" in smooth.replaced,
     )
-    confined: dict[Piece, Confined] = {}
-    weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
-    if _confine.asks_for(space, weights):
-        pieces = _confine.pieces(about.anatomy, space)
-        confined = _confined(as_it_is, pieces, weights)
+    confined = _confined_weights(about, as_it_is)
     layers, findings = assembled(about, space, found, confined=confined)
     return Certificate(
         layers=layers,
@@ -226,6 +205,34 @@ def _certified(
         # Equal draws share a certificate, and each asks for the same points.
         _observe=functools.cache(functools.partial(_units, about, params, key, exact)),
     )
+
+
+def _smooth(
+    build: Callable[..., Program],
+    num_inputs: int,
+    key: Key,
+) -> Program:
+    """Return the gradient of f without kinks, at as many inputs as it needs.
+
+    Args:
+        build: `_program` of f, its parameters and an input.
+        num_inputs: How many inputs show all rows of an embedding.
+        key: Draws the smooth functions that stand for kinks.
+    """
+    smooth = build(num_inputs=num_inputs, key=key)
+    # If f chooses one of several pieces, such as an expert, one input shows only one.
+    if smooth.unrelaxed and num_inputs < _INPUTS:
+        return build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
+    return smooth
+
+
+def _confined_weights(about: Subject, gradients: Gradients) -> dict[Piece, Confined]:
+    """Return the subspaces in which updates of weights stay, if that is asked for."""
+    space = gradients.space
+    weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
+    if not _confine.asks_for(space, weights):
+        return {}
+    return _confined(gradients, _confine.pieces(about.anatomy, space), weights)
 
 
 def _confined(
@@ -322,11 +329,11 @@ def _groups(space: Space) -> Labels:
     Experts and branches are often arrays of their own. An optimizer that treats arrays
     alike keeps equal ones equal.
     """
-    by_content: dict[tuple[tuple[int, ...], bytes], int] = {}
+    by_content: dict[bytes, int] = {}
     groups = []
     for i, array in enumerate(space.arrays(space.theta)):
-        digest = hashlib.sha256(np.abs(array).tobytes()).digest()
-        groups.append(by_content.setdefault((array.shape, digest), i))
+        digest = digests.of_arrays([np.abs(array)])
+        groups.append(by_content.setdefault(digest, i))
     has_copies = any(
         group != i and len(space.shapes[i]) >= 2 for i, group in enumerate(groups)
     )
@@ -440,7 +447,7 @@ def _units(
 ) -> Units:
     """Return the classes of the values at a point: `Certificate.units`."""
     assert exact.equal is not None, "the exact search keeps the classes of theta"
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    rng = randomness.host_generator(key)
     with jax.enable_x64(True):
         space = Space(params)
         units = observe(about, point, space, equal=exact.equal, rng=rng)

@@ -1,10 +1,9 @@
 """Reasons why probing a function gives only evidence, not proof."""
 
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from isometry._internal import jaxprs
+from isometry._internal import jaxprs, kinds
 from isometry.certificates._gradients import Gradients
 
 # Constants in f closer to zero than this, or relatively closer to each other, are not
@@ -48,7 +47,7 @@ def doubts_about(gradients: Gradients) -> tuple[str, ...]:
 def _unresolved(closed: core.ClosedJaxpr) -> str | None:
     """Return a constant in f that is too small, or too close to another, in words."""
     for constant in jaxprs.constants(closed):
-        if not jnp.issubdtype(jnp.result_type(constant), jnp.floating):
+        if not kinds.is_floating(constant):
             continue
         values = np.unique(np.abs(np.asarray(constant, np.float64)))
         values = values[np.isfinite(values) & (values > 0)]

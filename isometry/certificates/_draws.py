@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, jaxprs, randomness
+from isometry._internal import jaxprs, kinds, randomness
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.structure import Anatomy
@@ -50,7 +50,7 @@ class RandomInputs:
 
     def __call__(self, key: Key) -> PyTree:
         """Draw an input."""
-        return self._drawn(_generator(key), lambda: key)
+        return self._drawn(randomness.host_generator(key), lambda: key)
 
     def from_seed(self, seed: int) -> PyTree:
         """Draw an input from a seed below 2^32.
@@ -83,16 +83,16 @@ class RandomInputs:
         *,
         rng: np.random.Generator,
     ) -> Array | np.ndarray:
-        if randomness.is_typed_key(leaf):
+        if kinds.is_typed_key(leaf):
             own = jax.random.fold_in(make_key(), index)
             # A leaf without axes is one key, while `split` returns an array.
             if not leaf.shape:
                 return own
             return jax.random.split(own, leaf.shape)
         # Keys of the old kind are arrays of uint32.
-        if checks.is_key(leaf):
+        if kinds.is_key(leaf):
             return rng.integers(2**32, size=leaf.shape, dtype=np.uint32)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if kinds.is_floating(leaf):
             size = 2.0 ** rng.uniform(-_LOG2_SIZES, _LOG2_SIZES)
             return size * rng.standard_normal(leaf.shape)
         if leaf.dtype == np.bool_:
@@ -138,7 +138,7 @@ class Batches:
     def __call__(self, key: Key) -> PyTree:
         """Draw a batch."""
         if len(self._left) < self.size:
-            shuffled = _generator(key).permutation(self._num_rows)
+            shuffled = randomness.host_generator(key).permutation(self._num_rows)
             self._left = np.concatenate([self._left, shuffled])
         # Rows that are left over come first in the next batch.
         rows = self._left[: self.size]
@@ -156,12 +156,6 @@ def input_of(draw: Callable[[Key], PyTree], seed: int) -> PyTree:
         return draw.from_seed(seed)
     # Keys are made from NumPy's numbers: to split a key would compile a program.
     return draw(jax.random.key(seed))
-
-
-def _generator(key: Key) -> np.random.Generator:
-    """Return NumPy's generator, which compiles nothing, seeded by a key."""
-    words = jax.random.key_data(key)
-    return np.random.default_rng(np.asarray(words))
 
 
 def default(
@@ -182,7 +176,7 @@ def default(
     num_rows = _rows_selected(closed, num_params)
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
     for i, (path, leaf) in enumerate(leaves):
-        if _selects(leaf) and i not in num_rows:
+        if kinds.is_whole(leaf) and i not in num_rows:
             name = f"x{jax.tree_util.keystr(path)}"
             raise InputError(
                 f"{name} holds whole numbers that select no rows of a parameter, so "
@@ -216,7 +210,7 @@ def _rows_selected(
     num_rows = {}
     variables = closed.jaxpr.invars[num_params:]
     for i, aval in enumerate(closed.in_avals[num_params:]):
-        if not _selects(jax.ShapeDtypeStruct(aval.shape, aval.dtype)):
+        if not kinds.is_whole(jax.ShapeDtypeStruct(aval.shape, aval.dtype)):
             continue
         sizes = _sizes_indexed(closed.jaxpr, {variables[i]})
         # If the integers index several arrays, the smallest sets the range, because
@@ -224,12 +218,6 @@ def _rows_selected(
         if sizes:
             num_rows[i] = min(sizes)
     return num_rows
-
-
-def _selects(leaf: jax.ShapeDtypeStruct) -> bool:
-    """Tell whether an array or a shape is of whole numbers, which may select rows."""
-    # Keys of the old kind are integers too, but select no rows.
-    return jnp.issubdtype(leaf.dtype, jnp.integer) and not checks.is_key(leaf)
 
 
 def _sizes_indexed(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from isometry._internal import precision, randomness
+from isometry._internal import kinds, precision
 from isometry._internal.errors import NotFinite
 from isometry._internal.types import Key, Params
 from isometry.certificates._draws import input_of
@@ -63,11 +63,6 @@ _LEAST_TOP = 1e-6
 _TINY = 1e-200
 
 
-def is_floating(leaf: object) -> bool:
-    """Tell whether a leaf is an array of floating numbers."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
 class Space:
     """The floating leaves of params as one vector.
 
@@ -84,7 +79,9 @@ class Space:
     def __init__(self, params: Params) -> None:
         with_paths, self._tree = jax.tree_util.tree_flatten_with_path(params)
         self._leaves = [leaf for _, leaf in with_paths]
-        self._moving = [i for i, leaf in enumerate(self._leaves) if is_floating(leaf)]
+        self._moving = [
+            i for i, leaf in enumerate(self._leaves) if kinds.is_floating(leaf)
+        ]
         self.paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
         self.names = [self.paths[i] for i in self._moving]
         arrays = [self._leaves[i] for i in self._moving]
@@ -128,9 +125,9 @@ class Space:
 def _stacked(*leaves: Array | np.ndarray) -> Array | np.ndarray:
     """Stack the leaves of several inputs, floating ones in float64."""
     first = leaves[0]
-    if randomness.is_typed_key(first):
+    if kinds.is_typed_key(first):
         return jnp.stack(leaves)
-    dtype = np.float64 if is_floating(first) else first.dtype
+    dtype = np.float64 if kinds.is_floating(first) else first.dtype
     return np.stack([np.asarray(leaf, dtype) for leaf in leaves])
 
 
@@ -151,7 +148,7 @@ def shaken(
 
     def moved(leaf: Array | np.ndarray) -> Array | np.ndarray:
         is_moving = isinstance(leaf, np.ndarray) and leaf.dtype == np.float64
-        if not (is_moving or is_floating(leaf)):
+        if not (is_moving or kinds.is_floating(leaf)):
             return leaf
         array = np.asarray(leaf, np.float64)
         # A byte holds eight signs: random numbers would take longer than a gradient.
@@ -215,10 +212,10 @@ class Gradients:
             # Most leaves are of this kind. To ask JAX takes longer than the cast.
             if isinstance(leaf, np.ndarray) and leaf.dtype == np.float64:
                 return leaf.astype(self.program.dtype, copy=False)
-            if randomness.is_typed_key(leaf):
+            if kinds.is_typed_key(leaf):
                 return leaf
             array = np.asarray(leaf)
-            if not is_floating(leaf):
+            if not kinds.is_floating(leaf):
                 return array
             return array.astype(self.program.dtype, copy=False)
 

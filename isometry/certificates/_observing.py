@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from isometry import structure
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry.certificates import _members
 from isometry.certificates._draws import input_of
 from isometry.certificates._gradients import Space, shaken
@@ -266,6 +266,6 @@ def _in_dtype(
     dtype: np.dtype,
 ) -> Array | np.ndarray:
     """Return a leaf in the dtype that a program takes; a key as it is."""
-    if checks.is_key(leaf):
+    if kinds.is_key(leaf):
         return leaf
     return np.asarray(leaf, dtype)

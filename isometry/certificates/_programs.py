@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import jaxprs, precision
+from isometry._internal import jaxprs, kinds, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.certificates._relaxation import Relaxed, relaxed
@@ -205,7 +205,7 @@ def _built(request: _Request) -> Program:
         cotangent: list[Array],
     ) -> list[Array]:
         leaves, tree = jax.tree.flatten(params)
-        moving = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
+        moving = [i for i, leaf in enumerate(leaves) if kinds.is_floating(leaf)]
 
         def of_moving(moved: list[Array]) -> list[Array]:
             for i, leaf in zip(moving, moved, strict=True):
@@ -263,11 +263,7 @@ def _floating_outputs(
     params: Params,
     x: PyTree,
 ) -> list[Array]:
-    return [leaf for leaf in jax.tree.leaves(f(params, x)) if _is_floating(leaf)]
-
-
-def _is_floating(leaf: Array) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return [leaf for leaf in jax.tree.leaves(f(params, x)) if kinds.is_floating(leaf)]
 
 
 def _unit_of(closed: core.ClosedJaxpr) -> float:
@@ -275,9 +271,9 @@ def _unit_of(closed: core.ClosedJaxpr) -> float:
     coarsest = _DOUBLE
     for eqn in jaxprs.equations(closed.jaxpr):
         for var in eqn.outvars:
-            dtype = getattr(var.aval, "dtype", None)
-            if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-                coarsest = max(coarsest, float(jnp.finfo(dtype).eps) / 2)
+            aval: Any = var.aval
+            if kinds.is_floating(aval):
+                coarsest = max(coarsest, float(jnp.finfo(aval.dtype).eps) / 2)
     return coarsest
 
 

@@ -12,10 +12,11 @@ import jax
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
+from isometry._internal import kinds
 from isometry._internal.types import Key, Params
 from isometry.certificates.relaxing._rewriting import Rewriting
 from isometry.certificates.relaxing._smooth import drawn
-from isometry.certificates.relaxing._value import array_of, is_floating, leaf
+from isometry.certificates.relaxing._value import array_of, leaf
 
 Map: TypeAlias = Callable[[Params, PyTree[Array]], PyTree[Array]]
 
@@ -84,7 +85,7 @@ def relaxed(
     rewriting = Rewriting(drawn(key))
 
     def run(*arrays: Array) -> list[Array]:
-        operands = [leaf(array, is_active=is_floating(array)) for array in arrays]
+        operands = [leaf(array, is_active=kinds.is_inexact(array)) for array in arrays]
         results = rewriting.program(closed, operands)
         return [array_of(result) for result in results]
 

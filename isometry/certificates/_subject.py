@@ -9,8 +9,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from isometry import structure
-from isometry._internal import checks
-from isometry._internal.errors import FromCall, InputError, NotDefined
+from isometry._internal import checks, kinds
+from isometry._internal.errors import (
+    FromCall,
+    InputError,
+    NotDefined,
+    SameInTraining,
+)
 from isometry._internal.types import Key, Params
 from isometry.certificates import _draws
 from isometry.certificates._data import Data
@@ -68,30 +73,10 @@ def subject(
         xs: The user's data, or None.
         loss: Maps an output, or an output and a target, to a number; or None.
     """
-    checks.no_module("f", f)
-    if isinstance(f, (list, tuple)):
-        f = chain(list(f))
-    # With a plain function among the blocks the shapes of the parameters are not known,
-    # so the chain is certified as a plain function.
-    if isinstance(f, Chain) and not all(isinstance(b, Network) for b in f.blocks):
-        f = f.function
     # Every argument is checked before anything is traced, which may take seconds.
-    if not callable(f):
-        raise InputError(
-            f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
-        )
+    f = _function(f)
     check_params(params)
-    for name, value in (("x", x), ("xs", xs)):
-        checks.on_host(name, value)
-        if value is not None:
-            checks.real(name, value)
-    if draw is not None and not callable(draw):
-        raise InputError(f"draw={checks.show(draw)} is not callable; write draw(key).")
-    # Inputs are either drawn at random or given.
-    if draw is not None and xs is not None:
-        raise InputError("draw and xs were both given; write one of them.")
-    if loss is not None and xs is None:
-        raise InputError("loss was given without xs; write xs=, the data it is of.")
+    _check_inputs(x, draw=draw, xs=xs, loss=loss)
     # Training differs from inference by dropout and by statistics of a batch.
     network: Function = f
     mode = ""
@@ -127,6 +112,43 @@ def subject(
     return whole._replace(point_f=f, points=points, draw_point=draw_point)
 
 
+def _function(f: Function | Sequence[Function]) -> Function:
+    """Return what the user passed as f as one function or network."""
+    checks.no_module("f", f)
+    if isinstance(f, (list, tuple)):
+        f = chain(list(f))
+    # With a plain function among the blocks the shapes of the parameters are not known,
+    # so the chain is certified as a plain function.
+    if isinstance(f, Chain) and not all(isinstance(b, Network) for b in f.blocks):
+        f = f.function
+    if not callable(f):
+        raise InputError(
+            f"f={checks.show(f)} is not callable; write f(params, x) or a Network."
+        )
+    return f
+
+
+def _check_inputs(
+    x: PyTree,
+    *,
+    draw: Draw | None,
+    xs: PyTree,
+    loss: Callable[..., Array] | None,
+) -> None:
+    """Require arguments that say in one way what the inputs are."""
+    for name, value in (("x", x), ("xs", xs)):
+        checks.on_host(name, value)
+        if value is not None:
+            checks.real(name, value)
+    if draw is not None and not callable(draw):
+        raise InputError(f"draw={checks.show(draw)} is not callable; write draw(key).")
+    # Inputs are either drawn at random or given.
+    if draw is not None and xs is not None:
+        raise InputError("draw and xs were both given; write one of them.")
+    if loss is not None and xs is None:
+        raise InputError("loss was given without xs; write xs=, the data it is of.")
+
+
 def check_params(params: Params) -> None:
     """Require finite real arrays, of which some are floating."""
     checks.on_host("params", params)
@@ -135,9 +157,9 @@ def check_params(params: Params) -> None:
     # Whole numbers and keys among the parameters are not trained.
     num_floating = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if checks.is_key(leaf):
+        if kinds.is_key(leaf):
             continue
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if not kinds.is_floating(leaf):
             continue
         num_floating += np.size(leaf)
         if checks.num_not_finite(leaf):
@@ -185,11 +207,10 @@ def _in_training(net: Network) -> tuple[Network, str]:
         return net, "training mode"
     try:
         return net.training, "training mode"
-    except NotDefined as error:
-        # The networks of this package compute the same in both modes.
-        if "computes the same" in error.message:
-            return net, "training mode"
-    return net, "inference mode only"
+    except SameInTraining:
+        return net, "training mode"
+    except NotDefined:
+        return net, "inference mode only"
 
 
 def _example(

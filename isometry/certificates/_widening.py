@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from isometry._internal import equations, jaxprs
+from isometry._internal import equations, jaxprs, kinds
 from isometry._internal.equations import CUSTOM, REMAT, Program, called, unchanged
 from isometry._internal.errors import NotDefined
 from isometry.certificates.relaxing import _table
@@ -91,7 +91,7 @@ def _with_rule(
     """
     avals: list[Any] = [variable.aval for variable in eqn.invars]
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
-    moving_places = [i for i, shape in enumerate(shapes) if _is_floating(shape)]
+    moving_places = [i for i, shape in enumerate(shapes) if kinds.is_floating(shape)]
     program = called(eqn)
     results: list[Any] = [variable.aval for variable in eqn.outvars]
 
@@ -100,7 +100,7 @@ def _with_rule(
             whole = list(own)
             for place, value in zip(moving_places, moving, strict=True):
                 whole[place] = value
-            return [one for one in unchanged(eqn, whole) if _is_floating(one)]
+            return [one for one in unchanged(eqn, whole) if kinds.is_floating(one)]
 
         _, pull = jax.vjp(of_moving, *[own[place] for place in moving_places])
         return list(pull(list(cotangents)))
@@ -108,7 +108,7 @@ def _with_rule(
     cotangents = [
         jax.ShapeDtypeStruct(one.shape, one.dtype)
         for one in results
-        if _is_floating(one)
+        if kinds.is_floating(one)
     ]
     # The rule is traced in 16 bits, and then evaluated in float64 too.
     rule = jax.make_jaxpr(pulled)(shapes, cotangents)
@@ -122,7 +122,7 @@ def _with_rule(
 
     def backward(wide: tuple[Array, ...], cotangents: list[Array]) -> tuple:
         pairs = zip(cotangents, results, strict=True)
-        floating = [cotangent for cotangent, one in pairs if _is_floating(one)]
+        floating = [cotangent for cotangent, one in pairs if kinds.is_floating(one)]
         pulled_back: list[Array | None] = [None] * len(wide)
         results_of_rule = _evaluated(rule, [*wide, *floating])
         for place, value in zip(moving_places, results_of_rule, strict=True):
@@ -173,13 +173,9 @@ def _cond(
     return jax.lax.switch(operands[0], branches, *operands[1:])
 
 
-def _is_floating(array: Array | jax.ShapeDtypeStruct) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating)
-
-
 def _wide(value: Any) -> Array:
     """Return a floating value in float64; others as they are."""
-    if jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    if kinds.is_floating(value):
         return jnp.asarray(value, np.float64)
     return value
 

@@ -1,6 +1,7 @@
 """What a command is: a function that returns an exit code, its help, an example."""
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec
@@ -64,7 +65,7 @@ def stoppable(function: Callable[P, int]) -> Callable[P, int]:
             raise interrupts.Stopped from None
         # `| head` has read enough. rich, and typer, would end with code 1.
         except (BrokenPipeError, SystemExit):
-            _terminal.abandon_output()
+            _terminal.abandon(sys.stdout)
             return _exit_codes.PIPE_CLOSED
 
     return call

@@ -19,6 +19,9 @@ def literal() -> Console:
     Cells of tables are texts, and a console without markup takes those as they are.
     """
     console = Console(markup=False, emoji=False, highlight=False)
+    # Some shells set COLUMNS=0 where they know no width. Nothing would be printed.
+    if console.width < 1:
+        console.width = _terminal.COLUMNS
     console.push_render_hook(_Cleaning())
     return console
 

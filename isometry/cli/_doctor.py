@@ -39,10 +39,10 @@ COMMAND = Command(
 def run(out: str | None, seed: int, *, as_json: bool) -> int:
     """Examine, write, print; return the exit code."""
     from isometry import store
-    from isometry._internal import checks, strict_json
+    from isometry._internal import strict_json
     from isometry.cli import _examination
 
-    checks.integer("--seed", seed)
+    _options.check_seed(seed)
     folder = None if out is None else store.prepare(out)
     with _terminal.progress(1) as tell:
         tell("testing the engine against known answers")

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from isometry._internal import interrupts
+from isometry._internal import interrupts, stderr
 from isometry._internal.errors import InputError, MissingExtra
 from isometry._internal.extras import extra
 from isometry.cli import _environment, _exit_codes, _terminal
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The words behind "isometry"; by default those of this process.
     """
+    _terminal.open_streams()
     _environment.set_defaults(_environment.THREADS)
     # Where the output has no σ, it gets a question mark and not a traceback.
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -41,13 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     # Whatever else is raised is a fault, of this package or of a network's own code.
     except Exception:
-        print(_terminal.plain(traceback.format_exc()), end="", file=sys.stderr)
+        stderr.tell(_terminal.plain(traceback.format_exc().removesuffix("\n")))
         code = _refuse("stopped by this error; nothing was judged", _exit_codes.CRASHED)
+    _terminal.flush_streams()
     # At once: XLA's threads are at work, and an interpreter that ends under them may
     # crash.
     if signals:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -67,13 +67,13 @@ def _run(argv: Sequence[str] | None) -> int:
         return _refuse(error.message, _exit_codes.USAGE)
     # `| head` has read enough before the last of the buffer was written.
     except BrokenPipeError:
-        _terminal.abandon_output()
+        _terminal.abandon(sys.stdout)
         return _exit_codes.PIPE_CLOSED
     # A full disk behind `>`.
     except OSError as error:
         if error.filename is not None or error.errno not in _DISK_ERRORS:
             raise
-        _terminal.abandon_output()
+        _terminal.abandon(sys.stdout)
         reason = f"the output cannot be written: {error.strerror}."
         return _refuse(reason, _exit_codes.USAGE)
     except interrupts.Stopped:

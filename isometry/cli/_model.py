@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.certificates import _draws
@@ -24,8 +24,9 @@ _FORM = "write --model package.module:function"
 
 _SEE_WHERE = "Called on its example in Python it says where."
 
-# Whole numbers that select rows of nothing may be anything: two of them differ.
-_FEWEST = 2
+# The range of whole numbers that select rows of no array, so that the program does not
+# show their range: 0 and 1. With 0 alone all examples would be alike there.
+_RANGE_UNKNOWN = 2
 
 
 def networks_and_data(
@@ -133,12 +134,12 @@ def inputs_of(net: Network, key: Key) -> PyTree[Array]:
     for i, leaf in enumerate(leaves):
         shape = (_EXAMPLES, *leaf.shape)
         key_leaf = jax.random.fold_in(key, i)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if kinds.is_floating(leaf):
             drawn.append(jax.random.normal(key_leaf, shape, leaf.dtype))
         elif leaf.dtype == np.bool_:
             drawn.append(jax.random.bernoulli(key_leaf, shape=shape))
         else:
-            most = num_rows.get(i, _FEWEST)
+            most = num_rows.get(i, _RANGE_UNKNOWN)
             tokens = jax.random.randint(
                 key_leaf, shape, minval=0, maxval=most, dtype=leaf.dtype
             )

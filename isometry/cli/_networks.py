@@ -33,7 +33,7 @@ class Settings:
     seed: int
 
     def check(self) -> None:
-        """Refuse numbers that are too small, and options that have no effect."""
+        """Refuse numbers out of range, and options that have no effect."""
         # Imported here, as everywhere in commands: they bring JAX with them.
         from isometry._internal import checks
         from isometry._internal.errors import InputError
@@ -50,7 +50,7 @@ class Settings:
                     "leave it out."
                 )
         checks.integer("--width", self.width, low=1)
-        checks.integer("--depth", self.depth, low=1)
+        checks.integer("--depth", self.depth, low=1, high=_options.MOST_LAYERS)
         checks.integer("--seeds", self.seeds, low=1)
         checks.integer("--inputs", self.inputs, low=1)
-        checks.integer("--seed", self.seed, low=0)
+        _options.check_seed(self.seed)

@@ -8,6 +8,13 @@ from typer import Option
 # that schemes differ; twice as large, the first audit would take minutes.
 WIDTH, DEPTH, ACTIVATION = 128, 6, "tanh"
 
+# More layers than any network has. With ten times as many, edges of laws would lose
+# digits to rounding, and networks would take hours to build.
+MOST_LAYERS = 100_000
+
+# JAX keeps 32 bits of a seed: a larger one would be another seed without a word.
+_LARGEST_SEED = 2**32 - 1
+
 _SOURCES = "digits, gaussian, a .npy or .npz file, or MNIST's or CIFAR-10's files."
 
 Width = Annotated[int, Option(help="Hidden width.")]
@@ -40,3 +47,11 @@ NoCache = Annotated[
         help="Compile everything anew, and keep nothing for the next command.",
     ),
 ]
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is negative, or that JAX would take for another one."""
+    # Imported here, as everywhere in commands: it brings JAX with it.
+    from isometry._internal import checks
+
+    checks.integer("--seed", seed, high=_LARGEST_SEED)

@@ -47,6 +47,10 @@ _READY = ("spectrum", "signals", "audit", "train")
 # scroll away what stands above them.
 _MOST_LINES = 20
 
+# Values of an axis that a range may have. With ten times more, a slip of a finger fills
+# the disk before the first cell; ten times fewer are thinkable.
+_MOST_VALUES = 10**6
+
 _SHOW = "show"
 
 # The options of the command by what `isometry.sweep` calls them in its messages.
@@ -135,10 +139,9 @@ def run(
     import jax
 
     import isometry
-    from isometry._internal import checks
     from isometry._internal.errors import InputError
 
-    checks.integer("--seed", seed)
+    _options.check_seed(seed)
     try:
         with _logging_options():
             dataset = isometry.sweep(
@@ -219,7 +222,7 @@ def _plan_of(words: list[str], out: str | None) -> Plan:
         content = tomllib.loads(file.read_text())
     except OSError as error:
         raise InputError(f"{str(file)!r} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{str(file)!r} is no TOML: {error}.") from None
     for name in content:
         if name not in ("run", "grid", "settings"):
@@ -267,7 +270,7 @@ def _values(name: str, given: object) -> list[object]:
         )
     start = checks.number(f"{where}.start", given["start"])
     stop = checks.number(f"{where}.stop", given["stop"])
-    num = checks.integer(f"{where}.num", given["num"], low=1)
+    num = checks.integer(f"{where}.num", given["num"], low=1, high=_MOST_VALUES)
     # Lists of Python's own numbers, as the file might have held them.
     if spacing == "linear":
         return np.linspace(start, stop, num).tolist()

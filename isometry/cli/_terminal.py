@@ -6,7 +6,9 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from isometry._internal import stderr
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 _NOT_PLAIN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+# Columns of a terminal whose width nobody knows. In ten times fewer no table can be
+# read; ten times more are on no screen.
+COLUMNS = 80
 
 
 def plain(text: str) -> str:
@@ -37,7 +43,7 @@ def show(text: str) -> None:
 def complain(message: str) -> None:
     """Print one line to stderr, with the name of the program."""
     line = " ".join(message.split())
-    print(plain(f"isometry: {line}"), file=sys.stderr)
+    stderr.tell(plain(f"isometry: {line}"))
 
 
 def console() -> "Console":
@@ -66,16 +72,16 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    stderr = Console(stderr=True)
-    if not stderr.is_terminal:
-        yield lambda stage: print(plain(stage), file=sys.stderr)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda stage: stderr.tell(plain(stage))
         return
     columns = (
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=stderr, transient=True) as shown:
+    with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("starting", total=total)
         # When the first stage begins, none has ended.
         num_done = -1
@@ -94,14 +100,38 @@ def report_files(written: Sequence[pathlib.Path], *, as_json: bool) -> None:
         return
     *others, last = map(str, written)
     names = f"{', '.join(others)} and {last}" if others else last
-    line = plain(f"wrote {names}")
-    print(line, file=sys.stderr if as_json else sys.stdout)
+    line = f"wrote {names}"
+    if as_json:
+        stderr.tell(plain(line))
+    else:
+        show(line)
 
 
-def abandon_output() -> None:
-    """Discard what is left in the buffer of stdout, on which Python would fail."""
+def open_streams() -> None:
+    """Open what the process was started without, as by `>&-`, on nothing.
+
+    Otherwise the next file that is opened would take its number, and whatever a library
+    prints would be written into that file.
+    """
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 (until the process ends)
+            setattr(sys, name, stream)
+
+
+def flush_streams() -> None:
+    """Write what is left in the buffers; Python would fail on it with its own code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            abandon(stream)
+
+
+def abandon(stream: TextIO) -> None:
+    """Discard what is left in the buffer of a stream, on which Python would fail."""
     with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def table(title: str, columns: Mapping[str, str]) -> "Table":

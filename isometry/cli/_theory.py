@@ -26,10 +26,6 @@ _EXAMPLE = "isometry theory --sigma-w 1.5 --sigma-b 0.3 --depth 64"
 
 _WEIGHTS = ("orthogonal", "gaussian")
 
-# More layers than any network has. At ten times as many, edges of laws would lose
-# digits to rounding.
-_MOST_LAYERS = 100_000
-
 
 @dataclass(frozen=True)
 class Question:
@@ -64,7 +60,7 @@ class Question:
         if self.q is not None:
             checks.number("--q", self.q, low=0.0)
         if self.depth is not None:
-            checks.integer("--depth", self.depth, low=1, high=_MOST_LAYERS)
+            checks.integer("--depth", self.depth, low=1, high=_options.MOST_LAYERS)
 
 
 def theory(  # noqa: PLR0917 (typer reads the options off the signature)

@@ -3,11 +3,10 @@
 import math
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from isometry._internal import randomness
 from isometry._internal.types import Key
 
 PerSeed = Float[np.ndarray, " seeds"]
@@ -19,12 +18,7 @@ _NORMAL = 10**9
 
 def resampled_seeds(key: Key, resamples: int, num_seeds: int) -> Resamples:
     """Draw bootstrap samples of the seeds, as their indices."""
-    words = key
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        words = jax.random.key_data(key)
-    # By NumPy from the bits of the key: there is nothing to compile.
-    bits = np.asarray(words).ravel()
-    generator = np.random.default_rng(bits)
+    generator = randomness.host_generator(key)
     shape = (resamples, num_seeds)
     return generator.integers(0, num_seeds, shape)
 

@@ -39,8 +39,8 @@ def smooth_cdf(
         weights: Their masses.
         steps: k: one number, or an array with one for each quadrature of a batch.
         log_points: ln x.
-        most: A bound on `steps`, static under jit. By default `steps` if that is a
-            number, and else the number of nodes; a lower bound costs less.
+        most: The largest of an array of `steps`, static under jit. None is the number
+            of nodes, which costs more. Not read if `steps` is a number.
 
     Returns:
         P(s ≤ x), clipped to [0, 1]; not forced to be monotone. Cost: 2 × `most` sines
@@ -106,10 +106,9 @@ def smooth_density(
     Args:
         log_s: Nodes ln s of Golub-Kahan steps, descending.
         weights: Their masses.
-        steps: How many steps the nodes come from, one number or one each.
+        steps: As in `smooth_cdf`.
         log_points: ln x.
-        most: At most so many steps. Needed where `steps` is an array: None is then the
-            number of nodes, which costs more than fewer would.
+        most: As in `smooth_cdf`.
 
     Returns:
         Density of ln s at each point, 0 beyond the edge. Cost: that of `smooth_cdf`.
@@ -190,6 +189,7 @@ def _most_steps(
     steps: int | Int[Array, "*#batch"],
     most: int | None,
 ) -> int:
+    """Return a bound on the steps, which sets the number of terms of the series."""
     if isinstance(steps, int):
         return steps
     if most is None:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float
 
-from isometry._internal import checks, compilation, memory, precision
+from isometry._internal import checks, compilation, kinds, memory, precision
 from isometry._internal.errors import InputError, public
 from isometry.linalg import _factorizations
 from isometry.linalg._dense import singular_values
@@ -204,7 +204,7 @@ def _checked_kernel(kernel: ArrayLike) -> Float[Array, "*window n_in n_out"]:
             f"kernel has shape {kernel.shape}; write (*window, in/groups, out), with "
             "one to three axes of the window and none empty."
         )
-    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+    if not kinds.is_floating(kernel):
         raise InputError(
             f"kernel has dtype {kernel.dtype}; write kernel.astype(jnp.float32)."
         )

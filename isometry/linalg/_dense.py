@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError, public
 from isometry.linalg import _factorizations, _graded
 
@@ -26,7 +26,9 @@ def singular_values(a: ArrayLike) -> Float[Array, "*batch k"]:
 
     Returns:
         The k = min(m, n) singular values, in float32 at least. NaN for a matrix that
-        is not finite. Cost: O(m n min(m, n)) a matrix.
+        is not finite. Values outside of the dtype's normal range are not known, nor
+        those beside them: `log_singular_values` has no such range. Cost: O(m n min(m,
+        n)) a matrix.
 
     Raises:
         InputError: `a` has fewer than two axes, is empty or not real floating.
@@ -72,7 +74,7 @@ def matrices(a: ArrayLike) -> Float[Array, "*batch m n"]:
         raise InputError(
             f"a has shape {a.shape}; write (..., m, n) with m, n at least 1."
         )
-    if not jnp.issubdtype(a.dtype, jnp.floating):
+    if not kinds.is_floating(a):
         raise InputError(f"a has dtype {a.dtype}; write a.astype(jnp.float32).")
     if jnp.finfo(a.dtype).bits < 32:
         return a.astype(jnp.float32)

@@ -10,14 +10,14 @@ A call with a single matrix makes no tasks and waits for nothing.
 So with those versions batches are factorized on a CPU one matrix at a time, whether the
 batch is an axis of the argument or comes from `jax.vmap`. On any other platform, and
 with jaxlib 0.11.1 and later, which take the matrices in turn, a batch is one call.
-Whatever factorizes matrices in this package does so here.
+Whatever factorizes matrices in this package is made by `one_at_a_time`.
 """
 
 import functools
 import importlib.metadata
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -71,64 +71,23 @@ def one_at_a_time(
     """
 
     def looped(*matrices: Array) -> PyTree[Array]:
-        """Apply the kernel to one matrix after the other."""
-        batch = matrices[0].shape[:-2]
-        # Not -1, which a batch of no matrices would leave undetermined.
-        count = math.prod(batch)
+        return _looped(kernel, matrices)
 
-        def flattened(matrix: Array) -> Array:
-            return matrix.reshape(count, *matrix.shape[-2:])
-
-        def in_batch(result: Array) -> Array:
-            return result.reshape(*batch, *result.shape[1:])
-
-        flat = list(map(flattened, matrices))
-        results = jax.lax.map(lambda single: kernel(*single), flat)
-        return jax.tree.map(in_batch, results)
-
-    def by_platform(
-        on_cpu: Kernel,
-        *matrices: Array,
-    ) -> PyTree[Array]:
-        """Apply the function that is made for the platform of the program."""
-        ways = {}
-        if on_cpu is not kernel:
-            ways["cpu"] = on_cpu
-        if on_gpu is not None:
-            ways |= {"cuda": on_gpu, "rocm": on_gpu}
-        if not ways:
-            return kernel(*matrices)
-        return jax.lax.platform_dependent(*matrices, default=kernel, **ways)
+    def single(*matrices: Array) -> PyTree[Array]:
+        return _by_platform(kernel, matrices, on_cpu=kernel, on_gpu=on_gpu)
 
     def batched(*matrices: Array) -> PyTree[Array]:
-        """Apply the kernel to a batch, in the way that is right for the platform."""
         # A GPU or TPU has one stream of work, where a batch at once is what is fast.
         on_cpu = looped if BATCHES_WAIT else kernel
-        return by_platform(on_cpu, *matrices)
+        return _by_platform(kernel, matrices, on_cpu=on_cpu, on_gpu=on_gpu)
 
     @jax.custom_batching.custom_vmap
     def factorized(*matrices: Array) -> PyTree[Array]:
         """Apply the kernel to one matrix, or to a batch, which may be sharded."""
         num_batch_axes = matrices[0].ndim - 2
         if num_batch_axes == 0:
-            return by_platform(kernel, *matrices)
-        # For each axis of the batch the axis of the mesh over which it is sharded, or
-        # None.
-        sharding = jax.typeof(matrices[0]).sharding
-        axes_of_batch = sharding.spec[:num_batch_axes]
-        if all(axis is None for axis in axes_of_batch):
-            return batched(*matrices)
-        # On a mesh with explicit axes a loop cannot run over a sharded axis, so every
-        # device loops over the matrices that it holds.
-        spec = jax.sharding.PartitionSpec(*axes_of_batch)
-        local = [jax.sharding.reshard(matrix, spec) for matrix in matrices]
-        per_device = jax.shard_map(
-            batched,
-            mesh=sharding.mesh,
-            in_specs=spec,
-            out_specs=spec,
-        )
-        return per_device(*local)
+            return single(*matrices)
+        return _on_each_device(batched, matrices, num_batch_axes)
 
     @factorized.def_vmap
     def _(
@@ -150,6 +109,64 @@ def one_at_a_time(
     # Outside of a program the rule would be traced at every call: 160 microseconds for
     # a small matrix, 80 with this.
     return jax.jit(factorized, inline=True)
+
+
+def _looped(kernel: Kernel, matrices: Sequence[Array]) -> PyTree[Array]:
+    """Apply a kernel to a batch, one matrix after the other."""
+    batch = matrices[0].shape[:-2]
+    # Not -1, which a batch of no matrices would leave undetermined.
+    count = math.prod(batch)
+
+    def flattened(matrix: Array) -> Array:
+        return matrix.reshape(count, *matrix.shape[-2:])
+
+    def in_batch(result: Array) -> Array:
+        return result.reshape(*batch, *result.shape[1:])
+
+    flat = list(map(flattened, matrices))
+    results = jax.lax.map(lambda single: kernel(*single), flat)
+    return jax.tree.map(in_batch, results)
+
+
+def _by_platform(
+    kernel: Kernel,
+    matrices: Sequence[Array],
+    *,
+    on_cpu: Kernel,
+    on_gpu: Kernel | None,
+) -> PyTree[Array]:
+    """Apply a kernel, or what takes its place on the platform of the program."""
+    ways = {}
+    if on_cpu is not kernel:
+        ways["cpu"] = on_cpu
+    if on_gpu is not None:
+        ways |= {"cuda": on_gpu, "rocm": on_gpu}
+    if not ways:
+        return kernel(*matrices)
+    return jax.lax.platform_dependent(*matrices, default=kernel, **ways)
+
+
+def _on_each_device(
+    batched: Kernel,
+    matrices: Sequence[Array],
+    num_batch_axes: int,
+) -> PyTree[Array]:
+    """Apply a function of batches, on each device to the matrices that it holds."""
+    # For each axis of the batch the axis of the mesh over which it is sharded, or None.
+    sharding = jax.typeof(matrices[0]).sharding
+    axes_of_batch = sharding.spec[:num_batch_axes]
+    if all(axis is None for axis in axes_of_batch):
+        return batched(*matrices)
+    # On a mesh with explicit axes a loop cannot run over a sharded axis.
+    spec = jax.sharding.PartitionSpec(*axes_of_batch)
+    local = [jax.sharding.reshard(matrix, spec) for matrix in matrices]
+    per_device = jax.shard_map(
+        batched,
+        mesh=sharding.mesh,
+        in_specs=spec,
+        out_specs=spec,
+    )
+    return per_device(*local)
 
 
 # --- QR

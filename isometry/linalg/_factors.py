@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError
 
 # What a user may pass: one array (L, n, n), or matrices whose sizes chain.
@@ -144,7 +144,7 @@ def _require_shape(shape: tuple[int, ...], num_axes: int) -> None:
 def _measurable(arrays: Sequence[Array]) -> list[Array]:
     """Return the arrays in the dtype that a measurement runs in."""
     for array in arrays:
-        if not jnp.issubdtype(array.dtype, jnp.floating):
+        if not kinds.is_floating(array):
             raise InputError(
                 f"factors has dtype {array.dtype}; write factors.astype(jnp.float32)."
             )

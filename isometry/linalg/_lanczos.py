@@ -328,9 +328,10 @@ def extreme_singular_values(
     that none lies beyond.
 
     The bounds are the residual (the last component of B's left singular vector times
-    the last coupling), what restarts dropped, and 4 √max(m, n) eps s_max for rounding
-    of the products. A value is converged where its residual is below √eps of itself, or
-    below that rounding.
+    the last coupling), what restarts dropped, and for rounding of the products 4
+    √max(m, n) eps s_max, and as much of what underflows in them, max(m, n) times the
+    least normal number. A value is converged where its residual is below √eps of
+    itself, or below that rounding.
 
     Cost a step: one product with J and Jᵀ, 8 (m + n) `steps` FLOP. Memory: `steps`
     vectors of each side. Outside jit each call compiles anew.
@@ -420,9 +421,12 @@ def _extremes(
     outside = b.above[done - 1]
     residual = outside * jnp.abs(left[done - 1, ends])
     values = b.norm * s[ends]
-    eps = float(jnp.finfo(s.dtype).eps)
+    limits = jnp.finfo(s.dtype)
+    eps = float(limits.eps)
     longest = max(b.left.shape[1], b.right.shape[1])
-    rounding = 4 * math.sqrt(longest) * eps * values[0]
+    # As many terms of a product, each of which is zero where it would be subnormal.
+    underflow = longest * float(limits.tiny)
+    rounding = 4 * math.sqrt(longest) * (eps * values[0] + underflow)
     # The error of a value is of the order of its residual squared.
     enough = jnp.maximum(math.sqrt(eps) * values, rounding)
     converged = residual <= enough

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError, public
 from isometry.linalg._convolution import canonical
 
@@ -112,7 +112,7 @@ class Operator:
             raise InputError(
                 f"matrix has shape {a.shape}; write (m, n), and vmap the batch."
             )
-        if not jnp.issubdtype(a.dtype, jnp.floating):
+        if not kinds.is_floating(a):
             raise InputError(
                 f"matrix has dtype {a.dtype}; write matrix.astype(jnp.float32)."
             )

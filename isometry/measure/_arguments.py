@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import PyTree
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 from isometry.measure import _leaves, _spans
@@ -147,7 +147,7 @@ def _end(end: End) -> End:
 def lowest_dtype(params: Params, x: PyTree) -> str | None:
     """Return the name of the lowest floating dtype, if it is below float32."""
     leaves = jax.tree.leaves((params, x))
-    dtypes = {jnp.result_type(leaf) for leaf in leaves if not checks.is_key(leaf)}
+    dtypes = {jnp.result_type(leaf) for leaf in leaves if not kinds.is_key(leaf)}
     # Integers, such as tokens, are not cast and lose nothing.
     low = [
         dtype.name

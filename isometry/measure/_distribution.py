@@ -16,6 +16,7 @@ from isometry.measure._nodes import (
     masked_logs,
     nan_unless_finite,
     nan_unless_values,
+    without_noise,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def mass_below(
 ) -> PerPoint:
     """Return the mass at or below each point."""
     level = _log_points(points, variable)
-    is_below = sp.log_values[..., None, :] <= column(sp, level)
+    logs = without_noise(sp)
+    is_below = logs[..., None, :] <= column(sp, level)
     weights = sp.weights[..., None, :]
     mass = jnp.where(is_below, weights, 0)
     total = _capped(jnp.sum(mass, -1), is_all=is_below.all(-1))
@@ -91,7 +93,7 @@ def quantiles(
     sp: "Spectrum", levels: Float[Array, " points"], *, variable: str
 ) -> PerPoint:
     """Return, for each level, the smallest value with that much mass at or below it."""
-    ascending = sp.log_values[..., ::-1]
+    ascending = without_noise(sp)[..., ::-1]
     mass = jnp.cumsum(sp.weights[..., ::-1], -1)
     # Tolerance for the rounding of cumulated weights. It is at most half a node, so
     # that no node is skipped.

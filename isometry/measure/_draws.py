@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from isometry._internal import checks, memory
+from isometry._internal import checks, kinds, memory
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure._function import Map
@@ -151,7 +151,8 @@ def seeds_of(
     _refuse_others(f, keys)
     num_seeds = checks.keys("keys", keys).shape[0]
     if sample is not None:
-        return Seeds(keys, num_seeds, draw=sample)
+        draw = checks.function("sample", sample)
+        return Seeds(keys, num_seeds, draw=draw)
     if isinstance(f, Network):
         return Seeds(keys, num_seeds, draw=f.init, net=f)
     raise InputError(
@@ -200,6 +201,7 @@ def _seeds_of_stacked(params: Params, sample: Callable[[Key], Params] | None) ->
         raise InputError(
             "sample draws parameters from keys, but params are given; leave one out."
         )
+    checks.real("params", params)
     # A leaf without an axis of seeds would be sliced along another of its axes.
     leading = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
     if not leading:
@@ -264,11 +266,11 @@ def key_parts(key: Key) -> tuple[str | None, Array]:
 
     The name is None for raw uint32 keys, which are their own bits.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not kinds.is_typed_key(key):
         return None, key
     return str(jax.random.key_impl(key)), jax.random.key_data(key)
 
 
 def comparable(leaf: Array) -> Array:
     """Return an array that NumPy can compare: the bits of a key, or the array."""
-    return key_parts(leaf)[1] if checks.is_key(leaf) else leaf
+    return key_parts(leaf)[1] if kinds.is_key(leaf) else leaf

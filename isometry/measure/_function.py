@@ -1,18 +1,15 @@
 """A user's f: when two functions share a program, and which output is measured."""
 
 import contextlib
-import hashlib
 import inspect
 import weakref
 from collections.abc import Callable, Hashable
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, jaxprs, precision
+from isometry._internal import checks, digests, jaxprs, kinds, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
 
@@ -66,9 +63,9 @@ class Reference:
 class Program:
     """The jaxpr of a function, called as `program((constants, params), x)`.
 
-    Two programs are equal if their jaxprs print the same. The arrays that the function
-    closes over, `constants`, are an argument: one compiled program serves all of them,
-    and arrays that have changed are measured as they are now.
+    Two programs are equal if they compute the same function. The arrays that it closes
+    over, `constants`, are an argument: one compiled program serves all of them, and
+    arrays that have changed are measured as they are now.
 
     Attributes:
         reference: The function.
@@ -91,7 +88,7 @@ class Program:
         self.closed = closed
         # This jaxpr holds no arrays that are closed over, so that it may be kept.
         self._jaxpr = closed.jaxpr
-        self._identity = printed_identity(closed, reference)
+        self._identity = identity(closed, reference)
 
     def __call__(
         self, constants_and_params: tuple[list[Array], Params], x: PyTree
@@ -132,44 +129,49 @@ def traced(
         return jax.make_jaxpr(new_function, return_shape=True)(params, x)
 
 
-def printed_identity(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
-    """Return an object that is equal for two traces whose jaxprs print the same."""
-    return str(closed.jaxpr), _not_printed(closed.jaxpr, reference)
+def identity(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
+    """Return an object that is equal for two traces that compute the same function.
+
+    They may close over other arrays, which are arguments of the program: `version`
+    compares them too. Arrays that are closed over by functions inside, as by one that
+    is compiled by itself, are compared here.
+    """
+    own = jaxprs.constants(core.ClosedJaxpr(closed.jaxpr, [None] * len(closed.consts)))
+    numbers = [number for number in own if number is not None]
+    # Tracers have no values to compare, so no other trace is equal.
+    if checks.is_traced(numbers):
+        return object()
+    # JAX prints neither what a function does, as a rule of derivatives or a callback,
+    # nor all entries of a large array.
+    of_functions = reference if _holds_functions(closed.jaxpr) else None
+    return str(closed.jaxpr), digests.of_arrays(numbers), of_functions
 
 
 def version(closed: core.ClosedJaxpr, reference: Reference) -> Hashable:
-    """Return an object that is equal for two traces that compute the same function.
-
-    That is so if their jaxprs print the same, and the arrays that they close over are
-    equal.
-    """
-    # Constants that are tracers have no values to compare, so no other trace is equal.
+    """Return an object that is equal if also the arrays closed over are equal."""
+    # Tracers have no values to compare, so no other trace is equal.
     if checks.is_traced(closed.consts):
         return object()
-    digest = hashlib.blake2b()
-    for constant in closed.consts:
-        # Random keys are compared by their bits.
-        if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
-            constant = jax.random.key_data(constant)
-        digest.update(np.asarray(constant).tobytes())
-    return printed_identity(closed, reference), digest.digest()
+    return identity(closed, reference), digests.of_arrays(closed.consts)
 
 
-def _not_printed(jaxpr: core.Jaxpr, reference: Reference) -> Hashable:
-    """Return what a printed jaxpr leaves out, but must be equal for equal programs.
+def _holds_functions(jaxpr: core.Jaxpr) -> bool:
+    """Tell whether an equation of a program holds a function of Python."""
+    for eqn in jaxprs.equations(jaxpr):
+        # custom_jvp_call, custom_vjp_call, and their names in other versions of JAX,
+        # which wrap the rules in classes of their own.
+        if eqn.primitive.name.startswith("custom_"):
+            return True
+        if any(_is_function(part) for part in jaxprs.flat_params(eqn)):
+            return True
+    return False
 
-    Of a custom derivative rule only the name is printed, so programs with such rules
-    are equal only if their functions are. Arrays that are closed over inside loops are
-    compared by identity.
-    """
-    # custom_jvp_call, custom_vjp_call, and their names in other versions of JAX.
-    names = {eqn.primitive.name for eqn in jaxprs.equations(jaxpr)}
-    has_rules = any(name.startswith("custom_") for name in names)
-    blank = [None] * len(jaxpr.constvars)
-    # Scalars are printed.
-    numbers = jaxprs.constants(core.ClosedJaxpr(jaxpr, blank))
-    arrays = tuple(id(number) for number in numbers if np.ndim(number) > 0)
-    return arrays, reference if has_rules else None
+
+def _is_function(part: object) -> bool:
+    """Tell whether a parameter of an equation is a function of Python."""
+    # Meshes can be called, as decorators.
+    is_mesh = isinstance(part, (jax.sharding.Mesh, jax.sharding.AbstractMesh))
+    return callable(part) and not is_mesh and not isinstance(part, type)
 
 
 def picked(y: PyTree, output: int | str | None) -> PyTree:
@@ -198,6 +200,6 @@ def require_array(y: PyTree) -> jax.ShapeDtypeStruct:
             f"f returns {checks.kind_of(y)}; it must return one array. Write output=, "
             "an index or a key, to choose one."
         )
-    if not jnp.issubdtype(y.dtype, jnp.floating):
+    if not kinds.is_floating(y):
         raise InputError(f"f returns {y.dtype}; it must return a real floating array.")
     return y

@@ -7,7 +7,7 @@ nothing is lost where the number itself leaves the range of floats.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import jax
@@ -123,6 +123,8 @@ def _program(sp: "Spectrum", levels: Float[Array, " levels"]) -> dict[str, Array
     """Return statistics without a scale, and ln of the others."""
     found = {name: STATISTICS[name](sp) for name in _WITHOUT_SCALE}
     # ln |s - 1| = ln |e^ln s - 1|, without the overflow of s.
+    # Without a floor, since exact zeros are told from what lies below it.
+    nodes = replace(sp, log_floor=jnp.full_like(sp.log_floor, -jnp.inf))
     is_large = sp.log_values > 1
     small = jnp.where(is_large, 0, sp.log_values)
     large = jnp.where(is_large, sp.log_values, 1)
@@ -133,7 +135,7 @@ def _program(sp: "Spectrum", levels: Float[Array, " levels"]) -> dict[str, Array
     )
     return {
         **found,
-        "quantiles": sp.quantile(levels, "log_s"),
+        "quantiles": nodes.quantile(levels, "log_s"),
         "mean_s2": _log_mean(2 * sp.log_values, sp.weights),
         "mean_s4": _log_mean(4 * sp.log_values, sp.weights),
         "isometry_deviation": _log_mean(2 * log_deviation, sp.weights) / 2,

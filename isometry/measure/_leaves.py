@@ -6,29 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry.structure import _place
 
 
 def array_or_key(name: str, value: Any) -> jax.Array:
     """Return a leaf of x as an array, whatever the user passed; keys stay keys."""
-    return value if checks.is_key(value) else checks.array(name, value)
-
-
-def is_floating(leaf: Array | jax.ShapeDtypeStruct) -> bool:
-    """Tell whether a leaf carries a derivative."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-def is_whole(leaf: Array | jax.ShapeDtypeStruct) -> bool:
-    """Tell whether a leaf is of whole numbers and no random key."""
-    is_integer = jnp.issubdtype(jnp.result_type(leaf), jnp.integer)
-    return is_integer and not checks.is_key(leaf)
+    return value if kinds.is_key(value) else checks.array(name, value)
 
 
 def floating(x: PyTree[Array]) -> list[Array]:
     """Return the floating leaves, in the order of `jax.tree.leaves`."""
-    return [leaf for leaf in jax.tree.leaves(x) if is_floating(leaf)]
+    return [leaf for leaf in jax.tree.leaves(x) if kinds.is_floating(leaf)]
 
 
 def joined(x: PyTree[Array]) -> Array:
@@ -42,7 +31,7 @@ def joined(x: PyTree[Array]) -> Array:
 def replaced(x: PyTree[Array], z: Array) -> PyTree[Array]:
     """Return x with other numbers in its floating leaves: the inverse of `joined`."""
     leaves = jax.tree.leaves(x)
-    numbers = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
+    numbers = [i for i, leaf in enumerate(leaves) if kinds.is_floating(leaf)]
     parts = _place.split(z.ravel(), [jnp.shape(leaves[i]) for i in numbers])
     for i, part in zip(numbers, parts, strict=True):
         leaves[i] = part

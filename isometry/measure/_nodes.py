@@ -70,6 +70,13 @@ def relative(sp: "Spectrum") -> PerNode:
     return jnp.where(is_finite, ratios, 0)
 
 
+def without_noise(sp: "Spectrum") -> PerNode:
+    """Return ln s, -inf of what is not resolved: noise cannot be told from zero."""
+    # NaN stays NaN: it says that the Jacobian was not finite.
+    is_kept = sp.resolved | jnp.isnan(sp.log_values)
+    return jnp.where(is_kept, sp.log_values, -jnp.inf)
+
+
 def masked_logs(sp: "Spectrum") -> PerNode:
     """Return ln s where resolved, 0 elsewhere.
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from isometry._internal import memory
+from isometry._internal import kinds, memory
 from isometry.measure._function import Reference
 from isometry.measure._spans import Point
 from isometry.structure import Anatomy
@@ -349,7 +349,7 @@ def between(
         if name in (first.name, last.name):
             names.append(name)
             continue
-        is_floating = jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        is_floating = kinds.is_floating(anatomy.shape(name))
         if not is_floating or tap_of(anatomy, name) in places_of_ends:
             continue
         after_first = anatomy.upstream(first.name, name)

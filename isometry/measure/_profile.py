@@ -186,51 +186,15 @@ def profile(
     plan = run.plan
     _require_derivative(plan, toward)
     spans = Spans(plan, toward)
-    num_at_once = inputs_at_once(spans, run)
-    parts = []
-    for _, drawn in run.chunks():
-        # With threads of BLAS, factorizations of order 256 took 25 times as long on two
-        # busy cores.
-        with blas.single_threaded():
-            part = _log_values(
-                spans,
-                num_at_once,
-                plan.constants,
-                params=drawn,
-                xs=run.xs,
-            )
-            parts.append(jax.block_until_ready(part))
-    # On the host, where NumPy slices without a program for each span.
-    joined = run.joined(parts)
-    ends = spans.ends()
+    log_values = _measured(spans, run)
     eps = jaxprs.coarse(plan.anatomy.closed.jaxpr, plan.dtype).eps
-    spectra: dict[str, Spectrum] = {}
-    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
-    for shape, names in spans.names_of_shape().items():
-        log_values = joined[label_of(shape)]
-        for position, name in enumerate(names):
-            log_values_of_span = log_values[:, :, position]
-            _require_finite(log_values_of_span, *ends[name])
-            spectra[name] = _spectrum_of(
-                log_values_of_span, shape, span=ends[name], eps=eps
-            )
-        # Statistics of all spans of a shape at once, because one by one takes seconds
-        # in a deep network.
-        whole_span = (plan.first.name, plan.last.name)
-        all_spectra = _spectrum_of(log_values, shape, span=whole_span, eps=eps)
-        for statistic, function in functions.items():
-            by_span = np.moveaxis(np.asarray(function(all_spectra)), 2, 0)
-            values[statistic] |= dict(zip(names, by_span, strict=True))
-    stacked = {
-        statistic: checks.on_device(np.stack([by_name[name] for name in ends], axis=2))
-        for statistic, by_name in values.items()
-    }
+    ends = spans.ends()
     return Profile(
         points=tuple(ends),
         toward=toward,
         spans=tuple(ends.values()),
-        spectra={name: spectra[name] for name in ends},
-        statistics=stacked,
+        spectra=_spectra(spans, log_values, eps),
+        statistics=_evaluated(functions, spans, log_values, eps=eps),
     )
 
 
@@ -239,11 +203,14 @@ def _functions(
 ) -> dict[str, Statistic]:
     """Return the statistics as functions, by name."""
     if isinstance(statistics, Mapping):
-        return dict(statistics)
+        return {
+            name: checks.function(f"statistics[{name!r}]", function)
+            for name, function in statistics.items()
+        }
     if isinstance(statistics, str):
         statistics = (statistics,)
     functions = {}
-    for name in statistics:
+    for name in checks.listed("statistics", statistics):
         function = _STATISTICS.get(name) if isinstance(name, str) else None
         if function is None:
             function = getattr(Spectrum, str(name), None)
@@ -278,7 +245,8 @@ def _choose(
     if points is None:
         inner = _default_points(anatomy, in_span, toward)
     else:
-        inner = [checks.one_of("points", name, in_span) for name in points]
+        given = checks.listed("points", points)
+        inner = [checks.one_of("points", name, in_span) for name in given]
     chosen = {first.name, last.name, *inner}
     # In the order of the computation.
     names = [name for name in in_span if name in chosen]
@@ -356,6 +324,92 @@ def _require_derivative(
             f'toward="{toward}" needs a forward derivative, and f holds a custom_vjp, '
             'which has none; write a custom_jvp, or toward="output".'
         )
+
+
+def _measured(
+    spans: Spans,
+    run: _run.Run,
+) -> dict[str, np.ndarray]:
+    """Measure all spans at all seeds and inputs.
+
+    Returns:
+        What `_log_values` returns, of all seeds. It is on the host, where NumPy slices
+        without a program for each span.
+    """
+    num_at_once = inputs_at_once(spans, run)
+    parts = []
+    for _, drawn in run.chunks():
+        # With threads of BLAS, factorizations of order 256 took 25 times as long on two
+        # busy cores.
+        with blas.single_threaded():
+            part = _log_values(
+                spans,
+                num_at_once,
+                spans.plan.constants,
+                params=drawn,
+                xs=run.xs,
+            )
+            parts.append(jax.block_until_ready(part))
+    return run.joined(parts)
+
+
+def _spectra(
+    spans: Spans,
+    log_values: Mapping[str, np.ndarray],
+    eps: float | None,
+) -> dict[str, Spectrum]:
+    """Return the spectrum of each span by its name, in the order of the computation.
+
+    Args:
+        spans: The spans.
+        log_values: What `_measured` returns.
+        eps: As in `_spectrum_of`.
+
+    Raises:
+        NotFinite: A Jacobian is not finite.
+    """
+    ends = spans.ends()
+    spectra = {}
+    for shape, names in spans.names_of_shape().items():
+        for position, name in enumerate(names):
+            of_span = log_values[label_of(shape)][:, :, position]
+            _require_finite(of_span, *ends[name])
+            spectra[name] = _spectrum_of(of_span, shape, span=ends[name], eps=eps)
+    return {name: spectra[name] for name in ends}
+
+
+def _evaluated(
+    functions: Mapping[str, Statistic],
+    spans: Spans,
+    log_values: Mapping[str, np.ndarray],
+    *,
+    eps: float | None,
+) -> dict[str, Float[Array, "seeds inputs points"]]:
+    """Evaluate statistics of all spans.
+
+    Args:
+        functions: The statistics by name.
+        spans: The spans.
+        log_values: What `_measured` returns.
+        eps: As in `_spectrum_of`.
+    """
+    whole_span = (spans.plan.first.name, spans.plan.last.name)
+    values: dict[str, dict[str, np.ndarray]] = {name: {} for name in functions}
+    for shape, names in spans.names_of_shape().items():
+        # All spans of a shape at once, because one by one takes seconds in a deep
+        # network.
+        together = _spectrum_of(
+            log_values[label_of(shape)], shape, span=whole_span, eps=eps
+        )
+        for statistic, function in functions.items():
+            by_span = np.moveaxis(np.asarray(function(together)), 2, 0)
+            values[statistic] |= dict(zip(names, by_span, strict=True))
+    return {
+        statistic: checks.on_device(
+            np.stack([by_name[name] for name in spans.ends()], axis=2)
+        )
+        for statistic, by_name in values.items()
+    }
 
 
 def inputs_at_once(

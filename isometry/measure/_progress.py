@@ -1,12 +1,11 @@
 """Reports progress to a function of the caller, or by a bar."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from isometry._internal import checks
+from isometry._internal import checks, stderr
 from isometry._internal.errors import InputError
 
 Report: TypeAlias = Callable[[int, int], None]
@@ -73,6 +72,6 @@ def _lines(what: str) -> Report:
         now = time.monotonic()
         if done == total or now >= next_time:
             next_time = now + _LINE_SECONDS
-            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+            stderr.tell(f"{what}: {done}/{total}")
 
     return report

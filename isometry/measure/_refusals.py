@@ -7,7 +7,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import jaxprs, precision
+from isometry._internal import jaxprs, kinds, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Params
 from isometry.measure import _leaves, _spans
@@ -64,7 +64,7 @@ def _require_no_tokens(
     x: PyTree,
 ) -> None:
     """Refuse an x of tokens with floating arrays beside them, such as a mask."""
-    if not any(map(_leaves.is_whole, jax.tree.leaves(x))):
+    if not any(map(kinds.is_whole, jax.tree.leaves(x))):
         return
     shapes = target.abstract(params, x)
     try:

@@ -45,6 +45,9 @@ from isometry.measure._target import Target
 from isometry.measure._traces import anatomy_of, of_output, span_traced
 from isometry.networks._layered import LayeredFunction
 
+# Outputs are counted from the end too.
+_FIRST_OUTPUT = -(2**63)
+
 
 def resolve(
     f: Map,
@@ -194,6 +197,8 @@ def _untraced_target(
     # A complex function has a real Jacobian of twice the size, which is not supported.
     checks.real("params", params)
     checks.real("x", x)
+    if output is not None and not isinstance(output, str):
+        output = checks.integer("output", output, low=_FIRST_OUTPUT)
     return Target(
         f=Reference(function),
         output=output,

@@ -14,7 +14,7 @@ from isometry._internal import checks, jaxprs, memory, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _arguments, _draws, _ensemble, _refusals, _spans
-from isometry.measure._function import Reference, printed_identity
+from isometry.measure._function import Reference, identity
 from isometry.measure._plan import Function, Plan, grouped
 from isometry.measure._spans import Point, Span
 from isometry.structure import Anatomy
@@ -119,7 +119,7 @@ def prepare(
     plan = Plan(
         f=reference,
         shapes=(tree, *((leaf.shape, leaf.dtype) for leaf in leaves)),
-        program=printed_identity(anatomy.closed, reference),
+        program=identity(anatomy.closed, reference),
         first=resolved.first,
         last=resolved.last,
         names=tuple(in_order(anatomy, names_read)),

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from isometry import structure
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError
 from isometry._internal.types import Params
-from isometry.measure import _leaves
 from isometry.networks._network import SPANS
 from isometry.structure import Anatomy
 from isometry.structure._anatomy import is_joined_behind, tap_of
@@ -248,7 +247,7 @@ def _shape_at(
                 f"span holds {point}, but the value there has shape {whole.shape}; "
                 f"write an index between {-size} and {size - 1}."
             )
-    if not jnp.issubdtype(whole.dtype, jnp.floating):
+    if not kinds.is_floating(whole):
         raise InputError(
             f"span holds {point.name!r}, where the value is {whole.dtype}, which has "
             "no derivative; write a point behind it."
@@ -295,7 +294,7 @@ def _floating_input(anatomy: Anatomy) -> str:
     Random keys and whole numbers beside them, such as labels, have no derivative.
     """
     leaves = _leaves_of_x(anatomy)
-    num_floating = sum(map(_leaves.is_floating, leaves))
+    num_floating = sum(map(kinds.is_floating, leaves))
     if num_floating == 0:
         raise without_derivative(leaves, advice=where_to_start(anatomy))
     require_no_tokens(anatomy)
@@ -319,7 +318,7 @@ def without_derivative(
 
 def holds_tokens(anatomy: Anatomy) -> bool:
     """Tell whether x holds whole numbers that select rows of an embedding."""
-    holds_whole_numbers = any(map(_leaves.is_whole, _leaves_of_x(anatomy)))
+    holds_whole_numbers = any(map(kinds.is_whole, _leaves_of_x(anatomy)))
     return holds_whole_numbers and bool(anatomy.embeddings)
 
 
@@ -385,7 +384,7 @@ def _leads_to_output(
 def floating_points(anatomy: Anatomy) -> list[str]:
     """Return the names of the points whose values are floating."""
     shapes = {name: anatomy.shape(name) for name in anatomy.points}
-    return [n for n, a in shapes.items() if jnp.issubdtype(a.dtype, jnp.floating)]
+    return [n for n, a in shapes.items() if kinds.is_floating(a)]
 
 
 def _hidden(anatomy: Anatomy) -> tuple[str, str]:

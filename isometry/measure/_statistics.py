@@ -1,10 +1,8 @@
 """The statistics of a spectrum that reports and records know by name."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeAlias
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from isometry.measure import _reasons
@@ -15,16 +13,10 @@ Statistic: TypeAlias = Callable[[Spectrum], Float[Array, "..."]]
 
 
 def quantile(p: float) -> Statistic:
-    """Return a function that computes the quantile of s at p.
-
-    The quantile is 0 where it lies below the floor, as values there are not resolved.
-    """
+    """Return a function that computes the quantile of s at p."""
 
     def of(sp: Spectrum) -> Float[Array, "..."]:
-        # NaN stays NaN: it says that the Jacobian was not finite.
-        is_kept = sp.resolved | jnp.isnan(sp.log_values)
-        log_values = jnp.where(is_kept, sp.log_values, -jnp.inf)
-        return replace(sp, log_values=log_values).quantile(p, "s")
+        return sp.quantile(p, "s")
 
     return of
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from isometry import activations, linalg
 from isometry._internal import checks, jaxprs, precision
-from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.errors import InputError, NotDefined, SameInTraining, public
 from isometry._internal.types import Key, Params
 from isometry.activations import Activation
 from isometry.linalg import Factors
@@ -323,8 +323,11 @@ def _differs_in_training(block: Network) -> bool:
     """Tell whether a block may compute something else in training."""
     try:
         _ = block.training
-    except NotDefined as error:
-        return "computes the same" not in error.message
+    except SameInTraining:
+        return False
+    # Its mode may be fixed in inference, which says nothing of training.
+    except NotDefined:
+        return True
     return True
 
 

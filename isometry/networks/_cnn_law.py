@@ -20,10 +20,11 @@ from isometry.schemes._assignment import Ensemble
 from isometry.theory import Law, Moments
 from isometry.theory.laws import _convolution_moments as position_moments
 from isometry.theory.laws._convolution_moments import Convolved, Step
-from isometry.theory.laws._jacobian_law import gauss_rule, is_scale_free
+from isometry.theory.laws._jacobian_law import is_scale_free
 from isometry.theory.laws._span_law import span_law
 from isometry.theory.mean_field._maps import mean_square
 from isometry.theory.mean_field._moments import LARGEST_Q, SMALLEST_Q, differentiable
+from isometry.theory.mean_field._quadrature import gauss_rule
 from isometry.theory.mean_field._sites import Averaging
 
 if TYPE_CHECKING:

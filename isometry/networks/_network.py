@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from isometry import schemes
 from isometry._internal import checks
-from isometry._internal.errors import InputError, NotDefined, public
+from isometry._internal.errors import InputError, NotDefined, SameInTraining, public
 from isometry._internal.types import Key, Params
 from isometry.activations import Activation
 from isometry.networks import _arguments
@@ -468,7 +468,7 @@ class Network:
             >>> networks.flax(nn.Dense(3), jnp.ones(4)).training.mode
             'training'
         """
-        raise NotDefined(
+        raise SameInTraining(
             f"training: {checks.show(self)} has no training mode: it computes the same "
             "in both, without dropout or statistics of a batch."
         )

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry.records import Signals
 from isometry.structure import Anatomy
 
@@ -43,7 +42,7 @@ def signals(
     points = [
         name
         for name in anatomy.points
-        if jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        if kinds.is_floating(anatomy.shape(name))
         and (name == "output" or anatomy.place(name) != end)
     ]
     num_inputs = len(grams["output"])

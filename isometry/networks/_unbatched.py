@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
 
@@ -63,7 +63,7 @@ def unbatched(apply: Apply, params: Params, xs: ArrayLike) -> Apply:
                 f"apply returns shape {together.shape} for {len(xs)} examples; write "
                 "one row each."
             )
-        if not jnp.issubdtype(together.dtype, jnp.floating):
+        if not kinds.is_floating(together):
             raise InputError(
                 f"apply returns {together.dtype}; it must return real floating "
                 "numbers, which have a derivative."

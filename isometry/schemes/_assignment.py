@@ -344,20 +344,7 @@ def assign(
     chosen = get(scheme)
     # Everything that can be refused is refused here, before any draw.
     check_sigmas(chosen, sigma_w, sigma_b)
-    if chosen.transform is not None:
-        raise NotDefined(
-            f"scheme {chosen.name!r} transforms the activation, which this network "
-            "does not offer to replace; build the network with the activation and the "
-            f"scheme that schemes.transformed({chosen.name!r}, activation, depth) "
-            "returns."
-        )
-    if not anatomy.layers:
-        raise NotDefined(
-            f"the network has no weight layer, so scheme {chosen.name!r} has nothing "
-            "to draw."
-        )
-    if chosen.suits is not None:
-        chosen.suits(anatomy)
+    _check_suitable(chosen, anatomy)
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
     following: dict[str, Activation] = {}
@@ -402,6 +389,24 @@ def assign(
         _biases=tuple(biases),
         _settings=tuple(settings),
     )
+
+
+def _check_suitable(scheme: Scheme, anatomy: Anatomy) -> None:
+    """Refuse a scheme that cannot draw a network with this anatomy."""
+    if scheme.transform is not None:
+        raise NotDefined(
+            f"scheme {scheme.name!r} transforms the activation, which this network "
+            "does not offer to replace; build the network with the activation and the "
+            f"scheme that schemes.transformed({scheme.name!r}, activation, depth) "
+            "returns."
+        )
+    if not anatomy.layers:
+        raise NotDefined(
+            f"the network has no weight layer, so scheme {scheme.name!r} has nothing "
+            "to draw."
+        )
+    if scheme.suits is not None:
+        scheme.suits(anatomy)
 
 
 def _row_of_setting(setting: Setting) -> Row:
@@ -466,84 +471,125 @@ def _weight(
     usage: Usage,
 ) -> tuple[_Weight | None, Row]:
     """Choose the initializers of one weight layer, and write its row."""
-
-    def kept(note: str) -> tuple[None, Row]:
-        row = Row(source.path, source.name, role, initializer=AS_DRAWN, note=note)
-        return None, row
-
     role = _places.role(source)
+    row = Row(source.path, source.name, role, initializer=AS_DRAWN)
     # A token looks up one row of an embedding. Laws of weights are for sums over fan_in
     # inputs, so they do not apply.
     if role == "embedding" and not scheme.embeddings:
-        return kept("tied with the head" if source.tied else "")
+        note = "tied with the head" if source.tied else ""
+        return None, row._replace(note=note)
     # The fans of such a layer are unknown, and no scheme can draw it. It is listed as
     # drawn and not refused, so that the other layers of the network can be drawn.
     if source.kind == "other":
-        return kept("how it acts on the signal cannot be read")
+        note = "how it acts on the signal cannot be read"
+        return None, row._replace(note=note)
     layers = _places.layers(source, places)
     scaled = scales.of(layers[0], _scales.doubt(source, places.by_name))
+    slices = _slices(scaled.scheme, source, layers, places=places, usage=usage)
+    _check_zeros(source, scheme, slices.inits, usage=usage)
+    note = _note(source, places, scaled=scaled, slices=slices, usage=usage)
+    weight = _Weight(
+        source=source,
+        layers=layers,
+        inits=slices.inits,
+        parts=slices.parts,
+        pair=source.index,
+        scheme=scaled.scheme,
+        note=note,
+    )
+    row = row._replace(initializer=_written(slices.inits), note=note)
+    return weight, row
+
+
+class _Slices(NamedTuple):
+    """How the slices of a weight layer are drawn.
+
+    Attributes:
+        inits: The initializer of each slice.
+        parts: As in `_Weight`.
+        note: What was done about the taps of a window; "" for nothing.
+    """
+
+    inits: tuple[Init, ...]
+    parts: dict[str, Layer]
+    note: str
+
+
+def _slices(
+    scheme: Scheme,
+    source: WeightLayer,
+    layers: Sequence[Layer],
+    *,
+    places: Places,
+    usage: Usage,
+) -> _Slices:
+    """Choose the initializer of each slice of a weight layer."""
     # `_draw_weight` draws all slices as one batch if they have the same initializer
     # object, so like layers are given the same object.
     chosen: dict[Layer, Init] = {}
     parts: dict[str, Layer] = {}
     inits = []
-    window_note = ""
-    are_alike = is_alike(scaled.scheme, layers[0])
+    note = ""
+    are_alike = is_alike(scheme, layers[0])
     for layer in layers:
         kind = _without_index(layer) if are_alike else layer
         if kind not in chosen:
             try:
-                init = scaled.scheme.initializer(layer)
+                init = scheme.initializer(layer)
             except FromCall as error:
                 # A scheme may refuse one weight for queries, keys and values, and still
                 # have an initializer for each of the three. Then these are drawn.
                 parts = _fused.parts(layer, places.shares.get(source.name, {}))
                 if not parts:
                     raise NotDefined(_about(source, scheme, error)) from error
-                init = _fused.initializer(scaled.scheme, parts)
+                init = _fused.initializer(scheme, parts)
             if source.name in places.uncounted:
-                _check_uncounted(scaled.scheme, layer, places.uncounted[source.name])
+                _check_uncounted(scheme, layer, places.uncounted[source.name])
             fit = _windows.fitted(init, source, usage, scheme=scheme.name)
             chosen[kind] = fit.init
-            window_note = fit.note or window_note
+            note = fit.note or note
         inits.append(chosen[kind])
-    _check_zeros(source, scheme, inits, usage=usage)
-    together = ""
-    if not parts:
-        together = _drawn_together(source, has_shares=source.name in places.shares)
-    state_note = ""
+    return _Slices(tuple(inits), parts, note)
+
+
+def _note(
+    source: WeightLayer,
+    places: Places,
+    *,
+    scaled: _scales.Scaled,
+    slices: _Slices,
+    usage: Usage,
+) -> str:
+    """Return the note of a row: all that is to be said of how a weight is drawn."""
+    of_state = ""
     if scaled.note.endswith(_scales.THAT_IT_READS):
-        state_note = _rows_of_state(source, places)
+        of_state = _rows_of_state(source, places)
     beside = ""
     if _places.gates_branch(source, places):
         beside = "gates its branch"
-    notes = (
+    together = ""
+    if not slices.parts:
+        together = _drawn_together(source, has_shares=source.name in places.shares)
+    said = (
         scaled.note,
-        state_note,
-        window_note,
+        of_state,
+        slices.note,
         _remark(source),
         beside,
         usage.note(),
         together,
     )
-    note = ", ".join(filter(None, notes))
-    weight = _Weight(
-        source=source,
-        layers=layers,
-        inits=tuple(inits),
-        parts=parts,
-        pair=source.index,
-        scheme=scaled.scheme,
-        note=note,
-    )
+    return ", ".join(filter(None, said))
+
+
+def _written(inits: Sequence[Init]) -> str:
+    """Write the initializers of the slices of a weight, as they stand in its row."""
     # The scale may depend on the place of a branch, and differ from slice to slice. The
     # row then shows the first and the last.
     written = list(dict.fromkeys(map(repr, inits)))
-    initializer = written[0]
     if len(written) > 1:
-        initializer = f"{written[0]} … {written[-1]}"
-    row = Row(source.path, source.name, role, initializer=initializer, note=note)
-    return weight, row
+        return f"{written[0]} … {written[-1]}"
+    return written[0]
 
 
 def _check_uncounted(scheme: Scheme, layer: Layer, reason: str) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import kinds
 from isometry._internal.types import Params
 from isometry.schemes import _places
 from isometry.structure import Anatomy, WeightLayer, anatomy
@@ -199,7 +199,7 @@ class Measured:
 def _on_host(leaf: Array) -> Array | np.ndarray:
     """Return a leaf as a NumPy array; random keys, of which there is none, as it is."""
     # Picking rows of a JAX array would compile a program.
-    return leaf if checks.is_key(leaf) else np.asarray(leaf)
+    return leaf if kinds.is_key(leaf) else np.asarray(leaf)
 
 
 def _entries_of_reading(

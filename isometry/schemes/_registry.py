@@ -191,11 +191,19 @@ def _require_initializer(init: Callable[..., object]) -> None:
     """Refuse a callable that is not called as an initializer is.
 
     Raises:
-        InputError: It is a class, or does not take (key, shape, dtype).
+        InputError: It is a class, fills a tensor of torch in place, or does not take
+            (key, shape, dtype).
     """
     if isinstance(init, type):
         raise InputError(
             f"scheme is the class {init.__name__}; write an instance of it."
+        )
+    # orthogonal_(tensor, gain, generator) of torch could be called so too.
+    if (getattr(init, "__module__", None) or "").startswith("torch."):
+        theirs = getattr(init, "__name__", "")
+        raise InputError(
+            f"scheme is torch's {theirs}, which fills a tensor in place; write "
+            f"{_counterpart(theirs)}."
         )
     try:
         signature = inspect.signature(init)
@@ -209,6 +217,14 @@ def _require_initializer(init: Callable[..., object]) -> None:
             f"scheme={checks.show(init)} takes {signature}; an initializer is called "
             "with (key, shape, dtype), and returns an array of this shape."
         ) from error
+
+
+def _counterpart(theirs: str) -> str:
+    """Return what to write for a function of torch.nn.init, by its name."""
+    for entry in initializers.catalogue():
+        if f"torch {theirs}" in entry.aliases:
+            return f"initializers.{entry.name}(...)"
+    return "an initializer of initializers.catalogue()"
 
 
 def _returns_function(init: Callable[..., object]) -> bool:

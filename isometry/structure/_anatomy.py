@@ -11,7 +11,7 @@ from jax.extend import core
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Params
 from isometry.structure import _assembling, _names, _table
@@ -204,7 +204,7 @@ class Anatomy:
         return tuple(
             i
             for i, argument in arguments
-            if i >= num_params and jnp.issubdtype(argument.dtype, jnp.floating)
+            if i >= num_params and kinds.is_floating(argument)
         )
 
     def _is_joined(self, name: str) -> bool:

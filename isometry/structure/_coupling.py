@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from isometry._internal import compilation
+from isometry._internal import compilation, kinds
 from isometry._internal.types import Params
 from isometry.structure._directions import direction_like
 
@@ -110,7 +110,7 @@ def _num_rows(
     lone vector is one example, and its entries are no rows.
     """
     leaves = jax.tree.leaves(x)
-    floating = [leaf for leaf in leaves if _is_floating(leaf)]
+    floating = [leaf for leaf in leaves if kinds.is_floating(leaf)]
     shapes = [jnp.shape(leaf) for leaf in leaves]
     have_leading_axis = all(len(shape) > 0 for shape in (*shapes, out.shape))
     if not floating or not have_leading_axis or max(map(len, shapes)) < 2:
@@ -124,11 +124,7 @@ def _num_rows(
 
 def _floating_leaves(x: PyTree[Array]) -> PyTree:
     """Return x with None in the place of arrays that are not floating."""
-    return jax.tree.map(lambda leaf: leaf if _is_floating(leaf) else None, x)
-
-
-def _is_floating(leaf: Array) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return jax.tree.map(lambda leaf: leaf if kinds.is_floating(leaf) else None, x)
 
 
 def _probed_rows(num_rows: int) -> Bool[np.ndarray, "probes rows"]:

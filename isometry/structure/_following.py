@@ -130,7 +130,7 @@ _TOGETHER = (
     (("centre",), "subtract mean"),
 )
 
-_NORMS = frozenset(("layer norm", "group norm", "batch norm", "rms norm"))
+NORMS = frozenset(("layer norm", "group norm", "batch norm", "rms norm"))
 
 
 def words(
@@ -551,7 +551,7 @@ def _named_together(steps: Sequence[Step]) -> list[Step]:
     without_scales: list[Step] = []
     for step in joined:
         # Scale and shift after a norm belong to it.
-        follows_norm = without_scales and without_scales[-1].kind in _NORMS
+        follows_norm = without_scales and without_scales[-1].kind in NORMS
         if not (follows_norm and step.kind in ("scale", "shift")):
             without_scales.append(step)
     return without_scales

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
-from isometry._internal import equations, jaxprs
+from isometry._internal import equations, jaxprs, kinds
 from isometry.structure._directions import direction_like
 
 # Equations that only call one program.
@@ -148,7 +148,7 @@ def followed(
     perturbed = {
         i: value
         for i, value in enumerate(arguments)
-        if i >= num_params and jnp.issubdtype(jnp.result_type(value), jnp.floating)
+        if i >= num_params and kinds.is_floating(value)
     }
     magnitudes = jax.device_get(run(list(arguments), direction_like(perturbed)))
     records = [Magnitudes(*map(_log, record)) for record in magnitudes]
@@ -283,7 +283,7 @@ def _by_rule(
 def _dual(value: Array, derivative: Array) -> _Dual:
     """Return a value with its derivative; None for the derivative of whole numbers."""
     # The derivative of whole numbers is float0 in JAX, an array without data.
-    if not _is_floating(value):
+    if not kinds.is_floating(value):
         return _Dual(value, None)
     return _Dual(value, derivative)
 
@@ -314,7 +314,7 @@ def _by_reverse_rule(
         for i, value in zip(active, new_values, strict=True):
             replaced[i] = value
         results = equations.unchanged(eqn, replaced)
-        return [result for result in results if _is_floating(result)]
+        return [result for result in results if kinds.is_floating(result)]
 
     out, pull = jax.vjp(of_active, *(values[i] for i in active))
     pulled = pull(jax.tree.map(jnp.asarray, direction_like(out)))
@@ -381,7 +381,7 @@ def _scan(
 
 def _instantiated(dual: _Dual) -> _Dual:
     """Return a dual whose derivative is an array, of zeros in the place of None."""
-    if dual.tangent is None and _is_floating(dual.value):
+    if dual.tangent is None and kinds.is_floating(dual.value):
         return dual._replace(tangent=jnp.zeros_like(dual.value))
     return dual
 
@@ -390,7 +390,7 @@ def _largest(value: Array) -> Float[Array, ""]:
     """Return the largest magnitude in a value; inf for random keys, which have none."""
     if jnp.issubdtype(value.dtype, jax.dtypes.extended):
         return jnp.asarray(jnp.inf, jnp.float32)
-    dtype = value.dtype if _is_floating(value) else jnp.float32
+    dtype = value.dtype if kinds.is_floating(value) else jnp.float32
     return jnp.max(jnp.abs(value.astype(dtype)), initial=0)
 
 
@@ -399,7 +399,3 @@ def _log(largest: np.ndarray) -> Float[np.ndarray, "*iterations"]:
     # float64 holds the magnitudes of all dtypes.
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(np.asarray(largest).astype(np.float64)))
-
-
-def _is_floating(value: Array) -> bool:
-    return jnp.issubdtype(value.dtype, jnp.floating)

@@ -9,10 +9,9 @@ import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax.numpy as jnp
 from jax.extend import core
 
-from isometry._internal import jaxprs
+from isometry._internal import jaxprs, kinds
 from isometry.structure import _walking
 
 # Operations whose inside cannot be read: they have no jaxpr, or one that does not say
@@ -97,9 +96,7 @@ class Value(NamedTuple):
     @property
     def is_floating(self) -> bool:
         """Whether it is floating, so that it may have a derivative."""
-        # Effect tokens and random keys have no NumPy dtype.
-        dtype = getattr(self.aval, "dtype", None)
-        return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+        return kinds.is_floating(self.aval)
 
 
 class Scan(NamedTuple):
@@ -298,22 +295,32 @@ class _Reader:
         where: _Surroundings,
     ) -> list[int]:
         """Add the values that an equation returns, each computed from all inputs."""
-        path, scans, calls = where
         return [
-            self.add(
-                Value(
-                    operation,
-                    tuple(inputs),
-                    var.aval,
-                    eqn=eqn,
-                    path=path,
-                    var=var,
-                    scans=scans,
-                    calls=calls,
-                )
-            )
+            self.defined(operation, inputs, var, eqn=eqn, where=where)
             for var in eqn.outvars
         ]
+
+    def defined(
+        self,
+        operation: str,
+        inputs: Iterable[int],
+        var: core.Var,
+        *,
+        eqn: core.JaxprEqn,
+        where: _Surroundings,
+    ) -> int:
+        """Add the value of one variable that an equation defines; return its index."""
+        value = Value(
+            operation,
+            tuple(inputs),
+            var.aval,
+            eqn=eqn,
+            path=where.path,
+            var=var,
+            scans=where.scans,
+            calls=where.calls,
+        )
+        return self.add(value)
 
     def cond(
         self,
@@ -331,17 +338,14 @@ class _Reader:
         outputs = []
         for i, var in enumerate(eqn.outvars):
             candidates = [branch[i] for branch in returned]
-            value = Value(
+            output = self.defined(
                 "cond_choice",
-                (choice, *candidates),
-                var.aval,
+                [choice, *candidates],
+                var,
                 eqn=eqn,
-                path=outside.path,
-                var=var,
-                scans=outside.scans,
-                calls=outside.calls,
+                where=outside,
             )
-            outputs.append(self.add(value))
+            outputs.append(output)
         return outputs
 
     def scan(
@@ -366,18 +370,14 @@ class _Reader:
         arguments = list(inputs[:num_consts])
         for i in range(num_consts, len(inputs)):
             operation = "scan_carry" if i < num_fixed else "scan_each"
-            var = inner.invars[i]
-            value = Value(
+            argument = self.defined(
                 operation,
-                (inputs[i],),
-                var.aval,
+                [inputs[i]],
+                inner.invars[i],
                 eqn=eqn,
-                path=inside.path,
-                var=var,
-                scans=inside.scans,
-                calls=inside.calls,
+                where=inside,
             )
-            entering.append(self.add(value))
+            entering.append(argument)
         if not entering:
             # `_unrolling` finds a scan by its first value, so there must be one.
             self.add(Value("constant", (), eqn.outvars[0].aval, scans=inside.scans))
@@ -395,17 +395,14 @@ class _Reader:
         outputs = []
         for i, var in enumerate(eqn.outvars):
             operation = "scan_last" if i < num_carry else "scan_stack"
-            value = Value(
+            output = self.defined(
                 operation,
-                (returned[i],),
-                var.aval,
+                [returned[i]],
+                var,
                 eqn=eqn,
-                path=outside.path,
-                var=var,
-                scans=outside.scans,
-                calls=outside.calls,
+                where=outside,
             )
-            outputs.append(self.add(value))
+            outputs.append(output)
         return outputs
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from isometry._internal import equations, jaxprs
+from isometry._internal import equations, jaxprs, kinds
 from isometry._internal.errors import InputError
 from isometry.structure._place import Inputs, Place, joined
 
@@ -438,7 +438,7 @@ def _cond(
 def _missing(shape: jax.ShapeDtypeStruct) -> Array:
     """Return NaN for a reading that a branch does not compute; zero for integers."""
     # Integers have no NaN.
-    if jnp.issubdtype(shape.dtype, jnp.floating):
+    if kinds.is_floating(shape):
         return jnp.full(shape.shape, jnp.nan, shape.dtype)
     return jnp.zeros(shape.shape, shape.dtype)
 

@@ -4,10 +4,9 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry.structure import _convolutions, _nonlinearity
 from isometry.structure._anatomy import Anatomy
 from isometry.structure._convolutions import Convolution
@@ -375,10 +374,9 @@ def _share_used(used: np.ndarray) -> str:
 def _fixed(program: Program, index: int) -> np.ndarray | None:
     """Compute a value that depends on no argument; None if that cannot be done."""
     value = program.values[index]
-    dtype = getattr(value.aval, "dtype", None)
-    # Random keys are no numbers.
-    is_key = dtype is None or jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if is_key or math.prod(value.shape) > _MOST_COUNTED:
+    # Random keys and effect tokens are no numbers.
+    has_numbers = hasattr(value.aval, "dtype") and not kinds.is_typed_key(value.aval)
+    if not has_numbers or math.prod(value.shape) > _MOST_COUNTED:
         return None
     if value.operation == "constant":
         if value.number is None or checks.is_traced(value.number):

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from isometry import data, networks, schemes
-from isometry._internal import checks, memory
+from isometry._internal import checks, kinds, memory
 from isometry._internal.errors import InputError
 from isometry._internal.types import Elementwise, Key, Params
 from isometry.activations import Activation
@@ -352,7 +351,7 @@ def examples(
     if xs is None:
         checks.integer("inputs", inputs, low=1)
         shape = net.input_shape
-        if shape is None or not jnp.issubdtype(net.example.dtype, jnp.floating):
+        if shape is None or not kinds.is_floating(net.example):
             raise InputError(
                 f"xs is needed: {checks.show(net)} does not take one floating array, "
                 "and so no examples can be drawn for it."

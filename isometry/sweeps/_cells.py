@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from isometry._internal import checks, strict_json
+from isometry._internal import checks, kinds, strict_json
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 from isometry.sweeps._grid import (
@@ -137,7 +137,7 @@ class Work:
     def __init__(self, run: Run, grid: Grid, key: Key):
         self.run = run
         self.grid = grid
-        if not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if not kinds.is_typed_key(key):
             key = jax.random.wrap_key_data(key)
         self.key_data = np.asarray(jax.random.key_data(key))
         self.key_impl = str(jax.random.key_impl(key))
@@ -366,8 +366,7 @@ def _host_array(name: str, value: object) -> np.ndarray:
     Raises:
         InputError: There is none.
     """
-    dtype = getattr(value, "dtype", None)
-    if dtype is not None and jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):
+    if kinds.is_typed_key(value):
         raise InputError(f"run returned {name!r}, a random key; return its key_data.")
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"run returned {name!r}, a masked array; fill it with NaN.")

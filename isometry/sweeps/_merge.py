@@ -24,6 +24,7 @@ from isometry.sweeps._store import (
     is_store,
     read_cell,
     read_only_group,
+    reading,
     require_same,
     stored_grid,
     stored_identity,
@@ -86,11 +87,11 @@ def merge(
             f"stores={checks.show(stores)} is no list of folders; write "
             '["first.zarr", "second.zarr"].'
         )
-    sources = [pathlib.Path(source) for source in stores]
+    sources = [checks.path("stores", source) for source in stores]
     for source in sources:
         if not is_store(source):
             raise InputError(f"stores: {str(source)!r} holds no sweep.")
-    target = pathlib.Path(store)
+    target = checks.path("store", store)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"store={str(target)!r} exists; write a new folder.")
     identity = _identity(stored_identity(sources[0]))
@@ -166,12 +167,14 @@ def _copy(source: pathlib.Path, target: Store) -> None:
         InputError: A cell is done in both, with different values.
     """
     group = read_only_group(source)
-    arrays: dict[str, Any] = dict(group.arrays())
     grid = stored_grid(source)
-    states = arrays["state"][...]
+    with reading(source):
+        arrays: dict[str, Any] = dict(group.arrays())
+        states = arrays["state"][...]
     for cell in np.argwhere(states == DONE):
         index = tuple(int(position) for position in cell)
-        done = read_cell(arrays, grid, index)
+        with reading(source):
+            done = read_cell(arrays, grid, index)
         position = _position(grid, index, target.grid)
         if target.states[position] == DONE:
             _require_equal(target, position, done)

@@ -1,6 +1,5 @@
 """`sweeps.open`: the results of a sweep as a dataset of xarray."""
 
-import pathlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from isometry._internal import checks
 from isometry._internal.errors import InputError, public
 from isometry.store import Path
-from isometry.sweeps._store import is_store, stored_identity
+from isometry.sweeps._store import is_store, reading, stored_identity
 
 if TYPE_CHECKING:
     import xarray
@@ -31,7 +30,7 @@ def open(store: Path) -> "xarray.Dataset":
         Numbers of cells that are not done are NaN.
 
     Raises:
-        InputError: The folder holds no sweep.
+        InputError: The folder holds no sweep, or one that cannot be read.
         MissingExtra: xarray or zarr is not installed.
 
     Example:
@@ -51,16 +50,17 @@ def open(store: Path) -> "xarray.Dataset":
     """
     xarray = checks.extra("xarray", "store")
     checks.extra("zarr", "store")
-    path = pathlib.Path(store)
+    path = checks.path("store", store)
     if not is_store(path):
         raise InputError(
             f"store={str(path)!r} holds no sweep; write the folder that sweep has "
             "written."
         )
-    dataset = xarray.open_zarr(path, chunks=None, consolidated=True)
     unsorted = []
-    for name in stored_identity(path)["axes"]:
-        labels = dataset[name].values
-        if labels.dtype.kind in "if" and np.any(np.diff(labels) < 0):
-            unsorted.append(name)
-    return dataset.sortby(unsorted)
+    with reading(path):
+        dataset = xarray.open_zarr(path, chunks=None, consolidated=True)
+        for name in stored_identity(path)["axes"]:
+            labels = dataset[name].values
+            if labels.dtype.kind in "if" and np.any(np.diff(labels) < 0):
+                unsorted.append(name)
+        return dataset.sortby(unsorted)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from isometry._internal import checks
+from isometry._internal import checks, stderr
 from isometry._internal.errors import InputError
 
 Progress: TypeAlias = bool | Callable[[int, int], object] | None
@@ -97,7 +97,7 @@ def reporter(progress: Progress, total: int, num_done: int) -> Iterator[Report]:
             num_done,
             lambda report: told(report.num_done + report.num_failed, report.total),
         )
-    elif sys.stderr.isatty() and _has_rich():
+    elif sys.stderr is not None and sys.stderr.isatty() and _has_rich():
         with _bar(total) as tell:
             yield Report(total, num_done, tell)
     else:
@@ -122,7 +122,7 @@ class _Lines:
 
     def write(self, report: Report) -> None:
         """Write a line."""
-        print(f"sweep: {report.line()}", file=sys.stderr, flush=True)
+        stderr.tell(f"sweep: {report.line()}")
 
 
 def _has_rich() -> bool:

@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,9 +134,14 @@ class Store:
         self._inode = path.stat().st_ino
         # Whether arrays have shapes that readers do not see yet.
         self._is_unpublished = False
-        self._group = _zarr().open_group(path, mode="r+", use_consolidated=True)
-        self._arrays: dict[str, Any] = dict(self._group.arrays())
-        self.states: np.ndarray = self._arrays["state"][...]
+        zarr = _zarr()
+        with reading(path):
+            self._group = zarr.open_group(path, mode="r+", use_consolidated=True)
+            self._arrays: dict[str, Any] = dict(self._group.arrays())
+            self.states: np.ndarray = self._arrays["state"][...]
+            for name, array in self._arrays.items():
+                if not array.metadata.dimension_names:
+                    raise ValueError(f"{name} lacks dimension_names")
         self._remove_remains()
 
     def read(self, index: Index) -> Done:
@@ -373,9 +378,16 @@ class Store:
             # What the user has put beside the arrays stays.
             if not _is_array(folder):
                 continue
+            is_published = folder.name in shapes
+            # An array of ours may lie on another disk, but no unfinished one does.
+            if folder.is_symlink() and not is_published:
+                raise InputError(
+                    f"store={str(self.path)!r} holds a link {folder.name!r} to another "
+                    "array; move it out of the store."
+                )
             for part in folder.rglob("*.partial"):
                 part.unlink(missing_ok=True)
-            if folder.name not in shapes:
+            if not is_published:
                 shutil.rmtree(folder)
                 continue
             array = _zarr().open_array(folder, mode="r+")
@@ -422,7 +434,7 @@ def opened(
             to.
     """
     # A run may change the working directory.
-    folder = pathlib.Path(path).absolute()
+    folder = checks.path("store", path).absolute()
     identity = Identity.of(work)
     is_new = False
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -452,34 +464,63 @@ def opened(
 
 def is_store(path: pathlib.Path) -> bool:
     """Tell whether a folder holds a sweep."""
-    try:
-        group = json.loads((path / "zarr.json").read_text())
-    except (OSError, ValueError):
-        return False
+    group = _metadata(path)
     return _ATTRIBUTE in group.get("attributes", {})
 
 
 def stored_grid(path: pathlib.Path) -> Grid:
     """Return the grid of a store. The values of its axes are the labels."""
     group = read_only_group(path)
-    names = group["state"].metadata.dimension_names
-    labels = {name: tuple(group[name][...].tolist()) for name in names}
+    with reading(path):
+        names = group["state"].metadata.dimension_names
+        labels = {name: tuple(group[name][...].tolist()) for name in names}
     return Grid(tuple(Axis(name, labels[name]) for name in names))
 
 
 def stored_identity(path: pathlib.Path) -> dict[str, Any]:
     """Return what a store belongs to, with the fields of `Identity`."""
-    return json.loads(read_only_group(path).attrs[_ATTRIBUTE])
+    group = read_only_group(path)
+    with reading(path):
+        identity = json.loads(group.attrs[_ATTRIBUTE])
+        missing = [f.name for f in fields(Identity) if f.name not in identity]
+        if missing or not isinstance(identity["axes"], list):
+            raise ValueError(f"{_ATTRIBUTE} lacks {missing or 'axes'}")
+        return identity
 
 
 def stored_provenance(path: pathlib.Path) -> list[object]:
     """Return a record for each set of versions and devices that computed cells."""
-    return json.loads(read_only_group(path).attrs["provenance"])
+    group = read_only_group(path)
+    with reading(path):
+        return json.loads(group.attrs["provenance"])
 
 
 def read_only_group(path: pathlib.Path) -> Any:
     """Return the group of a store, to read from."""
-    return _zarr().open_group(path, mode="r", use_consolidated=True)
+    zarr = _zarr()
+    with reading(path):
+        return zarr.open_group(path, mode="r", use_consolidated=True)
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[None]:
+    """Turn whatever a store makes zarr raise into a refusal.
+
+    Somebody else may have written the store, or a disk have damaged it.
+
+    Raises:
+        InputError: The block raised something.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"store={str(path)!r} cannot be read, {type(error).__name__}: {reason}. It "
+            "may be damaged, or made by something else."
+        ) from error
 
 
 def read_cell(arrays: dict[str, Any], grid: Grid, index: Index) -> Done:
@@ -532,44 +573,8 @@ def create(
                 "provenance": json.dumps(records),
             }
         )
-        for axis in grid.axes:
-            labels = _label_array(axis)
-            array = _array(
-                group,
-                axis.name,
-                shape=labels.shape,
-                chunks=(_LABELS_OF_CHUNK,),
-                dtype=labels.dtype,
-                fill_value=_fill(labels.dtype),
-                dims=(axis.name,),
-                attributes=_axis_attributes(axis),
-            )
-            array[:] = labels
-        cell = tuple(1 for _ in grid.axes)
-        _array(
-            group,
-            "state",
-            shape=grid.shape,
-            chunks=cell,
-            dtype=np.dtype(np.uint8),
-            fill_value=ABSENT,
-            dims=grid.names,
-            attributes={
-                "long_name": "state of the cell",
-                "flag_values": [ABSENT, DONE, FAILED],
-                "flag_meanings": "absent done failed",
-            },
-        )
-        _array(
-            group,
-            "error",
-            shape=grid.shape,
-            chunks=cell,
-            dtype=np.dtypes.StringDType(),
-            fill_value="",
-            dims=grid.names,
-            attributes={"long_name": "why the cell failed"},
-        )
+        _write_labels(group, grid)
+        _write_absent_cells(group, grid)
         _consolidate(part)
         # mkdtemp lets nobody else read; a store is as readable as any other folder.
         umask = os.umask(0)
@@ -591,6 +596,52 @@ def create(
     return True
 
 
+def _write_labels(group: "zarr.Group", grid: Grid) -> None:
+    """Write an array for each axis of a grid: its labels."""
+    for axis in grid.axes:
+        labels = _label_array(axis)
+        array = _array(
+            group,
+            axis.name,
+            shape=labels.shape,
+            chunks=(_LABELS_OF_CHUNK,),
+            dtype=labels.dtype,
+            fill_value=_fill(labels.dtype),
+            dims=(axis.name,),
+            attributes=_axis_attributes(axis),
+        )
+        array[:] = labels
+
+
+def _write_absent_cells(group: "zarr.Group", grid: Grid) -> None:
+    """Write the arrays that say of each cell whether it is done or why it failed."""
+    cell = tuple(1 for _ in grid.axes)
+    _array(
+        group,
+        "state",
+        shape=grid.shape,
+        chunks=cell,
+        dtype=np.dtype(np.uint8),
+        fill_value=ABSENT,
+        dims=grid.names,
+        attributes={
+            "long_name": "state of the cell",
+            "flag_values": [ABSENT, DONE, FAILED],
+            "flag_meanings": "absent done failed",
+        },
+    )
+    _array(
+        group,
+        "error",
+        shape=grid.shape,
+        chunks=cell,
+        dtype=np.dtypes.StringDType(),
+        fill_value="",
+        dims=grid.names,
+        attributes={"long_name": "why the cell failed"},
+    )
+
+
 def _remove_parts(parent: pathlib.Path, prefix: str) -> None:
     """Remove stores that processes which were killed have not finished to make."""
     for folder in parent.iterdir():
@@ -605,11 +656,17 @@ def _remove_parts(parent: pathlib.Path, prefix: str) -> None:
 
 def _is_array(folder: pathlib.Path) -> bool:
     """Tell whether a folder is an array of zarr."""
+    return _metadata(folder).get("node_type") == "array"
+
+
+def _metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """Return what zarr has written of a folder; nothing where it is none of zarr's."""
     try:
         metadata = json.loads((folder / "zarr.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return metadata.get("node_type") == "array"
+    # Nested a thousand times, a text that somebody else has written.
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _array(

@@ -302,6 +302,8 @@ class _Progressing:
         try:
             result: Outcome = outcome(job)
         except Broken as error:
+            # Words of loky, whose error is of one class whether a worker died or could
+            # not read its task.
             if "un-serialize" in str(error):
                 raise InputError(
                     f"run cannot be read in a worker process: {error}. Modules that "

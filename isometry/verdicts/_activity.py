@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from isometry._internal import kinds
 from isometry._internal.types import Key
 from isometry.activations import Activation
 from isometry.measure import _arguments, _spans
@@ -121,7 +122,7 @@ def first_not_finite(
 ) -> str:
     """Return the first parameter or signal that is NaN or infinite, in words; or ""."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(subject.params):
-        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+        if not kinds.is_floating(leaf):
             continue
         # In float64, because NumPy knows no infinity of bfloat16.
         is_wrong = ~np.isfinite(np.asarray(leaf, np.float64))

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
-from isometry._internal import precision
+from isometry._internal import kinds, precision
 from isometry._internal.types import Key
 from isometry.verdicts._flag import Interval, PerSeed, flipped, interval, state_above
 from isometry.verdicts._reading import StreamSignal, read
@@ -92,7 +92,7 @@ def of_tokens(subject: Subject) -> Collapse | None:
 
 def _spread_of_x(xs: PyTree) -> float | None:
     """Return R of the floating leaves of x, taken together; None if x has none."""
-    leaves = [leaf for leaf in jax.tree.leaves(xs) if _is_floating(leaf)]
+    leaves = [leaf for leaf in jax.tree.leaves(xs) if kinds.is_floating(leaf)]
     if not leaves:
         return None
     flat = [np.asarray(leaf, float).reshape(len(leaf), -1) for leaf in leaves]
@@ -114,10 +114,6 @@ def _have_different_rows(xs: PyTree) -> bool:
         if is_whole and (leaf != leaf[:1]).any():
             return True
     return False
-
-
-def _is_floating(leaf: Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _collapse(

@@ -1,7 +1,7 @@
 """Gradients in float64, where they underflow to zero in the dtype of the network."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,10 @@ from jax.extend import core
 from jaxtyping import Array, Float, PyTree
 
 from isometry import structure
-from isometry._internal import jaxprs, precision
+from isometry._internal import jaxprs, kinds, precision
 from isometry._internal.types import Key, Params
 from isometry.certificates._programs import REFUSALS
 from isometry.measure._draws import row_shapes
-from isometry.measure._leaves import is_floating
 from isometry.structure import Anatomy
 from isometry.structure._tapping import tapped
 from isometry.verdicts import _weights
@@ -149,10 +148,8 @@ def _is_coarse(program: core.ClosedJaxpr) -> bool:
     """Tell whether a program has a floating value of less than 64 bits."""
     for eqn in jaxprs.equations(program.jaxpr):
         for var in eqn.outvars:
-            dtype = getattr(var.aval, "dtype", None)
-            if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-                continue
-            if jnp.finfo(dtype).bits < 64:
+            aval: Any = var.aval
+            if kinds.is_floating(aval) and jnp.finfo(aval.dtype).bits < 64:
                 return True
     return False
 
@@ -217,7 +214,7 @@ def _sizes(
         _, readings = program(jax.tree.leaves((params, x)), {})
         sizes = {}
         for name, value in readings.items():
-            if is_floating(value):
+            if kinds.is_floating(value):
                 sizes[name] = jnp.max(jnp.abs(value), initial=0)
         return sizes
 

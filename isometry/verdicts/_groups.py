@@ -15,7 +15,7 @@ from jax.extend import core
 from jaxtyping import Array, PyTree
 
 from isometry import activations, structure
-from isometry._internal import precision
+from isometry._internal import kinds, precision
 from isometry._internal.types import Params
 from isometry.activations import Activation
 from isometry.measure import _arguments, _draws
@@ -183,7 +183,7 @@ def _stream(anatomy: Anatomy) -> tuple[str, ...]:
     for name in anatomy.points:
         is_end = name in anatomy.inputs or anatomy.place(name) == output
         is_end |= any(_is_of(name, head) for head in heads)
-        is_floating = jnp.issubdtype(anatomy.shape(name).dtype, jnp.floating)
+        is_floating = kinds.is_floating(anatomy.shape(name))
         if is_floating and not is_end and not name.endswith(":out"):
             names.append(name)
     cuts = [name for name in names if anatomy.cuts(name)]
@@ -239,7 +239,7 @@ def _groups(
     sites_at: dict[tuple, list[tuple[Site, int]]] = {}
     for name in anatomy.points:
         shape = anatomy.shape(name)
-        if not jnp.issubdtype(shape.dtype, jnp.floating):
+        if not kinds.is_floating(shape):
             continue
         place = anatomy.place(name)
         identity = (place.path, place.var)

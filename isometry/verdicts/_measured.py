@@ -239,13 +239,15 @@ class Measured:
     def gains(self) -> dict[str, Gain]:
         """Return gain and anisometry of every measured span, for each seed.
 
-        What averages over positions take away from the gain is put back.
+        What averages over positions take away from the gain is put back, and what the
+        scale of a normalized embedding adds is taken away.
         """
         # By spans, because a head may hide what its hidden layers do.
         gains = {}
         for span, sp in self.spectra.items():
             gain = gain_of(sp)
             log_gain = gain.log_gain + self.log_averaging[span]
+            log_gain = _unscaled(log_gain, self.log_scaling[span])
             gains[span] = gain._replace(log_gain=log_gain)
         return gains
 
@@ -253,6 +255,26 @@ class Measured:
     def log_averaging(self) -> dict[str, float]:
         """½ ln of the number of values in each average pooling, summed, by span."""
         return {span: self.subject.log_averaging(span) for span in self.spectra}
+
+    @functools.cached_property
+    def log_scaling(self) -> dict[str, PerSeed]:
+        """−ln of the size of a small normalized embedding, for each seed, by span.
+
+        A norm behind an embedding of size r divides by r, so that the gain has a factor
+        1/r, although the norm returns the same for every r. It is zero where r is
+        above 1: the skips of such an embedding drown the branches, and that is a fault.
+        """
+        scaling = {}
+        for span in self.spectra:
+            first = self.subject.ends(span)[:1]
+            scaling[span] = np.zeros(self.num_seeds)
+            if not set(first) & set(self.subject.normalized_points):
+                continue
+            log_size = self.reading.signals[first[0]].log_norm
+            # Values that are all zero have no size.
+            is_small = np.isfinite(log_size) & (log_size < 0)
+            scaling[span] = np.where(is_small, -log_size, 0)
+        return scaling
 
     @Part("outliers", is_told=False)
     def outliers(self) -> dict[str, Outliers]:
@@ -300,7 +322,8 @@ class Measured:
         span, size = "end_to_end", self.subject.size_of_output
         if "hidden" in self.spectra:
             span, size = "hidden", self.subject.size_of_hidden
-        return growth_of(self.spectra[span], size) + 2 * self.log_averaging[span]
+        growth = growth_of(self.spectra[span], size) + 2 * self.log_averaging[span]
+        return _unscaled(growth, 2 * self.log_scaling[span])
 
     @functools.cached_property
     def growth_by_layer(self) -> dict[str, float]:
@@ -435,6 +458,15 @@ class Measured:
     def no_law(self) -> str:
         """Why there is no law, or ""."""
         return self._law[1]
+
+
+def _unscaled(
+    log_gain: PerSeed,
+    log_scaling: PerSeed,
+) -> PerSeed:
+    """Return a gain without what a scale adds to it; no scale makes it vanish."""
+    most = np.maximum(log_gain, 0)
+    return log_gain - np.minimum(log_scaling, most)
 
 
 @contextlib.contextmanager

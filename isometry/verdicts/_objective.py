@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from isometry._internal import kinds
 from isometry._internal.types import Key, Params
 from isometry.measure import _resolution
 from isometry.measure._function import Reference, picked
-from isometry.measure._leaves import is_floating
 from isometry.verdicts._task import Loss, Task
 
 # A loss is multiplied by this before differentiation, so that small gradients do not
@@ -111,13 +111,13 @@ class Split:
 
     def __init__(self, params: Params) -> None:
         leaves, self._tree = jax.tree.flatten(params)
-        self._is_floating = [is_floating(leaf) for leaf in leaves]
-        self._others = [leaf for leaf in leaves if not is_floating(leaf)]
+        self._is_floating = [kinds.is_floating(leaf) for leaf in leaves]
+        self._others = [leaf for leaf in leaves if not kinds.is_floating(leaf)]
 
     @staticmethod
     def floating(params: Params) -> list[Array]:
         """Return the floating leaves."""
-        return [leaf for leaf in jax.tree.leaves(params) if is_floating(leaf)]
+        return [leaf for leaf in jax.tree.leaves(params) if kinds.is_floating(leaf)]
 
     def joined(self, floating: Sequence[Array | np.ndarray]) -> Params:
         """Return the parameters with these floating leaves."""

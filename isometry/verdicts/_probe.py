@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from isometry._internal import randomness
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.certificates import Certificate
@@ -296,7 +297,7 @@ def gaussian_like(
     split = Split(params)
     # Drawn by NumPy: JAX would compile a program for each shape.
     leaves = [np.asarray(leaf) for leaf in Split.floating(params)]
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    rng = randomness.host_generator(key)
     for weight in weights:
         old = np.asarray(weight.slices(jnp.asarray(leaves[weight.leaf])), float)
         noise = rng.standard_normal(old.shape)

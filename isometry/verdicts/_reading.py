@@ -42,12 +42,14 @@ class Signal:
         dtype: The dtype of the evaluation; float64 if the values underflow in others.
         is_finite: Whether all entries are finite.
         peak: The largest modulus.
+        log_norm: ½ ln of the mean square; −inf if all values are zero.
     """
 
     point: str
     dtype: np.dtype
     is_finite: Bool[np.ndarray, "seeds inputs"]
     peak: Float[np.ndarray, " seeds"]
+    log_norm: Float[np.ndarray, " seeds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +57,11 @@ class StreamSignal(Signal):
     """The values at a point at which the signal is followed: see `Plan.stream`.
 
     Attributes:
-        log_norm: ½ ln of the mean square; −inf if all values are zero.
         spread: R = ‖H − mean‖²/‖H‖² over inputs; 0 if all values are zero.
         stable_rank: ‖H‖_F²/‖H‖_2² over inputs × entries; 0 if all values are zero.
         token_spread: R over the tokens of each input; None if no axis counts tokens.
     """
 
-    log_norm: Float[np.ndarray, " seeds"]
     spread: Float[np.ndarray, " seeds"]
     stable_rank: Float[np.ndarray, " seeds"]
     token_spread: Float[np.ndarray, "seeds inputs"] | None
@@ -263,6 +263,10 @@ def _signals(
     signals: dict[str, Signal] = {}
     for label, group in plan.groups.items():
         row = rows[label]
+        num_entries = row["is_finite"].shape[-1] * math.prod(group.shape)
+        with np.errstate(divide="ignore"):
+            log_square = np.log(row["sum_of_squares"].astype(float) / num_entries)
+        log_norm = row["exponent"] * math.log(2) + log_square / 2
         for name, iteration in group.points.items():
             signals[name] = Signal(
                 point=name,
@@ -270,6 +274,7 @@ def _signals(
                 dtype=row["peak"].dtype,
                 is_finite=row["is_finite"][:, iteration],
                 peak=row["peak"][:, iteration].astype(float),
+                log_norm=log_norm[:, iteration],
             )
     names = plan.anatomy.points
     return {name: signals[name] for name in names if name in signals}
@@ -287,9 +292,6 @@ def _stream_signal(
     row = {key: values[:, iteration] for key, values in rows[label].items()}
     sum_of_squares = row["sum_of_squares"].astype(float)
     gram = row["gram"].astype(float)
-    num_entries = gram.shape[-1] * math.prod(group.shape)
-    with np.errstate(divide="ignore"):
-        log_square = np.log(sum_of_squares / num_entries)
     # LAPACK takes no NaN or infinity, so a matrix that is not finite is replaced by 0.
     is_finite = np.isfinite(gram).all((1, 2), keepdims=True)
     safe_gram = np.where(is_finite, gram, 0)
@@ -301,7 +303,6 @@ def _stream_signal(
         token_spread = token_spread.astype(float)
     return StreamSignal(
         **vars(signal),
-        log_norm=row["exponent"] * math.log(2) + log_square / 2,
         spread=row["spread"].astype(float),
         stable_rank=np.where(is_zero, 0, sum_of_squares / safe_largest),
         token_spread=token_spread,

@@ -90,6 +90,10 @@ def judge_gain(
         evidence={
             "gain": judged.by_span(),
             "log_averaging": measured.log_averaging,
+            "log_scaling": {
+                span: float(np.median(scaling))
+                for span, scaling in measured.log_scaling.items()
+            },
         },
         where=where,
     )

@@ -101,12 +101,18 @@ def _statistics_of(
     rows = values.reshape(values.shape[0], -1)
     sizes = jnp.abs(rows)
     is_finite = jnp.isfinite(rows)
+    peak = jnp.max(sizes, initial=0)
+    _, exponent = jnp.frexp(peak)
+    # Scaling keeps squares in range; by a power of two it rounds nothing.
+    scaled = jnp.ldexp(values, -exponent)
     found = {
-        "peak": jnp.max(sizes, initial=0),
+        "peak": peak,
         "is_finite": jnp.all(is_finite, axis=1),
+        "exponent": exponent,
+        "sum_of_squares": jnp.sum(scaled**2),
     }
     if group.is_stream:
-        found |= _signal_of(group, values)
+        found |= _signal_of(group, scaled)
     for kind, site in _kinds(group).items():
         for name, value in _unit_of(site, plan, values).items():
             found[name + kind] = value
@@ -138,17 +144,11 @@ def _kinds(group: Group) -> dict[str, Site]:
 
 def _signal_of(
     group: Group,
-    values: Float[Array, "inputs *shape"],
+    scaled: Float[Array, "inputs *shape"],
 ) -> Arrays:
-    """Return norm, spread and Gram matrix of a signal, relative to a power of two."""
-    peak = jnp.max(jnp.abs(values), initial=0)
-    _, exponent = jnp.frexp(peak)
-    # Scaling keeps squares in range; by a power of two it rounds nothing.
-    scaled = jnp.ldexp(values, -exponent)
+    """Return spread and Gram matrix of a signal, scaled by a power of two."""
     rows = scaled.reshape(scaled.shape[0], -1)
     found = {
-        "exponent": exponent,
-        "sum_of_squares": jnp.sum(rows**2),
         "spread": _spread(rows),
         "gram": rows @ rows.T,
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError, NotDefined
 from isometry._internal.types import Key, Params
 from isometry.measure import _arguments, _draws, _ensemble, _run, _spans
@@ -19,6 +19,7 @@ from isometry.measure._function import Map
 from isometry.measure._spans import Span
 from isometry.networks import Network
 from isometry.structure import Anatomy
+from isometry.structure._following import NORMS
 
 # The anatomy's names of operations that average over positions.
 _AVERAGES = frozenset({"average", "average pool"})
@@ -139,6 +140,23 @@ class Subject:
             joined[layer.name] = math.log(before / after) / 2
         return joined
 
+    @functools.cached_property
+    def normalized_points(self) -> tuple[str, ...]:
+        """The points of the first embedding that a norm separates from all layers.
+
+        Empty without an embedding, or if a layer reads it without a norm.
+        """
+        embedding = next(iter(self.anatomy.embeddings), None)
+        if embedding is None:
+            return ()
+        points = (embedding.name, f"{embedding.name}:out")
+        # Such a norm lies in front of ":out".
+        if not NORMS.isdisjoint(embedding.then):
+            return points[:1]
+        readers = [layer for layer in self.anatomy.layers if layer.reads in points]
+        is_normalized = [not NORMS.isdisjoint(layer.before) for layer in readers]
+        return points if readers and all(is_normalized) else ()
+
     @property
     def has_zero_weight(self) -> Bool[np.ndarray, " seeds"]:
         """Whether any weight layer, or any slice of a stacked one, is zero."""
@@ -191,7 +209,7 @@ class Subject:
         """Return the parameters of one seed, on the host."""
 
         def of_seed(leaf: Array) -> Array | np.ndarray:
-            if checks.is_key(leaf):
+            if kinds.is_key(leaf):
                 return leaf[seed]
             # Indexed by NumPy, because JAX would compile two programs for each shape.
             return np.asarray(np.asarray(leaf)[seed])
@@ -201,7 +219,7 @@ class Subject:
 
 def _stacked(leaves: Sequence[Array]) -> Array:
     """Stack arrays in NumPy, because JAX would compile programs for each shape."""
-    if checks.is_key(leaves[0]):
+    if kinds.is_key(leaves[0]):
         return jnp.stack(leaves)
     return checks.on_device(np.stack([np.asarray(leaf) for leaf in leaves]))
 

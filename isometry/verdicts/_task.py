@@ -13,7 +13,7 @@ import optax
 from jax.extend import core
 from jaxtyping import Array, Int, PyTree
 
-from isometry._internal import checks, randomness
+from isometry._internal import checks, kinds, randomness
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.measure import _arguments, _refusals
@@ -192,7 +192,7 @@ def _check_slope(
     assert net.activation is not None, "the caller has asked"
     dtype = jnp.result_type(float)
     for leaf in jax.tree.leaves(x):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if kinds.is_floating(leaf):
             dtype = leaf.dtype
     try:
         # The slope is evaluated, because tracing alone does not find a custom_vjp.
@@ -328,7 +328,7 @@ def _synthetic(
     num_scores = math.prod(output.shape)
     key_features, key_scores = jax.random.split(jax.random.fold_in(key, 1))
     leaves = jax.tree.leaves(subject.xs)
-    is_plain = len(leaves) == 1 and jnp.issubdtype(leaves[0].dtype, jnp.floating)
+    is_plain = len(leaves) == 1 and kinds.is_floating(leaves[0])
     if is_plain and len(output.shape) == 1:
         features = leaves[0].reshape(leaves[0].shape[0], -1)
         key_scores = key
@@ -372,11 +372,11 @@ def _features(
     """Return random linear features of all leaves of the inputs, side by side."""
     columns = []
     for i, leaf in enumerate(leaves):
-        if checks.is_key(leaf):
+        if kinds.is_key(leaf):
             continue
         flat = leaf.reshape(leaf.shape[0], -1)
         key_leaf = jax.random.fold_in(key, i)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
+        if kinds.is_floating(leaf):
             shape = (flat.shape[1], _FEATURES)
             columns.append(flat @ randomness.normal(key_leaf, shape, leaf.dtype))
             continue
@@ -417,7 +417,7 @@ def _check_loss(
             f"{type(error).__name__}: {error}"
         ) from error
     is_scalar = getattr(value, "shape", None) == ()
-    if not is_scalar or not jnp.issubdtype(value.dtype, jnp.floating):
+    if not is_scalar or not kinds.is_floating(value):
         raise InputError(
             f"loss returns {value} {where}; it must be a scalar, real and floating."
         )
@@ -485,7 +485,7 @@ def floating_part(params: Params) -> Params:
     """Return the parameters with None for leaves that are not floating."""
 
     def kept(leaf: Array) -> Array | None:
-        is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        is_floating = kinds.is_floating(leaf)
         return leaf if is_floating else None
 
     return jax.tree.map(kept, params)

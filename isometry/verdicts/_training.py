@@ -171,7 +171,7 @@ def _advanced(
     """Return the state after the steps of an interval."""
 
     def step(
-        t: Array,
+        t: Array | int,
         state: State,
     ) -> State:
         return _stepped(static, data, state, t=t)
@@ -185,7 +185,7 @@ def _stepped(
     static: _Static,
     data: _Data,
     state: State,
-    t: Array,
+    t: Array | int,
 ) -> State:
     """Make one step."""
     split = Split(state.params)
@@ -215,7 +215,7 @@ def _stepped(
         sums=sums,
         lost=lost,
         norms=state.norms + jnp.exp(log_norms).astype(state.norms.dtype),
-        first=jnp.where(is_first, (t + 1).astype(state.first.dtype), state.first),
+        first=jnp.where(is_first, jnp.asarray(t + 1, state.first.dtype), state.first),
         loss=loss.astype(state.loss.dtype),
     )
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from isometry._internal import kinds
 from isometry._internal.types import Params
-from isometry.measure import _leaves
 from isometry.structure import Anatomy, WeightLayer
 
 # Kinds of layers whose slices are matrices, or kernels with a matrix at each tap.
@@ -135,7 +135,7 @@ def weights_of(
     # An anatomy names leaves by their key paths, as JAX writes them.
     paths, shapes = [], []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if _leaves.is_floating(leaf):
+        if kinds.is_floating(leaf):
             paths.append(jax.tree_util.keystr(path))
             shapes.append(leaf.shape)
     weights = []

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError, MissingExtra, TracedError
+from tests.foreign import Tensor
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 
@@ -353,6 +354,35 @@ def test_module_of_a_library_is_refused_with_its_adapter(adapter):
         checks.no_module("f", MODULES[adapter])
 
 
+class TorchModule:
+    """A module as torch's are called, without torch."""
+
+    def __call__(self, *args):
+        return self.forward(*args)
+
+    def forward(self, x):
+        return x
+
+
+def test_module_of_torch_is_refused_though_its_call_takes_anything(monkeypatch):
+    monkeypatch.setattr(TorchModule, "__module__", "torch.nn.modules.module")
+    with refused(r"module of torch\.nn.*Spectrum\.of_jacobians"):
+        checks.no_module("f", TorchModule())
+    # A forward may take the parameters after all.
+    monkeypatch.setattr(TorchModule, "forward", lambda self, params, x: params * x)
+    assert isinstance(checks.no_module("f", TorchModule()), TorchModule)
+
+
+def test_arrays_of_another_library_are_refused_with_what_to_write():
+    tensor = Tensor()
+    assert kinds.is_foreign(tensor)
+    assert not kinds.is_key(tensor)
+    with refused(r"params\['w'\] is a Tensor of .*jax\.tree\.map\(np\.asarray, params"):
+        checks.real("params", {"w": tensor})
+    with refused(r"xs is a Tensor of .*NumPy cannot read: Use tensor\.detach"):
+        checks.array("xs", tensor)
+
+
 @pytest.mark.parametrize("wrap", [jax.jit, eqx.filter_jit, nnx.jit])
 def test_wrapped_functions_are_no_modules(wrap):
     f = wrap(lambda params, x: params * x)
@@ -374,3 +404,56 @@ def test_what_an_extra_itself_lacks_is_no_missing_extra(tmp_path, monkeypatch):
 
 def test_long_value_is_cut():
     assert checks.show("a" * 100) == "'" + "a" * 56 + "..."
+
+
+class Unshown:
+    """An object that fails to say what it is."""
+
+    def __repr__(self):
+        raise RuntimeError
+
+
+def test_object_that_cannot_be_shown_is_refused_by_its_type():
+    with refused("q=an object of Unshown, which cannot be shown is not a number"):
+        checks.number("q", Unshown())
+
+
+def test_object_with_a_dtype_is_no_number():
+    class Network:
+        dtype = np.dtype(np.float32)
+
+    with refused("is not a number"):
+        checks.number("q", Network())
+
+
+def test_array_that_was_donated_is_refused():
+    x = jax.device_put(np.ones(3, np.float32))
+    x.delete()
+    with refused(r"params\['w'\] was deleted"):
+        checks.real("params", {"w": x})
+
+
+def test_integer_is_of_64_bits():
+    assert checks.integer("n", 2**63 - 1) == 2**63 - 1
+    with refused("whole number, between 0 and 9223372036854775807"):
+        checks.integer("n", 2**63)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "is no path; write a text"),
+        (b"a", "is no path; write a text"),
+        ("a\0b", "is no path: "),
+        ("a" * 300, "cannot be used: "),
+    ],
+)
+def test_what_no_file_is_called_is_refused(value, words):
+    with refused(words):
+        checks.path("store", value)
+
+
+@pytest.mark.parametrize("value", ["input", 3, None])
+def test_what_is_no_list_is_refused(value):
+    with refused(r"points=.* is no list; write \["):
+        checks.listed("points", value)

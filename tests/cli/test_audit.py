@@ -252,7 +252,7 @@ def test_one_column_of_targets_has_one_output(tmp_path, monkeypatch):
         (["--seeds", "-1"], "--seeds"),
         (["--inputs", "0"], "--inputs"),
         (["--train-steps", "-1"], "--train-steps"),
-        (["--seed", "-1"], "--seed=-1 must be a whole number, at least 0."),
+        (["--seed", "-1"], "--seed=-1 must be a whole number, between 0 "),
         (["--fail-on", "vanishin"], "vanishing"),
         (["--fail-on", ""], "--fail-on='' names nothing; write a name or leave it out"),
         (["--scheme", ","], "--scheme=',' names nothing"),

@@ -169,4 +169,4 @@ def test_extras_are_those_of_the_package():
 
 def test_bad_seed_is_one_line(capsys):
     assert call("doctor", "--seed", "-1") == 2
-    refused_in_one_line(capsys, "--seed=-1 must be a whole number, at least 0.")
+    refused_in_one_line(capsys, "--seed=-1 must be a whole number, between 0 ")

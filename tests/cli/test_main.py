@@ -137,6 +137,27 @@ def test_full_disk_is_one_line_at_the_end_of_the_process_too():
     assert done.stderr == f"isometry: {reason}\n"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_full_disk_behind_stderr_is_no_raised_flag(monkeypatch):
+    """A line that cannot be written is left out, and the code is the command's own."""
+    with open("/dev/full", "w", buffering=1) as complaints:
+        monkeypatch.setattr(sys, "stderr", complaints)
+        assert call("schemes", "nothing") == 2
+
+
+def test_process_without_streams_ends_as_any_other(monkeypatch):
+    """As of `>&- 2>&-`, for which Python sets None."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    codes = [call("schemes", "orthogonal"), call("schemes", "nothing")]
+    opened = [sys.stdin, sys.stdout, sys.stderr]
+    monkeypatch.undo()
+    for stream in opened:
+        assert stream.name == os.devnull
+        stream.close()
+    assert codes == [0, 2]
+
+
 @pytest.mark.parametrize("module", ["matplotlib", "rich", "typer"])
 def test_missing_extra_is_named_before_computing(module, tmp_path, capsys, monkeypatch):
     def refuse(*args, **kwargs):

@@ -180,6 +180,9 @@ def test_inputs_are_spaced_from_first_to_last():
         (["--span", "hidden", "--depth", "2"], "--depth=2"),
         (["--data", "gausian"], "gaussian"),
         (["--seed", "-1"], "--seed"),
+        # JAX keeps 32 bits, and would take it for 0.
+        (["--seed", str(2**32)], "--seed"),
+        (["--depth", str(10**8)], "--depth"),
     ],
 )
 def test_refusal_comes_before_measuring(argv, words, tmp_path, capsys, monkeypatch):

@@ -113,6 +113,11 @@ def test_refusal_names_the_option(argv, words, folder, capsys):
         ('run = "nowhere:no"\ngrid.a = [1]', "cannot be imported"),
         ('run = "spectrum"\nmesh = 3', "holds 'mesh'"),
         ("run = ", "is no TOML"),
+        (f"run = {'[' * 3000}{']' * 3000}", "is no TOML"),
+        (
+            'run = "spectrum"\ngrid.a = {start = 1, stop = 2, num = 1000000000000}',
+            r"grid\.a\.num",
+        ),
     ],
 )
 def test_bad_file_is_refused_in_one_line(folder, capsys, text, words):

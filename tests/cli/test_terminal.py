@@ -182,6 +182,8 @@ def test_a_cut_word_is_seen(printed):
 def test_without_a_terminal_there_are_80_columns(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert _terminal.console().width == 80
+    monkeypatch.setenv("COLUMNS", "0")
+    assert _terminal.console().width == 80
 
 
 def test_texts_are_printed_as_they_are(printed):

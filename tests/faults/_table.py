@@ -1,4 +1,4 @@
-"""Forty-odd plausible mistakes, each with the tests that ought to notice it.
+"""Plausible mistakes, each with the tests that ought to notice it.
 
 A fault is one change of one place: a sign, a constant off by 5 %, a wrong axis, a
 dropped term, a swapped branch. None of them raises; each makes a number wrong that a
@@ -783,7 +783,7 @@ REPORTING = (
     Fault(
         "tokens-of-the-smallest-embedding",
         "cli/_model.py",
-        "most = num_rows.get(i, _FEWEST)",
+        "most = num_rows.get(i, _RANGE_UNKNOWN)",
         "most = min(layer.fan_in for layer in net.anatomy.embeddings)",
         ("cli/test_model.py",),
         match="drawn_by_their_kind",

@@ -9,6 +9,7 @@ import isometry
 from isometry import InputError, linalg, networks
 from isometry.measure import _ensemble
 from isometry.measure.methods import Footprint, dense
+from tests.foreign import Tensor
 
 NET = networks.mlp([6, 8, 8, 5], "tanh", "gaussian", 1.2, 0.3)
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -235,6 +236,10 @@ def test_tracers_are_refused():
         (
             lambda: isometry.ensemble(linear, params=jnp.ones(()), xs=XS),
             r"leading axes \[\(\)\]; stack them",
+        ),
+        (
+            lambda: isometry.ensemble(linear, params={"w": Tensor()}, xs=XS),
+            r"params\['w'\] is a Tensor of .*write jax\.tree\.map\(np\.asarray",
         ),
         (
             lambda: isometry.ensemble(linear, params={}, xs=XS),

@@ -7,6 +7,7 @@ import pytest
 
 import isometry
 from isometry import InputError
+from isometry.measure import _function
 
 EPS = float(np.finfo(np.float32).eps)
 RNG = np.random.default_rng(0)
@@ -126,6 +127,7 @@ def named_outputs(params, x):
     [
         (two_outputs, None, A),
         (two_outputs, 1, 3 * np.eye(4)),
+        (two_outputs, np.int8(-1), 3 * np.eye(4)),
         (named_outputs, "logits", A),
     ],
 )
@@ -142,6 +144,8 @@ def test_an_output_is_chosen(f, output, jacobian):
         (two_outputs, 2, "output=2 is none of f's outputs; it returns a tuple of 2"),
         (named_outputs, None, r"returns a dict of 'aux', 'logits'; .* Write output="),
         (named_outputs, "loss", "output='loss' is none of f's outputs"),
+        (two_outputs, [1], r"output=\[1\] is not a whole number"),
+        (two_outputs, True, "output=True must be a whole number"),
     ],
 )
 def test_an_output_that_is_none_is_refused(f, output, message):
@@ -203,6 +207,35 @@ def test_rules_of_the_same_name_are_told_apart():
     for scale in (2.0, 3.0):
         found = isometry.jacobian(step(scale), None, X)
         np.testing.assert_allclose(found, scale * np.eye(4), rtol=EPS)
+
+
+def scaled_inside(scale):
+    """A program of its own holds the scale, which is no array of the one around it."""
+    inner = jax.jit(lambda x: scale * x)
+    return lambda params, x: inner(x)
+
+
+@pytest.mark.parametrize("make", [jnp.float32, np.float32, lambda s: jnp.full(4, s)])
+def test_numbers_inside_compiled_functions_are_told_apart(make):
+    for scale in (2.0, 3.0):
+        found = isometry.jacobian(scaled_inside(make(scale)), None, X)
+        np.testing.assert_allclose(found, scale * np.eye(4), rtol=EPS)
+
+
+def test_callbacks_are_told_apart():
+    """JAX prints the callback of a program without saying which it is."""
+
+    def scaled(scale):
+        shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+        return lambda params, x: jax.pure_callback(lambda x: scale * x, shape, x)
+
+    functions = [scaled(2.0), scaled(3.0)]
+    traces = [_function.traced(f, None, X)[0] for f in functions]
+    assert str(traces[0]) == str(traces[1])
+    first, second = map(_function.Reference, functions)
+    one = _function.identity(traces[0], first)
+    assert one == _function.identity(traces[0], first)
+    assert one != _function.identity(traces[1], second)
 
 
 def test_a_function_written_in_the_call_is_compiled_once():

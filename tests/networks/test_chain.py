@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import isometry
-from isometry import InputError, networks
+from isometry import InputError, NotDefined, networks
 from isometry.measure._draws import adjust_seeds
 
 
@@ -220,6 +220,23 @@ def test_data_driven_blocks_are_adjusted_on_what_comes_to_them():
 def test_refusals(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+class Fixed(networks.Network):
+    """A network whose mode is fixed, for a reason that could be taken for another."""
+
+    @property
+    def training(self):
+        raise NotDefined("nobody knows whether it computes the same in training.")
+
+
+def test_chain_of_a_block_whose_mode_is_fixed_may_differ_in_training():
+    same = networks.mlp([3, 3], "tanh")
+    with pytest.raises(NotDefined, match="it computes the same in both"):
+        _ = networks.chain([same, leaky]).training
+    fixed = Fixed(function=leaky, example=X, scheme=None, activation=None)
+    with pytest.raises(NotDefined, match=r"its block 1, .* may differ in training"):
+        _ = networks.chain([same, fixed]).training
 
 
 def test_pairs_of_a_chain_are_unknown():

@@ -270,6 +270,13 @@ def test_draw_takes_other_leaves_from_params():
     np.testing.assert_array_equal(new["batch_stats"]["block0"]["norm"]["mean"], 7.0)
 
 
+def trunc_normal_(tensor, mean=0.0, std=1.0):
+    """Fill a tensor in place, as torch's function of this name does."""
+
+
+trunc_normal_.__module__ = "torch.nn.init"
+
+
 @pytest.mark.parametrize(
     ("scheme", "message"),
     [
@@ -279,6 +286,7 @@ def test_draw_takes_other_leaves_from_params():
         (initializers.orthogonal, r"orthogonal is a factory; write orthogonal\(\)"),
         (initializers.he_normal(layout="torch"), r"was told in_axis=1, out_axis=0"),
         (3, r"scheme=3 is not a name, an initializer or a Scheme"),
+        (trunc_normal_, r"in place; write initializers\.truncated_normal\("),
         (schemes.Scheme, r"scheme is the class Scheme; write an instance"),
         (lambda key, shape: 0, r"takes \(key, shape\); an initializer is called with"),
     ],

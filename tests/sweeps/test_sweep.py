@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import json
 import logging
 import os
+import shutil
 import signal
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
@@ -290,6 +292,52 @@ def test_folders_of_the_user_stay(sweep, tmp_path):
     (tmp_path / ".t.zarr.part").mkdir()
     sweep(normal, {"a": [1]}, tmp_path / "t.zarr")
     assert (tmp_path / ".t.zarr.part").exists()
+
+
+def test_nothing_behind_a_link_in_a_store_is_touched(sweep, tmp_path):
+    """A store of somebody else may hold a link to any folder."""
+    path = tmp_path / "s.zarr"
+    sweep(normal, {"a": [1]}, path)
+    mine = tmp_path / "mine"
+    shutil.copytree(path / "x", mine)
+    (mine / "precious.partial").write_text("mine")
+    (path / "y").symlink_to(mine)
+    with pytest.raises(isometry.InputError, match="holds a link 'y'"):
+        sweep(normal, {"a": [1, 2]}, path)
+    assert (mine / "precious.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda group: group["attributes"].update(isometry_sweep="{"),
+        lambda group: group["attributes"].update(isometry_sweep="{}"),
+        lambda group: group.pop("consolidated_metadata"),
+        lambda group: group["consolidated_metadata"]["metadata"]["x"].update(
+            data_type="object"
+        ),
+        lambda group: group["consolidated_metadata"]["metadata"]["x"].update(
+            codecs=[{"name": "numcodecs.pickle"}]
+        ),
+    ],
+    ids=["text", "fields", "consolidated", "dtype", "pickle"],
+)
+def test_store_that_is_damaged_is_refused(sweep, tmp_path, change):
+    path = tmp_path / "s.zarr"
+    sweep(normal, {"a": [1]}, path)
+    metadata = path / "zarr.json"
+    group = json.loads(metadata.read_text())
+    change(group)
+    metadata.write_text(json.dumps(group))
+    calls = [
+        lambda: sweep(normal, {"a": [1, 2]}, path),
+        lambda: sweeps.open(path),
+        lambda: sweeps.merge([path], tmp_path / "merged"),
+    ]
+    for call in calls:
+        with pytest.raises(isometry.InputError, match="cannot be read, "):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 
 
 def test_parts_of_a_store_that_was_killed_are_removed(sweep, tmp_path):

@@ -1,5 +1,7 @@
 """The short training: what it accumulates, its controls, other widths."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from isometry import networks
-from isometry.verdicts import _layers, _probe, _ranks, _training
+from isometry.verdicts import _layers, _probe, _ranks, _training, _weights
 from isometry.verdicts._flag import CLEAR
 from isometry.verdicts.flags import zero_gradient
 from tests.verdicts import planted
@@ -63,6 +65,18 @@ def test_sums_of_gradients_lose_nothing_to_rounding():
         sums, lost = _training._summed(sums, lost, [jnp.asarray(eps / 4)])
     assert float(sums[0]) == 1 + 2 * eps
     assert float(lost[0]) == 0
+
+
+def test_steps_are_numbers_of_python_where_nothing_is_compiled():
+    """As under `jax.disable_jit`, in which a loop counts on the host."""
+    result = record(NET, PARAMS, inputs(40, 4), num_steps=1, certificates=())
+    params = result.subject.params_of(0)
+    weights = _weights.weights_of(result.subject.anatomy, params)
+    training = _training.Training(result.task, weights, [params])
+    before = training.states[0]
+    step = functools.partial(_training._stepped, training._static, training._data, t=0)
+    after = jax.eval_shape(step, before)
+    assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, before)
 
 
 def test_a_network_without_weight_layers_is_trained():

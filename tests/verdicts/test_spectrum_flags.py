@@ -9,6 +9,7 @@ import pytest
 
 import isometry
 from isometry import networks
+from isometry.verdicts import _measured
 from tests.verdicts.measuring import drawn, judged, measured, spectrum
 
 LINEAR = networks.mlp([12] * 6, "linear", "gaussian")
@@ -167,3 +168,63 @@ def test_weights_of_positive_mean_make_an_outlier():
     w = rng.normal(size=(6, 2, 32, 32)) / np.sqrt(32) + 0.3
     s = np.linalg.svd(w, compute_uv=False)
     assert judged("outlier_dominated", record(spectrum(s))).raised
+
+
+def normed(h):
+    from_mean = h - h.mean(-1, keepdims=True)
+    return from_mean / jnp.sqrt((from_mean**2).mean(-1, keepdims=True) + 1e-12)
+
+
+def pre_norm(params, tokens):
+    h = params["table"][tokens]
+    return h + normed(h) @ params["w"]
+
+
+def post_norm(params, tokens):
+    h = normed(params["table"][tokens])
+    return h + jnp.tanh(h @ params["w"])
+
+
+def half_normed(params, tokens):
+    h = params["table"][tokens]
+    return normed(h) @ params["w"] + jnp.tanh(h @ params["w"])
+
+
+TOKENS = np.arange(6, dtype=np.int32).reshape(2, 3)
+ENTRIES = np.random.default_rng(0).normal(size=(6, 8, WIDTH)).astype(np.float32)
+TABLE = {
+    "table": 1e-3 * ENTRIES,
+    "w": np.broadcast_to(np.eye(WIDTH, dtype=np.float32), (6, WIDTH, WIDTH)),
+}
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+def test_the_scale_of_a_normalized_embedding_is_no_explosion(scale):
+    """By an embedding of size 1e-3 in front of a norm ½ ln E s² is larger by 6.9.
+
+    What the weights add is kept: ln of their scale.
+    """
+    params = TABLE | {"w": scale * TABLE["w"]}
+    one = measured(pre_norm, params=params, xs=TOKENS)
+    gain = one.gains["end_to_end"].log_gain
+    # The norm takes the mean and the length of each token, 2 of 12 directions.
+    assert gain == pytest.approx(np.full(6, np.log(scale)), abs=0.2)
+    flag = judged("exploding", one)
+    assert flag.raised == (scale == 100)
+    assert flag.evidence["log_scaling"]["end_to_end"] == pytest.approx(6.9, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("f", "points"),
+    [(pre_norm, ["table"]), (post_norm, ["table"]), (half_normed, [])],
+)
+def test_an_embedding_is_normalized_if_every_layer_reads_it_behind_a_norm(f, points):
+    found = measured(f, params=TABLE, xs=TOKENS).subject.normalized_points
+    assert [name for name in found if ":" not in name] == points
+
+
+def test_a_scale_is_taken_from_growth_alone():
+    """A scale may explain all of a growth, but no decay."""
+    gains, scaling = np.array([3.0, 1.0, -1.0, -np.inf]), np.full(4, 2.0)
+    left = _measured._unscaled(gains, scaling)
+    assert left.tolist() == [1.0, 0.0, -1.0, -np.inf]

@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from isometry._internal import jaxprs
+from isometry._internal import jaxprs, kinds
 from isometry._internal.equations import called, opened, unchanged
 from isometry.certificates.relaxing import _table
 from isometry.certificates.relaxing._value import Value, filled
@@ -55,7 +55,7 @@ def follows_its_function(
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval():
         operands = [_made_up(rng, aval) for aval in avals]
-        places = [i for i, operand in enumerate(operands) if _is_floating(operand)]
+        places = [i for i, operand in enumerate(operands) if kinds.is_floating(operand)]
 
         def both(floating: list[Array]) -> tuple[list[Array], list[Array]]:
             # Operands that have no derivative stay as they were made up.
@@ -158,18 +158,14 @@ def _made_up(
     aval: Any,
 ) -> Array:
     """Return random floating numbers, of some sizes; zeros of other dtypes."""
-    if not jnp.issubdtype(aval.dtype, jnp.floating):
+    if not kinds.is_floating(aval):
         return jnp.zeros(aval.shape, aval.dtype)
     sizes = rng.choice([0.5, 2.0, 8.0], aval.shape)
     return jnp.asarray(sizes * rng.standard_normal(aval.shape), aval.dtype)
 
 
 def _floating(arrays: Sequence[Array]) -> list[Array]:
-    return [array for array in arrays if _is_floating(array)]
-
-
-def _is_floating(array: Array) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating)
+    return [array for array in arrays if kinds.is_floating(array)]
 
 
 def _agree(

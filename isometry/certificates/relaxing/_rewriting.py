@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from isometry._internal import checks, jaxprs
+from isometry._internal import checks, jaxprs, kinds
 from isometry._internal.equations import CUSTOM, REMAT, called, opened, unchanged
 from isometry.certificates.relaxing import _custom, _table, _traced
 from isometry.certificates.relaxing._elementwise import Evaluation
@@ -24,7 +24,6 @@ from isometry.certificates.relaxing._value import (
     Value,
     array_of,
     common_base,
-    is_floating,
     leaf,
 )
 
@@ -130,7 +129,7 @@ class Rewriting:
         if self._is_exempt(eqn, operands, jaxpr):
             return self._plain(eqn, operands)
         # Whole numbers have no kinks: a derivative does not reach them.
-        has_signal = any(o.is_active and is_floating(o.array) for o in operands)
+        has_signal = any(o.is_active and kinds.is_inexact(o.array) for o in operands)
         if name not in _table.KNOWN and has_signal:
             return self._left(eqn, operands, f"{name}, which may have kinks")
         relaxation = _table.relaxation_of(eqn)
@@ -168,7 +167,7 @@ class Rewriting:
         active = [o for o in operands if o.is_active]
         is_self = operands[0] is operands[1]
         is_guard = len(active) == 1 and not (active[0].bends or active[0].is_flat)
-        if is_self or (is_guard and is_floating(active[0].array)):
+        if is_self or (is_guard and kinds.is_inexact(active[0].array)):
             # A test for NaN, x != x, or a guard, such as x == 0 in front of a division.
             return [leaf(array, is_active=False) for array in arrays]
         # A boolean without a gate was named at the equation at which it lost the gate.
@@ -208,7 +207,7 @@ class Rewriting:
         name = eqn.primitive.name
         is_positive = _is_positive(eqn, operands)
         base = _base(eqn, operands)
-        if base is not None and _is_floating_result(eqn):
+        if base is not None and kinds.is_floating(eqn.outvars[0].aval):
             source = Source(eqn, operands)
             return [self._function(source, base, is_positive=is_positive)]
         results = [leaf(a, is_active=True) for a in _as_it_is(eqn, operands)]
@@ -255,7 +254,7 @@ class Rewriting:
         arrays = [smooth]
         # The result of a comparison is its boolean, with the gate beside it; the
         # results of top_k are values and indices, of which only the values are smooth.
-        if not _is_floating_result(eqn) or len(eqn.outvars) > 1:
+        if not kinds.is_floating(eqn.outvars[0].aval) or len(eqn.outvars) > 1:
             arrays = _as_it_is(eqn, operands)
         results = [leaf(array, is_active=True) for array in arrays]
         results[0].smooth = smooth
@@ -277,7 +276,7 @@ class Rewriting:
         if source.relaxation is not None:
             value.finish = self._finisher.finish(value)
         self._evaluate(value)
-        if not _is_floating_result(source.eqn):
+        if not kinds.is_floating(source.eqn.outvars[0].aval):
             (value.array,) = _as_it_is(source.eqn, source.operands)
         return value
 
@@ -490,7 +489,7 @@ def _is_positive_operand(operand: Value) -> bool:
 def _is_gate(operand: Value) -> bool:
     """Tell whether a value is a boolean or whole number that has a gate."""
     has_gate = operand.is_active and operand.smooth is not None
-    return has_gate and not is_floating(operand.array)
+    return has_gate and not kinds.is_inexact(operand.array)
 
 
 def _as_gate(
@@ -501,10 +500,6 @@ def _as_gate(
     if jnp.result_type(operand.array) == np.bool_ or _is_gate(operand):
         return jnp.asarray(operand.outside).astype(dtype)
     return operand.array
-
-
-def _is_floating_result(eqn: core.JaxprEqn) -> bool:
-    return jnp.issubdtype(_dtype(eqn.outvars[0]), jnp.floating)
 
 
 def _dtype(variable: core.Var | core.Literal) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
-from isometry._internal import equations
+from isometry._internal import equations, kinds
 from isometry.certificates.relaxing import _smooth
 from isometry.certificates.relaxing._smooth import Smooth
 
@@ -160,7 +160,7 @@ def _select(
     """Mix the two cases of a jnp.where by its gate."""
     del smooth, eqn
     gate, otherwise, chosen = operands
-    if jnp.issubdtype(chosen.dtype, jnp.floating):
+    if kinds.is_floating(chosen):
         gate = gate.astype(chosen.dtype)
     else:
         # Whole numbers between which a gate chooses become real ones.
@@ -520,21 +520,16 @@ def _is_raised(
 def relaxation_of(eqn: core.JaxprEqn) -> Relaxation | None:
     """Return what replaces an equation; None if it has no kink."""
     name = eqn.primitive.name
-    if name == "convert_element_type" and _is_floating(eqn.outvars[0]):
+    if name == "convert_element_type" and kinds.is_floating(eqn.outvars[0].aval):
         # A number that was cast from a float is no gate.
-        return None if _is_floating(eqn.invars[0]) else _cast
+        return None if kinds.is_floating(eqn.invars[0].aval) else _cast
     if name in OF_GATES and _is_boolean(eqn.invars[0]):
         return OF_GATES[name]
     # Whole numbers have no kinks: a derivative does not reach them.
-    if all(_is_floating(variable) for variable in eqn.invars):
+    if all(kinds.is_floating(variable.aval) for variable in eqn.invars):
         return KINKS.get(name)
     return None
 
 
 def _is_boolean(variable: core.Var | core.Literal) -> bool:
     return getattr(variable.aval, "dtype", None) == np.bool_
-
-
-def _is_floating(variable: core.Var | core.Literal) -> bool:
-    dtype = getattr(variable.aval, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)

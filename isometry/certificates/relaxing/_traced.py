@@ -11,9 +11,9 @@ import jax
 from jax.extend import core
 from jaxtyping import Array
 
-from isometry._internal import jaxprs
-from isometry._internal.equations import Program, called
-from isometry.certificates.relaxing._value import Value, array_of, is_floating, leaf
+from isometry._internal import jaxprs, kinds
+from isometry._internal.equations import CALLS, Program, called
+from isometry.certificates.relaxing._value import Value, array_of, leaf
 
 # Evaluates a program, relaxed.
 Rewrite: TypeAlias = Callable[[Program, Sequence[Value]], list[Value]]
@@ -120,7 +120,7 @@ def scan(
 
 def _packed(value: Value) -> Packed:
     """Return what passes into or out of such a program: the array and what is known."""
-    is_gated = value.is_active and not is_floating(value.array)
+    is_gated = value.is_active and not kinds.is_inexact(value.array)
     gate = value.outside if is_gated else None
     return array_of(value), gate
 
@@ -178,7 +178,7 @@ def _active(
             continue
         # Of other equations every result is taken to depend on every operand.
         results = [True] * len(eqn.outvars)
-        if eqn.primitive.name in ("jit", "pjit"):
+        if eqn.primitive.name in CALLS:
             results = _active(called(eqn), read)
         active.update(v for v, flag in zip(eqn.outvars, results, strict=True) if flag)
     return [is_active(atom) for atom in jaxpr.outvars]

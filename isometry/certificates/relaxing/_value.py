@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array
 
+from isometry._internal import kinds
 from isometry.certificates.relaxing import _table
 
 # An elementwise function of more equations than this is cut into two. Evaluating it
@@ -128,7 +129,7 @@ def common_base(
     if aval.shape != jnp.shape(root.array) or root.smooth is None:
         return None
     # A function of a gate cannot be tried at points: a gate is no floating number.
-    if not jnp.issubdtype(jnp.result_type(root.array), jnp.floating):
+    if not kinds.is_floating(root.array):
         return None
     if any(o.number is None for o in operands if not o.is_active):
         return None
@@ -145,18 +146,13 @@ def leaf(
 ) -> Value:
     """Return a value without a base: it is no elementwise function of another."""
     # Without a gate a boolean or whole number cannot be smooth.
-    is_smooth = not is_active or is_floating(array)
+    is_smooth = not is_active or kinds.is_inexact(array)
     return Value(array, array if is_smooth else None, is_active)
-
-
-def is_floating(array: Any) -> bool:
-    """Tell whether an array holds floating numbers, real or complex."""
-    return jnp.issubdtype(jnp.result_type(array), jnp.inexact)
 
 
 def array_of(value: Value) -> Any:
     """Return a value as an array of its own dtype."""
-    if value.is_active and is_floating(value.array):
+    if value.is_active and kinds.is_inexact(value.array):
         return value.outside
     return value.array
 

@@ -44,8 +44,9 @@ class Lanczos(Method):
     (`Spectrum.why`).
 
     The standard error of a moment over `probes` is sqrt(2 / (n + 2) / probes) times the
-    standard deviation over the spectrum. The few largest values do not count for it: an
-    extra probe computes them first, and they are deflated.
+    standard deviation over the spectrum. From 16 steps and 4 probes on the few largest
+    values do not count for it: an extra probe computes them first, and they are
+    deflated.
 
     Cost: steps * (probes + 1) products with J and its transpose.
 

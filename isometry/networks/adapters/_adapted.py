@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Self, TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import FromCall, InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks._network import Network
@@ -325,7 +324,7 @@ def _tried(
             f"the module returns {brief(y)}, which holds no number; write a module "
             "with at least one output."
         )
-    if not jnp.issubdtype(y.dtype, jnp.floating):
+    if not kinds.is_floating(y):
         raise InputError(
             f"the module returns {y.dtype}, which has no derivative; write output= to "
             "choose another output, or return the logits."

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks, randomness
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key
 
@@ -57,7 +57,7 @@ def _shape_of(name: str, leaf: object) -> jax.ShapeDtypeStruct:
         return leaf
     # Keys are arrays already, and have no NumPy counterpart to be converted to.
     array: Any = leaf
-    if not checks.is_key(leaf):
+    if not kinds.is_key(leaf):
         array = checks.array(name, leaf)
     shape, dtype = array.shape, array.dtype
     return jax.ShapeDtypeStruct(shape, dtype)
@@ -70,7 +70,7 @@ def batch_of_one(x: PyTree) -> PyTree:
     # models do not take.
     def with_axis(leaf: Array) -> Array:
         is_array = isinstance(leaf, jax.Array)
-        if is_array and randomness.is_typed_key(leaf):
+        if is_array and kinds.is_typed_key(leaf):
             return leaf
         array = checks.array("x", leaf)
         return array[None]
@@ -85,7 +85,7 @@ def stacked(leaf: jax.ShapeDtypeStruct, size: int) -> jax.ShapeDtypeStruct:
 
     A random key keeps its shape: all examples share it.
     """
-    if randomness.is_typed_key(leaf):
+    if kinds.is_typed_key(leaf):
         return leaf
     shape = (size, *leaf.shape)
     return jax.ShapeDtypeStruct(shape, leaf.dtype)
@@ -114,17 +114,14 @@ def whole_numbers(example: PyTree) -> PyTree | None:
     None if no leaf is floating.
     """
 
-    def is_floating(leaf: jax.ShapeDtypeStruct) -> bool:
-        return jnp.issubdtype(leaf.dtype, jnp.floating)
-
     def whole(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         dtype = leaf.dtype
-        if is_floating(leaf):
+        if kinds.is_floating(leaf):
             dtype = jnp.int32
         return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
     leaves = jax.tree.leaves(example)
-    has_floating = any(is_floating(leaf) for leaf in leaves)
+    has_floating = any(kinds.is_floating(leaf) for leaf in leaves)
     if not has_floating:
         return None
     return jax.tree.map(whole, example)
@@ -164,7 +161,7 @@ class Shapes:
             own = jax.random.fold_in(key, i)
             dtype = leaf.dtype
             shape = (size, *leaf.shape)
-            if randomness.is_typed_key(leaf):
+            if kinds.is_typed_key(leaf):
                 drawn = own
             elif jnp.issubdtype(dtype, jnp.inexact):
                 drawn = jax.random.normal(own, shape, dtype)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters._examples import batch_of_one
@@ -396,7 +396,7 @@ class Training:
 
     def __call__(self, params: Params, x: PyTree) -> Array:
         is_pair = type(x) is tuple and len(x) == 2
-        ends_with_key = is_pair and checks.is_key(x[1])
+        ends_with_key = is_pair and kinds.is_key(x[1])
         if self.draws and not ends_with_key:
             raise InputError(
                 f"x has shape {jax.tree.map(jnp.shape, x)}, and in training mode this "

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from isometry._internal import checks
+from isometry._internal import checks, kinds
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key, Params
 from isometry.networks.adapters import _modes
@@ -300,7 +300,7 @@ class _Nnx(Model):
         base = jax.random.key(0) if key is None else key
         leaves = []
         for i, leaf in enumerate(shapes):
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            if kinds.is_typed_key(leaf):
                 value = jax.random.fold_in(base, i)
                 # The stream of stacked layers holds a stack of keys.
                 if leaf.shape:

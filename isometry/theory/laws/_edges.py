@@ -344,39 +344,68 @@ def _probe_everywhere(product: Product, atoms: list[LawAtom]) -> _Probes:
         distance=_OFFSETS / 8,
         ways=QUICK,
     )
-    # Deep points cost most, and tell something only where a gap at zero lies so deep.
-    near = _OFFSETS_BELOW[_OFFSETS_BELOW <= _DEEP][::-1]
     if not (product.touches_zero and product.is_connected):
-        lower = _probe(
-            product,
-            atoms,
-            middle - near,
-            distance=near / 8,
-            ways=QUICK if product.touches_zero else PATIENT,
-        )
-        has_gap = np.any(lower.is_gap & (lower.above > product.rank - _SAME_MASS))
-        if not has_gap and not product.touches_zero:
-            every = _OFFSETS_BELOW[::-1]
-            lower = _probe(product, atoms, middle - every, distance=every / 8)
-        probes = _joined(lower, probes)
+        probes = _joined(_probe_below(product, atoms), probes)
     low, high = _range(product, probes)
     if not product.is_connected:
-        evenly = np.linspace(low, high, _SCAN + 2)[1:-1]
-        beside = [atom.t + sign * _BESIDE_ATOM for atom in atoms for sign in (-1, 1)]
-        for atom in atoms:
-            if atom.mass == 0:
-                beside.extend(atom.t + _BESIDE_LIMIT)
-        scan = np.union1d(evenly, beside)
-        scanned = _probe(
-            product,
-            atoms,
-            scan,
-            distance=np.full(len(scan), (high - low) / (8 * _SCAN)),
-            ways=QUICK,
-        )
+        scanned = _probe_between(product, atoms, low, high=high)
         probes = _joined(probes, scanned)
     probes = _without_false_gaps(product, probes)
-    # Between gaps of unequal mass lies a band: bisection finds it.
+    return _with_hidden_bands(product, atoms, probes)
+
+
+def _probe_below(product: Product, atoms: list[LawAtom]) -> _Probes:
+    """Invert at points below the mean, deep enough to show a gap at zero."""
+    middle = product.log_mean
+    # Deep points cost most, and tell something only where a gap at zero lies so deep.
+    near = _OFFSETS_BELOW[_OFFSETS_BELOW <= _DEEP][::-1]
+    lower = _probe(
+        product,
+        atoms,
+        middle - near,
+        distance=near / 8,
+        ways=QUICK if product.touches_zero else PATIENT,
+    )
+    has_gap = np.any(lower.is_gap & (lower.above > product.rank - _SAME_MASS))
+    if has_gap or product.touches_zero:
+        return lower
+    every = _OFFSETS_BELOW[::-1]
+    return _probe(product, atoms, middle - every, distance=every / 8)
+
+
+def _probe_between(
+    product: Product,
+    atoms: list[LawAtom],
+    low: float,
+    *,
+    high: float,
+) -> _Probes:
+    """Invert at points spread evenly between two log λ, and beside atoms."""
+    evenly = np.linspace(low, high, _SCAN + 2)[1:-1]
+    beside = [atom.t + sign * _BESIDE_ATOM for atom in atoms for sign in (-1, 1)]
+    for atom in atoms:
+        if atom.mass == 0:
+            beside.extend(atom.t + _BESIDE_LIMIT)
+    scan = np.union1d(evenly, beside)
+    return _probe(
+        product,
+        atoms,
+        scan,
+        distance=np.full(len(scan), (high - low) / (8 * _SCAN)),
+        ways=QUICK,
+    )
+
+
+def _with_hidden_bands(
+    product: Product,
+    atoms: list[LawAtom],
+    probes: _Probes,
+) -> _Probes:
+    """Add points until one lies in every band: between gaps of unequal mass is one.
+
+    Raises:
+        NotConverged: Bisection does not find a band.
+    """
     for _ in range(60):
         left = _hidden(probes, atoms)
         if not len(left):

@@ -51,6 +51,9 @@ _TABLE = np.sinh(_LEVELS * np.arcsinh(690.0))
 # right to 1e-5 is enough.
 _HALVINGS = 28
 
+# Shares of sites that differ by less are one: sums of a thousand of them miss by that.
+_ROUNDING = 1e-13
+
 # Numbers of sites times points that are held at once: 32 MB each.
 _TOGETHER = 2_000_000
 
@@ -84,9 +87,10 @@ def gated_law(
         sigma_w: The scale of W: fan_in · Var(W_ij) = sigma_w².
 
     Returns:
-        The law. Where s is zero at more than half of all sites that share one a, it has
-        an atom at a², and a zero for each site with a = s = 0. Moments that are not
-        whole raise `freeprob.NotConverged` where few sites make a rough density.
+        The law. Where more sites share one a and have s = 0 than have another s, it has
+        an atom at a², of the difference, and a zero for each site with a = s = 0.
+        Moments that are not whole raise `freeprob.NotConverged` where few sites make a
+        rough density.
 
     Raises:
         InputError: a and s are not finite numbers of one shape; s or sigma_w is zero
@@ -119,6 +123,7 @@ def gated_law(
         kept=pairs[0, is_used],
         fed=pairs[1, is_used],
         shares=counts[is_used] / len(kept),
+        zeros=float(counts[~is_used].sum() / len(kept)),
     )
     return Law(product_of({step: 1}), "one gated step", pairs=1)
 
@@ -153,11 +158,13 @@ class GatedStep(Curve):
         kept: k = a² of the sites where a or s is not zero.
         fed: b = sigma_w² s² of them.
         shares: The share of each of them among all sites.
+        zeros: The share of the other sites.
     """
 
     kept: Sites
     fed: Sites
     shares: Sites
+    zeros: float
 
     @property
     def ones(self) -> Mapping[float, float]:
@@ -179,10 +186,16 @@ class GatedStep(Curve):
         """Two, log P and log V."""
         return 2
 
-    @functools.cached_property
-    def rank(self) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @property
+    def rank(self) -> float:
         """The share of sites where a or s is not zero: other rows of J are zero."""
-        return min(1.0, float(self.shares.sum()))
+        # A sum of shares would miss 1 by rounding, and leave a mass at zero.
+        return 1 - self.zeros
+
+    @property
+    def zero_mass(self) -> float:
+        """The share of sites where a and s are zero."""
+        return self.zeros
 
     @functools.cached_property
     def touches_zero(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -201,20 +214,23 @@ class GatedStep(Curve):
 
     @property
     def atoms(self) -> tuple[Atom, ...]:
-        """One at k, where more than half of all sites have this k and s = 0.
+        """One at k, where more sites have this k and s = 0 than have s ≠ 0.
 
-        On vectors of these sites that the others do not see J Jᵀ is k. The other rows
-        have as many values above k as below.
+        Vectors of these sites that no row with s ≠ 0 sees belong to the value k. Of the
+        other values one lies above k and one below for each row with s ≠ 0, and beside
+        these there are those of the other sites with s = 0.
         """
         is_bare = self.fed == 0
+        of_fed = float(self.shares[~is_bare].sum())
         found = []
         for place in np.unique(self.kept[is_bare]):
             is_here = is_bare & (self.kept == place)
-            mass = float(self.shares[is_here].sum())
-            others = self.rank - mass
-            if others < mass:
-                log_value = math.log(place)
-                atom = Atom(log_value, lost=1 - mass + others, above=others)
+            mass = float(self.shares[is_here].sum()) - of_fed
+            # At the limit of none the density is infinite at this place.
+            if mass > -_ROUNDING:
+                is_above = is_bare & (self.kept > place)
+                above = of_fed + float(self.shares[is_above].sum())
+                atom = Atom(math.log(place), lost=1 - mass, above=above)
                 found.append(atom)
         return tuple(found)
 
@@ -224,7 +240,7 @@ class GatedStep(Curve):
         mean_kept = self.shares @ self.kept
         of_kept = self.shares @ (self.kept - mean_kept) ** 2
         # Sites that are zero belong to the variance of k.
-        of_kept += (1 - self.rank) * mean_kept**2
+        of_kept += self.zeros * mean_kept**2
         of_both = 2 * self.shares @ (self.kept * self.fed)
         of_fed = self.shares @ self.fed**2
         variance = of_kept + of_both + of_fed
@@ -301,7 +317,7 @@ class GatedStep(Curve):
         sums = np.exp(log_v) + self.fed[:, None]
         rest = self.kept[:, None] / sums
         terms = 1 / (ratio + rest)
-        of_zero = (1 - self.rank) / ratio
+        of_zero = self.zeros / ratio
         return self.shares @ terms + of_zero - 1
 
     # Products with five rows gain nothing from more threads, which take ten times more
@@ -362,15 +378,14 @@ class GatedStep(Curve):
         """Evaluate the curve, and the Newton step to P = V (1 + E[k/(P K)])."""
         log_p, log_v = w
         at = self._sums(w)
-        of_zero = 1 - self.rank
-        one_plus = at.above_zero + of_zero
+        one_plus = at.above_zero + self.zeros
         # 1 + E κ/K, without cancellation where it vanishes with λ.
         ratio = one_plus - at.of_fed
         # How far log V + log(1 + E κ/K) is above log P.
         v_over_p = np.exp(log_v - log_p)
         mismatch = np.log(ratio * v_over_p)
         # Derivatives by log P and log V, those of the mismatch times the ratio.
-        by_p = -at.rest_square - of_zero
+        by_p = -at.rest_square - self.zeros
         by_v = ratio - at.both
         psi_by_p, psi_by_v = -at.kept_square, -at.fed_square
         determinant = by_p * psi_by_v - by_v * psi_by_p

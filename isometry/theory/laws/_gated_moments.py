@@ -5,7 +5,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from isometry._internal import checks
-from isometry._internal.errors import InputError, public
+from isometry._internal.errors import InputError, NotDefined, public
 from isometry.theory.laws._arguments import numbers
 from isometry.theory.laws._moments import Moments
 from isometry.theory.mean_field._population import OneStep
@@ -15,6 +15,10 @@ GatesByStep = Float[np.ndarray, "steps sites"]
 
 # With the gates of each step given, pairs of sites are counted: 4000 take 128 MB.
 _MOST_SITES = 4000
+
+# A million steps take a third of a second. Ten times fewer are thinkable for a long
+# sequence, and ten times more for none.
+_MOST_STEPS = 10**6
 
 
 @public("gated_moments")
@@ -50,6 +54,7 @@ def gated_moments(
     Raises:
         InputError: a and s are not numbers of such shapes, or do not have as many steps
             as `steps`.
+        NotDefined: Mean or variance is beyond float64.
 
     Example:
         One step of a minimal RNN whose gate is 1/2 everywhere, and six of them:
@@ -60,7 +65,7 @@ def gated_moments(
         Moments(mean=0.015625, variance=0.0010986328125)
     """
     kept, fed = checked(a, s, sigma_w)
-    steps = checks.integer("steps", steps, low=1)
+    steps = checks.integer("steps", steps, low=1, high=_MOST_STEPS)
     if kept.ndim == 1:
         return _of_fresh_gates(kept, fed, steps)
     if len(kept) != steps:
@@ -151,19 +156,36 @@ def _of_fresh_gates(kept: Gates, fed: Gates, steps: int) -> Moments:
         fed: sigma_w² s² at each site.
         steps: The number of steps.
     """
-    kept_mean = kept.mean()
-    kept_square = (kept**2).mean()
-    growth = kept_mean + fed.mean()
-    of_fed = (2 * kept * fed + fed**2).mean()
-    mean, diagonal, rest = 1.0, 1.0, 0.0
+    growth = float(kept.mean() + fed.mean())
+    if growth == 0:
+        return Moments(0.0, 0.0)
+    # In units of E lam of a step, in which no mean square is a difference of numbers
+    # that grow with the steps.
+    kept, fed = kept / growth, fed / growth
+    of_fed = float((2 * kept * fed + fed**2).mean())
+    kept_square = float((kept**2).mean())
+    kept_variance = float(kept.var())
+    diagonal, excess = 1.0, 0.0
     for _ in range(steps):
         # (B')_ii = a² B_ii + s² tr B, and the rest spreads over all pairs of sites.
-        fresh = of_fed * mean**2
-        spread = (growth**2 - kept_mean**2) * diagonal
-        rest = growth**2 * rest + spread
-        diagonal = kept_square * diagonal + fresh
-        mean = growth * mean
-    variance = diagonal + rest - mean**2
+        excess += kept_variance * diagonal + of_fed
+        diagonal = kept_square * diagonal + of_fed
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        mean = np.float64(growth) ** steps
+        return _finite(mean, excess * mean**2, steps)
+
+
+def _finite(mean: float, variance: float, steps: int) -> Moments:
+    """Return moments that float64 holds.
+
+    Raises:
+        NotDefined: They are larger.
+    """
+    if not (np.isfinite(mean) and np.isfinite(variance)):
+        raise NotDefined(
+            f"the moments of lam over {steps} steps are beyond float64; write fewer "
+            "steps."
+        )
     return Moments(float(mean), float(variance))
 
 
@@ -174,21 +196,21 @@ def _of_given_gates(kept: GatesByStep, fed: GatesByStep) -> Moments:
         kept: a² at each site in each step.
         fed: sigma_w² s², likewise.
     """
-    num_sites = kept.shape[1]
+    num_steps, num_sites = kept.shape
     # B = J Jᵀ has the diagonal p, and other entries of mean square X/sites.
     diagonal = np.ones(num_sites)
     others = np.zeros((num_sites, num_sites))
-    for a, s in zip(kept, fed, strict=True):
-        # The mean square of each row of B, over the sites.
-        row = diagonal**2 + others.mean(axis=1)
-        half = np.outer(a * row, s)
-        others = np.outer(a, a) * others
-        others += half + half.T
-        fresh = np.outer(s, s)
-        others += fresh * row.mean()
-        diagonal = a * diagonal + s * diagonal.mean()
-    mean = diagonal.mean()
-    squares = diagonal**2
-    second = squares.mean() + others.mean()
-    variance = second - mean**2
-    return Moments(float(mean), float(variance))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for a, s in zip(kept, fed, strict=True):
+            # The mean square of each row of B, over the sites.
+            row = diagonal**2 + others.mean(axis=1)
+            half = np.outer(a * row, s)
+            others = np.outer(a, a) * others
+            others += half + half.T
+            fresh = np.outer(s, s)
+            others += fresh * row.mean()
+            diagonal = a * diagonal + s * diagonal.mean()
+        mean = diagonal.mean()
+        squares = diagonal**2
+        second = squares.mean() + others.mean()
+        return _finite(mean, second - mean**2, num_steps)

@@ -18,7 +18,7 @@ from isometry.theory.laws import _closed, _universal
 from isometry.theory.laws._diagonal import Diagonal
 from isometry.theory.laws._factor import Factor
 from isometry.theory.laws._law import Law
-from isometry.theory.laws._measure import Measure, gauss_rule
+from isometry.theory.laws._measure import Measure
 from isometry.theory.laws._product import Product, product_of
 from isometry.theory.laws._slope_measure import slope_measure, steep_measure
 from isometry.theory.mean_field._critical import critical_at, sigma_b_range
@@ -33,6 +33,7 @@ from isometry.theory.mean_field._moments import (
     finite,
     moments,
 )
+from isometry.theory.mean_field._quadrature import gauss_rule
 
 WEIGHTS = ("orthogonal", "gaussian", "orthogonal_kernel")
 PADDINGS = ("circular", "same", "valid")
@@ -142,51 +143,26 @@ def jacobian_law(  # noqa: PLR0917
         >>> round(path.quantile(0.5), 4)
         0.341
     """
-    depth = checks.integer(
-        "depth",
-        depth,
-        low=1,
-        high=_universal.DEEPEST,
-    )
+    depth = checks.integer("depth", depth, low=1, high=_universal.DEEPEST)
     checks.one_of("weights", weights, WEIGHTS)
     num_taps = _checked_taps(taps, weights)
     phi = record(activation)
     _check_padding(padding, weights, widths)
     is_residual = branch_scale is not None
     if q is None:
-        _check_fixed_point_arguments(
-            sigma_w,
-            sigma_b,
-            depth,
-            is_residual=is_residual,
-        )
-    path, sigmas = _path(
-        phi,
-        depth,
-        q,
-        sigma_w=sigma_w,
-        sigma_b=sigma_b,
-    )
+        _check_fixed_point_arguments(sigma_w, sigma_b, depth, is_residual=is_residual)
+    path, sigmas = _path(phi, depth, q, sigma_w=sigma_w, sigma_b=sigma_b)
     require_law(phi, sorted(set(path)))
     if branch_scale is not None:
         if widths is not None or head is not None:
             raise NotDefined(
                 "residual blocks keep their width; leave widths and head out."
             )
-        return _residual(
-            phi,
-            path,
-            sigmas,
-            branch_scale=branch_scale,
-        )
+        return _residual(phi, path, sigmas, branch_scale=branch_scale)
     # At the ends of the path; and at 4, because around zero any smooth phi is linear.
     extremes = [min(path), 4.0, max(path)]
     is_alike = is_scale_free(phi, *extremes)
-    sizes = _sizes(
-        widths,
-        depth,
-        has_head=head is not None,
-    )
+    sizes = _sizes(widths, depth, has_head=head is not None)
     # A law that does not depend on q needs one measure for all layers.
     distinct = [1.0] * depth if is_alike else merged(path)
     pairs = [
@@ -203,12 +179,7 @@ def jacobian_law(  # noqa: PLR0917
     zeros = abs(sizes[-1] - sizes[0]) / min(sizes[0], sizes[-1])
     if head is not None:
         name = f"{phi.name}, depth {depth + 1} end to end, {weights}"
-        return Law(
-            product,
-            name,
-            structural_zeros=zeros,
-            span="end_to_end",
-        )
+        return Law(product, name, structural_zeros=zeros, span="end_to_end")
     # At finite width there are formulas for dense square layers alone, and where the
     # slopes depend on q, which fluctuates too, there is none.
     is_square = all(n == sizes[0] for n in sizes)

@@ -260,9 +260,10 @@ class Law:
         # diverges.
         if self._has_bernoulli_class:
             return math.inf if k % 2 == 0 else -math.inf
-        # A density that thins out towards zero ends before all of its mass is seen.
+        # Towards zero a density ends before all of its mass is seen: where it thins
+        # out, and at great depth, where log λ goes farther down than the contour.
         product = self.product
-        if product.touches_zero and product.sole_diagonal is None:
+        if self._reaches_zero and product.sole_diagonal is None:
             moments = log_moments(product, k)
             if moments is not None:
                 return float(moments[k]) / 2**k
@@ -303,9 +304,8 @@ class Law:
             scaled = value * per_log[variable]
         value = np.where(value > 0, scaled, 0.0)
         value = value.reshape(t.shape)
-        reaches_zero = self._bands and self._bands[0].low == -math.inf
         is_zero = (x == 0) & (variable != "log_s")
-        if reaches_zero and is_zero.any():
+        if self._reaches_zero and is_zero.any():
             limit = self._density_at_zero(variable)
             value = np.where(is_zero, limit, value)
         return _as_given(value)
@@ -502,6 +502,11 @@ class Law:
             )
             for interval in intervals
         ]
+
+    @property
+    def _reaches_zero(self) -> bool:
+        """Whether positive values come arbitrarily close to zero."""
+        return bool(self._bands) and self._bands[0].low == -math.inf
 
     @property
     def _has_bernoulli_class(self) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float, Num
 
 from isometry.theory.laws._types import Numbers
+from isometry.theory.mean_field._quadrature import Rule
 
 Points = Complex[Numbers, " points"]
 RealPoints = Float[np.ndarray, " points"]
@@ -46,18 +47,6 @@ class Transforms(NamedTuple):
     psi: Points
     above_zero: Points
     rate: Points
-
-
-class Rule(NamedTuple):
-    """A Gauss rule.
-
-    Attributes:
-        nodes: The nodes, on the real axis.
-        weights: Their weights.
-    """
-
-    nodes: Float[np.ndarray, " nodes"]
-    weights: Float[np.ndarray, " nodes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,39 +317,6 @@ def _angle_of_points(
     height = np.abs(gap.imag)
     angles = np.arctan2(height, real)
     return np.sum(angles * masses, axis=1)
-
-
-def gauss_rule(
-    x: RealPoints,
-    weights: RealPoints,
-    count: int,
-) -> Rule:
-    """Return the Gauss rule for weighted sums, by Lanczos (Golub and Welsch, 1969).
-
-    Args:
-        x: The points.
-        weights: Their weights, positive.
-        count: The number of nodes; it is exact for polynomials of degree 2 count − 1.
-    """
-    total = weights.sum()
-    shares = weights / total
-    basis = [np.sqrt(shares)]
-    diagonal, beside = [], []
-    for _ in range(count):
-        new = x * basis[-1]
-        diagonal.append(basis[-1] @ new)
-        known = np.array(basis)
-        # Twice: once leaves what rounding adds back.
-        for _ in range(2):
-            new = new - known.T @ (known @ new)
-        beside.append(np.linalg.norm(new))
-        basis.append(new / beside[-1])
-    above = np.diag(beside[:-1], 1)
-    jacobi = np.diag(diagonal) + above + above.T
-    # Its eigenvalues are the nodes, and first entries of its eigenvectors give weights.
-    nodes, vectors = np.linalg.eigh(jacobi)
-    masses = total * vectors[0] ** 2
-    return Rule(nodes, masses)
 
 
 def discrete(values: np.typing.ArrayLike, masses: np.typing.ArrayLike) -> Measure:

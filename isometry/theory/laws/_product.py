@@ -46,7 +46,7 @@ _ROUNDING_OF_FACTOR = 1e-15
 _LOG_ODDS = LOG_TABLE
 
 # Newton steps at a given ψ, from starts that are read off a table.
-_CORRECTIONS = 3
+_CORRECTIONS = 5
 
 # Starts at log odds below this are polished. Ten times deeper, those that are not are
 # too rough; higher, nothing is gained.

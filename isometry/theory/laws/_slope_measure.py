@@ -16,13 +16,7 @@ from jaxtyping import Complex, Float
 
 from isometry._internal.errors import NotDefined
 from isometry.activations import Activation
-from isometry.theory.laws._measure import (
-    RULE_NODES,
-    Measure,
-    Rule,
-    discrete,
-    gauss_rule,
-)
+from isometry.theory.laws._measure import RULE_NODES, Measure, discrete
 from isometry.theory.laws._slope_series import (
     NOISE,
     REACH,
@@ -35,9 +29,11 @@ from isometry.theory.laws._slope_series import (
 from isometry.theory.laws._types import Numbers
 from isometry.theory.mean_field._host import evaluate
 from isometry.theory.mean_field._pieces import octave_of, pieces
-from isometry.theory.mean_field._quadrature import bell, gauss
+from isometry.theory.mean_field._quadrature import Rule, bell, gauss, gauss_rule
 
 Points = Float[np.ndarray, " points"]
+Kinks = Float[np.ndarray, " kinks"]
+Places = Float[np.ndarray, " places"]
 ComplexPoints = Complex[Numbers, " points"]
 
 # Bisections of the contour towards an extremum or a kink; towards a zero of phi', where
@@ -77,6 +73,9 @@ _BEYOND = REACH * 2.0 ** np.arange(0, 40, 0.25)
 # phi'² that still grows by a tenth in an octave has no top edge.
 _UNBOUNDED = 1.1
 
+# Closer to a kink than this a point may lie on either side of it by rounding.
+_BESIDE_KINK = 1e-9
+
 # A slope that falls below this share of its size, squared, passes zero.
 _PASSES_ZERO = 1e-12
 
@@ -95,20 +94,24 @@ def slope_measure(phi: Activation, q: float) -> Measure:
         _, derivative = evaluate(phi, scale * z)
         return derivative
 
-    kinks = pieces(phi, octave_of(REACH * scale)).kinks / scale
-    is_even = _is_even(slope, kinks)
+    found = pieces(phi, octave_of(REACH * scale))
+    kinks = found.kinks / scale
+    places = _places(found.edges / scale, kinks)
+    is_even = _is_even(slope, kinks, places)
     inner = kinks[np.abs(kinks) < REACH]
     cuts = np.union1d([-REACH, REACH], inner)
     # One half is enough, with twice the mass.
     if is_even:
         positive = inner[inner > 0]
         cuts = np.union1d([0.0, REACH], positive)
-    stretches, is_lost = panel_series(slope, cuts)
+        places = places[places > 0]
+    stretches, is_lost = panel_series(slope, cuts, places)
     if is_lost:
         raise NotDefined(
             f"at q={q:g} phi' of {phi.name} is lost in the rounding of its autodiff, "
             "or its square in underflow, for too many units to know its law; there is "
-            "one at a smaller q."
+            "one at a smaller q. Where a derivative of phi jumps, kinks= of "
+            "activations.Activation says so."
         )
     atoms, masses = [], []
     nodes, weights = [], []
@@ -176,12 +179,26 @@ def _snapped(values: Points) -> Points:
     return distinct[place - 1]
 
 
-def _is_even(slope: Slope, kinks: Points) -> bool:
-    """Tell whether phi'² takes equal values at ±z: by its kinks, and at 1000 points."""
+def _places(edges: Points, kinks: Kinks) -> Places:
+    """Return the middles of the panels that resolve phi, but those beside a kink."""
+    middles = (edges[:-1] + edges[1:]) / 2
+    far = np.abs(middles[:, None] - kinks).min(axis=1, initial=np.inf)
+    return middles[(np.abs(middles) < REACH) & (far > _BESIDE_KINK)]
+
+
+def _is_even(slope: Slope, kinks: Kinks, places: Places) -> bool:
+    """Tell whether phi'² takes equal values at ±z: by its kinks, and at many points.
+
+    Args:
+        slope: phi'(√q z).
+        kinks: Its kinks.
+        places: Points beside 1000 others, where it may bend on a scale of its own.
+    """
     if not np.allclose(np.sort(kinks), np.sort(-kinks), rtol=1e-14, atol=0):
         return False
     # Not at places where people put kinks.
     z = REACH * (np.arange(1000) + 0.382) / 1000
+    z = np.concatenate([z, places])
     left, right = slope(-z) ** 2, slope(z) ** 2
     difference = np.abs(left - right)
     return bool(np.all(difference <= 1e-14 * right.max()))

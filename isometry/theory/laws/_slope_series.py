@@ -14,6 +14,7 @@ from isometry.theory.laws._types import Numbers
 
 Points = Float[np.ndarray, " points"]
 Panels = Float[np.ndarray, " panels"]
+Places = Float[np.ndarray, " places"]
 AnyPoints = Num[Numbers, " points"]
 
 # phi'(√q z) at real z.
@@ -51,9 +52,13 @@ _STEEPEST = 1e-3
 # A tail of the coefficients below this share of the largest one is resolved.
 _RESOLVED = 2e-15
 
-# The initial panels are at most this wide; two standard deviations hold no detail that
-# bisection would miss.
+# The initial panels are at most this wide. What their nodes step over in two standard
+# deviations is seen at the places where phi' must be met.
 _WIDEST = 2.0
+
+# A series is off phi' by less than this share of the largest slope. Rounding is a
+# hundred thousandth of it; a thousand times as much would be seen in quantiles.
+_MET = 1e-9
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,11 @@ class Series:
 
 
 class _Panel(NamedTuple):
-    """A panel, its fitted interval and series; one that is not smooth is a kink."""
+    """A panel, its fitted interval and series; one that is not smooth is a kink.
+
+    Where phi' is rounding, or its square underflows, `most` is the mass that may be
+    lost in this way; elsewhere it is inf.
+    """
 
     left: float
     right: float
@@ -133,6 +142,12 @@ class _Panel(NamedTuple):
     high: float
     coefficients: Float[np.ndarray, " terms"]
     is_smooth: bool
+    most: float
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether phi' is exactly zero."""
+        return not self.coefficients.any()
 
 
 def noise_off_axis(size: float) -> float:
@@ -152,31 +167,32 @@ def normal_mass(low: float, high: float) -> float:
     return float(ndtr(high) - ndtr(low))
 
 
-def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
+def panel_series(
+    slope: Slope,
+    cuts: Points,
+    places: Places,
+) -> tuple[list[Series], bool]:
     """Represent phi' on panels, stretch by stretch between its kinks.
 
     Args:
         slope: phi'(√q z).
         cuts: The known kinks, and both ends.
+        places: Points at which the series must meet phi', ascending: some where phi'
+            is large or bends on a scale of its own, which nodes might step over.
 
     Returns:
         The series of each stretch, divided also at kinks that were not named; and
         whether there is too much mass where phi' cannot be told from rounding, or its
         square underflows.
     """
-    # Values at the Chebyshev nodes of [-1, 1], and the matrix from them to a series.
-    num_nodes = _DEGREE + 1
-    degrees = np.arange(num_nodes)
-    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
-    to_values = chebyshev.chebvander(nodes, _DEGREE)
-    to_series = np.linalg.inv(to_values).T
+    nodes, to_series = _interpolation()
     edges = _initial_edges(cuts)
     left, right = edges[:-1], edges[1:]
+    at_places = slope(places)
+    room = _MET * np.abs(at_places).max(initial=0.0)
     done: list[_Panel] = []
     # The largest |phi'| that was seen, in proportion to which it is rounded.
     size = 0.0
-    # The mass of useless panels, as a share of what may be lost.
-    lost = 0.0
     # The tail of the series of the panel of which each panel is a half.
     parent = np.full(len(left), np.inf)
     # All panels that are left are fitted together; those that are not resolved are
@@ -193,28 +209,22 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         tail = coefficients[:, -4:].max(axis=1)
         top = coefficients.max(axis=1)
         is_narrow = right - left < _NARROWEST
-        is_fine = _is_fine(
-            f,
-            left,
-            right,
-            tail=tail,
-            top=top,
-            size=size,
-            parent=parent,
-        )
+        is_fine = _is_fine(f, left, right, tail=tail, top=top, size=size, parent=parent)
+        first, last = np.searchsorted(places, left), np.searchsorted(places, right)
+        for i in np.flatnonzero(is_fine & (first < last)):
+            inside = slice(first[i], last[i])
+            t = (places[inside] - middle[i]) / half[i]
+            error = np.abs(chebyshev.chebval(t, series[i]) - at_places[inside])
+            is_fine[i] = error.max() <= room
         is_fine |= is_narrow
         # A small phi' whose series does not converge is rounding.
         is_small = top <= 1e-9 * size
         is_rough = is_small & ~is_narrow & (tail > 1e-6 * top)
         # Squared it is below 1e-300, next to the least float64.
         is_underflown = (top > 0) & (top < 1e-150)
-        for most, is_bad in (
-            (_MOST_ROUGH, is_rough),
-            (_MOST_UNDERFLOWN, is_underflown),
-        ):
-            for i in np.flatnonzero(is_fine & is_bad):
-                mass = normal_mass(left[i], right[i])
-                lost += mass / most
+        most = np.full(len(left), np.inf)
+        most[is_rough] = _MOST_ROUGH
+        most[is_underflown] = _MOST_UNDERFLOWN
         for i in np.flatnonzero(is_fine):
             panel = _Panel(
                 left=left[i],
@@ -223,6 +233,7 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
                 high=high[i],
                 coefficients=series[i],
                 is_smooth=not is_narrow[i],
+                most=most[i],
             )
             done.append(panel)
         is_left = ~is_fine
@@ -232,7 +243,18 @@ def panel_series(slope: Slope, cuts: Points) -> tuple[list[Series], bool]:
         right = np.concatenate([halved_at, right])
         parent = np.tile(tail[is_left], 2)
     done.sort(key=lambda panel: panel.left)
-    return _joined(done, cuts), lost > 1
+    runs = _runs(done, cuts)
+    lost = sum(_lost(run) for run in runs)
+    return _joined(runs), lost > 1
+
+
+def _interpolation() -> tuple[Points, Float[np.ndarray, "terms points"]]:
+    """Return the Chebyshev nodes of [-1, 1], and the matrix from values to series."""
+    num_nodes = _DEGREE + 1
+    degrees = np.arange(num_nodes)
+    nodes = np.cos(np.pi * (degrees + 0.5) / num_nodes)
+    to_values = chebyshev.chebvander(nodes, _DEGREE)
+    return nodes, np.linalg.inv(to_values).T
 
 
 def _initial_edges(cuts: Points) -> Float[np.ndarray, " edges"]:
@@ -309,14 +331,32 @@ def _is_steep(f: Float[np.ndarray, "panels nodes"]) -> Bool[np.ndarray, " panels
     return falls & (least > 0) & has_one_sign
 
 
-def _joined(panels: list[_Panel], cuts: Points) -> list[Series]:
-    """Join neighbouring panels between two kinks."""
+def _runs(panels: list[_Panel], cuts: Points) -> list[list[_Panel]]:
+    """Return the smooth panels, ascending, in runs between two kinks."""
     runs: list[list[_Panel]] = [[]]
     for panel in panels:
         if panel.left in cuts or not panel.is_smooth:
             runs.append([])
         if panel.is_smooth:
             runs[-1].append(panel)
+    return runs
+
+
+def _lost(run: list[_Panel]) -> float:
+    """Return the mass of useless panels, as a share of what may be lost."""
+    most = [panel.most for panel in run]
+    # What falls through rounding or underflow to zero is no zero of phi' behind it.
+    for order in (range(1, len(run)), range(len(run) - 2, -1, -1)):
+        step = order.step
+        for i in order:
+            if run[i].is_zero:
+                most[i] = min(most[i], most[i - step])
+    masses = [normal_mass(panel.left, panel.right) for panel in run]
+    return sum(mass / limit for mass, limit in zip(masses, most, strict=True))
+
+
+def _joined(runs: list[list[_Panel]]) -> list[Series]:
+    """Join the panels of each run."""
     found = []
     for run in runs:
         if not run:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from isometry._internal import checks
+from isometry._internal import checks, randomness
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key
 
@@ -290,8 +290,7 @@ def generator(key: Key | None) -> np.random.Generator:
     """Return NumPy's generator for a random key; None is `jax.random.key(0)`."""
     if key is None:
         key = jax.random.key(0)
-    words = np.asarray(jax.random.key_data(checks.key("key", key)))
-    return np.random.default_rng(words.ravel())
+    return randomness.host_generator(checks.key("key", key))
 
 
 def mixed_gram(

@@ -557,50 +557,20 @@ def correlation(
     chi_1 = slope_at(0.0)
     if chi_1 <= 1 + NEUTRAL:
         slope = chi_1 if chi_1 < 1 - NEUTRAL else 1.0
-        return CorrelationPoint(
-            1.0,
-            slope,
-            stable=True,
-            error=0.0,
-            gap=0.0,
-        )
+        return CorrelationPoint(1.0, slope, stable=True, error=0.0, gap=0.0)
     # C(0) = 0, as for an odd phi without bias, makes c* = 0.
     if excess(0.0) >= -ROUNDING:
         slope = slope_at(1.0)
-        return CorrelationPoint(
-            0.0,
-            slope,
-            stable=True,
-            error=ROUNDING,
-            gap=1.0,
-        )
+        return CorrelationPoint(0.0, slope, stable=True, error=ROUNDING, gap=1.0)
     # c* is nearer to one than float64 tells.
     if excess(math.log(_CLOSEST)) <= 0:
-        return CorrelationPoint(
-            1.0,
-            1.0,
-            stable=True,
-            error=_CLOSEST,
-            gap=0.0,
-        )
-    log_gap = brentq(
-        excess,
-        math.log(_CLOSEST),
-        0.0,
-        xtol=1e-15,
-        rtol=_FINEST,
-    )
+        return CorrelationPoint(1.0, 1.0, stable=True, error=_CLOSEST, gap=0.0)
+    log_gap = brentq(excess, math.log(_CLOSEST), 0.0, xtol=1e-15, rtol=_FINEST)
     gap = math.exp(float(log_gap))  # pyright: ignore[reportArgumentType]
     slope = slope_at(gap)
     doubt = pair(phi, q, gap).error + abs(excess(math.log(gap)))
     error = gap * doubt / max(1 - slope, ROUNDING)
-    return CorrelationPoint(
-        1 - gap,
-        slope,
-        stable=True,
-        error=error,
-        gap=gap,
-    )
+    return CorrelationPoint(1 - gap, slope, stable=True, error=error, gap=gap)
 
 
 @public("depth_scales")

@@ -23,10 +23,11 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Complex, Float
-from numpy.polynomial import chebyshev, hermite_e, legendre
+from numpy.polynomial import chebyshev, legendre
 
 from isometry._internal.errors import NotDefined
-from isometry.theory.mean_field._gates import Scales, State, settled, switch
+from isometry.theory.mean_field._gates import Scales, State, nodes, settled, switch
+from isometry.theory.mean_field._quadrature import gauss_rule
 
 Points = Float[np.ndarray, " points"]
 Function = Complex[np.ndarray, " points"]
@@ -51,8 +52,9 @@ _EXACT = 1e-14
 # The share to which E h² is found: ten times more than what rounding changes.
 _ROUNDING = 1e-12
 
-# Nodes of each Gaussian. With half as many, chi at variances of 10 is 1e-6 wrong.
-_NODES = 64
+# Nodes for the values of each gate. With half as many, chi at scales of 40 is 1e-8
+# wrong; four times as many take six times as long.
+_NODES = 24
 
 
 class _Grid(NamedTuple):
@@ -120,10 +122,17 @@ class _Step(NamedTuple):
 
 
 class _Gate(NamedTuple):
-    """A gate at the nodes of its Gaussian: its values, and its slopes squared."""
+    """A gate at the nodes of a Gauss rule for its values.
+
+    Attributes:
+        value: Its values.
+        slope: Its slopes squared.
+        weights: The weights of the rule, whose sum is 1.
+    """
 
     value: Points
     slope: Points
+    weights: Points
 
 
 class _New(NamedTuple):
@@ -178,18 +187,10 @@ def _step(
     gates: Mapping[str, Scales],
     q: float,
 ) -> _Step:
-    z, weights = hermite_e.hermegauss(_NODES)
-    weights = weights / weights.sum()
-    at = {name: _at(gate, name, q, z=z) for name, gate in gates.items()}
+    at = {name: _at(gate, name, q) for name, gate in gates.items()}
     forget, output = at["forget"], at["output"]
-    num_points = _num_points(
-        weights,
-        forget.value,
-        opened=at["input"].value,
-        new=at["cell"].value,
-    )
-    grid = _grid(num_points)
-    new = _of_new(gates, at, grid.k, weights=weights)
+    grid = _grid(_num_points(forget, at["input"], new=at["cell"]))
+    new = _of_new(gates, at, grid.k)
 
     moved_k = np.outer(forget.value, grid.k)
     # By degree, f and k, as they lie in memory: products are not copied.
@@ -197,7 +198,7 @@ def _step(
 
     def mean_moved(factor: Points) -> Matrix:
         """Average functions at f k over f, times a factor."""
-        mean = (weights * factor) @ moved
+        mean = (forget.weights * factor) @ moved
         return mean.T @ grid.inverse
 
     # E exp(ikc), E c exp(ikc) and E c² exp(ikc) in the stationary state.
@@ -224,11 +225,11 @@ def _step(
     fed = gates["forget"].recurrent * new.wave * of_forget
     fed = fed + old_0 * new.slopes
     tanh_square = float(grid.of_square @ power_0.real)
-    shown = float(weights @ output.value**2)
-    direct = gates["output"].recurrent * float(weights @ output.slope)
+    shown = float(output.weights @ output.value**2)
+    direct = gates["output"].recurrent * float(output.weights @ output.slope)
     return _Step(
         q=shown * tanh_square,
-        memory=float(weights @ forget.value**2),
+        memory=float(forget.weights @ forget.value**2),
         kept=kept_2,
         fed=fed,
         shown=shown * grid.of_fourth,
@@ -236,29 +237,26 @@ def _step(
     )
 
 
-def _at(
-    gate: Scales,
-    name: str,
-    q: float,
-    *,
-    z: Points,
-) -> _Gate:
-    """Return a gate at nodes z of a standard normal, where E h² is q."""
-    u = gate.bias + math.sqrt(gate.variance(q)) * z
-    if name == "cell":
-        value = np.tanh(u)
-        return _Gate(value, (1 - value**2) ** 2)
-    value = 1 / (1 + np.exp(-u))
-    slope = value * (1 - value)
-    return _Gate(value, slope**2)
+def _at(gate: Scales, name: str, q: float) -> _Gate:
+    """Return a gate where E h² is q."""
+    # Here, because `import isometry` does without SciPy.
+    from scipy import special
+
+    u, weights = nodes(gate.bias, gate.variance(q))
+    value = np.tanh(u) if name == "cell" else special.expit(u)
+    # All that is averaged are polynomials of the values, and waves of few turns. As
+    # functions of u they have poles, which a large variance brings near.
+    middle = weights @ value
+    rule = gauss_rule(value - middle, weights, _NODES)
+    value = middle + rule.nodes
+    slope = 1 - value**2 if name == "cell" else value * (1 - value)
+    return _Gate(value, slope**2, rule.weights)
 
 
 def _of_new(
     gates: Mapping[str, Scales],
     at: Mapping[str, _Gate],
     k: Points,
-    *,
-    weights: Points,
 ) -> _New:
     """Return the expectations over what is new in c."""
     opened, new = at["input"], at["cell"]
@@ -269,40 +267,34 @@ def _of_new(
     slopes += gates["cell"].recurrent * of_cell
     powers = [np.ones_like(product), product, product**2]
     factors = np.stack([*powers, slopes.ravel()])
-    factors *= np.outer(weights, weights).ravel()
+    factors *= np.outer(opened.weights, new.weights).ravel()
     phases = 1j * np.outer(product, k)
     less = -(factors[0] @ np.expm1(phases))
     return _New(less, *(factors @ np.exp(phases)))
 
 
-def _num_points(
-    weights: Points,
-    kept: Points,
-    *,
-    opened: Points,
-    new: Points,
-) -> int:
+def _num_points(forget: _Gate, opened: _Gate, *, new: _Gate) -> int:
     """Return how many points resolve the characteristic function of the state c.
 
     In its stationary state c = f c + i g. It needs as many points as c has standard
     deviations of room, so its mean and variance are computed first.
 
     Args:
-        weights: The masses of the gates' values.
-        kept: The forget gate f at these values.
+        forget: The forget gate f.
         opened: The input gate i.
         new: The candidate g.
 
     Raises:
         NotDefined: More than fit into memory.
     """
+    kept = forget.value
     # E i g and E (i g)², and from them E c and E c².
-    product = (weights @ opened) * (weights @ new)
-    mean = product / (weights @ (1 - kept))
-    square = weights @ opened**2
-    square *= weights @ new**2
-    square += 2 * (weights @ kept) * mean * product
-    left = weights @ (1 - kept**2)
+    product = (opened.weights @ opened.value) * (new.weights @ new.value)
+    mean = product / (forget.weights @ (1 - kept))
+    square = opened.weights @ opened.value**2
+    square *= new.weights @ new.value**2
+    square += 2 * (forget.weights @ kept) * mean * product
+    left = forget.weights @ (1 - kept**2)
     deviation = np.sqrt(square / left)
     reach = abs(mean) + _DEVIATIONS * deviation
     points = _FEWEST_POINTS // 2 + _END / 2 * reach

@@ -1,7 +1,8 @@
-"""Gauss-Legendre on panels: the rule, its refinement, and Gaussian expectations."""
+"""Gauss rules: on panels, which are refined, and for sums; Gaussian expectations."""
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ Nodes = Float[np.ndarray, "panels order"]
 Integrals = Float[np.ndarray, "panels ..."]
 Found = Float[np.ndarray, " found"]
 FoundIntegrals = Float[np.ndarray, "found ..."]
+Points = Float[np.ndarray, " points"]
 
 # Standard deviations that are integrated over; the tails beyond weigh 1e-44 and 1e-316.
 # The second one is for functions that grow as fast as the normal density falls.
@@ -38,9 +40,24 @@ _MOST_PANELS = 10**6
 # Nodes of the rule. Ten resolve half as wide panels; forty gain nothing in float64.
 _ORDER = 20
 
+# A vector of which Lanczos leaves this share is rounding: all points are nodes already.
+_NOTHING_LEFT = 1e-13
+
 # Panels evaluated together, a multiple of it: eager JAX compiles every operation once a
 # shape.
 _BATCH = 64
+
+
+class Rule(NamedTuple):
+    """A Gauss rule.
+
+    Attributes:
+        nodes: The nodes, on the real axis.
+        weights: Their weights.
+    """
+
+    nodes: Float[np.ndarray, " nodes"]
+    weights: Float[np.ndarray, " nodes"]
 
 
 @functools.lru_cache(maxsize=8)
@@ -63,6 +80,45 @@ def gauss(
 def bell(z: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Evaluate the standard normal density."""
     return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+def gauss_rule(
+    x: Points,
+    weights: Points,
+    count: int,
+) -> Rule:
+    """Return the Gauss rule for weighted sums, by Lanczos (Golub and Welsch, 1969).
+
+    Args:
+        x: The points.
+        weights: Their weights, positive.
+        count: The number of nodes; it is exact for polynomials of degree 2 count − 1.
+            Fewer different points are the nodes themselves.
+    """
+    total = weights.sum()
+    shares = weights / total
+    basis = np.zeros((count + 1, len(x)))
+    basis[0] = np.sqrt(shares)
+    diagonal, beside = [], []
+    for step in range(count):
+        new = x * basis[step]
+        size = np.linalg.norm(new)
+        diagonal.append(basis[step] @ new)
+        known = basis[: step + 1]
+        # Twice: once leaves what rounding adds back.
+        for _ in range(2):
+            new = new - known.T @ (known @ new)
+        left = np.linalg.norm(new)
+        if left <= _NOTHING_LEFT * size:
+            break
+        beside.append(left)
+        basis[step + 1] = new / left
+    above = np.diag(beside[: len(diagonal) - 1], 1)
+    jacobi = np.diag(diagonal) + above + above.T
+    # Its eigenvalues are the nodes, and first entries of its eigenvectors give weights.
+    nodes, vectors = np.linalg.eigh(jacobi)
+    masses = total * vectors[0] ** 2
+    return Rule(nodes, masses)
 
 
 def bisected(

@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 import jax
 import numpy as np
 
-from isometry._internal import blas, checks
+from isometry._internal import blas, checks, randomness
 from isometry._internal.errors import InputError, NotDefined, public
 from isometry._internal.types import Key
 from isometry.activations import Activation
@@ -327,12 +327,11 @@ def _tied(
         steps = round(_STEPS + _STEPS_PER_MEMORY * length)
         affordable = round(sites * (_USUAL_STEPS / steps) ** 2)
         sites = min(sites, max(affordable, _FEWEST_SITES))
-    words = np.asarray(jax.random.key_data(key)).ravel()
     population = _population.Sites(
         phi,
         gates,
         num=sites,
-        rng=np.random.default_rng(words),
+        rng=randomness.host_generator(key),
         most=steps,
     )
     return _population.growth(cell, population, first=steps // 3)

@@ -36,11 +36,7 @@ def write(reports: "Reports", path: store.Path) -> None:
     # All that can be refused is, before anything is drawn.
     if not reports and not reports.undefined:
         raise InputError("there is no report; audit at least one network.")
-    try:
-        target = pathlib.Path(path)
-    except TypeError:
-        message = f"path={checks.show(path)} is no path; write 'report.html'."
-        raise InputError(message) from None
+    target = checks.path("path", path)
     folder = target.parent
     if not folder.is_dir():
         raise InputError(

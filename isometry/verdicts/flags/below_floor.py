@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from isometry._internal.numerals import percent
 from isometry._internal.types import Key
 from isometry.measure._record import Spectrum
 from isometry.verdicts._flag import RAISED, Flag, undecided
@@ -40,7 +41,7 @@ def judge(
         floors[span] = float(np.asarray(sp.log_floor).max())
     judged = judge_spans(shares, line, key=key, thresholds=measured.thresholds)
     reason = (
-        f"{100 * judged.worst.value:.2g} % of the values that may not be zero are "
+        f"{percent(judged.worst.value)} of the values that may not be zero are "
         f"unresolved ({in_words(judged.span)})"
     )
     reason = judged.with_state(reason, unsure=measured.unsure, limit="")

@@ -164,9 +164,12 @@ def _reason(
 ) -> str:
     """Return in words how many units are dead; for a single seed also which."""
     noun = "channels" if activity.num_positions > 1 else "units"
+    # A layer has as many units as one seed; those of all seeds are counted together.
+    seeds = f" in {measured.num_seeds} seeds" if measured.num_seeds > 1 else ""
     reason = (
-        f"{worst['dead']} of {worst['units']} {noun} of {worst['point']} have no slope "
-        f"at any of {measured.num_inputs} inputs{mode_of_training(measured)}"
+        f"{worst['dead']} of {worst['units']} {noun} of {worst['point']}{seeds} "
+        f"have no slope at any of {measured.num_inputs} inputs"
+        f"{mode_of_training(measured)}"
     )
     if worst["dead"] and _excess(worst) <= 0:
         reason += f"; chance alone gives up to {worst['null_quantile']}"

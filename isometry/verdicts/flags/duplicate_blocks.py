@@ -1,6 +1,5 @@
 """The flag duplicate_blocks: blocks whose weights were drawn from the same key."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from isometry._internal import digests
 from isometry._internal.types import Key
 from isometry.verdicts._flag import CLEAR, RAISED, Flag
 from isometry.verdicts._measured import Measured
@@ -108,10 +108,8 @@ def _content(
     seed: int,
 ) -> bytes:
     """Return a digest of the weights of a block, equal for equal blocks."""
-    digest = hashlib.blake2b()
-    for weight in sorted(weights, key=lambda weight: weight.name):
-        digest.update(weight.values[seed].tobytes())
-    return digest.digest()
+    in_order = sorted(weights, key=lambda weight: weight.name)
+    return digests.of_arrays(weight.values[seed] for weight in in_order)
 
 
 def _is_random(

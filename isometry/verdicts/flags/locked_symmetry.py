@@ -98,6 +98,21 @@ def judge(
             return result
         return with_growth(result, probe.signals)
     unproven = [one for rows in locked for one in rows]
+    return _without_proof(certificates, unproven, evidence)
+
+
+def _without_proof(
+    certificates: Sequence[Certificate],
+    unproven: Sequence[_Locked],
+    evidence: dict[str, Any],
+) -> Flag:
+    """Return the flag where no lock is proved: undecided or clear.
+
+    Args:
+        certificates: A certificate for each seed.
+        unproven: The locks that are evidence, and no proof, of all seeds.
+        evidence: That of the flag.
+    """
     open_ = [one for one in unproven if not _is_dead_alone(one)]
     if open_:
         names = tuple(dict.fromkeys(one.lock.name for one in open_))

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from isometry._internal.numerals import percent
 from isometry._internal.types import Key
 from isometry.verdicts import _nulls
 from isometry.verdicts._activity import Activity
@@ -90,12 +91,12 @@ def judge(
     is_sure = measured.is_sure or not measured.subject.is_drawn
     state = state_above(value, bounds, worst.line, is_sure=is_sure)
     basis = _basis(worst.variance)
-    reason = f"{100 * value:.2g} % of the units of {worst.point} are saturated"
+    reason = f"{percent(value)} of the units of {worst.point} are saturated"
     reason += mode_of_training(measured)
     if state == UNDECIDED:
         reason += f"; {measured.unsure}"
     elif state == CLEAR and value:
-        reason += f"; {basis} alone gives up to {100 * worst.line:.2g} %"
+        reason += f"; {basis} alone gives up to {percent(worst.line)}"
     # The worst first: they are what a user looks at.
     ranked = sorted(rows, key=lambda row: row.excess, reverse=True)
     return Flag(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 import isometry
 from isometry import theory
@@ -68,6 +69,30 @@ def test_units_without_weights_leave_an_atom_and_others_gaps():
     assert [len(law.support), law.cdf(0.9)] == [2, pytest.approx(0.25, rel=1e-9)]
     lam = _values(np.repeat(a, 50), np.repeat(s, 50), 1.0, width=200, seeds=3)
     assert _distance(law, lam) < 0.01
+
+
+def test_each_gate_that_outnumbers_the_weights_has_an_atom():
+    """At 0.9² by 2 units less 1; at 0.6² by 1 less 1, where the density is infinite."""
+    a, s = np.array([0.9, 0.9, 0.6, 0.5]), np.array([0.0, 0.0, 0.0, 0.4])
+    law = theory.gated_law(a, s, 1.0)
+    assert law.atoms == ((pytest.approx(0.81), pytest.approx(0.25)),)
+    assert [high for _, high in law.support[:1]] == [pytest.approx(0.36)]
+    lam = _values(np.repeat(a, 50), np.repeat(s, 50), 1.0, width=200, seeds=3)
+    assert _distance(law, lam) < 0.01
+
+
+def test_no_mass_is_at_zero_where_shares_of_units_are_rounded():
+    """0.7 + 0.2 + 0.1 is not 1 in float64.
+
+    log |det|² of diag(a) + diag(s) W is E log(k + b x) − x, with E b/(k + b x) = 1.
+    """
+    a, s = np.repeat([0.3, 0.9, 0.9], [7, 1, 2]), np.repeat([0.5, 0.5, 0.0], [7, 1, 2])
+    law = theory.gated_law(a, s, 1.0)
+    assert law.zero_mass == 0
+    k, b = a**2, s**2
+    x = scipy.optimize.brentq(lambda x: np.mean(b / (k + b * x)) - 1, 0, 1)
+    log_det = np.mean(np.log(k + b * x)) - x
+    assert law.mean_log_lam == pytest.approx(log_det, rel=1e-7)
 
 
 def test_without_a_gate_on_the_state_it_is_a_layer():

@@ -25,6 +25,19 @@ def test_one_step_in_closed_form():
     assert theory.gated_moments(a[None], s[None], 1.3, 1) == pytest.approx(moments)
 
 
+def test_small_and_many_steps_in_closed_form():
+    """1 + eps W has the variance 2 eps² + eps⁴; n factors W have n (Fuss-Catalan)."""
+    variance = theory.gated_moments([1.0], [1e-9], 1.0, steps=1).variance
+    assert variance == pytest.approx(2e-18, rel=1e-12)
+    assert theory.gated_moments([0.0], [1.0], 1.0, steps=1000) == (1.0, 1000.0)
+
+
+@pytest.mark.parametrize("gates", [[0.9], [[0.9]] * 1000], ids=["fresh", "given"])
+def test_moments_beyond_float64_are_refused(gates):
+    with pytest.raises(isometry.NotDefined, match="1000 steps are beyond float64"):
+        theory.gated_moments(gates, gates, 2.0, steps=1000)
+
+
 def test_given_gates_of_the_same_sites_against_dense_matrices():
     """Ten draws of W at N = 200; the bias from finite width is of order 1/N."""
     rng = np.random.default_rng(1)

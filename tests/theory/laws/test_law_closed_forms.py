@@ -77,7 +77,7 @@ def test_fuss_catalan_density(depth):
     )
 
 
-@pytest.mark.parametrize("depth", [1, 4, 32])
+@pytest.mark.parametrize("depth", [1, 4, 32, 5000])
 def test_fuss_catalan_powers_of_log_s(depth):
     """E lam^x = Γ((L+1)x + 1)/(Γ(x + 1) Γ(Lx + 2)) for every x > -1/(L+1).
 

@@ -19,8 +19,8 @@ from isometry.theory.laws import (
     _integrals,
     _inversion,
     _jacobian_law,
-    _measure,
 )
+from isometry.theory.mean_field import _quadrature
 
 CASES = {
     "tanh orthogonal 8": ("tanh", 8, 0.25, "orthogonal"),
@@ -376,10 +376,13 @@ def test_mass_beside_an_atom_inside_the_support():
 def test_a_gauss_rule_for_sums():
     """n nodes are exact for polynomials of degree 2n − 1, and not beyond."""
     x = np.random.default_rng(0).uniform(-1, 2, 30)
-    nodes, weights = _measure.gauss_rule(x, np.ones(len(x)), 4)
+    nodes, weights = _quadrature.gauss_rule(x, np.ones(len(x)), 4)
     for degree in range(8):
         assert weights @ nodes**degree == pytest.approx((x**degree).sum(), rel=1e-12)
     assert abs(weights @ nodes**8 - (x**8).sum()) > 1e-6 * (x**8).sum()
+    # Fewer different points are the nodes themselves.
+    found = _quadrature.gauss_rule(np.array([2.0, 5.0, 5.0]), np.ones(3), 4)
+    assert np.array(found) == pytest.approx(np.array([[2.0, 5.0], [1.0, 2.0]]))
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,38 @@ def test_mass_between_kinks_that_nobody_named():
     assert measure.masses[1] == pytest.approx(ndtr(2) - ndtr(-1), rel=1e-13)
 
 
+def test_a_steep_step_is_not_stepped_over():
+    """E phi'² of x + tanh(k (x − c)) with sech² and sech⁴ in closed form, for large k.
+
+    Its bend of 1/k is narrower than the distance between nodes, and on one side alone.
+    """
+    k, c = 1e3, 0.37
+
+    def phi(x):
+        return x + jnp.tanh(k * (x - c))
+
+    found = slope_measure(activations.get(phi), 1.0)
+    density = math.exp(-(c**2) / 2) / math.sqrt(2 * math.pi)
+    # ∫ sech² = 2, ∫ sech⁴ = 4/3; the density bends over 1/k in second order.
+    expected = 1 + density * (2 * 2 + k * 4 / 3)
+    assert found.moment(1) == pytest.approx(expected, rel=1e-6)
+
+
+def test_zero_slopes_are_told_from_underflow():
+    """A slope without kinks of its own, zero on one side, and that of tanh."""
+
+    def phi(x):
+        # phi' = 3x² − 2x³ from 0 to 1.
+        step = jnp.clip(x, 0, 1)
+        return step**3 - step**4 / 2 + jnp.maximum(x - 1, 0)
+
+    named = activations.Activation(phi, kinks=(0.0, 1.0))
+    assert slope_measure(named, 1.0).zero_mass == pytest.approx(0.5, rel=1e-12)
+    for unknown, q in ((activations.get(phi), 1.0), (activations.get("tanh"), 1e8)):
+        with pytest.raises(NotDefined, match=r"underflow.* kinks= of activations"):
+            slope_measure(unknown, q)
+
+
 def test_ends_of_the_support_lie_beyond_the_mass():
     """softplus' comes arbitrarily close to 0 and to 1, where hardly any mass is."""
     measure = slope_measure(activations.softplus, 0.5)

@@ -100,9 +100,13 @@ def test_untied_gru_with_biases_in_all_gates():
     assert point.chi == pytest.approx(chi, abs=5 * 0.5 / 100_000**0.5)
 
 
-def test_untied_lstm_against_a_population_of_sites():
-    """c, P = Var dc and H = E dh² at 10,000 sites with independent gates."""
-    sigma_w = {"input": 1.0, "forget": 1.0, "output": 1.0, "cell": 2.0}
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_untied_lstm_against_a_population_of_sites(scale):
+    """c, P = Var dc and H = E dh² at 10,000 sites with independent gates.
+
+    At the larger scale the gates are all but steps.
+    """
+    sigma_w = {"input": scale, "forget": 1.0, "output": scale, "cell": 2 * scale}
     bias = {"forget": 2.0, "cell": 0.2}
     point = theory.recurrent("lstm", sigma_w, 0.1**0.5, gate_bias=bias, tied=False)
     rng = np.random.default_rng(0)
@@ -112,17 +116,17 @@ def test_untied_lstm_against_a_population_of_sites():
     for step in range(80):
         u = {
             gate: bias.get(gate, 0.0)
-            + (scale**2 * q + 0.1) ** 0.5 * rng.standard_normal(num)
-            for gate, scale in sigma_w.items()
+            + (sigma**2 * q + 0.1) ** 0.5 * rng.standard_normal(num)
+            for gate, sigma in sigma_w.items()
         }
         i, f, o = (1 / (1 + np.exp(-u[gate])) for gate in ("input", "forget", "output"))
         g = np.tanh(u["cell"])
-        source = (c * f * (1 - f)) ** 2 + (i * (1 - i) * g) ** 2
-        source += 4.0 * (i * (1 - g**2)) ** 2
+        source = (c * f * (1 - f)) ** 2 + (scale * i * (1 - i) * g) ** 2
+        source += (2 * scale * i * (1 - g**2)) ** 2
         before = spread.mean() + of_h
         c, spread = f * c + i * g, f**2 * spread + source * of_h
         tanh = np.tanh(c)
-        of_output = np.mean(tanh**2) * np.mean((o * (1 - o)) ** 2) * of_h
+        of_output = np.mean(tanh**2) * np.mean((scale * o * (1 - o)) ** 2) * of_h
         of_h = np.mean((o * (1 - tanh**2)) ** 2 * spread) + of_output
         q = np.mean((o * tanh) ** 2)
         growth = (spread.mean() + of_h) / before

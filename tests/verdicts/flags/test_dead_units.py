@@ -131,6 +131,7 @@ def test_channels_of_many_seeds_are_counted_together(cnn):
     flag = judged("dead_units", measured(net, planted, IMAGES))
     assert flag.raised
     assert flag.value == 15 / 40
+    assert "15 of 40 channels of Conv_1 in 5 seeds have no slope" in flag.reason
     assert flag.evidence["layers"][1]["channels"] == [[0, 1, 2]] * 5
     assert judged("dead_units", healthy).state == "clear"
 

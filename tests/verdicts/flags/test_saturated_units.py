@@ -89,6 +89,8 @@ def test_only_bounded_activations_saturate(activation, is_bounded):
     flag = judged("saturated_units", measured(net, params, XS))
     assert flag.evidence["bounded"] == is_bounded
     assert flag.raised == is_bounded
+    # Two digits of a hundred would be 1e+02.
+    assert "e+" not in flag.reason
 
 
 def test_a_saturated_convolution_is_named(cnn):
