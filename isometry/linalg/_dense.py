@@ -120,7 +120,7 @@ def log_singular_values(
 @functools.partial(jax.jit, inline=True)
 def _log_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     """Return the logarithms of the singular values of each matrix."""
-    peak = _largest_entry(a)
+    peak = largest_entry(a)
     # The largest entry tells of every NaN and infinity: looking for them entry by entry
     # would be one more pass over matrices of which each costs 2 % of a factorization.
     is_finite = jnp.isfinite(peak)
@@ -139,7 +139,7 @@ def _log_values(a: Float[Array, "*batch m n"]) -> Float[Array, "*batch k"]:
     return log_s + shift
 
 
-def _largest_entry(
+def largest_entry(
     a: Float[Array, "*batch m n"],
 ) -> Float[Array, "*batch 1 1"]:
     """Return max |a| of each matrix, NaN if an entry is; its derivative is zero."""

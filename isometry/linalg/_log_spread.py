@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float
 
 from isometry._internal import precision
 from isometry._internal.errors import public
-from isometry.linalg._dense import matrices, thin_svd
+from isometry.linalg import _graded
+from isometry.linalg._dense import largest_entry, matrices, thin_svd
 
 
 @public("log_spread")
@@ -59,8 +60,12 @@ def log_spread(a: ArrayLike) -> Float[Array, "*batch"]:
     tall = a if m >= n else a.mT
     flat = tall.reshape(-1, max(m, n), min(m, n))
     with precision.full():
-        is_finite = jnp.all(jnp.isfinite(flat), (1, 2))
-        spreads = jax.vmap(_spread)(flat)
+        # The spread does not depend on the scale, and singular values may lie beyond
+        # the range that the entries keep.
+        peak = largest_entry(flat)
+        is_finite = jnp.isfinite(peak[:, 0, 0])
+        scaled, _ = _graded.normalized(flat, peak)
+        spreads = jax.vmap(_spread)(scaled)
         spreads = jnp.where(is_finite, spreads, jnp.nan)
     return spreads.reshape(batch)
 

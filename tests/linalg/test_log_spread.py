@@ -136,6 +136,19 @@ def test_batches_and_float16_are_taken():
     np.testing.assert_allclose(spreads, expected, rtol=1e-6)
 
 
+def test_scale_of_a_matrix_has_no_part_in_its_spread():
+    """At 2^126 singular values are beyond float32, at 2^-124 next to what is subnormal."""
+    a = np.array([[1.0, 0.5], [-1.0, 1.5]], np.float32)
+    scales = np.float32(2) ** np.array([-124, -60, 0, 60, 126], np.float32)
+    spreads, slopes = jax.vmap(jax.value_and_grad(linalg.log_spread))(
+        a * scales[:, None, None]
+    )
+    np.testing.assert_array_equal(spreads, np.full(5, spreads[2]))
+    # Of a function that scaling leaves alone the gradient is divided by the scale.
+    np.testing.assert_array_equal(slopes[1] * scales[1], slopes[2])
+    np.testing.assert_array_equal(slopes[3] * scales[3], slopes[2])
+
+
 @pytest.mark.parametrize(
     ("a", "words"),
     [
