@@ -137,9 +137,9 @@ def test_batches_and_float16_are_taken():
 
 
 def test_scale_of_a_matrix_has_no_part_in_its_spread():
-    """At 2^126 singular values are beyond float32, at 2^-124 next to what is subnormal."""
-    a = np.array([[1.0, 0.5], [-1.0, 1.5]], np.float32)
-    scales = np.float32(2) ** np.array([-124, -60, 0, 60, 126], np.float32)
+    """At 2^127 singular values are beyond float32, at 2^-124 entries still normal."""
+    a = np.array([[1.75, 1.5], [1.5, -1.0]], np.float32)
+    scales = np.float32(2) ** np.array([-124, -60, 0, 60, 127], np.float32)
     spreads, slopes = jax.vmap(jax.value_and_grad(linalg.log_spread))(
         a * scales[:, None, None]
     )
