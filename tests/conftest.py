@@ -31,7 +31,7 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", _FOUND)
 _IS_QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
 
 # Up to 32 modules of LLVM for one program, to be compiled in parallel, take up to a
-# third of what is left, and twice the areas of memory (see `release_programs`).
+# third of what is left, and twice the areas of memory (`compiled.py`).
 _QUICK = [
     "--xla_backend_optimization_level=1",
     "--xla_llvm_disable_expensive_passes=true",
@@ -51,6 +51,8 @@ if _IS_QUICK:
 import hypothesis
 import jax
 import pytest
+
+from tests import compiled
 
 # `short` draws the same few examples in every run; `--hypothesis-profile long` draws
 # many, and others each time.
@@ -95,19 +97,11 @@ def pytest_sessionfinish():
     gc.disable()
 
 
-# Linux gives a process 65,530 areas of memory. Each compiled program takes some, and
-# the first that gets none ends the process with a segmentation fault.
-_MAPS = pathlib.Path("/proc/self/maps")
-_MOST_MAPS = 45_000
-
-
 @pytest.fixture(autouse=True, scope="module")
 def release_programs():
     """Forget all compiled programs behind a module if they take much memory."""
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
-        jax.clear_caches()
-        gc.collect()
+    compiled.release()
 
 
 # What depends on the versions of Python, JAX and the frameworks: public JAX alone, how

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from isometry._internal import checks, precision
+from isometry._internal import checks, kinds, precision
 from isometry._internal.errors import InputError, public
 from isometry._internal.types import Key
 from isometry.linalg import _factorizations
@@ -137,6 +137,8 @@ def partial_jacobian_norm(
         1.21
     """
     point = checks.array("point", point)
+    if not kinds.is_floating(point):
+        raise InputError(f"point has dtype {point.dtype}; write floating numbers.")
 
     def g(v: Float[Array, " n"]) -> Float[Array, " m"]:
         h = v.reshape(point.shape)

@@ -366,6 +366,12 @@ def test_partial_jacobian_norm_has_derivatives_where_roots_have_none(probes):
         np.testing.assert_allclose(derivatives(s), [s**2, 2 * s, 2], 1e-5, 1e-6)
 
 
+@pytest.mark.parametrize("point", [True, 3, np.arange(3)])
+def test_partial_jacobian_norm_needs_a_floating_point(point):
+    with pytest.raises(isometry.InputError, match=r"point has dtype (bool|int32)"):
+        linalg.partial_jacobian_norm(jnp.tanh, point)
+
+
 def test_partial_jacobian_norm_refuses_half_an_estimate():
     with pytest.raises(InputError, match=r"probes=None; .* needs both") as refusal:
         linalg.partial_jacobian_norm(jnp.sin, jnp.ones(3), key=KEY)

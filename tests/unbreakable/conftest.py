@@ -3,6 +3,15 @@
 import jax
 import pytest
 
+from tests import compiled
+
+
+@pytest.fixture(autouse=True)
+def release_programs():
+    """As elsewhere, but behind each test: in the long preset one compiles thousands."""
+    yield
+    compiled.release()
+
 
 def pytest_generate_tests(metafunc):
     """Off is how every other test of this suite runs; on, float64 comes in as well."""
