@@ -154,9 +154,10 @@ def normalize(xs: ArrayLike, q: float) -> Float[Array, "inputs *axes"]:
     """Rescale each input to mean square q, as theory assumes of all inputs.
 
     Here q is the mean square of the inputs. The pre-activations of the first layer then
-    have variance sigma_w^2 q + sigma_b^2, or sigma_w^2 q n/m + sigma_b^2 where
-    orthogonal weights widen from n to m. To start a network at its fixed point q*,
-    write q = (q* - sigma_b^2) / sigma_w^2.
+    have variance sigma_w^2 q + sigma_b^2. To start a network at its fixed point q*,
+    write q = (q* - sigma_b^2) / sigma_w^2. Orthogonal weights that widen from n to m
+    keep the norm of an input, times sigma_w, and spread it over more units. Their
+    variance is sigma_w^2 q n/m + sigma_b^2.
 
     Args:
         xs: Floating inputs along the first axis, each of any shape.

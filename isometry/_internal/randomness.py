@@ -28,10 +28,11 @@ def host_generator(key: Key) -> np.random.Generator:
     return np.random.default_rng(bits.ravel())
 
 
-# One program, not one for each of the keys that are taken out of an array of them.
+# One compiled program: outside of it, to take each key out of the array that JAX
+# returns would be a program of its own.
 @functools.partial(jax.jit, static_argnums=1, inline=True)
 def split(key: Key, num: int = 2) -> tuple[Key, ...]:
-    """Return the keys of `jax.random.split(key, num)`, each for itself."""
+    """Return the keys of `jax.random.split(key, num)` as a tuple."""
     return tuple(jax.random.split(key, num))
 
 
@@ -40,7 +41,7 @@ def normal(
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> Float[Array, "..."]:
-    """Draw standard normal numbers, those of `jax.random.normal`.
+    """Draw the numbers of `jax.random.normal` by a program that compiles faster.
 
     Args:
         key: A random key; typed, or the bits of one.
@@ -52,6 +53,7 @@ def normal(
     """
     if not kinds.is_typed_key(key):
         key = jax.random.wrap_key_data(key)
+    # The numbers of other generators would change if they were drawn as a vector.
     if str(jax.random.key_impl(key)) != _COUNTING:
         return jax.random.normal(key, shape, dtype)
     return _drawn(key, shape, dtype)

@@ -212,7 +212,9 @@ def _smooth(
     num_inputs: int,
     key: Key,
 ) -> Program:
-    """Return the gradient of f without kinks, at as many inputs as it needs.
+    """Return the gradient of f with smooth functions in the place of its kinks.
+
+    If some kinks cannot be replaced, it is taken at `_INPUTS` inputs or more.
 
     Args:
         build: `_program` of f, its parameters and an input.
@@ -220,14 +222,20 @@ def _smooth(
         key: Draws the smooth functions that stand for kinks.
     """
     smooth = build(num_inputs=num_inputs, key=key)
-    # If f chooses one of several pieces, such as an expert, one input shows only one.
+    # A kink that stays may be a choice, such as that of an expert. One input shows only
+    # the piece that is chosen for it.
     if smooth.unrelaxed and num_inputs < _INPUTS:
         return build(num_inputs=_INPUTS, dtype=smooth.dtype, key=key)
     return smooth
 
 
 def _confined_weights(about: Subject, gradients: Gradients) -> dict[Piece, Confined]:
-    """Return the subspaces in which updates of weights stay, if that is asked for."""
+    """Return the subspaces that updates of weights do not leave.
+
+    Returns:
+        The subspaces by piece. Empty if the weights are too large to search, or if none
+        is zero or has equal singular values: then no subspaces are expected.
+    """
     space = gradients.space
     weights = {row.leaf for row in _layers.slices(about.anatomy, space)}
     if not _confine.asks_for(space, weights):
@@ -242,10 +250,10 @@ def _confined(
 ) -> dict[Piece, Confined]:
     """Return the subspaces in which the updates of each piece stay.
 
-    The tolerances `_confine.KEEPS` are tried until one separates the subspaces clearly
-    from the rest. A subspace that confines updates at random parameters too does not
-    count: it is a property of f, as a norm or a softmax cancels one direction of the
-    weights before it.
+    The tolerances `_confine.KEEPS` are tried in turn until one separates the subspaces
+    clearly from the rest. A subspace does not count if it also confines updates at
+    random parameters. It is then a property of f: a norm or a softmax, for example, is
+    constant along one direction of the weights before it.
     """
     theta = gradients.space.arrays(gradients.space.theta)
     shapes = {piece: piece.of(theta[piece.leaf]).shape for piece in pieces}
@@ -363,10 +371,11 @@ def _of_supports(
     *,
     period: int,
 ) -> Closure:
-    """Return `exact`, `bitwise` only where a zero does not rest on equal entries.
+    """Return `exact` with `bitwise` False at zeros that need equal parameters.
 
-    A difference of two equal numbers is 0.0 in every probe too, but in training
-    rounding makes the two numbers different.
+    The difference of two equal parameters is 0.0 in every probe. Rounding makes them
+    different in training, and the zero is lost. So the search is repeated without
+    equal parameters, and `bitwise` is kept only at zeros that it finds too.
     """
     assert exact.equal is not None, "the exact search keeps the classes of theta"
     is_zero = exact.bitwise & (exact.first == 0)

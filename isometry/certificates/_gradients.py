@@ -187,7 +187,8 @@ class Gradients:
         space: The parameters as a vector.
         rng: The source of all random numbers.
         num_draws: How many inputs have been drawn.
-        has_tiny: Whether a gradient was seen close to the smallest number of float64.
+        has_tiny: Whether some array had a gradient so small that those of the next
+            layers may underflow.
     """
 
     def __init__(
@@ -247,7 +248,7 @@ class Gradients:
             others = self._moved_by(values, theta, x=x, cotangent=cotangent)
             # fmax takes the number if the other is NaN, as where f is not defined.
             np.fmax(errors, others, out=errors)
-        fragile = self._level(values, errors)
+        fragile = self._raise_errors(values, errors)
         errors *= _SLACK
         return Gradient(values, tolerance=errors, fragile=fragile)
 
@@ -305,25 +306,25 @@ class Gradients:
         # The empty vector makes float64 of them all.
         return np.concatenate([*flat, np.zeros(0)])
 
-    def _level(
+    def _raise_errors(
         self,
         values: Vector,
         errors: Vector,
     ) -> Mask | None:
-        """Raise the errors of each array to its level of noise, in place.
+        """Raise measured errors that are too small by chance, in place.
 
-        Two trials may by chance find no error at an entry, which then gets a hundredth
-        of the median error of its array. An array that is all rounding, such as the
-        bias of the keys of an attention, has one error for all its entries, the
-        largest.
+        The trials may find no error at an entry that has one. The errors of an array
+        are therefore at least a hundredth of their median. An array that holds only
+        rounding errors, such as the bias of the keys of an attention, gets its largest
+        error at every entry. An entry that is exactly zero in all trials has no error.
 
         Args:
             values: A gradient.
-            errors: By how much rounding moved it, changed in place.
+            errors: By how much rounding changed each entry. Raised in place.
 
         Returns:
-            Which entries are fragile: rounding moves them by more than `_FRAGILE` times
-            the largest of their array. None if there are none.
+            Which entries are fragile: rounding changes them by more than `_FRAGILE`
+            times the largest entry of their array, more in float32. None if none are.
         """
         unit = self.program.unit
         of_values = self.space.parts(values)
@@ -337,15 +338,15 @@ class Gradients:
         pairs = zip(of_values, of_errors, strict=True)
         for i, (value, error) in enumerate(pairs):
             is_exact = (value == 0) & (error == 0)
-            np.fmax(error, _level(value, error), out=error)
-            # If two values are compared, both are rounded.
+            np.fmax(error, _error_floor(value, error), out=error)
+            # Two values are compared, and each has a rounding error.
             error += 2 * unit * np.abs(value)
             error[is_exact] = 0.0
             is_fragile = error > limit * max(tops[i], least_top)
             if not is_fragile.any():
                 continue
-            # Fragile entries are compared as they were computed, with a small error:
-            # within their true errors much of the array would be equal.
+            # Their true errors are so large that much of the array would count as
+            # equal. With a small error they are compared as they were computed.
             error[is_fragile] = _AS_COMPUTED * unit * tops[i]
             if fragile is None:
                 fragile = np.zeros(len(values), bool)
@@ -353,11 +354,11 @@ class Gradients:
         return fragile
 
 
-def _level(
+def _error_floor(
     value: Float[np.ndarray, " entries"],
     error: Float[np.ndarray, " entries"],
 ) -> float:
-    """Return the floor under the errors of the entries of an array.
+    """Return the least error that the entries of an array are given.
 
     Args:
         value: The entries.

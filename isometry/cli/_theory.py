@@ -163,7 +163,11 @@ def answer_to(question: Question) -> dict[str, Any]:
 def _point(
     phi: "Activation", sigma_w: float, sigma_b: float, *, depth: int | None
 ) -> dict[str, Any]:
-    """Return what a network with this sigma_w and sigma_b does."""
+    """Return the mean field of a network with this sigma_w and sigma_b, as numbers.
+
+    That is its fixed points, phase and depth scales, and with a depth also the log of
+    the mean squared singular value.
+    """
     from isometry import theory
 
     fixed_points = theory.q_fixed_points(phi, sigma_w, sigma_b)
@@ -177,13 +181,13 @@ def _point(
     except theory.NoFixedPoint as error:
         return answer | {"phase": "unbounded", "q": None, "note": error.message}
     chi = theory.chi(phi, q, sigma_w)
-    # A diagram of one point names its phase.
+    # Theory names the phase of a point in a diagram alone, here one of a single point.
     diagram = theory.phase_diagram(phi, sigma_w, sigma_b)
     answer |= {
         "phase": str(diagram.phase[0, 0]),
         "q": q,
         "chi_1": chi,
-        # Where all derivatives are zero, their squares have no relative variance.
+        # If all derivatives are zero, so is the mean by which the variance is divided.
         "mu_2/mu_1²-1": theory.variance_coefficient(phi, q) if chi else None,
         "c": vars(theory.c_fixed_point(phi, sigma_w, sigma_b)),
         "depth_scales": vars(theory.depth_scales(phi, sigma_w, sigma_b)),
@@ -202,7 +206,7 @@ def _has_laws(point: Mapping[str, Any] | None) -> bool:
 
 
 def _laws(activation: str, point: Mapping[str, Any]) -> "dict[str, Law]":
-    """Return the laws of so many layers at the point, by weights."""
+    """Return the law of `point["depth"]` layers, for each distribution of weights."""
     from isometry import theory
 
     laws = {}

@@ -95,11 +95,12 @@ def smooth_density(
     *,
     most: int | None = None,
 ) -> Float[Array, "*batch points"]:
-    """Estimate the density of ln s that a quadrature knows, by the kernel polynomial.
+    """Estimate the density of ln s from a Gauss quadrature, by the kernel polynomial.
 
-    The series of `smooth_cdf`, damped by Jackson's kernel: it is nowhere negative, and
-    an atom becomes a bump of standard deviation edge·π/(4·steps) in s. Below that s the
-    density says nothing but how much mass there is.
+    The Chebyshev series of `smooth_cdf` is damped by Jackson's kernel, so that the
+    density is nowhere negative. The edge is that of `smooth_cdf`. An atom is smeared
+    over a standard deviation of edge·π/(4·steps) in s. At s below this width only the
+    total mass is resolved, and not the shape of the density.
 
     Source: Weiße, Wellein, Alvermann and Fehske (2006), section II.C.
 
@@ -166,7 +167,14 @@ def _density(
 
 
 class _Series(NamedTuple):
-    """A Chebyshev series: where it is wanted, its orders, moments and steps."""
+    """A Chebyshev series in the angle arccos(s / edge), for points of a batch.
+
+    Attributes:
+        angle: The angle of each point at which the series is summed.
+        order: The even orders of the Chebyshev polynomials.
+        moments: The moment of each order; 0 where the quadrature does not know it.
+        steps: The number of steps of each quadrature.
+    """
 
     angle: Float[Array, "*batch points"]
     order: Float[Array, "*batch orders"]

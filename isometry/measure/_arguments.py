@@ -158,10 +158,10 @@ def lowest_dtype(params: Params, x: PyTree) -> str | None:
 
 
 def cannot_be_batch(f: Map | list[Map]) -> bool:
-    """Tell whether x needs no warning that it may be a batch.
+    """Tell whether x is known to be what f takes, and no batch by mistake.
 
-    The warning is for an x whose rows do not affect each other. `require_example` has
-    compared x with the example of a network already.
+    Otherwise the caller warns of an x whose rows do not affect each other.
+    `require_example` has compared x with the example of a network already.
     """
     if not isinstance(f, Network):
         return False

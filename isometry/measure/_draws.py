@@ -106,7 +106,7 @@ class Seeds:
         return shapes
 
     def maker(self, xs: PyTree[Array]) -> Callable[[Int[np.ndarray, " n"]], Params]:
-        """Return a function that maps the numbers of seeds to their stacked parameters.
+        """Return a function from the indices of seeds to their stacked parameters.
 
         Args:
             xs: All examples, to which a data-driven scheme adjusts parameters.

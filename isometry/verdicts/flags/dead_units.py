@@ -106,8 +106,8 @@ def _row(
 ) -> dict[str, Any]:
     """Return the evidence on one layer: its dead units, and how many chance explains.
 
-    Without a key nothing is simulated, and only the second null hypothesis of
-    `_nulls.dead_quantile` counts.
+    Without a key the simulated null hypothesis of `_nulls.dead_quantile` is left out.
+    The other one, that a unit is as likely dead for z as for −z, then counts alone.
     """
     num_dead, num_units = int(activity.is_dead.sum()), activity.is_dead.size
     row: dict[str, Any] = {
@@ -120,6 +120,7 @@ def _row(
     }
     if not num_dead:
         return row
+    # If all units may be dead by chance, this null hypothesis sets no limit.
     probability = 1.0
     if key is not None:
         probability = _nulls.dead_probability(

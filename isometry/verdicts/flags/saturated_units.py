@@ -74,14 +74,15 @@ def judge(
     }
     if not bounded:
         return _none(measured, share)
-    # Bonferroni: with the level for each layer, one of 20 layers would be an alarm in
-    # every fifth healthy network at 99 %.
+    # Bonferroni: if each of 20 layers were tested at 99 %, every fifth healthy network
+    # would raise an alarm.
     level = 1 - (1 - measured.threshold("dead_level")) / len(bounded)
     rows = [
         _row(name, one, measured, share=share, level=level)
         for name, one in bounded.items()
     ]
-    # Chance explains another share in each layer, so layers are compared by excess.
+    # The share that chance explains differs between layers. So they are compared by how
+    # much they exceed it.
     worst = max(rows, key=lambda row: row.excess)
     value = float(worst.share.mean())
     bounds = interval(
