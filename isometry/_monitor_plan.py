@@ -8,17 +8,16 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from isometry._internal import checks, precision
 from isometry._internal.errors import InputError, PrecisionWarning
 from isometry._internal.types import Key, Params
 from isometry.activations import Activation
-from isometry.measure import _draws, _record, _resolution, _spectra
+from isometry.measure import _draws, _record, _resolution, _spans, _spectra
 from isometry.measure._function import Map, Reference
 from isometry.measure._record import Spectrum
-from isometry.measure._spans import End, Span
+from isometry.measure._spans import Span
 from isometry.measure._spectra import Static
 from isometry.measure._statistics import STATISTICS, Statistic, why_unknown
 from isometry.measure._target import Target
@@ -319,16 +318,10 @@ def labelled(span: Spans) -> tuple[tuple[str, Span], ...]:
 
 def _label(span: Span) -> str:
     """Return the default label of a span: "hidden", "input -> blocks/0[-1]"."""
-    span = _resolution.canonical(span)
-    return span if isinstance(span, str) else " -> ".join(map(_written, span))
-
-
-def _written(end: End) -> str:
-    """Write one end of a span, a point or a pair of a point and an index."""
-    if isinstance(end, str):
-        return end
-    name, index = end
-    return f"{name}{list(np.atleast_1d(index))}"
+    if isinstance(span, str):
+        return span
+    points = _spans.between(span)
+    return " -> ".join(f"{point.name}{list(point.index) or ''}" for point in points)
 
 
 def named(statistics: Statistics) -> dict[str, str | Statistic]:

@@ -515,6 +515,8 @@ REFUSED = {
     "nan": ({"xs": XS.at[0, 0].set(jnp.nan)}, "NaN"),
     "span": ({"span": "middle"}, "span='middle'"),
     "no span": ({"span": []}, "span is empty"),
+    "a span of numbers": ({"span": [[1.0, 2.0]]}, "span holds 1.0, not a point"),
+    "no span in a list": ({"span": [None]}, "span=None is not a span"),
     "span twice": ({"span": ["hidden", "hidden"]}, "span holds 'hidden' twice"),
     # A number and its text are two keys of a mapping, and one label of the records.
     "label twice": ({"span": {1: "hidden", "1": "end_to_end"}}, "span holds '1' twice"),

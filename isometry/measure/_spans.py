@@ -193,14 +193,24 @@ def ends(
             span = ("input", "output")
         else:
             span = _hidden(anatomy)
-    elif not (isinstance(span, (tuple, list)) and len(span) == 2):
+    first, last = between(span)
+    if first.name == "input":
+        first = Point(_floating_input(anatomy), first.index)
+    return first, last
+
+
+def between(span: tuple[End, End]) -> tuple[Point, Point]:
+    """Return the two points of a span that is written as two.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not (isinstance(span, (tuple, list)) and len(span) == 2):
         raise InputError(
             f"span={checks.show(span)} is not a span; write two points, such as "
             '("input", "output"), or one of end_to_end, hidden.'
         )
-    first, last = (_point(end) for end in span)
-    if first.name == "input":
-        first = Point(_floating_input(anatomy), first.index)
+    first, last = map(_point, span)
     return first, last
 
 
