@@ -178,7 +178,8 @@ def _as_float(name: str, value: Any) -> float:
         is_number = False
     elif dtype is not None:
         # A network has a dtype too, and no shape.
-        is_number = is_real(dtype) and getattr(value, "shape", None) == ()
+        is_known = not kinds.is_foreign(value)
+        is_number = is_known and is_real(dtype) and getattr(value, "shape", None) == ()
     else:
         # float() alone would also take "0.2", True and anything with __float__.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

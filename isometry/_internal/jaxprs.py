@@ -124,7 +124,7 @@ def _rank(value: core.Var | core.Literal) -> int:
 def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
     """Return the jaxprs that an equation calls: branches, bodies, custom rules."""
     jaxprs = []
-    for part in flat_params(eqn):
+    for part in _flat_params(eqn):
         if isinstance(part, core.ClosedJaxpr):
             jaxprs.append(part.jaxpr)
         elif isinstance(part, core.Jaxpr):
@@ -132,7 +132,7 @@ def inner(eqn: core.JaxprEqn) -> list[core.Jaxpr]:
     return jaxprs
 
 
-def flat_params(eqn: core.JaxprEqn) -> Iterator[object]:
+def _flat_params(eqn: core.JaxprEqn) -> Iterator[object]:
     """Yield the values of `eqn.params`, with tuples and lists flattened."""
     for value in eqn.params.values():
         if isinstance(value, (tuple, list)):
@@ -190,7 +190,7 @@ def constants(closed: core.ClosedJaxpr) -> list[ArrayLike]:
     numbers = [*closed.consts, *_literals(closed.jaxpr.outvars)]
     for eqn in equations(closed.jaxpr):
         numbers += _literals(eqn.invars)
-        for part in flat_params(eqn):
+        for part in _flat_params(eqn):
             if isinstance(part, core.ClosedJaxpr):
                 numbers += part.consts
             elif isinstance(part, (np.ndarray, jax.Array)):

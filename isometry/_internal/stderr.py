@@ -11,7 +11,8 @@ def tell(line: str) -> None:
     terminal may have no stderr, and `print` would then write to stdout.
     """
     stream = sys.stderr
-    if stream is None:
+    # A program that runs on without a terminal may have closed it.
+    if stream is None or getattr(stream, "closed", False):
         return
     with contextlib.suppress(OSError):
         print(line, file=stream, flush=True)

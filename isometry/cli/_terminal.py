@@ -122,6 +122,9 @@ def open_streams() -> None:
 def flush_streams() -> None:
     """Write what is left in the buffers; Python would fail on it with its own code."""
     for stream in (sys.stdout, sys.stderr):
+        # The code of a network may have closed it.
+        if stream.closed:
+            continue
         try:
             stream.flush()
         except OSError:

@@ -162,8 +162,11 @@ def _holds_functions(jaxpr: core.Jaxpr) -> bool:
         # which wrap the rules in classes of their own.
         if eqn.primitive.name.startswith("custom_"):
             return True
-        if any(_is_function(part) for part in jaxprs.flat_params(eqn)):
-            return True
+        for value in eqn.params.values():
+            # Records, such as the generator of a key, are printed by their names.
+            parts = value if type(value) in (tuple, list) else (value,)
+            if any(map(_is_function, parts)):
+                return True
     return False
 
 

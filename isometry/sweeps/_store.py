@@ -464,8 +464,8 @@ def opened(
 
 def is_store(path: pathlib.Path) -> bool:
     """Tell whether a folder holds a sweep."""
-    group = _metadata(path)
-    return _ATTRIBUTE in group.get("attributes", {})
+    attributes = _metadata(path).get("attributes")
+    return isinstance(attributes, dict) and _ATTRIBUTE in attributes
 
 
 def stored_grid(path: pathlib.Path) -> Grid:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -258,22 +259,27 @@ class Measured:
 
     @functools.cached_property
     def log_scaling(self) -> dict[str, PerSeed]:
-        """−ln of the size of a small normalized embedding, for each seed, by span.
+        """−ln of what a norm divides a small embedding by, for each seed, by span.
 
-        A norm behind an embedding of size r divides by r, so that the gain has a factor
-        1/r, although the norm returns the same for every r. It is zero where r is
-        above 1: the skips of such an embedding drown the branches, and that is a fault.
+        A norm that reads values of size r divides by √(r² + ε), so that the gain has
+        the inverse as a factor, although the norm returns about the same for every r.
+        It is zero where r is above 1: the skips of such an embedding drown the
+        branches, and that is a fault.
         """
+        points = self.subject.normalized_points
         scaling = {}
         for span in self.spectra:
             first = self.subject.ends(span)[:1]
             scaling[span] = np.zeros(self.num_seeds)
-            if not set(first) & set(self.subject.normalized_points):
+            if not set(first) & set(points):
                 continue
-            log_size = self.reading.signals[first[0]].log_norm
+            # The last point is what the norm reads: positions have been added to it.
+            read = [name for name in points if name in self.reading.signals][-1]
+            log_size = self.reading.signals[read].log_norm
+            log_divisor = np.logaddexp(2 * log_size, math.log(_EPSILON)) / 2
             # Values that are all zero have no size.
-            is_small = np.isfinite(log_size) & (log_size < 0)
-            scaling[span] = np.where(is_small, -log_size, 0)
+            is_small = np.isfinite(log_size) & (log_divisor < 0)
+            scaling[span] = np.where(is_small, -log_divisor, 0)
         return scaling
 
     @Part("outliers", is_told=False)
@@ -458,6 +464,11 @@ class Measured:
     def no_law(self) -> str:
         """Why there is no law, or ""."""
         return self._law[1]
+
+
+# The ε of norms, as most libraries write it. A network may have a smaller one, and then
+# less is taken from the gain than its norm adds; taking more could hide an explosion.
+_EPSILON = 1e-5
 
 
 def _unscaled(

@@ -144,15 +144,17 @@ class Subject:
     def normalized_points(self) -> tuple[str, ...]:
         """The points of the first embedding that a norm separates from all layers.
 
-        Empty without an embedding, or if a layer reads it without a norm.
+        The norm reads the value at the last of them. Empty without an embedding, or if
+        a layer reads it without a norm, or if no point shows what the norm reads.
         """
         embedding = next(iter(self.anatomy.embeddings), None)
         if embedding is None:
             return ()
         points = (embedding.name, f"{embedding.name}:out")
-        # Such a norm lies in front of ":out".
+        # Such a norm lies in front of ":out". What is added before it is not seen.
         if not NORMS.isdisjoint(embedding.then):
-            return points[:1]
+            is_read = embedding.then[0] in NORMS
+            return points[:1] if is_read else ()
         readers = [layer for layer in self.anatomy.layers if layer.reads in points]
         is_normalized = [not NORMS.isdisjoint(layer.before) for layer in readers]
         return points if readers and all(is_normalized) else ()

@@ -381,6 +381,8 @@ def test_arrays_of_another_library_are_refused_with_what_to_write():
         checks.real("params", {"w": tensor})
     with refused(r"xs is a Tensor of .*NumPy cannot read: Use tensor\.detach"):
         checks.array("xs", tensor)
+    with refused("q="):
+        checks.number("q", tensor)
 
 
 @pytest.mark.parametrize("wrap", [jax.jit, eqx.filter_jit, nnx.jit])

@@ -238,6 +238,20 @@ def test_callbacks_are_told_apart():
     assert one != _function.identity(traces[1], second)
 
 
+def test_functions_that_draw_alike_share_a_program():
+    """The generator of a key holds functions, which are those of its name."""
+
+    def drawn():
+        return lambda params, x: x + jax.random.normal(jax.random.key(0), x.shape)
+
+    one, other = drawn(), drawn()
+    identities = [
+        _function.identity(_function.traced(f, None, X)[0], _function.Reference(f))
+        for f in (one, other)
+    ]
+    assert identities[0] == identities[1]
+
+
 def test_a_function_written_in_the_call_is_compiled_once():
     """A lambda is new in each call; the program it makes is not."""
     events = []

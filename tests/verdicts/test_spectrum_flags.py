@@ -172,7 +172,7 @@ def test_weights_of_positive_mean_make_an_outlier():
 
 def normed(h):
     from_mean = h - h.mean(-1, keepdims=True)
-    return from_mean / jnp.sqrt((from_mean**2).mean(-1, keepdims=True) + 1e-12)
+    return from_mean / jnp.sqrt((from_mean**2).mean(-1, keepdims=True) + 1e-5)
 
 
 def pre_norm(params, tokens):
@@ -193,14 +193,14 @@ def half_normed(params, tokens):
 TOKENS = np.arange(6, dtype=np.int32).reshape(2, 3)
 ENTRIES = np.random.default_rng(0).normal(size=(6, 8, WIDTH)).astype(np.float32)
 TABLE = {
-    "table": 1e-3 * ENTRIES,
+    "table": 1e-2 * ENTRIES,
     "w": np.broadcast_to(np.eye(WIDTH, dtype=np.float32), (6, WIDTH, WIDTH)),
 }
 
 
 @pytest.mark.parametrize("scale", [1, 100])
 def test_the_scale_of_a_normalized_embedding_is_no_explosion(scale):
-    """By an embedding of size 1e-3 in front of a norm ½ ln E s² is larger by 6.9.
+    """By an embedding of size 0.01 in front of a norm ½ ln E s² is larger by 4.6.
 
     What the weights add is kept: ln of their scale.
     """
@@ -211,7 +211,34 @@ def test_the_scale_of_a_normalized_embedding_is_no_explosion(scale):
     assert gain == pytest.approx(np.full(6, np.log(scale)), abs=0.2)
     flag = judged("exploding", one)
     assert flag.raised == (scale == 100)
-    assert flag.evidence["log_scaling"]["end_to_end"] == pytest.approx(6.9, abs=0.2)
+    assert flag.evidence["log_scaling"]["end_to_end"] == pytest.approx(4.6, abs=0.2)
+
+
+def with_positions(params, tokens):
+    h = params["table"][tokens] + params["positions"]
+    return h + normed(h) @ params["w"]
+
+
+def norm_of_sum(params, tokens):
+    h = normed(params["table"][tokens] + params["positions"])
+    return h + jnp.tanh(h @ params["w"])
+
+
+@pytest.mark.parametrize("f", [with_positions, norm_of_sum])
+def test_large_positions_leave_the_norm_nothing_to_divide_by(f):
+    """A gain of 100 is then that of the weights, however small the table is."""
+    positions = 2 * np.random.default_rng(1).normal(size=(6, 3, WIDTH))
+    params = TABLE | {"positions": np.float32(positions), "w": 100 * TABLE["w"]}
+    one = measured(f, params=params, xs=TOKENS)
+    assert (one.log_scaling["end_to_end"] == 0).all()
+
+
+def test_no_more_is_taken_than_a_norm_with_an_epsilon_adds():
+    """It divides values of size 1e-4 by √(1e-8 + 1e-5), and not by 1e-4."""
+    params = TABLE | {"table": 1e-4 * ENTRIES, "w": 100 * TABLE["w"]}
+    one = measured(pre_norm, params=params, xs=TOKENS)
+    assert one.log_scaling["end_to_end"] == pytest.approx(np.full(6, 5.76), abs=0.01)
+    assert judged("exploding", one).raised
 
 
 @pytest.mark.parametrize(
