@@ -48,7 +48,7 @@ def log_spread(a: ArrayLike) -> Float[Array, "*batch"]:
         InputError: `a` has fewer than two axes, is empty or not real floating.
 
     Example:
-        >>> linalg.log_spread(jnp.diag(jnp.exp(jnp.array([0.0, 1.0]))))
+        >>> linalg.log_spread(jnp.diag(jnp.exp(jnp.array([0.0, 1.0])))).round(4)
         Array(0.25, dtype=float32)
         >>> hessian = jax.jit(jax.hessian(linalg.log_spread))
         >>> hessian(jnp.eye(2))[0, 0].round(2)
