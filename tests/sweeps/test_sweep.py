@@ -223,6 +223,13 @@ def test_folder_of_something_else_is_left_alone(sweep, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+def test_group_of_zarr_without_attributes_is_no_sweep(tmp_path):
+    metadata = '{"node_type": "group", "attributes": null}'
+    (tmp_path / "zarr.json").write_text(metadata)
+    with pytest.raises(InputError, match="holds no sweep"):
+        sweeps.open(tmp_path)
+
+
 def test_second_sweep_of_one_store_is_refused(sweep, tmp_path):
     path = tmp_path / "s.zarr"
 
