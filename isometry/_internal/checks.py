@@ -228,7 +228,8 @@ def integer(name: str, value: Any, *, low: int = 0, high: int | None = None) -> 
 def instance(name: str, value: object, kind: type[T]) -> T:
     """Require an object of the class `kind`."""
     if not isinstance(value, kind):
-        raise InputError(f"{name}={show(value)} is not a {kind.__name__}.")
+        article = "an" if kind.__name__.startswith(tuple("AEIOU")) else "a"
+        raise InputError(f"{name}={show(value)} is not {article} {kind.__name__}.")
     return value
 
 

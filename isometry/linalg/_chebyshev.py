@@ -5,18 +5,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from isometry._internal import compilation
-from isometry._internal.errors import public
+from isometry._internal import checks, compilation, kinds
+from isometry._internal.errors import InputError, public
 
 
 @public("smooth_cdf")
 def smooth_cdf(
-    log_s: Float[Array, "*batch nodes"],
-    weights: Float[Array, "*batch nodes"],
-    steps: int | Int[Array, "*#batch"],
-    log_points: Float[Array, " points"],
+    log_s: ArrayLike,
+    weights: ArrayLike,
+    steps: ArrayLike,
+    log_points: ArrayLike,
     *,
     most: int | None = None,
 ) -> Float[Array, "*batch points"]:
@@ -35,16 +36,19 @@ def smooth_cdf(
     integrated and without a kernel.
 
     Args:
-        log_s: Nodes ln s of Golub-Kahan steps, descending.
-        weights: Their masses.
-        steps: k: one number, or an array with one for each quadrature of a batch.
-        log_points: ln x.
+        log_s: Nodes ln s of Golub-Kahan steps, descending: real floating (..., nodes).
+        weights: Their masses, of the same shape.
+        steps: k: one whole number, or an array with one for each quadrature of a batch.
+        log_points: ln x: real floating (points,).
         most: The largest of an array of `steps`, static under jit. None is the number
             of nodes, which costs more. Not read if `steps` is a number.
 
     Returns:
         P(s ≤ x), clipped to [0, 1]; not forced to be monotone. Cost: 2 × `most` sines
         for each point, and as many cosines for each node.
+
+    Raises:
+        InputError: An array is not real floating, or the shapes do not fit together.
 
     Example:
         >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
@@ -54,11 +58,12 @@ def smooth_cdf(
         >>> print(f"{share[0]:.3f}, {share[1]:.3f}")
         0.486, 1.000
     """
+    log_s, weights = _quadrature(log_s, weights)
     return _cdf(
         log_s,
         weights,
-        steps=jnp.asarray(steps),
-        log_points=log_points,
+        steps=_checked_steps(steps, log_s.shape[:-1]),
+        log_points=_floats("log_points", log_points, num_axes=1),
         most=_most_steps(log_s, steps, most),
     )
 
@@ -88,10 +93,10 @@ def _cdf(
 
 @public("smooth_density")
 def smooth_density(
-    log_s: Float[Array, "*batch nodes"],
-    weights: Float[Array, "*batch nodes"],
-    steps: int | Int[Array, "*#batch"],
-    log_points: Float[Array, " points"],
+    log_s: ArrayLike,
+    weights: ArrayLike,
+    steps: ArrayLike,
+    log_points: ArrayLike,
     *,
     most: int | None = None,
 ) -> Float[Array, "*batch points"]:
@@ -105,14 +110,17 @@ def smooth_density(
     Source: Weiße, Wellein, Alvermann and Fehske (2006), section II.C.
 
     Args:
-        log_s: Nodes ln s of Golub-Kahan steps, descending.
-        weights: Their masses.
+        log_s: Nodes ln s of Golub-Kahan steps, descending: real floating (..., nodes).
+        weights: Their masses, of the same shape.
         steps: As in `smooth_cdf`.
-        log_points: ln x.
+        log_points: ln x: real floating (points,).
         most: As in `smooth_cdf`.
 
     Returns:
         Density of ln s at each point, 0 beyond the edge. Cost: that of `smooth_cdf`.
+
+    Raises:
+        InputError: As in `smooth_cdf`.
 
     Example:
         >>> log_s = jnp.log(jnp.array([1.8, 1.2, 0.5]))
@@ -122,11 +130,12 @@ def smooth_density(
         >>> print(f"{density[0]:.3f}, {density[1]:.3f}")
         0.544, 0.000
     """
+    log_s, weights = _quadrature(log_s, weights)
     return _density(
         log_s,
         weights,
-        steps=jnp.asarray(steps),
-        log_points=log_points,
+        steps=_checked_steps(steps, log_s.shape[:-1]),
+        log_points=_floats("log_points", log_points, num_axes=1),
         most=_most_steps(log_s, steps, most),
     )
 
@@ -192,9 +201,58 @@ class _Series(NamedTuple):
         return jnp.sum(terms[..., None] * waves, -2)
 
 
+def _quadrature(log_s: ArrayLike, weights: ArrayLike) -> tuple[Array, Array]:
+    """Require nodes, and a weight for each."""
+    log_s = _floats("log_s", log_s)
+    weights = _floats("weights", weights)
+    if log_s.ndim == 0 or log_s.shape[-1] == 0:
+        raise InputError(f"log_s has shape {log_s.shape}; write (..., nodes).")
+    if weights.shape != log_s.shape:
+        raise InputError(
+            f"weights has shape {weights.shape} and log_s {log_s.shape}; write one "
+            "weight for each node."
+        )
+    return log_s, weights
+
+
+def _floats(name: str, value: ArrayLike, num_axes: int | None = None) -> Array:
+    """Require an array of real floating numbers."""
+    array = checks.array(name, value)
+    if not kinds.is_floating(array):
+        raise InputError(
+            f"{name} has dtype {array.dtype}; write {name}.astype(jnp.float32)."
+        )
+    if num_axes is not None and array.ndim != num_axes:
+        raise InputError(
+            f"{name} has shape {array.shape}; the number of its axes is {num_axes}."
+        )
+    return array
+
+
+def _checked_steps(steps: ArrayLike, batch: tuple[int, ...]) -> Int[Array, "*#batch"]:
+    """Require a number of steps for all quadratures, or one for each."""
+    array = checks.array("steps", steps)
+    if not kinds.is_whole(array):
+        raise InputError(f"steps={checks.show(steps)} is no whole number.")
+    if array.ndim == 0 and not checks.is_traced(array):
+        checks.integer("steps", steps, low=1)
+    if array.ndim > len(batch) or not _broadcasts(array.shape, batch):
+        raise InputError(
+            f"steps has shape {array.shape}; write one number, or shape {batch}, one "
+            "for each quadrature."
+        )
+    return array
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Tell whether an array of a shape has a value for each entry of another."""
+    sizes = zip(reversed(shape), reversed(to), strict=False)
+    return all(size in {1, wanted} for size, wanted in sizes)
+
+
 def _most_steps(
     log_s: Float[Array, "*batch nodes"],
-    steps: int | Int[Array, "*#batch"],
+    steps: ArrayLike,
     most: int | None,
 ) -> int:
     """Return a bound on the steps, which sets the number of terms of the series."""
@@ -202,7 +260,7 @@ def _most_steps(
         return steps
     if most is None:
         return log_s.shape[-1]
-    return most
+    return checks.integer("most", most, low=1)
 
 
 def _series(

@@ -165,24 +165,37 @@ def _extremes(one: _Pair, other: _Pair) -> _Pair:
     return highest, lowest
 
 
+@public("numerical_rank")
 def numerical_rank(
-    s: Float[Array, "*batch k"],
-    tolerance: float | Float[Array, "*batch"],
+    s: ArrayLike,
+    tolerance: ArrayLike,
 ) -> Int[Array, "*batch"]:
     """Count the singular values above a tolerance.
 
     Args:
-        s: Singular values on the last axis.
+        s: Singular values (..., k).
         tolerance: Absolute; a number, or one a matrix.
 
     Returns:
-        The number of values s > tolerance of each matrix.
+        The number of values s > tolerance of each matrix; NaN is no such value.
+
+    Raises:
+        InputError: `s` is not real or has no axis; `tolerance` is not real, or its
+            shape is not that of the matrices.
 
     Example:
         >>> int(linalg.numerical_rank(jnp.array([3.0, 1e-9]), 1e-6))
         1
     """
-    *batch, _ = s.shape
-    tolerance = jnp.broadcast_to(jnp.asarray(tolerance), batch)
-    is_above = s > tolerance[..., None]
+    values = checks.real("s", checks.array("s", s))
+    levels = checks.real("tolerance", checks.array("tolerance", tolerance))
+    if values.ndim == 0:
+        raise InputError(f"s={checks.show(s)} is one number; write an array (..., k).")
+    batch = values.shape[:-1]
+    if levels.shape not in {(), batch}:
+        raise InputError(
+            f"tolerance has shape {levels.shape}; write one number, or shape {batch}, "
+            "one for each matrix."
+        )
+    is_above = values > levels[..., None]
     return jnp.sum(is_above, axis=-1)

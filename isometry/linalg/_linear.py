@@ -8,20 +8,24 @@ float64, but W.T @ X, with vectors in columns, at 50.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from isometry._internal.errors import public
+from isometry._internal import checks, kinds
+from isometry._internal.errors import InputError, public
 from isometry.linalg._convolution import canonical
 from isometry.linalg._factors import Factors, require_stacks
 from isometry.linalg._operator import Operator
 
 
+@public("matrix_of")
 def matrix_of(
     g: Callable[[Array], Array],
-    point: Float[Array, " n"],
+    point: ArrayLike,
     chunk: int | None = None,
     forward: bool | None = None,
 ) -> Float[Array, "m n"]:
@@ -29,7 +33,7 @@ def matrix_of(
 
     Args:
         g: The function.
-        point: Where it is linearized, once.
+        point: Where it is linearized, once: a real floating array (n,).
         chunk: Directions that are taken at a time; None takes all.
         forward: Whether to use forward mode, a direction for each input, or reverse
             mode, one for each output. None: forward where outputs are more than inputs.
@@ -39,12 +43,24 @@ def matrix_of(
         forward mode. Cost: one linearization, and a product with J or Jᵀ for each
         direction.
 
+    Raises:
+        InputError: `g` is no function, or its result no real floating vector; `point`
+            is none; `chunk` is no positive number, `forward` no bool.
+
     Example:
         >>> linalg.matrix_of(jnp.cumsum, jnp.zeros(2))
         Array([[1., 0.],
                [1., 1.]], dtype=float32)
     """
+    checks.function("g", g)
+    point = checks.array("point", point)
+    _require_vector("point", point)
+    if chunk is not None:
+        chunk = checks.integer("chunk", chunk, low=1)
+    if forward is not None:
+        checks.instance("forward", forward, bool)
     out = jax.eval_shape(g, point)
+    _require_vector("g(point)", out)
     if forward is None:
         forward = out.size > point.size
     if forward:
@@ -61,6 +77,17 @@ def matrix_of(
     # it is constant. `Operator.linearized` marks it in g; here it costs no pass.
     is_finite = jnp.isfinite(y)
     return jnp.where(is_finite[:, None], matrix, jnp.nan)
+
+
+def _require_vector(name: str, value: Any) -> None:
+    """Require a vector of real floating numbers, or its shape."""
+    if not hasattr(value, "dtype"):
+        came = checks.kind_of(value)
+    else:
+        came = f"an array of shape {value.shape} and dtype {value.dtype}"
+        if kinds.is_floating(value) and value.ndim == 1:
+            return
+    raise InputError(f"{name} is {came}, not a real floating vector (n,).")
 
 
 def _images(

@@ -326,8 +326,9 @@ def assign(
         The assignment.
 
     Raises:
-        InputError: An unknown scheme, a sigma for a scheme that fixes its own scale, or
-            parameters that are not those of the anatomy.
+        InputError: An unknown scheme, a sigma for a scheme that fixes its own scale,
+            parameters that are not those of the anatomy, or an activation for what is
+            no layer.
         NotDefined: The scheme cannot draw a layer, or set the multiplier of a branch;
             the message names it.
 
@@ -345,6 +346,7 @@ def assign(
     # Everything that can be refused is refused here, before any draw.
     check_sigmas(chosen, sigma_w, sigma_b)
     _check_suitable(chosen, anatomy)
+    by_layer = _checked_activations(activations or {}, anatomy)
     shapes = _shapes(params, anatomy)
     places = _places.places(anatomy)
     following: dict[str, Activation] = {}
@@ -356,7 +358,7 @@ def assign(
         chosen,
         sigma_w,
         sigma_b,
-        activations=activations or {},
+        activations=by_layer,
         following=following,
         read=read,
     )
@@ -407,6 +409,18 @@ def _check_suitable(scheme: Scheme, anatomy: Anatomy) -> None:
         )
     if scheme.suits is not None:
         scheme.suits(anatomy)
+
+
+def _checked_activations(
+    activations: Mapping[str, Activation], anatomy: Anatomy
+) -> Mapping[str, Activation]:
+    """Require the activations of layers that the anatomy has."""
+    activations = checks.instance("activations", activations, Mapping)
+    known = dict.fromkeys(layer.name for layer in anatomy.layers)
+    for name, activation in activations.items():
+        checks.one_of("a name in activations", name, known)
+        checks.instance(f"activations[{name!r}]", activation, Activation)
+    return activations
 
 
 def _row_of_setting(setting: Setting) -> Row:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from isometry import initializers
 from isometry._internal import checks
-from isometry._internal.errors import public
+from isometry._internal.errors import InputError, public
 from isometry.schemes._registry import catalogue
 from isometry.schemes._scheme import Scheme
 
@@ -95,6 +95,7 @@ def rich_tables(width: int) -> "list[Table]":
         Two tables.
 
     Raises:
+        InputError: `width` is no positive whole number.
         MissingExtra: rich is not installed.
 
     Example:
@@ -102,6 +103,7 @@ def rich_tables(width: int) -> "list[Table]":
         >>> [table.title for table in tables]
         ['schemes', 'initializers']
     """
+    width = checks.integer("width", width, low=1)
     new_table = checks.extra("rich.table", "cli").Table
     fields = _FIELDS[:-1] if width >= _FULL_WIDTH else _NARROW_FIELDS
     tables = []
@@ -129,6 +131,7 @@ def rich_entry(entry: Listed) -> "Table":
         The table.
 
     Raises:
+        InputError: `entry` is none.
         MissingExtra: rich is not installed.
 
     Example:
@@ -136,6 +139,11 @@ def rich_entry(entry: Listed) -> "Table":
         >>> schemes.rich_entry(entry).title
         'scheme lsuv'
     """
+    is_entry = isinstance(entry, dict) and {"kind", *_FIELDS} <= entry.keys()
+    if not is_entry:
+        raise InputError(
+            f"entry={checks.show(entry)} is no entry of schemes.listing()."
+        )
     table = checks.extra("rich.table", "cli").Table(
         title=f"{entry['kind']} {entry['name']}",
         title_justify="left",

@@ -326,3 +326,18 @@ print(_dense.thin_svd(a).s)
         timeout=120,
     )
     assert done.stdout.strip() == "[nan nan nan]"
+
+
+@pytest.mark.parametrize(
+    ("s", "tolerance", "words"),
+    [
+        (None, 0.1, "s is None, not an array of numbers"),
+        (1.0, 0.1, r"s=1\.0 is one number"),
+        (np.ones(3, np.complex64), 0.1, "s is complex64"),
+        (np.ones((2, 3)), "a", "tolerance is 'a', not an array of numbers"),
+        (np.ones((2, 3)), np.ones(3), r"tolerance has shape \(3,\); write one number"),
+    ],
+)
+def test_numerical_rank_refuses_what_is_no_spectrum(s, tolerance, words):
+    with pytest.raises(InputError, match=rf"^numerical_rank\(\): {words}"):
+        linalg.numerical_rank(s, tolerance)

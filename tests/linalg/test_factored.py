@@ -1,11 +1,12 @@
 """Products of factors as an operator, and the smooth distribution of a few steps."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import isometry
-from isometry import linalg
+from isometry import InputError, linalg
 from isometry.linalg import Factors, Operator
 
 RNG = np.random.default_rng(0)
@@ -219,3 +220,48 @@ def test_what_is_no_product_is_refused(call, bad):
     stacks, words = BAD[bad]
     with pytest.raises(isometry.InputError, match=rf"{call.__name__}\(\): {words}"):
         call(stacks)
+
+
+@pytest.mark.parametrize("smooth", [linalg.smooth_cdf, linalg.smooth_density])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"log_s": None}, "log_s is None, not an array of numbers"),
+        ({"log_s": np.ones((2, 3), np.int32)}, "log_s has dtype int32; write"),
+        ({"log_s": np.float32(1)}, r"log_s has shape \(\); write \(\.\.\., nodes\)"),
+        ({"weights": np.ones((2, 3), np.int32)}, "weights has dtype int32; write"),
+        ({"weights": np.ones(3, np.float32)}, r"weights has shape \(3,\) and log_s"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": 2.5}, r"steps=2\.5 is no whole number"),
+        ({"steps": True}, "steps=True is no whole number"),
+        ({"steps": np.array([1, 2, 3])}, r"steps has shape \(3,\); write one number"),
+        ({"log_points": np.float32(1)}, r"log_points has shape \(\)"),
+        ({"steps": np.array([1, 2]), "most": 0}, "most=0"),
+    ],
+)
+def test_what_is_no_quadrature_is_refused(smooth, changes, words):
+    arguments = {
+        "log_s": np.zeros((2, 3), np.float32),
+        "weights": np.ones((2, 3), np.float32),
+        "steps": 3,
+        "log_points": np.zeros(4, np.float32),
+    }
+    with pytest.raises(InputError, match=rf"^{smooth.__name__}\(\): {words}"):
+        smooth(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((None, np.ones(3, np.float32)), "g=None is no function"),
+        ((np.tanh, np.ones((3, 1), np.float32)), r"point is an array of shape \(3, 1"),
+        ((np.tanh, np.ones(3, np.int32)), "point is an array of .* dtype int32"),
+        ((jnp.sum, np.ones(3, np.float32)), r"g\(point\) is an array of shape \(\)"),
+        ((lambda x: (x, x), np.ones(3, np.float32)), r"g\(point\) is a tuple of 2"),
+        ((jnp.tanh, np.ones(3, np.float32), 0), "chunk=0"),
+        ((jnp.tanh, np.ones(3, np.float32), 1, "yes"), "forward='yes' is not a bool"),
+    ],
+)
+def test_what_is_no_map_of_vectors_is_refused(arguments, words):
+    with pytest.raises(InputError, match=rf"^matrix_of\(\): {words}"):
+        linalg.matrix_of(*arguments)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from isometry import InputError, initializers, schemes
+from isometry import InputError, activations, initializers, schemes
 from isometry._internal.errors import NotDefined
 from isometry.structure import anatomy
 from tests.schemes import models
@@ -472,3 +472,18 @@ def test_rows_tell_which_weights_are_drawn_as_one():
     assert notes["qkv"] == "one law for queries, keys and values together"
     assert notes["w"] == "tied, one law for all gates together"
     assert notes["out"] == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("tanh", "activations='tanh' is not a Mapping"),
+        ({"stemm": activations.get("tanh")}, "Did you mean 'stem'"),
+        ({"stem": "tanh"}, r"activations\['stem'\]='tanh' is not an Activation"),
+    ],
+)
+def test_activations_of_no_layer_are_refused(given, words):
+    f, shapes, x = models.scanned()
+    an = anatomy(f, shapes, x)
+    with pytest.raises(InputError, match=words):
+        schemes.assign("orthogonal", an, shapes, activations=given)

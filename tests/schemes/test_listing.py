@@ -90,3 +90,10 @@ def test_unknown_name_is_bad_usage(capsys):
     assert shown == ""
     assert complaints.count("\n") == 1
     assert "Did you mean 'looks_linear'" in complaints
+
+
+def test_tables_refuse_what_is_no_width_and_no_entry():
+    with pytest.raises(InputError, match=r"rich_tables\(\): width=None"):
+        schemes.rich_tables(None)
+    with pytest.raises(InputError, match=r"rich_entry\(\): entry='lsuv' is no entry"):
+        schemes.rich_entry("lsuv")

@@ -85,6 +85,8 @@ class PositionMoments:
     second: float
 
 
+# What overflows is refused by `moments_of`, with the reason.
+@np.errstate(over="ignore", invalid="ignore")
 def through(steps: Sequence[Step], size: tuple[int, ...]) -> PositionMoments:
     """Compute E λ and E λ² of a product of convolutions and diagonals.
 
@@ -142,10 +144,21 @@ def next_variance(
     *,
     sigma_b: float,
 ) -> Result:
-    """Return the variance of the next pre-activations at each position."""
+    """Return the variance of the next pre-activations at each position.
+
+    Raises:
+        InputError: It is beyond float64.
+    """
     distinct, index = np.unique(q, return_inverse=True)
     square = _moments.moments(phi, distinct).square[index].reshape(q.shape)
-    return rounded(layer.square * layer.averaging.forward(square) + sigma_b**2)
+    with np.errstate(over="ignore"):
+        after = layer.square * layer.averaging.forward(square) + sigma_b**2
+    if not np.isfinite(after).all():
+        raise InputError(
+            f"{phi.name}: the variance of the pre-activations diverges, or exceeds "
+            "float64; write a smaller sigma_w or depth."
+        )
+    return rounded(after)
 
 
 def rounded(q: Image) -> Image:

@@ -454,10 +454,24 @@ def reached(
     if points:
         what = f"; the fixed point at q={points[0].value:.6g} is not reached from 1"
     raise NoFixedPoint(
-        f"{phi.name} with sigma_w={sigma_w:g}, sigma_b={sigma_b:g}: the variance of "
-        f"every layer exceeds the last, from q=1 to {grid[-1]:.3g} at least{what}. A "
-        "smaller sigma_w has a fixed point."
+        f"{phi.name} with sigma_w={sigma_w:g}, sigma_b={sigma_b:g}: "
+        f"{_growing(grid, known)}{what}. A smaller sigma_w has a fixed point."
     )
+
+
+def _growing(grid: Variances, known: Moments) -> str:
+    """Return words for a variance that grows from q = 1 on, as far as it is known."""
+    is_infinite = np.isinf(known.square)
+    if not is_infinite.any():
+        return (
+            "the variance of every layer exceeds the last, from q=1 to "
+            f"{grid[-1]:.3g} at least"
+        )
+    first = grid[is_infinite][0]
+    limit = f"q={first:.3g}, where E phi² diverges or exceeds float64"
+    if first <= 1:
+        return f"q=1 is beyond {limit}"
+    return f"the variance of every layer exceeds the last, from q=1 to {limit}"
 
 
 def _iterated(

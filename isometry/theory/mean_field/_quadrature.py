@@ -194,17 +194,19 @@ def expectation(
         The expectation.
 
     Raises:
-        InputError: q is negative or not finite; g is not elementwise; the expectation
-            is not finite.
+        InputError: q is negative or not finite; g is no elementwise function; a kink
+            is no number; the expectation is not finite.
 
     Example:
         >>> round(theory.expectation(jnp.abs) / (2 / np.pi) ** 0.5, 12)
         1.0
     """
+    checks.function("g", g)
     checks.on_host("q", q)
     q = float(checks.number("q", q, low=0.0))
     scale = float(np.sqrt(q))
-    points = np.array([float(kink) for kink in kinks])
+    each_kink = checks.listed("kinks", kinks)
+    points = np.array([float(checks.number("kinks", kink)) for kink in each_kink])
     for reach in (REACH, FAR):
         edges = _edges(scale, points, reach)
         left, right, value, size = _gaussian_integrals(

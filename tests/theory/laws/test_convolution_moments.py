@@ -127,3 +127,10 @@ def test_what_is_refused(changes, message):
     }
     with pytest.raises(InputError, match=message):
         theory.same_padding_moments(**(arguments | changes))
+
+
+def test_variances_and_moments_beyond_float64_are_refused_without_a_warning():
+    with pytest.raises(InputError, match=r"relu: the variance .* exceeds float64"):
+        theory.same_padding_moments("relu", 400, 3, (4,), sigma_w=50.0)
+    with pytest.raises(InputError, match="or the moments exceed float64"):
+        theory.same_padding_moments("tanh", 400, 3, (4,), sigma_w=50.0)

@@ -294,3 +294,16 @@ def test_where_a_variance_leaves_float64_there_is_no_fixed_point():
     (point,) = theory.q_fixed_points(jnp.exp, 1e-45, 0.5)
     assert point.value == pytest.approx(0.25, rel=1e-12)
     assert point.stable
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        # E exp(2 rate q z²) diverges from 4 rate q = 1 on; the grid has 16 q a decade.
+        (1 / 8, r"from q=1 to q=2\.\d+, where E phi² diverges"),
+        (1 / 3, r"q=1 is beyond q=0\.7\d*, where E phi² diverges"),
+    ],
+)
+def test_the_variance_where_phi_has_no_second_moment_is_named(rate, words):
+    with pytest.raises(theory.NoFixedPoint, match=words):
+        theory.q_fixed_point(lambda u: jnp.exp(rate * u**2), 1.0, 0.1)

@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from isometry import theory
+from isometry import InputError, theory
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,16 @@ def test_moments_and_a_point_mass():
         1, rel=1e-13
     )
     assert theory.expectation(lambda u: u + 3, 0.0) == pytest.approx(3, rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"g": None}, "g=None is no function"),
+        ({"kinks": 1.0}, r"kinks=1\.0 is no list"),
+        ({"kinks": ["a"]}, "kinks='a'"),
+    ],
+)
+def test_expectation_refuses_what_is_no_function_or_kink(arguments, words):
+    with pytest.raises(InputError, match=rf"^expectation\(\): {words}"):
+        theory.expectation(**({"g": jnp.abs} | arguments))
