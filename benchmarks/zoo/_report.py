@@ -89,9 +89,9 @@ without biases, `locked_symmetry` said that no weight moves (22 of 30 draws), be
 the smooth function in the place of ReLU squared small signals away. It was mended
 (`isometry/certificates/relaxing/_smooth.py`), and the 23 networks of activations with
 kinks were drawn again on the mended code with the same seeds; of them the quoted half
-is no longer an unseen one. Then everything below was drawn once more on one commit, with
-the same seeds: no state of any flag changed. The ranking is of all 104 networks; the one
-before it was of the 99 that the zoo had then.
+is no longer an unseen one. Then everything below was drawn once more on one commit,
+with the same seeds: no state of any flag changed. The ranking is of all 104 networks;
+the one before it was of the 99 that the zoo had then.
 """
 
 
