@@ -18,7 +18,7 @@ as both papers say. Its recurrence is weak, and networks differ less from theory
 fresh weights than any GRU does.
 
 Marks: means over draws with two standard errors. Experiments on data are not
-reproduced. Full: 1 minute on 2 cores.
+reproduced.
 """
 
 import math

@@ -21,7 +21,7 @@ the hundred, networks of 2,000 units, ImageNet, the paper's own remedy, continua
 backpropagation, and its shrink and perturb, which acts a little at every step and needs
 no boundaries between tasks. There effective rank is that of activations; here it is
 that of the Jacobian. The penalty is not in the paper. Bars are two standard errors over
-draws. Full: 3 minutes on 2 cores.
+draws.
 """
 
 from collections.abc import Callable

@@ -18,8 +18,7 @@ over draws of later layers are means of cubes, and lie above the line at the lef
 averages in each layer, as many heads would. Right: the squared gradients of the weights
 fall with the second power of 1 − cosine for Q and K: once for values that are alike,
 and once for keys (or queries) that are. Those of V do not fall. No perceptrons, norms
-or masks; the papers show trained models and architectures with them, too. Full: 1
-minute on 2 cores.
+or masks; the papers show trained models and architectures with them, too.
 """
 
 import functools

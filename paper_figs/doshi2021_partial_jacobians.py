@@ -22,7 +22,7 @@ Bottom right: one gain a layer, such that the mean of s² up to it is 1, brings 
 of a wrong scale to J = 1. The paper tunes |ln J| from layer to layer by gradient steps
 instead; the gains are drawn from other networks than those shown.
 
-Marks: means over draws with two standard errors. Full: 2 minutes on 2 cores.
+Marks: means over draws with two standard errors.
 """
 
 import math

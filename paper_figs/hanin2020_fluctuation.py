@@ -14,7 +14,6 @@ no square, so each layer has K ~ Binomial(N, ½) active units, and multiplies |J
 2/N χ² with K degrees of freedom if its weights are Gaussian, and by twice a variable of
 the law Beta(K/2, (N − K)/2) if they are orthogonal. Networks are held against these
 moments at every width, and these moments, at large width, against 5 and 3.
-Full: 2 minutes on 2 cores.
 """
 
 import math

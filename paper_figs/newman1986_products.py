@@ -14,7 +14,7 @@ condition number s_1/s_N, which goes on growing where float64 stops at 1/eps.
 The sum of all ln s is held against the sum of ln |det W| of the factors. The exponents
 by QR are held against their exact law, of mean λ_i and variance ψ'((N − i + 1)/2)/4L.
 Times L they are held against ln s, from which they differ by a number that does not
-grow with L. Full: 1 minute on 2 cores.
+grow with L.
 """
 
 import math

@@ -20,7 +20,7 @@ costs nothing: losses are those of one draw and say little, and after 500 steps 
 copied blocks is as high as that of equal heads.
 
 Left: loss against steps, a running mean. Middle: share of the entries whose slices
-differ. Right: rank of the updates. Full (500 steps): 1 minute on 2 cores.
+differ. Right: rank of the updates. Full: 500 steps.
 """
 
 import functools

@@ -14,7 +14,7 @@ loss per layer against n, from inputs whose variances follow the eigenvector sin
 serve as control: at finite width the fluctuations of both are almost the same, and
 those of the ratio small. Right: variances of the signals by position, from a uniform
 input: the margins fade. All expectations hold at any number of channels, because
-flipping the sign of a kernel complements its mask. Full: 1 minute on 2 cores.
+flipping the sign of a kernel complements its mask.
 """
 
 import functools

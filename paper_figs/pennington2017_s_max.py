@@ -15,7 +15,7 @@ O(N^(−2/3)). So the mean of ln s_max at widths N, 2N and 4N is extrapolated by
 a + b N^(−2/3) + c/N. Where the law ends in a point mass, each network has that value
 exactly. Networks are measured only where L is at most a fiftieth of the largest width,
 and not at L = 2: there ReLU with orthogonal weights has a hard edge, with other powers
-of N. The paper shows no networks here. Full: 2 minutes on 2 cores.
+of N. The paper shows no networks here.
 """
 
 from collections.abc import Sequence

@@ -11,8 +11,8 @@ float64 does not resolve of a deep product. The paper shows each activation with
 kinds of weights; here each has one.
 
 The check holds each spectrum against its law: every gap that `isometry.compare` judges
-must lie within its 95 % interval over draws plus its term for finite width. Full (width
-256, 10 draws): 2 minutes on 2 cores.
+must lie within its 95 % interval over draws plus its term for finite width. Full: width
+256, 10 draws.
 """
 
 import math

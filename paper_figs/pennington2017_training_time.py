@@ -20,7 +20,7 @@ and L to 300 on CIFAR-10. The check reports ours beside them, and asserts that
 orthogonal tanh has a lower power than Gaussian tanh at 95 %. It also holds the variance
 of the second layer before training against q*. In full, with N = 96 and L to 24, the
 powers of ReLU come out above 1 and that of orthogonal tanh below 1/2. The claim is one
-of early training: nothing is asserted of higher accuracies. Full: 9 minutes on 2 cores.
+of early training: nothing is asserted of higher accuracies.
 """
 
 import functools

@@ -10,7 +10,7 @@ to 1/N = 0 by the parabola through them, and depth ends where L/N is a tenth. Ab
 variance over depth, which the paper says is constant. Below: networks over the law,
 without linear networks of orthogonal weights, whose law has no variance. The check also
 holds the mean of λ in networks against 1, which criticality asks for. The paper states
-the formula and does not plot it. Full: 2 minutes on 2 cores.
+the formula and does not plot it.
 """
 
 from typing import TYPE_CHECKING

@@ -10,7 +10,7 @@ networks, with two standard errors over draws. A triangle is a point mass, at th
 that it has in the histogram. A few low marks beside the smooth class are one direction
 of each network, that of its own signal, which belongs to no law. Right: the Wasserstein
 distance of s between each law and the limit of its class. It falls as 1/√L in the
-smooth class and as 1/L in the Bernoulli class. Full: 1 minute on 2 cores.
+smooth class and as 1/L in the Bernoulli class.
 """
 
 import math

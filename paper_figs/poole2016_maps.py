@@ -14,7 +14,7 @@ parts order, where all inputs become alike, from chaos, where close inputs come 
 Lines are theory. Marks are means over networks of finite width N with Gaussian weights,
 with two standard errors; in the middle some are shifted sideways, so that none hides
 another. A network of width N is off by O(1/N) in each layer, so every mark must lie
-within its t interval plus L/N at layer L. Full (width 1000): 1 minute on 2 cores.
+within its t interval plus L/N at layer L. Full: width 1000.
 """
 
 import math

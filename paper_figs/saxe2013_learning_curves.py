@@ -10,7 +10,7 @@ step. Lines are the theory: for three layers (D = 2) u(t) = s/(1 − (1 − s/u�
 and for more the inverse of t(u) = ∫ dv/(D v^(2 − 2/D) (s − v)), from u₀ to u. The
 integrator's error grows as u does, at most by s/u₀, and 1e-6 allows for 10 steps' worth
 of it. The paper shows curves of D = 2 on a task of its own; deeper networks are drawn
-here. Full: 2 seconds on 2 cores.
+here.
 """
 
 import functools

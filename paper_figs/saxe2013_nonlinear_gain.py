@@ -13,7 +13,7 @@ Lines are where mean field puts the mean of s², Π g² E tanh'(√q_l z)² with
 q_l of the length map. Networks of this depth scatter about it: their mean lies within
 its t interval plus 2/N. The paper shows single networks of width 1000; here the width N
 is 200, and marks, side by side, are means over draws with 5 % to 95 % of the values.
-Numbers are float64. Full: 1 minute on 2 cores.
+Numbers are float64.
 """
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias

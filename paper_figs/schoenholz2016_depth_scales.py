@@ -16,7 +16,6 @@ xi_c: of its power of xi_c, which is 1 in the paper, we report a 95 % interval t
 resamples seeds, and ask that it lies above 0. Its multiple of xi_c depends on rate and
 steps. The paper draws 6, where e⁻⁶ of a signal is left, as the end of what trains; half
 accuracy must not lie beyond. Where it lies beyond the deepest networks it is left out.
-Full: 6 minutes on 2 cores.
 """
 
 import itertools

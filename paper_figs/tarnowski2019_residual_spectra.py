@@ -14,7 +14,6 @@ has the right mean and too small a spread. Bottom right: the relative variance o
 free blocks (dashed), and with the correlations of slopes (solid). Marks there are
 networks of two widths N extrapolated to infinity, 2 v(2N) − v(N), with two standard
 errors. Densities are means over draws with two standard errors.
-Full: 1 minute on 2 cores.
 """
 
 import math

@@ -18,7 +18,7 @@ rows of 8 pixels as channels of a ring. The paper trains 10,000 layers on MNIST 
 CIFAR-10; two cores stop at 256 layers, far from convergence. With 16 channels that is a
 depth of 16 widths, and the rate, 0.02/L, is not tuned for each kind: no more is claimed
 than that at this width and rate delta-orthogonal networks learn and Gaussian ones do
-not. Wider ones, or ones at another rate, may. Full: 4 minutes on 2 cores.
+not. Wider ones, or ones at another rate, may.
 """
 
 import functools

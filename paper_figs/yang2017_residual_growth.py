@@ -17,7 +17,7 @@ edge the second largest approaches from below, as N^(−2/3). The line of the la
 its value along the means, a lower bound that is reached far above the edge: at L = 8,
 where it is only 1.6 times the edge, networks are 13 ± 4 % above.
 
-Marks: means over draws with two standard errors. Full: 2 minutes on 2 cores.
+Marks: means over draws with two standard errors.
 """
 
 import math

@@ -16,7 +16,7 @@ l₀ = 1/(σ_w² v): they grow as L^χ instead of χ^L, and π/(π − 1) is a p
 
 The examples of the input are orthogonal to each other, which is the fixed point that
 the theory is about: tanh networks would come to it only after many layers. Marks: means
-over draws with two standard errors. Full: 1 minute on 2 cores.
+over draws with two standard errors.
 """
 
 import math

@@ -9,7 +9,7 @@ to 4 × 4, N_x = 16, or those of a data set of your own. Left: while training. R
 after it, against h. Networks wider than N_x go through the same states, in float64 up
 to the order of sums; their marks take turns. The rank falls where a singular value
 crosses 1e-4. The paper learns MNIST, and its plateaus lie at about 155, 375, 572 and
-572 for h = 256, 512, 1024 and 2048. Full (60 epochs): 1 minute on 2 cores.
+572 for h = 256, 512, 1024 and 2048. Full: 60 epochs.
 """
 
 import itertools

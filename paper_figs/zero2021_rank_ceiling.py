@@ -15,8 +15,7 @@ rounding, at most steps × eps of the largest; in float32 they leak.
 A data set of your own is learned at the paper's size: h = 2P, which is 2048 for 784
 inputs, and 20 epochs with the rate × 0.7 after 12. The paper's plateau for MNIST lies
 near 1075, and the ceiling there is 1034. That the rest is leakage in float32 is a
-conjecture, which such a run tests and this one only reports. Full (8000 steps): 1
-minute on 2 cores.
+conjecture, which such a run tests and this one only reports. Full: 8000 steps.
 """
 
 import math
