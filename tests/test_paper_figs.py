@@ -83,7 +83,6 @@ def test_figures_have_one_layout(name):
     claim, blank, _ = module.__doc__.split("\n", 2)
     assert claim.endswith(".")
     assert not blank
-    assert "2 cores" in module.__doc__
     assert set(module.PRESETS) == set(_run.PRESETS)
     functions = [
         name
