@@ -276,7 +276,7 @@ class Spectrum:
 
     @statistic("moment")
     def moment(self, k: float = 1, variable: str = "lam") -> PerMatrix:
-        """Return E[variable^k] over all nodes.
+        """Return E[variable^k] over all nodes; those not resolved count as zeros.
 
         For "log_s" it is the mean over resolved nodes alone, without the mass of
         `zero_fraction`. Powers of s that leave the range of the dtype are 0 or inf.

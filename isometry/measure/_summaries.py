@@ -12,6 +12,7 @@ from isometry.measure._nodes import (
     nan_unless_values,
     relative,
     resolved_measure,
+    without_noise,
 )
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
 @compiled()
 def mean_of_power(sp: "Spectrum", power: float | Array) -> PerMatrix:
-    """Return E s^power."""
-    powers = exp(power * sp.log_values)
+    """Return E s^power, in which what is not resolved counts as zero.
+
+    Noise of 1e-8 beside a value of 1 would add 0.08 to the mean of s^0.1.
+    """
+    powers = exp(power * without_noise(sp))
     return jnp.sum(sp.weights * powers, -1)
 
 

@@ -441,3 +441,13 @@ def test_float64_is_read_outside_of_the_64_bit_mode(name):
         value = ON_RECORDS[name](sp)
     assert value.dtype == np.float64
     np.testing.assert_array_equal(np.asarray(value), np.asarray(expected))
+
+
+def test_noise_counts_as_zero_in_moments_of_small_order():
+    """Of rank one; below the floor a value is noise, whose powers tend to 1."""
+    left = np.array([[0.12573022], [0.64042264]], np.float32)
+    sp = isometry.Spectrum.of_jacobians(np.hstack([left, left]))
+    assert -20 < sp.log_values[1] < sp.log_floor
+    s = math.sqrt(2) * np.linalg.norm(left.astype(float))
+    for order in (0.1, 0.5, 1, 2):
+        assert sp.moment(order, "s") == pytest.approx(s**order / 2, rel=1e-6)
